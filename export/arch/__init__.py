@@ -1,0 +1,90 @@
+"""Architectures: ``arch/<model_type>.py`` is found by its file name; adding one edits nothing else.
+
+A file offers ``read_model(checkpoint, context) -> Model`` and may list other model_types in ``ALIASES``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import pkgutil
+import re
+from dataclasses import dataclass
+from typing import Protocol, cast
+
+from palmtop.errors import UnsupportedModelError
+from palmtop.export.checkpoint import Checkpoint
+from palmtop.export.graph.audio_config import AudioConfig
+from palmtop.export.graph.decoder import DecoderConfig
+from palmtop.export.graph.lora import Adapter
+from palmtop.export.graph.siglip import VisionConfig
+from palmtop.export.weight import Weights
+from palmtop.runtime.manifest import Route
+from palmtop.runtime.processor.spec import ProcessorSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """A checkpoint in palmtop's terms: what every exporter step needs and nothing of the source's spelling.
+
+    Attributes:
+        architecture: name of the architecture file.
+        decoder: sizes of the decoder.
+        weights: by canonical name: ``embed_tokens.weight``, ``layers.N...``, ``norm.weight``, ``lm_head.weight``
+            and, below ``embed_tokens_extend.``, the encoders' tensors as transformers names them.
+        adapters: in the order of their gates.
+        vision: the vision encoder, None where there is none.
+        audio: the audio encoder, likewise.
+        processor: preprocessing as data.
+        routes: what each mode of input switches on.
+        chat_template: jinja source.
+        original_context: where LongRoPE's factors change, None without.
+    """
+
+    architecture: str
+    decoder: DecoderConfig
+    weights: Weights
+    adapters: tuple[Adapter, ...]
+    vision: VisionConfig | None
+    audio: AudioConfig | None
+    processor: ProcessorSpec
+    routes: dict[str, Route]
+    chat_template: str
+    original_context: int | None
+
+
+class Architecture(Protocol):
+    """What an architecture file offers."""
+
+    def read_model(self, checkpoint: Checkpoint, context: int) -> Model:
+        """Interpret a checkpoint; reads no tensor yet.
+
+        Args:
+            checkpoint: an open checkpoint.
+            context: tokens the bundle shall serve.
+
+        Raises:
+            CheckpointError: a key or tensor is missing or contradicts another.
+        """
+        ...
+
+
+def find(model_type: str) -> Architecture:
+    """The architecture file for a model_type.
+
+    Raises:
+        UnsupportedModelError: there is none; the message lists those there are.
+    """
+    name = re.sub(r"[-.]", "_", model_type)
+    if re.fullmatch(r"\w+", name) and importlib.util.find_spec(f"{__name__}.{name}") is not None:
+        return cast(Architecture, importlib.import_module(f"{__name__}.{name}"))
+    for known in names():
+        module = importlib.import_module(f"{__name__}.{known}")
+        if model_type in getattr(module, "ALIASES", ()):
+            return cast(Architecture, module)
+    raise UnsupportedModelError(f"model_type is '{model_type}', expected one of {', '.join(names())}")
+
+
+def names() -> list[str]:
+    """All architecture files."""
+    return sorted(m.name for m in pkgutil.iter_modules(__path__))

@@ -1,0 +1,120 @@
+"""``palmtop export``: arguments become a Recipe; progress goes to stderr. No conversion logic here."""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from .recipe import Recipe
+
+EXAMPLES = """
+\b
+Examples:
+  palmtop export Phi-4-multimodal-instruct -o phi4mm-int4
+  palmtop export Phi-4-multimodal-instruct -o phi4mm-int4 --group 128 --context 4096
+  palmtop export my-finetune -o vision-only --adapters merge=vision
+  palmtop export my-finetune -o parity --bits 32        # float32, to compare with the reference
+"""
+
+
+@click.command("export", epilog=EXAMPLES, short_help="Turn a checkpoint folder into a bundle.")
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.option("-o", "--output", "target", required=True, type=click.Path(path_type=Path), help="Bundle folder to write.")
+@click.option("--bits", type=int, help="Decoder and adapters: 4 (default), 8, or 32 for float32.")
+@click.option("--head-bits", type=int, help="Embedding and head, one table when tied: 4, 8 or 32 (default: as --bits).")
+@click.option("--encoder-bits", type=int, help="Vision and audio encoders: 4, 8 (default) or 32.")
+@click.option("--group", type=int, help="Weights that share a scale: 16, 32 (default), 64, 128 or 256.")
+@click.option("--symmetric/--asymmetric", default=None, help="Without or with (default) zero points.")
+@click.option("--accuracy-level", type=int, help="0: activations stay float32. 4 (default): int8, faster.")
+@click.option("--adapters", help="gated (default: switchable), none, or merge=NAME[=W][,NAME[=W]] into the base.")
+@click.option("--context", type=int, help="Longest sequence to serve, in tokens (default 8192).")
+@click.option("--recipe", "recipe_file", type=click.Path(path_type=Path), help="TOML file with these options.")
+@click.option("--force", is_flag=True, help="Replace the output folder if it exists.")
+@click.option("--verify/--no-verify", default=True, help="Measure the bundle when written (default), see quality.json.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def export_command(
+    checkpoint: Path,
+    target: Path,
+    recipe_file: Path | None,
+    force: bool,
+    verify: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Turn the CHECKPOINT folder (config.json, safetensors, tokenizer) into one INT4 ONNX bundle.
+
+    Needs no torch and reads one tensor at a time. The bundle appears whole or not at all.
+    """
+    from .convert import export_model
+
+    recipe = Recipe() if recipe_file is None else Recipe.from_toml(recipe_file)
+    recipe = replace(recipe, **{k: v for k, v in options.items() if v is not None})
+    started = time.perf_counter()
+    with _progress(quiet=as_json or not sys.stderr.isatty()) as report:
+        export_model(checkpoint, target, recipe, overwrite=force, verify=verify, progress=report)
+    seconds = time.perf_counter() - started
+    manifest = json.loads((target / "bundle.json").read_text("utf-8"))
+    size_bytes = sum(f["size_bytes"] for f in manifest["files"].values())
+    peak_rss_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    if as_json:
+        result = {
+            "bundle": str(target),
+            "size_bytes": size_bytes,
+            "seconds": round(seconds, 2),
+            "peak_rss_bytes": peak_rss_bytes,
+            "parts": manifest["parts"],
+        }
+        click.echo(json.dumps(result))
+        return
+    click.echo(
+        f"{target}: {size_bytes / 1e6:.1f} MB in {seconds:.1f} s, peak memory {peak_rss_bytes / 1e6:.0f} MB."
+        f" Look inside with: palmtop inspect {target}"
+    )
+
+
+class _progress:
+    """A bar over the checkpoint's bytes, with time left and memory in use."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        self._quiet = quiet
+
+    def __enter__(self) -> Any:
+        if self._quiet:
+            return None
+        from rich.console import Console
+        from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._bar = Progress(
+            TextColumn("[progress.description]{task.description:40.40}"),
+            BarColumn(),
+            DownloadColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[rss]}"),
+            console=Console(stderr=True),
+            transient=True,
+        )
+        self._bar.start()
+        task = self._bar.add_task("reading", total=None, rss="")
+
+        def report(progress: Any) -> None:
+            rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+            self._bar.update(
+                task,
+                description=progress.step,
+                completed=progress.done_bytes,
+                total=progress.total_bytes,
+                rss=f"peak {rss:.0f} MB",
+            )
+
+        return report
+
+    def __exit__(self, *_: object) -> None:
+        if not self._quiet:
+            self._bar.stop()

@@ -1,0 +1,86 @@
+"""Typed look-up in a config.json, so that a wrong key is named and no raw dict walks through the house."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from palmtop.errors import CheckpointError
+
+
+class Keys:
+    """One JSON object of a config and where it was found."""
+
+    def __init__(self, data: dict[str, Any], where: str) -> None:
+        self.data = data
+        self.where = where
+
+    def size(self, key: str, *, default: int | None = None) -> int:
+        """A positive integer.
+
+        Raises:
+            CheckpointError: missing without a default, or something else.
+        """
+        value = self._get(key, default)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise CheckpointError(f"{self.where}: {key} is {value!r}, expected a positive number")
+        return value
+
+    def optional_size(self, key: str) -> int | None:
+        """A non-negative integer, or None when it is missing or null."""
+        value = self.data.get(key)
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
+            raise CheckpointError(f"{self.where}: {key} is {value!r}, expected a number or null")
+        return value
+
+    def number(self, key: str, *, default: float | None = None) -> float:
+        """A finite number."""
+        value = self._get(key, default)
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value):
+            raise CheckpointError(f"{self.where}: {key} is {value!r}, expected a number")
+        return float(value)
+
+    def numbers(self, key: str, count: int) -> tuple[float, ...]:
+        """A list of this many positive numbers."""
+        values = self._get(key, None)
+        if (
+            not isinstance(values, list)
+            or len(values) != count
+            or not all(isinstance(v, (int, float)) and v > 0 for v in values)
+        ):
+            found = f"{len(values)} values" if isinstance(values, list) else repr(values)
+            raise CheckpointError(f"{self.where}: {key} has {found}, expected {count} positive numbers")
+        return tuple(float(v) for v in values)
+
+    def text(self, key: str, *, default: str | None = None) -> str:
+        """A string."""
+        value = self._get(key, default)
+        if not isinstance(value, str):
+            raise CheckpointError(f"{self.where}: {key} is {value!r}, expected text")
+        return value
+
+    def flag(self, key: str, *, default: bool) -> bool:
+        """A boolean."""
+        value = self.data.get(key, default)
+        if not isinstance(value, bool):
+            raise CheckpointError(f"{self.where}: {key} is {value!r}, expected true or false")
+        return value
+
+    def within(self, key: str) -> Keys:
+        """The object under a key."""
+        inner = self.optional(key)
+        if inner is None:
+            raise CheckpointError(f"{self.where}: {key} is missing")
+        return inner
+
+    def optional(self, key: str) -> Keys | None:
+        """The object under a key, or None when it is missing or null."""
+        value = self.data.get(key)
+        if value is not None and not isinstance(value, dict):
+            raise CheckpointError(f"{self.where}: {key} is {value!r}, expected an object")
+        return None if value is None else Keys(value, f"{self.where}: {key}")
+
+    def _get(self, key: str, default: Any) -> Any:
+        if key not in self.data and default is None:
+            raise CheckpointError(f"{self.where}: {key} is missing")
+        return self.data.get(key, default)

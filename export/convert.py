@@ -1,0 +1,237 @@
+"""The journey on one screen: read a checkpoint, build the graphs, quantise on the way, write the bundle."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+import palmtop
+from palmtop.errors import CheckpointError, InputError
+from palmtop.runtime.bundle import sha256_of
+from palmtop.runtime.manifest import (
+    MANIFEST_FILE,
+    AdapterSpec,
+    DecoderSpec,
+    EncoderSpec,
+    FileSpec,
+    Manifest,
+    PartSpec,
+    Route,
+)
+
+from .arch import Model, find
+from .checkpoint import Checkpoint
+from .genai_config import GENAI_CONFIG_FILE, genai_config, write_tokenizer
+from .graph.builder import GraphBuilder
+from .graph.conformer import build_audio
+from .graph.decoder import DecoderPrecision, build_decoder
+from .graph.linear import Precision
+from .graph.lora import Adapter
+from .graph.peak import audio_peak_bytes, vision_peak_bytes
+from .graph.siglip import build_vision
+from .parts import count_parts
+from .recipe import Recipe
+from .weight import Weight, Weights
+from .write import WeightFile, written_beside
+
+DECODER_FILE, VISION_FILE, AUDIO_FILE = "decoder.onnx", "vision.onnx", "audio.onnx"
+AUDIO_WINDOW_STEPS = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far an export has come: bytes of the checkpoint read, of all it will read."""
+
+    step: str
+    done_bytes: int
+    total_bytes: int
+
+
+def export_model(
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    recipe: Recipe | None = None,
+    *,
+    overwrite: bool = False,
+    progress: Callable[[Progress], None] | None = None,
+) -> Path:
+    """Export a checkpoint folder to a bundle folder.
+
+    Args:
+        source: folder with config.json, safetensors shards and tokenizer.
+        target: the bundle to write; it appears whole or not at all.
+        recipe: choices; None takes the defaults.
+        overwrite: replace a target that exists.
+        progress: called after each tensor.
+
+    Returns:
+        The bundle's path.
+
+    Raises:
+        CheckpointError: the checkpoint lacks something or contradicts itself.
+        UnsupportedModelError: no architecture file for its model_type.
+        InputError: the target exists or cannot be written, or the recipe asks for an adapter that is not there.
+    """
+    recipe = recipe or Recipe()
+    checkpoint = Checkpoint(source)
+    model = find(str(checkpoint.config.get("model_type"))).read_model(checkpoint, recipe.context)
+    if progress is not None:
+        checkpoint.on_read = _reporter(checkpoint, progress)
+    with written_beside(Path(target), overwrite=overwrite) as folder:
+        write_bundle(folder, checkpoint, model, recipe)
+    return Path(target)
+
+
+def write_bundle(folder: Path, checkpoint: Checkpoint, model: Model, recipe: Recipe) -> Manifest:
+    """Write every file of a bundle into an empty folder."""
+    weights = merged_weights(model, recipe)
+    adapters = model.adapters if recipe.adapter_mode == "gated" else ()
+    graphs = _write_graphs(folder, model, weights, adapters, recipe)
+    decoder = _decoder_spec(model)
+    text = model.processor.text
+    (folder / GENAI_CONFIG_FILE).write_text(json.dumps(genai_config(decoder, text), indent=1), "utf-8")
+    write_tokenizer(checkpoint.path, folder, model.chat_template)
+    source_sha256 = checkpoint.sha256()
+    manifest = Manifest(
+        model=checkpoint.path.resolve().name,
+        architecture=model.architecture,
+        source_sha256=source_sha256,
+        adapter_mode=recipe.adapter_mode,
+        processor=model.processor,
+        decoder=decoder,
+        vision=None if model.vision is None else EncoderSpec(file=VISION_FILE, bytes_per_item=vision_peak_bytes(model.vision)),
+        audio=None if model.audio is None else EncoderSpec(file=AUDIO_FILE, bytes_per_item=audio_peak_bytes(model.audio, AUDIO_WINDOW_STEPS)),
+        adapters=tuple(
+            AdapterSpec(name=a.name, rank=a.rank, alpha=a.alpha, gate=gate, base_sha256=source_sha256)
+            for gate, a in enumerate(adapters)
+        ),
+        routes=_routes(model, recipe),
+        parts=_parts(graphs, adapters),
+        recipe=recipe.to_dict(),
+        files=list_files(folder),
+        palmtop=palmtop.__version__,
+    )
+    write_manifest(folder, manifest)
+    return manifest
+
+
+def merged_weights(model: Model, recipe: Recipe) -> Weights:
+    """The model's weights with the recipe's adapters folded into the base.
+
+    Raises:
+        InputError: the recipe names an adapter that the checkpoint does not have.
+    """
+    by_name = {a.name: a for a in model.adapters}
+    for name in recipe.merge:
+        if name not in by_name:
+            raise InputError(f"adapters merges '{name}', expected one of {', '.join(by_name) or 'none: there are no adapters'}")
+    if not recipe.merge:
+        return model.weights
+
+    def find_merged(name: str) -> Weight:
+        weight = model.weights.find(name)
+        for adapter, amount in recipe.merge.items():
+            pair = by_name[adapter].pair(name.removesuffix(".weight"))
+            if pair is not None:
+                weight = weight.plus_product(pair.b, pair.a, amount)
+        return weight
+
+    return Weights(find_merged)
+
+
+def list_files(folder: Path) -> dict[str, FileSpec]:
+    """Size and hash of every file in a bundle folder but the manifest."""
+    return {
+        path.relative_to(folder).as_posix(): FileSpec(size_bytes=path.stat().st_size, sha256=sha256_of(path))
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != MANIFEST_FILE
+    }
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write bundle.json."""
+    (folder / MANIFEST_FILE).write_text(json.dumps(manifest.to_dict(), indent=1, ensure_ascii=False), "utf-8")
+
+
+def _write_graphs(
+    folder: Path, model: Model, weights: Weights, adapters: Sequence[Adapter], recipe: Recipe
+) -> list[tuple[str, ir.Model]]:
+    linears = Precision(scheme=recipe.decoder_scheme, accuracy_level=recipe.accuracy_level)
+    head = Precision(scheme=recipe.head_scheme, accuracy_level=recipe.accuracy_level)
+    # The encoders' activations have outliers that int8 activations would clip: they compute in float32.
+    encoders = Precision(scheme=recipe.encoder_scheme, accuracy_level=0)
+    extend = weights.within("embed_tokens_extend.")
+    precision = DecoderPrecision(linears=linears, head=head, adapters=linears)
+    decoder, vision, audio = model.decoder, model.vision, model.audio
+    steps: list[tuple[str, Callable[[GraphBuilder], None]]] = [
+        ("decoder", lambda g: build_decoder(g, weights, decoder, adapters, precision))
+    ]
+    if vision is not None:
+        steps.append(("vision", lambda g: build_vision(g, extend, vision, encoders)))
+    if audio is not None:
+        steps.append(("audio", lambda g: build_audio(g, extend, audio, encoders)))
+    graphs = []
+    for name, build in steps:
+        with WeightFile(folder, f"weights/{name}.bin") as sink:
+            g = GraphBuilder(name, sink)
+            build(g)
+        graphs.append((name, g.model()))
+        ir.save(graphs[-1][1], folder / f"{name}.onnx")
+    return graphs
+
+
+def _parts(graphs: Sequence[tuple[str, ir.Model]], adapters: Sequence[Adapter]) -> tuple[PartSpec, ...]:
+    return count_parts(graphs, [a.name for a in adapters])
+
+
+def _decoder_spec(model: Model) -> DecoderSpec:
+    decoder, spec = model.decoder, model.processor
+    media = [part.token_id for part in (spec.image, spec.audio) if part is not None]
+    if any(not 0 <= i < decoder.vocab_size for i in (*media, *spec.text.eos_ids)):
+        raise CheckpointError(
+            f"config.json: vocab_size is {decoder.vocab_size}, expected more than the special token ids"
+            f" {sorted({*media, *spec.text.eos_ids})}"
+        )
+    return DecoderSpec(
+        file=DECODER_FILE,
+        vocab_size=decoder.vocab_size,
+        hidden_size=decoder.hidden_size,
+        num_layers=decoder.num_layers,
+        num_heads=decoder.attention.num_heads,
+        num_kv_heads=decoder.attention.num_kv_heads,
+        head_size=decoder.attention.cache_head_size,
+        context_length=decoder.context,
+        original_context=model.original_context,
+        sampled_never=tuple(media),
+    )
+
+
+def _routes(model: Model, recipe: Recipe) -> dict[str, Route]:
+    """The model's routes; without gated adapters a route only chooses the audio projector."""
+    if recipe.adapter_mode == "gated":
+        return model.routes
+    return {mode: Route(adapters={}, audio_projector=r.audio_projector) for mode, r in model.routes.items()}
+
+
+def _reporter(checkpoint: Checkpoint, progress: Callable[[Progress], None]) -> Callable[[str, int], None]:
+    total = checkpoint.size_bytes
+    done = 0
+
+    def report(name: str, count: int) -> None:
+        nonlocal done
+        done += count
+        progress(Progress(name, min(done, total), total))
+
+    return report
+
+
+def describe(manifest: Manifest) -> dict[str, Any]:
+    """Totals for people and for ``--json``."""
+    size_bytes = sum(f.size_bytes for f in manifest.files.values())
+    return {"size_bytes": size_bytes, "parts": [asdict(p) for p in manifest.parts]}

@@ -1,0 +1,1 @@
+"""Pieces that architectures are composed of, as ONNX graphs."""

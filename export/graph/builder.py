@@ -1,0 +1,161 @@
+"""A typed front of onnx-ir: inputs, operators, constants, big weights, branches.
+
+Knows ONNX and where bytes go; knows no layer. Big weights are written to the external data file at the
+moment they are added, and only their place stays in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+OPSET = 20  # newest that onnxruntime 1.29 (genai 0.13.1, the phone's) and 1.31 both implement in full
+IR_VERSION = 10
+MICROSOFT = "com.microsoft"
+INLINE_BYTES = 1024  # constants up to this size stay in the .onnx file
+
+Attribute = int | float | str | Sequence[int] | Sequence[float] | ir.Graph | ir.TensorProtocol
+Dim = int | str
+
+
+class WeightSink(Protocol):
+    """Where big weights go: an external data file of the bundle."""
+
+    def add(
+        self, name: str, shape: tuple[int, ...], dtype: np.dtype[np.generic], blocks: Iterable[NDArray[np.generic]]
+    ) -> ir.ExternalTensor:
+        """Write blocks one after the other and tell where they are."""
+        ...
+
+
+class GraphBuilder:
+    """Builds one ONNX graph, or a branch of one.
+
+    A branch (``branch()``) has no inputs, sees the values of the graph around it, and keeps initialisers of
+    its own.
+    """
+
+    def __init__(self, name: str, sink: WeightSink) -> None:
+        self.name = name
+        self.sink = sink
+        self._nodes: list[ir.Node] = []
+        self._inputs: list[ir.Value] = []
+        self._outputs: list[ir.Value] = []
+        self._initializers: dict[str, ir.Value] = {}
+        self._constants: dict[tuple[str, tuple[int, ...], bytes], ir.Value] = {}
+        self._count = 0
+
+    def input(self, name: str, dtype: ir.DataType, shape: Sequence[Dim]) -> ir.Value:
+        """A graph input; a string dimension is symbolic."""
+        value = ir.Value(name=name, shape=ir.Shape(shape), type=ir.TensorType(dtype))
+        self._inputs.append(value)
+        return value
+
+    def output(self, value: ir.Value, name: str, dtype: ir.DataType, shape: Sequence[Dim]) -> None:
+        """Declare a value an output under this name."""
+        if value.producer() is None or value in self._outputs:
+            value = self.op("Identity", value)
+        value.name, value.shape, value.type = name, ir.Shape(shape), ir.TensorType(dtype)
+        self._outputs.append(value)
+
+    def op(
+        self, op_type: str, *inputs: ir.Value | None, domain: str = "", name: str = "", **attributes: Attribute
+    ) -> ir.Value:
+        """Add a node with one output and return that."""
+        return self.ops(op_type, *inputs, outputs=1, domain=domain, name=name, **attributes)[0]
+
+    def ops(
+        self,
+        op_type: str,
+        *inputs: ir.Value | None,
+        outputs: int,
+        domain: str = "",
+        name: str = "",
+        **attributes: Attribute,
+    ) -> Sequence[ir.Value]:
+        """Add a node with several outputs and return them."""
+        self._count += 1
+        name = name or f"{self.name}/{op_type}_{self._count}"
+        node = ir.node(op_type, inputs, attributes, domain=domain, num_outputs=outputs, name=name)  # type: ignore[arg-type]
+        for place, value in enumerate(node.outputs):
+            value.name = f"{name}:{place}"
+        self._nodes.append(node)
+        return node.outputs
+
+    def constant(self, array: NDArray[np.generic] | int | float | list[int]) -> ir.Value:
+        """A small constant; Python integers become int64, floats float32. Equal constants are shared."""
+        if isinstance(array, float):
+            array = np.array(array, np.float32)
+        elif not isinstance(array, np.ndarray):
+            array = np.array(array, np.int64)
+        key = (str(array.dtype), array.shape, array.tobytes())
+        if key not in self._constants:
+            self._constants[key] = self._initializer(
+                f"{self.name}/const_{len(self._constants)}", ir.tensor(np.asarray(array, order="C"))
+            )
+        return self._constants[key]
+
+    def weight(self, name: str, array: NDArray[np.generic]) -> ir.Value:
+        """An initialiser with a name; inline when tiny, else in the external data file."""
+        if array.nbytes <= INLINE_BYTES:
+            return self._initializer(name, ir.tensor(np.asarray(array, order="C"), name=name))
+        return self.streamed_weight(name, array.shape, array.dtype, [array])
+
+    def streamed_weight(
+        self, name: str, shape: tuple[int, ...], dtype: np.dtype[np.generic], blocks: Iterable[NDArray[np.generic]]
+    ) -> ir.Value:
+        """An initialiser whose content comes in blocks and goes straight to the external data file."""
+        return self._initializer(name, self.sink.add(name, shape, np.dtype(dtype), blocks))
+
+    def alias(self, name: str, value: ir.Value, shape: tuple[int, ...]) -> ir.Value:
+        """A second initialiser on the same bytes of the external data file, in another shape."""
+        there = value.const_value
+        if not isinstance(there, ir.ExternalTensor):  # tiny and inline: share by copying
+            return self._initializer(name, ir.tensor(np.asarray(there).reshape(shape), name=name))  # type: ignore[arg-type]
+        again = ir.ExternalTensor(
+            there.location,
+            there.offset,
+            there.length,
+            there.dtype,
+            shape=ir.Shape(shape),
+            name=name,
+            base_dir=there.base_dir,
+        )
+        return self._initializer(name, again)
+
+    def branch(self, name: str, body: Callable[[GraphBuilder], ir.Value]) -> ir.Graph:
+        """A subgraph with one output, made by ``body`` on a builder of its own."""
+        inner = GraphBuilder(name, self.sink)
+        result = body(inner)
+        if result.producer() is None or not any(result.producer() is n for n in inner._nodes):
+            result = inner.op("Identity", result)
+        inner._outputs.append(result)
+        return inner.graph()
+
+    def graph(self) -> ir.Graph:
+        """What has been built so far."""
+        return ir.Graph(
+            self._inputs,
+            self._outputs,
+            nodes=self._nodes,
+            initializers=list(self._initializers.values()),
+            opset_imports={"": OPSET, MICROSOFT: 1},
+            name=self.name,
+        )
+
+    def model(self) -> ir.Model:
+        """The graph as a model."""
+        return ir.Model(self.graph(), ir_version=IR_VERSION, producer_name="palmtop")
+
+    def _initializer(self, name: str, tensor: ir.TensorProtocol) -> ir.Value:
+        if name in self._initializers:
+            raise ValueError(f"initialiser {name} added twice")  # a bug of an architecture file
+        value = ir.Value(
+            name=name, shape=ir.Shape(tensor.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
+        )
+        self._initializers[name] = value
+        return value

@@ -1,0 +1,203 @@
+"""The audio graph: mean-variance norm, subsampling, conformer blocks and both projectors, one window per run.
+
+A sound that is longer than the window is fed window by window by the runtime. What makes that equal to the
+reference, which subsamples the whole sound first and cuts afterwards: every window but the first brings
+``time_reduction`` frames of the one before it, whose single step is dropped (``left_context``), and the last one
+is filled up with zero steps that take part in attention (``window``).
+
+Reference: transformers 5.23, models/phi4_multimodal/modeling_phi4_multimodal.py, Phi4MultimodalAudioModel and
+Phi4MultimodalAudioEmbedding at batch 1. There the mask is one for every key and is added to the scores, which
+softmax does not see; the graph leaves it out. ``downsample_rate`` > 1 is upstream's (the port cannot run it).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from palmtop.export.weight import Weights, from_array
+
+from .activation import activation, gelu
+from .audio_config import AudioConfig
+from .builder import GraphBuilder
+from .encoder_block import attention, layer_norm, module_linear, query_key_value
+from .linear import Precision, float_array, linear
+from .subsampling import subsample
+
+LAYER_NORM_EPS = 1e-5  # torch's default; no config states it
+_TOWER = "audio_embed.encoder."
+
+
+def build_audio(g: GraphBuilder, weights: Weights, config: AudioConfig, precision: Precision) -> None:
+    """Add the whole audio graph.
+
+    Inputs: ``log_mel`` float32 [1, T, mels]; ``left_context`` int64 [1], steps to drop at the front, 0 or 1;
+    ``window`` int64 [1], steps to fill up to with zeros, 0 for none; ``projector`` int64 [1], 0 the one trained
+    with speech alone, 1 the one trained beside images.
+    Output: ``audio_features`` float32 [rows, H], rows = ceil((ceil(T / R) - left_context) / downsample_rate).
+
+    Args:
+        g: an empty graph.
+        weights: seen from ``model.embed_tokens_extend.``.
+        config: sizes.
+        precision: of the linear layers; convolutions, norms and the relative bias stay float32.
+
+    Raises:
+        CheckpointError: a weight is missing, misshapen or not finite.
+        UnsupportedModelError: an activation is not known.
+    """
+    mel = g.input("log_mel", ir.DataType.FLOAT, [1, "T", config.input_size])
+    left_context = g.input("left_context", ir.DataType.INT64, [1])
+    window = g.input("window", ir.DataType.INT64, [1])
+    projector = g.input("projector", ir.DataType.INT64, [1])
+    tower = weights.within(_TOWER)
+
+    x = subsample(g, tower.within("embed."), config, _normalise(g, tower, config, mel), left_context, precision)
+    steps = g.op("Shape", x, start=1, end=2)  # [1]
+    x = _fill_up(g, x, g.op("Max", window, steps), steps)
+    bias = _relative_bias(g, tower, config, g.op("Max", window, steps))
+    for index in range(config.num_blocks):
+        x = _block(g, tower.within(f"encoders.{index}."), config, x, bias, precision)
+    x = g.op("Slice", x, g.constant([0]), steps, g.constant([1]))  # [1, S, h]
+
+    rows = _stack(g, config, x, steps)  # [rows, downsample_rate * h]
+    chosen = g.op(
+        "If",
+        g.op("Cast", g.op("Squeeze", projector), to=int(ir.DataType.BOOL)),
+        then_branch=g.branch(
+            "beside_images", lambda b: _project(b, weights, config, "vision_speech", rows, precision)
+        ),
+        else_branch=g.branch("alone", lambda b: _project(b, weights, config, "speech", rows, precision)),
+    )
+    g.output(chosen, "audio_features", ir.DataType.FLOAT, ["rows", config.output_size])
+
+
+def _normalise(g: GraphBuilder, weights: Weights, config: AudioConfig, mel: ir.Value) -> ir.Value:
+    mean = weights.get("encoder_embedding.global_mean", config.input_size)
+    inverse = weights.get("encoder_embedding.global_invstd", config.input_size)
+    centred = g.op("Sub", mel, g.weight(mean.name, float_array(mean)))
+    return g.op("Mul", centred, g.weight(inverse.name, float_array(inverse)))
+
+
+def _fill_up(g: GraphBuilder, x: ir.Value, length: ir.Value, steps: ir.Value) -> ir.Value:
+    """[1, S, h] -> [1, length, h], zeros at the end."""
+    end = g.op("Concat", g.constant([0, 0, 0, 0]), g.op("Sub", length, steps), g.constant([0]), axis=0)
+    return g.op("Pad", x, end)
+
+
+def _relative_bias(g: GraphBuilder, weights: Weights, config: AudioConfig, length: ir.Value) -> ir.Value:
+    """[1, heads, length, length]: one number per head and clipped distance."""
+    table = weights.get("relative_attention_bias_layer.bias_values.weight", config.buckets, config.num_attention_heads)
+    by_head = g.weight(table.name, np.ascontiguousarray(float_array(table).T))  # [heads, buckets]
+    zero, one = g.constant(np.array(0, np.int64)), g.constant(np.array(1, np.int64))
+    places = g.op("Range", zero, g.op("Squeeze", length), one)
+    distance = g.op(
+        "Sub", g.op("Unsqueeze", places, g.constant([0])), g.op("Unsqueeze", places, g.constant([1]))
+    )  # [query, key]
+    if config.bias_symmetric:
+        # The reference reads past its table from max_distance on; the last entry is the only sensible meaning.
+        distance, low = g.op("Abs", distance), 0
+    else:
+        low = -config.bias_max_distance
+    high = config.bias_max_distance - 1
+    clipped = g.op("Clip", distance, g.constant(np.array(low, np.int64)), g.constant(np.array(high, np.int64)))
+    index = g.op("Sub", clipped, g.constant(np.array(low, np.int64)))
+    return g.op("Unsqueeze", g.op("Gather", by_head, index, axis=1), g.constant([0]))
+
+
+def _block(
+    g: GraphBuilder, weights: Weights, config: AudioConfig, x: ir.Value, bias: ir.Value, precision: Precision
+) -> ir.Value:
+    h = config.hidden_size
+    x = g.op("Add", x, _half_feed_forward(g, weights.within("feed_forward_in."), config, x, precision))
+    normed = layer_norm(g, weights, "layer_norm_att", x, h, LAYER_NORM_EPS)
+    q, k, v = query_key_value(g, weights.within("self_attn."), normed, h, precision)
+    mixed = attention(g, q, k, v, config.num_attention_heads, bias=bias)
+    x = g.op("Add", x, module_linear(g, weights, "self_attn.o_proj", mixed, (h, h), precision))
+    x = g.op("Add", x, _convolution(g, weights.within("conv."), config, x, precision))
+    x = g.op("Add", x, _half_feed_forward(g, weights.within("feed_forward_out."), config, x, precision))
+    return layer_norm(g, weights, "layer_norm", x, h, LAYER_NORM_EPS)
+
+
+def _half_feed_forward(
+    g: GraphBuilder, weights: Weights, config: AudioConfig, x: ir.Value, precision: Precision
+) -> ir.Value:
+    h, f = config.hidden_size, config.intermediate_size
+    x = layer_norm(g, weights, "layer_norm", x, h, LAYER_NORM_EPS)
+    both = module_linear(g, weights, "gate_up_proj", x, (2 * f, h), precision)
+    up, gate = g.ops("Split", both, outputs=2, axis=-1, num_outputs=2)
+    act = activation(config.activation, "audio_config: activation")
+    gated = g.op("Mul", up, act(g, gate))
+    return module_linear(g, weights, "down_proj", gated, (h, f), precision, factor=0.5)
+
+
+def _convolution(
+    g: GraphBuilder, weights: Weights, config: AudioConfig, x: ir.Value, precision: Precision
+) -> ir.Value:
+    """The conformer's convolution module, causal: a step sees itself and ``kernel_size - 1`` steps before it."""
+    h, wide = config.hidden_size, config.hidden_size * config.depthwise_multiplier
+    x = layer_norm(g, weights, "layer_norm", x, h, LAYER_NORM_EPS)
+    x = _gated(g, weights.within("glu."), config, x, precision)
+    kernel = weights.get("dw_sep_conv_1d.dw_conv.weight", wide, 1, config.kernel_size)
+    bias = weights.get("dw_sep_conv_1d.dw_conv.bias", wide)
+    x = g.op(
+        "Conv",
+        g.op("Transpose", x, perm=[0, 2, 1]),
+        g.weight(kernel.name, float_array(kernel)),
+        g.weight(bias.name, float_array(bias)),
+        pads=[config.kernel_size - 1, 0],
+        group=h,
+    )
+    x = g.op("Transpose", x, perm=[0, 2, 1])
+    x = _pointwise(g, weights, "dw_sep_conv_1d.pw_conv", x, h, wide, precision)
+    x = activation(config.conv_activation, "audio_config: conv_activation")(g, x)
+    return _pointwise(g, weights, "ext_pw_conv_1d", x, h, h, precision)
+
+
+def _gated(
+    g: GraphBuilder, weights: Weights, config: AudioConfig, x: ir.Value, precision: Precision
+) -> ir.Value:
+    """A pointwise convolution to twice the channels; the second half gates the first."""
+    h = config.hidden_size
+    # b1 and b2 shift the two halves after the convolution, so they join its bias.
+    shifts = np.concatenate([float_array(weights.get(name, 1, h, 1)).ravel() for name in ("b1", "b2")])
+    both = _pointwise(g, weights, "ext_pw_conv_1d", x, 2 * h, h, precision, shifts)
+    value, gate = g.ops("Split", both, outputs=2, axis=-1, num_outputs=2)
+    return g.op("Mul", value, activation(config.conv_glu_type, "audio_config: conv_glu_type")(g, gate))
+
+
+def _pointwise(
+    g: GraphBuilder,
+    weights: Weights,
+    name: str,
+    x: ir.Value,
+    outputs: int,
+    inputs: int,
+    precision: Precision,
+    shifts: np.ndarray[tuple[int], np.dtype[np.float32]] | None = None,
+) -> ir.Value:
+    """A convolution of kernel size 1 as the linear layer it is: [1, S, inputs] -> [1, S, outputs]."""
+    kernel = weights.get(f"{name}.weight", outputs, inputs, 1)
+    bias = weights.get(f"{name}.bias", outputs)
+    matrix = from_array(kernel.name, float_array(kernel).reshape(outputs, inputs))
+    if shifts is not None:
+        bias = from_array(bias.name, float_array(bias) + shifts)
+    return linear(g, kernel.name.removesuffix(".weight"), x, matrix, precision, bias)
+
+
+def _stack(g: GraphBuilder, config: AudioConfig, x: ir.Value, steps: ir.Value) -> ir.Value:
+    """[1, S, h] -> [rows, rate * h]: neighbouring steps become one row, zeros fill the last one."""
+    rate = config.downsample_rate
+    if rate > 1:
+        missing = g.op("Mod", g.op("Neg", steps), g.constant([rate]))
+        x = _fill_up(g, x, g.op("Add", steps, missing), steps)
+    return g.op("Reshape", x, g.constant([-1, rate * config.hidden_size]))
+
+
+def _project(
+    g: GraphBuilder, weights: Weights, config: AudioConfig, name: str, rows: ir.Value, precision: Precision
+) -> ir.Value:
+    """[rows, K] -> [rows, H] by one of the two projectors."""
+    wide, k = config.output_size, config.hidden_size * config.downsample_rate
+    up = module_linear(g, weights, f"audio_embed.up_proj_for_{name}", rows, (wide, k), precision)
+    return module_linear(g, weights, f"audio_embed.down_proj_for_{name}", gelu(g, up), (wide, wide), precision)

@@ -1,0 +1,212 @@
+"""The decoder graph: token ids and media rows in, logits of the last position out.
+
+Pre-norm transformer with fused qkv and gate_up projections, grouped-query attention over a KV cache that
+genai owns, media rows by absolute position, gated adapters on every linear (design section 3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from palmtop.export.weight import Weights
+
+from .attention import AttentionConfig, AttentionInputs, attention, attention_inputs
+from .builder import MICROSOFT, GraphBuilder
+from .embedding import Table, add_table, embed
+from .linear import Precision, float_array
+from .lora import Adapter, Gate, LoraPair, adapted_linear, add_gates
+from .rope import RopeConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecoderConfig:
+    """Sizes of a decoder.
+
+    Attributes:
+        vocab_size: V.
+        hidden_size: width between layers.
+        intermediate_size: width inside the MLP.
+        num_layers: decoder layers.
+        attention: heads, head size, window.
+        rope: rotary embedding.
+        rms_norm_eps: of every norm.
+        is_tied: the head is the embedding table.
+        has_media: the graph takes media rows.
+        context: tokens that the rotary tables cover.
+    """
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    attention: AttentionConfig
+    rope: RopeConfig
+    rms_norm_eps: float
+    is_tied: bool
+    has_media: bool
+    context: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecoderPrecision:
+    """How each class of the decoder's weights is stored."""
+
+    linears: Precision
+    head: Precision
+    adapters: Precision
+
+
+def build_decoder(
+    g: GraphBuilder,
+    weights: Weights,
+    config: DecoderConfig,
+    adapters: Sequence[Adapter],
+    precision: DecoderPrecision,
+) -> None:
+    """Build the whole graph, reading and writing one tensor at a time.
+
+    Args:
+        g: an empty builder.
+        weights: by checkpoint name below ``model.`` (embed_tokens, layers.N..., norm) plus ``lm_head`` when untied.
+        config: sizes.
+        adapters: gated ones, in gate order; merged ones are in the weights already.
+        precision: per class.
+
+    Raises:
+        CheckpointError: a tensor is missing, of the wrong shape, or not finite.
+    """
+    input_ids = g.input("input_ids", ir.DataType.INT64, ["batch", "sequence"])
+    inputs = attention_inputs(g, input_ids, config.attention, config.rope, config.context)
+    gates = add_gates(g, adapters)
+
+    table = add_table(g, weights, config.vocab_size, config.hidden_size, config.is_tied, precision.head)
+    x = embed(g, table, input_ids, inputs.positions, config.hidden_size, has_media=config.has_media)
+
+    norm = _Norm(g, config.rms_norm_eps)
+    layer_weights = weights.within("layers.0.")
+    skip = x
+    x = norm.first("layers.0.input_layernorm", x, layer_weights, "input_layernorm.weight", config.hidden_size)
+    for layer in range(config.num_layers):
+        prefix = f"layers.{layer}."
+        layer_weights = weights.within(prefix)
+        a = _attention_block(g, layer, x, layer_weights, config, gates, inputs, precision)
+        x, skip = norm.after_residual(
+            f"{prefix}post_attention_layernorm",
+            a,
+            skip,
+            layer_weights.get("post_attention_layernorm.weight", config.hidden_size),
+        )
+        m = _mlp_block(g, prefix, x, layer_weights, config, gates, precision)
+        if layer + 1 < config.num_layers:
+            following = f"layers.{layer + 1}.input_layernorm"
+            x, skip = norm.after_residual(following, m, skip, weights.get(f"{following}.weight", config.hidden_size))
+        else:
+            skip = g.op("Add", m, skip, name="last_residual")
+
+    # [B, S, H] -> [B, H]: only the last position needs logits
+    last = g.op("Gather", skip, g.constant(np.array(-1, np.int64)), axis=1, name="last_position")
+    last = norm.first("norm", last, weights, "norm.weight", config.hidden_size)
+    logits = table.head(g, last, weights, config.vocab_size, config.hidden_size, precision.head)
+    g.output(
+        g.op("Unsqueeze", logits, g.constant([1])),
+        "logits",
+        ir.DataType.FLOAT,
+        ["batch", 1, config.vocab_size],
+    )
+    inputs.declare_outputs(g)
+
+
+@dataclass(frozen=True, slots=True)
+class _Norm:
+    """RMSNorm, with and without the residual sum in front of it."""
+
+    g: GraphBuilder
+    eps: float
+
+    def first(self, name: str, x: ir.Value, weights: Weights, weight: str, size: int) -> ir.Value:
+        scale = self.g.weight(f"{name}.weight", float_array(weights.get(weight, size)))
+        return self.g.op(
+            "SimplifiedLayerNormalization", x, scale, axis=-1, epsilon=self.eps, stash_type=1, name=name
+        )
+
+    def after_residual(
+        self, name: str, x: ir.Value, skip: ir.Value, weight: object
+    ) -> tuple[ir.Value, ir.Value]:
+        """RMSNorm(x + skip), and the sum itself."""
+        scale = self.g.weight(f"{name}.weight", float_array(weight))  # type: ignore[arg-type]
+        y, _, _, total = self.g.ops(
+            "SkipSimplifiedLayerNormalization",
+            x,
+            skip,
+            scale,
+            outputs=4,
+            domain=MICROSOFT,
+            epsilon=self.eps,
+            name=name,
+        )
+        return y, total
+
+
+def _with_pairs(gates: Sequence[Gate], target: str) -> list[tuple[Gate, LoraPair | None]]:
+    return [(gate, gate.adapter.pair(target)) for gate in gates]
+
+
+def _attention_block(
+    g: GraphBuilder,
+    layer: int,
+    x: ir.Value,
+    weights: Weights,
+    config: DecoderConfig,
+    gates: Sequence[Gate],
+    inputs: AttentionInputs,
+    precision: DecoderPrecision,
+) -> ir.Value:
+    sizes, prefix = config.attention, f"layers.{layer}.self_attn."
+    qkv_weight = weights.get("self_attn.qkv_proj.weight", sizes.qkv_size, config.hidden_size)
+    o_weight = weights.get("self_attn.o_proj.weight", config.hidden_size, sizes.num_heads * sizes.head_size)
+    rows, columns = sizes.padded_rows(), sizes.padded_columns()
+    qkv_pairs = _with_pairs(gates, f"{prefix}qkv_proj")
+    o_pairs = _with_pairs(gates, f"{prefix}o_proj")
+    if rows is not None and columns is not None:
+        qkv_weight, o_weight = qkv_weight.permuted_rows(rows), o_weight.permuted_columns(columns)
+        qkv_pairs = [(t, None if p is None else LoraPair(p.a, p.b.permuted_rows(rows))) for t, p in qkv_pairs]
+        o_pairs = [(t, None if p is None else LoraPair(p.a.permuted_columns(columns), p.b)) for t, p in o_pairs]
+    qkv = adapted_linear(g, f"{prefix}qkv_proj", x, qkv_weight, precision.linears, qkv_pairs, precision.adapters)
+    mixed = attention(g, layer, qkv, inputs, sizes, config.rope)
+    return adapted_linear(g, f"{prefix}o_proj", mixed, o_weight, precision.linears, o_pairs, precision.adapters)
+
+
+def _mlp_block(
+    g: GraphBuilder,
+    prefix: str,
+    x: ir.Value,
+    weights: Weights,
+    config: DecoderConfig,
+    gates: Sequence[Gate],
+    precision: DecoderPrecision,
+) -> ir.Value:
+    width = config.intermediate_size
+    gate_up = adapted_linear(
+        g,
+        f"{prefix}mlp.gate_up_proj",
+        x,
+        weights.get("mlp.gate_up_proj.weight", 2 * width, config.hidden_size),
+        precision.linears,
+        _with_pairs(gates, f"{prefix}mlp.gate_up_proj"),
+        precision.adapters,
+    )
+    gate, up = g.ops("Split", gate_up, outputs=2, axis=-1, num_outputs=2, name=f"{prefix}mlp/split")
+    activated = g.op("Mul", g.op("Mul", gate, g.op("Sigmoid", gate)), up)
+    return adapted_linear(
+        g,
+        f"{prefix}mlp.down_proj",
+        activated,
+        weights.get("mlp.down_proj.weight", config.hidden_size, width),
+        precision.linears,
+        _with_pairs(gates, f"{prefix}mlp.down_proj"),
+        precision.adapters,
+    )

@@ -1,0 +1,74 @@
+"""The embedding table, media rows by absolute position, and the head that may be the same table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from palmtop.export.weight import Weights
+
+from .builder import GraphBuilder
+from .linear import Precision, QuantizedValues, float_array, gather_quantized, linear, matmul_nbits, quantized
+
+EMBEDDING = "embed_tokens"
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """The embedding in the graph.
+
+    Attributes:
+        values: float [V, H], or the quantised initialisers.
+        is_tied: the head reads the same bytes.
+    """
+
+    values: ir.Value | QuantizedValues
+    is_tied: bool
+
+    def rows(self, g: GraphBuilder, ids: ir.Value) -> ir.Value:
+        """[B, S] -> [B, S, H]."""
+        if isinstance(self.values, QuantizedValues):
+            return gather_quantized(g, f"{EMBEDDING}.gather", self.values, ids)
+        return g.op("Gather", self.values, ids, axis=0, name=f"{EMBEDDING}.gather")
+
+    def head(
+        self, g: GraphBuilder, x: ir.Value, weights: Weights, vocab_size: int, hidden_size: int, precision: Precision
+    ) -> ir.Value:
+        """[B, H] -> [B, V] logits."""
+        if not self.is_tied:
+            return linear(g, "lm_head", x, weights.get("lm_head.weight", vocab_size, hidden_size), precision)
+        if isinstance(self.values, QuantizedValues):
+            return matmul_nbits(g, x, self.values, precision.accuracy_level, "lm_head")
+        return g.op("Gemm", x, self.values, transB=1, name="lm_head")
+
+
+def add_table(
+    g: GraphBuilder, weights: Weights, vocab_size: int, hidden_size: int, is_tied: bool, precision: Precision
+) -> Table:
+    """Read and store the embedding at the head's precision: tied, they are one set of bytes."""
+    weight = weights.get(f"{EMBEDDING}.weight", vocab_size, hidden_size)
+    if precision.scheme is None:
+        return Table(g.weight(f"{EMBEDDING}.weight", float_array(weight)), is_tied)
+    return Table(quantized(g, EMBEDDING, weight, precision), is_tied)
+
+
+def embed(
+    g: GraphBuilder, table: Table, input_ids: ir.Value, positions: ir.Value, hidden_size: int, *, has_media: bool
+) -> ir.Value:
+    """Embeddings of the tokens, media rows where ``media_index`` says so.
+
+    ``media_index`` [L] is looked up by absolute position (0 = text, k = row k-1 of ``media_features`` [M, H]),
+    which makes chunked prefill, rewinding and media in later turns right by construction.
+    """
+    tokens = table.rows(g, input_ids)
+    if not has_media:
+        return tokens
+    media_index = g.input("media_index", ir.DataType.INT64, ["context"])
+    media_features = g.input("media_features", ir.DataType.FLOAT, ["media_rows", hidden_size])
+    row = g.op("Gather", media_index, positions, axis=0, name="media/row")  # [B, S]
+    is_media = g.op("Greater", row, g.constant(np.array(0)))
+    place = g.op("Max", g.op("Sub", row, g.constant(np.array(1))), g.constant(np.array(0)))
+    features = g.op("Gather", media_features, place, axis=0, name="media/features")  # [B, S, H]
+    return g.op("Where", g.op("Unsqueeze", is_media, g.constant([2])), features, tokens, name="media/merge")

@@ -1,0 +1,167 @@
+"""One linear layer or embedding, float or quantised: the only place where graphs meet ``quantize``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from palmtop.errors import CheckpointError, QuantizeError
+from palmtop.export.weight import Weight
+from palmtop.quantize.rtn import rtn
+from palmtop.quantize.scheme import QuantizedTensor, Scheme
+
+from .builder import MICROSOFT, GraphBuilder
+
+Quantizer = Callable[[NDArray[np.float32], Scheme], QuantizedTensor]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Precision:
+    """How the linear layers of one part of a model are stored.
+
+    Attributes:
+        scheme: None keeps float32.
+        accuracy_level: of MatMulNBits; 0 computes in float32, 4 quantises activations to int8 (faster).
+        quantizer: turns rows of float32 into codes.
+    """
+
+    scheme: Scheme | None
+    accuracy_level: int = 0
+    quantizer: Quantizer = rtn
+
+
+FLOAT = Precision(scheme=None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuantizedValues:
+    """The initialisers of one quantised [N, K] matrix, to be read by MatMulNBits or GatherBlockQuantized."""
+
+    codes: ir.Value  # [N, K/G, G*bits/8]
+    scales: ir.Value  # [N, K/G]
+    zero_points: ir.Value | None
+    rows: int
+    columns: int
+    scheme: Scheme
+
+
+def finite(weight: Weight, block: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The block itself.
+
+    Raises:
+        CheckpointError: it holds a NaN or an infinity; the message names the tensor.
+    """
+    if not np.isfinite(block).all():
+        raise CheckpointError(f"tensor '{weight.name}' holds a value that is not finite, expected numbers only")
+    return block
+
+
+def float_array(weight: Weight) -> NDArray[np.float32]:
+    """The whole weight, checked to be finite."""
+    return finite(weight, weight.array())
+
+
+def quantized(g: GraphBuilder, name: str, weight: Weight, precision: Precision) -> QuantizedValues:
+    """Quantise a matrix block by block straight into the external data file."""
+    scheme = precision.scheme
+    if scheme is None:
+        raise QuantizeError(f"{name}: no scheme given")
+    rows, columns = weight.shape
+    groups = scheme.groups_per_row(columns)
+    scales: list[NDArray[np.float32]] = []
+    zeros: list[NDArray[np.uint8]] = []
+
+    def code_blocks() -> list[NDArray[np.uint8]] | object:
+        for block in weight.blocks():
+            part = precision.quantizer(finite(weight, block), scheme)
+            scales.append(part.scales)
+            if part.zero_points is not None:
+                zeros.append(part.zero_points)
+            yield part.codes
+
+    codes = g.streamed_weight(
+        f"{name}.codes",
+        (rows, groups, scheme.group * scheme.bits // 8),
+        np.dtype(np.uint8),
+        code_blocks(),  # type: ignore[arg-type]
+    )
+    return QuantizedValues(
+        codes=codes,
+        scales=g.weight(f"{name}.scales", np.concatenate(scales)),
+        zero_points=g.weight(f"{name}.zero_points", np.concatenate(zeros)) if zeros else None,
+        rows=rows,
+        columns=columns,
+        scheme=scheme,
+    )
+
+
+def matmul_nbits(g: GraphBuilder, x: ir.Value, w: QuantizedValues, accuracy_level: int, name: str) -> ir.Value:
+    """[..., K] -> [..., N] by the weight-only quantised kernel."""
+    return g.op(
+        "MatMulNBits",
+        x,
+        w.codes,
+        w.scales,
+        w.zero_points,
+        domain=MICROSOFT,
+        name=name,
+        K=w.columns,
+        N=w.rows,
+        bits=w.scheme.bits,
+        block_size=w.scheme.group,
+        accuracy_level=accuracy_level,
+    )
+
+
+def linear(
+    g: GraphBuilder, name: str, x: ir.Value, weight: Weight, precision: Precision, bias: Weight | None = None
+) -> ir.Value:
+    """``x @ weight.T + bias``.
+
+    Args:
+        g: the graph.
+        name: of the node and, with suffixes, of its initialisers.
+        x: [..., K].
+        weight: [N, K] as checkpoints hold it.
+        precision: float32 or a scheme.
+        bias: [N].
+
+    Returns:
+        [..., N].
+    """
+    if precision.scheme is None:
+        transposed = np.ascontiguousarray(float_array(weight).T)
+        y = g.op("MatMul", x, g.weight(f"{name}.weight", transposed), name=name)
+    else:
+        y = matmul_nbits(g, x, quantized(g, name, weight, precision), precision.accuracy_level, name)
+    return y if bias is None else g.op("Add", y, g.weight(f"{name}.bias", float_array(bias)))
+
+
+def gather_quantized(g: GraphBuilder, name: str, w: QuantizedValues, ids: ir.Value) -> ir.Value:
+    """Rows of a quantised matrix, dequantised: [B, S] ids -> [B, S, K].
+
+    The codes get a second, two-dimensional initialiser on the same bytes: a Reshape in the graph would be
+    constant-folded into a copy of the whole table.
+    """
+    packed = w.scheme.groups_per_row(w.columns) * w.scheme.group * w.scheme.bits // 8
+    codes = g.alias(f"{name}.codes", w.codes, (w.rows, packed))
+    rows = g.op(
+        "GatherBlockQuantized",
+        codes,
+        ids,
+        w.scales,
+        w.zero_points,
+        domain=MICROSOFT,
+        name=name,
+        bits=w.scheme.bits,
+        block_size=w.scheme.group,
+        gather_axis=0,
+        quantize_axis=1,
+    )
+    if packed * 8 // w.scheme.bits == w.columns:
+        return rows
+    return g.op("Slice", rows, g.constant([0]), g.constant([w.columns]), g.constant([2]))

@@ -1,0 +1,133 @@
+"""A linear layer with gated low-rank adapters beside it.
+
+Each adapter's A and B are constants inside an ``If`` branch: onnxruntime prepacks them like any other
+weight, and a gate that is zero costs nothing. Passing INT4 adapters as inputs instead is 70 to 400 times
+slower a layer, because inputs are never prepacked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from palmtop.export.weight import Weight
+
+from .builder import GraphBuilder
+from .linear import Precision, linear
+
+
+@dataclass(frozen=True, slots=True)
+class LoraPair:
+    """A low-rank delta ``b @ a``; alpha / r is folded into b.
+
+    Attributes:
+        a: [r, K].
+        b: [N, r].
+    """
+
+    a: Weight
+    b: Weight
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Adapter:
+    """One adapter of a whole decoder.
+
+    Attributes:
+        name: as users write it.
+        rank: r, the largest where layers differ.
+        alpha: as configured; already folded into the pairs.
+        pair: the delta of a linear by its checkpoint name ("layers.0.mlp.down_proj"), None where untouched.
+    """
+
+    name: str
+    rank: int
+    alpha: float
+    pair: Callable[[str], LoraPair | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """An adapter with its switch in the graph.
+
+    Attributes:
+        adapter: which.
+        is_on: scalar bool, weight != 0.
+        weight: [1] float32.
+    """
+
+    adapter: Adapter
+    is_on: ir.Value
+    weight: ir.Value
+
+
+def add_gates(g: GraphBuilder, adapters: Sequence[Adapter]) -> list[Gate]:
+    """The graph input ``adapter_gates`` [A] float32, split into one switch an adapter."""
+    if not adapters:
+        return []
+    gates = g.input("adapter_gates", ir.DataType.FLOAT, [len(adapters)])
+    result = []
+    for place, adapter in enumerate(adapters):
+        weight = g.op(
+            "Slice",
+            gates,
+            g.constant([place]),
+            g.constant([place + 1]),
+            g.constant([0]),
+            name=f"gates/{adapter.name}",
+        )
+        off = g.op("Equal", g.op("Squeeze", weight), g.constant(0.0))
+        result.append(Gate(adapter, g.op("Not", off, name=f"gates/{adapter.name}/is_on"), weight))
+    return result
+
+
+def adapted_linear(
+    g: GraphBuilder,
+    name: str,
+    x: ir.Value,
+    weight: Weight,
+    precision: Precision,
+    gates: Sequence[tuple[Gate, LoraPair | None]],
+    adapter_precision: Precision,
+) -> ir.Value:
+    """``x @ weight.T + sum(gate * (x @ a.T) @ b.T)`` over the adapters that are on.
+
+    Args:
+        g: the graph.
+        name: of the linear; adapters add ``.lora_A.<adapter>`` and ``.lora_B.<adapter>``.
+        x: [..., K].
+        weight: [N, K].
+        precision: of the base.
+        gates: every adapter's switch with its delta here.
+        adapter_precision: of A and B.
+
+    Returns:
+        [..., N].
+    """
+    y = linear(g, name, x, weight, precision)
+    for gate, pair in gates:
+        if pair is None:
+            continue
+        y = _add_if_on(g, name, x, y, gate, pair, adapter_precision)
+    return y
+
+
+def _add_if_on(
+    g: GraphBuilder, name: str, x: ir.Value, y: ir.Value, gate: Gate, pair: LoraPair, precision: Precision
+) -> ir.Value:
+    who = gate.adapter.name
+
+    def on(inner: GraphBuilder) -> ir.Value:
+        down = linear(inner, f"{name}.lora_A.{who}", x, pair.a, precision)  # [..., r]
+        up = linear(inner, f"{name}.lora_B.{who}", down, pair.b, precision)  # [..., N]
+        return inner.op("Add", y, inner.op("Mul", gate.weight, up))
+
+    return g.op(
+        "If",
+        gate.is_on,
+        name=f"{name}/{who}",
+        then_branch=g.branch(f"{name}/{who}/on", on),
+        else_branch=g.branch(f"{name}/{who}/off", lambda inner: y),
+    )

@@ -1,0 +1,244 @@
+"""The vision graph: a SigLIP NaViT tower, 2x2 pooling and the projector into the text model.
+
+The HD arrangement of tiles is not here: the projector works row by row, so the runtime arranges rows after it
+(``palmtop.runtime.processor.image.feature_order``) and the graph needs no image sizes.
+
+Reference: transformers 5.23, models/phi4_multimodal/modeling_phi4_multimodal.py, Phi4MultimodalVisionModel and
+Phi4MultimodalImageEmbedding, with eager attention. (With SDPA a batch of fully valid tiles gets no mask there,
+and ``is_causal = True`` then makes its attention causal: a slip of that version that upstream does not have.)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from palmtop.errors import UnsupportedModelError
+from palmtop.export.weight import Weights
+
+from .activation import activation, gelu
+from .builder import GraphBuilder
+from .encoder_block import attention, layer_norm, module_linear, query_key_value
+from .linear import Precision, float_array
+
+CHANNELS = 3
+_TOWER = "image_embed.img_processor."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VisionConfig:
+    """Sizes of the tower, as the checkpoint's vision_config names them.
+
+    Attributes:
+        image_size: side of a tile in pixels.
+        feature_layer: index into [embeddings, output of layer 0, output of layer 1, ...]; -2 leaves the last out.
+        output_size: hidden size of the text model.
+    """
+
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    image_size: int
+    patch_size: int
+    feature_layer: int
+    layer_norm_eps: float
+    output_size: int
+    hidden_act: str = "gelu_pytorch_tanh"
+
+    def __post_init__(self) -> None:
+        if self.hidden_size % self.num_attention_heads:
+            raise UnsupportedModelError(
+                f"vision_config: hidden_size {self.hidden_size} is not a multiple of its {self.num_attention_heads} heads"
+            )
+        if not -self.num_hidden_layers - 1 <= self.feature_layer <= self.num_hidden_layers:
+            raise UnsupportedModelError(
+                f"vision_config: feature_layer is {self.feature_layer}, expected a layer of {self.num_hidden_layers}"
+            )
+        if self.patches < 2:
+            raise UnsupportedModelError(
+                f"vision_config: image_size {self.image_size} has {self.patches} patches of {self.patch_size}, expected 2"
+            )
+
+    @property
+    def patches(self) -> int:
+        """Patches along one side of a tile."""
+        return self.image_size // self.patch_size
+
+    @property
+    def pooled(self) -> int:
+        """Feature rows along one side of a tile."""
+        return (self.patches + 1) // 2
+
+    @property
+    def layers_run(self) -> int:
+        """Layers that the features depend on."""
+        return self.feature_layer + (self.num_hidden_layers + 1 if self.feature_layer < 0 else 0)
+
+
+def position_table(patches: int) -> NDArray[np.int64]:
+    """Where the i-th of n valid patches of a side lies on the trained grid.
+
+    The reference buckets i/n in float32 (boundaries as ``torch.arange`` computes them, without the rounding that
+    its vector lanes add: that differs between CPUs and moves a bucket from 19 patches on, for some sizes, 27 and
+    32 not among them).
+
+    Args:
+        patches: side of the trained grid.
+
+    Returns:
+        [patches + 1, patches], by n and i.
+
+    >>> position_table(4).tolist()
+    [[0, 0, 0, 0], [0, 3, 3, 3], [0, 2, 3, 3], [0, 1, 2, 3], [0, 1, 2, 3]]
+    """
+    boundaries = np.arange(1 / patches, 1.0, 1 / patches).astype(np.float32)
+    steps = np.float32(1) / np.arange(1, patches + 1, dtype=np.float32)
+    fractions = np.minimum(np.arange(patches, dtype=np.float32) * steps[:, None], np.float32(1 - 1e-6))
+    buckets = np.searchsorted(boundaries, fractions.ravel(), side="right").reshape(fractions.shape)
+    return np.concatenate([np.zeros((1, patches), np.int64), buckets.astype(np.int64)])
+
+
+def build_vision(g: GraphBuilder, weights: Weights, config: VisionConfig, precision: Precision) -> None:
+    """Add the whole vision graph.
+
+    Inputs: ``pixel_values`` float32 [N, 3, C, C]; ``patch_mask`` bool [N, P, P], a rectangle at the top left.
+    Outputs: ``tile_features`` float32 [N, p, p, H]; ``separators`` float32 [2, H], the end of a row of patches and
+    the border between the tiles and the global view.
+
+    Args:
+        g: an empty graph.
+        weights: seen from ``model.embed_tokens_extend.``.
+        config: sizes.
+        precision: of the linear layers; the patch convolution, norms and positions stay float32.
+
+    Raises:
+        CheckpointError: a weight is missing, misshapen or not finite.
+        UnsupportedModelError: the activation is not known.
+    """
+    side, patches, pooled = config.image_size, config.patches, config.pooled
+    pixels = g.input("pixel_values", ir.DataType.FLOAT, ["N", CHANNELS, side, side])
+    mask = g.input("patch_mask", ir.DataType.BOOL, ["N", patches, patches])
+    tower = weights.within(_TOWER)
+
+    hidden = _embeddings(g, tower.within("embeddings."), config, pixels, mask)  # [N, P*P, h]
+    key_mask = g.op("Cast", g.op("Reshape", mask, g.constant([0, -1])), to=int(ir.DataType.INT32))
+    all_valid = g.op("Cast", g.op("ReduceMin", key_mask, keepdims=0), to=int(ir.DataType.BOOL))
+    for index in range(config.layers_run):
+        hidden = _layer(
+            g, tower.within(f"encoder.layers.{index}."), config, hidden, key_mask, all_valid, precision
+        )
+
+    rows = _pool(g, config, hidden)  # [N*p*p, h]
+    h = config.hidden_size
+    ends = [
+        weights.get("image_embed.sub_img_feature_extensor", 1, 1, 1, h),
+        weights.get("image_embed.global_img_feature_extensor", 1, 1, h),
+    ]
+    separators = g.weight(
+        "image_embed.separators", np.concatenate([float_array(e).reshape(1, h) for e in ends])
+    )
+    projected = _project(g, weights, config, g.op("Concat", rows, separators, axis=0), precision)
+    first, last, end = g.constant([0]), g.constant([-2]), g.constant([np.iinfo(np.int64).max])
+    tiles = g.op(
+        "Reshape",
+        g.op("Slice", projected, first, last, first),
+        g.constant([-1, pooled, pooled, config.output_size]),
+    )
+    g.output(tiles, "tile_features", ir.DataType.FLOAT, ["N", pooled, pooled, config.output_size])
+    g.output(
+        g.op("Slice", projected, last, end, first), "separators", ir.DataType.FLOAT, [2, config.output_size]
+    )
+
+
+def _embeddings(
+    g: GraphBuilder, weights: Weights, config: VisionConfig, pixels: ir.Value, mask: ir.Value
+) -> ir.Value:
+    h, patch, patches = config.hidden_size, config.patch_size, config.patches
+    kernel = weights.get("patch_embedding.weight", h, CHANNELS, patch, patch)
+    bias = weights.get("patch_embedding.bias", h)
+    grid = g.op(
+        "Conv",
+        pixels,
+        g.weight(kernel.name, float_array(kernel)),
+        g.weight(bias.name, float_array(bias)),
+        strides=[patch, patch],
+    )  # [N, h, P, P]
+    flat = g.op("Reshape", grid, g.constant([0, h, patches * patches]))
+    embedded = g.op("Transpose", flat, perm=[0, 2, 1])  # [N, P*P, h]
+
+    table = weights.get("position_embedding.weight", patches * patches, h)
+    positions = g.op("Gather", g.weight(table.name, float_array(table)), _position_ids(g, config, mask))
+    return g.op("Add", embedded, positions)
+
+
+def _position_ids(g: GraphBuilder, config: VisionConfig, mask: ir.Value) -> ir.Value:
+    """[N, P*P] int64; 0 for masked patches."""
+    patches = config.patches
+    table = g.weight("position_table", position_table(patches))
+    counted = g.op("Cast", mask, to=int(ir.DataType.INT64))
+
+    def places(axis: int) -> ir.Value:  # along height (1) or width (2), counted on the first line across
+        across = g.op("Gather", counted, g.constant(np.array(0, np.int64)), axis=3 - axis)  # [N, P]
+        return g.op("Gather", table, g.op("ReduceSum", across, g.constant([1]), keepdims=0))  # [N, P]
+
+    rows = g.op("Unsqueeze", g.op("Mul", places(1), g.constant([patches])), g.constant([2]))
+    columns = g.op("Unsqueeze", places(2), g.constant([1]))
+    ids = g.op("Mul", g.op("Add", rows, columns), counted)  # [N, P, P]
+    return g.op("Reshape", ids, g.constant([0, patches * patches]))
+
+
+def _layer(
+    g: GraphBuilder,
+    weights: Weights,
+    config: VisionConfig,
+    x: ir.Value,
+    key_mask: ir.Value,
+    all_valid: ir.Value,
+    precision: Precision,
+) -> ir.Value:
+    h, f, heads, eps = (
+        config.hidden_size,
+        config.intermediate_size,
+        config.num_attention_heads,
+        config.layer_norm_eps,
+    )
+    normed = layer_norm(g, weights, "layer_norm1", x, h, eps)
+    q, k, v = query_key_value(g, weights.within("self_attn."), normed, h, precision)
+    name = f"{weights.get('self_attn.q_proj.bias', h).name.removesuffix('.q_proj.bias')}"
+    mixed = g.op(
+        "If",
+        all_valid,  # most tiles are full, and without a mask the kernel is faster and needs no [S, S] scores
+        then_branch=g.branch(f"{name}/whole", lambda b: attention(b, q, k, v, heads)),
+        else_branch=g.branch(f"{name}/masked", lambda b: attention(b, q, k, v, heads, key_mask=key_mask)),
+    )
+    x = g.op("Add", x, module_linear(g, weights, "self_attn.out_proj", mixed, (h, h), precision))
+    normed = layer_norm(g, weights, "layer_norm2", x, h, eps)
+    wide = module_linear(g, weights, "mlp.fc1", normed, (f, h), precision)
+    wide = activation(config.hidden_act, "vision_config: hidden_act")(g, wide)
+    return g.op("Add", x, module_linear(g, weights, "mlp.fc2", wide, (h, f), precision))
+
+
+def _pool(g: GraphBuilder, config: VisionConfig, hidden: ir.Value) -> ir.Value:
+    """[N, P*P, h] -> [N*p*p, h], the mean of each 2x2; an odd grid is reflected by one at the right and bottom."""
+    patches, pooled, h = config.patches, config.pooled, config.hidden_size
+    grid = g.op("Reshape", hidden, g.constant([-1, patches, patches, h]))
+    if patches % 2:
+        grid = g.op("Pad", grid, g.constant([0, 0, 0, 0, 0, 1, 1, 0]), mode="reflect")
+    split = g.op("Reshape", grid, g.constant([-1, 2, pooled, 2, h]))  # [N*p, 2, p, 2, h]
+    mean = g.op("ReduceMean", split, g.constant([1, 3]), keepdims=0)
+    return g.op("Reshape", mean, g.constant([-1, h]))
+
+
+def _project(
+    g: GraphBuilder, weights: Weights, config: VisionConfig, rows: ir.Value, precision: Precision
+) -> ir.Value:
+    """[R, h] -> [R, H]."""
+    h, wide = config.hidden_size, config.output_size
+    up = module_linear(g, weights, "image_embed.img_projection_up", rows, (wide, h), precision)
+    return module_linear(
+        g, weights, "image_embed.img_projection_down", gelu(g, up), (wide, wide), precision
+    )

@@ -1,0 +1,120 @@
+"""Every choice of an export, frozen and checked. Loads from TOML, prints as JSON; chooses nothing itself."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from palmtop.errors import InputError
+from palmtop.quantize.scheme import Scheme
+
+DECODER_BITS = (4, 8, 32)
+ENCODER_BITS = (4, 8, 32)
+_MERGE_ITEM = re.compile(r"^([\w.-]+)(?:=([-+]?[0-9.]+(?:[eE][-+]?[0-9]+)?))?$")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """How a checkpoint becomes a bundle.
+
+    Attributes:
+        bits: of the decoder's linears and adapters; 32 keeps float32 everywhere (for parity).
+        head_bits: of the embedding and head (one table when tied); None means as ``bits``.
+        encoder_bits: of the vision and audio encoders' linears; None means 8, or 32 when ``bits`` is 32.
+        group: weights that share one scale.
+        symmetric: no zero points.
+        accuracy_level: of MatMulNBits; 0 computes in float32, 4 quantises activations to int8.
+        adapters: "gated", "none", or "merge=NAME[=W][,NAME[=W]...]".
+        context: longest sequence the bundle serves, in tokens.
+    """
+
+    bits: int = 4
+    head_bits: int | None = None
+    encoder_bits: int | None = None
+    group: int = 32
+    symmetric: bool = False
+    accuracy_level: int = 4
+    adapters: str = "gated"
+    context: int = 8192
+
+    def __post_init__(self) -> None:
+        if self.bits not in DECODER_BITS:
+            raise InputError(f"bits is {self.bits}, expected one of {', '.join(map(str, DECODER_BITS))}")
+        if self.head_bits is not None and self.head_bits not in DECODER_BITS:
+            raise InputError(f"head-bits is {self.head_bits}, expected one of {', '.join(map(str, DECODER_BITS))}")
+        if self.encoder_bits is not None and self.encoder_bits not in ENCODER_BITS:
+            raise InputError(
+                f"encoder-bits is {self.encoder_bits}, expected one of {', '.join(map(str, ENCODER_BITS))}"
+            )
+        if self.accuracy_level not in (0, 4):
+            raise InputError(f"accuracy-level is {self.accuracy_level}, expected 0 or 4")
+        if self.context < 16:
+            raise InputError(f"context is {self.context}, expected at least 16 tokens")
+        self.scheme(4)  # checks the group
+        self.merge  # noqa: B018 - checks the adapters option
+
+    def scheme(self, bits: int) -> Scheme | None:
+        """The quantisation of a part stored with this many bits; None for float32."""
+        if bits == 32:
+            return None
+        return Scheme(bits=bits, group=self.group, symmetric=self.symmetric)
+
+    @property
+    def decoder_scheme(self) -> Scheme | None:
+        """Of the linears and the adapters."""
+        return self.scheme(self.bits)
+
+    @property
+    def head_scheme(self) -> Scheme | None:
+        """Of the embedding and the head."""
+        return self.scheme(self.bits if self.head_bits is None else self.head_bits)
+
+    @property
+    def encoder_scheme(self) -> Scheme | None:
+        """Of the encoders' linears."""
+        default = 32 if self.bits == 32 else 8
+        return self.scheme(default if self.encoder_bits is None else self.encoder_bits)
+
+    @property
+    def adapter_mode(self) -> str:
+        """"gated", "merged" or "none"."""
+        return "merged" if self.adapters.startswith("merge=") else self.adapters
+
+    @property
+    def merge(self) -> dict[str, float]:
+        """Adapter name to weight of what is folded into the base; empty unless merging."""
+        if self.adapters in ("gated", "none"):
+            return {}
+        if not self.adapters.startswith("merge="):
+            raise InputError(f"adapters is '{self.adapters}', expected gated, none or merge=NAME[=W][,NAME[=W]]")
+        merged: dict[str, float] = {}
+        for item in self.adapters.removeprefix("merge=").split(","):
+            match = _MERGE_ITEM.match(item.strip())
+            if match is None:
+                raise InputError(f"adapters merges '{item}', expected NAME or NAME=WEIGHT")
+            merged[match[1]] = float(match[2] or 1.0)
+        return merged
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return asdict(self)
+
+    @classmethod
+    def from_toml(cls, path: Path) -> Recipe:
+        """Read a recipe file; keys are the attributes.
+
+        Raises:
+            InputError: not readable, not TOML, or an unknown key.
+        """
+        import tomllib
+
+        try:
+            data = tomllib.loads(path.read_text("utf-8"))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise InputError(f"{path}: is not a readable TOML recipe ({error})") from error
+        known = {f.name for f in fields(cls)}
+        if unknown := sorted(data.keys() - known):
+            raise InputError(f"{path}: has '{unknown[0]}', expected keys among {', '.join(sorted(known))}")
+        return cls(**data)

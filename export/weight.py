@@ -1,0 +1,137 @@
+"""A weight that is read when it is needed, a block of rows at a time, and small algebra on such weights.
+
+Knows shapes and how to read; knows no file format, no architecture and no quantiser.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from palmtop.errors import CheckpointError
+
+BLOCK_BYTES = 64 << 20  # of float32 in memory at a time
+
+Rows = Callable[[int, int], NDArray[np.float32]]
+
+
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """A tensor of known shape whose leading rows can be read in parts.
+
+    Attributes:
+        name: as in the checkpoint; errors and the manifest use it.
+        shape: of the whole tensor.
+        rows: ``rows(start, stop)`` gives [stop - start, ...] float32.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    rows: Rows
+
+    def array(self) -> NDArray[np.float32]:
+        """The whole tensor, float32."""
+        return self.rows(0, self.shape[0])
+
+    def blocks(self, block_bytes: int = BLOCK_BYTES) -> Iterator[NDArray[np.float32]]:
+        """The tensor in consecutive blocks of rows of at most ``block_bytes`` each (at least one row)."""
+        row_bytes = 4 * max(1, int(np.prod(self.shape[1:])))
+        step = max(1, block_bytes // row_bytes)
+        for start in range(0, self.shape[0], step):
+            yield self.rows(start, min(start + step, self.shape[0]))
+
+    def scaled(self, factor: float) -> Weight:
+        """The weight times a number."""
+        return Weight(self.name, self.shape, lambda a, b: self.rows(a, b) * np.float32(factor))
+
+    def permuted_rows(self, order: NDArray[np.int64]) -> Weight:
+        """Rows picked by index; a negative index gives a row of zeros."""
+
+        def read(start: int, stop: int) -> NDArray[np.float32]:
+            wanted = order[start:stop]
+            out = np.zeros((stop - start, *self.shape[1:]), np.float32)
+            there = wanted >= 0
+            if there.any():
+                first, last = int(wanted[there].min()), int(wanted[there].max()) + 1
+                out[there] = self.rows(first, last)[wanted[there] - first]
+            return out
+
+        return Weight(self.name, (len(order), *self.shape[1:]), read)
+
+    def permuted_columns(self, order: NDArray[np.int64]) -> Weight:
+        """Columns picked by index; a negative index gives a column of zeros."""
+
+        def read(start: int, stop: int) -> NDArray[np.float32]:
+            block = self.rows(start, stop)
+            return np.where(order >= 0, block[:, np.maximum(order, 0)], np.float32(0))
+
+        return Weight(self.name, (self.shape[0], len(order)), read)
+
+    def plus_product(self, b: Weight, a: Weight, factor: float) -> Weight:
+        """``self + factor * (b @ a)``: a LoRA delta folded in.
+
+        Raises:
+            CheckpointError: the shapes do not fit.
+        """
+        if (b.shape[0], a.shape[1]) != self.shape or b.shape[1] != a.shape[0]:
+            raise CheckpointError(
+                f"{a.name}: adapter is {list(b.shape)} x {list(a.shape)}, expected a product of {list(self.shape)}"
+            )
+
+        def read(start: int, stop: int) -> NDArray[np.float32]:
+            return self.rows(start, stop) + np.float32(factor) * (b.rows(start, stop) @ a.array())
+
+        return Weight(self.name, self.shape, read)
+
+
+def from_array(name: str, array: NDArray[np.float32]) -> Weight:
+    """A weight that is in memory already."""
+    return Weight(name, array.shape, lambda a, b: array[a:b])
+
+
+def stacked(name: str, weights: Sequence[Weight]) -> Weight:
+    """Several weights of equal row shape, one below the other.
+
+    Raises:
+        CheckpointError: their rows differ in shape.
+    """
+    tails = {w.shape[1:] for w in weights}
+    if len(tails) != 1:
+        raise CheckpointError(f"{name}: rows of {sorted(map(list, tails))} cannot be stacked")
+    starts = np.cumsum([0, *(w.shape[0] for w in weights)])
+
+    def read(start: int, stop: int) -> NDArray[np.float32]:
+        parts = [
+            w.rows(max(start - s, 0), min(stop - s, w.shape[0]))
+            for w, s in zip(weights, starts[:-1].tolist(), strict=True)
+            if s < stop and s + w.shape[0] > start
+        ]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    return Weight(name, (int(starts[-1]), *tails.pop()), read)
+
+
+class Weights:
+    """Weights by name and expected shape, with a prefix that a layer need not know."""
+
+    def __init__(self, find: Callable[[str], Weight], prefix: str = "") -> None:
+        self.find = find
+        self._prefix = prefix
+
+    def get(self, name: str, *shape: int) -> Weight:
+        """The weight ``prefix + name``.
+
+        Raises:
+            CheckpointError: it is missing, or not of this shape.
+        """
+        weight = self.find(self._prefix + name)
+        if weight.shape != shape:
+            raise CheckpointError(f"tensor '{weight.name}' is {list(weight.shape)}, expected {list(shape)}")
+        return weight
+
+    def within(self, prefix: str) -> Weights:
+        """The same weights seen from further inside."""
+        return Weights(self.find, self._prefix + prefix)

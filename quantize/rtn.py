@@ -1,0 +1,91 @@
+"""Round to nearest: a group's range is mapped onto the codes, each weight goes to the nearest one."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from palmtop.errors import QuantizeError
+
+from .pack import pack, unpack
+from .scheme import QuantizedTensor, Scheme
+
+
+def rtn(weight: NDArray[np.float32], scheme: Scheme) -> QuantizedTensor:
+    """Quantise a matrix row by row, group by group.
+
+    Args:
+        weight: [N, K] float32, finite.
+        scheme: bits, group, symmetric.
+
+    Raises:
+        QuantizeError: the matrix is not two-dimensional, or not finite.
+    """
+    groups = to_groups(weight, scheme)
+    low = np.minimum(groups.min(axis=-1), 0)
+    high = np.maximum(groups.max(axis=-1), 0)
+    return from_range(groups, low, high, weight.shape[1], scheme)
+
+
+def to_groups(weight: NDArray[np.float32], scheme: Scheme) -> NDArray[np.float32]:
+    """[N, K] -> [N, K/G, G], the last group padded with zeros; refuses what cannot be quantised."""
+    if weight.ndim != 2:
+        raise QuantizeError(f"weight has {weight.ndim} dimensions, expected 2")
+    if not np.isfinite(weight).all():
+        row = int(np.argwhere(~np.isfinite(weight))[0, 0])
+        raise QuantizeError(f"weight has a value that is not finite in row {row}")
+    rows, columns = weight.shape
+    padded = scheme.groups_per_row(columns) * scheme.group
+    if padded != columns:
+        weight = np.concatenate([weight, np.zeros((rows, padded - columns), np.float32)], axis=1)
+    return weight.reshape(rows, -1, scheme.group)
+
+
+def from_range(
+    groups: NDArray[np.float32],
+    low: NDArray[np.float32],
+    high: NDArray[np.float32],
+    columns: int,
+    scheme: Scheme,
+) -> QuantizedTensor:
+    """Codes for given ranges: the last step of every method that chooses a range.
+
+    Args:
+        groups: [N, K/G, G] padded weights.
+        low: [N, K/G] lower end, <= 0.
+        high: [N, K/G] upper end, >= 0.
+        columns: K before padding.
+        scheme: bits, group, symmetric.
+    """
+    if scheme.symmetric:
+        # The code range is one wider below zero; giving the larger side that end costs no bits.
+        peak = np.where(-low > high, low, high)
+        scales = (peak / np.where(-low > high, -scheme.middle, scheme.middle - 1)).astype(np.float32)
+        zeros = np.full(scales.shape, scheme.middle, np.float32)
+    else:
+        scales = ((high - low) / scheme.levels).astype(np.float32)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            zeros = np.where(scales > 0, np.rint(-low / scales), scheme.middle).astype(np.float32)
+        zeros = zeros.clip(0, scheme.levels)
+    safe = np.where(scales > 0, scales, np.float32(1))[..., None]
+    codes = (np.rint(groups / safe) + zeros[..., None]).clip(0, scheme.levels).astype(np.uint8)
+    return QuantizedTensor(
+        scheme=scheme,
+        columns=columns,
+        codes=pack(codes, scheme.bits),
+        scales=np.where(scales > 0, scales, np.float32(0)),
+        zero_points=None if scheme.symmetric else pack(zeros.astype(np.uint8), scheme.bits),
+    )
+
+
+def dequantize(tensor: QuantizedTensor) -> NDArray[np.float32]:
+    """[N, K] float32, as the kernels compute it: ``(code - zero) * scale``."""
+    scheme = tensor.scheme
+    rows, groups = tensor.scales.shape
+    codes = unpack(tensor.codes, scheme.bits, scheme.group).astype(np.float32)
+    zeros = (
+        np.full((rows, groups), scheme.middle, np.float32)
+        if tensor.zero_points is None
+        else unpack(tensor.zero_points, scheme.bits, groups).astype(np.float32)
+    )
+    return ((codes - zeros[..., None]) * tensor.scales[..., None]).reshape(rows, -1)[:, : tensor.columns]

@@ -1,0 +1,147 @@
+"""Open a bundle folder and check it before anything native sees it.
+
+Sizes and paths are checked on every opening; hashes when asked, or on first use, with the result cached by
+size and modification time. Knows the manifest and the file system; loads no model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from palmtop.errors import BundleError
+
+from .manifest import MANIFEST_FILE, Manifest
+
+MAX_MANIFEST_BYTES = 16 << 20
+HASH_BLOCK_BYTES = 4 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A bundle that has been opened: its folder and its manifest."""
+
+    path: Path
+    manifest: Manifest
+
+    def file(self, name: str) -> Path:
+        """The path of one of the bundle's files."""
+        return self.path / name
+
+    @property
+    def size_bytes(self) -> int:
+        """Of all files the manifest lists."""
+        return sum(f.size_bytes for f in self.manifest.files.values())
+
+
+def open_bundle(path: str | os.PathLike[str], *, hashes: bool = True) -> Bundle:
+    """Read the manifest and check every file's place and size, and hash unless it was checked before.
+
+    Raises:
+        BundleError: no bundle there, or a file is missing, of the wrong size or hash, or outside the bundle;
+            the message names file, found and expected.
+        BundleVersionError: written by a newer palmtop.
+    """
+    folder = Path(path)
+    bundle = Bundle(folder, _read_manifest(folder))
+    for name, spec in bundle.manifest.files.items():
+        there = _inside(folder, name)
+        if not there.is_file():
+            raise BundleError(f"{folder}: file '{name}' is missing")
+        size_bytes = there.stat().st_size
+        if size_bytes != spec.size_bytes:
+            raise BundleError(f"{folder}: file '{name}' has {size_bytes} bytes, expected {spec.size_bytes}")
+    if hashes:
+        check_hashes(bundle, cached=True)
+    return bundle
+
+
+def check_hashes(bundle: Bundle, *, cached: bool = False, progress: Callable[[int], None] | None = None) -> None:
+    """Compare every file's sha256 with the manifest.
+
+    Args:
+        bundle: an open bundle.
+        cached: trust an earlier check of a file whose size and modification time have not changed.
+        progress: called with the bytes of each finished file.
+
+    Raises:
+        BundleError: a file's content is not what the manifest says.
+    """
+    known = _read_cache(bundle) if cached else {}
+    seen: dict[str, str] = {}
+    for name, spec in bundle.manifest.files.items():
+        stat = bundle.file(name).stat()
+        mark = f"{stat.st_size}:{stat.st_mtime_ns}:{spec.sha256}"
+        if known.get(name) != mark:
+            found = sha256_of(bundle.file(name))
+            if found != spec.sha256:
+                raise BundleError(
+                    f"{bundle.path}: file '{name}' has sha256 {found[:12]}..., expected {spec.sha256[:12]}..."
+                )
+        seen[name] = mark
+        if progress is not None:
+            progress(spec.size_bytes)
+    if seen != known:
+        _write_cache(bundle, seen)
+
+
+def sha256_of(path: Path) -> str:
+    """Hash of a file, read in blocks."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(HASH_BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _read_manifest(folder: Path) -> Manifest:
+    path = folder / MANIFEST_FILE
+    if not path.is_file():
+        raise BundleError(f"{folder}: no {MANIFEST_FILE} there, expected a bundle folder written by 'palmtop export'")
+    if path.stat().st_size > MAX_MANIFEST_BYTES:
+        raise BundleError(f"{path}: has {path.stat().st_size} bytes, expected at most {MAX_MANIFEST_BYTES}")
+    try:
+        data = json.loads(path.read_text("utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise BundleError(f"{path}: is not valid JSON ({error})") from error
+    return Manifest.from_dict(data)
+
+
+def _inside(folder: Path, name: str) -> Path:
+    """``folder / name``, refusing names that are absolute, climb out, or lead out through a link."""
+    pure = PurePosixPath(name)
+    if pure.is_absolute() or not pure.parts or ".." in pure.parts or "\\" in name or ":" in name:
+        raise BundleError(f"{folder}: file name '{name}' leads out of the bundle")
+    path = folder.joinpath(*pure.parts)
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise BundleError(f"{folder}: file '{name}' is a link that leads out of the bundle")
+    return path
+
+
+def _cache_path(bundle: Bundle) -> Path:
+    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    key = hashlib.sha256(str(bundle.path.resolve()).encode()).hexdigest()[:24]
+    return root / "palmtop" / "hashes" / f"{key}.json"
+
+
+def _read_cache(bundle: Bundle) -> dict[str, str]:
+    try:
+        data = json.loads(_cache_path(bundle).read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return data if isinstance(data, dict) else {}
+
+
+def _write_cache(bundle: Bundle, seen: dict[str, str]) -> None:
+    path = _cache_path(bundle)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = path.with_suffix(f".{os.getpid()}")
+        beside.write_text(json.dumps(seen), "utf-8")
+        beside.replace(path)
+    except OSError:
+        return  # a read-only home only costs the next opening its hashes again

@@ -1,0 +1,52 @@
+"""Every error that palmtop explains to its user, as one tree.
+
+* PalmtopError                 what a user can cause and we explain; the command line prints it and exits with 2
+  x CheckpointError            missing shard, tensor or config key; wrong shape; non-finite weights
+  x UnsupportedModelError      no architecture file for this model_type
+  x QuantizeError              (also ValueError) a scheme or a tensor that cannot be quantised
+  x BundleError                the manifest or a file of a bundle is wrong
+    + BundleVersionError       the bundle was written by a newer palmtop
+  x InputError                 prompt, image, audio or option not usable
+  x MemoryPlanError            what was asked for does not fit into the memory there is
+  x RuntimeMissingError        an extra is not installed; the message holds the pip command
+
+A message is one sentence: what, where, found, expected. Anything else that is raised is our bug.
+"""
+
+from __future__ import annotations
+
+
+class PalmtopError(Exception):
+    """Base of everything a user can cause."""
+
+
+class CheckpointError(PalmtopError):
+    """A checkpoint lacks something or holds something impossible."""
+
+
+class UnsupportedModelError(PalmtopError):
+    """No architecture file exists for the checkpoint's model_type."""
+
+
+class QuantizeError(PalmtopError, ValueError):
+    """A quantisation scheme or the tensor given to it is not usable."""
+
+
+class BundleError(PalmtopError):
+    """A bundle's manifest or one of its files is wrong."""
+
+
+class BundleVersionError(BundleError):
+    """The bundle's schema is newer than this palmtop."""
+
+
+class InputError(PalmtopError):
+    """A prompt, an image, a sound or an option is not usable."""
+
+
+class MemoryPlanError(PalmtopError):
+    """The session asked for does not fit into memory."""
+
+
+class RuntimeMissingError(PalmtopError):
+    """An optional dependency is not installed."""

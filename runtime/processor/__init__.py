@@ -1,0 +1,1 @@
+"""Raw text, images and sounds become token ids and arrays, as a bundle's ProcessorSpec says."""
