@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import onnx_ir as ir
 
 import palmtop
-from palmtop.errors import CheckpointError, InputError
-from palmtop.runtime.bundle import sha256_of
+from palmtop.errors import BundleError, CheckpointError, InputError
+from palmtop.runtime.bundle import Bundle, sha256_of
 from palmtop.runtime.manifest import (
     MANIFEST_FILE,
     AdapterSpec,
@@ -21,14 +20,13 @@ from palmtop.runtime.manifest import (
     EncoderSpec,
     FileSpec,
     Manifest,
-    PartSpec,
     Route,
 )
 
 from .arch import Model, find
 from .checkpoint import Checkpoint
 from .genai_config import GENAI_CONFIG_FILE, genai_config, write_tokenizer
-from .graph.builder import GraphBuilder
+from .graph.builder import GraphBuilder, WeightSink
 from .graph.conformer import build_audio
 from .graph.decoder import DecoderPrecision, build_decoder
 from .graph.linear import Precision
@@ -41,6 +39,7 @@ from .weight import Weight, Weights
 from .write import WeightFile, written_beside
 
 DECODER_FILE, VISION_FILE, AUDIO_FILE = "decoder.onnx", "vision.onnx", "audio.onnx"
+QUALITY_FILE = "quality.json"
 AUDIO_WINDOW_STEPS = 500
 
 
@@ -59,6 +58,7 @@ def export_model(
     recipe: Recipe | None = None,
     *,
     overwrite: bool = False,
+    verify: bool = False,
     progress: Callable[[Progress], None] | None = None,
 ) -> Path:
     """Export a checkpoint folder to a bundle folder.
@@ -68,6 +68,7 @@ def export_model(
         target: the bundle to write; it appears whole or not at all.
         recipe: choices; None takes the defaults.
         overwrite: replace a target that exists.
+        verify: compare the bundle with the checkpoint when it is written, and keep the numbers in quality.json.
         progress: called after each tensor.
 
     Returns:
@@ -77,6 +78,7 @@ def export_model(
         CheckpointError: the checkpoint lacks something or contradicts itself.
         UnsupportedModelError: no architecture file for its model_type.
         InputError: the target exists or cannot be written, or the recipe asks for an adapter that is not there.
+        BundleError: the bundle failed its proof; it is not kept.
     """
     recipe = recipe or Recipe()
     checkpoint = Checkpoint(source)
@@ -84,15 +86,22 @@ def export_model(
     if progress is not None:
         checkpoint.on_read = _reporter(checkpoint, progress)
     with written_beside(Path(target), overwrite=overwrite) as folder:
-        write_bundle(folder, checkpoint, model, recipe)
+        manifest = write_bundle(folder, checkpoint, model, recipe)
+        if verify:
+            checkpoint.on_read = None
+            _prove(folder, manifest, checkpoint)
     return Path(target)
 
 
 def write_bundle(folder: Path, checkpoint: Checkpoint, model: Model, recipe: Recipe) -> Manifest:
     """Write every file of a bundle into an empty folder."""
-    weights = merged_weights(model, recipe)
-    adapters = model.adapters if recipe.adapter_mode == "gated" else ()
-    graphs = _write_graphs(folder, model, weights, adapters, recipe)
+    adapters = gated_adapters(model, recipe)
+    graphs = []
+    for part in export_parts(model):
+        with WeightFile(folder, f"weights/{part}.bin") as sink:
+            graph = build_graphs(model, recipe, part, sink)
+        ir.save(graph, folder / f"{part}.onnx")
+        graphs.append((part, graph))
     decoder = _decoder_spec(model)
     text = model.processor.text
     (folder / GENAI_CONFIG_FILE).write_text(json.dumps(genai_config(decoder, text), indent=1), "utf-8")
@@ -112,13 +121,25 @@ def write_bundle(folder: Path, checkpoint: Checkpoint, model: Model, recipe: Rec
             for gate, a in enumerate(adapters)
         ),
         routes=_routes(model, recipe),
-        parts=_parts(graphs, adapters),
+        parts=count_parts(graphs, [a.name for a in adapters]),
         recipe=recipe.to_dict(),
         files=list_files(folder),
         palmtop=palmtop.__version__,
     )
     write_manifest(folder, manifest)
     return manifest
+
+
+def _prove(folder: Path, manifest: Manifest, checkpoint: Checkpoint) -> None:
+    """Verify a bundle that is still being written, and keep what was measured in it."""
+    from .verify import verify
+
+    quality = verify(Bundle(folder, manifest), checkpoint)
+    if not quality.passed:
+        failed = next(c for c in quality.checks if not c.passed)
+        raise BundleError(f"the exported bundle failed its proof: {failed.name}: {failed.detail}")
+    (folder / QUALITY_FILE).write_text(json.dumps(quality.to_dict(), indent=1), "utf-8")
+    write_manifest(folder, replace(manifest, files=list_files(folder)))
 
 
 def merged_weights(model: Model, recipe: Recipe) -> Weights:
@@ -159,35 +180,35 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     (folder / MANIFEST_FILE).write_text(json.dumps(manifest.to_dict(), indent=1, ensure_ascii=False), "utf-8")
 
 
-def _write_graphs(
-    folder: Path, model: Model, weights: Weights, adapters: Sequence[Adapter], recipe: Recipe
-) -> list[tuple[str, ir.Model]]:
-    linears = Precision(scheme=recipe.decoder_scheme, accuracy_level=recipe.accuracy_level)
-    head = Precision(scheme=recipe.head_scheme, accuracy_level=recipe.accuracy_level)
+def export_parts(model: Model) -> list[str]:
+    """Names of the graphs a model needs: "decoder", then "vision" and "audio" where it has them."""
+    there = {"decoder": True, "vision": model.vision is not None, "audio": model.audio is not None}
+    return [part for part, needed in there.items() if needed]
+
+
+def build_graphs(model: Model, recipe: Recipe, part: str, sink: WeightSink) -> ir.Model:
+    """Build one graph, its big weights going to the sink as they are read."""
+    weights = merged_weights(model, recipe)
+    g = GraphBuilder(part, sink)
+    if part == "decoder":
+        linears = Precision(scheme=recipe.decoder_scheme, accuracy_level=recipe.accuracy_level)
+        head = Precision(scheme=recipe.head_scheme, accuracy_level=recipe.accuracy_level)
+        precision = DecoderPrecision(linears=linears, head=head, adapters=linears)
+        build_decoder(g, weights, model.decoder, gated_adapters(model, recipe), precision)
+        return g.model()
     # The encoders' activations have outliers that int8 activations would clip: they compute in float32.
     encoders = Precision(scheme=recipe.encoder_scheme, accuracy_level=0)
-    extend = weights.within("embed_tokens_extend.")
-    precision = DecoderPrecision(linears=linears, head=head, adapters=linears)
-    decoder, vision, audio = model.decoder, model.vision, model.audio
-    steps: list[tuple[str, Callable[[GraphBuilder], None]]] = [
-        ("decoder", lambda g: build_decoder(g, weights, decoder, adapters, precision))
-    ]
-    if vision is not None:
-        steps.append(("vision", lambda g: build_vision(g, extend, vision, encoders)))
-    if audio is not None:
-        steps.append(("audio", lambda g: build_audio(g, extend, audio, encoders)))
-    graphs = []
-    for name, build in steps:
-        with WeightFile(folder, f"weights/{name}.bin") as sink:
-            g = GraphBuilder(name, sink)
-            build(g)
-        graphs.append((name, g.model()))
-        ir.save(graphs[-1][1], folder / f"{name}.onnx")
-    return graphs
+    towers = weights.within("embed_tokens_extend.")
+    if part == "vision" and model.vision is not None:
+        build_vision(g, towers, model.vision, encoders)
+    elif part == "audio" and model.audio is not None:
+        build_audio(g, towers, model.audio, encoders)
+    return g.model()
 
 
-def _parts(graphs: Sequence[tuple[str, ir.Model]], adapters: Sequence[Adapter]) -> tuple[PartSpec, ...]:
-    return count_parts(graphs, [a.name for a in adapters])
+def gated_adapters(model: Model, recipe: Recipe) -> tuple[Adapter, ...]:
+    """The adapters that get a gate in the decoder."""
+    return model.adapters if recipe.adapter_mode == "gated" else ()
 
 
 def _decoder_spec(model: Model) -> DecoderSpec:
@@ -229,9 +250,3 @@ def _reporter(checkpoint: Checkpoint, progress: Callable[[Progress], None]) -> C
         progress(Progress(name, min(done, total), total))
 
     return report
-
-
-def describe(manifest: Manifest) -> dict[str, Any]:
-    """Totals for people and for ``--json``."""
-    size_bytes = sum(f.size_bytes for f in manifest.files.values())
-    return {"size_bytes": size_bytes, "parts": [asdict(p) for p in manifest.parts]}

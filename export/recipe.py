@@ -62,6 +62,18 @@ class Recipe:
         return Scheme(bits=bits, group=self.group, symmetric=self.symmetric)
 
     @property
+    def bits_of_head(self) -> int:
+        """Of the embedding and the head."""
+        return self.bits if self.head_bits is None else self.head_bits
+
+    @property
+    def bits_of_encoders(self) -> int:
+        """Of the encoders' linears."""
+        if self.encoder_bits is not None:
+            return self.encoder_bits
+        return 32 if self.bits == 32 else 8
+
+    @property
     def decoder_scheme(self) -> Scheme | None:
         """Of the linears and the adapters."""
         return self.scheme(self.bits)
@@ -69,13 +81,12 @@ class Recipe:
     @property
     def head_scheme(self) -> Scheme | None:
         """Of the embedding and the head."""
-        return self.scheme(self.bits if self.head_bits is None else self.head_bits)
+        return self.scheme(self.bits_of_head)
 
     @property
     def encoder_scheme(self) -> Scheme | None:
         """Of the encoders' linears."""
-        default = 32 if self.bits == 32 else 8
-        return self.scheme(default if self.encoder_bits is None else self.encoder_bits)
+        return self.scheme(self.bits_of_encoders)
 
     @property
     def adapter_mode(self) -> str:
@@ -102,6 +113,18 @@ class Recipe:
         return asdict(self)
 
     @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Recipe:
+        """Inverse of ``to_dict``.
+
+        Raises:
+            InputError: an unknown key.
+        """
+        known = {f.name for f in fields(cls)}
+        if unknown := sorted(data.keys() - known):
+            raise InputError(f"recipe has '{unknown[0]}', expected keys among {', '.join(sorted(known))}")
+        return cls(**data)
+
+    @classmethod
     def from_toml(cls, path: Path) -> Recipe:
         """Read a recipe file; keys are the attributes.
 
@@ -114,7 +137,4 @@ class Recipe:
             data = tomllib.loads(path.read_text("utf-8"))
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise InputError(f"{path}: is not a readable TOML recipe ({error})") from error
-        known = {f.name for f in fields(cls)}
-        if unknown := sorted(data.keys() - known):
-            raise InputError(f"{path}: has '{unknown[0]}', expected keys among {', '.join(sorted(known))}")
-        return cls(**data)
+        return cls.from_dict(data)

@@ -58,24 +58,30 @@ def from_range(
         scheme: bits, group, symmetric.
     """
     if scheme.symmetric:
-        # The code range is one wider below zero; giving the larger side that end costs no bits.
+        # Codes reach one step further below the zero; a negative scale gives that step to a positive peak.
         peak = np.where(-low > high, low, high)
-        scales = (peak / np.where(-low > high, -scheme.middle, scheme.middle - 1)).astype(np.float32)
+        scales = (peak / np.float32(-scheme.middle)).astype(np.float32)
         zeros = np.full(scales.shape, scheme.middle, np.float32)
     else:
         scales = ((high - low) / scheme.levels).astype(np.float32)
         with np.errstate(divide="ignore", invalid="ignore"):
-            zeros = np.where(scales > 0, np.rint(-low / scales), scheme.middle).astype(np.float32)
+            zeros = np.where(scales > 0, np.rint(-low / scales), 0).astype(np.float32)
         zeros = zeros.clip(0, scheme.levels)
-    safe = np.where(scales > 0, scales, np.float32(1))[..., None]
+    safe = np.where(scales != 0, scales, np.float32(1))[..., None]
     codes = (np.rint(groups / safe) + zeros[..., None]).clip(0, scheme.levels).astype(np.uint8)
     return QuantizedTensor(
         scheme=scheme,
         columns=columns,
         codes=pack(codes, scheme.bits),
-        scales=np.where(scales > 0, scales, np.float32(0)),
-        zero_points=None if scheme.symmetric else pack(zeros.astype(np.uint8), scheme.bits),
+        scales=scales,
+        zero_points=None if scheme.symmetric else _pack_zeros(zeros.astype(np.uint8), scheme),
     )
+
+
+def _pack_zeros(zeros: NDArray[np.uint8], scheme: Scheme) -> NDArray[np.uint8]:
+    """[N, K/G] -> bytes; a last byte that is not full is filled up with the middle, as onnxruntime does."""
+    short = -zeros.shape[-1] % (8 // scheme.bits)
+    return pack(np.pad(zeros, ((0, 0), (0, short)), constant_values=scheme.middle), scheme.bits)
 
 
 def dequantize(tensor: QuantizedTensor) -> NDArray[np.float32]:

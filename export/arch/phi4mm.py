@@ -144,6 +144,8 @@ def _head_size(config: Keys) -> int:
 
 def _rope(config: Keys, original: int | None) -> RopeConfig:
     rotary_size = int(_head_size(config) * config.number("partial_rotary_factor", default=1.0))
+    if rotary_size % 2 or rotary_size < 2:
+        raise CheckpointError(f"config.json: heads rotate {rotary_size} dimensions, expected an even number")
     theta = config.number("rope_theta", default=10000.0)
     scaling = config.optional("rope_scaling")
     if scaling is None:

@@ -61,20 +61,20 @@ def attention(
     value: ir.Value,
     heads: int,
     *,
-    key_mask: ir.Value | None = None,
+    scale: float = 0.0,
     bias: ir.Value | None = None,
 ) -> ir.Value:
-    """Softmax attention, scaled by the square root of the head size.
+    """Softmax attention.
 
-    Without mask and bias onnxruntime's CPU kernel never holds the [B, H, S, S] scores at once.
+    Without a bias onnxruntime's CPU kernel never holds the [B, heads, S, S] scores at once.
 
     Args:
         g: the graph.
-        query: [B, S, h]; key and value likewise.
-        key: see query.
-        value: see query.
-        heads: h / heads is the head size.
-        key_mask: [B, S] int32, 0 hides a key from every query.
+        query: [B, S, heads * d].
+        key: [B, S, heads * d].
+        value: [B, S, h].
+        heads: number of heads.
+        scale: of the scores; 0 means ``1 / sqrt(d)``.
         bias: [1, heads, S, S] float32, added to the scaled scores.
 
     Returns:
@@ -82,18 +82,5 @@ def attention(
 
     Source: onnxruntime ContribOperators.md, com.microsoft.MultiHeadAttention.
     """
-    return g.op(
-        "MultiHeadAttention",
-        query,
-        key,
-        value,
-        None,
-        key_mask,
-        bias,
-        domain=MICROSOFT,
-        num_heads=heads,
-        mask_filter_value=HIDDEN_SCORE,
-    )
-
-
-HIDDEN_SCORE = -3.0e38  # close to the lowest float32, which the reference adds
+    inputs = (query, key, value) if bias is None else (query, key, value, None, None, bias)
+    return g.op("MultiHeadAttention", *inputs, domain=MICROSOFT, num_heads=heads, scale=scale)

@@ -25,6 +25,7 @@ from .encoder_block import attention, layer_norm, module_linear, query_key_value
 from .linear import Precision, float_array
 
 CHANNELS = 3
+HIDDEN = -1e30  # a score that softmax turns into 0, with room below for the head's own part
 _TOWER = "image_embed.img_processor."
 
 
@@ -79,6 +80,16 @@ class VisionConfig:
         return self.feature_layer + (self.num_hidden_layers + 1 if self.feature_layer < 0 else 0)
 
 
+def activation_bytes(config: VisionConfig) -> int:
+    """Memory that one tile needs while it runs, about, for ``EncoderSpec.bytes_per_item``.
+
+    Twice what is alive at the widest place: the reference model's tile has 108 MB alive, and a process grows by 150
+    to 270 MB, for glibc keeps freed pieces (onnxruntime 1.31, x86-64; ``runtime/encoders.py`` returns them after use).
+    """
+    alive = 4 * config.patches**2 * (2 * config.intermediate_size + 16 * config.hidden_size)
+    return 2 * alive
+
+
 def position_table(patches: int) -> NDArray[np.int64]:
     """Where the i-th of n valid patches of a side lies on the trained grid.
 
@@ -125,12 +136,9 @@ def build_vision(g: GraphBuilder, weights: Weights, config: VisionConfig, precis
     tower = weights.within(_TOWER)
 
     hidden = _embeddings(g, tower.within("embeddings."), config, pixels, mask)  # [N, P*P, h]
-    key_mask = g.op("Cast", g.op("Reshape", mask, g.constant([0, -1])), to=int(ir.DataType.INT32))
-    all_valid = g.op("Cast", g.op("ReduceMin", key_mask, keepdims=0), to=int(ir.DataType.BOOL))
+    columns = _hiding_columns(g, config, mask)
     for index in range(config.layers_run):
-        hidden = _layer(
-            g, tower.within(f"encoder.layers.{index}."), config, hidden, key_mask, all_valid, precision
-        )
+        hidden = _layer(g, tower.within(f"encoder.layers.{index}."), config, hidden, columns, precision)
 
     rows = _pool(g, config, hidden)  # [N*p*p, h]
     h = config.hidden_size
@@ -191,30 +199,36 @@ def _position_ids(g: GraphBuilder, config: VisionConfig, mask: ir.Value) -> ir.V
     return g.op("Reshape", ids, g.constant([0, patches * patches]))
 
 
+def _hiding_columns(g: GraphBuilder, config: VisionConfig, mask: ir.Value) -> tuple[ir.Value, ir.Value]:
+    """One more column for every head of the queries and of the keys, [N, P*P, heads, 1] each.
+
+    Their product is 0 for a valid key and hides a masked one: a mask inside the ordinary dot product, because
+    with a mask of its own the attention kernel holds all scores at once (67 MB a tile in the reference model).
+    """
+    whole = g.constant([1, 1, config.num_attention_heads, 1])
+    flat = g.op("Reshape", mask, g.constant([0, -1, 1, 1]))
+    keys = g.op("Expand", g.op("Where", flat, g.constant(0.0), g.constant(HIDDEN)), whole)
+    return g.op("Add", g.op("Mul", keys, g.constant(0.0)), g.constant(1.0)), keys
+
+
 def _layer(
     g: GraphBuilder,
     weights: Weights,
     config: VisionConfig,
     x: ir.Value,
-    key_mask: ir.Value,
-    all_valid: ir.Value,
+    columns: tuple[ir.Value, ir.Value],
     precision: Precision,
 ) -> ir.Value:
-    h, f, heads, eps = (
-        config.hidden_size,
-        config.intermediate_size,
-        config.num_attention_heads,
-        config.layer_norm_eps,
-    )
+    h, f, heads = config.hidden_size, config.intermediate_size, config.num_attention_heads
+    size, eps = h // heads, config.layer_norm_eps
     normed = layer_norm(g, weights, "layer_norm1", x, h, eps)
     q, k, v = query_key_value(g, weights.within("self_attn."), normed, h, precision)
-    name = f"{weights.get('self_attn.q_proj.bias', h).name.removesuffix('.q_proj.bias')}"
-    mixed = g.op(
-        "If",
-        all_valid,  # most tiles are full, and without a mask the kernel is faster and needs no [S, S] scores
-        then_branch=g.branch(f"{name}/whole", lambda b: attention(b, q, k, v, heads)),
-        else_branch=g.branch(f"{name}/masked", lambda b: attention(b, q, k, v, heads, key_mask=key_mask)),
-    )
+
+    def widened(x: ir.Value, column: ir.Value) -> ir.Value:  # [N, P*P, heads * size] -> [.., heads * (size + 1)]
+        by_head = g.op("Reshape", x, g.constant([0, 0, heads, size]))
+        return g.op("Reshape", g.op("Concat", by_head, column, axis=-1), g.constant([0, 0, heads * (size + 1)]))
+
+    mixed = attention(g, widened(q, columns[0]), widened(k, columns[1]), v, heads, scale=size**-0.5)
     x = g.op("Add", x, module_linear(g, weights, "self_attn.out_proj", mixed, (h, h), precision))
     normed = layer_norm(g, weights, "layer_norm2", x, h, eps)
     wide = module_linear(g, weights, "mlp.fc1", normed, (f, h), precision)

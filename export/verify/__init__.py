@@ -1,0 +1,306 @@
+"""Nothing is believed: compare a bundle with the checkpoint it was made of, and its adapters with themselves.
+
+Four proofs. Tensors: what the bundle stores is what the checkpoint holds, up to quantisation. Logits: the
+bundle's decoder agrees with a float32 one on packaged questions of every mode. Adapters: each gate, under the
+name the manifest gives it, changes the logits the way that adapter changes the float model. Off: with every
+gate zero the logits equal, bit for bit, those of a bundle that was exported without adapters.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from palmtop.errors import BundleError
+from palmtop.export.arch import Model, find
+from palmtop.export.checkpoint import Checkpoint
+from palmtop.export.convert import build_graphs, export_parts
+from palmtop.export.recipe import Recipe
+from palmtop.runtime.bundle import Bundle
+from palmtop.runtime.manifest import Manifest
+
+from .probe import DecoderProbe, ProbeInput
+from .quality import Agreement, Check, Quality, agreement, cosine, kl, snr_db
+from .samples import SampleReader, packaged_messages
+from .tensors import ComparingSink
+
+MIN_TENSOR_SNR_DB = {2: 5.0, 4: 12.0, 8: 30.0, 32: 120.0}  # a halved tensor has 6 dB, a foreign one about 0
+MIN_EFFECT_COSINE = 0.6  # of the change of logits, against the float model's; measured 0.9 and more at 4 bits
+EFFECT_RATIO = (0.7, 1.4)  # of its size
+MAX_LOGIT_SHARE = {4: 0.5, 8: 0.2, 32: 1e-3}  # largest difference of a logit, of the range
+STEPS = 6  # teacher-forced tokens a question
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Reference:
+    """The float bundle made of the checkpoint, and one without adapters made like the bundle under test."""
+
+    float_folder: Path
+    float_manifest: Manifest
+    plain_folder: Path
+    plain_manifest: Manifest
+
+
+def verify(bundle: Bundle, checkpoint: Checkpoint, *, items: int = 4, report: Report | None = None) -> Quality:
+    """Compare a bundle with its checkpoint.
+
+    Args:
+        bundle: an open bundle.
+        checkpoint: what it should have been made of.
+        items: packaged questions of each mode.
+        report: told what is being done.
+
+    Returns:
+        Checks and numbers; nothing is raised for a bad bundle, its checks fail.
+
+    Raises:
+        BundleError: a graph of the bundle cannot be loaded or lacks what its manifest names.
+        CheckpointError: the checkpoint cannot be read.
+    """
+    started = time.perf_counter()
+    tell = report or (lambda _: None)
+    recipe = Recipe.from_dict(bundle.manifest.recipe)
+    model = find(str(checkpoint.config.get("model_type"))).read_model(checkpoint, recipe.context)
+    checks: list[Check] = list(_names(bundle.manifest, model))
+    tell("tensors")
+    tensors = _compare_tensors(bundle, model, recipe)
+    checks += _judge_tensors(tensors, recipe)
+    with tempfile.TemporaryDirectory(prefix="palmtop-verify-") as temporary:
+        tell("float reference")
+        reference = _make_reference(Path(temporary), checkpoint, model, recipe)
+        tell("logits")
+        decoders = _Decoders(bundle, reference)
+        pairs = list(_prompts(bundle, reference, items))
+        modes = {m: _mode_agreement(decoders, m, [p for p in pairs if p[0].mode == m]) for m in bundle.manifest.modes}
+        checks += _judge_modes(modes, recipe)
+        tell("adapters")
+        adapters = {a.name: _adapter_effect(decoders, a.name, pairs) for a in bundle.manifest.adapters}
+        checks += _judge_adapters(adapters)
+        checks += _off_is_base(decoders, pairs)
+    return Quality(
+        checks=tuple(checks),
+        modes=modes,
+        adapters=adapters,
+        tensors={k: {"snr_db": round(v, 2)} for k, v in tensors.items()},
+        seconds=round(time.perf_counter() - started, 2),
+    )
+
+
+def _names(manifest: Manifest, model: Model) -> list[Check]:
+    """The manifest's adapters are the checkpoint's, with their rank and alpha."""
+    checks = []
+    there = {a.name: a for a in model.adapters}
+    for spec in manifest.adapters:
+        adapter = there.get(spec.name)
+        same = adapter is not None and (adapter.rank, adapter.alpha) == (spec.rank, spec.alpha)
+        expected = "none" if adapter is None else f"rank {adapter.rank}, alpha {adapter.alpha:g}"
+        checks.append(
+            Check(
+                name=f"adapter {spec.name}: rank and alpha",
+                passed=same,
+                value=float(spec.rank),
+                limit=float(adapter.rank) if adapter else 0.0,
+                detail=f"bundle has rank {spec.rank}, alpha {spec.alpha:g}; checkpoint has {expected}",
+            )
+        )
+    return checks
+
+
+def _compare_tensors(bundle: Bundle, model: Model, recipe: Recipe) -> dict[str, float]:
+    """SNR in dB by stored tensor, over all three graphs; a tensor that is not there has -200."""
+    found: dict[str, float] = {}
+    as_float = replace(recipe, bits=32, head_bits=None, encoder_bits=None)
+    for part in export_parts(model):
+        sink = ComparingSink(bundle.file(f"{part}.onnx"))
+        build_graphs(model, as_float, part, sink)
+        found |= {f"{part}: {name}": value for name, value in sink.snr_db.items()}
+        found |= {f"{part}: {name}": -200.0 for name in sink.missing}
+    return found
+
+
+def _judge_tensors(tensors: dict[str, float], recipe: Recipe) -> list[Check]:
+    """One check a group of tensors, naming the worst."""
+    groups: dict[str, list[tuple[float, str]]] = {}
+    for name, value in tensors.items():
+        part, tensor = name.split(": ", 1)
+        adapter = tensor.rsplit(".", 1)[-1] if ".lora_" in tensor else None
+        groups.setdefault(f"adapter {adapter}" if adapter else part, []).append((value, tensor))
+    bits = {"vision": recipe.bits_of_encoders, "audio": recipe.bits_of_encoders}
+    checks = []
+    for group, values in groups.items():
+        worst, tensor = min(values)
+        limit = MIN_TENSOR_SNR_DB[bits.get(group, min(recipe.bits, recipe.bits_of_head))]
+        checks.append(
+            Check(
+                name=f"{group}: stored tensors",
+                passed=worst >= limit,
+                value=round(worst, 2),
+                limit=limit,
+                detail=f"lowest signal-to-noise ratio of {len(values)} tensors is {worst:.1f} dB, at '{tensor}'",
+            )
+        )
+    return checks
+
+
+def _make_reference(folder: Path, checkpoint: Checkpoint, model: Model, recipe: Recipe) -> _Reference:
+    from palmtop.export.convert import write_bundle
+
+    float_folder, plain_folder = folder / "float", folder / "plain"
+    for each in (float_folder, plain_folder):
+        each.mkdir()
+    as_float = replace(recipe, bits=32, head_bits=None, encoder_bits=None)
+    float_manifest = write_bundle(float_folder, checkpoint, model, as_float)
+    plain = replace(recipe, adapters="none") if recipe.adapter_mode == "gated" else recipe
+    plain_manifest = write_bundle(plain_folder, checkpoint, model, plain)
+    return _Reference(float_folder, float_manifest, plain_folder, plain_manifest)
+
+
+class _Decoders:
+    """The decoder under test, the float one and the one without adapters."""
+
+    def __init__(self, bundle: Bundle, reference: _Reference) -> None:
+        self.manifest = bundle.manifest
+        self.float_manifest = reference.float_manifest
+        self.found = DecoderProbe(bundle.file(bundle.manifest.decoder.file), bundle.manifest.decoder)
+        self.exact = DecoderProbe(
+            reference.float_folder / reference.float_manifest.decoder.file, reference.float_manifest.decoder
+        )
+        self.plain = DecoderProbe(
+            reference.plain_folder / reference.plain_manifest.decoder.file, reference.plain_manifest.decoder
+        )
+        if self.found.num_gates != len(bundle.manifest.adapters):
+            raise BundleError(
+                f"{bundle.path}: the decoder has {self.found.num_gates} adapter gates,"
+                f" expected {len(bundle.manifest.adapters)} as the manifest says"
+            )
+
+    def gates(self, manifest: Manifest, weights: dict[str, float]) -> NDArray[np.float32]:
+        """[A] gate weights in a manifest's order."""
+        gates = np.zeros(len(manifest.adapters), np.float32)
+        for adapter in manifest.adapters:
+            gates[adapter.gate] = weights.get(adapter.name, 0.0)
+        return gates
+
+    def both(
+        self, pair: tuple[ProbeInput, ProbeInput], weights: dict[str, float], tokens: NDArray[np.int64]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Logits of the float decoder and of the one under test, each on its own encoders' features."""
+        exact, found = pair
+        return (
+            self.exact.logits(exact, self.gates(self.float_manifest, weights), tokens),
+            self.found.logits(found, self.gates(self.manifest, weights), tokens),
+        )
+
+
+def _prompts(bundle: Bundle, reference: _Reference, items: int) -> list[tuple[ProbeInput, ProbeInput]]:
+    """The same questions as (float encoders', bundle's encoders') inputs."""
+    exact = SampleReader(reference.float_folder, reference.float_manifest)
+    found = SampleReader(bundle.path, bundle.manifest)
+    return [
+        (exact.read(mode, messages), found.read(mode, messages))
+        for mode, messages in packaged_messages(bundle.manifest.modes, items)
+    ]
+
+
+def _mode_agreement(decoders: _Decoders, mode: str, pairs: list[tuple[ProbeInput, ProbeInput]]) -> Agreement:
+    weights = decoders.float_manifest.routes[mode].adapters if decoders.manifest.adapters else {}
+    exact, found = [], []
+    for pair in pairs:
+        tokens = decoders.exact.greedy(pair[0], decoders.gates(decoders.float_manifest, weights), STEPS)
+        e, f = decoders.both(pair, weights, tokens)
+        exact.append(e)
+        found.append(f)
+    return agreement(np.concatenate(exact), np.concatenate(found))
+
+
+def _judge_modes(modes: dict[str, Agreement], recipe: Recipe) -> list[Check]:
+    limit = MAX_LOGIT_SHARE[min(recipe.bits, recipe.bits_of_head, recipe.bits_of_encoders)]
+    return [
+        Check(
+            name=f"{mode}: logits",
+            passed=bool(a.max_abs <= limit),
+            value=round(a.max_abs, 6),
+            limit=limit,
+            detail=f"KL {a.mean_kl:.4f} nats, {a.top1:.0%} same top token over {a.positions} positions;"
+            f" largest difference is {a.max_abs:.2%} of the logit range",
+        )
+        for mode, a in modes.items()
+    ]
+
+
+def _adapter_effect(
+    decoders: _Decoders, name: str, pairs: list[tuple[ProbeInput, ProbeInput]]
+) -> dict[str, float]:
+    """How the adapter changes the logits, against how it changes the float model's."""
+    exact_changes, found_changes, effect, match = [], [], [], []
+    for pair in pairs:
+        tokens = decoders.exact.greedy(pair[0], decoders.gates(decoders.float_manifest, {}), 2)
+        exact_off, found_off = decoders.both(pair, {}, tokens)
+        exact_on, found_on = decoders.both(pair, {name: 1.0}, tokens)
+        exact_changes.append(exact_on - exact_off)
+        found_changes.append(found_on - found_off)
+        effect.append(kl(exact_on, exact_off))
+        match.append(kl(exact_on, found_on))
+    exact, found = np.concatenate(exact_changes), np.concatenate(found_changes)
+    size = float(np.linalg.norm(exact))
+    return {
+        "effect_kl": float(np.concatenate(effect).mean()),
+        "match_kl": float(np.concatenate(match).mean()),
+        "cosine": cosine(exact, found),
+        "ratio": float(np.linalg.norm(found)) / size if size > 0 else 0.0,
+        "snr_db": snr_db(exact, found),
+    }
+
+
+def _judge_adapters(adapters: dict[str, dict[str, float]]) -> list[Check]:
+    checks = []
+    low, high = EFFECT_RATIO
+    for name, numbers in adapters.items():
+        checks.append(
+            Check(
+                name=f"adapter {name}: changes the logits as in the checkpoint",
+                passed=numbers["cosine"] >= MIN_EFFECT_COSINE,
+                value=round(numbers["cosine"], 4),
+                limit=MIN_EFFECT_COSINE,
+                detail=f"cosine of the change is {numbers['cosine']:.3f};"
+                f" base to adapter is KL {numbers['effect_kl']:.3f}, adapter to bundle KL {numbers['match_kl']:.3f}",
+            )
+        )
+        checks.append(
+            Check(
+                name=f"adapter {name}: as strong as in the checkpoint",
+                passed=low <= numbers["ratio"] <= high,
+                value=round(numbers["ratio"], 4),
+                limit=high if numbers["ratio"] > 1 else low,
+                detail=f"the change is {numbers['ratio']:.2f} times the checkpoint's, expected {low} to {high}",
+            )
+        )
+    return checks
+
+
+def _off_is_base(decoders: _Decoders, pairs: list[tuple[ProbeInput, ProbeInput]]) -> list[Check]:
+    if not decoders.manifest.adapters:
+        return []
+    worst = 0.0
+    for _, found in pairs:
+        tokens = np.arange(3, dtype=np.int64)
+        off = decoders.found.logits(found, decoders.gates(decoders.manifest, {}), tokens)
+        plain = decoders.plain.logits(found, np.zeros(0, np.float32), tokens)
+        worst = max(worst, float(np.abs(off - plain).max()))
+    return [
+        Check(
+            name="adapters off: equal to the bundle without adapters",
+            passed=worst == 0.0,
+            value=worst,
+            limit=0.0,
+            detail=f"largest difference over {len(pairs)} questions is {worst:g}, expected 0 bit for bit",
+        )
+    ]

@@ -1,0 +1,122 @@
+"""Run a decoder graph teacher-forced in plain onnxruntime, without genai: the same tokens through two graphs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from palmtop.errors import BundleError
+from palmtop.runtime.manifest import DecoderSpec
+
+LOG_ERRORS = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeInput:
+    """One prompt as arrays.
+
+    Attributes:
+        mode: "text", "image", "audio" or "image+audio".
+        input_ids: [S] int64.
+        media_places: [S] int64, 0 for text, k for row k of the features.
+        features: [M, H] float32, M >= 1.
+    """
+
+    mode: str
+    input_ids: NDArray[np.int64]
+    media_places: NDArray[np.int64]
+    features: NDArray[np.float32]
+
+
+class DecoderProbe:
+    """One decoder graph, run step by step with a cache of its own."""
+
+    def __init__(self, path: Path, spec: DecoderSpec, *, threads: int = 0) -> None:
+        """Load the graph.
+
+        Raises:
+            BundleError: onnxruntime cannot load it.
+        """
+        import onnxruntime as ort
+
+        options = ort.SessionOptions()
+        options.log_severity_level = LOG_ERRORS
+        options.intra_op_num_threads = threads
+        try:
+            self._session: Any = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime's own exceptions share no base
+            raise BundleError(f"{path}: onnxruntime cannot load it ({str(error).splitlines()[0]})") from error
+        self._spec = spec
+        self._inputs = {i.name: i for i in self._session.get_inputs()}
+        self._outputs = [o.name for o in self._session.get_outputs()]
+
+    @property
+    def num_gates(self) -> int:
+        """Adapters in the graph."""
+        gates = self._inputs.get("adapter_gates")
+        return 0 if gates is None else int(gates.shape[0])
+
+    def logits(
+        self, prompt: ProbeInput, gates: NDArray[np.float32], continuation: NDArray[np.int64], *, is_long: bool = False
+    ) -> NDArray[np.float32]:
+        """Logits after the prompt and after each token of a given continuation.
+
+        Args:
+            prompt: the prompt.
+            gates: [A] adapter weights; ignored by a graph without adapters.
+            continuation: [T] tokens to feed, the last one's successor is not predicted.
+            is_long: use the long LongRoPE factors.
+
+        Returns:
+            [T, V] float32: row t predicts ``continuation[t]``.
+        """
+        rows, cache, length = [], None, 0
+        for ids in [prompt.input_ids, *(continuation[t : t + 1] for t in range(len(continuation) - 1))]:
+            logits, cache = self._run(ids, prompt, gates, cache, length, is_long)
+            length += len(ids)
+            rows.append(logits)
+        return np.stack(rows)
+
+    def greedy(self, prompt: ProbeInput, gates: NDArray[np.float32], steps: int) -> NDArray[np.int64]:
+        """[steps] tokens of the greedy answer, end-of-answer tokens included and passed over."""
+        tokens: list[int] = []
+        cache, length, ids = None, 0, prompt.input_ids
+        for _ in range(steps):
+            logits, cache = self._run(ids, prompt, gates, cache, length, False)
+            length += len(ids)
+            tokens.append(int(logits.argmax()))
+            ids = np.array(tokens[-1:], np.int64)
+        return np.array(tokens, np.int64)
+
+    def _run(
+        self,
+        ids: NDArray[np.int64],
+        prompt: ProbeInput,
+        gates: NDArray[np.float32],
+        cache: dict[str, NDArray[np.float32]] | None,
+        length: int,
+        is_long: bool,
+    ) -> tuple[NDArray[np.float32], dict[str, NDArray[np.float32]]]:
+        total = length + len(ids)
+        index = np.zeros(max(total, len(prompt.media_places)), np.int64)
+        index[: len(prompt.media_places)] = prompt.media_places
+        feeds: dict[str, NDArray[Any]] = {
+            "input_ids": ids[None],
+            "attention_mask": np.ones((1, total), np.int64),
+            "media_index": index,
+            "media_features": prompt.features,
+            "adapter_gates": gates,
+            "rope_long": np.array([is_long]),
+        }
+        empty = np.zeros((1, self._spec.num_kv_heads, 0, self._spec.head_size), np.float32)
+        for name in self._inputs:
+            if name.startswith("past_key_values."):
+                feeds[name] = empty if cache is None else cache[name]
+        found = self._session.run(self._outputs, {k: v for k, v in feeds.items() if k in self._inputs})
+        by_name = dict(zip(self._outputs, found, strict=True))
+        logits = by_name.pop("logits")[0, -1]
+        return logits, {k.replace("present.", "past_key_values."): v for k, v in by_name.items()}

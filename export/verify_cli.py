@@ -1,0 +1,52 @@
+"""``palmtop verify``: check a bundle's files and, against its checkpoint, everything it claims."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import click
+
+EXAMPLES = """
+\b
+Examples:
+  palmtop verify phi4mm-int4                                        # files, sizes, hashes
+  palmtop verify phi4mm-int4 --against Phi-4-multimodal-instruct    # tensors, logits, adapters
+  palmtop verify phi4mm-int4 --against Phi-4-multimodal-instruct --json
+"""
+
+
+@click.command("verify", epilog=EXAMPLES, short_help="Prove that a bundle is what its checkpoint was.")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--against", "checkpoint", type=click.Path(path_type=Path), help="The checkpoint it was exported from.")
+@click.option("--items", type=click.IntRange(1), default=4, show_default=True, help="Packaged questions of each mode.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def verify_command(bundle: Path, checkpoint: Path | None, items: int, as_json: bool) -> None:
+    """Check the BUNDLE's hashes and, with --against, its tensors, logits and adapters.
+
+    Exits with 1 when a check fails, after naming it.
+    """
+    from palmtop.runtime.bundle import check_hashes, open_bundle
+
+    opened = open_bundle(bundle, hashes=False)
+    check_hashes(opened)
+    if checkpoint is None:
+        found = {"passed": True, "files": len(opened.manifest.files), "checks": []}
+        click.echo(json.dumps(found) if as_json else f"{bundle}: {len(opened.manifest.files)} files have the right hash.")
+        return
+    from .checkpoint import Checkpoint
+    from .verify import verify
+
+    def report(step: str) -> None:
+        if sys.stderr.isatty():
+            click.echo(f"comparing {step} ...", err=True)
+
+    quality = verify(opened, Checkpoint(checkpoint), items=items, report=report)
+    if as_json:
+        click.echo(json.dumps(quality.to_dict()))
+    else:
+        for check in quality.checks:
+            mark = click.style("ok  ", fg="green") if check.passed else click.style("FAIL", fg="red")
+            click.echo(f"{mark}  {check.name}: {check.detail}")
+    sys.exit(0 if quality.passed else 1)

@@ -1,0 +1,138 @@
+"""``verify`` must notice what nobody else does: an adapter that is off, foreign, or half as strong."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import onnx_ir as ir
+import pytest
+from click.testing import CliRunner
+
+from palmtop.export.checkpoint import Checkpoint
+from palmtop.export.convert import list_files, write_manifest
+from palmtop.export.verify import verify
+from palmtop.export.verify.quality import Quality
+from palmtop.export.verify_cli import verify_command
+from palmtop.runtime.bundle import open_bundle
+
+
+@pytest.fixture
+def copy(int4_bundle: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(int4_bundle, tmp_path / "bundle"))
+
+
+def rehash(bundle: Path) -> None:
+    """Make the manifest agree with the files, as somebody who means harm, or a careless tool, would."""
+    manifest = open_bundle_unchecked(bundle)
+    write_manifest(bundle, replace(manifest, files=list_files(bundle)))
+
+
+def open_bundle_unchecked(bundle: Path):  # type: ignore[no-untyped-def]
+    from palmtop.runtime.manifest import Manifest
+
+    return Manifest.from_dict(json.loads((bundle / "bundle.json").read_text("utf-8")))
+
+
+def failed(bundle: Path, checkpoint: Path) -> list[str]:
+    quality: Quality = verify(open_bundle(bundle), Checkpoint(checkpoint), items=1)
+    return [c.name for c in quality.checks if not c.passed]
+
+
+def adapter_tensors(bundle: Path, adapter: str, part: str) -> list[ir.ExternalTensor]:
+    model = ir.load(bundle / "decoder.onnx")
+    return [
+        value.const_value
+        for graph in model.graph.subgraphs()
+        for name, value in graph.initializers.items()
+        if f".lora_{part}.{adapter}.{'scales' if part == 'B' else 'codes'}" in name
+        and isinstance(value.const_value, ir.ExternalTensor)
+    ]
+
+
+def test_a_good_bundle_passes_and_says_what_it_measured(int4_bundle: Path, reference_checkpoint: Path) -> None:
+    quality = verify(open_bundle(int4_bundle), Checkpoint(reference_checkpoint), items=1)
+    assert [c.name for c in quality.checks if not c.passed] == []
+    assert set(quality.modes) == {"text", "image", "audio", "image+audio"}
+    assert set(quality.adapters) == {"vision", "speech"}
+    assert json.loads(json.dumps(quality.to_dict()))["passed"] is True
+
+
+def test_zeroed_adapter_bytes_are_noticed(copy: Path, reference_checkpoint: Path) -> None:
+    with (copy / "weights" / "decoder.bin").open("r+b") as file:
+        for tensor in adapter_tensors(copy, "vision", "B"):
+            file.seek(tensor.offset or 0)
+            file.write(bytes(tensor.length or 0))
+    rehash(copy)
+    names = failed(copy, reference_checkpoint)
+    assert "adapter vision: stored tensors" in names
+    assert "adapter vision: changes the logits as in the checkpoint" in names
+    assert not any("speech" in name for name in names)
+
+
+def test_swapped_adapters_are_noticed(copy: Path, reference_checkpoint: Path) -> None:
+    """The names change places: every byte of the weights stays as it was."""
+    manifest = open_bundle_unchecked(copy)
+    vision, speech = manifest.adapters
+    swapped = (replace(vision, name="speech"), replace(speech, name="vision"))
+    write_manifest(copy, replace(manifest, adapters=swapped))
+    names = failed(copy, reference_checkpoint)
+    assert "adapter vision: changes the logits as in the checkpoint" in names
+    assert "adapter speech: changes the logits as in the checkpoint" in names
+
+
+def test_swapped_gates_are_noticed_though_rank_and_alpha_are_right(copy: Path, reference_checkpoint: Path) -> None:
+    manifest = open_bundle_unchecked(copy)
+    vision, speech = manifest.adapters
+    write_manifest(copy, replace(manifest, adapters=(replace(vision, gate=1), replace(speech, gate=0))))
+    names = failed(copy, reference_checkpoint)
+    assert "adapter vision: changes the logits as in the checkpoint" in names
+    assert "adapter speech: changes the logits as in the checkpoint" in names
+
+
+def test_half_an_alpha_is_noticed(reference_checkpoint: Path, tmp_path: Path) -> None:
+    from palmtop.export.convert import export_model
+
+    halved = Path(shutil.copytree(reference_checkpoint, tmp_path / "checkpoint"))
+    config = json.loads((halved / "config.json").read_text())
+    config["speech_lora"]["lora_alpha"] /= 2
+    (halved / "config.json").write_text(json.dumps(config))
+    export_model(halved, tmp_path / "bundle")
+    names = failed(tmp_path / "bundle", reference_checkpoint)
+    assert "adapter speech: rank and alpha" in names
+    assert "adapter speech: stored tensors" in names
+    assert "adapter speech: as strong as in the checkpoint" in names
+    assert not any("vision" in name for name in names)
+
+
+def test_a_base_that_an_adapter_leaked_into_is_noticed(reference_checkpoint: Path, tmp_path: Path) -> None:
+    """A bundle whose base carries an adapter: what other exporters do without saying so."""
+    from palmtop.export.convert import export_model
+    from palmtop.export.recipe import Recipe
+
+    export_model(reference_checkpoint, tmp_path / "bundle", Recipe(adapters="merge=vision"))
+    manifest = open_bundle_unchecked(tmp_path / "bundle")
+    claimed = replace(manifest, recipe={**manifest.recipe, "adapters": "none"}, adapter_mode="none")
+    write_manifest(tmp_path / "bundle", claimed)
+    assert "decoder: stored tensors" in failed(tmp_path / "bundle", reference_checkpoint)
+
+
+def test_the_command_names_what_failed_and_exits_with_1(copy: Path, reference_checkpoint: Path) -> None:
+    manifest = open_bundle_unchecked(copy)
+    vision, speech = manifest.adapters
+    write_manifest(copy, replace(manifest, adapters=(replace(vision, gate=1), replace(speech, gate=0))))
+    found = CliRunner().invoke(verify_command, [str(copy), "--against", str(reference_checkpoint), "--items", "1"])
+    assert found.exit_code == 1
+    assert "FAIL  adapter vision: changes the logits" in found.output
+
+
+def test_without_a_checkpoint_hashes_are_checked(copy: Path) -> None:
+    assert CliRunner().invoke(verify_command, [str(copy)]).exit_code == 0
+    weights = copy / "weights" / "decoder.bin"
+    data = bytearray(weights.read_bytes())
+    data[1000] ^= 1
+    weights.write_bytes(data)
+    found = CliRunner().invoke(verify_command, [str(copy)])
+    assert "file 'weights/decoder.bin' has sha256" in str(found.exception)
