@@ -6,4 +6,74 @@ nothing heavy; onnxruntime and its friends are imported by the first call that n
 
 from __future__ import annotations
 
+import os
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from palmtop.runtime.conversation import Conversation as Conversation
+    from palmtop.runtime.options import GenerationOptions as GenerationOptions
+    from palmtop.runtime.reply import Piece as Piece
+    from palmtop.runtime.reply import Reply as Reply
+    from palmtop.runtime.reply import Usage as Usage
+    from palmtop.runtime.session import Session as Session
+
 __version__ = "0.1.0"
+
+_HOMES = {
+    "Conversation": "palmtop.runtime.conversation",
+    "GenerationOptions": "palmtop.runtime.options",
+    "Piece": "palmtop.runtime.reply",
+    "Reply": "palmtop.runtime.reply",
+    "Session": "palmtop.runtime.session",
+    "Usage": "palmtop.runtime.reply",
+}
+
+
+def load(
+    path: str | os.PathLike[str],
+    *,
+    context: int | None = None,
+    threads: int | None = None,
+    media_rows: int | None = None,
+    keep_encoders: bool = False,
+    memory_limit: int | None = None,
+    provider: str = "cpu",
+) -> Session:
+    """Open a bundle.
+
+    Args:
+        path: folder written by ``palmtop export``.
+        context: tokens a conversation may hold; None takes what the bundle serves, or the most that fits.
+        threads: of the native libraries; None leaves it to them.
+        media_rows: rows of image and sound features a conversation may hold; None for as many as the context.
+        keep_encoders: keep vision and audio encoders loaded after use: faster, and more memory.
+        memory_limit: bytes the session may take; None for what the machine has left.
+        provider: execution provider.
+
+    Raises:
+        BundleError: the bundle is missing or damaged; the message names file, found and expected.
+        MemoryPlanError: it does not fit; the message has the numbers and the largest context that would.
+        InputError: an option is out of its range.
+
+    >>> with palmtop.load("phi4mm-int4") as session:  # doctest: +SKIP
+    ...     print(session.answer([{"role": "user", "content": "Hello"}]).text)
+    """
+    from palmtop.runtime.session import SessionOptions, load_session
+
+    options = SessionOptions(
+        context=context,
+        threads=threads,
+        media_rows=media_rows,
+        keep_encoders=keep_encoders,
+        memory_limit=memory_limit,
+        provider=provider,
+    )
+    return load_session(path, options)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'palmtop' has no attribute '{name}'")
+    import importlib
+
+    return getattr(importlib.import_module(_HOMES[name]), name)

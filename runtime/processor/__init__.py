@@ -1,1 +1,110 @@
-"""Raw text, images and sounds become token ids and arrays, as a bundle's ProcessorSpec says."""
+"""Raw text, images and sounds become token ids and arrays, as a bundle's ProcessorSpec says.
+
+Importing this loads neither OpenCV nor a tokenizer: the manifest needs only ``spec``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from palmtop.errors import BundleError, InputError
+
+from .spec import AudioSpec, ImageSpec, ProcessorSpec, TextSpec
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from .content import MediaItem
+    from .image import ImageTiles
+    from .text import Prompt, TextProcessor
+
+__all__ = ["AudioSpec", "ImageSpec", "Processor", "ProcessorSpec", "TextSpec"]
+
+
+class Processor:
+    """Everything between a user's messages and a model's inputs, for one bundle.
+
+    Opens nothing until it is used.
+
+    Args:
+        spec: of the bundle's manifest.
+        bundle: folder with tokenizer.json and chat_template.jinja.
+    """
+
+    def __init__(self, spec: ProcessorSpec, bundle: Path) -> None:
+        self.spec = spec
+        self.bundle = Path(bundle)
+
+    @cached_property
+    def text(self) -> TextProcessor:
+        """Tokenizer and chat template.
+
+        Raises:
+            BundleError: one of them is missing or cannot be read.
+        """
+        from .text import TextProcessor
+
+        path = self.bundle / "chat_template.jinja"
+        try:
+            template = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise BundleError(
+                f"{path}: cannot be read ({error}), expected the model's chat template"
+            ) from error
+        return TextProcessor(
+            self.bundle / "tokenizer.json",
+            template,
+            self.spec.text,
+            image_token_id=self.spec.image.token_id if self.spec.image else None,
+            audio_token_id=self.spec.audio.token_id if self.spec.audio else None,
+        )
+
+    def prompt(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        add_generation_prompt: bool = True,
+    ) -> Prompt:
+        """Token ids of a conversation, and its media; see ``TextProcessor.prompt``."""
+        return self.text.prompt(messages, tools=tools, add_generation_prompt=add_generation_prompt)
+
+    def tiles(self, item: MediaItem) -> ImageTiles:
+        """Encoder input of an image; its ``rows`` is its number of feature rows.
+
+        Raises:
+            InputError: the image cannot be read or used.
+        """
+        from .image import load_image, tile_image
+
+        if self.spec.image is None or item.kind != "image":
+            raise InputError(f"{item.kind} {item.number}: expected an image and a model that takes images")
+        return tile_image(load_image(item.source), self.spec.image)
+
+    def log_mel(self, item: MediaItem) -> NDArray[np.float32]:
+        """Encoder input [T, n_mels] of a sound.
+
+        Raises:
+            InputError: the sound cannot be read or used.
+        """
+        from .audio import load_audio, log_mel
+
+        if self.spec.audio is None or item.kind != "audio":
+            raise InputError(f"{item.kind} {item.number}: expected a sound and a model that takes sounds")
+        return log_mel(load_audio(item.source, self.spec.audio.rate_hz), self.spec.audio)
+
+    def sound_rows(self, frames: int) -> int:
+        """Feature rows of a sound of that many frames.
+
+        Raises:
+            InputError: the model takes no sounds.
+        """
+        from .audio import feature_rows
+
+        if self.spec.audio is None:
+            raise InputError("audio: expected a model that takes sounds")
+        return feature_rows(frames, self.spec.audio)

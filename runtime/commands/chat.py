@@ -1,0 +1,147 @@
+"""``palmtop chat``: a dialogue in the terminal, or line by line through a pipe."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+
+import click
+
+from palmtop.errors import PalmtopError
+from palmtop.runtime.conversation import Conversation
+from palmtop.runtime.options import GenerationOptions
+from palmtop.runtime.session import SessionOptions
+
+from .flags import adapter_flag, bundle_argument, generation_flags, open_session, session_flags
+from .run import summary, user_content
+
+HELP = """/image FILE   add a picture to the next message
+/audio FILE   add a sound to the next message
+/reset        start over
+/help         this
+/quit         leave (also Ctrl-D); Ctrl-C stops an answer"""
+
+EXAMPLES = """
+\b
+Examples:
+  palmtop chat phi4mm-int4
+  palmtop chat phi4mm-int4 --system "Answer in one sentence." --temperature 0.7
+  printf '/image cat.jpg\\nWhat is this?\\nAnd its colour?\\n' | palmtop chat phi4mm-int4
+"""
+
+
+@click.command("chat", epilog=EXAMPLES, short_help="Talk with a bundle in the terminal.")
+@bundle_argument
+@click.option("--system", help="System message.")
+@adapter_flag
+@generation_flags
+@session_flags
+def chat_command(
+    bundle: Path,
+    system: str | None,
+    adapters: Mapping[str, float] | None,
+    options: GenerationOptions,
+    loading: SessionOptions,
+) -> None:
+    """Talk with the BUNDLE; each turn reads only what is new, and may bring pictures and sounds.
+
+    In the dialogue, /help lists the commands. Exit code 2 when a turn was refused and input is a pipe.
+    """
+    with open_session(bundle, loading) as session:
+        dialogue = Dialogue(session.conversation(system=system), adapters, options)
+        if dialogue.interactive:
+            click.secho(
+                f"{session.manifest.model}, context {session.context} tokens; /help", err=True, dim=True
+            )
+        refused = dialogue.run()
+    if refused and not dialogue.interactive:
+        sys.exit(2)
+
+
+class Dialogue:
+    """Reads lines, keeps pending media, streams answers."""
+
+    def __init__(
+        self, conversation: Conversation, adapters: Mapping[str, float] | None, options: GenerationOptions
+    ) -> None:
+        self.interactive = sys.stdin.isatty()
+        self._conversation = conversation
+        self._adapters = adapters
+        self._options = options
+        self._images: list[Path] = []
+        self._sounds: list[Path] = []
+        if self.interactive:
+            import readline  # noqa: F401 - gives input() its line editing and history
+
+    def run(self) -> int:
+        """Until /quit or the end of input; how many turns were refused."""
+        refused = 0
+        while (line := self._next_line()) is not None:
+            try:
+                if line.startswith("/"):
+                    if not self._command(line):
+                        break
+                elif line.strip():
+                    self._turn(line)
+            except PalmtopError as error:
+                refused += 1
+                click.secho(f"palmtop: {error}", err=True, fg="red")
+        return refused
+
+    def _next_line(self) -> str | None:
+        while True:
+            with suppress(KeyboardInterrupt):
+                try:
+                    return input("> " if self.interactive else "")
+                except EOFError:
+                    return None
+            click.secho("\n/quit or Ctrl-D leaves", err=True, dim=True)
+
+    def _command(self, line: str) -> bool:
+        """Obey a line that begins with a slash; False to leave."""
+        name, _, argument = line.partition(" ")
+        path = Path(argument.strip()).expanduser()
+        if name in ("/image", "/audio"):
+            if not path.is_file():
+                raise PalmtopError(f"{argument.strip() or name}: no such file")
+            (self._images if name == "/image" else self._sounds).append(path)
+        elif name == "/reset":
+            self._conversation.reset()
+            self._images, self._sounds = [], []
+        elif name == "/help":
+            click.echo(HELP, err=True)
+        elif name == "/quit":
+            return False
+        else:
+            raise PalmtopError(f"'{name}' is no command, expected /image, /audio, /reset, /help or /quit")
+        return True
+
+    def _turn(self, text: str) -> None:
+        content = user_content(text, tuple(self._images), tuple(self._sounds))
+        self._images, self._sounds = [], []
+        with _interrupt_cancels(self._conversation):
+            for piece in self._conversation.say(content, adapters=self._adapters, options=self._options):
+                click.echo(piece.text, nl=False)
+                sys.stdout.flush()
+                if piece.reply is not None:
+                    click.echo()
+                    if self.interactive:
+                        click.secho(summary(piece.reply), err=True, dim=True)
+
+
+@contextmanager
+def _interrupt_cancels(conversation: Conversation) -> Iterator[None]:
+    """While an answer is given, Ctrl-C stops it and nothing else."""
+
+    def cancel(_signal: int, _frame: FrameType | None) -> None:
+        conversation.cancel()
+
+    before = signal.signal(signal.SIGINT, cancel)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,140 @@
+"""``palmtop evaluate``: accuracy on a file of questions, or on the reference model's held-out items."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from time import perf_counter
+
+import click
+
+from palmtop.errors import InputError
+from palmtop.runtime.evaluate import Outcome, Question, Score, evaluate, read_questions, scores
+from palmtop.runtime.options import GenerationOptions
+from palmtop.runtime.session import Session, SessionOptions
+
+from .flags import adapter_flag, bundle_argument, open_session, session_flags
+
+EXAMPLES = """
+\b
+Examples:
+  palmtop evaluate reference-int4                          # held-out items of the packaged reference model
+  palmtop evaluate reference-int4 --task image --items 500 --adapter none
+  palmtop evaluate phi4mm-int4 questions.jsonl --json
+\b
+A line of questions.jsonl (paths are relative to the file, "group" may be left out):
+  {"task": "digits", "group": "photo", "expected": "407", "messages": [{"role": "user", "content":
+   [{"type": "image", "image": "407.png"}, {"type": "text", "text": "Read the number."}]}]}
+"""
+MAX_TOKENS = 64
+
+
+@click.command("evaluate", epilog=EXAMPLES, short_help="Measure accuracy on questions with known answers.")
+@bundle_argument
+@click.argument("data", required=False, type=click.Path(path_type=Path))
+@click.option("--items", type=click.IntRange(1), help="Of each task (default: all, or 100 held-out).")
+@click.option("--task", "tasks", multiple=True, help="Only this task; repeatable.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the held-out items.")
+@click.option(
+    "--max-tokens", type=click.IntRange(1), default=MAX_TOKENS, show_default=True, help="Per answer."
+)
+@click.option("--wrong", is_flag=True, help="List wrong answers on standard error.")
+@adapter_flag
+@session_flags
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+def evaluate_command(
+    bundle: Path,
+    data: Path | None,
+    items: int | None,
+    tasks: tuple[str, ...],
+    seed: int,
+    max_tokens: int,
+    wrong: bool,
+    adapters: Mapping[str, float] | None,
+    loading: SessionOptions,
+    as_json: bool,
+) -> None:
+    """Exact-match accuracy of the BUNDLE for each task and group, with Wilson's 95 % interval."""
+    with open_session(bundle, loading) as session:
+        questions = _questions(session, data, items, tasks, seed)
+        started = perf_counter()
+        with _progress(len(questions)) as advance:
+            options = GenerationOptions(max_tokens=max_tokens)
+            outcomes = evaluate(session, questions, adapters=adapters, options=options, progress=advance)
+    seconds = perf_counter() - started
+    if wrong:
+        for outcome in outcomes:
+            if not outcome.correct:
+                click.echo(
+                    f"{outcome.task}: expected {outcome.expected!r}, found {outcome.answer!r}", err=True
+                )
+    if as_json:
+        table = [score.to_dict() for score in scores(outcomes)]
+        click.echo(
+            json.dumps({"bundle": str(bundle), "adapters": adapters, "seconds": seconds, "scores": table})
+        )
+    else:
+        _show(scores(outcomes))
+
+
+def _questions(
+    session: Session, data: Path | None, items: int | None, tasks: tuple[str, ...], seed: int
+) -> list[Question]:
+    """Those of the file, or of the held-out set for every mode the bundle serves."""
+    if data is None:
+        from palmtop.runtime.reference.heldout import TASKS, held_out_items
+
+        if unknown := set(tasks) - set(TASKS):
+            raise InputError(f"task '{min(unknown)}' is not held out, expected one of {', '.join(TASKS)}")
+        wanted = [task for task in TASKS if task in (tasks or session.manifest.modes)]
+        found = [item for task in wanted for item in held_out_items(task, items or 100, seed)]
+        return [Question(task=i.task, messages=i.messages, expected=i.expected, group=i.group) for i in found]
+    counts: dict[str, int] = {}
+    questions = []
+    for question in read_questions(data):
+        counts[question.task] = counts.get(question.task, 0) + 1
+        if (not tasks or question.task in tasks) and (items is None or counts[question.task] <= items):
+            questions.append(question)
+    if not questions:
+        raise InputError(f"{data}: no question is left (tasks there: {', '.join(counts) or 'none'})")
+    return questions
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Callable[[Outcome], None] | None]:
+    """A bar on standard error when that is a terminal."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=total)
+        correct = 0
+
+        def advance(outcome: Outcome) -> None:
+            nonlocal correct
+            correct += outcome.correct
+            bar.update(task, advance=1, description=f"{outcome.task}, {correct} right")
+
+        yield advance
+
+
+def _show(table: list[Score]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    shown = Table("task", "group")
+    for name in ("right", "of", "accuracy", "95 % interval"):
+        shown.add_column(name, justify="right")
+    for score in table:
+        interval = f"{score.low:.1%} to {score.high:.1%}"
+        shown.add_row(
+            score.task, score.group, str(score.correct), str(score.total), f"{score.accuracy:.1%}", interval
+        )
+    Console(highlight=False).print(shown)

@@ -1,0 +1,123 @@
+"""Flags that several commands share, and what they become."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import click
+
+from palmtop.runtime.options import DEFAULT_MAX_TOKENS, GenerationOptions
+from palmtop.runtime.routing import parse_adapters
+from palmtop.runtime.session import Session, SessionOptions, load_session
+
+Command = Callable[..., Any]
+
+bundle_argument = click.argument("bundle", type=click.Path(path_type=Path))
+
+
+def session_flags(command: Command) -> Command:
+    """Add --context, --threads, --memory-limit, --keep-encoders; the command gets ``loading``."""
+
+    @click.option("--context", type=int, help="Tokens the conversation may hold (default: what fits).")
+    @click.option("--threads", type=int, help="Threads of the native libraries (default: theirs).")
+    @click.option("--memory-limit", metavar="SIZE", help="Refuse to take more than this, e.g. 3.5GB.")
+    @click.option("--keep-encoders", is_flag=True, help="Keep encoders loaded: faster, more memory.")
+    @wraps(command)
+    def with_loading(
+        *args: Any,
+        context: int | None,
+        threads: int | None,
+        memory_limit: str | None,
+        keep_encoders: bool,
+        **others: Any,
+    ) -> Any:
+        loading = SessionOptions(
+            context=context,
+            threads=threads,
+            keep_encoders=keep_encoders,
+            memory_limit=None if memory_limit is None else size_bytes(memory_limit),
+        )
+        return command(*args, loading=loading, **others)
+
+    return with_loading
+
+
+def generation_flags(command: Command) -> Command:
+    """Add the sampling flags; the command gets ``options``."""
+
+    @click.option(
+        "--max-tokens", type=int, default=DEFAULT_MAX_TOKENS, show_default=True, help="Longest answer."
+    )
+    @click.option("--temperature", type=float, default=0.0, help="0 (default): always the likeliest token.")
+    @click.option("--top-k", type=int, default=0, help="Sample from this many tokens (default: all).")
+    @click.option("--top-p", type=float, default=1.0, help="Sample from the likeliest up to this share.")
+    @click.option("--repetition-penalty", type=float, default=1.0, help="Above 1: repeat less.")
+    @click.option("--seed", type=int, help="Same seed, same answer.")
+    @click.option("--stop", multiple=True, metavar="TEXT", help="End before this text; repeatable.")
+    @wraps(command)
+    def with_options(
+        *args: Any,
+        max_tokens: int,
+        temperature: float,
+        top_k: int,
+        top_p: float,
+        repetition_penalty: float,
+        seed: int | None,
+        stop: tuple[str, ...],
+        **others: Any,
+    ) -> Any:
+        options = GenerationOptions(
+            max_tokens=max_tokens,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            repetition_penalty=repetition_penalty,
+            seed=seed,
+            stop=stop,
+        )
+        return command(*args, options=options, **others)
+
+    return with_options
+
+
+def adapter_flag(command: Command) -> Command:
+    """Add --adapter; the command gets ``adapters``: name to weight, or None for the route's."""
+
+    @click.option(
+        "--adapter",
+        "adapter",
+        multiple=True,
+        metavar="NAME[=W]",
+        help="Use this adapter at this weight instead of the route's; repeatable; 'none' for the base alone.",
+    )
+    @wraps(command)
+    def with_adapters(*args: Any, adapter: tuple[str, ...], **others: Any) -> Any:
+        return command(*args, adapters=parse_adapters(adapter), **others)
+
+    return with_adapters
+
+
+def open_session(bundle: Path, loading: SessionOptions) -> Session:
+    """Load a bundle for a command."""
+    return load_session(bundle, loading)
+
+
+def size_bytes(text: str) -> int:
+    """A size as people write it.
+
+    Raises:
+        click.BadParameter: not one.
+
+    >>> size_bytes("3.5GB"), size_bytes("200 MB"), size_bytes("1GiB")
+    (3500000000, 200000000, 1073741824)
+    """
+    units = {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "KB": 10**3, "MB": 10**6, "GB": 10**9, "B": 1, "": 1}
+    number = text.strip().upper()
+    unit = next(u for u in units if number.endswith(u))
+    try:
+        return int(float(number[: len(number) - len(unit)]) * units[unit])
+    except (ValueError, OverflowError) as error:
+        raise click.BadParameter(f"found '{text}', expected a size such as 3.5GB") from error

@@ -1,0 +1,144 @@
+"""``palmtop inspect``: what is in a bundle, from its manifest alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from palmtop.runtime.bundle import Bundle, open_bundle
+from palmtop.runtime.machine import available_memory
+from palmtop.runtime.manifest import Manifest
+from palmtop.runtime.memory import MemoryPlan, largest_context, megabytes, plan_memory
+
+from .flags import bundle_argument
+
+EXAMPLES = """
+\b
+Examples:
+  palmtop inspect phi4mm-int4
+  palmtop inspect phi4mm-int4 --context 4096
+  palmtop inspect phi4mm-int4 --json | jq .memory
+"""
+MEMORY_ROWS = ("weights", "prepacked", "kv_cache", "media", "encoders", "activations", "base", "total")
+
+
+@click.command("inspect", epilog=EXAMPLES, short_help="Show what is in a bundle and what it needs.")
+@bundle_argument
+@click.option(
+    "--context", type=int, help="Plan memory for this many tokens (default: all the bundle serves)."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+def inspect_command(bundle: Path, context: int | None, as_json: bool) -> None:
+    """Show the BUNDLE's parts with bits, bytes and share, its adapters and routes, and the memory it needs.
+
+    Sizes are checked, hashes are not (see: palmtop verify); no model is loaded.
+    """
+    opened = open_bundle(bundle, hashes=False)
+    plan = plan_memory(opened.manifest, context=context or opened.manifest.decoder.context_length)
+    if as_json:
+        click.echo(json.dumps(_as_data(opened, plan)))
+    else:
+        _show(opened, plan)
+
+
+def _as_data(bundle: Bundle, plan: MemoryPlan) -> dict[str, Any]:
+    manifest = bundle.manifest
+    available = available_memory()
+    return {
+        "bundle": str(bundle.path),
+        "model": manifest.model,
+        "architecture": manifest.architecture,
+        "palmtop": manifest.palmtop,
+        "source_sha256": manifest.source_sha256,
+        "size_bytes": bundle.size_bytes,
+        "parts": [
+            {
+                "name": part.name,
+                "bits": part.bits,
+                "group": part.group,
+                "parameters": part.parameters,
+                "size_bytes": part.size_bytes,
+                "share": part.size_bytes / max(1, bundle.size_bytes),
+            }
+            for part in manifest.parts
+        ],
+        "adapter_mode": manifest.adapter_mode,
+        "adapters": [{"name": a.name, "rank": a.rank, "alpha": a.alpha} for a in manifest.adapters],
+        "routes": {mode: manifest.routes[mode].adapters for mode in manifest.modes},
+        "context_length": manifest.decoder.context_length,
+        "original_context": manifest.decoder.original_context,
+        "memory": {
+            "context": plan.context,
+            **{name: getattr(plan, name) for name in MEMORY_ROWS},
+            "available": available,
+            "largest_context": None if available is None else largest_context(manifest, plan, available),
+        },
+        "recipe": manifest.recipe,
+        "files": {name: file.size_bytes for name, file in manifest.files.items()},
+    }
+
+
+def _show(bundle: Bundle, plan: MemoryPlan) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    manifest, console = bundle.manifest, Console(highlight=False)
+    console.print(
+        f"[bold]{manifest.model}[/] ({manifest.architecture}), {megabytes(bundle.size_bytes)} in "
+        f"{len(manifest.files)} files, written by palmtop {manifest.palmtop}"
+    )
+    table = Table("part", title_justify="left")
+    for name in ("bits", "group", "weights", "bytes", "share"):
+        table.add_column(name, justify="right")
+    for part in manifest.parts:
+        share = part.size_bytes / max(1, bundle.size_bytes)
+        group = "" if part.group is None else str(part.group)
+        table.add_row(
+            part.name,
+            str(part.bits),
+            group,
+            f"{part.parameters:,}",
+            megabytes(part.size_bytes),
+            f"{share:.1%}",
+        )
+    console.print(table)
+    _show_routes(console, manifest)
+    _show_memory(console, manifest, plan)
+
+
+def _show_routes(console: Any, manifest: Manifest) -> None:
+    from rich.table import Table
+
+    names = ", ".join(f"{a.name} (rank {a.rank}, alpha {a.alpha:g})" for a in manifest.adapters) or "none"
+    console.print(f"adapters, {manifest.adapter_mode}: {names}")
+    table = Table("input", "adapters", "audio projector")
+    for mode in manifest.modes:
+        route = manifest.routes[mode]
+        adapters = ", ".join(f"{name} {weight:g}" for name, weight in route.adapters.items()) or "-"
+        table.add_row(mode, adapters, route.audio_projector if "audio" in mode else "-")
+    console.print(table)
+
+
+def _show_memory(console: Any, manifest: Manifest, plan: MemoryPlan) -> None:
+    from rich.table import Table
+
+    decoder = manifest.decoder
+    rope = (
+        ""
+        if decoder.original_context is None
+        else f" (long rotary factors beyond {decoder.original_context})"
+    )
+    console.print(f"context: up to {decoder.context_length} tokens{rope}")
+    table = Table(f"memory for {plan.context} tokens")
+    table.add_column("bytes", justify="right")
+    for name in MEMORY_ROWS:
+        table.add_row(name.replace("_", " "), megabytes(getattr(plan, name)), end_section=name == "base")
+    console.print(table)
+    available = available_memory()
+    if available is not None:
+        largest = largest_context(manifest, plan, available)
+        verdict = f"the longest context that fits is {largest}" if largest else "no context fits"
+        console.print(f"this machine has {megabytes(available)} left; {verdict}")

@@ -1,0 +1,109 @@
+"""``palmtop run``: one question, one answer, streamed."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from palmtop.errors import InputError
+from palmtop.runtime.options import GenerationOptions
+from palmtop.runtime.reply import Reply
+from palmtop.runtime.session import SessionOptions
+
+from .flags import adapter_flag, bundle_argument, generation_flags, open_session, session_flags
+
+EXAMPLES = """
+\b
+Examples:
+  palmtop run phi4mm-int4 "Why is the sky blue?"
+  palmtop run phi4mm-int4 "What is in the picture?" --image cat.jpg
+  palmtop run phi4mm-int4 "Transcribe." --audio talk.wav --max-tokens 512
+  palmtop run phi4mm-int4 "Answer the question." --image chart.png --audio question.wav
+  palmtop run phi4mm-int4 "Hello" --adapter vision=0.5 --json
+  cat letter.txt | palmtop run phi4mm-int4 -
+"""
+
+
+@click.command("run", epilog=EXAMPLES, short_help="Ask a bundle one question.")
+@bundle_argument
+@click.argument("prompt")
+@click.option(
+    "--image", "images", multiple=True, type=click.Path(path_type=Path), help="A picture; repeatable."
+)
+@click.option(
+    "--audio", "sounds", multiple=True, type=click.Path(path_type=Path), help="A sound; repeatable."
+)
+@click.option("--system", help="System message.")
+@adapter_flag
+@generation_flags
+@session_flags
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print the whole reply as JSON, with usage and timings."
+)
+def run_command(
+    bundle: Path,
+    prompt: str,
+    images: tuple[Path, ...],
+    sounds: tuple[Path, ...],
+    system: str | None,
+    adapters: Mapping[str, float] | None,
+    options: GenerationOptions,
+    loading: SessionOptions,
+    as_json: bool,
+) -> None:
+    """Ask the BUNDLE one question; PROMPT "-" reads it from standard input.
+
+    Which adapters answer is decided by the bundle's routing table (see: palmtop inspect).
+    """
+    text = sys.stdin.read() if prompt == "-" else prompt
+    messages = [] if system is None else [{"role": "system", "content": system}]
+    messages.append({"role": "user", "content": user_content(text, images, sounds)})
+    with open_session(bundle, loading) as session:
+        reply: Reply | None = None
+        try:
+            for piece in session.chat(messages, adapters=adapters, options=options):
+                reply = piece.reply or reply
+                if not as_json:
+                    click.echo(piece.text, nl=False)
+                    sys.stdout.flush()
+        finally:
+            if not as_json and reply is not None:
+                click.echo()
+    assert reply is not None  # the last piece always carries it
+    if as_json:
+        click.echo(json.dumps(reply.to_dict()))
+    elif sys.stderr.isatty():
+        click.secho(summary(reply), err=True, dim=True)
+
+
+def user_content(text: str, images: tuple[Path, ...], sounds: tuple[Path, ...]) -> Any:
+    """One user message: pictures, sounds, then the text.
+
+    Raises:
+        InputError: there is nothing in it.
+    """
+    if not text.strip() and not images and not sounds:
+        raise InputError("the prompt is empty, expected text, an image or a sound")
+    parts: list[dict[str, str]] = [{"type": "image", "image": str(path)} for path in images]
+    parts += [{"type": "audio", "audio": str(path)} for path in sounds]
+    return [*parts, {"type": "text", "text": text}] if parts else text
+
+
+def summary(reply: Reply) -> str:
+    """What an answer cost, in one line."""
+    usage = reply.usage
+    adapters = ", ".join(f"{name} {weight:g}" for name, weight in reply.adapters.items()) or "no adapter"
+    line = (
+        f"[{reply.mode}, {adapters}; {usage.prompt_tokens} prompt tokens ({usage.cached_tokens} cached), "
+        f"{usage.ttft_s:.2f} s to the first of {usage.completion_tokens}, then {usage.tokens_per_s:.1f}/s"
+    )
+    if usage.reprefilled is not None:
+        line += f"; read again: {usage.reprefilled}"
+    if reply.finish_reason not in ("eos", "stop_string"):
+        line += f"; ended by {reply.finish_reason}"
+    return line + "]"

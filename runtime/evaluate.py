@@ -1,0 +1,192 @@
+"""Exact-match accuracy of a session on questions with one right answer, with honest intervals."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from palmtop.errors import InputError
+
+from .options import GenerationOptions
+from .reply import Reply
+
+WILSON_Z = 1.959964  # 95 %
+MEDIA_KEYS = ("image", "audio", "path", "url", "image_url", "audio_url")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """One item to be scored.
+
+    Attributes:
+        task: what is asked for; scores are given for each.
+        messages: as ``Session.answer`` takes them.
+        expected: the right answer.
+        group: a finer division of the task; empty for none.
+    """
+
+    task: str
+    messages: Sequence[Mapping[str, Any]]
+    expected: str
+    group: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """One item, scored."""
+
+    task: str
+    group: str
+    expected: str
+    answer: str
+    correct: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Score:
+    """Accuracy of a task, or of a group within it (``group`` empty: the whole task).
+
+    Attributes:
+        task: as in the questions.
+        group: likewise.
+        correct: right answers.
+        total: questions.
+        accuracy: correct / total.
+        low: lower end of the Wilson 95 % interval.
+        high: upper end.
+    """
+
+    task: str
+    group: str
+    correct: int
+    total: int
+    accuracy: float
+    low: float
+    high: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return asdict(self)
+
+
+class Answering(Protocol):
+    """What ``Session`` offers."""
+
+    def answer(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        adapters: Mapping[str, float] | None = None,
+        options: GenerationOptions = GenerationOptions(),  # noqa: B008 - frozen
+    ) -> Reply:
+        """The whole answer."""
+
+
+def evaluate(
+    session: Answering,
+    questions: Iterable[Question],
+    *,
+    adapters: Mapping[str, float] | None = None,
+    options: GenerationOptions,
+    progress: Callable[[Outcome], None] | None = None,
+) -> list[Outcome]:
+    """Ask every question once; an answer is right when it equals the expected text, outer blanks aside."""
+    outcomes = []
+    for question in questions:
+        answer = session.answer(question.messages, adapters=adapters, options=options).text.strip()
+        outcome = Outcome(
+            task=question.task,
+            group=question.group,
+            expected=question.expected,
+            answer=answer,
+            correct=answer == question.expected.strip(),
+        )
+        outcomes.append(outcome)
+        if progress is not None:
+            progress(outcome)
+    return outcomes
+
+
+def scores(outcomes: Iterable[Outcome]) -> list[Score]:
+    """For each task in order of appearance: the whole, then its groups by name."""
+    tasks: dict[str, dict[str, list[bool]]] = {}
+    for outcome in outcomes:
+        groups = tasks.setdefault(outcome.task, defaultdict(list))
+        groups[""].append(outcome.correct)
+        if outcome.group:
+            groups[outcome.group].append(outcome.correct)
+    return [_score(task, group, tasks[task][group]) for task in tasks for group in sorted(tasks[task])]
+
+
+def wilson_interval(correct: int, total: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a proportion.
+
+    >>> [round(end, 3) for end in wilson_interval(9, 10)]
+    [0.596, 0.982]
+    """
+    share, z2 = correct / total, WILSON_Z**2
+    middle = (share + z2 / (2 * total)) / (1 + z2 / total)
+    half = WILSON_Z / (1 + z2 / total) * math.sqrt(share * (1 - share) / total + z2 / (4 * total**2))
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def read_questions(path: Path) -> Iterator[Question]:
+    """Lines of {"task", "messages", "expected", "group"?}; paths of media are relative to the file.
+
+    Raises:
+        InputError: the file cannot be read, or a line is not such an object; names the line.
+    """
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read ({error}), expected lines of JSON") from error
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            yield _question(line, f"{path}:{number}", path.parent)
+
+
+def _score(task: str, group: str, marks: list[bool]) -> Score:
+    low, high = wilson_interval(sum(marks), len(marks))
+    share = sum(marks) / len(marks)
+    return Score(
+        task=task, group=group, correct=sum(marks), total=len(marks), accuracy=share, low=low, high=high
+    )
+
+
+def _question(line: str, where: str, folder: Path) -> Question:
+    try:
+        data = json.loads(line)
+    except ValueError as error:
+        raise InputError(f"{where}: is not JSON ({error})") from error
+    if not isinstance(data, dict):
+        raise InputError(f"{where}: is {type(data).__name__}, expected an object")
+    for key, kind in (("task", str), ("messages", list), ("expected", str)):
+        if not isinstance(data.get(key), kind):
+            raise InputError(f"{where}: {key} is {type(data.get(key)).__name__}, expected {kind.__name__}")
+    messages = [_with_paths(message, folder) for message in data["messages"]]
+    return Question(
+        task=data["task"], messages=messages, expected=data["expected"], group=str(data.get("group", ""))
+    )
+
+
+def _with_paths(message: Any, folder: Path) -> Any:
+    """A message whose media paths start at ``folder``; what has another shape is refused later."""
+    if not isinstance(message, dict) or not isinstance(message.get("content"), list):
+        return message
+    return {**message, "content": [_with_path(part, folder) for part in message["content"]]}
+
+
+def _with_path(part: Any, folder: Path) -> Any:
+    if not isinstance(part, dict):
+        return part
+    return {
+        key: str(folder / value)
+        if key in MEDIA_KEYS and isinstance(value, str) and ":" not in value
+        else value
+        for key, value in part.items()
+    }

@@ -1,0 +1,56 @@
+"""Encoder output by content: the same image or sound is encoded once. Bounded in bytes, least recent first out."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+
+import numpy as np
+from numpy.typing import NDArray
+
+Features = NDArray[np.float32]
+
+
+def content_key(kind: str, *arrays: NDArray[np.generic]) -> str:
+    """A sha256 over types, shapes and bytes; ``kind`` separates what is done with them."""
+    digest = hashlib.sha256(kind.encode())
+    for array in arrays:
+        digest.update(f"|{array.dtype.str}{array.shape}|".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+class FeatureCache:
+    """Arrays by key; what it hands out cannot be written to. Not safe for several threads at once."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
+        self.size_bytes = 0
+        self._entries: OrderedDict[str, Features] = OrderedDict()
+
+    def get(self, key: str) -> Features | None:
+        """The features stored under this key, which now counts as the most recent."""
+        if key not in self._entries:
+            return None
+        self._entries.move_to_end(key)
+        return self._entries[key]
+
+    def put(self, key: str, features: Features) -> Features:
+        """Store features, drop the least recent ones that no longer fit, and return them read-only."""
+        features.setflags(write=False)
+        self._drop(key)
+        if features.nbytes <= self.max_bytes:
+            self._entries[key] = features
+            self.size_bytes += features.nbytes
+        while self.size_bytes > self.max_bytes:
+            self._drop(next(iter(self._entries)))
+        return features
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._entries.clear()
+        self.size_bytes = 0
+
+    def _drop(self, key: str) -> None:
+        if (features := self._entries.pop(key, None)) is not None:
+            self.size_bytes -= features.nbytes

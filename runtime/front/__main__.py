@@ -1,0 +1,81 @@
+"""The ``palmtop`` command: a table of subcommands, each imported only when it is called."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import click
+
+from palmtop import __version__
+from palmtop.errors import PalmtopError, RuntimeMissingError
+
+COMMANDS = {  # name: (where it is, what it does, extra it needs)
+    "run": ("palmtop.runtime.commands.run:run_command", "Ask a bundle one question.", ""),
+    "chat": ("palmtop.runtime.commands.chat:chat_command", "Talk with a bundle in the terminal.", ""),
+    "demo": ("palmtop.demo:demo_command", "See the packaged model read, see and hear.", "export"),
+    "inspect": ("palmtop.runtime.commands.inspect:inspect_command", "Show what is in a bundle.", ""),
+    "evaluate": ("palmtop.runtime.commands.evaluate:evaluate_command", "Measure a bundle's accuracy.", ""),
+    "export": ("palmtop.export.cli:export_command", "Turn a checkpoint folder into a bundle.", "export"),
+    "verify": ("palmtop.export.verify_cli:verify_command", "Measure a bundle against its source.", "export"),
+}
+USER_ERROR_EXIT = 2
+
+
+class LazyGroup(click.Group):
+    """Lists commands from the table and imports the one that is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """In the table's order."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import a command.
+
+        Raises:
+            RuntimeMissingError: something it needs is not installed.
+        """
+        if cmd_name not in COMMANDS:
+            return None
+        where, _, extra = COMMANDS[cmd_name]
+        module, _, attribute = where.partition(":")
+        try:
+            command: click.Command = getattr(importlib.import_module(module), attribute)
+        except ModuleNotFoundError as error:
+            if (error.name or "palmtop").split(".")[0] == "palmtop":
+                raise  # a mistake of ours, not a missing extra
+            package = f"palmtop[{extra}]" if extra else "palmtop"
+            raise RuntimeMissingError(
+                f"'palmtop {cmd_name}' needs {error.name}, which is not installed; pip install '{package}'"
+            ) from error
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """From the table, so that help imports nothing."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text, _) in COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="palmtop")
+def cli() -> None:
+    """Mixture-of-LoRA multimodal models, small enough for laptops and phones.
+
+    \b
+    palmtop demo                                     see it work
+    palmtop export CHECKPOINT -o BUNDLE              make a bundle
+    palmtop run BUNDLE "What is this?" --image F     use it
+    """  # noqa: D301 - click wants a real backspace here
+
+
+def main() -> None:
+    """Run the command line: what a user can cause becomes one line and exit code 2, the rest a traceback."""
+    try:
+        cli(prog_name="palmtop")
+    except PalmtopError as error:
+        click.echo(f"palmtop: {' '.join(str(error).split())}", err=True)
+        sys.exit(USER_ERROR_EXIT)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""From a sequence that has been read to a stream of token ids: the loop and its stop rules; knows no text."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+
+from .options import GenerationOptions
+from .reply import FinishReason, ReprefillReason
+from .sampling import Sampler
+from .track import Cancelled, CancelledError, Track
+
+
+class TokenStream:
+    """Samples one answer; iterate over it for the ids, the end token left out.
+
+    A sampled token is given out before the decoder reads it, so the last one of an answer is read only when
+    the conversation goes on.
+
+    Attributes:
+        finish_reason: why it ended, once it has.
+        reprefilled: "rope" when the LongRoPE boundary was crossed on the way.
+    """
+
+    def __init__(
+        self,
+        track: Track,
+        options: GenerationOptions,
+        *,
+        eos_ids: Collection[int],
+        never: Collection[int],
+        cancelled: Cancelled,
+    ) -> None:
+        self.finish_reason: FinishReason = "max_tokens"
+        self.reprefilled: ReprefillReason | None = None
+        self._track = track
+        self._options = options
+        self._eos_ids = frozenset(eos_ids)
+        self._cancelled = cancelled
+        self._sampler = Sampler(options, never=tuple(never), seen=track.ids.tolist())
+
+    def __iter__(self) -> Iterator[int]:
+        for left in range(self._options.max_tokens - 1, -1, -1):
+            if self._cancelled():
+                self.finish_reason = "cancelled"
+                return
+            token = self._sampler.draw(self._track.logits())
+            if token in self._eos_ids:
+                self.finish_reason = "eos"
+                return
+            yield token
+            if left == 0:
+                return
+            if self._track.room() == 0:
+                self.finish_reason = "context_full"
+                return
+            try:
+                self.reprefilled = self._track.extend(token, self._cancelled) or self.reprefilled
+            except CancelledError:
+                self.finish_reason = "cancelled"
+                return

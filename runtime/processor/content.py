@@ -1,0 +1,157 @@
+"""Chat messages in the OpenAI / Hugging Face shape become turns: one text and the media before it.
+
+A content is a string or a list of parts. This file knows the spellings of a part and where its picture or
+sound is; it opens no file and no network address.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import unquote, urlsplit
+
+from palmtop.errors import InputError
+
+Kind = Literal["image", "audio"]
+
+# Where each kind of part keeps its source, most usual spelling first.
+_SOURCE_KEYS: dict[str, tuple[Kind, tuple[str, ...]]] = {
+    "image": ("image", ("image", "image_url", "url", "path")),
+    "image_url": ("image", ("image_url",)),
+    "input_image": ("image", ("image_url",)),
+    "audio": ("audio", ("audio", "input_audio", "audio_url", "url", "path")),
+    "input_audio": ("audio", ("input_audio",)),
+    "audio_url": ("audio", ("audio_url",)),
+}
+_TEXT_TYPES = ("text", "input_text", "output_text")
+_ROLE = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class MediaItem:
+    """One picture or sound of a conversation.
+
+    Attributes:
+        kind: "image" or "audio".
+        number: 1-based, counted per kind over the whole conversation.
+        source: what ``load_image`` or ``load_audio`` takes.
+    """
+
+    kind: Kind
+    number: int
+    source: Any
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Turn:
+    """One message.
+
+    Attributes:
+        role: "system", "user", "assistant", "tool", or what else the template knows.
+        text: its texts, joined without a separator; None if the message has no content.
+        media: in the order given; they come before the text.
+        extra: the message's other keys.
+    """
+
+    role: str
+    text: str | None
+    media: tuple[MediaItem, ...]
+    extra: dict[str, Any]
+
+
+def read_messages(messages: Sequence[Mapping[str, Any]]) -> list[Turn]:
+    """Parse and check a conversation.
+
+    Raises:
+        InputError: a message or part of an unknown shape; names its place, like ``messages[0].content[1]``.
+    """
+    if isinstance(messages, (str, bytes, Mapping)) or not messages:
+        raise InputError(
+            f"messages: found {_brief(messages)}, expected a list of messages with role and content"
+        )
+    counts: dict[Kind, int] = {"image": 0, "audio": 0}
+    return [_read_message(message, f"messages[{i}]", counts) for i, message in enumerate(messages)]
+
+
+def _read_message(message: Mapping[str, Any], where: str, counts: dict[Kind, int]) -> Turn:
+    if not isinstance(message, Mapping):
+        raise InputError(f"{where}: found {_brief(message)}, expected an object with role and content")
+    role = message.get("role")
+    if not isinstance(role, str) or not _ROLE.fullmatch(role):
+        raise InputError(f"{where}.role: found {_brief(role)}, expected a name such as 'user'")
+    content = message.get("content")
+    texts: list[str] = []
+    media: list[MediaItem] = []
+    if isinstance(content, str):
+        texts.append(content)
+    elif isinstance(content, (list, tuple)):
+        for i, part in enumerate(content):
+            _read_part(part, f"{where}.content[{i}]", texts, media, counts)
+    elif content is not None:
+        raise InputError(f"{where}.content: found {_brief(content)}, expected text or a list of parts")
+    text = None if content is None else "".join(texts)
+    extra = {key: value for key, value in message.items() if key not in ("role", "content")}
+    return Turn(role=role, text=text, media=tuple(media), extra=extra)
+
+
+def _read_part(
+    part: Any, where: str, texts: list[str], media: list[MediaItem], counts: dict[Kind, int]
+) -> None:
+    kind = part.get("type") if isinstance(part, Mapping) else None
+    if kind in _TEXT_TYPES:
+        if not isinstance(part.get("text"), str):
+            raise InputError(f"{where}.text: found {_brief(part.get('text'))}, expected text")
+        texts.append(part["text"])
+        return
+    if not isinstance(kind, str) or kind not in _SOURCE_KEYS:
+        expected = ", ".join(("text", *_SOURCE_KEYS))
+        raise InputError(f"{where}.type: found {_brief(kind)}, expected one of {expected}")
+    modality, keys = _SOURCE_KEYS[kind]
+    key = next((key for key in keys if part.get(key) is not None), None)
+    if key is None:
+        raise InputError(
+            f"{where}: the {modality} part has no source, expected a key {' or '.join(map(repr, keys))}"
+        )
+    counts[modality] += 1
+    source = _read_source(part[key], f"{where}.{key}")
+    media.append(MediaItem(kind=modality, number=counts[modality], source=source))
+
+
+def _read_source(value: Any, where: str) -> Any:
+    """Unpack {"url": ...} and {"data": base64}, data: and file: addresses; leave paths, bytes and arrays."""
+    if isinstance(value, Mapping):
+        if isinstance(value.get("data"), str):
+            return _decode_base64(value["data"], f"{where}.data")
+        if value.get("url") is None:
+            raise InputError(f"{where}: found keys {sorted(map(str, value))}, expected 'url' or 'data'")
+        return _read_source(value["url"], f"{where}.url")
+    if isinstance(value, str):
+        if value.startswith("data:"):
+            head, _, body = value.partition(",")
+            if not head.endswith(";base64"):
+                raise InputError(f"{where}: found {_brief(head)}, expected a data: address in base64")
+            return _decode_base64(body, where)
+        if value.startswith("file://"):
+            return Path(unquote(urlsplit(value).path))
+        if re.match(r"https?://", value, re.IGNORECASE):
+            raise InputError(
+                f"{where}: found {_brief(value)}, expected a file, bytes or data: address: none is fetched"
+            )
+    return value
+
+
+def _decode_base64(text: str, where: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise InputError(f"{where}: {len(text)} characters are not valid base64 ({error})") from error
+
+
+def _brief(value: object) -> str:
+    text = repr(value) if isinstance(value, (str, int, float, type(None))) else type(value).__name__
+    return text if len(text) <= 60 else text[:57] + "..."

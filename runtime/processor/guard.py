@@ -1,0 +1,151 @@
+"""Keeps what users typed apart from what the template wrote, through the rendering of a template.
+
+A control token inside user text is put between two private characters that occur nowhere else in the input.
+The template sees its text otherwise untouched, so it can trim it, split it or look into it. After rendering,
+what stands between the marks is ordinary text, and an unmarked placeholder is one that palmtop wrote.
+(Sentinels in place of whole texts would blind the templates that look into them, and would lose the merges
+across the border of text and template.) Knows nothing of token ids.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from .content import Kind
+
+PRIVATE_USE = range(0xF0000, 0xFFFFD, 2)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Marks:
+    """Two characters that occur nowhere in the input."""
+
+    start: str
+    end: str
+
+    @classmethod
+    def unused_in(cls, texts: Iterable[str]) -> Marks:
+        """The first pair that none of the texts holds."""
+        seen = {character for text in texts for character in text if ord(character) >= PRIVATE_USE.start}
+        code = next(code for code in PRIVATE_USE if not {chr(code), chr(code + 1)} & seen)
+        return cls(start=chr(code), end=chr(code + 1))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Segment:
+    """A part of a prompt that is tokenised by itself; if ``is_spelled``, control tokens in it are text."""
+
+    text: str
+    is_spelled: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placeholder:
+    """How the n-th item of a kind is written in a rendered prompt, and the token it stands for.
+
+    Attributes:
+        text: with ``{n}`` for the number, or without a number.
+        token: text of the special token that the tokenizer knows.
+    """
+
+    text: str
+    token: str
+
+    def write(self, number: int) -> str:
+        """The placeholder of the n-th item."""
+        return self.text.replace("{n}", str(number))
+
+    @property
+    def pattern(self) -> str:
+        """Regular expression of any item's placeholder, without groups."""
+        before, n, after = self.text.partition("{n}")
+        return re.escape(before) + (r"\d+" if n else "") + re.escape(after)
+
+    def read(self, written: str) -> int | None:
+        """The number in a placeholder; None if it is written without."""
+        before, n, after = self.text.partition("{n}")
+        return int(written.removeprefix(before).removesuffix(after)) if n else None
+
+
+class Guard:
+    """Marks control tokens before rendering and finds the marks after it.
+
+    Args:
+        special: tokens that nobody may type.
+        added: further tokens, that only an assistant's message may hold: its own words, such as a tool call.
+        placeholders: by kind, for the kinds that the model takes.
+    """
+
+    def __init__(
+        self, special: Iterable[str], added: Iterable[str], placeholders: Mapping[Kind, Placeholder]
+    ) -> None:
+        self._tokens = frozenset(special) | frozenset(added)
+        self._placeholders = dict(placeholders)
+        self._special = self._any_of(frozenset(special))
+        self._all = self._any_of(self._tokens)
+        fragments = set(self._tokens)
+        for placeholder in placeholders.values():
+            before, _, after = placeholder.text.partition("{n}")
+            fragments |= {before + "0", "0" + after}
+        # What a text may end or begin with to become a token together with its neighbour.
+        self._heads = tuple({token[:i] for token in fragments for i in range(1, len(token))})
+        self._tails = tuple({token[i:] for token in fragments for i in range(1, len(token))})
+
+    def mark(self, text: str, marks: Marks, *, is_own: bool = False) -> str:
+        """Put control tokens between marks, and a mark where the text could join its neighbour into one.
+
+        Args:
+            text: as typed.
+            marks: from ``Marks.unused_in``.
+            is_own: the model's own words.
+        """
+        pattern = self._special if is_own else self._all
+        marked = pattern.sub(lambda found: f"{marks.start}{found[0]}{marks.end}", text)
+        before = marks.start if marked.startswith(self._tails) else ""
+        after = marks.end if marked.endswith(self._heads) else ""
+        return f"{before}{marked}{after}"
+
+    def split(self, rendered: str, marks: Marks) -> tuple[list[Segment], list[tuple[Kind, int | None]]]:
+        """Cut a rendered prompt at its marks and turn palmtop's placeholders into tokens.
+
+        Returns:
+            The segments, without marks, and (kind, number if written) of every placeholder in order.
+        """
+        kinds = list(self._placeholders)
+        patterns = [f"{marks.start}({self._all.pattern}){marks.end}", f"[{marks.start}{marks.end}]"]
+        patterns += [f"(?P<{kind}>{self._placeholders[kind].pattern})" for kind in kinds]
+        segments: list[Segment] = []
+        places: list[tuple[Kind, int | None]] = []
+        pending, position = "", 0
+
+        def flush() -> None:
+            nonlocal pending
+            if pending:
+                segments.append(Segment(text=pending, is_spelled=False))
+            pending = ""
+
+        for found in re.finditer("|".join(patterns), rendered):
+            pending += rendered[position : found.start()]
+            position = found.end()
+            kind = next((kind for kind in kinds if found[kind] is not None), None)
+            if kind is not None:
+                places.append((kind, self._placeholders[kind].read(found[0])))
+                pending += self._placeholders[kind].token
+            elif found[1] is None:
+                flush()
+            elif found[1] in self._tokens:
+                flush()
+                segments.append(Segment(text=found[1], is_spelled=True))
+            else:  # a placeholder that is no token: spelled as it is, with the merges around it
+                pending += found[1]
+        pending += rendered[position:]
+        flush()
+        return segments, places
+
+    def _any_of(self, tokens: frozenset[str]) -> re.Pattern[str]:
+        """Longest first, so that a token wins over one that it contains."""
+        alternatives = [placeholder.pattern for placeholder in self._placeholders.values()]
+        alternatives += [re.escape(token) for token in sorted(tokens, key=len, reverse=True)]
+        return re.compile("|".join(alternatives) or "(?!)")

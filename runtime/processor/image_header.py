@@ -1,0 +1,157 @@
+"""What the first bytes of an image file say: format, size, orientation, and whether the file is whole.
+
+Read before decoding, so that a small file which promises a huge picture costs nothing, and so that EXIF
+orientation works the same for every OpenCV (which ignores it when asked to keep alpha). Decodes no pixels.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+from palmtop.errors import InputError
+
+EXPECTED = "expected a PNG, JPEG, WebP, BMP, GIF or TIFF file"
+_ORIENTATION, _WIDTH, _HEIGHT = 274, 256, 257
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageHeader:
+    """Size as stored, before orientation.
+
+    Attributes:
+        format: "PNG", "JPEG", "WebP", "BMP", "GIF" or "TIFF".
+        width: pixels.
+        height: pixels.
+        orientation: EXIF's 1..8; 1 for TIFF, whose decoder applies the tag itself.
+        is_whole: the end marker is there, or the format has none.
+        clear_level: the one transparent level of a grey PNG, as decoded: OpenCV drops it.
+    """
+
+    format: str
+    width: int
+    height: int
+    orientation: int = 1
+    is_whole: bool = True
+    clear_level: int | None = None
+
+
+def read_header(data: bytes, name: str) -> ImageHeader:
+    """Read a file's header.
+
+    Args:
+        data: the whole file.
+        name: what to call it in an error.
+
+    Raises:
+        InputError: not an image of a known format, or cut off inside its header.
+    """
+    try:
+        if data.startswith(b"\x89PNG\r\n\x1a\n"):
+            return _read_png(data)
+        if data.startswith(b"\xff\xd8\xff"):
+            return _read_jpeg(data)
+        if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+            return _read_webp(data)
+        if data[:6] in (b"GIF87a", b"GIF89a"):
+            width, height = struct.unpack_from("<HH", data, 6)
+            return ImageHeader(format="GIF", width=width, height=height)
+        if data.startswith(b"BM"):
+            is_old = struct.unpack_from("<I", data, 14)[0] == 12
+            width, height = struct.unpack_from("<HH" if is_old else "<ii", data, 18)
+            return ImageHeader(format="BMP", width=width, height=abs(height))
+        if data[:4] in (b"II*\0", b"MM\0*"):
+            tags = _tiff_tags(data)
+            return ImageHeader(format="TIFF", width=tags[_WIDTH], height=tags[_HEIGHT])
+    except (struct.error, IndexError, KeyError) as error:
+        raise InputError(f"{name}: the image ends inside its header, after {len(data)} bytes") from error
+    found = "an empty file" if not data else f"{len(data)} bytes that begin with {data[:8]!r}"
+    raise InputError(f"{name}: found {found}, {EXPECTED}")
+
+
+def _read_png(data: bytes) -> ImageHeader:
+    width, height, depth, colour = struct.unpack_from(">IIBB", data, 16)
+    position, orientation, is_whole, clear_level = 8, 1, False, None
+    while position + 8 <= len(data):
+        size, kind = struct.unpack_from(">I4s", data, position)
+        if kind == b"IEND":
+            is_whole = True
+            break
+        if kind == b"eXIf":
+            orientation = _orientation(data[position + 8 : position + 8 + size])
+        if kind == b"tRNS" and (depth, colour) in ((8, 0), (16, 0)):
+            clear_level = struct.unpack_from(">H", data, position + 8)[0]
+        position += size + 12
+    return ImageHeader(
+        format="PNG",
+        width=width,
+        height=height,
+        orientation=orientation,
+        is_whole=is_whole,
+        clear_level=clear_level,
+    )
+
+
+def _read_jpeg(data: bytes) -> ImageHeader:
+    width = height = 0
+    position, orientation = 2, 1
+    while True:
+        while data[position] != 0xFF or data[position + 1] == 0xFF:  # fill bytes are allowed before a marker
+            position += 1
+        marker = data[position + 1]
+        if marker == 0xDA:
+            # Entropy-coded data escapes 0xFF, so an end marker behind the start of scan is a real one.
+            is_whole = data.find(b"\xff\xd9", position) > 0 and width > 0
+            return ImageHeader(
+                format="JPEG", width=width, height=height, orientation=orientation, is_whole=is_whole
+            )
+        size = struct.unpack_from(">H", data, position + 2)[0]
+        body = position + 4
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            height, width = struct.unpack_from(">HH", data, body + 1)
+        elif marker == 0xE1 and data[body : body + 6] == b"Exif\0\0":
+            orientation = _orientation(data[body + 6 : position + 2 + size])
+        position += 2 + size
+
+
+def _read_webp(data: bytes) -> ImageHeader:
+    total = struct.unpack_from("<I", data, 4)[0] + 8
+    position, orientation, width, height = 12, 1, 0, 0
+    while position + 8 <= min(total, len(data)):
+        kind, size = struct.unpack_from("<4sI", data, position)
+        body = position + 8
+        if kind == b"VP8X":
+            width = int.from_bytes(data[body + 4 : body + 7], "little") + 1
+            height = int.from_bytes(data[body + 7 : body + 10], "little") + 1
+        elif kind == b"VP8 " and not width:
+            width, height = (side & 0x3FFF for side in struct.unpack_from("<HH", data, body + 6))
+        elif kind == b"VP8L" and not width:
+            bits = struct.unpack_from("<I", data, body + 1)[0]
+            width, height = (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+        elif kind == b"EXIF":
+            orientation = _orientation(data[body : body + size].removeprefix(b"Exif\0\0"))
+        position = body + size + size % 2
+    is_whole = len(data) >= total and width > 0
+    return ImageHeader(format="WebP", width=width, height=height, orientation=orientation, is_whole=is_whole)
+
+
+def _orientation(exif: bytes) -> int:
+    """EXIF is a small TIFF; a broken one is no reason to refuse the picture."""
+    try:
+        value = _tiff_tags(exif).get(_ORIENTATION, 1)
+    except struct.error:
+        return 1
+    return value if 1 <= value <= 8 else 1
+
+
+def _tiff_tags(data: bytes) -> dict[int, int]:
+    """Short and long tags of the first directory."""
+    order = ">" if data[:2] == b"MM" else "<"
+    start = struct.unpack_from(order + "I", data, 4)[0]
+    count = struct.unpack_from(order + "H", data, start)[0]
+    tags: dict[int, int] = {}
+    for entry in range(start + 2, start + 2 + 12 * count, 12):
+        tag, kind = struct.unpack_from(order + "HH", data, entry)
+        if kind in (3, 4):
+            tags[tag] = struct.unpack_from(order + ("H" if kind == 3 else "I"), data, entry + 8)[0]
+    return tags

@@ -1,0 +1,59 @@
+"""Sampled tokens become text as they come, never half a character.
+
+Works through the tokenizer's own decoder, so it is right for byte-level and for sentencepiece models.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+MAX_WINDOW = 16
+"""Tokens decoded again at every step; then a new window starts at the last token or unfinished character."""
+MAX_UNFINISHED = 3
+"""Bytes, and so tokens, of an unfinished character."""
+_UNFINISHED = "\ufffd"
+
+
+class Utf8Pieces:
+    """Incremental detokeniser of one answer.
+
+    The pieces, joined, are ``tokenizer.decode(ids, skip_special_tokens=True)``.
+
+    Args:
+        tokenizer: whose decoder to use.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        added = tokenizer.get_added_tokens_decoder()
+        self._special = frozenset(number for number, token in added.items() if token.special)
+        self._window: list[int] = []
+        self._shown = 0
+
+    def push(self, token: int) -> str:
+        """The text that ``token`` completes; empty while a character is unfinished and for special tokens."""
+        if token in self._special:
+            return ""
+        self._window.append(token)
+        text = self._decode()
+        # The decoder shows an unfinished sequence as one replacement character at the end.
+        ready = text.removesuffix(_UNFINISHED)
+        piece = ready[self._shown :]
+        self._shown = max(self._shown, len(ready))
+        if len(self._window) >= MAX_WINDOW:
+            held = len(text) - len(ready)
+            self._window = self._window[-MAX_UNFINISHED - 1 :] if held else self._window[-1:]
+            self._shown = len(self._decode()) - held
+        return piece
+
+    def flush(self) -> str:
+        """The rest, at the end of an answer: a sequence that was never finished shows as U+FFFD."""
+        piece = self._decode()[self._shown :] if self._window else ""
+        self._window, self._shown = [], 0
+        return piece
+
+    def _decode(self) -> str:
+        return self._tokenizer.decode(self._window, skip_special_tokens=True)

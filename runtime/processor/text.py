@@ -1,0 +1,185 @@
+"""Messages become token ids, with a place for every picture and sound.
+
+A conversation without control tokens in its texts gets exactly the ids of transformers'
+``apply_chat_template``; one with them, those of its ``sanitize_control_tokens=True``: nothing that a user
+types becomes a special token or a medium.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from palmtop.errors import BundleError, InputError
+
+from .content import Kind, MediaItem, Turn, read_messages
+from .guard import Guard, Marks, Placeholder
+from .pieces import Utf8Pieces
+from .prompt import MediaPlace, Prompt, expand_media
+from .spec import TextSpec
+from .template import ChatTemplate, plain
+from .tokens import Tokens
+
+__all__ = ["ChatTemplate", "MediaItem", "MediaPlace", "Prompt", "TextProcessor", "Utf8Pieces", "expand_media"]
+
+
+class TextProcessor:
+    """Tokenizer, chat template and placeholders of one bundle.
+
+    Args:
+        tokenizer_json: path of tokenizer.json.
+        chat_template: contents of chat_template.jinja.
+        spec: special ids and placeholder texts.
+        image_token_id: id that stands for image features; None if the model takes no images.
+        audio_token_id: likewise for sounds.
+
+    Raises:
+        BundleError: tokenizer or template cannot be read, or a placeholder id is not a token of its own.
+    """
+
+    def __init__(
+        self,
+        tokenizer_json: Path,
+        chat_template: str,
+        spec: TextSpec,
+        *,
+        image_token_id: int | None = None,
+        audio_token_id: int | None = None,
+    ) -> None:
+        self.spec = spec
+        self._tokens = Tokens(tokenizer_json)
+        self._template = ChatTemplate(chat_template)
+        self._placeholders: dict[Kind, Placeholder] = {}
+        if image_token_id is not None:
+            self._placeholders["image"] = self._placeholder(spec.image_placeholder, image_token_id)
+        if audio_token_id is not None:
+            self._placeholders["audio"] = self._placeholder(spec.audio_placeholder, audio_token_id)
+        self._media_ids = frozenset({image_token_id, audio_token_id} - {None})
+        other = self._tokens.other_control(self._template.literal_text)
+        self._guard = Guard(self._tokens.special, other, self._placeholders)
+
+    def prompt(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        add_generation_prompt: bool = True,
+    ) -> Prompt:
+        """Render and tokenise a conversation; the media of a message come before its text.
+
+        Args:
+            messages: OpenAI or Hugging Face shape.
+            tools: JSON schemas of functions, for templates that take them.
+            add_generation_prompt: end with the opening of an answer.
+
+        Raises:
+            InputError: a message of an unknown shape, media that the model does not take, or a template that
+                refuses the conversation or drops part of its media.
+        """
+        turns = read_messages(messages)
+        texts = [turn.text or "" for turn in turns]
+        texts += _strings([*(turn.extra for turn in turns), tools])
+        for text in texts:
+            _check_unicode(text)
+        marks = Marks.unused_in([*texts, self._template.literal_text])
+        rendered = self._template.render(
+            [self._message(turn, i, marks) for i, turn in enumerate(turns)],
+            tools=plain(tools, lambda text: self._guard.mark(text, marks)),
+            add_generation_prompt=add_generation_prompt,
+            special_tokens=self._special_tokens(),
+        )
+        segments, places = self._guard.split(rendered, marks)
+        ids = self._tokens.encode_segments(segments)
+        if self.spec.adds_bos and self.spec.bos_id is not None and ids[:1] != [self.spec.bos_id]:
+            ids.insert(0, self.spec.bos_id)
+        items = [item for turn in turns for item in turn.media]
+        return Prompt(ids=np.array(ids, np.int64), media=self._find_media(ids, items, places))
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of ordinary text: special tokens in it are spelled out.
+
+        Raises:
+            InputError: the text is not valid Unicode.
+        """
+        _check_unicode(text)
+        marks = Marks.unused_in([text])
+        return self._tokens.encode_segments(self._guard.split(self._guard.mark(text, marks), marks)[0])
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text without special tokens."""
+        return self._tokens.tokenizer.decode(list(ids), skip_special_tokens=True)
+
+    def pieces(self) -> Utf8Pieces:
+        """A new incremental detokeniser."""
+        return Utf8Pieces(self._tokens.tokenizer)
+
+    def _placeholder(self, text: str, token_id: int) -> Placeholder:
+        token = self._tokens.text_of(token_id)
+        if token is None or self._tokens.encode(token) != [token_id]:
+            found = f"the placeholder id {token_id} is {token!r}"
+            raise BundleError(f"tokenizer.json: {found}, expected an added token")
+        return Placeholder(text=text, token=token)
+
+    def _special_tokens(self) -> dict[str, str]:
+        ids = {"bos_token": self.spec.bos_id, "pad_token": self.spec.pad_id}
+        ids["eos_token"] = self.spec.eos_ids[0] if self.spec.eos_ids else None
+        named = {name: self._tokens.text_of(token_id) for name, token_id in ids.items()}
+        return {name: token for name, token in named.items() if token is not None}
+
+    def _message(self, turn: Turn, index: int, marks: Marks) -> dict[str, Any]:
+        """What the template sees of a turn."""
+
+        def mark(text: str) -> str:
+            return self._guard.mark(text, marks, is_own=turn.role == "assistant")
+
+        for item in turn.media:
+            if item.kind not in self._placeholders:
+                raise InputError(f"messages[{index}]: found an {item.kind} part, but the model takes none")
+        message = {"role": turn.role, **plain(turn.extra, mark)}
+        text = None if turn.text is None else mark(turn.text)
+        if self._template.takes_text:
+            media = "".join(self._placeholders[item.kind].write(item.number) for item in turn.media)
+            message["content"] = None if text is None else media + text
+        else:
+            parts = [{"type": item.kind, item.kind: f"<{item.kind}>"} for item in turn.media]
+            message["content"] = parts + ([{"type": "text", "text": text}] if text else [])
+        return message
+
+    def _find_media(
+        self, ids: Sequence[int], items: Sequence[MediaItem], places: Sequence[tuple[Kind, int | None]]
+    ) -> tuple[MediaPlace, ...]:
+        """Match the placeholders of the prompt with the items of the messages."""
+        counts: dict[Kind, int] = {"image": 0, "audio": 0}
+        found: dict[tuple[Kind, int], int] = {}
+        positions = [i for i, token in enumerate(ids) if token in self._media_ids]
+        for position, (kind, number) in zip(positions, places, strict=False):
+            counts[kind] += 1
+            found[kind, counts[kind] if number is None else number] = position
+        expected = [(item.kind, item.number) for item in items]
+        if len(positions) != len(items) or sorted(found) != sorted(expected):
+            raise InputError(
+                f"chat_template.jinja: the rendered prompt has {len(positions)} places for media,"
+                f" expected {len(items)}: one for each image and sound of the messages"
+            )
+        return tuple(MediaPlace(item=item, position=found[item.kind, item.number]) for item in items)
+
+
+def _strings(value: object) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _strings(item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _strings(item)
+
+
+def _check_unicode(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"text: found a lone surrogate at {error.start}, expected valid Unicode") from error

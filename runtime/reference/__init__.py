@@ -1,0 +1,25 @@
+"""The packaged reference model: a small trained Phi-4-multimodal checkpoint, held-out items and sample files.
+
+Knows where the packaged files are. Needs numpy and the standard library; soundfile only to decode the spoken clips.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+_HERE = Path(__file__).resolve().parent
+
+
+def checkpoint_path() -> Path:
+    """Directory of the checkpoint, in the layout of microsoft/Phi-4-multimodal-instruct (model_type `phi4mm`)."""
+    return _HERE / "checkpoint"
+
+
+def held_out_path() -> Path:
+    """Directory of the held-out glyphs, clips and text tasks that `held_out_items` composes items from."""
+    return _HERE / "heldout"
+
+
+def samples_path() -> Path:
+    """Directory of the sample media and of `samples.json`, one question for each mode."""
+    return _HERE / "samples"

@@ -1,0 +1,68 @@
+"""What comes back from a model: pieces while it speaks, the whole reply when it is done. Values only."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+FinishReason = Literal["eos", "stop_string", "max_tokens", "context_full", "cancelled"]
+ReprefillReason = Literal["adapters", "rope"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """What an answer cost.
+
+    Attributes:
+        prompt_tokens: tokens of the prompt, media rows counted.
+        cached_tokens: how many of them were in the KV cache already.
+        media_rows: how many of the prompt's tokens are rows of images or sounds.
+        completion_tokens: tokens sampled, the end token not counted.
+        reprefilled: why the cache was thrown away and the sequence read again: "adapters" when the route
+            changed, "rope" when the LongRoPE boundary was crossed; None when it was not.
+        ttft_s: from the call to the first token: media, prefill and one step.
+        tokens_per_s: after the first token; 0 with fewer than two.
+        peak_rss_bytes: highest resident memory of the process so far; None where the system does not tell.
+    """
+
+    prompt_tokens: int
+    cached_tokens: int
+    media_rows: int
+    completion_tokens: int
+    reprefilled: ReprefillReason | None
+    ttft_s: float
+    tokens_per_s: float
+    peak_rss_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """A whole answer.
+
+    Attributes:
+        text: as streamed, without the stop string.
+        token_ids: what was sampled, the end token left out.
+        finish_reason: why it ended.
+        mode: "text", "image", "audio" or "image+audio": what the conversation holds so far.
+        adapters: name to weight of the adapters that were on.
+        usage: cost and timings.
+    """
+
+    text: str
+    token_ids: tuple[int, ...] = field(repr=False)
+    finish_reason: FinishReason
+    mode: str
+    adapters: dict[str, float]
+    usage: Usage
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return {**asdict(self), "token_ids": list(self.token_ids)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Piece:
+    """A part of an answer, complete in UTF-8; the last one may be empty and carries the whole reply."""
+
+    text: str
+    reply: Reply | None = None

@@ -1,0 +1,245 @@
+"""The numbers that shape a Phi-4-multimodal checkpoint, and its config in the upstream and the port's spelling.
+
+Knows nothing about weights. The defaults are those of the reference model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import Phi4MultimodalConfig
+
+LORA_TARGETS = r"model\.layers\.\d+\.((self_attn\.(qkv_proj|o_proj))|(mlp\.(gate_up|down)_proj))"
+"""The linears both adapters sit on; anchored, so that the conformer's own gate_up_proj is never hit."""
+UPSTREAM_LORA_LAYERS = r"((layers.*self_attn\.(qkv|o)_proj)|(layers.*mlp\.(gate_up|down)_proj))"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sizes:
+    """Every size that upstream's `config.json` states, plus the vision tower's, which it leaves out."""
+
+    vocab_size: int = 512
+    hidden_size: int = 192
+    num_hidden_layers: int = 4
+    num_attention_heads: int = 3
+    num_key_value_heads: int = 1
+    head_dim: int = 64
+    intermediate_size: int = 512
+    tie_word_embeddings: bool = True
+    partial_rotary_factor: float = 0.75
+    rope_theta: float = 10000.0
+    longrope: bool = True
+    original_max_position_embeddings: int = 4096
+    max_position_embeddings: int = 131072
+    sliding_window: int = 262144
+
+    crop_size: int = 56
+    patch_size: int = 14
+    vision_hidden_size: int = 128
+    vision_intermediate_size: int = 256
+    vision_layers: int = 5
+    vision_heads: int = 4
+    feature_layer: int = -2
+    dynamic_hd: int = 36
+
+    audio_hidden_size: int = 144
+    audio_intermediate_size: int = 288
+    audio_blocks: int = 4
+    audio_heads: int = 4
+    nemo_conv_channels: int = 64
+    kernel_size: int = 3
+    bias_max_distance: int = 500
+
+    vision_rank: int = 16
+    vision_alpha: int = 32
+    speech_rank: int = 24
+    speech_alpha: int = 48
+
+    @property
+    def rotary_dim(self) -> int:
+        """How many of each head's columns are rotated."""
+        return int(self.head_dim * self.partial_rotary_factor)
+
+
+def long_factors(sizes: Sizes) -> list[float]:
+    """Upstream-like long factors: 1 for the fastest pair, rising to 30 for the slowest."""
+    pairs = sizes.rotary_dim // 2
+    return [round(30.0 ** (i / max(pairs - 1, 1)), 4) for i in range(pairs)]
+
+
+def upstream_config(sizes: Sizes, token_ids: dict[str, int]) -> dict[str, Any]:
+    """The `config.json` of a checkpoint of these sizes, as Microsoft spells it (model_type `phi4mm`).
+
+    Args:
+        sizes: what to describe.
+        token_ids: name to id of at least <|endoftext|>, <|end|>, <|endoftext10|> and <|endoftext11|>.
+    """
+    eos, end = token_ids["<|endoftext|>"], token_ids["<|end|>"]
+    config: dict[str, Any] = {
+        "architectures": ["Phi4MMForCausalLM"],
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        "audio_processor": {"name": "cascades", "config": _audio_config(sizes)},
+        "audio_token_id": token_ids["<|endoftext11|>"],
+        "bos_token_id": eos,
+        "embd_layer": _embd_layer(sizes),
+        "embd_pdrop": 0.0,
+        "eos_token_id": [eos, end],
+        "full_attn_mod": 1,
+        "hidden_act": "silu",
+        "hidden_size": sizes.hidden_size,
+        "image_token_id": token_ids["<|endoftext10|>"],
+        "initializer_range": 0.02,
+        "intermediate_size": sizes.intermediate_size,
+        "interpolate_factor": 1,
+        "lm_head_bias": False,
+        "max_position_embeddings": sizes.max_position_embeddings,
+        "mlp_bias": False,
+        "model_type": "phi4mm",
+        "num_attention_heads": sizes.num_attention_heads,
+        "num_hidden_layers": sizes.num_hidden_layers,
+        "num_key_value_heads": sizes.num_key_value_heads,
+        "original_max_position_embeddings": sizes.original_max_position_embeddings,
+        "pad_token_id": eos,
+        "partial_rotary_factor": sizes.partial_rotary_factor,
+        "resid_pdrop": 0.0,
+        "rms_norm_eps": 1e-05,
+        "rope_scaling": None,
+        "rope_theta": sizes.rope_theta,
+        "sliding_window": sizes.sliding_window,
+        "speech_lora": _lora(sizes.speech_rank, sizes.speech_alpha, 0.01),
+        "tie_word_embeddings": sizes.tie_word_embeddings,
+        "torch_dtype": "bfloat16",
+        "transformers_version": "4.46.1",
+        "use_cache": True,
+        "vision_lora": _lora(sizes.vision_rank, sizes.vision_alpha, 0.0),
+        "vocab_size": sizes.vocab_size,
+    }
+    if sizes.longrope:
+        short = [1.0] * (sizes.rotary_dim // 2)
+        config["rope_scaling"] = {
+            "type": "longrope",
+            "short_factor": short,
+            "long_factor": long_factors(sizes),
+        }
+    if sizes.head_dim * sizes.num_attention_heads != sizes.hidden_size:
+        config["head_dim"] = sizes.head_dim
+    return config
+
+
+def port_config(upstream: dict[str, Any]) -> Phi4MultimodalConfig:
+    """The transformers config that means the same as an upstream `config.json`."""
+    audio = upstream["audio_processor"]["config"]
+    image = upstream["embd_layer"]["image_embd_layer"]
+    vision = image["vision_config"]
+    text_keys = ["vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "hidden_act", "max_position_embeddings", "original_max_position_embeddings", "rms_norm_eps", "tie_word_embeddings", "bos_token_id", "eos_token_id", "pad_token_id", "sliding_window"]
+    rope = {"rope_theta": upstream["rope_theta"], "partial_rotary_factor": upstream["partial_rotary_factor"]}
+    scaling = upstream["rope_scaling"]
+    config = Phi4MultimodalConfig(
+        **{key: upstream[key] for key in text_keys},
+        rope_parameters={"rope_type": "default"} | rope,
+        vision_config={
+            **vision,
+            "crop_size": image["crop_size"],
+            "image_token_id": upstream["image_token_id"],
+        },
+        audio_config={
+            "hidden_size": audio["attention_dim"],
+            "intermediate_size": audio["linear_units"],
+            "num_blocks": audio["num_blocks"],
+            "num_attention_heads": audio["attention_heads"],
+            "ext_pw_out_channel": audio["ext_pw_out_channel"],
+            "depthwise_separable_out_channel": audio["depthwise_seperable_out_channel"],
+            "kernel_size": audio["kernel_size"],
+            "input_size": audio["input_size"],
+            "time_reduction": audio["time_reduction"],
+            "bias_max_distance": audio["relative_attention_bias_args"]["t5_bias_max_distance"],
+            "nemo_conv_channels": audio["nemo_conv_settings"]["conv_channels"],
+            "downsample_rate": upstream["embd_layer"]["audio_embd_layer"]["downsample_rate"],
+            "audio_token_id": upstream["audio_token_id"],
+        },
+    )
+    # Set afterwards: the class's validator derives the factor length from hidden/heads and refuses other head sizes.
+    if "head_dim" in upstream:
+        config.head_dim = upstream["head_dim"]
+    if scaling is not None:
+        original = upstream["original_max_position_embeddings"]
+        config.rope_parameters = {
+            "rope_type": "longrope",
+            "short_factor": scaling["short_factor"],
+            "long_factor": scaling["long_factor"],
+            "original_max_position_embeddings": original,
+            # standardize_rope_params of transformers 5 does not derive it from the two lengths for this class
+            "factor": upstream["max_position_embeddings"] / original,
+        } | rope
+    return config
+
+
+def _lora(rank: int, alpha: int, dropout: float) -> dict[str, Any]:
+    return {"dp": dropout, "layer": UPSTREAM_LORA_LAYERS, "lora_alpha": alpha, "r": rank}
+
+
+def _embd_layer(sizes: Sizes) -> dict[str, Any]:
+    return {
+        "audio_embd_layer": {
+            "compression_rate": 8,
+            "downsample_rate": 1,
+            "embedding_cls": "audio",
+            "enable_gradient_checkpointing": True,
+            "projection_cls": "mlp",
+            "use_conv_downsample": False,
+            "use_qformer": False,
+        },
+        "embedding_cls": "image_audio",
+        "image_embd_layer": {
+            "crop_size": sizes.crop_size,
+            "embedding_cls": "tune_image",
+            "enable_gradient_checkpointing": True,
+            "hd_transform_order": "sub_glb",
+            "image_token_compression_cls": "avg_pool_2d",
+            "projection_cls": "mlp",
+            "use_hd_transform": True,
+            "vision_config": {
+                "feature_layer": sizes.feature_layer,
+                "hidden_size": sizes.vision_hidden_size,
+                "image_size": sizes.crop_size,
+                "intermediate_size": sizes.vision_intermediate_size,
+                "num_attention_heads": sizes.vision_heads,
+                "num_hidden_layers": sizes.vision_layers,
+                "patch_size": sizes.patch_size,
+            },
+            "with_learnable_separator": True,
+        },
+    }
+
+
+def _audio_config(sizes: Sizes) -> dict[str, Any]:
+    return {
+        "activation": "swish",
+        "activation_checkpointing": {"interval": 1, "module": "transformer", "offload": False},
+        "attention_dim": sizes.audio_hidden_size,
+        "attention_heads": sizes.audio_heads,
+        "batch_norm": False,
+        "bias_in_glu": True,
+        "causal": True,
+        "chunk_size": -1,
+        "cnn_layer_norm": True,
+        "conv_activation": "swish",
+        "conv_glu_type": "swish",
+        "depthwise_multiplier": 1,
+        "depthwise_seperable_out_channel": sizes.audio_hidden_size,
+        "dropout_rate": 0.0,
+        "encoder_embedding_config": {"input_size": 80},
+        "ext_pw_kernel_size": 1,
+        "ext_pw_out_channel": sizes.audio_hidden_size,
+        "input_layer": "nemo_conv",
+        "input_size": 80,
+        "kernel_size": sizes.kernel_size,
+        "left_chunk": 18,
+        "linear_units": sizes.audio_intermediate_size,
+        "nemo_conv_settings": {"conv_channels": sizes.nemo_conv_channels},
+        "num_blocks": sizes.audio_blocks,
+        "relative_attention_bias_args": {"t5_bias_max_distance": sizes.bias_max_distance, "type": "t5"},
+        "time_reduction": 8,
+    }

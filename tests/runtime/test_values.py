@@ -1,0 +1,178 @@
+"""Options, routes, stop strings, sampling and memory plans: no model."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from palmtop.errors import InputError, MemoryPlanError
+from palmtop.runtime.bundle import open_bundle
+from palmtop.runtime.manifest import Manifest
+from palmtop.runtime.memory import check_plan, largest_context, plan_memory
+from palmtop.runtime.options import GenerationOptions
+from palmtop.runtime.routing import choose, mode_of, parse_adapters
+from palmtop.runtime.sampling import Sampler
+from palmtop.runtime.stops import StopStrings
+
+
+@pytest.fixture(scope="module")
+def manifest(toy_bundle: Path) -> Manifest:
+    return open_bundle(toy_bundle).manifest
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("max_tokens", 0),
+        ("temperature", -1.0),
+        ("temperature", math.nan),
+        ("top_k", -1),
+        ("top_p", 0.0),
+        ("top_p", 1.5),
+        ("repetition_penalty", 0.0),
+        ("seed", -1),
+        ("stop", ("",)),
+        ("stop", "END"),
+    ],
+)
+def test_impossible_options_are_refused_by_name(name: str, value: object) -> None:
+    with pytest.raises(InputError, match=f"option {name}: found"):
+        GenerationOptions(**{name: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("image", "audio", "mode"),
+    [(False, False, "text"), (True, False, "image"), (False, True, "audio"), (True, True, "image+audio")],
+)
+def test_modes_have_the_manifests_names(image: bool, audio: bool, mode: str) -> None:
+    assert mode_of(has_image=image, has_audio=audio) == mode
+
+
+@pytest.mark.parametrize(
+    ("mode", "gates", "projector"),
+    [
+        ("text", [0, 0], "speech"),
+        ("image", [1, 0], "speech"),
+        ("audio", [0, 1], "speech"),
+        ("image+audio", [1, 0], "vision"),
+    ],
+)
+def test_routes_follow_the_reference(manifest: Manifest, mode: str, gates: list[float], projector: str) -> None:
+    choice = choose(manifest, mode)
+    assert choice.gates(manifest).tolist() == gates
+    assert choice.audio_projector == projector
+
+
+def test_the_users_adapters_replace_the_routes(manifest: Manifest) -> None:
+    assert choose(manifest, "image", {"speech": 0.5}).gates(manifest).tolist() == [0, 0.5]
+    assert choose(manifest, "image", {}).gates(manifest).tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("weight", [math.nan, math.inf, 1e300])
+def test_weights_that_are_not_finite_are_refused(manifest: Manifest, weight: float) -> None:
+    with pytest.raises(InputError, match="adapter 'vision' has weight"):
+        choose(manifest, "text", {"vision": weight})
+
+
+def test_an_unknown_adapter_is_refused_with_those_there_are(manifest: Manifest) -> None:
+    with pytest.raises(InputError, match="adapter 'smell' .* vision, speech"):
+        choose(manifest, "text", {"smell": 1.0})
+
+
+def test_merged_adapters_cannot_be_switched(manifest: Manifest) -> None:
+    merged = dataclasses.replace(manifest, adapter_mode="merged")
+    with pytest.raises(InputError, match="none: its mode is merged"):
+        choose(merged, "text", {"vision": 1.0})
+
+
+def test_adapters_on_the_command_line() -> None:
+    assert parse_adapters(()) is None
+    assert parse_adapters(("none",)) == {}
+    assert parse_adapters(("vision", "speech=-0.5")) == {"vision": 1.0, "speech": -0.5}
+    with pytest.raises(InputError, match="expected a number"):
+        parse_adapters(("vision=big",))
+
+
+@given(st.text("abE", max_size=30), st.lists(st.text("abE", min_size=1, max_size=3), max_size=3), st.data())
+def test_stop_strings_split_anywhere_cut_at_the_first(text: str, stop: list[str], data: st.DataObject) -> None:
+    stops, out, rest = StopStrings(stop), "", text
+    while rest:
+        size = data.draw(st.integers(1, len(rest)))
+        out, rest = out + stops.feed(rest[:size]), rest[size:]
+        assert not any(s in out for s in stop)
+    out += stops.rest()
+    ends = [text.find(s) for s in stop if s in text]
+    if not ends:
+        assert out == text
+    else:
+        assert stops.found
+        assert text.startswith(out)
+        assert not any(s in out for s in stop)
+
+
+def logits() -> np.ndarray:
+    return np.random.default_rng(5).standard_normal(50).astype(np.float32) * 3
+
+
+def draws(options: GenerationOptions, count: int = 400, never: tuple[int, ...] = ()) -> list[int]:
+    sampler = Sampler(options, never=never, seen=[])
+    return [sampler.draw(logits()) for _ in range(count)]
+
+
+def test_greedy_takes_the_largest_and_never_a_placeholder() -> None:
+    best = int(logits().argmax())
+    assert set(draws(GenerationOptions())) == {best}
+    assert best not in draws(GenerationOptions(), never=(best,))
+    assert best not in draws(GenerationOptions(temperature=1.0, seed=1), never=(best,))
+
+
+def test_equal_seeds_draw_equal_tokens() -> None:
+    options = GenerationOptions(temperature=1.0, seed=7)
+    assert draws(options) == draws(options)
+    assert draws(options) != draws(dataclasses.replace(options, seed=8))
+
+
+def test_sampling_follows_the_softmax() -> None:
+    drawn = np.bincount(draws(GenerationOptions(temperature=1.0, seed=0), 4000), minlength=50) / 4000
+    expected = np.exp(logits() - logits().max())
+    expected /= expected.sum()
+    assert np.abs(drawn - expected).max() < 0.03
+
+
+def test_top_k_and_top_p_limit_the_choice() -> None:
+    order = np.argsort(-logits())
+    assert set(draws(GenerationOptions(temperature=5.0, top_k=3, seed=0))) == set(order[:3].tolist())
+    shares = np.exp(logits()[order])
+    shares /= shares.sum()
+    allowed = int(np.searchsorted(np.cumsum(shares), 0.7)) + 1
+    assert set(draws(GenerationOptions(temperature=1.0, top_p=0.7, seed=0), 2000)) == set(order[:allowed].tolist())
+
+
+def test_repetition_penalty_lowers_what_was_seen() -> None:
+    best, second = np.argsort(-logits())[:2].tolist()
+    sampler = Sampler(GenerationOptions(repetition_penalty=100.0), never=(), seen=[best])
+    assert sampler.draw(logits()) == second
+    assert sampler.draw(logits()) not in (best, second)
+
+
+def test_largest_context_is_the_largest_that_passes(manifest: Manifest) -> None:
+    plan = plan_memory(manifest, context=256)
+    largest = largest_context(manifest, plan, plan.total - 20_000)
+    assert 64 <= largest < 256
+    check_plan(manifest, plan_memory(manifest, context=largest), plan.total - 20_000)
+    with pytest.raises(MemoryPlanError):
+        check_plan(manifest, plan_memory(manifest, context=largest + 1), plan.total - 20_000)
+
+
+def test_a_plan_that_does_not_fit_is_refused_with_numbers(manifest: Manifest) -> None:
+    plan = plan_memory(manifest, context=256)
+    with pytest.raises(MemoryPlanError, match=r"context of 256 tokens needs .* MB .*; a context of at most \d+ tokens"):
+        check_plan(manifest, plan, plan.total - 20_000)
+    with pytest.raises(MemoryPlanError, match="no context would fit"):
+        check_plan(manifest, plan, 1000)

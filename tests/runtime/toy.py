@@ -1,0 +1,276 @@
+"""A bundle with random weights and every input of the real one: small enough for hundreds of native runs.
+
+Vocabulary and tokenizer are the reference model's; LongRoPE switches at 128 tokens; two adapters.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto as T
+from onnx import helper as h
+from onnx import numpy_helper as nh
+
+from palmtop.runtime.bundle import sha256_of
+from palmtop.runtime.manifest import (
+    AdapterSpec,
+    DecoderSpec,
+    EncoderSpec,
+    FileSpec,
+    Manifest,
+    PartSpec,
+    Route,
+)
+from palmtop.runtime.processor.spec import AudioSpec, ImageSpec, ProcessorSpec, TextSpec
+from palmtop.runtime.reference import checkpoint_path
+
+VOCAB, HIDDEN, LAYERS, HEADS, KV_HEADS, HEAD_SIZE = 512, 32, 2, 2, 1, 16
+ORIGINAL_CONTEXT, CONTEXT = 128, 256
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
+
+
+def write_toy_bundle(folder: Path, *, seed: int = 0) -> Path:
+    """Write the bundle into ``folder`` and return it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    onnx.save(_decoder(np.random.default_rng(seed)), str(folder / "decoder.onnx"))
+    (folder / "genai_config.json").write_text(json.dumps(_genai_config()))
+    for name in TOKENIZER_FILES:
+        shutil.copyfile(checkpoint_path() / name, folder / name)
+    template = json.loads((checkpoint_path() / "tokenizer_config.json").read_text())["chat_template"]
+    (folder / "chat_template.jinja").write_text(template)
+    for name in ("vision.onnx", "audio.onnx"):  # never opened: FakeEncoders stand in
+        (folder / name).write_bytes(b"no graph")
+    files = {
+        p.name: FileSpec(size_bytes=p.stat().st_size, sha256=sha256_of(p)) for p in sorted(folder.iterdir())
+    }
+    (folder / "bundle.json").write_text(json.dumps(_manifest(files).to_dict()))
+    return folder
+
+
+def _manifest(files: dict[str, FileSpec]) -> Manifest:
+    return Manifest(
+        model="toy",
+        architecture="phi4mm",
+        source_sha256="0" * 64,
+        adapter_mode="gated",
+        processor=ProcessorSpec(
+            text=TextSpec(
+                bos_id=259,
+                eos_ids=(259, 265),
+                end_of_turn_id=265,
+                pad_id=259,
+                adds_bos=False,
+                image_placeholder="<|image_{n}|>",
+                audio_placeholder="<|audio_{n}|>",
+            ),
+            image=ImageSpec(
+                token_id=260,
+                crop_size=56,
+                patch_size=14,
+                max_tiles=36,
+                mean=(0.5, 0.5, 0.5),
+                std=(0.5, 0.5, 0.5),
+            ),
+            audio=AudioSpec(
+                token_id=261,
+                rate_hz=16000,
+                n_fft=512,
+                win_length=400,
+                hop_length=160,
+                preemphasis=0.97,
+                n_mels=80,
+                mel_min_hz=0.0,
+                mel_max_hz=7690.0,
+                compression_rate=8,
+                downsample_rate=1,
+                window_steps=500,
+            ),
+        ),
+        decoder=DecoderSpec(
+            file="decoder.onnx",
+            vocab_size=VOCAB,
+            hidden_size=HIDDEN,
+            num_layers=LAYERS,
+            num_heads=HEADS,
+            num_kv_heads=KV_HEADS,
+            head_size=HEAD_SIZE,
+            context_length=CONTEXT,
+            original_context=ORIGINAL_CONTEXT,
+            sampled_never=(260, 261),
+        ),
+        vision=EncoderSpec(file="vision.onnx", bytes_per_item=1000),
+        audio=EncoderSpec(file="audio.onnx", bytes_per_item=1000),
+        adapters=(
+            AdapterSpec(name="vision", rank=4, alpha=8.0, gate=0, base_sha256="0" * 64),
+            AdapterSpec(name="speech", rank=4, alpha=8.0, gate=1, base_sha256="0" * 64),
+        ),
+        routes={
+            "text": Route(adapters={}, audio_projector="speech"),
+            "image": Route(adapters={"vision": 1.0}, audio_projector="speech"),
+            "audio": Route(adapters={"speech": 1.0}, audio_projector="speech"),
+            "image+audio": Route(adapters={"vision": 1.0}, audio_projector="vision"),
+        },
+        parts=(PartSpec(name="decoder linears", bits=32, group=None, parameters=1000, size_bytes=4000),),
+        recipe={"bits": 32},
+        files=files,
+        palmtop="0.1.0",
+    )
+
+
+def _genai_config() -> dict[str, object]:
+    kv = "past_key_values.%d"
+    return {
+        "model": {
+            "type": "llama",
+            "bos_token_id": 259,
+            "eos_token_id": [259, 265],
+            "pad_token_id": 259,
+            "vocab_size": VOCAB,
+            "context_length": CONTEXT,
+            "decoder": {
+                "session_options": {"log_id": "toy", "provider_options": []},
+                "filename": "decoder.onnx",
+                "head_size": HEAD_SIZE,
+                "hidden_size": HIDDEN,
+                "num_attention_heads": HEADS,
+                "num_key_value_heads": KV_HEADS,
+                "num_hidden_layers": LAYERS,
+                "inputs": {
+                    "input_ids": "input_ids",
+                    "attention_mask": "attention_mask",
+                    "past_key_names": f"{kv}.key",
+                    "past_value_names": f"{kv}.value",
+                },
+                "outputs": {
+                    "logits": "logits",
+                    "present_key_names": "present.%d.key",
+                    "present_value_names": "present.%d.value",
+                },
+            },
+        },
+        "search": {"max_length": CONTEXT, "do_sample": False, "past_present_share_buffer": True},
+    }
+
+
+class FakeEncoders:
+    """Feature rows drawn from the content, and a count of how often each kind was encoded."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def encode_image(
+        self, tiles: Any, *, should_stop: Callable[[], bool] | None = None
+    ) -> NDArray[np.float32]:
+        self.calls.append("image")
+        return _rows_from(tiles.pixels, tiles.rows)
+
+    def encode_audio(
+        self,
+        log_mel: NDArray[np.float32],
+        vision_projector: bool,
+        *,
+        should_stop: Callable[[], bool] | None = None,
+    ) -> NDArray[np.float32]:
+        self.calls.append("audio:vision" if vision_projector else "audio:speech")
+        return _rows_from(log_mel, -(-len(log_mel) // 8)) * (2 if vision_projector else 1)
+
+
+def _rows_from(content: NDArray[np.float32], rows: int) -> NDArray[np.float32]:
+    seed = int.from_bytes(hashlib.sha256(content.tobytes()).digest()[:8], "little")
+    return np.random.default_rng(seed).standard_normal((rows, HIDDEN)).astype(np.float32)
+
+
+class _Graph:
+    def __init__(self) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self.weights: list[onnx.TensorProto] = []
+
+    def const(self, array: NDArray[np.generic]) -> str:
+        name = f"c{len(self.weights)}"
+        self.weights.append(nh.from_array(np.ascontiguousarray(array), name))
+        return name
+
+    def op(self, kind: str, *inputs: str, outputs: int = 1, domain: str = "", **attributes: object) -> str:
+        names = [f"v{len(self.nodes)}_{i}" for i in range(outputs)]
+        self.nodes.append(h.make_node(kind, list(inputs), names, domain=domain, **attributes))
+        return names[0]
+
+
+def _decoder(rng: np.random.Generator) -> onnx.ModelProto:
+    g = _Graph()
+
+    def weight(*shape: int) -> str:
+        return g.const((rng.standard_normal(shape) / np.sqrt(shape[0])).astype(np.float32))
+
+    one, zero = g.const(np.array([1])), g.const(np.array([0]))
+    total = g.op("ReduceSum", "attention_mask", one, keepdims=0)  # [B]
+    length = g.op("Gather", g.op("Shape", "input_ids"), one)  # [1]
+    # onnxruntime 1.31.1 fuses Gather of a bare Range into a Slice that fails at run time: add the start to it
+    count = g.op("Range", g.const(np.array(0)), g.op("Squeeze", length, zero), g.const(np.array(1)))
+    places = g.op("Add", count, g.op("Sub", total, length))
+    row = g.op("Gather", "media_index", places)  # [S]
+    media = g.op("Gather", "media_features", g.op("Max", g.op("Sub", row, one), zero))  # [S, H]
+    is_media = g.op("Unsqueeze", g.op("Greater", row, zero), g.const(np.array([0, 2])))
+    text = g.op("Gather", g.const(rng.standard_normal((VOCAB, HIDDEN)).astype(np.float32)), "input_ids")
+    x = g.op("Where", is_media, g.op("Unsqueeze", media, zero), text)
+    seqlens = g.op("Cast", g.op("Sub", total, one), to=T.INT32)
+    mask_length = g.op("Gather", g.op("Shape", "attention_mask"), g.const(np.array(1)))
+    total_length = g.op("Cast", mask_length, to=T.INT32)
+    angles = np.arange(CONTEXT)[:, None] / 10000 ** (np.arange(HEAD_SIZE // 2) / (HEAD_SIZE // 2))
+    cos, sin = (
+        g.op(
+            "Where",
+            "rope_long",
+            g.const(f(angles / 3).astype(np.float32)),
+            g.const(f(angles).astype(np.float32)),
+        )
+        for f in (np.cos, np.sin)
+    )
+    for layer in range(LAYERS):
+        width = (HEADS + 2 * KV_HEADS) * HEAD_SIZE
+        qkv = g.op("MatMul", x, weight(HIDDEN, width))
+        for gate in range(2):
+            strength = g.op("Gather", "adapter_gates", g.const(np.array(gate)))
+            qkv = g.op("Add", qkv, g.op("Mul", strength, g.op("MatMul", x, weight(HIDDEN, width))))
+        name = f"past_key_values.{layer}"
+        attended = f"attended{layer}"
+        g.nodes.append(
+            h.make_node(
+                "GroupQueryAttention",
+                [qkv, "", "", f"{name}.key", f"{name}.value", seqlens, total_length, cos, sin],
+                [attended, f"present.{layer}.key", f"present.{layer}.value"],
+                domain="com.microsoft",
+                num_heads=HEADS,
+                kv_num_heads=KV_HEADS,
+                do_rotary=1,
+            )
+        )
+        x = g.op("Add", x, g.op("MatMul", attended, weight(HEADS * HEAD_SIZE, HIDDEN)))
+    final = g.op("Sub", length, one)
+    last = g.op("Gather", x, final, axis=1)  # [B, 1, H]
+    g.nodes.append(h.make_node("MatMul", [last, weight(HIDDEN, VOCAB)], ["logits"]))
+    kv = ["B", KV_HEADS, "P", HEAD_SIZE]
+    info = h.make_tensor_value_info
+    inputs = [
+        info("input_ids", T.INT64, ["B", "S"]),
+        info("attention_mask", T.INT64, ["B", "T"]),
+        info("media_index", T.INT64, ["L"]),
+        info("media_features", T.FLOAT, ["M", HIDDEN]),
+        info("adapter_gates", T.FLOAT, [2]),
+        info("rope_long", T.BOOL, [1]),
+    ]
+    outputs = [info("logits", T.FLOAT, ["B", 1, VOCAB])]
+    for layer in range(LAYERS):
+        inputs += [info(f"past_key_values.{layer}.{part}", T.FLOAT, kv) for part in ("key", "value")]
+        outputs += [info(f"present.{layer}.{part}", T.FLOAT, kv) for part in ("key", "value")]
+    graph = h.make_graph(g.nodes, "toy", inputs, outputs, g.weights)
+    opsets = [h.make_opsetid("", 17), h.make_opsetid("com.microsoft", 1)]
+    return h.make_model(graph, opset_imports=opsets, ir_version=10)
