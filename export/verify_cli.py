@@ -49,4 +49,6 @@ def verify_command(bundle: Path, checkpoint: Path | None, items: int, as_json: b
         for check in quality.checks:
             mark = click.style("ok  ", fg="green") if check.passed else click.style("FAIL", fg="red")
             click.echo(f"{mark}  {check.name}: {check.detail}")
+        for reason in quality.skipped:
+            click.echo(f"{click.style('skip', fg='yellow')}  {reason}")
     sys.exit(0 if quality.passed else 1)

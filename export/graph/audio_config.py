@@ -46,15 +46,18 @@ class AudioConfig:
 
     def __post_init__(self) -> None:
         if self.chunk_size != -1:
-            # The reference adds its streaming mask to the scores as 0 and 1, upstream hides keys: no common truth.
-            raise UnsupportedModelError(f"audio_config: chunk_size is {self.chunk_size}, expected -1 (no streaming)")
+            # The reference adds its streaming mask to the scores as 0 and 1, upstream hides keys: no one truth.
+            raise UnsupportedModelError(
+                f"audio_config: chunk_size is {self.chunk_size}, expected -1 (no streaming)"
+            )
         if self.time_reduction < 2 or self.time_reduction & (self.time_reduction - 1):
             raise UnsupportedModelError(
                 f"audio_config: time_reduction is {self.time_reduction}, expected a power of two from 2 on"
             )
         if self.hidden_size % self.num_attention_heads:
             raise UnsupportedModelError(
-                f"audio_config: hidden_size {self.hidden_size} is not a multiple of its {self.num_attention_heads} heads"
+                f"audio_config: hidden_size {self.hidden_size} is not a multiple of its "
+                f"{self.num_attention_heads} heads"
             )
         for key in ("depthwise_separable_out_channel", "ext_pw_out_channel"):
             if (value := getattr(self, key)) != self.hidden_size:
@@ -62,8 +65,13 @@ class AudioConfig:
                     f"audio_config: {key} is {value}, expected hidden_size {self.hidden_size}"
                 )
         for key in (
-            "input_size", "num_blocks", "nemo_conv_channels", "kernel_size", "depthwise_multiplier",
-            "bias_max_distance", "downsample_rate",
+            "input_size",
+            "num_blocks",
+            "nemo_conv_channels",
+            "kernel_size",
+            "depthwise_multiplier",
+            "bias_max_distance",
+            "downsample_rate",
         ):
             if (value := getattr(self, key)) < 1:
                 raise UnsupportedModelError(f"audio_config: {key} is {value}, expected at least 1")

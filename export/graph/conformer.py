@@ -2,8 +2,8 @@
 
 A sound that is longer than the window is fed window by window by the runtime. What makes that equal to the
 reference, which subsamples the whole sound first and cuts afterwards: every window but the first brings
-``time_reduction`` frames of the one before it, whose single step is dropped (``left_context``), and the last one
-is filled up with zero steps that take part in attention (``window``).
+``time_reduction`` frames of the one before it, whose single step is dropped (``left_context``), and the last
+one is filled up with zero steps that take part in attention (``window``).
 
 Reference: transformers 5.23, models/phi4_multimodal/modeling_phi4_multimodal.py, Phi4MultimodalAudioModel and
 Phi4MultimodalAudioEmbedding at batch 1. There the mask is one for every key and is added to the scores, which
@@ -32,8 +32,8 @@ def build_audio(g: GraphBuilder, weights: Weights, config: AudioConfig, precisio
     """Add the whole audio graph.
 
     Inputs: ``log_mel`` float32 [1, T, mels]; ``left_context`` int64 [1], steps to drop at the front, 0 or 1;
-    ``window`` int64 [1], steps to fill up to with zeros, 0 for none; ``projector`` int64 [1], 0 the one trained
-    with speech alone, 1 the one trained beside images.
+    ``window`` int64 [1], steps to fill up to with zeros, 0 for none; ``projector`` int64 [1], 0 the one
+    trained with speech alone, 1 the one trained beside images.
     Output: ``audio_features`` float32 [rows, H], rows = ceil((ceil(T / R) - left_context) / downsample_rate).
 
     Args:
@@ -52,7 +52,9 @@ def build_audio(g: GraphBuilder, weights: Weights, config: AudioConfig, precisio
     projector = g.input("projector", ir.DataType.INT64, [1])
     tower = weights.within(_TOWER)
 
-    x = subsample(g, tower.within("embed."), config, _normalise(g, tower, config, mel), left_context, precision)
+    x = subsample(
+        g, tower.within("embed."), config, _normalise(g, tower, config, mel), left_context, precision
+    )
     steps = g.op("Shape", x, start=1, end=2)  # [1]
     x = _fill_up(g, x, g.op("Max", window, steps), steps)
     bias = _relative_bias(g, tower, config, g.op("Max", window, steps))
@@ -78,7 +80,7 @@ def activation_bytes(config: AudioConfig, window_steps: int) -> int:
     The convolutions are the peak; the reference model's process grows by 170 to 290 MB for 500 steps
     (onnxruntime 1.31, x86-64), and this gives 256 MB.
     """
-    frames, halved = window_steps * config.time_reduction, 2 ** min(config.reductions, 2)
+    frames, halved = window_steps * config.time_reduction, 4 if config.reductions > 1 else 2
     channel = 4 * (frames // halved) * -(-config.input_size // halved)
     convolutions = 2 * config.nemo_conv_channels * channel + CHANNELS_AT_ONCE * frames * config.input_size
     blocks = 4 * window_steps * (6 * config.intermediate_size + 16 * config.hidden_size)
@@ -100,7 +102,9 @@ def _fill_up(g: GraphBuilder, x: ir.Value, length: ir.Value, steps: ir.Value) ->
 
 def _relative_bias(g: GraphBuilder, weights: Weights, config: AudioConfig, length: ir.Value) -> ir.Value:
     """[1, heads, length, length]: one number per head and clipped distance."""
-    table = weights.get("relative_attention_bias_layer.bias_values.weight", config.buckets, config.num_attention_heads)
+    table = weights.get(
+        "relative_attention_bias_layer.bias_values.weight", config.buckets, config.num_attention_heads
+    )
     by_head = g.weight(table.name, np.ascontiguousarray(float_array(table).T))  # [heads, buckets]
     zero, one = g.constant(np.array(0, np.int64)), g.constant(np.array(1, np.int64))
     places = g.op("Range", zero, g.op("Squeeze", length), one)
@@ -108,12 +112,14 @@ def _relative_bias(g: GraphBuilder, weights: Weights, config: AudioConfig, lengt
         "Sub", g.op("Unsqueeze", places, g.constant([0])), g.op("Unsqueeze", places, g.constant([1]))
     )  # [query, key]
     if config.bias_symmetric:
-        # The reference reads past its table from max_distance on; the last entry is the only sensible meaning.
+        # The reference reads past its table from max_distance on; here the last entry goes on.
         distance, low = g.op("Abs", distance), 0
     else:
         low = -config.bias_max_distance
     high = config.bias_max_distance - 1
-    clipped = g.op("Clip", distance, g.constant(np.array(low, np.int64)), g.constant(np.array(high, np.int64)))
+    clipped = g.op(
+        "Clip", distance, g.constant(np.array(low, np.int64)), g.constant(np.array(high, np.int64))
+    )
     index = g.op("Sub", clipped, g.constant(np.array(low, np.int64)))
     return g.op("Unsqueeze", g.op("Gather", by_head, index, axis=1), g.constant([0]))
 
@@ -147,7 +153,7 @@ def _half_feed_forward(
 def _convolution(
     g: GraphBuilder, weights: Weights, config: AudioConfig, x: ir.Value, precision: Precision
 ) -> ir.Value:
-    """The conformer's convolution module, causal: a step sees itself and ``kernel_size - 1`` steps before it."""
+    """The convolution module, causal: a step sees itself and ``kernel_size - 1`` steps before it."""
     h, wide = config.hidden_size, config.hidden_size * config.depthwise_multiplier
     x = layer_norm(g, weights, "layer_norm", x, h, LAYER_NORM_EPS)
     x = _gated(g, weights.within("glu."), config, x, precision)
@@ -213,4 +219,6 @@ def _project(
     """[rows, K] -> [rows, H] by one of the two projectors."""
     wide, k = config.output_size, config.hidden_size * config.downsample_rate
     up = module_linear(g, weights, f"audio_embed.up_proj_for_{name}", rows, (wide, k), precision)
-    return module_linear(g, weights, f"audio_embed.down_proj_for_{name}", gelu(g, up), (wide, wide), precision)
+    return module_linear(
+        g, weights, f"audio_embed.down_proj_for_{name}", gelu(g, up), (wide, wide), precision
+    )

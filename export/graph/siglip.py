@@ -3,9 +3,9 @@
 The HD arrangement of tiles is not here: the projector works row by row, so the runtime arranges rows after it
 (``palmtop.runtime.processor.image.feature_order``) and the graph needs no image sizes.
 
-Reference: transformers 5.23, models/phi4_multimodal/modeling_phi4_multimodal.py, Phi4MultimodalVisionModel and
-Phi4MultimodalImageEmbedding, with eager attention. (With SDPA a batch of fully valid tiles gets no mask there,
-and ``is_causal = True`` then makes its attention causal: a slip of that version that upstream does not have.)
+Reference: transformers 5.23, models/phi4_multimodal/modeling_phi4_multimodal.py, Phi4MultimodalVisionModel
+and Phi4MultimodalImageEmbedding, with eager attention. (With SDPA a batch of fully valid tiles gets no mask
+there, and ``is_causal = True`` then makes attention causal: a slip that upstream does not have.)
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class VisionConfig:
 
     Attributes:
         image_size: side of a tile in pixels.
-        feature_layer: index into [embeddings, output of layer 0, output of layer 1, ...]; -2 leaves the last out.
+        feature_layer: index into [embeddings, output of layer 0, of layer 1, ...]; -2 leaves the last out.
         output_size: hidden size of the text model.
     """
 
@@ -53,15 +53,18 @@ class VisionConfig:
     def __post_init__(self) -> None:
         if self.hidden_size % self.num_attention_heads:
             raise UnsupportedModelError(
-                f"vision_config: hidden_size {self.hidden_size} is not a multiple of its {self.num_attention_heads} heads"
+                f"vision_config: hidden_size {self.hidden_size} is not a multiple of its "
+                f"{self.num_attention_heads} heads"
             )
         if not -self.num_hidden_layers - 1 <= self.feature_layer <= self.num_hidden_layers:
             raise UnsupportedModelError(
-                f"vision_config: feature_layer is {self.feature_layer}, expected a layer of {self.num_hidden_layers}"
+                f"vision_config: feature_layer is {self.feature_layer}, "
+                f"expected one of {self.num_hidden_layers} layers"
             )
         if self.patches < 2:
             raise UnsupportedModelError(
-                f"vision_config: image_size {self.image_size} has {self.patches} patches of {self.patch_size}, expected 2"
+                f"vision_config: image_size {self.image_size} has {self.patches} patches of {self.patch_size}, "
+                f"expected at least 2"
             )
 
     @property
@@ -83,8 +86,9 @@ class VisionConfig:
 def activation_bytes(config: VisionConfig) -> int:
     """Memory that one tile needs while it runs, about, for ``EncoderSpec.bytes_per_item``.
 
-    Twice what is alive at the widest place: the reference model's tile has 108 MB alive, and a process grows by 150
-    to 270 MB, for glibc keeps freed pieces (onnxruntime 1.31, x86-64; ``runtime/encoders.py`` returns them after use).
+    Twice what is alive at the widest place: the reference model's tile has 108 MB alive, and a process grows
+    by 150 to 270 MB, for glibc keeps freed pieces until ``runtime/encoders.py`` returns them (onnxruntime
+    1.31, x86-64).
     """
     alive = 4 * config.patches**2 * (2 * config.intermediate_size + 16 * config.hidden_size)
     return 2 * alive
@@ -93,9 +97,9 @@ def activation_bytes(config: VisionConfig) -> int:
 def position_table(patches: int) -> NDArray[np.int64]:
     """Where the i-th of n valid patches of a side lies on the trained grid.
 
-    The reference buckets i/n in float32 (boundaries as ``torch.arange`` computes them, without the rounding that
-    its vector lanes add: that differs between CPUs and moves a bucket from 19 patches on, for some sizes, 27 and
-    32 not among them).
+    The reference buckets i/n in float32, boundaries as ``torch.arange`` computes them. Not copied is the
+    rounding that torch's vector lanes add: it differs between CPUs and, from 19 patches on, moves a bucket for
+    some sizes (27 and 32 not among them).
 
     Args:
         patches: side of the trained grid.
@@ -117,8 +121,8 @@ def build_vision(g: GraphBuilder, weights: Weights, config: VisionConfig, precis
     """Add the whole vision graph.
 
     Inputs: ``pixel_values`` float32 [N, 3, C, C]; ``patch_mask`` bool [N, P, P], a rectangle at the top left.
-    Outputs: ``tile_features`` float32 [N, p, p, H]; ``separators`` float32 [2, H], the end of a row of patches and
-    the border between the tiles and the global view.
+    Outputs: ``tile_features`` float32 [N, p, p, H]; ``separators`` float32 [2, H], the end of a row of patches
+    and the border between the tiles and the global view.
 
     Args:
         g: an empty graph.
@@ -203,7 +207,7 @@ def _hiding_columns(g: GraphBuilder, config: VisionConfig, mask: ir.Value) -> tu
     """One more column for every head of the queries and of the keys, [N, P*P, heads, 1] each.
 
     Their product is 0 for a valid key and hides a masked one: a mask inside the ordinary dot product, because
-    with a mask of its own the attention kernel holds all scores at once (67 MB a tile in the reference model).
+    given a mask the attention kernel holds all scores at once (67 MB a tile in the reference model).
     """
     whole = g.constant([1, 1, config.num_attention_heads, 1])
     flat = g.op("Reshape", mask, g.constant([0, -1, 1, 1]))
@@ -224,9 +228,13 @@ def _layer(
     normed = layer_norm(g, weights, "layer_norm1", x, h, eps)
     q, k, v = query_key_value(g, weights.within("self_attn."), normed, h, precision)
 
-    def widened(x: ir.Value, column: ir.Value) -> ir.Value:  # [N, P*P, heads * size] -> [.., heads * (size + 1)]
+    def widened(
+        x: ir.Value, column: ir.Value
+    ) -> ir.Value:  # [N, P*P, heads * size] -> [.., heads * (size + 1)]
         by_head = g.op("Reshape", x, g.constant([0, 0, heads, size]))
-        return g.op("Reshape", g.op("Concat", by_head, column, axis=-1), g.constant([0, 0, heads * (size + 1)]))
+        return g.op(
+            "Reshape", g.op("Concat", by_head, column, axis=-1), g.constant([0, 0, heads * (size + 1)])
+        )
 
     mixed = attention(g, widened(q, columns[0]), widened(k, columns[1]), v, heads, scale=size**-0.5)
     x = g.op("Add", x, module_linear(g, weights, "self_attn.out_proj", mixed, (h, h), precision))
@@ -237,7 +245,7 @@ def _layer(
 
 
 def _pool(g: GraphBuilder, config: VisionConfig, hidden: ir.Value) -> ir.Value:
-    """[N, P*P, h] -> [N*p*p, h], the mean of each 2x2; an odd grid is reflected by one at the right and bottom."""
+    """[N, P*P, h] -> [N*p*p, h], the mean of each 2x2; an odd grid is reflected by one, right and below."""
     patches, pooled, h = config.patches, config.pooled, config.hidden_size
     grid = g.op("Reshape", hidden, g.constant([-1, patches, patches, h]))
     if patches % 2:
@@ -253,6 +261,4 @@ def _project(
     """[R, h] -> [R, H]."""
     h, wide = config.hidden_size, config.output_size
     up = module_linear(g, weights, "image_embed.img_projection_up", rows, (wide, h), precision)
-    return module_linear(
-        g, weights, "image_embed.img_projection_down", gelu(g, up), (wide, wide), precision
-    )
+    return module_linear(g, weights, "image_embed.img_projection_down", gelu(g, up), (wide, wide), precision)

@@ -23,6 +23,7 @@ from palmtop.export.checkpoint import Checkpoint
 from palmtop.export.convert import build_graphs, export_parts
 from palmtop.export.recipe import Recipe
 from palmtop.runtime.bundle import Bundle
+from palmtop.runtime.machine import available_memory
 from palmtop.runtime.manifest import Manifest
 
 from .probe import DecoderProbe, ProbeInput
@@ -73,6 +74,8 @@ def verify(bundle: Bundle, checkpoint: Checkpoint, *, items: int = 4, report: Re
     tell("tensors")
     tensors = _compare_tensors(bundle, model, recipe)
     checks += _judge_tensors(tensors, recipe)
+    if reason := _too_large(checkpoint):
+        return _summed_up(started, checks, tensors, skipped=(reason,))
     with tempfile.TemporaryDirectory(prefix="palmtop-verify-") as temporary:
         tell("float reference")
         reference = _make_reference(Path(temporary), checkpoint, model, recipe)
@@ -85,12 +88,37 @@ def verify(bundle: Bundle, checkpoint: Checkpoint, *, items: int = 4, report: Re
         adapters = {a.name: _adapter_effect(decoders, a.name, pairs) for a in bundle.manifest.adapters}
         checks += _judge_adapters(adapters)
         checks += _off_is_base(decoders, pairs)
+    return _summed_up(started, checks, tensors, modes=modes, adapters=adapters)
+
+
+def _summed_up(
+    started: float,
+    checks: list[Check],
+    tensors: dict[str, float],
+    *,
+    modes: dict[str, Agreement] | None = None,
+    adapters: dict[str, dict[str, float]] | None = None,
+    skipped: tuple[str, ...] = (),
+) -> Quality:
     return Quality(
         checks=tuple(checks),
-        modes=modes,
-        adapters=adapters,
+        modes=modes or {},
+        adapters=adapters or {},
         tensors={k: {"snr_db": round(v, 2)} for k, v in tensors.items()},
+        skipped=skipped,
         seconds=round(time.perf_counter() - started, 2),
+    )
+
+
+def _too_large(checkpoint: Checkpoint) -> str | None:
+    """Why a float32 model cannot stand beside the bundle on this machine, or None when it can."""
+    needed = 2 * 4 * sum(int(np.prod(checkpoint.shape(n) or ())) for n in checkpoint.names)  # mapped and prepacked
+    free = available_memory()
+    if free is None or needed <= free:
+        return None
+    return (
+        f"logits and adapters: a float32 reference needs about {needed / 1e9:.1f} GB, this machine has"
+        f" {free / 1e9:.1f} GB left; tensors were compared"
     )
 
 

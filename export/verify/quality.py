@@ -49,12 +49,22 @@ class Agreement:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quality:
-    """The whole verdict; ``quality.json`` is its ``to_dict``."""
+    """The whole verdict; ``quality.json`` is its ``to_dict``.
+
+    Attributes:
+        checks: what was claimed and whether it holds.
+        modes: agreement of logits by mode of input.
+        adapters: how each adapter acts, against the float model.
+        tensors: signal-to-noise ratio by stored tensor.
+        skipped: what could not be measured, and why.
+        seconds: what it took.
+    """
 
     checks: tuple[Check, ...]
     modes: dict[str, Agreement]
     adapters: dict[str, dict[str, float]]
     tensors: dict[str, dict[str, float]]
+    skipped: tuple[str, ...]
     seconds: float
 
     @property

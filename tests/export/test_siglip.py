@@ -76,13 +76,17 @@ def test_features_equal_the_reference(tmp_path: Path, data: st.DataObject) -> No
     embedding = image_embedding(config, seed=data.draw(st.integers(0, 9), label="seed"))
     pixels, mask = noise(len(valid), 3, size["image_size"], size["image_size"]), rectangles(patches, *valid)
 
-    found = session(write_vision(tmp_path, embedding, config)).run(None, {"pixel_values": pixels, "patch_mask": mask})
+    found = session(write_vision(tmp_path, embedding, config)).run(
+        None, {"pixel_values": pixels, "patch_mask": mask}
+    )
 
     assert relative_error(found[0], reference(embedding, pixels, mask)) < FLOAT32_NOISE
 
 
 @pytest.mark.parametrize("patch_size", [14, 8])  # 4 and 7 patches: even and odd
-def test_full_and_partly_masked_tiles_in_one_batch_equal_the_reference(tmp_path: Path, patch_size: int) -> None:
+def test_full_and_partly_masked_tiles_in_one_batch_equal_the_reference(
+    tmp_path: Path, patch_size: int
+) -> None:
     config = port_config({"patch_size": patch_size})
     embedding = image_embedding(config)
     run = session(write_vision(tmp_path, embedding, config)).run
@@ -105,7 +109,9 @@ def test_separators_are_projected_as_the_reference_projects_them(tmp_path: Path)
 
     separators = session(write_vision(tmp_path, embedding, config)).run(["separators"], feeds)[0]
 
-    ends = torch.stack([embedding.sub_img_feature_extensor.flatten(), embedding.global_img_feature_extensor.flatten()])
+    ends = torch.stack(
+        [embedding.sub_img_feature_extensor.flatten(), embedding.global_img_feature_extensor.flatten()]
+    )
     with torch.no_grad():
         assert relative_error(separators, project(embedding, ends).numpy()) < FLOAT32_NOISE
 
@@ -146,7 +152,9 @@ def test_weights_behind_the_feature_layer_are_not_asked_for(tmp_path: Path) -> N
 
     unread = set(arrays) - set(asked)
     tower = "model.embed_tokens_extend.image_embed.img_processor."
-    assert unread and all(n.startswith((tower + "encoder.layers.2.", tower + "post", tower + "head")) for n in unread)
+    assert unread and all(
+        n.startswith((tower + "encoder.layers.2.", tower + "post", tower + "head")) for n in unread
+    )
 
 
 @pytest.mark.parametrize(("bits", "least_db", "most_db"), [(8, 32, 60), (4, 8, 30)])
@@ -167,7 +175,8 @@ def sizes(**changes: Any) -> VisionConfig:
     return VisionConfig(
         **{
             "hidden_size": 32, "intermediate_size": 56, "num_hidden_layers": 3, "num_attention_heads": 4,
-            "image_size": 56, "patch_size": 14, "feature_layer": -2, "layer_norm_eps": 1e-6, "output_size": 48,
+            "image_size": 56, "patch_size": 14, "feature_layer": -2,
+            "layer_norm_eps": 1e-6, "output_size": 48,
         }
         | changes
     )  # fmt: skip
@@ -196,7 +205,9 @@ def test_an_unknown_activation_is_refused(tmp_path: Path) -> None:
 def test_a_misshapen_weight_is_refused_by_name(tmp_path: Path) -> None:
     weights = weights_from(arrays_of(image_embedding(port_config()), "image_embed."))
     with pytest.raises(CheckpointError, match=r"fc1\.weight' is \[56, 32\], expected \[57, 32\]"):
-        write_graph(tmp_path / "v.onnx", lambda g: build_vision(g, weights, sizes(intermediate_size=57), FLOAT))
+        write_graph(
+            tmp_path / "v.onnx", lambda g: build_vision(g, weights, sizes(intermediate_size=57), FLOAT)
+        )
 
 
 def test_a_weight_that_is_not_finite_is_refused_by_name(tmp_path: Path) -> None:

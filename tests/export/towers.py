@@ -1,4 +1,4 @@
-"""Small towers of the transformers port with random weights that matter, and the same weights as ONNX graphs."""
+"""Small towers of the transformers port with random weights that matter, and the same as ONNX graphs."""
 
 from __future__ import annotations
 
@@ -26,19 +26,40 @@ PREFIX = "model.embed_tokens_extend."
 TEXT_HIDDEN = 48
 
 
-def port_config(vision: dict[str, Any] | None = None, audio: dict[str, Any] | None = None) -> Phi4MultimodalConfig:
+def port_config(
+    vision: dict[str, Any] | None = None, audio: dict[str, Any] | None = None
+) -> Phi4MultimodalConfig:
     """A config of tiny towers; given keys replace the defaults. Attention is eager: see siglip.py."""
     small_vision = {
-        "hidden_size": 32, "intermediate_size": 56, "num_hidden_layers": 3, "num_attention_heads": 4,
-        "image_size": 56, "crop_size": 56, "patch_size": 14, "image_token_id": 3,
+        "hidden_size": 32,
+        "intermediate_size": 56,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "image_size": 56,
+        "crop_size": 56,
+        "patch_size": 14,
+        "image_token_id": 3,
     }
     small_audio = {
-        "hidden_size": 32, "intermediate_size": 40, "num_blocks": 2, "num_attention_heads": 4, "nemo_conv_channels": 16,
-        "ext_pw_out_channel": 32, "depthwise_separable_out_channel": 32, "bias_max_distance": 500, "audio_token_id": 4,
+        "hidden_size": 32,
+        "intermediate_size": 40,
+        "num_blocks": 2,
+        "num_attention_heads": 4,
+        "nemo_conv_channels": 16,
+        "ext_pw_out_channel": 32,
+        "depthwise_separable_out_channel": 32,
+        "bias_max_distance": 500,
+        "audio_token_id": 4,
     }
     config = Phi4MultimodalConfig(
-        vocab_size=16, hidden_size=TEXT_HIDDEN, num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=2,
-        vision_config=small_vision | (vision or {}), audio_config=small_audio | (audio or {}), pad_token_id=0,
+        vocab_size=16,
+        hidden_size=TEXT_HIDDEN,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        vision_config=small_vision | (vision or {}),
+        audio_config=small_audio | (audio or {}),
+        pad_token_id=0,
     )
     for part in (config, config.vision_config, config.audio_config):
         part._attn_implementation = "eager"
@@ -54,9 +75,11 @@ def randomise(module: torch.nn.Module, seed: int) -> torch.nn.Module:
 
     with torch.no_grad():
         for name, tensor in module.state_dict().items():
-            if "norm" in name and name.endswith("weight") or name.endswith("global_invstd"):
+            if ("norm" in name and name.endswith("weight")) or name.endswith("global_invstd"):
                 normal(tensor, 0.2, 1.0)
-            elif "bias_values" in name or tensor.ndim < 2 or "extensor" in name or "position_embedding" in name:
+            elif (
+                "bias_values" in name or tensor.ndim < 2 or "extensor" in name or "position_embedding" in name
+            ):
                 normal(tensor, 0.5)
             else:
                 normal(tensor, 1.4 / tensor[0].numel() ** 0.5)
@@ -69,7 +92,7 @@ def arrays_of(module: torch.nn.Module, inside: str) -> dict[str, NDArray[np.floa
 
 
 def weights_from(arrays: dict[str, NDArray[np.float32]], asked: list[str] | None = None) -> Weights:
-    """Tensors as encoders see them, from ``model.embed_tokens_extend.``; ``asked`` takes down what is read."""
+    """Tensors seen from ``model.embed_tokens_extend.``; ``asked`` takes down what is read."""
 
     def find(name: str) -> Weight:
         if asked is not None:
@@ -80,11 +103,10 @@ def weights_from(arrays: dict[str, NDArray[np.float32]], asked: list[str] | None
 
 
 def vision_config(config: Phi4MultimodalConfig) -> VisionConfig:
-    names = (
-        "hidden_size intermediate_size num_hidden_layers num_attention_heads image_size patch_size feature_layer "
-        "layer_norm_eps hidden_act"
-    ).split()
-    return VisionConfig(**{n: getattr(config.vision_config, n) for n in names}, output_size=config.hidden_size)
+    names = set(VisionConfig.__dataclass_fields__) - {"output_size"}
+    return VisionConfig(
+        **{n: getattr(config.vision_config, n) for n in names}, output_size=config.hidden_size
+    )
 
 
 def audio_config(config: Phi4MultimodalConfig) -> AudioConfig:
@@ -113,14 +135,18 @@ def write_vision(
     folder: Path, embedding: torch.nn.Module, config: Phi4MultimodalConfig, precision: Precision = FLOAT
 ) -> Path:
     weights = weights_from(arrays_of(embedding, "image_embed."))
-    return write_graph(folder / "vision.onnx", lambda g: build_vision(g, weights, vision_config(config), precision))
+    return write_graph(
+        folder / "vision.onnx", lambda g: build_vision(g, weights, vision_config(config), precision)
+    )
 
 
 def write_audio(
     folder: Path, embedding: torch.nn.Module, config: Phi4MultimodalConfig, precision: Precision = FLOAT
 ) -> Path:
     weights = weights_from(arrays_of(embedding, "audio_embed."))
-    return write_graph(folder / "audio.onnx", lambda g: build_audio(g, weights, audio_config(config), precision))
+    return write_graph(
+        folder / "audio.onnx", lambda g: build_audio(g, weights, audio_config(config), precision)
+    )
 
 
 def session(path: Path) -> ort.InferenceSession:
