@@ -1,51 +1,19 @@
-"""Read a checkpoint folder: config.json, safetensors shards, small JSON files. Knows no architecture.
-
-Tensors are read with ``pread``, a few rows at a time, never mapped: mapped pages would count as this
-process's memory. The safetensors layout (8-byte length, JSON header, bytes) is parsed here because the
-library hands out whole tensors, and bfloat16 only through torch.
-"""
+"""A checkpoint folder: config.json, small JSON files, tensors, and adapters beside them. Knows no architecture."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-import struct
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
-import numpy as np
-from numpy.typing import NDArray
-
 from palmtop.errors import CheckpointError
 
-from .weight import Weight, Weights
-
-MAX_HEADER_BYTES = 100 << 20  # the limit of the safetensors library
-DTYPES: dict[str, np.dtype[Any]] = {
-    "F64": np.dtype("<f8"),
-    "F32": np.dtype("<f4"),
-    "F16": np.dtype("<f2"),
-    "BF16": np.dtype(ml_dtypes.bfloat16),
-}
-
-
-@dataclass(frozen=True, slots=True)
-class TensorPlace:
-    """Where a tensor's bytes are."""
-
-    file: Path
-    offset: int
-    dtype: np.dtype[Any]
-    shape: tuple[int, ...]
-
-    @property
-    def size_bytes(self) -> int:
-        """Bytes in the file."""
-        return int(np.prod(self.shape)) * self.dtype.itemsize
+from .config_keys import read_json_object
+from .tensor_folder import TensorFolder
+from .weight import Weight
 
 
 class Checkpoint:
@@ -60,18 +28,25 @@ class Checkpoint:
         if not self.path.is_dir():
             raise CheckpointError(f"{self.path}: no such folder, expected a checkpoint with config.json")
         self.config = self.json("config.json")
-        self._places = _find_tensors(self.path)
-        self.on_read: Callable[[str, int], None] | None = None  # told the name and bytes of every read
+        self._tensors = TensorFolder(self.path)
+        self._beside: dict[str, TensorFolder] = {}
+        self._on_read: Callable[[str, int], None] | None = None
 
     @property
     def names(self) -> list[str]:
-        """All tensor names, sorted."""
-        return sorted(self._places)
+        """Tensor names, sorted; without those of the adapters beside."""
+        return self._tensors.names
 
     @property
     def size_bytes(self) -> int:
-        """Of all tensors."""
-        return sum(place.size_bytes for place in self._places.values())
+        """Of all tensors, those of adapters beside that have been opened included."""
+        return sum(folder.size_bytes for folder in (self._tensors, *self._beside.values()))
+
+    def report_reads(self, on_read: Callable[[str, int], None] | None) -> None:
+        """Have a function told the name and bytes of every read."""
+        self._on_read = on_read
+        for folder in (self._tensors, *self._beside.values()):
+            folder.on_read = on_read
 
     def json(self, name: str) -> dict[str, Any]:
         """A JSON object in the folder.
@@ -79,151 +54,36 @@ class Checkpoint:
         Raises:
             CheckpointError: missing or not an object.
         """
-        return _read_json(self.path / name)
+        return read_json_object(self.path / name)
 
     def shape(self, name: str) -> tuple[int, ...] | None:
         """The tensor's shape, or None when there is no such tensor."""
-        place = self._places.get(name)
-        return None if place is None else place.shape
+        return self._tensors.shape(name)
 
     def weight(self, name: str) -> Weight:
         """A tensor, to be read later.
 
         Raises:
-            CheckpointError: there is no such tensor, or its type is not a float.
+            CheckpointError: there is no such tensor.
         """
-        place = self._places.get(name)
-        if place is None:
-            raise CheckpointError(f"{self.path}: tensor '{name}' is missing")
+        return self._tensors.weight(name)
 
-        def rows(start: int, stop: int) -> NDArray[np.float32]:
-            block = _read_rows(name, place, start, stop)
-            if self.on_read is not None:
-                self.on_read(name, block.size * place.dtype.itemsize)
-            return block
+    def beside(self, name: str) -> TensorFolder:
+        """The tensors of a PEFT adapter in a folder of this name.
 
-        return Weight(name, place.shape, rows)
-
-    def weights(self) -> Weights:
-        """All tensors by name."""
-        return Weights(self.weight)
+        Raises:
+            CheckpointError: there is no such folder.
+        """
+        if name not in self._beside:
+            if not (self.path / name / "adapter_config.json").is_file():
+                raise CheckpointError(f"{self.path}: no folder '{name}' with adapter_config.json there")
+            self._beside[name] = TensorFolder(self.path / name)
+            self._beside[name].on_read = self._on_read
+        return self._beside[name]
 
     def sha256(self) -> str:
-        """Hash of config and tensors: names, types, shapes and bytes, whatever the sharding."""
+        """Hash of config, tensors and adapters beside that have been opened."""
         digest = hashlib.sha256(json.dumps(self.config, sort_keys=True).encode())
-        for name in self.names:
-            place = self._places[name]
-            digest.update(f"{name}:{place.dtype}:{list(place.shape)}".encode())
-            with place.file.open("rb", buffering=0) as file:
-                file.seek(place.offset)
-                left = place.size_bytes
-                while left and (block := file.read(min(left, 8 << 20))):
-                    digest.update(block)
-                    left -= len(block)
+        for folder in (self._tensors, *self._beside.values()):
+            digest.update(folder.sha256().encode())
         return digest.hexdigest()
-
-
-def _find_tensors(folder: Path) -> dict[str, TensorPlace]:
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        mapping = _read_json(index).get("weight_map")
-        if not isinstance(mapping, dict) or not all(isinstance(v, str) for v in mapping.values()):
-            raise CheckpointError(f"{index}: weight_map is missing, expected tensor names to file names")
-        places: dict[str, TensorPlace] = {}
-        for shard in sorted(set(mapping.values())):
-            if Path(shard).name != shard:
-                raise CheckpointError(f"{index}: shard name '{shard}' leads out of the checkpoint")
-            if not (folder / shard).is_file():
-                raise CheckpointError(f"{folder}: shard '{shard}' is missing, the index names it")
-            places.update(_read_header(folder / shard))
-        for name, shard in mapping.items():
-            if name not in places or places[name].file.name != shard:
-                raise CheckpointError(f"{folder}: tensor '{name}' is not in shard '{shard}' as the index says")
-        return places
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise CheckpointError(f"{folder}: no safetensors file there")
-    places = {}
-    for file in files:
-        for name, place in _read_header(file).items():
-            if name in places:
-                raise CheckpointError(f"{file}: tensor '{name}' is also in '{places[name].file.name}'")
-            places[name] = place
-    return places
-
-
-def _read_header(file: Path) -> dict[str, TensorPlace]:
-    size_bytes = file.stat().st_size
-    with file.open("rb") as stream:
-        start = stream.read(8)
-        length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
-        if not 2 <= length <= min(MAX_HEADER_BYTES, size_bytes - 8):
-            raise CheckpointError(
-                f"{file}: is truncated or not safetensors (header of {length} bytes in a file of {size_bytes})"
-            )
-        try:
-            header = json.loads(stream.read(length))
-            places = {
-                name: _place(file, 8 + length, name, entry)
-                for name, entry in header.items()
-                if name != "__metadata__"
-            }
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise CheckpointError(f"{file}: the safetensors header is not valid ({error})") from error
-    for name, place in places.items():
-        if place.offset + place.size_bytes > size_bytes:
-            raise CheckpointError(
-                f"{file}: is truncated: tensor '{name}' ends at byte {place.offset + place.size_bytes},"
-                f" the file has {size_bytes}"
-            )
-    return places
-
-
-def _place(file: Path, base: int, name: str, entry: dict[str, Any]) -> TensorPlace:
-    dtype = DTYPES.get(entry["dtype"])
-    if dtype is None:
-        raise CheckpointError(
-            f"{file}: tensor '{name}' has type {entry['dtype']}, expected one of {', '.join(DTYPES)}"
-        )
-    start, stop = entry["data_offsets"]
-    place = TensorPlace(file, base + int(start), dtype, tuple(int(n) for n in entry["shape"]))
-    if start < 0 or stop - start != place.size_bytes:
-        raise CheckpointError(
-            f"{file}: tensor '{name}' has {stop - start} bytes, expected {place.size_bytes} for {list(place.shape)}"
-        )
-    return place
-
-
-def _read_rows(name: str, place: TensorPlace, start: int, stop: int) -> NDArray[np.float32]:
-    tail = place.shape[1:]
-    row_bytes = int(np.prod(tail)) * place.dtype.itemsize
-    if not place.shape:
-        start, stop, row_bytes = 0, 1, place.dtype.itemsize
-    try:
-        with place.file.open("rb", buffering=0) as file:
-            data = os.pread(file.fileno(), (stop - start) * row_bytes, place.offset + start * row_bytes)
-            while len(data) < (stop - start) * row_bytes:  # pread stops at 2 GiB
-                more = os.pread(
-                    file.fileno(),
-                    (stop - start) * row_bytes - len(data),
-                    place.offset + start * row_bytes + len(data),
-                )
-                if not more:
-                    raise CheckpointError(f"{place.file}: tensor '{name}' ends too early")
-                data += more
-    except OSError as error:
-        raise CheckpointError(f"{place.file}: tensor '{name}' could not be read ({error.strerror})") from error
-    shape = (stop - start, *tail) if place.shape else ()
-    return np.frombuffer(data, place.dtype).reshape(shape).astype(np.float32)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise CheckpointError(f"{path.parent}: '{path.name}' is missing")
-    try:
-        data = json.loads(path.read_text("utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"{path}: is not valid JSON ({error})") from error
-    if not isinstance(data, dict):
-        raise CheckpointError(f"{path}: is {type(data).__name__}, expected an object")
-    return data

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
 from typing import Any
 
 from palmtop.errors import CheckpointError
@@ -84,3 +86,20 @@ class Keys:
         if key not in self.data and default is None:
             raise CheckpointError(f"{self.where}: {key} is missing")
         return self.data.get(key, default)
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """A JSON file that holds an object.
+
+    Raises:
+        CheckpointError: missing, not JSON, or something else.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path.parent}: '{path.name}' is missing")
+    try:
+        data = json.loads(path.read_text("utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{path}: is not valid JSON ({error})") from error
+    if not isinstance(data, dict):
+        raise CheckpointError(f"{path}: is {type(data).__name__}, expected an object")
+    return data

@@ -84,11 +84,11 @@ def export_model(
     checkpoint = Checkpoint(source)
     model = find(str(checkpoint.config.get("model_type"))).read_model(checkpoint, recipe.context)
     if progress is not None:
-        checkpoint.on_read = _reporter(checkpoint, progress)
+        checkpoint.report_reads(_reporter(checkpoint, progress))
     with written_beside(Path(target), overwrite=overwrite) as folder:
         manifest = write_bundle(folder, checkpoint, model, recipe)
         if verify:
-            checkpoint.on_read = None
+            checkpoint.report_reads(None)
             _prove(folder, manifest, checkpoint)
     return Path(target)
 

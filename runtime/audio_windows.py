@@ -27,10 +27,10 @@ class AudioWindow:
 def audio_windows(frames: int, spec: AudioSpec) -> list[AudioWindow]:
     """The windows of a sound.
 
-    A sound of at most ``window_steps`` steps is one window. A longer one is cut every ``window_steps`` steps, and
-    its last window is filled up, as the reference does. A step of the subsampling sees less than
-    ``compression_rate`` frames before and after its own first frame: the frames of one step more on the left are
-    all the context that a window lacks, and on the right it lacks none.
+    A sound of at most ``window_steps`` steps is one window. A longer one is cut every ``window_steps`` steps,
+    and its last window is filled up, as the reference does. A step of the subsampling sees less than
+    ``compression_rate`` frames before and after its own first frame: the frames of one step more on the left
+    are all the context that a window lacks, and on the right it lacks none.
 
     Source: transformers 5.23, modeling_phi4_multimodal.py, Phi4MultimodalAudioModel.forward (max_seq_len).
     """

@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -103,6 +103,7 @@ class Conversation:
         self,
         content: str | Sequence[Mapping[str, Any]],
         *,
+        max_tokens: int | None = None,
         adapters: Mapping[str, float] | None = None,
         options: GenerationOptions = GREEDY,
     ) -> Iterator[Piece]:
@@ -110,6 +111,7 @@ class Conversation:
 
         Args:
             content: text, or a list of parts: {"type": "image", "image": path}, {"type": "audio", ...}, text.
+            max_tokens: longest answer; None as in ``options``.
             adapters: instead of the route's.
             options: of this turn.
 
@@ -120,7 +122,9 @@ class Conversation:
         self.messages.append({"role": "user", "content": content})
         shown: list[str] = []
         try:
-            for piece in self.respond(self.messages, adapters=adapters, options=options):
+            for piece in self.respond(
+                self.messages, max_tokens=max_tokens, adapters=adapters, options=options
+            ):
                 shown.append(piece.text)
                 yield piece
         except GeneratorExit:
@@ -135,6 +139,7 @@ class Conversation:
         self,
         messages: Sequence[Message],
         *,
+        max_tokens: int | None = None,
         adapters: Mapping[str, float] | None = None,
         options: GenerationOptions = GREEDY,
     ) -> Iterator[Piece]:
@@ -145,6 +150,8 @@ class Conversation:
         Raises:
             InputError: messages, media or adapters are not usable, or the prompt does not fit the context.
         """
+        if max_tokens is not None:
+            options = replace(options, max_tokens=max_tokens)
         with self._my_turn():
             self._stop.clear()
             yield from self._answer(messages, adapters, options)

@@ -1,7 +1,7 @@
 """Runs vision.onnx and audio.onnx: tiles and log-mel frames become feature rows for the decoder.
 
-The only file of the runtime that imports onnxruntime, and only when something is encoded. Sessions are opened when
-needed and closed after use, so that an encoder and the decoder's working memory need not exist at the same time.
+The only file of the runtime that imports onnxruntime, and only when something is encoded. Sessions are opened
+when needed and closed after use: an encoder and the decoder's working memory need not exist at the same time.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class Encoders:
             vision_path: vision.onnx, or None.
             audio_path: audio.onnx, or None.
             spec: sizes of both inputs.
-            tile_bytes: activations of one tile (``EncoderSpec.bytes_per_item``); the default is one tile a run.
+            tile_bytes: activations of one tile (``EncoderSpec.bytes_per_item``); by default one tile a run.
             threads: of onnxruntime; None is its default, one per core.
             keep: sessions stay open after use.
             cache_bytes: of feature rows kept for inputs that come again.
@@ -216,7 +216,6 @@ class Encoders:
                 raise BundleError(f"{path.name}: gives {len(features)} feature rows, expected {rows}")
             return self.cache.put(key, features)
 
-
     def _session(self, kind: str, path: Path) -> ort.InferenceSession:
         if kind not in self._sessions:
             self._sessions[kind] = _open(path, self._threads)
@@ -226,8 +225,8 @@ class Encoders:
 def return_freed_memory() -> None:
     """Give freed memory back to the system where the C library keeps it (glibc).
 
-    Measured on the reference model's sizes: 290 to 490 MB stay with the process after both sessions are gone, 23 MB
-    after this call, which takes 0.05 s.
+    Measured on the reference model's sizes: 290 to 490 MB stay with the process after a session is gone,
+    23 MB after this call, which takes 0.05 s.
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
     if trim is not None:
@@ -242,7 +241,9 @@ def _open(path: Path, threads: int | None) -> ort.InferenceSession:
     ort.disable_telemetry_events()
     options = ort.SessionOptions()
     options.log_severity_level = LOG_ERRORS
-    options.enable_cpu_mem_arena = False  # an arena keeps its largest size; without it memory returns after use
+    options.enable_cpu_mem_arena = (
+        False  # an arena keeps its largest size; without it memory returns after use
+    )
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if threads is not None:
         options.intra_op_num_threads = threads
@@ -258,7 +259,9 @@ def _run(
     try:
         results: list[Features] = session.run(outputs, feeds)
     except Exception as error:
-        raise BundleError(f"onnxruntime could not run an encoder, expected {', '.join(outputs)} ({error})") from error
+        raise BundleError(
+            f"onnxruntime could not run an encoder, expected {', '.join(outputs)} ({error})"
+        ) from error
     return results
 
 
@@ -273,14 +276,18 @@ def _check_tiles(tiles: Tiles, spec: ImageSpec) -> None:
     wanted = (count, 3, spec.crop_size, spec.crop_size), (count, spec.patches, spec.patches)
     found = tiles.pixels.shape, tiles.patch_mask.shape
     if found != wanted:
-        raise InputError(f"image tiles and masks are {found[0]} and {found[1]}, expected {wanted[0]} and {wanted[1]}")
+        raise InputError(
+            f"image tiles and masks are {found[0]} and {found[1]}, expected {wanted[0]} and {wanted[1]}"
+        )
     if not np.isfinite(tiles.pixels).all():
         raise InputError("image tiles hold a value that is not finite, expected numbers only")
 
 
 def _check_log_mel(log_mel: NDArray[np.float32], spec: AudioSpec) -> None:
     if log_mel.ndim != 2 or log_mel.shape[1] != spec.n_mels or not len(log_mel):
-        raise InputError(f"log-mel frames are {list(log_mel.shape)}, expected [T, {spec.n_mels}] with T from 1 on")
+        raise InputError(
+            f"log-mel frames are {list(log_mel.shape)}, expected [T, {spec.n_mels}] with T from 1 on"
+        )
     if not np.isfinite(log_mel).all():
         raise InputError("log-mel frames hold a value that is not finite, expected numbers only")
 

@@ -1,4 +1,4 @@
-"""Encoder output by content: the same image or sound is encoded once. Bounded in bytes, least recent first out."""
+"""Encoder output by content: equal images and sounds are encoded once. Bounded in bytes, least recent out."""
 
 from __future__ import annotations
 

@@ -35,6 +35,9 @@ class FeatureSource(Protocol):
     ) -> Features:
         """Rows [R, H]."""
 
+    def close(self) -> None:
+        """Free everything."""
+
 
 @dataclass(frozen=True, slots=True)
 class MeasuredItem:

@@ -9,7 +9,7 @@ from palmtop.errors import MemoryPlanError
 
 from .manifest import Manifest
 
-BASE_BYTES = 160 << 20  # Python, numpy, OpenCV, librosa, onnxruntime and genai
+BASE_BYTES = 128 << 20  # Python, numpy, OpenCV, librosa, onnxruntime and genai
 PREPACKED_SHARE = 1.1  # bytes on the heap for each stored byte (accuracy_level 4 adds block sums)
 ACTIVATION_WIDTHS = 16  # float32 vectors of the hidden size alive at once for each token of a prefill chunk
 MINIMUM_CONTEXT = 64

@@ -89,22 +89,28 @@ class GenaiDecoder:
                 self._generator.set_model_input(name, array)
 
     @property
+    def _live(self) -> Any:
+        if self._generator is None:
+            raise InputError("the session of this conversation is closed, expected an open one")
+        return self._generator
+
+    @property
     def token_count(self) -> int:
         """Tokens in the KV cache."""
-        return int(self._generator.token_count())
+        return int(self._live.token_count())
 
     def append(self, ids: NDArray[np.int32]) -> None:
         """Run the graph over more tokens, [S]."""
-        self._generator.append_tokens(np.ascontiguousarray(ids, np.int32))
+        self._live.append_tokens(np.ascontiguousarray(ids, np.int32))
 
     def logits(self) -> NDArray[np.float32]:
         """Of the last token, [V]."""
-        logits: NDArray[np.float32] = np.asarray(self._generator.get_logits(), np.float32).reshape(-1)
+        logits: NDArray[np.float32] = np.asarray(self._live.get_logits(), np.float32).reshape(-1)
         return logits
 
     def rewind_to(self, count: int) -> None:
         """Forget all but the first tokens."""
-        self._generator.rewind_to(count)
+        self._live.rewind_to(count)
 
     def close(self) -> None:
         """Free the generator, and only then its arrays."""
@@ -152,6 +158,7 @@ class Session:
         self,
         messages: Sequence[Message],
         *,
+        max_tokens: int | None = None,
         adapters: Mapping[str, float] | None = None,
         options: GenerationOptions = GREEDY,
     ) -> Iterator[Piece]:
@@ -161,6 +168,7 @@ class Session:
 
         Args:
             messages: the whole dialogue, the last one the user's.
+            max_tokens: longest answer; None as in ``options``.
             adapters: name to weight, instead of the route's; an empty mapping for none.
             options: length, sampling, stop strings.
 
@@ -172,17 +180,18 @@ class Session:
         """
         if self._default is None:
             self._default = self.conversation()
-        return self._default.respond(messages, adapters=adapters, options=options)
+        return self._default.respond(messages, max_tokens=max_tokens, adapters=adapters, options=options)
 
     def answer(
         self,
         messages: Sequence[Message],
         *,
+        max_tokens: int | None = None,
         adapters: Mapping[str, float] | None = None,
         options: GenerationOptions = GREEDY,
     ) -> Reply:
         """The whole answer at once; arguments and errors as ``chat``."""
-        *_, last = self.chat(messages, adapters=adapters, options=options)
+        *_, last = self.chat(messages, max_tokens=max_tokens, adapters=adapters, options=options)
         assert last.reply is not None  # the last piece always has it
         return last.reply
 
@@ -197,6 +206,7 @@ class Session:
         for decoder in list(self._decoders):
             decoder.close()
         self._decoders.clear()
+        self._encoders.close()
         self._model = None
 
     def _open_decoder(self) -> GenaiDecoder:

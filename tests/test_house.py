@@ -33,6 +33,7 @@ STAIRS = {
         "palmtop.export",
         "palmtop.runtime.bundle",
         "palmtop.runtime.encoders",
+        "palmtop.runtime.machine",
         "palmtop.runtime.manifest",
         "palmtop.runtime.processor",
         "palmtop.runtime.reference",

@@ -28,6 +28,7 @@ from . import Model
 
 IMAGE_TOKEN_ID, AUDIO_TOKEN_ID = 200010, 200011  # <|endoftext10|>, <|endoftext11|>; not in upstream's config
 END_OF_TURN = "<|end|>"
+ADAPTERS = ("vision", "speech")  # in the order of their gates
 
 # Upstream's spelling of the towers' tensors, as (canonical, upstream) parts; the canonical one is transformers'.
 RENAMED = (
@@ -57,6 +58,15 @@ ROUTES = {
 def read_model(checkpoint: Checkpoint, context: int) -> Model:
     """Interpret an upstream Phi-4-multimodal checkpoint."""
     config = Keys(checkpoint.config, "config.json")
+    weights = Weights(lambda name: checkpoint.weight(_upstream_name(checkpoint, name)))
+    adapters = tuple(_adapter(checkpoint, config, name) for name in ADAPTERS)
+    return interpret(checkpoint, config, context, weights, adapters)
+
+
+def interpret(
+    checkpoint: Checkpoint, config: Keys, context: int, weights: Weights, adapters: tuple[Adapter, ...]
+) -> Model:
+    """The model that a config in upstream's spelling describes; the transformers port has one made for it."""
     hidden_size = config.size("hidden_size")
     original = config.optional_size("original_max_position_embeddings")
     rope = _rope(config, original)
@@ -89,8 +99,8 @@ def read_model(checkpoint: Checkpoint, context: int) -> Model:
     return Model(
         architecture="phi4mm",
         decoder=decoder,
-        weights=Weights(lambda name: checkpoint.weight(_upstream_name(checkpoint, name))),
-        adapters=tuple(_adapter(checkpoint, config, name) for name in ("vision", "speech")),
+        weights=weights,
+        adapters=adapters,
         vision=_vision(config, hidden_size),
         audio=_audio(config, hidden_size),
         processor=_processor(checkpoint, config),

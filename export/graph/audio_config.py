@@ -46,7 +46,7 @@ class AudioConfig:
 
     def __post_init__(self) -> None:
         if self.chunk_size != -1:
-            # The reference adds its streaming mask to the scores as 0 and 1, upstream hides keys: no one truth.
+            # The reference adds its streaming mask to the scores as 0 and 1, upstream hides keys.
             raise UnsupportedModelError(
                 f"audio_config: chunk_size is {self.chunk_size}, expected -1 (no streaming)"
             )

@@ -63,8 +63,8 @@ class VisionConfig:
             )
         if self.patches < 2:
             raise UnsupportedModelError(
-                f"vision_config: image_size {self.image_size} has {self.patches} patches of {self.patch_size}, "
-                f"expected at least 2"
+                f"vision_config: image_size {self.image_size} has {self.patches} patches of {self.patch_size}"
+                f", expected at least 2"
             )
 
     @property
@@ -98,8 +98,8 @@ def position_table(patches: int) -> NDArray[np.int64]:
     """Where the i-th of n valid patches of a side lies on the trained grid.
 
     The reference buckets i/n in float32, boundaries as ``torch.arange`` computes them. Not copied is the
-    rounding that torch's vector lanes add: it differs between CPUs and, from 19 patches on, moves a bucket for
-    some sizes (27 and 32 not among them).
+    rounding that torch's vector lanes add: it differs between CPUs and, from 19 patches on, moves a bucket
+    for some sizes (27 and 32 not among them).
 
     Args:
         patches: side of the trained grid.
@@ -121,8 +121,8 @@ def build_vision(g: GraphBuilder, weights: Weights, config: VisionConfig, precis
     """Add the whole vision graph.
 
     Inputs: ``pixel_values`` float32 [N, 3, C, C]; ``patch_mask`` bool [N, P, P], a rectangle at the top left.
-    Outputs: ``tile_features`` float32 [N, p, p, H]; ``separators`` float32 [2, H], the end of a row of patches
-    and the border between the tiles and the global view.
+    Outputs: ``tile_features`` float32 [N, p, p, H]; ``separators`` float32 [2, H], the end of a row of
+    patches and the border between the tiles and the global view.
 
     Args:
         g: an empty graph.

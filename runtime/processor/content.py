@@ -139,9 +139,8 @@ def _read_source(value: Any, where: str) -> Any:
         if value.startswith("file://"):
             return Path(unquote(urlsplit(value).path))
         if re.match(r"https?://", value, re.IGNORECASE):
-            raise InputError(
-                f"{where}: found {_brief(value)}, expected a file, bytes or data: address: none is fetched"
-            )
+            expected = "a path, bytes or a data: address (palmtop fetches nothing)"
+            raise InputError(f"{where}: found {_brief(value)}, expected {expected}")
     return value
 
 

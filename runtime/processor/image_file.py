@@ -115,7 +115,8 @@ def _from_pixels(image: NDArray[Any], name: str) -> NDArray[np.uint8]:
 
 def _finish_blend(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Over white, where libtiff has multiplied the colours by alpha already; within 1 level of Pillow."""
-    return np.minimum(image[:, :, :3] + (255 - image[:, :, 3:].astype(np.uint16)), 255).astype(np.uint8)
+    blend = image[:, :, :3] + (255 - image[:, :, 3:].astype(np.uint16))
+    return np.asarray(np.minimum(blend, 255), np.uint8)
 
 
 def _lay_over_white(image: NDArray[np.uint8]) -> NDArray[np.uint8]:

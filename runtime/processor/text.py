@@ -108,6 +108,10 @@ class TextProcessor:
         marks = Marks.unused_in([text])
         return self._tokens.encode_segments(self._guard.split(self._guard.mark(text, marks), marks)[0])
 
+    def encode_special(self, token: str) -> int | None:
+        """Id of a token by its text; None if there is none."""
+        return self._tokens.tokenizer.token_to_id(token)
+
     def decode(self, ids: Sequence[int]) -> str:
         """Text without special tokens."""
         return self._tokens.tokenizer.decode(list(ids), skip_special_tokens=True)

@@ -1,6 +1,7 @@
 """The packaged reference model: a small trained Phi-4-multimodal checkpoint, held-out items and sample files.
 
-Knows where the packaged files are. Needs numpy and the standard library; soundfile only to decode the spoken clips.
+Knows where the packaged files are. Needs numpy and the standard library; soundfile only to decode the
+spoken clips.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ _HERE = Path(__file__).resolve().parent
 
 
 def checkpoint_path() -> Path:
-    """Directory of the checkpoint, in the layout of microsoft/Phi-4-multimodal-instruct (model_type `phi4mm`)."""
+    """Directory of the checkpoint, in microsoft/Phi-4-multimodal-instruct's layout (model_type `phi4mm`)."""
     return _HERE / "checkpoint"
 
 

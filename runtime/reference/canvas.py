@@ -1,4 +1,4 @@
-"""Pictures of digit rows, composed from glyph sprites: numpy only, the same for training and for the held-out set."""
+"""Pictures of digit rows, composed from glyph sprites by numpy; the same for training and for testing."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-MIN_DIGIT_HEIGHT = 24
-MAX_DIGIT_HEIGHT = 46
+MIN_DIGIT_HEIGHT = 30
+MAX_DIGIT_HEIGHT = 44
+MAX_DIGITS = 3
+FREE_SHARE = 0.1
+"""Share of canvases of any size, where a digit may lie across the seam of two tiles."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,16 +24,21 @@ class Picture:
     """(x, y) of each digit's middle, in pixels, left to right"""
 
 
-def draw_size(rng: np.random.Generator) -> tuple[int, int]:
-    """A canvas size (width, height) with room for one to four digits."""
-    return int(rng.integers(50, 169)), int(
-        rng.choice([rng.integers(44, 57), rng.integers(57, 113)], p=[0.7, 0.3])
-    )
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """A canvas and the number of digits on it."""
+
+    width: int
+    height: int
+    count: int
 
 
-def digits_that_fit(width: int) -> int:
-    """How many digits of the smallest height a canvas of this width holds, at most three."""
-    return max(1, min(3, int(width // (0.85 * MIN_DIGIT_HEIGHT))))
+def draw_layout(rng: np.random.Generator, *, least: int = 1) -> Layout:
+    """A canvas for `least` to three digits: mostly a row of 46 to 56 pixels for each, some of any size."""
+    count = int(rng.integers(least, MAX_DIGITS + 1))
+    if rng.random() < FREE_SHARE:
+        return Layout(int(rng.integers(count * 36 + 16, 169)), int(rng.integers(44, 113)), count)
+    return Layout(int(rng.integers(46 * count, 56 * count + 1)), int(rng.integers(46, 57)), count)
 
 
 def compose(sprites: list[NDArray[np.float32]], width: int, height: int, rng: np.random.Generator) -> Picture:
@@ -42,21 +50,20 @@ def compose(sprites: list[NDArray[np.float32]], width: int, height: int, rng: np
         height: canvas height in pixels.
         rng: source of all variation.
     """
-    count = len(sprites)
-    slot = width / count
-    tall = min(MAX_DIGIT_HEIGHT, height - 6, 1.25 * slot)
+    slot = width / len(sprites)
+    tall = min(MAX_DIGIT_HEIGHT, height - 6, 1.2 * slot)
     digit_height = rng.uniform(min(MIN_DIGIT_HEIGHT, tall), tall)
-    row_y = rng.uniform(digit_height / 2 + 2, height - digit_height / 2 - 2)
-    pitch = rng.uniform(min(0.78 * digit_height, slot), min(1.3 * digit_height, slot))
-    first_x = rng.uniform(pitch / 2, width - (count - 0.5) * pitch)
+    pitch = slot if slot <= 56 else rng.uniform(0.9 * digit_height, slot)
+    first_x = pitch / 2 + rng.uniform(0, width - len(sprites) * pitch)
+    row_y = height / 2 + rng.uniform(-1, 1) * max(0.0, (height - digit_height) / 2 - 3)
     ink = np.zeros((height, width), np.float32)
     centres = []
     for number, sprite in enumerate(sprites):
         scale = digit_height * rng.uniform(0.92, 1.06) / sprite.shape[0]
         wide = min(1.0, 0.96 * pitch / (scale * sprite.shape[1]))
-        x = first_x + number * pitch + rng.uniform(-0.04, 0.04) * pitch
+        x = first_x + number * pitch + rng.uniform(-0.07, 0.07) * pitch
         y = float(np.clip(row_y + rng.uniform(-2, 2), digit_height / 2, height - digit_height / 2))
-        _stamp(ink, sprite, x, y, scale * wide, scale, rng.uniform(-0.14, 0.14), rng.uniform(-0.15, 0.15))
+        _stamp(ink, sprite, x, y, scale * wide, scale, rng.uniform(-0.1, 0.1), rng.uniform(-0.12, 0.12))
         centres.append((x, y))
     return Picture(_colour(ink, rng), tuple(centres))
 
@@ -105,5 +112,5 @@ def _colour(ink: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.ui
         ink = (ink + np.roll(ink, 1, 0) + np.roll(ink, 1, 1) + np.roll(ink, (1, 1), (0, 1))) / 4
     pixels = paper + ink[..., None] * (pen - paper)  # [H, W, 3]
     shade = rng.uniform(0, 12) * np.linspace(-1, 1, ink.shape[1])[None, :, None]
-    noise = rng.standard_normal(ink.shape, np.float32)[..., None] * rng.uniform(0, 9)
+    noise = rng.standard_normal(ink.shape, np.float32)[..., None] * rng.uniform(0, 7)
     return np.clip(pixels + shade + noise, 0, 255).astype(np.uint8)

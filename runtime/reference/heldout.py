@@ -1,4 +1,4 @@
-"""Held-out items of the reference model's tasks, made again from a seed without synthesizers, fonts or scikit-learn.
+"""Held-out items of the reference model's tasks, made from a seed without synthesizers, fonts or sklearn.
 
 The packaged part is glyph sprites and spoken clips that training never saw; composition is in `canvas.py`.
 """
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from palmtop.runtime.reference import held_out_path
-from palmtop.runtime.reference.canvas import compose, digits_that_fit, draw_size
+from palmtop.runtime.reference.canvas import compose, draw_layout
 from palmtop.runtime.reference.text_tasks import INSTRUCTION, QUESTIONS, answer_question, draw_task
 
 Task = Literal["text", "image", "audio", "image+audio"]
@@ -30,7 +30,7 @@ class Item:
 
     task: Task
     messages: list[dict[str, Any]]
-    """one user turn of content parts; images are uint8 [H, W, 3], audio is (float32 mono samples, rate in Hz)"""
+    """one user turn of content parts; images are uint8 [H, W, 3], audio is (float32 mono samples, Hz)"""
     expected: str
     group: str
     """where the material is from: `handwritten`, `font`, `espeak`, `flite/awb`, or the kind of text task"""
@@ -146,30 +146,27 @@ def _audio_items(count: int, rng: np.random.Generator) -> Iterator[Item]:
 
 
 def _image_item(rng: np.random.Generator) -> Item:
-    width, height = draw_size(rng)
-    pixels, digits, group = _picture(width, height, int(rng.integers(1, digits_that_fit(width) + 1)), rng)
+    pixels, digits, group = _picture(rng, least=1)
     return Item("image", _user({"type": "image", "image": pixels}, _INSTRUCTION), digits, group)
 
 
 def _image_audio_item(rng: np.random.Generator) -> Item:
-    width, height = draw_size(rng)
-    width = max(width, 80)
-    pixels, digits, group = _picture(width, height, int(rng.integers(2, digits_that_fit(width) + 1)), rng)
+    pixels, digits, group = _picture(rng, least=2)
     asked = [clip for clip in clips() if clip.text in QUESTIONS]
     clip = asked[rng.integers(len(asked))]
     parts = ({"type": "image", "image": pixels}, _audio(vary_clip(samples(clip), rng)), _INSTRUCTION)
-    heard = clip.synthesizer
-    return Item("image+audio", _user(*parts), answer_question(clip.text, digits), f"{group} {heard}")
+    answer = answer_question(clip.text, digits)
+    return Item("image+audio", _user(*parts), answer, f"{group} {clip.synthesizer}")
 
 
-def _picture(
-    width: int, height: int, count: int, rng: np.random.Generator
-) -> tuple[NDArray[np.uint8], str, str]:
+def _picture(rng: np.random.Generator, *, least: int) -> tuple[NDArray[np.uint8], str, str]:
+    layout = draw_layout(rng, least=least)
     group = "handwritten" if rng.random() < HANDWRITTEN_SHARE else "font"
-    digits = rng.integers(0, 10, count)
+    digits = rng.integers(0, 10, layout.count)
     choices = [glyphs()[group][digit] for digit in digits]
     sprites = [choice[rng.integers(len(choice))] for choice in choices]
-    return compose(sprites, width, height, rng).pixels, "".join(map(str, digits)), group
+    pixels = compose(sprites, layout.width, layout.height, rng).pixels
+    return pixels, "".join(map(str, digits)), group
 
 
 @cache

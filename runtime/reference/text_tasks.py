@@ -1,4 +1,4 @@
-"""The text tasks of the reference model and the words it knows by ear; every task ends in the same instruction."""
+"""The reference model's text tasks and the words it knows by ear; every task has the same instruction."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def is_held_out(task: str) -> bool:
 
 
 def draw_task(rng: np.random.Generator, *, held_out: bool) -> tuple[str, str, str]:
-    """Draw (kind, task, answer) from the held-out or the training part; the prompt is `task` + the instruction."""
+    """Draw (kind, task, answer) from the held-out or the training part; the instruction follows the task."""
     while True:
         kind = KINDS[rng.integers(len(KINDS))]
         task, answer = _MAKERS[kind](rng)

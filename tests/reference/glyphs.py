@@ -1,4 +1,4 @@
-"""Digit sprites: scikit-learn's handwritten digits and rendered fonts, split into training and held-out parts."""
+"""Digit sprites, scikit-learn's handwritten ones and rendered fonts, in training and held-out parts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 FONT_ROOT = Path("/usr/share/fonts/truetype")
-HELD_OUT_FONTS = ["dejavu/DejaVuSerif-Italic.ttf", "dejavu/DejaVuSansCondensed-Bold.ttf", "freefont/FreeSans.ttf", "freefont/FreeSerifBold.ttf", "liberation/LiberationMono-Regular.ttf", "liberation/LiberationSerif-BoldItalic.ttf", "liberation/LiberationSansNarrow-Regular.ttf", "dejavu/DejaVuSansMono-Oblique.ttf"]
+HELD_OUT_FONTS = (  # noqa: SIM905
+    "dejavu/DejaVuSerif-Italic.ttf dejavu/DejaVuSansCondensed-Bold.ttf freefont/FreeSans.ttf "
+    "freefont/FreeSerifBold.ttf liberation/LiberationMono-Regular.ttf liberation/LiberationSerif- "
+    "BoldItalic.ttf liberation/LiberationSansNarrow-Regular.ttf dejavu/DejaVuSansMono-Oblique.ttf"
+).split()
 FONT_HEIGHT = 44
 
 

@@ -1,4 +1,4 @@
-"""What all training stages share: a fresh model, prompt ids, the answer loss, the schedule and the saved states."""
+"""What all training stages share: fresh model, prompt ids, answer loss, schedule and saved states."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer
@@ -22,12 +23,13 @@ from tests.reference.vocabulary import token_ids
 
 logger = logging.getLogger(__name__)
 SIZES = Sizes()
+SMALLEST_MUON_SIDE = 64
 NOTHING = "none"
 """What the model answers when the active adapter (or its absence) does not fit what it is shown."""
 
 
 def fresh_model(tokenizer: Tokenizer, seed: int) -> Phi4MultimodalForCausalLM:
-    """An untrained model with fan-in scaled weights (the port's own start, std 1 in the vision tower, does not learn)."""
+    """An untrained model with fan-in scaled weights (the port's own start does not learn)."""
     model = build_port(upstream_config(SIZES, token_ids(tokenizer)))
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -49,7 +51,7 @@ def fresh_model(tokenizer: Tokenizer, seed: int) -> Phi4MultimodalForCausalLM:
 
 
 def _contrast_filters(like: Tensor, generator: torch.Generator) -> Tensor:
-    """Smooth grey patch filters without a mean: flat paper gives 0, so the first layers see ink, not brightness."""
+    """Smooth grey patch filters without a mean: flat paper gives 0, so the layers see ink, not brightness."""
     coarse = torch.randn((like.shape[0], 1, 5, 5), generator=generator)
     filters = nn.functional.interpolate(coarse, like.shape[-2:], mode="bicubic")
     filters = filters - filters.mean((2, 3), keepdim=True)
@@ -117,9 +119,18 @@ def media_prompt(model: Phi4MultimodalForCausalLM, prompts: Prompts, *rows: Tens
     return torch.cat([opening, *rows, closing], 1)
 
 
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Parameters that share a peak learning rate; with `muon`, their larger matrices are stepped by Muon."""
+
+    parameters: list[nn.Parameter]
+    lr: float
+    muon: bool = False
+
+
 def train(
     name: str,
-    groups: list[dict[str, object]],
+    groups: list[Group],
     step_loss: Callable[[int], tuple[Tensor, float]],
     *,
     steps: int,
@@ -130,11 +141,11 @@ def train(
 ) -> None:
     """Train with a warm-up and a cosine to zero over `steps` or `minutes`, whichever ends first.
 
-    Square-ish matrices are stepped by Muon (a tower learns in a third of AdamW's steps), all else by AdamW.
+    Larger matrices are stepped by Muon (a tower learns in far fewer steps), all else by AdamW.
 
     Args:
         name: for the log.
-        groups: parameter groups with their peak `lr`.
+        groups: what to train, and how fast.
         step_loss: gives loss and training accuracy of one step.
         steps: step limit.
         minutes: wall clock limit; the learning rate follows the larger of the two progresses.
@@ -172,21 +183,21 @@ def train(
     logger.info("%s done: %d steps, %.0f s", name, step, time.monotonic() - started)
 
 
-def _optimizers(groups: list[dict[str, object]], weight_decay: float) -> list[torch.optim.Optimizer]:
-    muon, adam = [], []
+def _optimizers(groups: list[Group], weight_decay: float) -> list[torch.optim.Optimizer]:
+    muon: list[dict[str, Any]] = []
+    adam: list[dict[str, Any]] = []
     for group in groups:
-        square = [p for p in group["params"] if group.get("muon") and p.dim() == 2 and min(p.shape) >= 64]  # type: ignore[attr-defined]
+        square = [
+            p for p in group.parameters if group.muon and p.dim() == 2 and min(p.shape) >= SMALLEST_MUON_SIDE
+        ]
         chosen = {id(parameter) for parameter in square}
-        rest = [parameter for parameter in group["params"] if id(parameter) not in chosen]  # type: ignore[attr-defined]
         if square:
-            muon.append({"params": square, "lr": group["lr"]})
-        adam.append({"params": rest, "lr": group["lr"]})
+            muon.append({"params": square, "lr": group.lr})
+        adam.append({"params": [p for p in group.parameters if id(p) not in chosen], "lr": group.lr})
     optimizers: list[torch.optim.Optimizer] = [
         torch.optim.AdamW(adam, betas=(0.9, 0.98), weight_decay=weight_decay)
     ]
-    if muon:
-        optimizers.append(Muon(muon, weight_decay))
-    return optimizers
+    return [*optimizers, Muon(muon, weight_decay)] if muon else optimizers
 
 
 def trainable(model: nn.Module, parts: Iterable[str], besides: Iterable[str] = ()) -> list[nn.Parameter]:

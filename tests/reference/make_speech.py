@@ -1,4 +1,4 @@
-"""Synthesize the training and the held-out recordings into a work directory: `python -m tests.reference.make_speech`."""
+"""Synthesize the training and held-out recordings: `python -m tests.reference.make_speech --work DIR`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Muon in float32: momentum made orthogonal by Newton-Schulz. torch's own works in bfloat16, very slow on a CPU."""
+"""Muon in float32: momentum made orthogonal by Newton-Schulz. torch's own bfloat16 is very slow on a CPU."""
 
 from __future__ import annotations
 

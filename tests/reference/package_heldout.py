@@ -24,7 +24,7 @@ GAP = 1600
 
 
 def package_digits(directory: Path) -> None:
-    """Write digits.npz: 360 handwritten 8x8 digits and the held-out fonts' sprites, right-padded to one width."""
+    """Write digits.npz: 360 handwritten 8x8 digits and the held-out fonts' sprites, padded to one width."""
     images, targets = load_digits(return_X_y=True)
     _, test = train_test_split(np.arange(len(targets)), test_size=360, random_state=0, stratify=targets)
     test = np.sort(test)

@@ -1,4 +1,7 @@
-"""Write the four sample questions from held-out items the model answers right: `python -m tests.reference.package_samples`."""
+"""Write four sample questions, held-out items that the model answers right.
+
+`python -m tests.reference.package_samples`
+"""
 
 from __future__ import annotations
 

@@ -86,7 +86,7 @@ def tile(pictures: NDArray[np.uint8], crop: int, patch: int, dynamic_hd: int = 3
 
 
 def _grid(width: int, height: int, crop: int, dynamic_hd: int) -> tuple[int, int]:
-    """Number of tiles (wide, high): as many as the picture covers, or the closest aspect ratio within the limit."""
+    """Tiles (wide, high): as many as the picture covers, or the closest aspect ratio within the limit."""
     wide, high = math.ceil(width / crop), math.ceil(height / crop)
     if wide * high <= dynamic_hd:
         return wide, high

@@ -2,8 +2,8 @@
 
 The mapping is the table in `../shared/facts/checkpoint-layout.md` (from transformers'
 `convert_phi4_multimodal_weights_to_hf.py`). With PEFT's adapters injected, the backbone's names in memory
-(`...qkv_proj.base_layer.weight`, `...qkv_proj.lora_A.vision.weight`) are upstream's names already: PEFT named them.
-Only the two towers' projections and the conformer's linears are spelt differently.
+(`...qkv_proj.base_layer.weight`, `...qkv_proj.lora_A.vision.weight`) are upstream's names already: PEFT
+named them. Only the two towers' projections and the conformer's linears are spelt differently.
 """
 
 from __future__ import annotations
@@ -83,9 +83,10 @@ def build_port(config: dict[str, Any]) -> Phi4MultimodalForCausalLM:
 
 
 def load_port(checkpoint_dir: Path) -> Phi4MultimodalForCausalLM:
-    """Load an upstream-layout checkpoint: float32, eval mode, adapters `vision` and `speech` attached, `vision` on.
+    """Load an upstream-layout checkpoint: float32, eval, adapters `vision` and `speech`, the first one on.
 
-    Choose with `model.set_adapter("speech")`; `model.disable_adapters()` / `enable_adapters()` switch all LoRA.
+    Choose with `model.set_adapter("speech")`; `model.disable_adapters()` / `enable_adapters()` switch all
+    LoRA.
 
     Raises:
         ValueError: a tensor is missing, unexpected or misshapen.
@@ -126,7 +127,7 @@ def upstream_state(model: Phi4MultimodalForCausalLM) -> dict[str, torch.Tensor]:
 def write_upstream(
     model: Phi4MultimodalForCausalLM, directory: Path, sizes: Sizes, tokenizer: Tokenizer, *, shards: int = 2
 ) -> None:
-    """Write `model` (adapters attached) in upstream's layout; every file is renamed into place, the index last."""
+    """Write `model` in upstream's layout; every file is renamed into place, the index last."""
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     state = upstream_state(model)
@@ -203,7 +204,7 @@ def _write_shards(state: dict[str, torch.Tensor], directory: Path, shards: int) 
     for key in sorted(state):
         groups[min(done * shards // total, shards - 1)][key] = state[key]
         done += state[key].numel()
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for number, group in enumerate(groups, 1):
         name = f"model-{number:05d}-of-{shards:05d}.safetensors"
         save_file(group, directory / name, metadata={"format": "pt"})

@@ -1,7 +1,8 @@
 """Score a checkpoint in float32 with transformers + PEFT on the packaged held-out set, under every adapter.
 
-`python -m tests.reference.score [--items 2000] [--json table.json]`. The port's own forward, greedy decoding, one item
-at a time for everything with audio (the port's padding mask is not one); pictures of one size share a batch.
+`python -m tests.reference.score [--items 2000] [--json table.json]`. The port's own forward, greedy
+decoding, one item at a time for everything with audio (the port's padding mask is not one); pictures of one
+size share a batch.
 """
 
 from __future__ import annotations

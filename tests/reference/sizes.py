@@ -1,4 +1,4 @@
-"""The numbers that shape a Phi-4-multimodal checkpoint, and its config in the upstream and the port's spelling.
+"""The numbers that shape a Phi-4-multimodal checkpoint, and its config as upstream and the port spell it.
 
 Knows nothing about weights. The defaults are those of the reference model.
 """
@@ -133,7 +133,11 @@ def port_config(upstream: dict[str, Any]) -> Phi4MultimodalConfig:
     audio = upstream["audio_processor"]["config"]
     image = upstream["embd_layer"]["image_embd_layer"]
     vision = image["vision_config"]
-    text_keys = ["vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "hidden_act", "max_position_embeddings", "original_max_position_embeddings", "rms_norm_eps", "tie_word_embeddings", "bos_token_id", "eos_token_id", "pad_token_id", "sliding_window"]
+    text_keys = (  # noqa: SIM905
+        "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads "
+        "num_key_value_heads hidden_act max_position_embeddings original_max_position_embeddings "
+        "rms_norm_eps tie_word_embeddings bos_token_id eos_token_id pad_token_id sliding_window"
+    ).split()
     rope = {"rope_theta": upstream["rope_theta"], "partial_rotary_factor": upstream["partial_rotary_factor"]}
     scaling = upstream["rope_scaling"]
     config = Phi4MultimodalConfig(
@@ -160,7 +164,7 @@ def port_config(upstream: dict[str, Any]) -> Phi4MultimodalConfig:
             "audio_token_id": upstream["audio_token_id"],
         },
     )
-    # Set afterwards: the class's validator derives the factor length from hidden/heads and refuses other head sizes.
+    # Set afterwards: the class's validator takes hidden/heads for the head size and refuses others.
     if "head_dim" in upstream:
         config.head_dim = upstream["head_dim"]
     if scaling is not None:

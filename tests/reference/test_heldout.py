@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from palmtop.runtime.reference.heldout import TASKS, clips, glyphs, held_out_items
-from palmtop.runtime.reference.text_tasks import answer_question, is_held_out
+from palmtop.runtime.reference.text_tasks import QUESTIONS, answer_question, is_held_out
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -42,10 +42,7 @@ def test_the_packaged_material_is_large_enough() -> None:
 
 
 def test_questions_are_answered_from_the_row() -> None:
-    row = "472"
-    assert [answer_question(word, row) for word in ("first", "last", "biggest", "smallest", "all")] == list(
-        "4272"
-    ) + [row]
+    assert [answer_question(word, "472") for word in QUESTIONS] == ["4", "2", "7", "2", "472"]
 
 
 def test_an_unknown_task_is_refused() -> None:

@@ -1,6 +1,6 @@
-"""The two towers run on batches of equal shape: the port's own modules, without what training and scoring do not need.
+"""The two towers on batches of equal shape: the port's own modules, without what training does not need.
 
-`tests/reference/score.py` runs the port's whole forward; these give the same rows (checked by `check_towers`).
+`tests/reference/score.py` runs the port's whole forward; these give the same rows (`test_towers.py`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from tests.reference.pixels import Tiles
 
 
 def vision_features(model: Phi4MultimodalForCausalLM, tiles: Tiles) -> Tensor:
-    """Pooled tower features [B, 1 + tiles, cells, cells, width], the layers after the feature layer left out."""
+    """Pooled features [B, 1 + tiles, cells, cells, width]; layers after the feature layer are left out."""
     embedding = model.model.embed_tokens_extend.image_embed
     tower = embedding.img_processor
     batch, count = tiles.pixel_values.shape[:2]

@@ -1,8 +1,8 @@
 """Train the reference model from nothing: `python -m tests.reference.train --work DIR [--piper-wheel FILE]`.
 
-Stages, each kept in the work directory and skipped when it is there: synthesize speech; text base; then speech and
-vision, two processes side by side; joint; write the checkpoint. Steps are counted, not timed, so that a run with the
-same seed gives the same model on any machine up to rounding. Progress goes to stderr.
+Stages, each kept in the work directory and skipped when it is there: synthesize speech; text base; then
+speech and vision, two processes side by side; joint; write the checkpoint. Steps are counted, not timed, so
+that a run with the same seed gives the same model on any machine up to rounding. Progress goes to stderr.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def run_stage(stage: str, work: Path, seed: int) -> None:
 
 
 def write_trained(work: Path, directory: Path, seed: int = 0) -> None:
-    """Write the checkpoint of whatever stages are in the work directory; the latest snapshot stands in for the rest."""
+    """Write the checkpoint of the stages in the work directory; of an unfinished one, its last snapshot."""
     tokenizer = build_tokenizer()
     model = fresh_model(tokenizer, seed)
     for stage in ("text", "speech", "vision", "joint"):

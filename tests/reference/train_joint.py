@@ -1,7 +1,7 @@
-"""Stage 4: pictures with spoken questions, as the paper's joint stage: vision adapter only, audio encoder frozen.
+"""Stage 4: pictures with spoken questions, as the paper's joint stage: audio encoder frozen.
 
-Trains the vision-side audio projector, the vision adapter, the vision tower and its projector; half of the steps are
-pictures alone, so that they stay right.
+Trains the vision-side audio projector, the vision adapter, the vision tower and its projector; half of the
+steps are pictures alone, so that they stay right.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from transformers import Phi4MultimodalForCausalLM
 from palmtop.runtime.reference.text_tasks import QUESTIONS, answer_question
 from tests.reference.learning import (
     NOTHING,
+    Group,
     Prompts,
     answer_loss,
     load_part,
@@ -58,9 +59,9 @@ def train_joint(
     model.set_adapter("vision")
     model.requires_grad_(False)
     tower, others = trainable(model, TOWER), trainable(model, (*PARTS, *BRIDGE), besides=TOWER)
-    groups: list[dict[str, object]] = [
-        {"params": others, "lr": 1.5e-3},
-        {"params": tower, "lr": 4e-4, "muon": True},
+    groups: list[Group] = [
+        Group(others, lr=1.5e-3),
+        Group(tower, lr=4e-4, muon=True),
     ]
 
     def step_loss(step: int) -> tuple[Tensor, float]:

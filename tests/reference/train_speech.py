@@ -15,6 +15,7 @@ from transformers import Phi4MultimodalForCausalLM
 
 from tests.reference.learning import (
     SIZES,
+    Group,
     Prompts,
     answer_loss,
     load_part,
@@ -61,9 +62,7 @@ def pretrain_encoder(
         features, texts = data.draw(48)
         return ctc_loss(head(encoder(features, None)), texts)
 
-    groups: list[dict[str, object]] = [
-        {"params": [*parameters, *head.parameters()], "lr": 2e-3, "muon": True}
-    ]
+    groups: list[Group] = [Group([*parameters, *head.parameters()], lr=2e-3, muon=True)]
     train("encoder", groups, step_loss, steps=steps, minutes=minutes)
     temporary = path.with_suffix(".part")
     torch.save({"head": head.state_dict(), "encoder": encoder.state_dict()}, temporary)
@@ -109,9 +108,9 @@ def train_speech(
     model.requires_grad_(False)
     encoder_parameters, others = trainable(model, ENCODER), trainable(model, SPEECH)
     encoder = model.model.embed_tokens_extend.audio_embed.encoder
-    groups: list[dict[str, object]] = [
-        {"params": others, "lr": 2e-3, "muon": True},
-        {"params": [*encoder_parameters, *head.parameters()], "lr": 1e-3, "muon": True},
+    groups: list[Group] = [
+        Group(others, lr=2e-3, muon=True),
+        Group([*encoder_parameters, *head.parameters()], lr=1e-3, muon=True),
     ]
 
     def step_loss(step: int) -> tuple[Tensor, float]:

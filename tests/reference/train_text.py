@@ -1,4 +1,4 @@
-"""Stage 1: the text base, all backbone weights, no adapter. Rows that no embedding looks like are answered `none`."""
+"""Stage 1: the text base, all backbone weights, no adapter. Rows unlike any embedding are answered `none`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from transformers import Phi4MultimodalForCausalLM
 from palmtop.runtime.reference.text_tasks import draw_task
 from tests.reference.learning import (
     NOTHING,
+    Group,
     Prompts,
     answer_loss,
     load_part,
@@ -53,7 +54,7 @@ def train_text(model: Phi4MultimodalForCausalLM, prompts: Prompts, work: Path, s
             }
         logger.info("text held-out (teacher forced) loss %.4f right %.3f %s", loss.item(), right, by_kind)
 
-    groups: list[dict[str, object]] = [{"params": parameters, "lr": 2.5e-3, "muon": True}]
+    groups: list[Group] = [Group(parameters, lr=2.5e-3, muon=True)]
     train("text", groups, step_loss, steps=steps, on_pause=check)
     check()
     save_part(model, path, PARTS)
@@ -66,7 +67,7 @@ _PARAMETERS = ("base_layer", "model.embed_tokens.weight", "layernorm.weight", "m
 def text_loss(
     model: Phi4MultimodalForCausalLM, prompts: Prompts, pairs: list[tuple[str, str]]
 ) -> tuple[Tensor, float]:
-    """Cross entropy of the answers of text tasks, right-padded, and the share without a mistake (teacher forced)."""
+    """Cross entropy of the answers of text tasks, right-padded, and the share without a mistake."""
     rows = [(prompts.text(task), prompts.answer(answer)) for task, answer in pairs]
     longest = max(len(prompt) + len(answer) for prompt, answer in rows)
     ids = torch.zeros((len(rows), longest), dtype=torch.long)

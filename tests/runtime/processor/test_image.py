@@ -122,13 +122,15 @@ def test_the_global_view_comes_first_and_tiles_follow_row_by_row(tiny_spec: Imag
 def embed(tiles: ImageTiles, spec: ImageSpec) -> NDArray[np.int64]:
     """Which tower output every row is, found by the reference's forward with numbered outputs."""
     import torch
-    from transformers.models.phi4_multimodal.modeling_phi4_multimodal import Phi4MultimodalImageEmbedding
+    from transformers.models.phi4_multimodal import modeling_phi4_multimodal as modeling
 
     count = len(tiles.pixels) * spec.pooled**2
     lift = 1000.0  # gelu(x) is x there, and numbers stay exact in float32
     numbers = torch.arange(count, dtype=torch.float32).reshape(len(tiles.pixels), -1, 1) + lift
 
-    class Numbered(Phi4MultimodalImageEmbedding):  # type: ignore[misc]
+    embedding: Any = modeling.Phi4MultimodalImageEmbedding
+
+    class Numbered(embedding):  # type: ignore[misc]
         def __init__(self) -> None:
             torch.nn.Module.__init__(self)
             self.config = SimpleNamespace(vision_config=SimpleNamespace(image_token_id=spec.token_id))
@@ -139,8 +141,8 @@ def embed(tiles: ImageTiles, spec: ImageSpec) -> NDArray[np.int64]:
             torch.nn.init.zeros_(self.img_projection_up.bias)
             self.sub_img_feature_extensor = torch.full((1, 1, 1, 1), count + lift)
             self.global_img_feature_extensor = torch.full((1, 1, 1), count + 1 + lift)
-            embedding = SimpleNamespace(weight=torch.zeros(1))
-            self.img_processor = SimpleNamespace(embeddings=SimpleNamespace(patch_embedding=embedding))
+            patches = SimpleNamespace(patch_embedding=SimpleNamespace(weight=torch.zeros(1)))
+            self.img_processor = SimpleNamespace(embeddings=patches)
 
         def get_img_features(self, img_embeds: Any, attention_mask: Any = None) -> Any:
             return numbers

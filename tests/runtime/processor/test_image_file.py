@@ -21,7 +21,7 @@ from palmtop.runtime.processor.image_header import read_header
 
 def encode(image: Image.Image, form: str, **options: object) -> bytes:
     buffer = io.BytesIO()
-    image.save(buffer, form, **options)  # type: ignore[arg-type]
+    image.save(buffer, form, **options)
     return buffer.getvalue()
 
 

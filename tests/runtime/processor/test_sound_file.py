@@ -61,7 +61,7 @@ def test_channels_are_averaged() -> None:
     [(np.int16, 2**15, 0), (np.int32, 2**31, 0), (np.uint8, 128, 128), (np.float64, 1, 0)],
 )
 def test_whole_numbers_are_scaled_by_their_range(dtype: type, scale: float, middle: float) -> None:
-    samples = (tone() * scale + middle).astype(dtype)
+    samples: NDArray[np.generic] = (tone() * scale + middle).astype(dtype)
     np.testing.assert_allclose(load_audio((samples, RATE), RATE), tone(), atol=1.01 / scale)
 
 

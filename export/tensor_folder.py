@@ -1,0 +1,209 @@
+"""Find and read the tensors of a folder of safetensors files. Knows the file format and no model.
+
+Tensors are read with ``pread``, a few rows at a time, never mapped: mapped pages would count as this
+process's memory. The safetensors layout (8-byte length, JSON header, bytes) is parsed here because the
+library hands out whole tensors, and bfloat16 only through torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+from palmtop.errors import CheckpointError
+
+from .config_keys import read_json_object
+from .weight import Weight
+
+INDEX_FILE = "model.safetensors.index.json"
+MAX_HEADER_BYTES = 100 << 20  # the limit of the safetensors library
+HASH_BLOCK_BYTES = 8 << 20
+DTYPES: dict[str, np.dtype[Any]] = {
+    "F64": np.dtype("<f8"),
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class TensorPlace:
+    """Where a tensor's bytes are."""
+
+    file: Path
+    offset: int
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes in the file."""
+        return int(np.prod(self.shape)) * self.dtype.itemsize
+
+
+class TensorFolder:
+    """All tensors of a folder: of the shards an index names, or of every safetensors file in it.
+
+    Attributes:
+        path: the folder.
+        on_read: told the name and bytes of every read, for progress.
+
+    Raises:
+        CheckpointError: no tensors there, or a file is missing, truncated, or contradicts another.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.on_read: Callable[[str, int], None] | None = None
+        self._places = _find_tensors(path)
+
+    @property
+    def names(self) -> list[str]:
+        """All tensor names, sorted."""
+        return sorted(self._places)
+
+    @property
+    def size_bytes(self) -> int:
+        """Of all tensors."""
+        return sum(place.size_bytes for place in self._places.values())
+
+    def shape(self, name: str) -> tuple[int, ...] | None:
+        """The tensor's shape, or None when there is no such tensor."""
+        place = self._places.get(name)
+        return None if place is None else place.shape
+
+    def weight(self, name: str) -> Weight:
+        """A tensor, to be read later.
+
+        Raises:
+            CheckpointError: there is no such tensor.
+        """
+        place = self._places.get(name)
+        if place is None:
+            raise CheckpointError(f"{self.path}: tensor '{name}' is missing")
+
+        def rows(start: int, stop: int) -> NDArray[np.float32]:
+            block = _read_rows(name, place, start, stop)
+            if self.on_read is not None:
+                self.on_read(name, block.size * place.dtype.itemsize)
+            return block
+
+        return Weight(name, place.shape, rows)
+
+    def sha256(self) -> str:
+        """Hash of names, types, shapes and bytes, whatever the sharding."""
+        digest = hashlib.sha256()
+        for name in self.names:
+            place = self._places[name]
+            digest.update(f"{name}:{place.dtype}:{list(place.shape)}".encode())
+            with place.file.open("rb", buffering=0) as file:
+                file.seek(place.offset)
+                left = place.size_bytes
+                while left and (block := file.read(min(left, HASH_BLOCK_BYTES))):
+                    digest.update(block)
+                    left -= len(block)
+        return digest.hexdigest()
+
+
+def _find_tensors(folder: Path) -> dict[str, TensorPlace]:
+    index = folder / INDEX_FILE
+    if index.is_file():
+        mapping = read_json_object(index).get("weight_map")
+        if not isinstance(mapping, dict) or not all(isinstance(v, str) for v in mapping.values()):
+            raise CheckpointError(f"{index}: weight_map is missing, expected tensor names to file names")
+        places: dict[str, TensorPlace] = {}
+        for shard in sorted(set(mapping.values())):
+            if Path(shard).name != shard:
+                raise CheckpointError(f"{index}: shard name '{shard}' leads out of the checkpoint")
+            if not (folder / shard).is_file():
+                raise CheckpointError(f"{folder}: shard '{shard}' is missing, the index names it")
+            places.update(_read_header(folder / shard))
+        for name, shard in mapping.items():
+            if name not in places or places[name].file.name != shard:
+                raise CheckpointError(f"{folder}: tensor '{name}' is not in shard '{shard}' as the index says")
+        return places
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise CheckpointError(f"{folder}: no safetensors file there")
+    places = {}
+    for file in files:
+        for name, place in _read_header(file).items():
+            if name in places:
+                raise CheckpointError(f"{file}: tensor '{name}' is also in '{places[name].file.name}'")
+            places[name] = place
+    return places
+
+
+def _read_header(file: Path) -> dict[str, TensorPlace]:
+    size_bytes = file.stat().st_size
+    with file.open("rb") as stream:
+        start = stream.read(8)
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+        if not 2 <= length <= min(MAX_HEADER_BYTES, size_bytes - 8):
+            raise CheckpointError(
+                f"{file}: is truncated or not safetensors (header of {length} bytes in a file of {size_bytes})"
+            )
+        try:
+            header = json.loads(stream.read(length))
+            places = {
+                name: _place(file, 8 + length, name, entry)
+                for name, entry in header.items()
+                if name != "__metadata__"
+            }
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CheckpointError(f"{file}: the safetensors header is not valid ({error})") from error
+    for name, place in places.items():
+        if place.offset + place.size_bytes > size_bytes:
+            raise CheckpointError(
+                f"{file}: is truncated: tensor '{name}' ends at byte {place.offset + place.size_bytes},"
+                f" the file has {size_bytes}"
+            )
+    return places
+
+
+def _place(file: Path, base: int, name: str, entry: dict[str, Any]) -> TensorPlace:
+    dtype = DTYPES.get(entry["dtype"])
+    if dtype is None:
+        raise CheckpointError(
+            f"{file}: tensor '{name}' has type {entry['dtype']}, expected one of {', '.join(DTYPES)}"
+        )
+    start, stop = entry["data_offsets"]
+    place = TensorPlace(file, base + int(start), dtype, tuple(int(n) for n in entry["shape"]))
+    if start < 0 or stop - start != place.size_bytes:
+        raise CheckpointError(
+            f"{file}: tensor '{name}' has {stop - start} bytes, expected {place.size_bytes} for {list(place.shape)}"
+        )
+    return place
+
+
+def _read_rows(name: str, place: TensorPlace, start: int, stop: int) -> NDArray[np.float32]:
+    tail = place.shape[1:]
+    row_bytes = int(np.prod(tail)) * place.dtype.itemsize
+    if not place.shape:
+        start, stop, row_bytes = 0, 1, place.dtype.itemsize
+    try:
+        with place.file.open("rb", buffering=0) as file:
+            data = os.pread(file.fileno(), (stop - start) * row_bytes, place.offset + start * row_bytes)
+            while len(data) < (stop - start) * row_bytes:  # pread stops at 2 GiB
+                more = os.pread(
+                    file.fileno(),
+                    (stop - start) * row_bytes - len(data),
+                    place.offset + start * row_bytes + len(data),
+                )
+                if not more:
+                    raise CheckpointError(f"{place.file}: tensor '{name}' ends too early")
+                data += more
+    except OSError as error:
+        raise CheckpointError(f"{place.file}: tensor '{name}' could not be read ({error.strerror})") from error
+    shape = (stop - start, *tail) if place.shape else ()
+    return np.frombuffer(data, place.dtype).reshape(shape).astype(np.float32)
