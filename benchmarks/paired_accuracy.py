@@ -31,7 +31,7 @@ Z = 1.959964
 
 
 def paired_difference(first: Sequence[bool], second: Sequence[bool]) -> tuple[float, float, float]:
-    """second - first as a share, with its 95 % interval (Wald, for paired proportions)."""
+    """Second - first as a share, with its 95 % interval (Wald, for paired proportions)."""
     count = len(first)
     lost = sum(a and not b for a, b in zip(first, second, strict=True))
     won = sum(b and not a for a, b in zip(first, second, strict=True))

@@ -26,7 +26,9 @@ Examples:
 
 @click.command("export", epilog=EXAMPLES, short_help="Turn a checkpoint folder into a bundle.")
 @click.argument("checkpoint", type=click.Path(path_type=Path))
-@click.option("-o", "--output", "target", required=True, type=click.Path(path_type=Path), help="Bundle folder to write.")
+@click.option(
+    "-o", "--output", "target", required=True, type=click.Path(path_type=Path), help="Bundle folder to write."
+)
 @click.option("--bits", type=int, help="Decoder and adapters: 4 (default), 8, or 32 for float32.")
 @click.option("--head-bits", type=int, help="Embedding and head, one table when tied: 4, 8 or 32 (default: as --bits).")
 @click.option("--encoder-bits", type=int, help="Vision and audio encoders: 4, 8 (default) or 32.")
@@ -57,7 +59,7 @@ def export_command(
     recipe = Recipe() if recipe_file is None else Recipe.from_toml(recipe_file)
     recipe = replace(recipe, **{k: v for k, v in options.items() if v is not None})
     started = time.perf_counter()
-    with _progress(quiet=as_json or not sys.stderr.isatty()) as report:
+    with _ProgressBar(quiet=as_json or not sys.stderr.isatty()) as report:
         export_model(checkpoint, target, recipe, overwrite=force, verify=verify, progress=report)
     seconds = time.perf_counter() - started
     manifest = json.loads((target / "bundle.json").read_text("utf-8"))
@@ -79,7 +81,7 @@ def export_command(
     )
 
 
-class _progress:
+class _ProgressBar:
     """A bar over the checkpoint's bytes, with time left and memory in use."""
 
     def __init__(self, *, quiet: bool) -> None:

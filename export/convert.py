@@ -114,8 +114,12 @@ def write_bundle(folder: Path, checkpoint: Checkpoint, model: Model, recipe: Rec
         adapter_mode=recipe.adapter_mode,
         processor=model.processor,
         decoder=decoder,
-        vision=None if model.vision is None else EncoderSpec(file=VISION_FILE, bytes_per_item=vision_peak_bytes(model.vision)),
-        audio=None if model.audio is None else EncoderSpec(file=AUDIO_FILE, bytes_per_item=audio_peak_bytes(model.audio, AUDIO_WINDOW_STEPS)),
+        vision=None
+        if model.vision is None
+        else EncoderSpec(file=VISION_FILE, bytes_per_item=vision_peak_bytes(model.vision)),
+        audio=None
+        if model.audio is None
+        else EncoderSpec(file=AUDIO_FILE, bytes_per_item=audio_peak_bytes(model.audio, AUDIO_WINDOW_STEPS)),
         adapters=tuple(
             AdapterSpec(name=a.name, rank=a.rank, alpha=a.alpha, gate=gate, base_sha256=source_sha256)
             for gate, a in enumerate(adapters)
@@ -151,7 +155,9 @@ def merged_weights(model: Model, recipe: Recipe) -> Weights:
     by_name = {a.name: a for a in model.adapters}
     for name in recipe.merge:
         if name not in by_name:
-            raise InputError(f"adapters merges '{name}', expected one of {', '.join(by_name) or 'none: there are no adapters'}")
+            raise InputError(
+                f"adapters merges '{name}', expected one of {', '.join(by_name) or 'none: there are no adapters'}"
+            )
     if not recipe.merge:
         return model.weights
 

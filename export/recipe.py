@@ -90,7 +90,7 @@ class Recipe:
 
     @property
     def adapter_mode(self) -> str:
-        """"gated", "merged" or "none"."""
+        """How adapters are exported: gated, merged or none."""
         return "merged" if self.adapters.startswith("merge=") else self.adapters
 
     @property

@@ -156,9 +156,7 @@ def _read_header(file: Path) -> dict[str, TensorPlace]:
         try:
             header = json.loads(stream.read(length))
             places = {
-                name: _place(file, 8 + length, name, entry)
-                for name, entry in header.items()
-                if name != "__metadata__"
+                name: _place(file, 8 + length, name, entry) for name, entry in header.items() if name != "__metadata__"
             }
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(f"{file}: the safetensors header is not valid ({error})") from error
@@ -174,9 +172,7 @@ def _read_header(file: Path) -> dict[str, TensorPlace]:
 def _place(file: Path, base: int, name: str, entry: dict[str, Any]) -> TensorPlace:
     dtype = DTYPES.get(entry["dtype"])
     if dtype is None:
-        raise CheckpointError(
-            f"{file}: tensor '{name}' has type {entry['dtype']}, expected one of {', '.join(DTYPES)}"
-        )
+        raise CheckpointError(f"{file}: tensor '{name}' has type {entry['dtype']}, expected one of {', '.join(DTYPES)}")
     start, stop = entry["data_offsets"]
     place = TensorPlace(file, base + int(start), dtype, tuple(int(n) for n in entry["shape"]))
     if start < 0 or stop - start != place.size_bytes:

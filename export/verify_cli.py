@@ -33,7 +33,9 @@ def verify_command(bundle: Path, checkpoint: Path | None, items: int, as_json: b
     check_hashes(opened)
     if checkpoint is None:
         found = {"passed": True, "files": len(opened.manifest.files), "checks": []}
-        click.echo(json.dumps(found) if as_json else f"{bundle}: {len(opened.manifest.files)} files have the right hash.")
+        click.echo(
+            json.dumps(found) if as_json else f"{bundle}: {len(opened.manifest.files)} files have the right hash."
+        )
         return
     from .checkpoint import Checkpoint
     from .verify import verify

@@ -49,7 +49,11 @@ class WeightFile:
         return self._hash.hexdigest()
 
     def add(
-        self, name: str, shape: tuple[int, ...], dtype: np.dtype[np.generic], blocks: Iterable[NDArray[np.generic]]
+        self,
+        name: str,
+        shape: tuple[int, ...],
+        dtype: np.dtype[np.generic],
+        blocks: Iterable[NDArray[np.generic]],
     ) -> ir.ExternalTensor:
         """Append a tensor given in consecutive blocks.
 

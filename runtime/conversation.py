@@ -122,9 +122,7 @@ class Conversation:
         self.messages.append({"role": "user", "content": content})
         shown: list[str] = []
         try:
-            for piece in self.respond(
-                self.messages, max_tokens=max_tokens, adapters=adapters, options=options
-            ):
+            for piece in self.respond(self.messages, max_tokens=max_tokens, adapters=adapters, options=options):
                 shown.append(piece.text)
                 yield piece
         except GeneratorExit:
@@ -269,9 +267,7 @@ class Conversation:
     def _my_turn(self) -> Iterator[None]:
         me = threading.get_ident()
         if self._turn_owner == me:
-            raise InputError(
-                "this conversation is still answering; finish or close that answer's iterator first"
-            )
+            raise InputError("this conversation is still answering; finish or close that answer's iterator first")
         with self._turn:
             self._turn_owner = me
             try:

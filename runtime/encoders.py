@@ -241,9 +241,7 @@ def _open(path: Path, threads: int | None) -> ort.InferenceSession:
     ort.disable_telemetry_events()
     options = ort.SessionOptions()
     options.log_severity_level = LOG_ERRORS
-    options.enable_cpu_mem_arena = (
-        False  # an arena keeps its largest size; without it memory returns after use
-    )
+    options.enable_cpu_mem_arena = False  # an arena keeps its largest size; without it memory returns after use
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if threads is not None:
         options.intra_op_num_threads = threads
@@ -253,15 +251,11 @@ def _open(path: Path, threads: int | None) -> ort.InferenceSession:
         raise BundleError(f"{path}: onnxruntime cannot load it ({error})") from error
 
 
-def _run(
-    session: ort.InferenceSession, outputs: list[str], feeds: Mapping[str, NDArray[np.generic]]
-) -> list[Features]:
+def _run(session: ort.InferenceSession, outputs: list[str], feeds: Mapping[str, NDArray[np.generic]]) -> list[Features]:
     try:
         results: list[Features] = session.run(outputs, feeds)
     except Exception as error:
-        raise BundleError(
-            f"onnxruntime could not run an encoder, expected {', '.join(outputs)} ({error})"
-        ) from error
+        raise BundleError(f"onnxruntime could not run an encoder, expected {', '.join(outputs)} ({error})") from error
     return results
 
 
@@ -276,18 +270,14 @@ def _check_tiles(tiles: Tiles, spec: ImageSpec) -> None:
     wanted = (count, 3, spec.crop_size, spec.crop_size), (count, spec.patches, spec.patches)
     found = tiles.pixels.shape, tiles.patch_mask.shape
     if found != wanted:
-        raise InputError(
-            f"image tiles and masks are {found[0]} and {found[1]}, expected {wanted[0]} and {wanted[1]}"
-        )
+        raise InputError(f"image tiles and masks are {found[0]} and {found[1]}, expected {wanted[0]} and {wanted[1]}")
     if not np.isfinite(tiles.pixels).all():
         raise InputError("image tiles hold a value that is not finite, expected numbers only")
 
 
 def _check_log_mel(log_mel: NDArray[np.float32], spec: AudioSpec) -> None:
     if log_mel.ndim != 2 or log_mel.shape[1] != spec.n_mels or not len(log_mel):
-        raise InputError(
-            f"log-mel frames are {list(log_mel.shape)}, expected [T, {spec.n_mels}] with T from 1 on"
-        )
+        raise InputError(f"log-mel frames are {list(log_mel.shape)}, expected [T, {spec.n_mels}] with T from 1 on")
     if not np.isfinite(log_mel).all():
         raise InputError("log-mel frames hold a value that is not finite, expected numbers only")
 

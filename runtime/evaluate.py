@@ -153,9 +153,7 @@ def read_questions(path: Path) -> Iterator[Question]:
 def _score(task: str, group: str, marks: list[bool]) -> Score:
     low, high = wilson_interval(sum(marks), len(marks))
     share = sum(marks) / len(marks)
-    return Score(
-        task=task, group=group, correct=sum(marks), total=len(marks), accuracy=share, low=low, high=high
-    )
+    return Score(task=task, group=group, correct=sum(marks), total=len(marks), accuracy=share, low=low, high=high)
 
 
 def _question(line: str, where: str, folder: Path) -> Question:
@@ -169,9 +167,7 @@ def _question(line: str, where: str, folder: Path) -> Question:
         if not isinstance(data.get(key), kind):
             raise InputError(f"{where}: {key} is {type(data.get(key)).__name__}, expected {kind.__name__}")
     messages = [_with_paths(message, folder) for message in data["messages"]]
-    return Question(
-        task=data["task"], messages=messages, expected=data["expected"], group=str(data.get("group", ""))
-    )
+    return Question(task=data["task"], messages=messages, expected=data["expected"], group=str(data.get("group", "")))
 
 
 def _with_paths(message: Any, folder: Path) -> Any:
@@ -185,8 +181,6 @@ def _with_path(part: Any, folder: Path) -> Any:
     if not isinstance(part, dict):
         return part
     return {
-        key: str(folder / value)
-        if key in MEDIA_KEYS and isinstance(value, str) and ":" not in value
-        else value
+        key: str(folder / value) if key in MEDIA_KEYS and isinstance(value, str) and ":" not in value else value
         for key, value in part.items()
     }

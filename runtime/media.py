@@ -75,9 +75,7 @@ class MediaReader:
             self._rows[key] = self._prepare(key, item)
         return MeasuredItem(item, key, self._rows[key])
 
-    def features(
-        self, measured: MeasuredItem, *, vision_projector: bool, cancelled: Callable[[], bool]
-    ) -> Features:
+    def features(self, measured: MeasuredItem, *, vision_projector: bool, cancelled: Callable[[], bool]) -> Features:
         """Encode an item: [rows, H].
 
         Raises:

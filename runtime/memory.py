@@ -44,9 +44,7 @@ class MemoryPlan:
     @property
     def total(self) -> int:
         """Of everything."""
-        return (
-            self.conversation + self.weights + self.prepacked + self.encoders + self.activations + self.base
-        )
+        return self.conversation + self.weights + self.prepacked + self.encoders + self.activations + self.base
 
     @property
     def conversation(self) -> int:
@@ -80,8 +78,7 @@ def plan_memory(
         kv_cache=context * kv_bytes_per_token(manifest),
         media=rows * decoder.hidden_size * 4 + context * 8,
         encoders=sum(encoders) if keep_encoders else max(encoders, default=0),
-        activations=4
-        * (min(chunk, context) * decoder.hidden_size * ACTIVATION_WIDTHS + 2 * decoder.vocab_size),
+        activations=4 * (min(chunk, context) * decoder.hidden_size * ACTIVATION_WIDTHS + 2 * decoder.vocab_size),
         base=BASE_BYTES,
     )
 

@@ -40,9 +40,7 @@ class GenerationOptions:
         _check("temperature", self.temperature, 0 <= self.temperature < math.inf, "0 or more")
         _check("top_k", self.top_k, self.top_k >= 0, "0 or more")
         _check("top_p", self.top_p, 0 < self.top_p <= 1, "above 0, at most 1")
-        _check(
-            "repetition_penalty", self.repetition_penalty, 0 < self.repetition_penalty < math.inf, "above 0"
-        )
+        _check("repetition_penalty", self.repetition_penalty, 0 < self.repetition_penalty < math.inf, "above 0")
         _check("seed", self.seed, self.seed is None or self.seed >= 0, "0 or more")
         if isinstance(self.stop, str) or not all(isinstance(s, str) and s for s in self.stop):
             raise InputError(f"option stop: found {self.stop!r}, expected non-empty strings in a tuple")

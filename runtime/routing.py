@@ -59,9 +59,7 @@ def choose(manifest: Manifest, mode: str, adapters: Mapping[str, float] | None =
     there = ", ".join(a.name for a in manifest.adapters) or "none"
     for name, weight in adapters.items():
         if manifest.adapter(name) is None or manifest.adapter_mode != "gated":
-            found = (
-                there if manifest.adapter_mode == "gated" else f"none: its mode is {manifest.adapter_mode}"
-            )
+            found = there if manifest.adapter_mode == "gated" else f"none: its mode is {manifest.adapter_mode}"
             raise InputError(f"adapter '{name}' cannot be switched on, this bundle's adapters are: {found}")
         if not math.isfinite(weight) or abs(weight) > float(np.finfo(np.float32).max):
             raise InputError(f"adapter '{name}' has weight {weight}, expected a finite number")

@@ -70,9 +70,7 @@ class SessionOptions:
             if value is not None and value < least:
                 raise InputError(f"option {name}: found {value}, expected at least {least}")
         if self.provider not in PROVIDERS:
-            raise InputError(
-                f"option provider: found '{self.provider}', expected one of {', '.join(PROVIDERS)}"
-            )
+            raise InputError(f"option provider: found '{self.provider}', expected one of {', '.join(PROVIDERS)}")
 
 
 class GenaiDecoder:
@@ -120,9 +118,7 @@ class GenaiDecoder:
 class Session:
     """One loaded bundle. Made by ``palmtop.load``; close it, or use it in a ``with`` statement."""
 
-    def __init__(
-        self, bundle: Bundle, options: SessionOptions, *, encoders: FeatureSource | None = None
-    ) -> None:
+    def __init__(self, bundle: Bundle, options: SessionOptions, *, encoders: FeatureSource | None = None) -> None:
         self.bundle = bundle
         self.manifest: Manifest = bundle.manifest
         self.plan = _plan(self.manifest, options)
@@ -222,11 +218,7 @@ class Session:
         """Another conversation's cache must fit too."""
         available = available_memory()
         if self._options.memory_limit is not None:
-            left = (
-                self._options.memory_limit
-                - self.plan.total
-                - (len(self._decoders) - 1) * self.plan.conversation
-            )
+            left = self._options.memory_limit - self.plan.total - (len(self._decoders) - 1) * self.plan.conversation
             available = left if available is None else min(left, available)
         if available is not None and self.plan.conversation > available:
             raise MemoryPlanError(
@@ -259,9 +251,7 @@ def _plan(manifest: Manifest, options: SessionOptions) -> MemoryPlan:
     """The plan for the context asked for, or for the longest that fits; refuses what does not."""
     serves = manifest.decoder.context_length
     if options.context is not None and options.context > serves:
-        raise InputError(
-            f"option context: found {options.context}, this bundle serves at most {serves} tokens"
-        )
+        raise InputError(f"option context: found {options.context}, this bundle serves at most {serves} tokens")
 
     def plan(context: int) -> MemoryPlan:
         return plan_memory(

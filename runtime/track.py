@@ -170,9 +170,7 @@ class Track:
         """
         decoder = self._ready()
         if len(passage.ids) > self.context:
-            raise InputError(
-                f"the prompt has {len(passage.ids)} tokens, the session's context is {self.context}"
-            )
+            raise InputError(f"the prompt has {len(passage.ids)} tokens, the session's context is {self.context}")
         reason = self._set_switches(decoder, gates, len(passage.ids))
         common = min(_common_prefix(self._held, passage), len(passage.ids) - 1)
         self._read(passage, common, cancelled)
@@ -218,9 +216,7 @@ class Track:
             self._decoder = self._open()
         return self._decoder
 
-    def _set_switches(
-        self, decoder: Decoder, gates: NDArray[np.float32] | None, length: int
-    ) -> ReprefillReason | None:
+    def _set_switches(self, decoder: Decoder, gates: NDArray[np.float32] | None, length: int) -> ReprefillReason | None:
         """Set gates and rope factors for this length; why what was held is void now, if it is."""
         inputs = decoder.inputs
         reason: ReprefillReason | None = None

@@ -6,11 +6,11 @@ import ast
 import functools
 import subprocess
 import sys
-import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import tomllib
 
 ROOT = Path(__file__).parents[1]
 ROOMS = ("export", "quantize", "runtime")
@@ -44,7 +44,18 @@ NATIVE = {
     "onnxruntime": {"palmtop.runtime.encoders", "palmtop.export.verify.probe"},
 }
 ONLY_IN_TESTS = ("torch", "transformers", "peft", "sklearn", "skimage", "PIL", "torchvision")
-HEAVY = ("numpy", "onnxruntime", "onnxruntime_genai", "onnx", "onnx_ir", "cv2", "librosa", "tokenizers", "torch", "PIL")
+HEAVY = (
+    "numpy",
+    "onnxruntime",
+    "onnxruntime_genai",
+    "onnx",
+    "onnx_ir",
+    "cv2",
+    "librosa",
+    "tokenizers",
+    "torch",
+    "PIL",
+)
 
 
 def modules() -> Iterator[tuple[str, Path]]:

@@ -129,7 +129,10 @@ def _adapter(checkpoint: Checkpoint, config: Keys, name: str) -> Adapter:
         a, b = (f"model.{target}.lora_{part}.{name}.weight" for part in "AB")
         if checkpoint.shape(a) is None and checkpoint.shape(b) is None:
             return None
-        return LoraPair(_of_rank(checkpoint.weight(a), 0, rank), _of_rank(checkpoint.weight(b), 1, rank).scaled(alpha / rank))
+        return LoraPair(
+            _of_rank(checkpoint.weight(a), 0, rank),
+            _of_rank(checkpoint.weight(b), 1, rank).scaled(alpha / rank),
+        )
 
     if pair("layers.0.self_attn.qkv_proj") is None and not any(f".{name}.weight" in n for n in checkpoint.names):
         raise CheckpointError(f"{checkpoint.path}: no tensor 'lora_A.{name}', expected the {name} adapter")
@@ -138,7 +141,9 @@ def _adapter(checkpoint: Checkpoint, config: Keys, name: str) -> Adapter:
 
 def _of_rank(weight: Weight, axis: int, rank: int) -> Weight:
     if weight.shape[axis] != rank:
-        raise CheckpointError(f"tensor '{weight.name}' is {list(weight.shape)}, expected rank {rank} as config.json says")
+        raise CheckpointError(
+            f"tensor '{weight.name}' is {list(weight.shape)}, expected rank {rank} as config.json says"
+        )
     return weight
 
 
@@ -239,7 +244,7 @@ def _processor(checkpoint: Checkpoint, config: Keys) -> ProcessorSpec:
     return ProcessorSpec(
         text=TextSpec(
             bos_id=config.optional_size("bos_token_id"),
-            eos_ids=tuple(dict.fromkeys(_ids(_generation_eos(checkpoint)) + _ids(eos) + _ids(tokens.get(END_OF_TURN)))),
+            eos_ids=_eos_ids(checkpoint, eos, tokens),
             end_of_turn_id=tokens.get(END_OF_TURN),
             pad_id=config.optional_size("pad_token_id") or _ids(eos)[0],
             adds_bos=False,
@@ -269,6 +274,14 @@ def _processor(checkpoint: Checkpoint, config: Keys) -> ProcessorSpec:
             window_steps=500,
         ),
     )
+
+
+def _eos_ids(checkpoint: Checkpoint, configured: Any, tokens: dict[str, int]) -> tuple[int, ...]:
+    """Every id that ends an answer; the tokenizer's own comes first, templates call that one ``eos_token``."""
+    named = checkpoint.json("tokenizer_config.json").get("eos_token")
+    own = tokens.get(named["content"] if isinstance(named, dict) else str(named))
+    ids = [*_ids(own), *_ids(_generation_eos(checkpoint)), *_ids(configured), *_ids(tokens.get(END_OF_TURN))]
+    return tuple(dict.fromkeys(ids))
 
 
 def _generation_eos(checkpoint: Checkpoint) -> Any:

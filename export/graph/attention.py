@@ -127,7 +127,12 @@ def attention_inputs(
 
 
 def attention(
-    g: GraphBuilder, layer: int, qkv: ir.Value, inputs: AttentionInputs, config: AttentionConfig, rope: RopeConfig
+    g: GraphBuilder,
+    layer: int,
+    qkv: ir.Value,
+    inputs: AttentionInputs,
+    config: AttentionConfig,
+    rope: RopeConfig,
 ) -> ir.Value:
     """[B, S, (heads + 2 kv heads) * D] -> [B, S, heads * D], appending to the layer's cache."""
     name = f"layers.{layer}.self_attn"
@@ -164,7 +169,12 @@ def attention(
 
 
 def _rotated(
-    g: GraphBuilder, name: str, qkv: ir.Value, inputs: AttentionInputs, config: AttentionConfig, rope: RopeConfig
+    g: GraphBuilder,
+    name: str,
+    qkv: ir.Value,
+    inputs: AttentionInputs,
+    config: AttentionConfig,
+    rope: RopeConfig,
 ) -> tuple[ir.Value, ir.Value, ir.Value]:
     """Split the fused projection and rotate queries and keys by plain operators."""
     size, heads, kv_heads = config.cache_head_size, config.num_heads, config.num_kv_heads

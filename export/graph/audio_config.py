@@ -47,9 +47,7 @@ class AudioConfig:
     def __post_init__(self) -> None:
         if self.chunk_size != -1:
             # The reference adds its streaming mask to the scores as 0 and 1, upstream hides keys.
-            raise UnsupportedModelError(
-                f"audio_config: chunk_size is {self.chunk_size}, expected -1 (no streaming)"
-            )
+            raise UnsupportedModelError(f"audio_config: chunk_size is {self.chunk_size}, expected -1 (no streaming)")
         if self.time_reduction < 2 or self.time_reduction & (self.time_reduction - 1):
             raise UnsupportedModelError(
                 f"audio_config: time_reduction is {self.time_reduction}, expected a power of two from 2 on"
@@ -61,9 +59,7 @@ class AudioConfig:
             )
         for key in ("depthwise_separable_out_channel", "ext_pw_out_channel"):
             if (value := getattr(self, key)) != self.hidden_size:
-                raise UnsupportedModelError(
-                    f"audio_config: {key} is {value}, expected hidden_size {self.hidden_size}"
-                )
+                raise UnsupportedModelError(f"audio_config: {key} is {value}, expected hidden_size {self.hidden_size}")
         for key in (
             "input_size",
             "num_blocks",

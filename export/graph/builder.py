@@ -26,7 +26,11 @@ class WeightSink(Protocol):
     """Where big weights go: an external data file of the bundle."""
 
     def add(
-        self, name: str, shape: tuple[int, ...], dtype: np.dtype[np.generic], blocks: Iterable[NDArray[np.generic]]
+        self,
+        name: str,
+        shape: tuple[int, ...],
+        dtype: np.dtype[np.generic],
+        blocks: Iterable[NDArray[np.generic]],
     ) -> ir.ExternalTensor:
         """Write blocks one after the other and tell where they are."""
         ...
@@ -63,7 +67,12 @@ class GraphBuilder:
         self._outputs.append(value)
 
     def op(
-        self, op_type: str, *inputs: ir.Value | None, domain: str = "", name: str = "", **attributes: Attribute
+        self,
+        op_type: str,
+        *inputs: ir.Value | None,
+        domain: str = "",
+        name: str = "",
+        **attributes: Attribute,
     ) -> ir.Value:
         """Add a node with one output and return that."""
         return self.ops(op_type, *inputs, outputs=1, domain=domain, name=name, **attributes)[0]
@@ -80,7 +89,7 @@ class GraphBuilder:
         """Add a node with several outputs and return them."""
         self._count += 1
         name = name or f"{self.name}/{op_type}_{self._count}"
-        node = ir.node(op_type, inputs, attributes, domain=domain, num_outputs=outputs, name=name)  # type: ignore[arg-type]
+        node = ir.node(op_type, inputs, attributes, domain=domain, num_outputs=outputs, name=name)
         for place, value in enumerate(node.outputs):
             value.name = f"{name}:{place}"
         self._nodes.append(node)
@@ -106,7 +115,11 @@ class GraphBuilder:
         return self.streamed_weight(name, array.shape, array.dtype, [array])
 
     def streamed_weight(
-        self, name: str, shape: tuple[int, ...], dtype: np.dtype[np.generic], blocks: Iterable[NDArray[np.generic]]
+        self,
+        name: str,
+        shape: tuple[int, ...],
+        dtype: np.dtype[np.generic],
+        blocks: Iterable[NDArray[np.generic]],
     ) -> ir.Value:
         """An initialiser whose content comes in blocks and goes straight to the external data file."""
         return self._initializer(name, self.sink.add(name, shape, np.dtype(dtype), blocks))
@@ -115,7 +128,7 @@ class GraphBuilder:
         """A second initialiser on the same bytes of the external data file, in another shape."""
         there = value.const_value
         if not isinstance(there, ir.ExternalTensor):  # tiny and inline: share by copying
-            return self._initializer(name, ir.tensor(np.asarray(there).reshape(shape), name=name))  # type: ignore[arg-type]
+            return self._initializer(name, ir.tensor(np.asarray(there).reshape(shape), name=name))
         again = ir.ExternalTensor(
             there.location,
             there.offset,
@@ -154,8 +167,7 @@ class GraphBuilder:
     def _initializer(self, name: str, tensor: ir.TensorProtocol) -> ir.Value:
         if name in self._initializers:
             raise ValueError(f"initialiser {name} added twice")  # a bug of an architecture file
-        value = ir.Value(
-            name=name, shape=ir.Shape(tensor.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
-        )
+        shape = ir.Shape(tensor.shape.numpy())
+        value = ir.Value(name=name, shape=shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
         self._initializers[name] = value
         return value

@@ -52,9 +52,7 @@ def build_audio(g: GraphBuilder, weights: Weights, config: AudioConfig, precisio
     projector = g.input("projector", ir.DataType.INT64, [1])
     tower = weights.within(_TOWER)
 
-    x = subsample(
-        g, tower.within("embed."), config, _normalise(g, tower, config, mel), left_context, precision
-    )
+    x = subsample(g, tower.within("embed."), config, _normalise(g, tower, config, mel), left_context, precision)
     steps = g.op("Shape", x, start=1, end=2)  # [1]
     x = _fill_up(g, x, g.op("Max", window, steps), steps)
     bias = _relative_bias(g, tower, config, g.op("Max", window, steps))
@@ -66,9 +64,7 @@ def build_audio(g: GraphBuilder, weights: Weights, config: AudioConfig, precisio
     chosen = g.op(
         "If",
         g.op("Cast", g.op("Squeeze", projector), to=int(ir.DataType.BOOL)),
-        then_branch=g.branch(
-            "beside_images", lambda b: _project(b, weights, config, "vision_speech", rows, precision)
-        ),
+        then_branch=g.branch("beside_images", lambda b: _project(b, weights, config, "vision_speech", rows, precision)),
         else_branch=g.branch("alone", lambda b: _project(b, weights, config, "speech", rows, precision)),
     )
     g.output(chosen, "audio_features", ir.DataType.FLOAT, ["rows", config.output_size])
@@ -102,9 +98,7 @@ def _fill_up(g: GraphBuilder, x: ir.Value, length: ir.Value, steps: ir.Value) ->
 
 def _relative_bias(g: GraphBuilder, weights: Weights, config: AudioConfig, length: ir.Value) -> ir.Value:
     """[1, heads, length, length]: one number per head and clipped distance."""
-    table = weights.get(
-        "relative_attention_bias_layer.bias_values.weight", config.buckets, config.num_attention_heads
-    )
+    table = weights.get("relative_attention_bias_layer.bias_values.weight", config.buckets, config.num_attention_heads)
     by_head = g.weight(table.name, np.ascontiguousarray(float_array(table).T))  # [heads, buckets]
     zero, one = g.constant(np.array(0, np.int64)), g.constant(np.array(1, np.int64))
     places = g.op("Range", zero, g.op("Squeeze", length), one)
@@ -117,9 +111,7 @@ def _relative_bias(g: GraphBuilder, weights: Weights, config: AudioConfig, lengt
     else:
         low = -config.bias_max_distance
     high = config.bias_max_distance - 1
-    clipped = g.op(
-        "Clip", distance, g.constant(np.array(low, np.int64)), g.constant(np.array(high, np.int64))
-    )
+    clipped = g.op("Clip", distance, g.constant(np.array(low, np.int64)), g.constant(np.array(high, np.int64)))
     index = g.op("Sub", clipped, g.constant(np.array(low, np.int64)))
     return g.op("Unsqueeze", g.op("Gather", by_head, index, axis=1), g.constant([0]))
 
@@ -150,9 +142,7 @@ def _half_feed_forward(
     return module_linear(g, weights, "down_proj", gated, (h, f), precision, factor=0.5)
 
 
-def _convolution(
-    g: GraphBuilder, weights: Weights, config: AudioConfig, x: ir.Value, precision: Precision
-) -> ir.Value:
+def _convolution(g: GraphBuilder, weights: Weights, config: AudioConfig, x: ir.Value, precision: Precision) -> ir.Value:
     """The convolution module, causal: a step sees itself and ``kernel_size - 1`` steps before it."""
     h, wide = config.hidden_size, config.hidden_size * config.depthwise_multiplier
     x = layer_norm(g, weights, "layer_norm", x, h, LAYER_NORM_EPS)
@@ -173,9 +163,7 @@ def _convolution(
     return _pointwise(g, weights, "ext_pw_conv_1d", x, h, h, precision)
 
 
-def _gated(
-    g: GraphBuilder, weights: Weights, config: AudioConfig, x: ir.Value, precision: Precision
-) -> ir.Value:
+def _gated(g: GraphBuilder, weights: Weights, config: AudioConfig, x: ir.Value, precision: Precision) -> ir.Value:
     """A pointwise convolution to twice the channels; the second half gates the first."""
     h = config.hidden_size
     # b1 and b2 shift the two halves after the convolution, so they join its bias.
@@ -219,6 +207,4 @@ def _project(
     """[rows, K] -> [rows, H] by one of the two projectors."""
     wide, k = config.output_size, config.hidden_size * config.downsample_rate
     up = module_linear(g, weights, f"audio_embed.up_proj_for_{name}", rows, (wide, k), precision)
-    return module_linear(
-        g, weights, f"audio_embed.down_proj_for_{name}", gelu(g, up), (wide, wide), precision
-    )
+    return module_linear(g, weights, f"audio_embed.down_proj_for_{name}", gelu(g, up), (wide, wide), precision)

@@ -16,7 +16,7 @@ from palmtop.export.weight import Weights
 
 from .attention import AttentionConfig, AttentionInputs, attention, attention_inputs
 from .builder import MICROSOFT, GraphBuilder
-from .embedding import Table, add_table, embed
+from .embedding import add_table, embed
 from .linear import Precision, float_array
 from .lora import Adapter, Gate, LoraPair, adapted_linear, add_gates
 from .rope import RopeConfig
@@ -129,13 +129,9 @@ class _Norm:
 
     def first(self, name: str, x: ir.Value, weights: Weights, weight: str, size: int) -> ir.Value:
         scale = self.g.weight(f"{name}.weight", float_array(weights.get(weight, size)))
-        return self.g.op(
-            "SimplifiedLayerNormalization", x, scale, axis=-1, epsilon=self.eps, stash_type=1, name=name
-        )
+        return self.g.op("SimplifiedLayerNormalization", x, scale, axis=-1, epsilon=self.eps, stash_type=1, name=name)
 
-    def after_residual(
-        self, name: str, x: ir.Value, skip: ir.Value, weight: object
-    ) -> tuple[ir.Value, ir.Value]:
+    def after_residual(self, name: str, x: ir.Value, skip: ir.Value, weight: object) -> tuple[ir.Value, ir.Value]:
         """RMSNorm(x + skip), and the sum itself."""
         scale = self.g.weight(f"{name}.weight", float_array(weight))  # type: ignore[arg-type]
         y, _, _, total = self.g.ops(

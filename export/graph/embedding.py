@@ -34,7 +34,13 @@ class Table:
         return g.op("Gather", self.values, ids, axis=0, name=f"{EMBEDDING}.gather")
 
     def head(
-        self, g: GraphBuilder, x: ir.Value, weights: Weights, vocab_size: int, hidden_size: int, precision: Precision
+        self,
+        g: GraphBuilder,
+        x: ir.Value,
+        weights: Weights,
+        vocab_size: int,
+        hidden_size: int,
+        precision: Precision,
     ) -> ir.Value:
         """[B, H] -> [B, V] logits."""
         if not self.is_tied:
@@ -55,7 +61,13 @@ def add_table(
 
 
 def embed(
-    g: GraphBuilder, table: Table, input_ids: ir.Value, positions: ir.Value, hidden_size: int, *, has_media: bool
+    g: GraphBuilder,
+    table: Table,
+    input_ids: ir.Value,
+    positions: ir.Value,
+    hidden_size: int,
+    *,
+    has_media: bool,
 ) -> ir.Value:
     """Embeddings of the tokens, media rows where ``media_index`` says so.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -75,7 +75,7 @@ def quantized(g: GraphBuilder, name: str, weight: Weight, precision: Precision) 
     scales: list[NDArray[np.float32]] = []
     zeros: list[NDArray[np.uint8]] = []
 
-    def code_blocks() -> list[NDArray[np.uint8]] | object:
+    def code_blocks() -> Iterator[NDArray[np.uint8]]:
         for block in weight.blocks():
             part = precision.quantizer(finite(weight, block), scheme)
             scales.append(part.scales)
@@ -87,7 +87,7 @@ def quantized(g: GraphBuilder, name: str, weight: Weight, precision: Precision) 
         f"{name}.codes",
         (rows, groups, scheme.group * scheme.bits // 8),
         np.dtype(np.uint8),
-        code_blocks(),  # type: ignore[arg-type]
+        code_blocks(),
     )
     return QuantizedValues(
         codes=codes,

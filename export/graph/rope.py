@@ -45,14 +45,14 @@ def longrope_attention_factor(max_context: int, original_context: int) -> float:
 def wavelengths(config: RopeConfig, factors: tuple[float, ...] | None) -> NDArray[np.float32]:
     """[rotary_size / 2] float32, in the reference's order of float32 operations."""
     steps = np.arange(0, config.rotary_size, 2, dtype=np.float32) / np.float32(config.rotary_size)
-    lengths = np.power(np.float32(config.theta), steps)
+    lengths: NDArray[np.float32] = np.power(np.float32(config.theta), steps)
     return lengths if factors is None else np.array(factors, np.float32) * lengths
 
 
 def add_rope_tables(
     g: GraphBuilder, config: RopeConfig, context: int, rope_long: ir.Value | None
 ) -> tuple[ir.Value, ir.Value]:
-    """cos and sin as graph values; with LongRoPE ``rope_long`` [1] bool chooses the factors.
+    """Cos and sin as graph values; with LongRoPE ``rope_long`` [1] bool chooses the factors.
 
     Nothing is derived from the length: a sequence keeps one set of factors for all its keys, and whoever
     runs the graph decides which.
@@ -72,7 +72,8 @@ def add_rope_tables(
                 f"rope/{function}/long", lambda b: _table(b, config, config.long_factor, context, function)
             ),
             else_branch=g.branch(
-                f"rope/{function}/short", lambda b: _table(b, config, config.short_factor, short_rows, function)
+                f"rope/{function}/short",
+                lambda b: _table(b, config, config.short_factor, short_rows, function),
             ),
         )
 
@@ -93,7 +94,12 @@ def _table(
 
 
 def rotate(
-    g: GraphBuilder, name: str, x: ir.Value, positions: ir.Value, tables: tuple[ir.Value, ir.Value], rotary_size: int
+    g: GraphBuilder,
+    name: str,
+    x: ir.Value,
+    positions: ir.Value,
+    tables: tuple[ir.Value, ir.Value],
+    rotary_size: int,
 ) -> ir.Value:
     """Rotate the leading dimensions of every head: [B, S, N, D] -> [B, S, N, D].
 

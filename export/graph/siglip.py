@@ -5,7 +5,7 @@ The HD arrangement of tiles is not here: the projector works row by row, so the 
 
 Reference: transformers 5.23, models/phi4_multimodal/modeling_phi4_multimodal.py, Phi4MultimodalVisionModel
 and Phi4MultimodalImageEmbedding, with eager attention. (With SDPA a batch of fully valid tiles gets no mask
-there, and ``is_causal = True`` then makes attention causal: a slip that upstream does not have.)
+there, and ``is_causal = True`` then makes attention causal: a slip of the port, 4.57 too, not of upstream.)
 """
 
 from __future__ import annotations
@@ -58,8 +58,7 @@ class VisionConfig:
             )
         if not -self.num_hidden_layers - 1 <= self.feature_layer <= self.num_hidden_layers:
             raise UnsupportedModelError(
-                f"vision_config: feature_layer is {self.feature_layer}, "
-                f"expected one of {self.num_hidden_layers} layers"
+                f"vision_config: feature_layer is {self.feature_layer}, expected one of {self.num_hidden_layers} layers"
             )
         if self.patches < 2:
             raise UnsupportedModelError(
@@ -150,9 +149,7 @@ def build_vision(g: GraphBuilder, weights: Weights, config: VisionConfig, precis
         weights.get("image_embed.sub_img_feature_extensor", 1, 1, 1, h),
         weights.get("image_embed.global_img_feature_extensor", 1, 1, h),
     ]
-    separators = g.weight(
-        "image_embed.separators", np.concatenate([float_array(e).reshape(1, h) for e in ends])
-    )
+    separators = g.weight("image_embed.separators", np.concatenate([float_array(e).reshape(1, h) for e in ends]))
     projected = _project(g, weights, config, g.op("Concat", rows, separators, axis=0), precision)
     first, last, end = g.constant([0]), g.constant([-2]), g.constant([np.iinfo(np.int64).max])
     tiles = g.op(
@@ -161,14 +158,10 @@ def build_vision(g: GraphBuilder, weights: Weights, config: VisionConfig, precis
         g.constant([-1, pooled, pooled, config.output_size]),
     )
     g.output(tiles, "tile_features", ir.DataType.FLOAT, ["N", pooled, pooled, config.output_size])
-    g.output(
-        g.op("Slice", projected, last, end, first), "separators", ir.DataType.FLOAT, [2, config.output_size]
-    )
+    g.output(g.op("Slice", projected, last, end, first), "separators", ir.DataType.FLOAT, [2, config.output_size])
 
 
-def _embeddings(
-    g: GraphBuilder, weights: Weights, config: VisionConfig, pixels: ir.Value, mask: ir.Value
-) -> ir.Value:
+def _embeddings(g: GraphBuilder, weights: Weights, config: VisionConfig, pixels: ir.Value, mask: ir.Value) -> ir.Value:
     h, patch, patches = config.hidden_size, config.patch_size, config.patches
     kernel = weights.get("patch_embedding.weight", h, CHANNELS, patch, patch)
     bias = weights.get("patch_embedding.bias", h)
@@ -228,13 +221,9 @@ def _layer(
     normed = layer_norm(g, weights, "layer_norm1", x, h, eps)
     q, k, v = query_key_value(g, weights.within("self_attn."), normed, h, precision)
 
-    def widened(
-        x: ir.Value, column: ir.Value
-    ) -> ir.Value:  # [N, P*P, heads * size] -> [.., heads * (size + 1)]
+    def widened(x: ir.Value, column: ir.Value) -> ir.Value:  # [N, P*P, heads * size] -> [.., heads * (size + 1)]
         by_head = g.op("Reshape", x, g.constant([0, 0, heads, size]))
-        return g.op(
-            "Reshape", g.op("Concat", by_head, column, axis=-1), g.constant([0, 0, heads * (size + 1)])
-        )
+        return g.op("Reshape", g.op("Concat", by_head, column, axis=-1), g.constant([0, 0, heads * (size + 1)]))
 
     mixed = attention(g, widened(q, columns[0]), widened(k, columns[1]), v, heads, scale=size**-0.5)
     x = g.op("Add", x, module_linear(g, weights, "self_attn.out_proj", mixed, (h, h), precision))
@@ -255,9 +244,7 @@ def _pool(g: GraphBuilder, config: VisionConfig, hidden: ir.Value) -> ir.Value:
     return g.op("Reshape", mean, g.constant([-1, h]))
 
 
-def _project(
-    g: GraphBuilder, weights: Weights, config: VisionConfig, rows: ir.Value, precision: Precision
-) -> ir.Value:
+def _project(g: GraphBuilder, weights: Weights, config: VisionConfig, rows: ir.Value, precision: Precision) -> ir.Value:
     """[R, h] -> [R, H]."""
     h, wide = config.hidden_size, config.output_size
     up = module_linear(g, weights, "image_embed.img_projection_up", rows, (wide, h), precision)

@@ -62,9 +62,7 @@ def subsample(
             x = _halve(g, depthwise.name, x, depthwise.of(slice(None)), channels)
         weight = stages.get(f"{3 * halving}.weight", channels, channels, 1, 1)
         bias = stages.get(f"{3 * halving}.bias", channels)
-        mixed = g.op(
-            "Conv", x, g.weight(weight.name, float_array(weight)), g.weight(bias.name, float_array(bias))
-        )
+        mixed = g.op("Conv", x, g.weight(weight.name, float_array(weight)), g.weight(bias.name, float_array(bias)))
         x = act(g, mixed)
 
     by_time = g.op("Transpose", x, perm=[0, 2, 1, 3])  # [1, S, channels, mels / time_reduction]

@@ -264,9 +264,7 @@ def _judge_modes(modes: dict[str, Agreement], recipe: Recipe) -> list[Check]:
     ]
 
 
-def _adapter_effect(
-    decoders: _Decoders, name: str, pairs: list[tuple[ProbeInput, ProbeInput]]
-) -> dict[str, float]:
+def _adapter_effect(decoders: _Decoders, name: str, pairs: list[tuple[ProbeInput, ProbeInput]]) -> dict[str, float]:
     """How the adapter changes the logits, against how it changes the float model's."""
     exact_changes, found_changes, effect, match = [], [], [], []
     for pair in pairs:

@@ -61,7 +61,12 @@ class DecoderProbe:
         return 0 if gates is None else int(gates.shape[0])
 
     def logits(
-        self, prompt: ProbeInput, gates: NDArray[np.float32], continuation: NDArray[np.int64], *, is_long: bool = False
+        self,
+        prompt: ProbeInput,
+        gates: NDArray[np.float32],
+        continuation: NDArray[np.int64],
+        *,
+        is_long: bool = False,
     ) -> NDArray[np.float32]:
         """Logits after the prompt and after each token of a given continuation.
 

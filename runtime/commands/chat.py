@@ -54,9 +54,7 @@ def chat_command(
     with open_session(bundle, loading) as session:
         dialogue = Dialogue(session.conversation(system=system), adapters, options)
         if dialogue.interactive:
-            click.secho(
-                f"{session.manifest.model}, context {session.context} tokens; /help", err=True, dim=True
-            )
+            click.secho(f"{session.manifest.model}, context {session.context} tokens; /help", err=True, dim=True)
         refused = dialogue.run()
     if refused and not dialogue.interactive:
         sys.exit(2)

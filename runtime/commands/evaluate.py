@@ -38,9 +38,7 @@ MAX_TOKENS = 64
 @click.option("--items", type=click.IntRange(1), help="Of each task (default: all, or 100 held-out).")
 @click.option("--task", "tasks", multiple=True, help="Only this task; repeatable.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the held-out items.")
-@click.option(
-    "--max-tokens", type=click.IntRange(1), default=MAX_TOKENS, show_default=True, help="Per answer."
-)
+@click.option("--max-tokens", type=click.IntRange(1), default=MAX_TOKENS, show_default=True, help="Per answer.")
 @click.option("--wrong", is_flag=True, help="List wrong answers on standard error.")
 @adapter_flag
 @session_flags
@@ -68,14 +66,10 @@ def evaluate_command(
     if wrong:
         for outcome in outcomes:
             if not outcome.correct:
-                click.echo(
-                    f"{outcome.task}: expected {outcome.expected!r}, found {outcome.answer!r}", err=True
-                )
+                click.echo(f"{outcome.task}: expected {outcome.expected!r}, found {outcome.answer!r}", err=True)
     if as_json:
         table = [score.to_dict() for score in scores(outcomes)]
-        click.echo(
-            json.dumps({"bundle": str(bundle), "adapters": adapters, "seconds": seconds, "scores": table})
-        )
+        click.echo(json.dumps({"bundle": str(bundle), "adapters": adapters, "seconds": seconds, "scores": table}))
     else:
         _show(scores(outcomes))
 
@@ -134,7 +128,5 @@ def _show(table: list[Score]) -> None:
         shown.add_column(name, justify="right")
     for score in table:
         interval = f"{score.low:.1%} to {score.high:.1%}"
-        shown.add_row(
-            score.task, score.group, str(score.correct), str(score.total), f"{score.accuracy:.1%}", interval
-        )
+        shown.add_row(score.task, score.group, str(score.correct), str(score.total), f"{score.accuracy:.1%}", interval)
     Console(highlight=False).print(shown)

@@ -48,9 +48,7 @@ def session_flags(command: Command) -> Command:
 def generation_flags(command: Command) -> Command:
     """Add the sampling flags; the command gets ``options``."""
 
-    @click.option(
-        "--max-tokens", type=int, default=DEFAULT_MAX_TOKENS, show_default=True, help="Longest answer."
-    )
+    @click.option("--max-tokens", type=int, default=DEFAULT_MAX_TOKENS, show_default=True, help="Longest answer.")
     @click.option("--temperature", type=float, default=0.0, help="0 (default): always the likeliest token.")
     @click.option("--top-k", type=int, default=0, help="Sample from this many tokens (default: all).")
     @click.option("--top-p", type=float, default=1.0, help="Sample from the likeliest up to this share.")

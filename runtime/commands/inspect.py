@@ -27,9 +27,7 @@ MEMORY_ROWS = ("weights", "prepacked", "kv_cache", "media", "encoders", "activat
 
 @click.command("inspect", epilog=EXAMPLES, short_help="Show what is in a bundle and what it needs.")
 @bundle_argument
-@click.option(
-    "--context", type=int, help="Plan memory for this many tokens (default: all the bundle serves)."
-)
+@click.option("--context", type=int, help="Plan memory for this many tokens (default: all the bundle serves).")
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def inspect_command(bundle: Path, context: int | None, as_json: bool) -> None:
     """Show the BUNDLE's parts with bits, bytes and share, its adapters and routes, and the memory it needs.
@@ -126,11 +124,7 @@ def _show_memory(console: Any, manifest: Manifest, plan: MemoryPlan) -> None:
     from rich.table import Table
 
     decoder = manifest.decoder
-    rope = (
-        ""
-        if decoder.original_context is None
-        else f" (long rotary factors beyond {decoder.original_context})"
-    )
+    rope = "" if decoder.original_context is None else f" (long rotary factors beyond {decoder.original_context})"
     console.print(f"context: up to {decoder.context_length} tokens{rope}")
     table = Table(f"memory for {plan.context} tokens")
     table.add_column("bytes", justify="right")

@@ -32,19 +32,13 @@ Examples:
 @click.command("run", epilog=EXAMPLES, short_help="Ask a bundle one question.")
 @bundle_argument
 @click.argument("prompt")
-@click.option(
-    "--image", "images", multiple=True, type=click.Path(path_type=Path), help="A picture; repeatable."
-)
-@click.option(
-    "--audio", "sounds", multiple=True, type=click.Path(path_type=Path), help="A sound; repeatable."
-)
+@click.option("--image", "images", multiple=True, type=click.Path(path_type=Path), help="A picture; repeatable.")
+@click.option("--audio", "sounds", multiple=True, type=click.Path(path_type=Path), help="A sound; repeatable.")
 @click.option("--system", help="System message.")
 @adapter_flag
 @generation_flags
 @session_flags
-@click.option(
-    "--json", "as_json", is_flag=True, help="Print the whole reply as JSON, with usage and timings."
-)
+@click.option("--json", "as_json", is_flag=True, help="Print the whole reply as JSON, with usage and timings.")
 def run_command(
     bundle: Path,
     prompt: str,

@@ -52,9 +52,7 @@ class Processor:
         try:
             template = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise BundleError(
-                f"{path}: cannot be read ({error}), expected the model's chat template"
-            ) from error
+            raise BundleError(f"{path}: cannot be read ({error}), expected the model's chat template") from error
         return TextProcessor(
             self.bundle / "tokenizer.json",
             template,

@@ -71,9 +71,7 @@ def read_messages(messages: Sequence[Mapping[str, Any]]) -> list[Turn]:
         InputError: a message or part of an unknown shape; names its place, like ``messages[0].content[1]``.
     """
     if isinstance(messages, (str, bytes, Mapping)) or not messages:
-        raise InputError(
-            f"messages: found {_brief(messages)}, expected a list of messages with role and content"
-        )
+        raise InputError(f"messages: found {_brief(messages)}, expected a list of messages with role and content")
     counts: dict[Kind, int] = {"image": 0, "audio": 0}
     return [_read_message(message, f"messages[{i}]", counts) for i, message in enumerate(messages)]
 
@@ -99,9 +97,7 @@ def _read_message(message: Mapping[str, Any], where: str, counts: dict[Kind, int
     return Turn(role=role, text=text, media=tuple(media), extra=extra)
 
 
-def _read_part(
-    part: Any, where: str, texts: list[str], media: list[MediaItem], counts: dict[Kind, int]
-) -> None:
+def _read_part(part: Any, where: str, texts: list[str], media: list[MediaItem], counts: dict[Kind, int]) -> None:
     kind = part.get("type") if isinstance(part, Mapping) else None
     if kind in _TEXT_TYPES:
         if not isinstance(part.get("text"), str):
@@ -114,9 +110,7 @@ def _read_part(
     modality, keys = _SOURCE_KEYS[kind]
     key = next((key for key in keys if part.get(key) is not None), None)
     if key is None:
-        raise InputError(
-            f"{where}: the {modality} part has no source, expected a key {' or '.join(map(repr, keys))}"
-        )
+        raise InputError(f"{where}: the {modality} part has no source, expected a key {' or '.join(map(repr, keys))}")
     counts[modality] += 1
     source = _read_source(part[key], f"{where}.{key}")
     media.append(MediaItem(kind=modality, number=counts[modality], source=source))

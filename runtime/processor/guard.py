@@ -78,9 +78,7 @@ class Guard:
         placeholders: by kind, for the kinds that the model takes.
     """
 
-    def __init__(
-        self, special: Iterable[str], added: Iterable[str], placeholders: Mapping[Kind, Placeholder]
-    ) -> None:
+    def __init__(self, special: Iterable[str], added: Iterable[str], placeholders: Mapping[Kind, Placeholder]) -> None:
         self._tokens = frozenset(special) | frozenset(added)
         self._placeholders = dict(placeholders)
         self._special = self._any_of(frozenset(special))

@@ -40,9 +40,7 @@ def load_image(source: str | Path | bytes | NDArray[np.uint8]) -> NDArray[np.uin
     header = read_header(data, name)
     if not header.is_whole:
         found = f"{len(data)} bytes"
-        raise InputError(
-            f"{name}: the {header.format} file is truncated: found {found} without an end marker"
-        )
+        raise InputError(f"{name}: the {header.format} file is truncated: found {found} without an end marker")
     if header.width * header.height > MAX_PIXELS:
         size = f"{header.width} x {header.height} pixels"
         raise InputError(f"{name}: found a {header.format} of {size}, expected at most {MAX_PIXELS} in all")
@@ -103,9 +101,7 @@ def _from_pixels(image: NDArray[Any], name: str) -> NDArray[np.uint8]:
     if image.ndim == 2:
         image = image[:, :, None]
     if image.ndim != 3 or image.shape[2] not in (1, 3, 4) or image.size == 0:
-        raise InputError(
-            f"{name}: the pixels are {list(image.shape)}, expected [H, W], [H, W, 3] or [H, W, 4]"
-        )
+        raise InputError(f"{name}: the pixels are {list(image.shape)}, expected [H, W], [H, W, 3] or [H, W, 4]")
     if image.shape[2] == 1:
         image = np.repeat(image, 3, axis=2)
     elif image.shape[2] == 4:

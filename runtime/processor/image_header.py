@@ -102,9 +102,7 @@ def _read_jpeg(data: bytes) -> ImageHeader:
         if marker == 0xDA:
             # Entropy-coded data escapes 0xFF, so an end marker behind the start of scan is a real one.
             is_whole = data.find(b"\xff\xd9", position) > 0 and width > 0
-            return ImageHeader(
-                format="JPEG", width=width, height=height, orientation=orientation, is_whole=is_whole
-            )
+            return ImageHeader(format="JPEG", width=width, height=height, orientation=orientation, is_whole=is_whole)
         size = struct.unpack_from(">H", data, position + 2)[0]
         body = position + 4
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):

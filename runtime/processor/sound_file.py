@@ -48,14 +48,10 @@ def load_audio(source: str | Path | bytes | tuple[NDArray[Any], int], rate_hz: i
     finite = np.isfinite(samples)
     if not finite.all():
         place = int(np.argmin(finite))
-        raise InputError(
-            f"{name}: sample {place} ({place / rate:.3f} s) is {samples[place]}, expected finite samples"
-        )
+        raise InputError(f"{name}: sample {place} ({place / rate:.3f} s) is {samples[place]}, expected finite samples")
     if len(samples) < MIN_SOUND_S * rate:
         length_ms = 1000 * len(samples) / rate
-        raise InputError(
-            f"{name}: the sound lasts {length_ms:.1f} ms, expected at least {1000 * MIN_SOUND_S:.0f} ms"
-        )
+        raise InputError(f"{name}: the sound lasts {length_ms:.1f} ms, expected at least {1000 * MIN_SOUND_S:.0f} ms")
     return _resample(samples, rate, rate_hz)
 
 
@@ -86,9 +82,7 @@ def _decode(source: str | Path | bytes, rate_hz: int, name: str) -> tuple[NDArra
     samples = np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
     if promised - len(samples) > rate // 10:
         found, whole = len(samples) / rate, promised / rate
-        raise InputError(
-            f"{name}: the sound is truncated: it ends after {found:.2f} s, expected {whole:.2f} s"
-        )
+        raise InputError(f"{name}: the sound is truncated: it ends after {found:.2f} s, expected {whole:.2f} s")
     return samples, rate
 
 
@@ -112,9 +106,7 @@ def _check_size(samples: int, rate: int, rate_hz: int, name: str) -> None:
         raise InputError(f"{name}: the rate is {rate} Hz, expected {MIN_RATE_HZ} to {MAX_RATE_HZ} Hz")
     if max(samples, samples * rate_hz // rate) > MAX_SAMPLES:
         most = MAX_SAMPLES / max(rate, rate_hz)
-        raise InputError(
-            f"{name}: the sound lasts {samples / rate:.0f} s at {rate} Hz, expected at most {most:.0f} s"
-        )
+        raise InputError(f"{name}: the sound lasts {samples / rate:.0f} s at {rate} Hz, expected at most {most:.0f} s")
 
 
 def _resample(samples: NDArray[np.float32], rate: int, rate_hz: int) -> NDArray[np.float32]:

@@ -109,7 +109,7 @@ def _colour(ink: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.ui
     if rng.random() < 0.4:
         paper, pen = pen, paper
     if rng.random() < 0.3:
-        ink = (ink + np.roll(ink, 1, 0) + np.roll(ink, 1, 1) + np.roll(ink, (1, 1), (0, 1))) / 4
+        ink = ((ink + np.roll(ink, 1, 0) + np.roll(ink, 1, 1) + np.roll(ink, (1, 1), (0, 1))) / 4).astype(np.float32)
     pixels = paper + ink[..., None] * (pen - paper)  # [H, W, 3]
     shade = rng.uniform(0, 12) * np.linspace(-1, 1, ink.shape[1])[None, :, None]
     noise = rng.standard_normal(ink.shape, np.float32)[..., None] * rng.uniform(0, 7)

@@ -95,9 +95,7 @@ def glyphs() -> dict[str, list[list[NDArray[np.float32]]]]:
         for pixels, digit in zip(stored["handwritten"], stored["handwritten_digit"], strict=True):
             written[digit].append(enlarge(pixels))
         printed: list[list[NDArray[np.float32]]] = [[] for _ in range(10)]
-        for pixels, width, digit in zip(
-            stored["font"], stored["font_width"], stored["font_digit"], strict=True
-        ):
+        for pixels, width, digit in zip(stored["font"], stored["font_width"], stored["font_digit"], strict=True):
             printed[digit].append(pixels[:, :width].astype(np.float32) / 255.0)
     return {"handwritten": written, "font": printed}
 
@@ -113,7 +111,7 @@ def enlarge(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     large = rows[:, low] * (1 - part) + rows[:, low + 1] * part
     dark = large > 0.15
     ys, xs = np.flatnonzero(dark.any(1)), np.flatnonzero(dark.any(0))
-    return large[ys[0] : ys[-1] + 1, xs[0] : xs[-1] + 1]
+    return large[ys[0] : ys[-1] + 1, xs[0] : xs[-1] + 1].astype(np.float32)
 
 
 def vary_clip(sound: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
@@ -121,7 +119,8 @@ def vary_clip(sound: NDArray[np.float32], rng: np.random.Generator) -> NDArray[n
     before, after = rng.integers(RATE_HZ // 25, RATE_HZ // 4, 2)
     padded = np.pad(sound * rng.uniform(0.3, 1.2), (before, after))
     noise = rng.standard_normal(len(padded), np.float32) * 10 ** rng.uniform(-4.5, -2.6)
-    return (padded + noise).astype(np.float32)
+    mixed: NDArray[np.float32] = (padded + noise).astype(np.float32)
+    return mixed
 
 
 def _text_items(count: int, rng: np.random.Generator) -> Iterator[Item]:
@@ -140,9 +139,7 @@ def _audio_items(count: int, rng: np.random.Generator) -> Iterator[Item]:
         if number % len(every) == 0:
             order = rng.permutation(len(every))
         clip = every[order[number % len(every)]]
-        yield Item(
-            "audio", _user(_audio(vary_clip(samples(clip), rng)), _INSTRUCTION), clip.expected, clip.group
-        )
+        yield Item("audio", _user(_audio(vary_clip(samples(clip), rng)), _INSTRUCTION), clip.expected, clip.group)
 
 
 def _image_item(rng: np.random.Generator) -> Item:

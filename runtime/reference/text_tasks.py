@@ -62,9 +62,7 @@ def _reverse(rng: np.random.Generator) -> tuple[str, str]:
 
 
 def _spell(rng: np.random.Generator) -> tuple[str, str]:
-    word = "".join(
-        "bcdfghklmnprstw"[rng.integers(15)] + "aeiou"[rng.integers(5)] for _ in range(rng.integers(2, 4))
-    )
+    word = "".join("bcdfghklmnprstw"[rng.integers(15)] + "aeiou"[rng.integers(5)] for _ in range(rng.integers(2, 4)))
     return f"spell: {word}.", " ".join(word)
 
 

@@ -70,20 +70,56 @@ def with_nan(array: Any) -> Any:
 
 
 BREAKAGES: dict[str, tuple[Callable[[Path], object], type[PalmtopError], str]] = {
-    "missing shard": (lambda f: shards(f)[0].unlink(), CheckpointError, "shard 'model-00001-of-00002.safetensors' is missing"),
-    "truncated shard": (lambda f: shards(f)[1].write_bytes(shards(f)[1].read_bytes()[:-100]), CheckpointError, "is truncated: tensor '"),
-    "truncated header": (lambda f: shards(f)[1].write_bytes(shards(f)[1].read_bytes()[:50]), CheckpointError, "truncated or not safetensors"),
-    "not safetensors": (lambda f: shards(f)[1].write_bytes(b"PK\x03\x04" * 100), CheckpointError, "truncated or not safetensors"),
-    "huge header": (lambda f: shards(f)[1].write_bytes(struct.pack("<Q", 1 << 60) + b"{}"), CheckpointError, "truncated or not safetensors"),
-    "header is no json": (lambda f: shards(f)[1].write_bytes(struct.pack("<Q", 4) + b"oops" * 4), CheckpointError, "header is not valid"),
-    "unknown model": (lambda f: edit_config(f, model_type="bert"), UnsupportedModelError, "model_type is 'bert', expected one of phi4mm"),
+    "missing shard": (
+        lambda f: shards(f)[0].unlink(),
+        CheckpointError,
+        "shard 'model-00001-of-00002.safetensors' is missing",
+    ),
+    "truncated shard": (
+        lambda f: shards(f)[1].write_bytes(shards(f)[1].read_bytes()[:-100]),
+        CheckpointError,
+        "is truncated: tensor '",
+    ),
+    "truncated header": (
+        lambda f: shards(f)[1].write_bytes(shards(f)[1].read_bytes()[:50]),
+        CheckpointError,
+        "truncated or not safetensors",
+    ),
+    "not safetensors": (
+        lambda f: shards(f)[1].write_bytes(b"PK\x03\x04" * 100),
+        CheckpointError,
+        "truncated or not safetensors",
+    ),
+    "huge header": (
+        lambda f: shards(f)[1].write_bytes(struct.pack("<Q", 1 << 60) + b"{}"),
+        CheckpointError,
+        "truncated or not safetensors",
+    ),
+    "header is no json": (
+        lambda f: shards(f)[1].write_bytes(struct.pack("<Q", 4) + b"oops" * 4),
+        CheckpointError,
+        "header is not valid",
+    ),
+    "unknown model": (
+        lambda f: edit_config(f, model_type="bert"),
+        UnsupportedModelError,
+        "model_type is 'bert', expected one of phi4mm",
+    ),
     "no model_type": (lambda f: edit_config(f, model_type=None), UnsupportedModelError, "model_type is 'None'"),
     "model_type is a path": (lambda f: edit_config(f, model_type="../cli"), UnsupportedModelError, "expected one of"),
     "no config": (lambda f: (f / "config.json").unlink(), CheckpointError, "'config.json' is missing"),
     "config is no json": (lambda f: (f / "config.json").write_text("{"), CheckpointError, "is not valid JSON"),
-    "config is a list": (lambda f: (f / "config.json").write_text("[]"), CheckpointError, "is list, expected an object"),
+    "config is a list": (
+        lambda f: (f / "config.json").write_text("[]"),
+        CheckpointError,
+        "is list, expected an object",
+    ),
     "config lacks a key": (lambda f: edit_config(f, hidden_size=None), CheckpointError, "hidden_size is missing"),
-    "size is text": (lambda f: edit_config(f, num_hidden_layers="4"), CheckpointError, "num_hidden_layers is '4', expected a positive number"),
+    "size is text": (
+        lambda f: edit_config(f, num_hidden_layers="4"),
+        CheckpointError,
+        "num_hidden_layers is '4', expected a positive number",
+    ),
     "rope factors too short": (
         lambda f: edit_config(f, rope_scaling={"type": "longrope", "short_factor": [1.0], "long_factor": [1.0]}),
         CheckpointError,
@@ -91,13 +127,27 @@ BREAKAGES: dict[str, tuple[Callable[[Path], object], type[PalmtopError], str]] =
     ),
     "wrong width": (lambda f: edit_config(f, intermediate_size=100), CheckpointError, "expected [200, 48]"),
     "wrong rank": (
-        lambda f: edit_config(f, vision_lora={"r": 5, "lora_alpha": 10}), CheckpointError, "expected rank 5 as config.json says",
+        lambda f: edit_config(f, vision_lora={"r": 5, "lora_alpha": 10}),
+        CheckpointError,
+        "expected rank 5 as config.json says",
     ),
     "no tokenizer": (lambda f: (f / "tokenizer.json").unlink(), CheckpointError, "'tokenizer.json' is missing"),
-    "NaN in the base": (lambda f: replace_tensor(f, DOWN, with_nan), CheckpointError, f"tensor '{DOWN}' holds a value that is not finite"),
-    "NaN in an adapter": (lambda f: replace_tensor(f, LORA, with_nan), CheckpointError, f"tensor '{LORA}' holds a value"),
-    "wrong shape": (lambda f: replace_tensor(f, DOWN, lambda a: a[:-1]), CheckpointError, f"tensor '{DOWN}' is [47, 512], expected [48, 512]"),
-}  # fmt: skip
+    "NaN in the base": (
+        lambda f: replace_tensor(f, DOWN, with_nan),
+        CheckpointError,
+        f"tensor '{DOWN}' holds a value that is not finite",
+    ),
+    "NaN in an adapter": (
+        lambda f: replace_tensor(f, LORA, with_nan),
+        CheckpointError,
+        f"tensor '{LORA}' holds a value",
+    ),
+    "wrong shape": (
+        lambda f: replace_tensor(f, DOWN, lambda a: a[:-1]),
+        CheckpointError,
+        f"tensor '{DOWN}' is [47, 512], expected [48, 512]",
+    ),
+}
 
 
 @pytest.mark.parametrize("case", BREAKAGES)
@@ -178,7 +228,15 @@ def test_merging_an_adapter_that_is_not_there_is_refused(copy: Path, tmp_path: P
 
 
 def test_the_command_line_says_it_in_one_line(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "palmtop", "export", str(tmp_path / "nowhere"), "-o", str(tmp_path / "b")]
+    command = [
+        sys.executable,
+        "-m",
+        "palmtop",
+        "export",
+        str(tmp_path / "nowhere"),
+        "-o",
+        str(tmp_path / "b"),
+    ]
     found = subprocess.run(command, capture_output=True, text=True, check=False)
     assert found.returncode == 2
     assert found.stderr.strip().splitlines() == [

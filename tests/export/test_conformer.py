@@ -45,9 +45,7 @@ def run(
     return found
 
 
-def reference(
-    embedding: Any, mel: NDArray[np.float32], projector: int = 0, rate: int = 1
-) -> NDArray[np.float32]:
+def reference(embedding: Any, mel: NDArray[np.float32], projector: int = 0, rate: int = 1) -> NDArray[np.float32]:
     """The port's encoder and projector at batch 1: [rows, H]."""
     pair = "vision_speech" if projector else "speech"
     with torch.no_grad():
@@ -56,7 +54,8 @@ def reference(
         steps = torch.nn.functional.pad(steps, (0, 0, 0, -steps.shape[1] % rate))
         rows = steps.reshape(1, -1, rate * steps.shape[-1])
         up, down = getattr(embedding, f"up_proj_for_{pair}"), getattr(embedding, f"down_proj_for_{pair}")
-        return down(torch.nn.functional.gelu(up(rows)))[0].numpy()
+        features: NDArray[np.float32] = down(torch.nn.functional.gelu(up(rows)))[0].numpy()
+    return features
 
 
 @settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -64,9 +63,7 @@ def reference(
 def test_features_equal_the_reference(tmp_path: Path, data: st.DataObject) -> None:
     heads = data.draw(st.sampled_from([1, 2, 3]), label="heads")
     symmetric = data.draw(st.booleans(), label="symmetric")
-    act = st.sampled_from(
-        ["swish", "relu", "gelu", "sigmoid", "tanh", "gelu_pytorch_tanh", "quick_gelu", "hardswish"]
-    )
+    act = st.sampled_from(["swish", "relu", "gelu", "sigmoid", "tanh", "gelu_pytorch_tanh", "quick_gelu", "hardswish"])
     config = port_config(
         None,
         {
@@ -78,9 +75,7 @@ def test_features_equal_the_reference(tmp_path: Path, data: st.DataObject) -> No
             "depthwise_multiplier": data.draw(st.integers(1, 2), label="multiplier"),
             "nemo_conv_channels": data.draw(st.sampled_from([8, 130]), label="channels"),
             "time_reduction": data.draw(st.sampled_from([2, 4, 8, 16]), label="reduction"),
-            "bias_max_distance": 600
-            if symmetric
-            else data.draw(st.sampled_from([3, 40, 600]), label="distance"),
+            "bias_max_distance": 600 if symmetric else data.draw(st.sampled_from([3, 40, 600]), label="distance"),
             "bias_symmetric": symmetric,
             **{
                 key: data.draw(act, label=key)
@@ -126,12 +121,23 @@ def test_left_context_gives_a_window_the_steps_of_the_whole_sound(tmp_path: Path
         hidden = encoder.embed(encoder.encoder_embedding(torch.from_numpy(mel)[None]), None)[0][:, 10:]
         for layer in encoder.encoders:
             hidden = layer(hidden, encoder.relative_attention_bias_layer(hidden))
-        rows = embedding.down_proj_for_speech(torch.nn.functional.gelu(embedding.up_proj_for_speech(hidden)))[
-            0
-        ].numpy()
+        rows = embedding.down_proj_for_speech(torch.nn.functional.gelu(embedding.up_proj_for_speech(hidden)))[0].numpy()
 
     assert relative_error(run(graph, mel[72:], left=1), rows) < FLOAT32_NOISE
     assert relative_error(run(graph, mel[80:]), rows) > 0.001  # without context the first step differs
+
+
+def test_small_activations_show_the_epsilon_of_the_layer_norms(tmp_path: Path) -> None:
+    config = port_config()
+    embedding = audio_embedding(config)
+    with torch.no_grad():
+        for parameter in embedding.encoder.embed.out.parameters():
+            parameter.mul_(0.003)
+    mel = noise(60)
+
+    found = run(session(write_audio(tmp_path, embedding, config)), mel)
+
+    assert relative_error(found, reference(embedding, mel)) < FLOAT32_NOISE
 
 
 def test_filled_up_steps_take_part_in_attention_and_are_not_returned(tmp_path: Path) -> None:
@@ -148,9 +154,7 @@ def test_filled_up_steps_take_part_in_attention_and_are_not_returned(tmp_path: P
 
 @pytest.mark.parametrize(("bits", "least_db", "most_db"), [(8, 32, 60), (4, 8, 30)])
 def test_quantised_features_stay_close(tmp_path: Path, bits: int, least_db: float, most_db: float) -> None:
-    config = port_config(
-        None, {"hidden_size": 64, "ext_pw_out_channel": 64, "depthwise_separable_out_channel": 64}
-    )
+    config = port_config(None, {"hidden_size": 64, "ext_pw_out_channel": 64, "depthwise_separable_out_channel": 64})
     embedding = audio_embedding(config)
     mel = noise(400)
     precision = Precision(scheme=Scheme(bits=bits, group=32))

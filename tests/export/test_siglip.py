@@ -43,7 +43,8 @@ def reference(embedding: Any, pixels: NDArray[np.float32], mask: NDArray[np.bool
     with torch.no_grad():
         rows = embedding.get_img_features(torch.from_numpy(pixels), torch.from_numpy(mask))
         side = int(rows.shape[1] ** 0.5)
-        return project(embedding, rows).reshape(len(pixels), side, side, -1).numpy()
+        features: NDArray[np.float32] = project(embedding, rows).reshape(len(pixels), side, side, -1).numpy()
+    return features
 
 
 def project(embedding: Any, rows: torch.Tensor) -> torch.Tensor:
@@ -68,6 +69,7 @@ def test_features_equal_the_reference(tmp_path: Path, data: st.DataObject) -> No
             "hidden_size": 12 * heads,
             "num_attention_heads": heads,
             "num_hidden_layers": layers,
+            "layer_norm_eps": data.draw(st.sampled_from([1e-6, 0.1]), label="eps"),
             "feature_layer": data.draw(st.sampled_from([-1, -2, 1, -layers]), label="feature_layer"),
         }
     )
@@ -76,17 +78,13 @@ def test_features_equal_the_reference(tmp_path: Path, data: st.DataObject) -> No
     embedding = image_embedding(config, seed=data.draw(st.integers(0, 9), label="seed"))
     pixels, mask = noise(len(valid), 3, size["image_size"], size["image_size"]), rectangles(patches, *valid)
 
-    found = session(write_vision(tmp_path, embedding, config)).run(
-        None, {"pixel_values": pixels, "patch_mask": mask}
-    )
+    found = session(write_vision(tmp_path, embedding, config)).run(None, {"pixel_values": pixels, "patch_mask": mask})
 
     assert relative_error(found[0], reference(embedding, pixels, mask)) < FLOAT32_NOISE
 
 
 @pytest.mark.parametrize("patch_size", [14, 8])  # 4 and 7 patches: even and odd
-def test_full_and_partly_masked_tiles_in_one_batch_equal_the_reference(
-    tmp_path: Path, patch_size: int
-) -> None:
+def test_full_and_partly_masked_tiles_in_one_batch_equal_the_reference(tmp_path: Path, patch_size: int) -> None:
     config = port_config({"patch_size": patch_size})
     embedding = image_embedding(config)
     run = session(write_vision(tmp_path, embedding, config)).run
@@ -109,9 +107,7 @@ def test_separators_are_projected_as_the_reference_projects_them(tmp_path: Path)
 
     separators = session(write_vision(tmp_path, embedding, config)).run(["separators"], feeds)[0]
 
-    ends = torch.stack(
-        [embedding.sub_img_feature_extensor.flatten(), embedding.global_img_feature_extensor.flatten()]
-    )
+    ends = torch.stack([embedding.sub_img_feature_extensor.flatten(), embedding.global_img_feature_extensor.flatten()])
     with torch.no_grad():
         assert relative_error(separators, project(embedding, ends).numpy()) < FLOAT32_NOISE
 
@@ -152,9 +148,7 @@ def test_weights_behind_the_feature_layer_are_not_asked_for(tmp_path: Path) -> N
 
     unread = set(arrays) - set(asked)
     tower = "model.embed_tokens_extend.image_embed.img_processor."
-    assert unread and all(
-        n.startswith((tower + "encoder.layers.2.", tower + "post", tower + "head")) for n in unread
-    )
+    assert unread and all(n.startswith((tower + "encoder.layers.2.", tower + "post", tower + "head")) for n in unread)
 
 
 @pytest.mark.parametrize(("bits", "least_db", "most_db"), [(8, 32, 60), (4, 8, 30)])
@@ -205,9 +199,7 @@ def test_an_unknown_activation_is_refused(tmp_path: Path) -> None:
 def test_a_misshapen_weight_is_refused_by_name(tmp_path: Path) -> None:
     weights = weights_from(arrays_of(image_embedding(port_config()), "image_embed."))
     with pytest.raises(CheckpointError, match=r"fc1\.weight' is \[56, 32\], expected \[57, 32\]"):
-        write_graph(
-            tmp_path / "v.onnx", lambda g: build_vision(g, weights, sizes(intermediate_size=57), FLOAT)
-        )
+        write_graph(tmp_path / "v.onnx", lambda g: build_vision(g, weights, sizes(intermediate_size=57), FLOAT))
 
 
 def test_a_weight_that_is_not_finite_is_refused_by_name(tmp_path: Path) -> None:

@@ -26,9 +26,7 @@ PREFIX = "model.embed_tokens_extend."
 TEXT_HIDDEN = 48
 
 
-def port_config(
-    vision: dict[str, Any] | None = None, audio: dict[str, Any] | None = None
-) -> Phi4MultimodalConfig:
+def port_config(vision: dict[str, Any] | None = None, audio: dict[str, Any] | None = None) -> Phi4MultimodalConfig:
     """A config of tiny towers; given keys replace the defaults. Attention is eager: see siglip.py."""
     small_vision = {
         "hidden_size": 32,
@@ -60,6 +58,8 @@ def port_config(
         vision_config=small_vision | (vision or {}),
         audio_config=small_audio | (audio or {}),
         pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
     )
     for part in (config, config.vision_config, config.audio_config):
         part._attn_implementation = "eager"
@@ -77,9 +77,7 @@ def randomise(module: torch.nn.Module, seed: int) -> torch.nn.Module:
         for name, tensor in module.state_dict().items():
             if ("norm" in name and name.endswith("weight")) or name.endswith("global_invstd"):
                 normal(tensor, 0.2, 1.0)
-            elif (
-                "bias_values" in name or tensor.ndim < 2 or "extensor" in name or "position_embedding" in name
-            ):
+            elif "bias_values" in name or tensor.ndim < 2 or "extensor" in name or "position_embedding" in name:
                 normal(tensor, 0.5)
             else:
                 normal(tensor, 1.4 / tensor[0].numel() ** 0.5)
@@ -104,9 +102,7 @@ def weights_from(arrays: dict[str, NDArray[np.float32]], asked: list[str] | None
 
 def vision_config(config: Phi4MultimodalConfig) -> VisionConfig:
     names = set(VisionConfig.__dataclass_fields__) - {"output_size"}
-    return VisionConfig(
-        **{n: getattr(config.vision_config, n) for n in names}, output_size=config.hidden_size
-    )
+    return VisionConfig(**{n: getattr(config.vision_config, n) for n in names}, output_size=config.hidden_size)
 
 
 def audio_config(config: Phi4MultimodalConfig) -> AudioConfig:
@@ -114,11 +110,11 @@ def audio_config(config: Phi4MultimodalConfig) -> AudioConfig:
     return AudioConfig(**{n: getattr(config.audio_config, n) for n in names}, output_size=config.hidden_size)
 
 
-def image_embedding(config: Phi4MultimodalConfig, seed: int = 0) -> port.Phi4MultimodalImageEmbedding:
+def image_embedding(config: Phi4MultimodalConfig, seed: int = 0) -> Any:
     return randomise(port.Phi4MultimodalImageEmbedding(config), seed)
 
 
-def audio_embedding(config: Phi4MultimodalConfig, seed: int = 0) -> port.Phi4MultimodalAudioEmbedding:
+def audio_embedding(config: Phi4MultimodalConfig, seed: int = 0) -> Any:
     return randomise(port.Phi4MultimodalAudioEmbedding(config), seed)
 
 
@@ -135,18 +131,14 @@ def write_vision(
     folder: Path, embedding: torch.nn.Module, config: Phi4MultimodalConfig, precision: Precision = FLOAT
 ) -> Path:
     weights = weights_from(arrays_of(embedding, "image_embed."))
-    return write_graph(
-        folder / "vision.onnx", lambda g: build_vision(g, weights, vision_config(config), precision)
-    )
+    return write_graph(folder / "vision.onnx", lambda g: build_vision(g, weights, vision_config(config), precision))
 
 
 def write_audio(
     folder: Path, embedding: torch.nn.Module, config: Phi4MultimodalConfig, precision: Precision = FLOAT
 ) -> Path:
     weights = weights_from(arrays_of(embedding, "audio_embed."))
-    return write_graph(
-        folder / "audio.onnx", lambda g: build_audio(g, weights, audio_config(config), precision)
-    )
+    return write_graph(folder / "audio.onnx", lambda g: build_audio(g, weights, audio_config(config), precision))
 
 
 def session(path: Path) -> ort.InferenceSession:

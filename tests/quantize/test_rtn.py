@@ -100,7 +100,11 @@ def test_bytes_are_those_of_onnxruntimes_own_packer(group: int, symmetric: bool,
         np.testing.assert_array_equal(ours.zero_points, zeros.reshape(rows, -1))
 
 
-@given(kind=st.sampled_from(["normal", "constant", "negative"]), bits=st.sampled_from([2, 4, 8]), seed=st.integers(0, 20))
+@given(
+    kind=st.sampled_from(["normal", "constant", "negative"]),
+    bits=st.sampled_from([2, 4, 8]),
+    seed=st.integers(0, 20),
+)
 def test_no_weight_is_off_by_more_than_half_a_step(kind: str, bits: int, seed: int) -> None:
     weight = random_weight(5, 70, seed, kind)
     quantized = rtn(weight, Scheme(bits=bits, group=32))

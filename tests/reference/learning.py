@@ -187,16 +187,12 @@ def _optimizers(groups: list[Group], weight_decay: float) -> list[torch.optim.Op
     muon: list[dict[str, Any]] = []
     adam: list[dict[str, Any]] = []
     for group in groups:
-        square = [
-            p for p in group.parameters if group.muon and p.dim() == 2 and min(p.shape) >= SMALLEST_MUON_SIDE
-        ]
+        square = [p for p in group.parameters if group.muon and p.dim() == 2 and min(p.shape) >= SMALLEST_MUON_SIDE]
         chosen = {id(parameter) for parameter in square}
         if square:
             muon.append({"params": square, "lr": group.lr})
         adam.append({"params": [p for p in group.parameters if id(p) not in chosen], "lr": group.lr})
-    optimizers: list[torch.optim.Optimizer] = [
-        torch.optim.AdamW(adam, betas=(0.9, 0.98), weight_decay=weight_decay)
-    ]
+    optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(adam, betas=(0.9, 0.98), weight_decay=weight_decay)]
     return [*optimizers, Muon(muon, weight_decay)] if muon else optimizers
 
 
@@ -217,9 +213,7 @@ def trainable(model: nn.Module, parts: Iterable[str], besides: Iterable[str] = (
 def save_part(model: nn.Module, path: Path, parts: Iterable[str]) -> None:
     """Save the tensors whose name contains one of `parts`."""
     wanted = list(parts)
-    state = {
-        name: tensor.clone() for name, tensor in model.state_dict().items() if any(p in name for p in wanted)
-    }
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items() if any(p in name for p in wanted)}
     temporary = path.with_suffix(".part")
     torch.save(state, temporary)
     temporary.rename(path)

@@ -70,12 +70,8 @@ def package_clips(directory: Path, recordings: Path) -> None:
 
 
 def _write_ogg(path: Path, recording: NDArray[np.int16]) -> None:
-    with soundfile.SoundFile(
-        path, "w", 16000, 1, format="OGG", subtype="VORBIS", compression_level=0.75
-    ) as file:
-        for start in range(
-            0, len(recording), 16000 * 10
-        ):  # libsndfile overflows its stack on one large write
+    with soundfile.SoundFile(path, "w", 16000, 1, format="OGG", subtype="VORBIS", compression_level=0.75) as file:
+        for start in range(0, len(recording), 16000 * 10):  # libsndfile overflows its stack on one large write
             file.write(recording[start : start + 16000 * 10])
 
 

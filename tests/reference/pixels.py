@@ -59,16 +59,13 @@ def tile(pictures: NDArray[np.uint8], crop: int, patch: int, dynamic_hd: int = 3
         mask[:, -(pad_w // patch) :] = 0
     if pad_h >= patch:
         mask[-(pad_h // patch) :, :] = 0
-    image = torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2).float()
+    # On bytes, as torchvision resizes: its fixed-point kernel rounds differently from float32.
+    image = torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2)
     image = interpolate(image, (new_h, new_w), mode="bilinear", align_corners=False, antialias=True)
-    image = pad(image.round().clamp(0, 255), (0, pad_w, 0, pad_h), value=255.0)
+    image = pad(image.float(), (0, pad_w, 0, pad_h), value=255.0)
     image = (image / 255.0 - 0.5) / 0.5
     whole = interpolate(image, (crop, crop), mode="bicubic", align_corners=False, antialias=False)
-    cut = (
-        image.reshape(batch, 3, high, crop, wide, crop)
-        .permute(0, 2, 4, 1, 3, 5)
-        .reshape(batch, -1, 3, crop, crop)
-    )
+    cut = image.reshape(batch, 3, high, crop, wide, crop).permute(0, 2, 4, 1, 3, 5).reshape(batch, -1, 3, crop, crop)
     cut_mask = mask.reshape(high, side, wide, side).transpose(1, 2).reshape(-1, side, side)
     pooled = cut_mask[:, 0::2, 0::2]
     half = pooled.shape[-1]

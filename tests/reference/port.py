@@ -73,6 +73,9 @@ def to_upstream_key(key: str) -> str:
 def build_port(config: dict[str, Any]) -> Phi4MultimodalForCausalLM:
     """An untrained float32 port for an upstream `config.json`, adapters `vision` and `speech` attached."""
     model = Phi4MultimodalForCausalLM._from_config(port_config(config), dtype=torch.float32)
+    # Given no mask (tiles without padding), SDPA turns the port's `is_causal = True` into causal attention over
+    # patches; upstream's tower has none, and the port's own eager attention neither.
+    model.model.embed_tokens_extend.image_embed.img_processor.config._attn_implementation = "eager"
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # two adapters are meant
         for name in ADAPTERS:
@@ -96,9 +99,7 @@ def load_port(checkpoint_dir: Path) -> Phi4MultimodalForCausalLM:
     index = json.loads((checkpoint_dir / "model.safetensors.index.json").read_text(encoding="utf-8"))
     state: dict[str, torch.Tensor] = {}
     for shard in sorted(set(index["weight_map"].values())):
-        state |= {
-            to_port_key(key): tensor.float() for key, tensor in load_file(checkpoint_dir / shard).items()
-        }
+        state |= {to_port_key(key): tensor.float() for key, tensor in load_file(checkpoint_dir / shard).items()}
     model = build_port(config)
     wanted = model.state_dict()
     if config["tie_word_embeddings"]:
@@ -119,9 +120,7 @@ def upstream_state(model: Phi4MultimodalForCausalLM) -> dict[str, torch.Tensor]:
     state = model.state_dict()
     if model.config.tie_word_embeddings:
         state.pop("lm_head.weight")
-    return {
-        to_upstream_key(key): tensor.detach().to(torch.bfloat16).contiguous() for key, tensor in state.items()
-    }
+    return {to_upstream_key(key): tensor.detach().to(torch.bfloat16).contiguous() for key, tensor in state.items()}
 
 
 def write_upstream(

@@ -109,11 +109,7 @@ class Sounds:
             wave = np.interp(at, np.arange(len(wave)), wave).astype(np.float32)
         if rng.random() < 0.2:
             length = int(rng.integers(400, 2400))
-            tail = (
-                rng.standard_normal(length)
-                * np.exp(-6 * np.arange(length) / length)
-                * rng.uniform(0.02, 0.12)
-            )
+            tail = rng.standard_normal(length) * np.exp(-6 * np.arange(length) / length) * rng.uniform(0.02, 0.12)
             tail[0] = 1.0
             wave = fftconvolve(wave, tail)[: len(wave)].astype(np.float32)
         return wave * rng.uniform(0.25, 1.3)
@@ -144,13 +140,9 @@ class Sounds:
         bend = uniform(-0.09, 0.09)
         band = 2 * (band + bend * torch.sin(np.pi * band) * (1 - 0.5 * band)) - 1
         grid = torch.stack(torch.broadcast_tensors(band[:, None, :], time[:, :, None]), -1)
-        warped = nn.functional.grid_sample(
-            features[:, None], grid, padding_mode="border", align_corners=True
-        )[:, 0]
+        warped = nn.functional.grid_sample(features[:, None], grid, padding_mode="border", align_corners=True)[:, 0]
         ramp = torch.linspace(-1, 1, bands)[None]
-        tilt = uniform(-1.2, 1.2) * ramp + uniform(-0.8, 0.8) * torch.cos(
-            np.pi * ramp * float(rng.uniform(0.5, 3))
-        )
+        tilt = uniform(-1.2, 1.2) * ramp + uniform(-0.8, 0.8) * torch.cos(np.pi * ramp * float(rng.uniform(0.5, 3)))
         warped = warped + tilt[:, None, :]
         if rng.random() < 0.4:  # smooth the harmonics away
             width = int(rng.choice([3, 5]))

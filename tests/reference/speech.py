@@ -43,9 +43,7 @@ class Clip:
     def expected(self) -> str:
         """The answer: digits run together, words as they are."""
         words = self.text.split()
-        return (
-            "".join(str(DIGIT_WORDS.index(word)) for word in words) if words[0] in DIGIT_WORDS else self.text
-        )
+        return "".join(str(DIGIT_WORDS.index(word)) for word in words) if words[0] in DIGIT_WORDS else self.text
 
 
 def training_requests(seed: int) -> list[Request]:

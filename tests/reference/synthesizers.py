@@ -75,9 +75,7 @@ def _espeak(request: Request) -> tuple[NDArray[np.float32], int]:
 def _flite(request: Request) -> tuple[NDArray[np.float32], int]:
     with tempfile.NamedTemporaryFile(suffix=".wav") as file:
         options = ["-voice", request.voice, "--setf", f"duration_stretch={request.stretch}"]
-        subprocess.run(
-            ["flite", *options, "-t", request.text, "-o", file.name], check=True, capture_output=True
-        )
+        subprocess.run(["flite", *options, "-t", request.text, "-o", file.name], check=True, capture_output=True)
         samples, rate = soundfile.read(file.name, dtype="float32")
     return samples, rate
 
@@ -111,11 +109,7 @@ def _piper(requests: Sequence[Request], wheel: Path, seed: int) -> list[tuple[ND
     for number, request in enumerate(requests):
         if request.text not in spoken:
             command = ["espeak-ng", "-q", "--ipa", "-v", "en-us", request.text]
-            ipa = (
-                subprocess.run(command, check=True, capture_output=True, text=True)
-                .stdout.strip()
-                .replace("\n", " ")
-            )
+            ipa = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip().replace("\n", " ")
             table = settings["phoneme_id_map"]
             ids = [*table["^"], *table["_"]]
             for symbol in ipa:

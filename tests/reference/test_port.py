@@ -65,9 +65,7 @@ def test_a_missing_tensor_is_refused(tmp_path: Path) -> None:
     tensors = load_file(shard)
     del tensors["model.layers.1.mlp.down_proj.lora_B.speech.weight"]
     save_file(tensors, shard)
-    with pytest.raises(
-        ValueError, match=r"missing tensors \['model.layers.1.mlp.down_proj.lora_B.speech.weight'\]"
-    ):
+    with pytest.raises(ValueError, match=r"missing tensors \['model.layers.1.mlp.down_proj.lora_B.speech.weight'\]"):
         load_port(tmp_path)
 
 

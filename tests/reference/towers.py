@@ -19,7 +19,8 @@ def vision_features(model: Phi4MultimodalForCausalLM, tiles: Tiles) -> Tensor:
     batch, count = tiles.pixel_values.shape[:2]
     mask = tiles.mask.flatten(0, 1).bool()  # [B*T, side, side]
     hidden = tower.embeddings(pixel_values=tiles.pixel_values.flatten(0, 1), patch_attention_mask=mask)
-    keys = None if bool(mask.all()) else mask.flatten(1)[:, None, None, :]
+    hidden_keys = torch.finfo(torch.float32).min * ~mask.flatten(1)[:, None, None, :]  # added to the scores
+    keys = None if bool(mask.all()) else hidden_keys
     layers = tower.encoder.layers
     for layer in layers[: len(layers) + 1 + embedding.layer_idx]:
         hidden = layer(hidden, keys)

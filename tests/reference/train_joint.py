@@ -73,9 +73,7 @@ def train_joint(
             answers = [answer_question(q, d) for q, d in zip(questions, digits, strict=True)]
         else:
             media, answers = (rows,), digits
-        loss, right = answer_loss(
-            model, media_prompt(model, prompts, *media), [prompts.answer(a) for a in answers]
-        )
+        loss, right = answer_loss(model, media_prompt(model, prompts, *media), [prompts.answer(a) for a in answers])
         if step % 8 < 2:
             prompt = torch.cat([part[:12] for part in media], 1)
             loss = loss + 0.3 * refusals(model, prompts, prompt, "vision", rng)
@@ -92,9 +90,7 @@ def train_joint(
 
 
 @torch.no_grad()
-def encode_questions(
-    model: Phi4MultimodalForCausalLM, work: Path, seed: int
-) -> list[tuple[Tensor, list[str]]]:
+def encode_questions(model: Phi4MultimodalForCausalLM, work: Path, seed: int) -> list[tuple[Tensor, list[str]]]:
     """Batches of spoken question words through the frozen encoder: ([B, T, width], words)."""
     data = Sounds(work / "speech-train.npz", seed)
     encoder = model.model.embed_tokens_extend.audio_embed.encoder

@@ -38,9 +38,7 @@ def answer_text(text: str) -> str:
     return Clip(text, "", "", 0, 0).expected
 
 
-def pretrain_encoder(
-    model: Phi4MultimodalForCausalLM, work: Path, seed: int, steps: int, minutes: float
-) -> nn.Linear:
+def pretrain_encoder(model: Phi4MultimodalForCausalLM, work: Path, seed: int, steps: int, minutes: float) -> nn.Linear:
     """Train the encoder alone by CTC; returns its head."""
     torch.manual_seed(seed)
     head = nn.Linear(SIZES.audio_hidden_size, len(CLASSES) + 1)

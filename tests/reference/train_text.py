@@ -64,9 +64,7 @@ def train_text(model: Phi4MultimodalForCausalLM, prompts: Prompts, work: Path, s
 _PARAMETERS = ("base_layer", "model.embed_tokens.weight", "layernorm.weight", "model.norm.weight")
 
 
-def text_loss(
-    model: Phi4MultimodalForCausalLM, prompts: Prompts, pairs: list[tuple[str, str]]
-) -> tuple[Tensor, float]:
+def text_loss(model: Phi4MultimodalForCausalLM, prompts: Prompts, pairs: list[tuple[str, str]]) -> tuple[Tensor, float]:
     """Cross entropy of the answers of text tasks, right-padded, and the share without a mistake."""
     rows = [(prompts.text(task), prompts.answer(answer)) for task, answer in pairs]
     longest = max(len(prompt) + len(answer) for prompt, answer in rows)

@@ -57,9 +57,7 @@ class Pictures:
         pictures, digits = [], []
         for _ in range(batch):
             row = self.rng.integers(0, 10, layout.count)
-            pictures.append(
-                compose([self._sprite(digit) for digit in row], layout.width, layout.height, self.rng)
-            )
+            pictures.append(compose([self._sprite(digit) for digit in row], layout.width, layout.height, self.rng))
             digits.append("".join(map(str, row)))
         stacked = np.stack([picture.pixels for picture in pictures])
         return tile(stacked, SIZES.crop_size, SIZES.patch_size, SIZES.dynamic_hd), digits, pictures
@@ -76,9 +74,7 @@ class Pictures:
         return np.asarray(sprite, np.float32)
 
 
-def tile_loss(
-    head: nn.Linear, features: Tensor, digits: list[str], pictures: list[Picture], tiles: Tiles
-) -> Tensor:
+def tile_loss(head: nn.Linear, features: Tensor, digits: list[str], pictures: list[Picture], tiles: Tiles) -> Tensor:
     """Cross entropy of reading each tile alone: the digit whose middle it holds, EMPTY, or nothing if two.
 
     Args:
@@ -102,7 +98,7 @@ def tile_loss(
 
 
 def pretrain_tower(
-    model: Phi4MultimodalForCausalLM, work: Path, seed: int, steps: int, minutes: float
+    model: Phi4MultimodalForCausalLM, work: Path, seed: int, steps: int, minutes: float = math.inf
 ) -> nn.Linear:
     """Train the tower alone to read single tiles; returns its head."""
     torch.manual_seed(seed)
@@ -124,9 +120,7 @@ def pretrain_tower(
 
     groups: list[Group] = [Group([*parameters, *head.parameters()], lr=2e-3, muon=True)]
     train("tower", groups, step_loss, steps=steps, minutes=minutes)
-    tower = {
-        name: tensor for name, tensor in model.state_dict().items() if any(part in name for part in TOWER)
-    }
+    tower = {name: tensor for name, tensor in model.state_dict().items() if any(part in name for part in TOWER)}
     torch.save({"head": head.state_dict(), "tower": tower}, path)
     return head
 
@@ -163,9 +157,7 @@ def train_vision(
         features = vision_features(model, tiles)
         dense = tile_loss(head, features[:, 1:], digits, pictures, tiles)
         rows = image_rows(model, features, tiles)
-        loss, right = answer_loss(
-            model, media_prompt(model, prompts, rows), [prompts.answer(d) for d in digits]
-        )
+        loss, right = answer_loss(model, media_prompt(model, prompts, rows), [prompts.answer(d) for d in digits])
         total = loss + 0.5 * dense
         if step % 4 == 0:
             total = total + 0.3 * refusals(model, prompts, rows[:16], "vision", rng)

@@ -30,9 +30,7 @@ def palmtop(*arguments: str | Path, stdin: str = "") -> Result:
     return CliRunner().invoke(cli, [str(a) for a in arguments], input=stdin)
 
 
-def refusal(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str | Path
-) -> str:
+def refusal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
     """What ``palmtop`` prints when it exits with 2."""
     monkeypatch.setattr(sys, "argv", ["palmtop", *map(str, arguments)])
     with pytest.raises(SystemExit) as end:
@@ -114,9 +112,7 @@ def test_what_a_user_can_cause_is_one_line_and_exit_2(
     assert expected in refusal(monkeypatch, capsys, "run", toy_bundle, *arguments)
 
 
-def test_a_missing_bundle_is_refused(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_missing_bundle_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     assert "no bundle.json there" in refusal(monkeypatch, capsys, "run", "/nowhere", "hi")
 
 

@@ -156,9 +156,7 @@ def test_images_and_sounds_may_come_in_any_turn(toy_session: Session, encoders: 
     assert_as_fresh(toy_session, conversation, witness)
 
 
-def test_an_image_that_joins_a_sound_has_the_sound_encoded_again(
-    toy_session: Session, encoders: FakeEncoders
-) -> None:
+def test_an_image_that_joins_a_sound_has_the_sound_encoded_again(toy_session: Session, encoders: FakeEncoders) -> None:
     conversation = toy_session.conversation()
     witness = Witness(conversation)
     audio = finish(conversation.say(with_audio("what"), options=SHORT))
@@ -204,9 +202,7 @@ def test_the_same_seed_gives_the_same_text_and_another_does_not(toy_session: Ses
     answers = [toy_session.answer(user("hi"), options=RANDOM).token_ids for _ in range(2)]
     assert answers[0] == answers[1]
     assert (
-        toy_session.answer(
-            user("hi"), options=GenerationOptions(max_tokens=12, temperature=3.0, seed=4)
-        ).token_ids
+        toy_session.answer(user("hi"), options=GenerationOptions(max_tokens=12, temperature=3.0, seed=4)).token_ids
         != answers[0]
     )
 
@@ -256,9 +252,7 @@ def test_an_answer_ends_when_the_context_is_full(toy_session: Session) -> None:
 
 
 def test_more_media_rows_than_places_are_refused(toy_bundle: Path, encoders: FakeEncoders) -> None:
-    with Session(
-        open_bundle(toy_bundle), SessionOptions(threads=1, media_rows=30), encoders=encoders
-    ) as session:
+    with Session(open_bundle(toy_bundle), SessionOptions(threads=1, media_rows=30), encoders=encoders) as session:
         conversation = session.conversation()
         assert finish(conversation.say(with_image("one"), options=SHORT)).usage.media_rows == 27
         with pytest.raises(InputError, match="take 54 rows of features, this session has 30 places"):

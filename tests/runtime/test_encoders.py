@@ -83,7 +83,8 @@ def image_reference(embedding: Any, tiles: ImageTiles) -> NDArray[np.float32]:
             torch.tensor([[side * IMAGE.crop_size for side in tiles.grid]]),
             torch.from_numpy(np.ascontiguousarray(tiles.patch_mask))[None],
         )
-    return embedded[0].numpy()
+    rows: NDArray[np.float32] = embedded[0].numpy()
+    return rows
 
 
 def audio_reference(embedding: Any, mel: NDArray[np.float32], mode: str = "speech") -> NDArray[np.float32]:
@@ -97,15 +98,12 @@ def audio_reference(embedding: Any, mel: NDArray[np.float32], mode: str = "speec
             None,
             mode,
         )
-    return embedded[0].numpy()
+    rows: NDArray[np.float32] = embedded[0].numpy()
+    return rows
 
 
-@pytest.mark.parametrize(
-    ("height", "width"), [(56, 56), (40, 200), (170, 60), (90, 130), (300, 300), (13, 12)]
-)
-def test_image_rows_equal_the_reference(
-    folder: Path, towers: tuple[Any, Any], height: int, width: int
-) -> None:
+@pytest.mark.parametrize(("height", "width"), [(56, 56), (40, 200), (170, 60), (90, 130), (300, 300), (13, 12)])
+def test_image_rows_equal_the_reference(folder: Path, towers: tuple[Any, Any], height: int, width: int) -> None:
     tiles = picture(height, width)
 
     rows = open_encoders(folder).encode_image(tiles)
@@ -117,9 +115,7 @@ def test_image_rows_equal_the_reference(
 def test_batches_of_any_size_give_the_same_rows(folder: Path) -> None:
     tiles, calls = picture(170, 170), []
     one = open_encoders(folder).encode_image(tiles, progress=lambda *n: calls.append(n))
-    some = open_encoders(folder, tile_bytes=BATCH_BYTES // 3).encode_image(
-        tiles, progress=lambda *n: calls.append(n)
-    )
+    some = open_encoders(folder, tile_bytes=BATCH_BYTES // 3).encode_image(tiles, progress=lambda *n: calls.append(n))
     every = open_encoders(folder, tile_bytes=1).encode_image(tiles, progress=lambda *n: calls.append(n))
 
     assert relative_error(some, one) < FLOAT32_NOISE
@@ -136,9 +132,7 @@ def test_batches_of_any_size_give_the_same_rows(folder: Path) -> None:
 
 # A frame is 10 ms, a window 4000 frames; 39, 40, 41 s and 5 min are 3898, 3998, 4098 and 29998 frames.
 @pytest.mark.parametrize("frames", [1, 799, 3898, 3998, 4000, 4001, 4008, 4098, 7999, 8000, 8001, 29998])
-def test_audio_rows_equal_the_reference_across_windows(
-    folder: Path, towers: tuple[Any, Any], frames: int
-) -> None:
+def test_audio_rows_equal_the_reference_across_windows(folder: Path, towers: tuple[Any, Any], frames: int) -> None:
     mel = sound(frames)
 
     rows = open_encoders(folder).encode_audio(mel, vision_projector=False)
@@ -238,9 +232,7 @@ def test_content_keys_tell_shapes_types_and_kinds_apart() -> None:
         content_key("image", -zeros),
     ]
     assert len(set(keys)) == len(keys)
-    assert (
-        content_key("image", np.zeros((4, 4), np.float32)[:, 0]) == keys[0]
-    )  # layout in memory does not matter
+    assert content_key("image", np.zeros((4, 4), np.float32)[:, 0]) == keys[0]  # layout in memory does not matter
 
 
 def test_inputs_that_do_not_fit_are_refused(folder: Path) -> None:

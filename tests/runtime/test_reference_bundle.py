@@ -45,9 +45,7 @@ def say(conversation: Conversation, parts: Any) -> Reply:
     ("task", "adapters"),
     [("text", {}), ("image", {"vision": 1.0}), ("audio", {"speech": 1.0}), ("image+audio", {"vision": 1.0})],
 )
-def test_every_mode_is_routed_as_the_reference_does(
-    session: Session, task: str, adapters: dict[str, float]
-) -> None:
+def test_every_mode_is_routed_as_the_reference_does(session: Session, task: str, adapters: dict[str, float]) -> None:
     reply = session.answer([{"role": "user", "content": content(task)}], options=OPTIONS)
     assert (reply.mode, reply.adapters) == (task, adapters)
     assert (reply.usage.media_rows > 0) == (task != "text")
@@ -70,9 +68,7 @@ def test_a_dialogue_over_all_modes_equals_asking_it_whole(session: Session) -> N
 def test_the_same_picture_again_is_neither_encoded_nor_read_again(session: Session) -> None:
     conversation = session.conversation()
     picture = np.random.default_rng(0).integers(0, 255, (500, 500, 3), dtype=np.uint8)
-    first = say(
-        conversation, [{"type": "image", "image": picture}, {"type": "text", "text": "What is this?"}]
-    )
+    first = say(conversation, [{"type": "image", "image": picture}, {"type": "text", "text": "What is this?"}])
     second = say(conversation, "And now?")
     assert first.usage.media_rows > 150
     assert second.usage.prompt_tokens - second.usage.cached_tokens < 40

@@ -159,9 +159,7 @@ def test_features_are_asked_for_once(track: Track, shelf: Shelf) -> None:
 
 def test_more_rows_than_places_are_refused_with_numbers(track: Track) -> None:
     with pytest.raises(InputError, match="take 9 rows of features, this session has 8 places"):
-        track.place_media(
-            passage([1] * 12, (MediaSpan(1, 9, "big"),)), lambda _: np.zeros((9, HIDDEN), np.float32)
-        )
+        track.place_media(passage([1] * 12, (MediaSpan(1, 9, "big"),)), lambda _: np.zeros((9, HIDDEN), np.float32))
 
 
 def test_a_passage_longer_than_the_context_is_refused(track: Track) -> None:

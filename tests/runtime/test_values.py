@@ -63,9 +63,7 @@ def test_modes_have_the_manifests_names(image: bool, audio: bool, mode: str) -> 
         ("image+audio", [1, 0], "vision"),
     ],
 )
-def test_routes_follow_the_reference(
-    manifest: Manifest, mode: str, gates: list[float], projector: str
-) -> None:
+def test_routes_follow_the_reference(manifest: Manifest, mode: str, gates: list[float], projector: str) -> None:
     choice = choose(manifest, mode)
     assert choice.gates(manifest).tolist() == gates
     assert choice.audio_projector == projector
@@ -102,9 +100,7 @@ def test_adapters_on_the_command_line() -> None:
 
 
 @given(st.text("abE", max_size=30), st.lists(st.text("abE", min_size=1, max_size=3), max_size=3), st.data())
-def test_stop_strings_split_anywhere_cut_at_the_first(
-    text: str, stop: list[str], data: st.DataObject
-) -> None:
+def test_stop_strings_split_anywhere_cut_at_the_first(text: str, stop: list[str], data: st.DataObject) -> None:
     stops, out, rest = StopStrings(stop), "", text
     while rest:
         size = data.draw(st.integers(1, len(rest)))
@@ -155,9 +151,7 @@ def test_top_k_and_top_p_limit_the_choice() -> None:
     shares = np.exp(logits()[order])
     shares /= shares.sum()
     allowed = int(np.searchsorted(np.cumsum(shares), 0.7)) + 1
-    assert set(draws(GenerationOptions(temperature=1.0, top_p=0.7, seed=0), 2000)) == set(
-        order[:allowed].tolist()
-    )
+    assert set(draws(GenerationOptions(temperature=1.0, top_p=0.7, seed=0), 2000)) == set(order[:allowed].tolist())
 
 
 def test_repetition_penalty_lowers_what_was_seen() -> None:
@@ -178,9 +172,7 @@ def test_largest_context_is_the_largest_that_passes(manifest: Manifest) -> None:
 
 def test_a_plan_that_does_not_fit_is_refused_with_numbers(manifest: Manifest) -> None:
     plan = plan_memory(manifest, context=256)
-    with pytest.raises(
-        MemoryPlanError, match=r"context of 256 tokens needs .* MB .*; a context of at most \d+ tokens"
-    ):
+    with pytest.raises(MemoryPlanError, match=r"context of 256 tokens needs .* MB .*; a context of at most \d+ tokens"):
         check_plan(manifest, plan, plan.total - 20_000)
     with pytest.raises(MemoryPlanError, match="no context would fit"):
         check_plan(manifest, plan, 1000)

@@ -34,9 +34,7 @@ from palmtop.runtime.processor.spec import AudioSpec, ImageSpec, ProcessorSpec, 
 VOCAB, HIDDEN, LAYERS, HEADS, KV_HEADS, HEAD_SIZE = 264, 32, 2, 2, 1, 16
 ORIGINAL_CONTEXT, CONTEXT = 128, 256
 SPECIAL = ("endoftext", "endoftext10", "endoftext11", "system", "user", "assistant", "end", "tool")
-END_OF_TEXT, IMAGE, AUDIO, END = (
-    256 + SPECIAL.index(s) for s in ("endoftext", "endoftext10", "endoftext11", "end")
-)
+END_OF_TEXT, IMAGE, AUDIO, END = (256 + SPECIAL.index(s) for s in ("endoftext", "endoftext10", "endoftext11", "end"))
 TEMPLATE = (
     "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
@@ -54,9 +52,7 @@ def write_toy_bundle(folder: Path, *, seed: int = 0) -> Path:
     (folder / "chat_template.jinja").write_text(TEMPLATE)
     for name in ("vision.onnx", "audio.onnx"):  # never opened: FakeEncoders stand in
         (folder / name).write_bytes(b"no graph")
-    files = {
-        p.name: FileSpec(size_bytes=p.stat().st_size, sha256=sha256_of(p)) for p in sorted(folder.iterdir())
-    }
+    files = {p.name: FileSpec(size_bytes=p.stat().st_size, sha256=sha256_of(p)) for p in sorted(folder.iterdir())}
     (folder / "bundle.json").write_text(json.dumps(_manifest(files).to_dict()))
     return folder
 
@@ -181,9 +177,7 @@ class FakeEncoders:
     def __init__(self) -> None:
         self.calls: list[str] = []
 
-    def encode_image(
-        self, tiles: Any, *, should_stop: Callable[[], bool] | None = None
-    ) -> NDArray[np.float32]:
+    def encode_image(self, tiles: Any, *, should_stop: Callable[[], bool] | None = None) -> NDArray[np.float32]:
         self.calls.append("image")
         return _rows_from(tiles.pixels, tiles.rows)
 

@@ -22,12 +22,8 @@ from palmtop.runtime.processor.spec import AudioSpec, ImageSpec
 
 Reference = Callable[[NDArray[np.uint8], ImageSpec], SimpleNamespace]
 
-REAL = ImageSpec(
-    token_id=200010, crop_size=448, patch_size=14, max_tiles=36, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)
-)
-TINY = ImageSpec(
-    token_id=5, crop_size=56, patch_size=14, max_tiles=36, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)
-)
+REAL = ImageSpec(token_id=200010, crop_size=448, patch_size=14, max_tiles=36, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+TINY = ImageSpec(token_id=5, crop_size=56, patch_size=14, max_tiles=36, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 UNEVEN = ImageSpec(
     token_id=5, crop_size=70, patch_size=14, max_tiles=6, mean=(0.48, 0.46, 0.41), std=(0.27, 0.26, 0.28)
 )
@@ -75,9 +71,7 @@ def image_files() -> list[Path]:
     import sklearn.datasets
 
     paths = [Path(skimage.__file__).parent / "data", Path(sklearn.datasets.__file__).parent / "images"]
-    found = [
-        file for path in paths for kind in ("png", "jpg", "gif") for file in sorted(path.glob(f"*.{kind}"))
-    ]
+    found = [file for path in paths for kind in ("png", "jpg", "gif") for file in sorted(path.glob(f"*.{kind}"))]
     assert len(found) >= 29
     return found
 
@@ -104,17 +98,12 @@ def reference_tiles() -> Iterator[Reference]:
     from transformers.image_utils import SizeDict
 
     functional = _functional()
-    stubs = {
-        name: ModuleType(name)
-        for name in ("torchvision", "torchvision.transforms", "torchvision.transforms.v2")
-    }
+    stubs = {name: ModuleType(name) for name in ("torchvision", "torchvision.transforms", "torchvision.transforms.v2")}
     stubs["torchvision.transforms.v2"].functional = functional  # type: ignore[attr-defined]
     absent = [name for name in stubs if name not in sys.modules]
     sys.modules.update({name: stubs[name] for name in absent})
     try:
-        module = importlib.import_module(
-            "transformers.models.phi4_multimodal.image_processing_phi4_multimodal"
-        )
+        module = importlib.import_module("transformers.models.phi4_multimodal.image_processing_phi4_multimodal")
     finally:
         for name in absent:
             del sys.modules[name]
@@ -156,9 +145,9 @@ def _functional() -> Any:
     def resize(image: Any, size: Any, interpolation: str = "bilinear", antialias: bool = True) -> Any:
         if tuple(image.shape[-2:]) == tuple(size):
             return image
-        return interpolate(
-            image[None], size=list(size), mode=interpolation, align_corners=False, antialias=antialias
-        )[0]
+        return interpolate(image[None], size=list(size), mode=interpolation, align_corners=False, antialias=antialias)[
+            0
+        ]
 
     def pad_right_below(image: Any, padding: list[int], fill: list[int]) -> Any:
         left, top, right, below = padding

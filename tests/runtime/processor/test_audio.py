@@ -106,9 +106,7 @@ def test_long_sounds_are_heard_as_by_transformers(
 ) -> None:
     if sound_files:
         whole = np.concatenate([load_audio(file, audio_spec.rate_hz) for file in sound_files])
-        samples = np.tile(whole, 1 + seconds * audio_spec.rate_hz // len(whole))[
-            : seconds * audio_spec.rate_hz
-        ]
+        samples = np.tile(whole, 1 + seconds * audio_spec.rate_hz // len(whole))[: seconds * audio_spec.rate_hz]
     else:
         samples = chirp(seconds, audio_spec.rate_hz)
     check(samples, audio_spec, reference)

@@ -159,12 +159,8 @@ def embed(tiles: ImageTiles, spec: ImageSpec) -> NDArray[np.int64]:
     return np.asarray(rows[0, :, 0].numpy() - lift).astype(np.int64)
 
 
-@pytest.mark.parametrize(
-    ("width", "height"), [(56, 56), (60, 20), (300, 100), (90, 333), (1000, 60), (640, 427)]
-)
-def test_feature_rows_are_ordered_as_by_the_reference_embedding(
-    width: int, height: int, image_spec: ImageSpec
-) -> None:
+@pytest.mark.parametrize(("width", "height"), [(56, 56), (60, 20), (300, 100), (90, 333), (1000, 60), (640, 427)])
+def test_feature_rows_are_ordered_as_by_the_reference_embedding(width: int, height: int, image_spec: ImageSpec) -> None:
     tiles = tile_image(np.zeros((height, width, 3), np.uint8), image_spec)
     order = feature_order(tiles.grid, tiles.useful, image_spec.pooled)
     assert len(order) == tiles.rows

@@ -144,9 +144,7 @@ def test_a_truncated_file_is_refused(keep: float, picture: Image.Image) -> None:
 
 def test_a_jpeg_without_its_end_is_refused(picture: Image.Image) -> None:
     data = encode(picture, "JPEG").removesuffix(b"\xff\xd9")
-    with pytest.raises(
-        InputError, match=r"the JPEG file is truncated: found [0-9]+ bytes without an end marker"
-    ):
+    with pytest.raises(InputError, match=r"the JPEG file is truncated: found [0-9]+ bytes without an end marker"):
         load_image(data)
 
 
@@ -172,9 +170,7 @@ def test_a_small_file_with_a_huge_picture_is_refused_before_decoding() -> None:
 
     header = struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0)
     data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
-    with pytest.raises(
-        InputError, match=r"found a PNG of 100000 x 100000 pixels, expected at most 134217728"
-    ):
+    with pytest.raises(InputError, match=r"found a PNG of 100000 x 100000 pixels, expected at most 134217728"):
         load_image(data)
 
 

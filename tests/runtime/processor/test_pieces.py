@@ -35,9 +35,7 @@ def sentencepiece() -> Tokenizer:
     tokenizer.decoder = decoders.Sequence(
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
-    trainer = trainers.BpeTrainer(
-        vocab_size=500, special_tokens=fallback, limit_alphabet=60, show_progress=False
-    )
+    trainer = trainers.BpeTrainer(vocab_size=500, special_tokens=fallback, limit_alphabet=60, show_progress=False)
     tokenizer.train_from_iterator(TEXTS[:1], trainer)
     data = tokenizer.to_str()
     assert '"byte_fallback":true' in data.replace(" ", "")

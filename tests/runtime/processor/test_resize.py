@@ -24,9 +24,7 @@ def test_triangle_is_within_one_level_of_torch(old: tuple[int, int], new: tuple[
     assert (difference > 0).mean() <= 0.01
 
 
-@pytest.mark.parametrize(
-    ("size", "new"), [((427, 640), (299, 448)), ((427, 640), (854, 1280)), ((97, 31), (50, 60))]
-)
+@pytest.mark.parametrize(("size", "new"), [((427, 640), (299, 448)), ((427, 640), (854, 1280)), ((97, 31), (50, 60))])
 def test_triangle_equals_torch_up_to_four_times_smaller(size: tuple[int, int], new: tuple[int, int]) -> None:
     image = np.random.default_rng(1).integers(0, 256, (*size, 3), np.uint8)
     tensor = torch.from_numpy(image).permute(2, 0, 1).contiguous()[None]

@@ -18,9 +18,7 @@ def tone(seconds: float = 1.0, rate: int = RATE) -> NDArray[np.float32]:
     return (0.5 * np.sin(2 * np.pi * 440 * np.arange(int(seconds * rate)) / rate)).astype(np.float32)
 
 
-def encode(
-    samples: NDArray[np.float32], rate: int = RATE, form: str = "WAV", subtype: str | None = None
-) -> bytes:
+def encode(samples: NDArray[np.float32], rate: int = RATE, form: str = "WAV", subtype: str | None = None) -> bytes:
     buffer = io.BytesIO()
     soundfile.write(buffer, samples, rate, format=form, subtype=subtype)
     return buffer.getvalue()
@@ -85,9 +83,7 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
         load_audio(tmp_path / "nowhere.wav", RATE)
 
 
-@pytest.mark.parametrize(
-    ("length", "words"), [(0, "lasts 0.0 ms"), (1, "lasts 0.1 ms"), (319, "lasts 19.9 ms")]
-)
+@pytest.mark.parametrize(("length", "words"), [(0, "lasts 0.0 ms"), (1, "lasts 0.1 ms"), (319, "lasts 19.9 ms")])
 def test_less_than_twenty_milliseconds_are_refused(length: int, words: str) -> None:
     for source in ((tone()[:length], RATE), encode(tone()[:length])):
         with pytest.raises(InputError, match=f"{words}, expected at least 20 ms"):
@@ -123,9 +119,7 @@ def test_a_sound_that_would_fill_the_memory_is_refused() -> None:
         load_audio((silence, RATE), RATE)
 
 
-@pytest.mark.parametrize(
-    "samples", [np.zeros((3, 2, 2), np.float32), np.array(["a"] * 999), np.zeros((999, 0))]
-)
+@pytest.mark.parametrize("samples", [np.zeros((3, 2, 2), np.float32), np.array(["a"] * 999), np.zeros((999, 0))])
 def test_impossible_arrays_are_refused(samples: NDArray[np.float32]) -> None:
     with pytest.raises(InputError, match=r"the samples are .*expected"):
         load_audio((samples, RATE), RATE)

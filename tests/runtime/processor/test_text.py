@@ -136,9 +136,7 @@ def oracle_of(path: Path, template: str = PHI) -> Any:
 
     end = "<|endoftext|>"
     tokenizer: Any = PreTrainedTokenizerFast
-    return tokenizer(
-        tokenizer_file=str(path), chat_template=template, bos_token=end, eos_token=end, pad_token=end
-    )
+    return tokenizer(tokenizer_file=str(path), chat_template=template, bos_token=end, eos_token=end, pad_token=end)
 
 
 @pytest.fixture(scope="module")
@@ -215,9 +213,7 @@ def test_nothing_a_user_types_becomes_a_special_token(text: str, phi: TextProces
     special = {token: phi.encode_special(token) for token in SPECIAL}
     prompt = phi.prompt(user(text))
     ids = prompt.ids.tolist()
-    assert [i for i in ids if i in special.values()] == [
-        special[t] for t in ("<|user|>", "<|end|>", "<|assistant|>")
-    ]
+    assert [i for i in ids if i in special.values()] == [special[t] for t in ("<|user|>", "<|end|>", "<|assistant|>")]
     assert prompt.media == ()
 
 
@@ -303,9 +299,7 @@ def flat_messages() -> list[dict[str, str]]:
 @pytest.mark.parametrize("template", [PHI, PARTS])
 def test_media_come_before_the_text_of_their_message(template: str, tokenizer_json: Path) -> None:
     placeholders = (
-        {}
-        if template == PHI
-        else {"image_placeholder": "<|endoftext10|>", "audio_placeholder": "<|endoftext11|>"}
+        {} if template == PHI else {"image_placeholder": "<|endoftext10|>", "audio_placeholder": "<|endoftext11|>"}
     )
     text = processor_of(tokenizer_json, template, **placeholders)
     prompt = text.prompt(media_messages())
@@ -449,9 +443,7 @@ def test_media_for_a_model_without_are_refused(tokenizer_json: Path) -> None:
         ([{"role": "user", "content": "a\ud800"}], "found a lone surrogate at 1"),
     ],
 )
-def test_impossible_messages_are_refused_with_their_place(
-    messages: Any, words: str, phi: TextProcessor
-) -> None:
+def test_impossible_messages_are_refused_with_their_place(messages: Any, words: str, phi: TextProcessor) -> None:
     with pytest.raises(InputError, match=words):
         phi.prompt(messages)
 
