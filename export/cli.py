@@ -34,6 +34,7 @@ Examples:
 @click.option("--encoder-bits", type=int, help="Vision and audio encoders: 4, 8 (default) or 32.")
 @click.option("--group", type=int, help="Weights that share a scale: 16, 32 (default), 64, 128 or 256.")
 @click.option("--symmetric/--asymmetric", default=None, help="Without or with (default) zero points.")
+@click.option("--method", help="search (default: best of several ranges per group) or rtn (fastest).")
 @click.option("--accuracy-level", type=int, help="0: activations stay float32. 4 (default): int8, faster.")
 @click.option("--adapters", help="gated (default: switchable), none, or merge=NAME[=W][,NAME[=W]] into the base.")
 @click.option("--context", type=int, help="Longest sequence to serve, in tokens (default 8192).")

@@ -34,7 +34,7 @@ from .graph.lora import Adapter
 from .graph.peak import audio_peak_bytes, vision_peak_bytes
 from .graph.siglip import build_vision
 from .parts import count_parts
-from .recipe import Recipe
+from .recipe import METHODS, Recipe
 from .weight import Weight, Weights
 from .write import WeightFile, written_beside
 
@@ -197,13 +197,14 @@ def build_graphs(model: Model, recipe: Recipe, part: str, sink: WeightSink) -> i
     weights = merged_weights(model, recipe)
     g = GraphBuilder(part, sink)
     if part == "decoder":
-        linears = Precision(scheme=recipe.decoder_scheme, accuracy_level=recipe.accuracy_level)
-        head = Precision(scheme=recipe.head_scheme, accuracy_level=recipe.accuracy_level)
+        level, method = recipe.accuracy_level, METHODS[recipe.method]
+        linears = Precision(scheme=recipe.decoder_scheme, accuracy_level=level, quantizer=method)
+        head = Precision(scheme=recipe.head_scheme, accuracy_level=level, quantizer=method)
         precision = DecoderPrecision(linears=linears, head=head, adapters=linears)
         build_decoder(g, weights, model.decoder, gated_adapters(model, recipe), precision)
         return g.model()
     # The encoders' activations have outliers that int8 activations would clip: they compute in float32.
-    encoders = Precision(scheme=recipe.encoder_scheme, accuracy_level=0)
+    encoders = Precision(scheme=recipe.encoder_scheme, accuracy_level=0, quantizer=METHODS[recipe.method])
     towers = weights.within("embed_tokens_extend.")
     if part == "vision" and model.vision is not None:
         build_vision(g, towers, model.vision, encoders)

@@ -8,10 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from palmtop.errors import InputError
+from palmtop.quantize import Quantizer
+from palmtop.quantize.rtn import rtn
 from palmtop.quantize.scheme import Scheme
+from palmtop.quantize.search import search
 
 DECODER_BITS = (4, 8, 32)
 ENCODER_BITS = (4, 8, 32)
+METHODS: dict[str, Quantizer] = {"rtn": rtn, "search": search}
 _MERGE_ITEM = re.compile(r"^([\w.-]+)(?:=([-+]?[0-9.]+(?:[eE][-+]?[0-9]+)?))?$")
 
 
@@ -25,6 +29,7 @@ class Recipe:
         encoder_bits: of the vision and audio encoders' linears; None means 8, or 32 when ``bits`` is 32.
         group: weights that share one scale.
         symmetric: no zero points.
+        method: "search" tries narrower ranges for each group, "rtn" rounds to nearest (fastest).
         accuracy_level: of MatMulNBits; 0 computes in float32, 4 quantises activations to int8.
         adapters: "gated", "none", or "merge=NAME[=W][,NAME[=W]...]".
         context: longest sequence the bundle serves, in tokens.
@@ -35,6 +40,7 @@ class Recipe:
     encoder_bits: int | None = None
     group: int = 32
     symmetric: bool = False
+    method: str = "search"
     accuracy_level: int = 4
     adapters: str = "gated"
     context: int = 8192
@@ -48,6 +54,8 @@ class Recipe:
             raise InputError(
                 f"encoder-bits is {self.encoder_bits}, expected one of {', '.join(map(str, ENCODER_BITS))}"
             )
+        if self.method not in METHODS:
+            raise InputError(f"method is '{self.method}', expected one of {', '.join(METHODS)}")
         if self.accuracy_level not in (0, 4):
             raise InputError(f"accuracy-level is {self.accuracy_level}, expected 0 or 4")
         if self.context < 16:

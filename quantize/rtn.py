@@ -57,6 +57,20 @@ def from_range(
         columns: K before padding.
         scheme: bits, group, symmetric.
     """
+    codes, scales, zeros = code_range(groups, low, high, scheme)
+    return QuantizedTensor(
+        scheme=scheme,
+        columns=columns,
+        codes=pack(codes.astype(np.uint8), scheme.bits),
+        scales=scales,
+        zero_points=None if scheme.symmetric else _pack_zeros(zeros.astype(np.uint8), scheme),
+    )
+
+
+def code_range(
+    groups: NDArray[np.float32], low: NDArray[np.float32], high: NDArray[np.float32], scheme: Scheme
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+    """Codes [N, K/G, G], scales [N, K/G] and zero points [N, K/G], all whole numbers but the scales."""
     if scheme.symmetric:
         # Codes reach one step further below the zero; a negative scale gives that step to a positive peak.
         peak = np.where(-low > high, low, high)
@@ -68,14 +82,8 @@ def from_range(
             zeros = np.where(scales > 0, np.rint(-low / scales), 0).astype(np.float32)
         zeros = zeros.clip(0, scheme.levels)
     safe = np.where(scales != 0, scales, np.float32(1))[..., None]
-    codes = (np.rint(groups / safe) + zeros[..., None]).clip(0, scheme.levels).astype(np.uint8)
-    return QuantizedTensor(
-        scheme=scheme,
-        columns=columns,
-        codes=pack(codes, scheme.bits),
-        scales=scales,
-        zero_points=None if scheme.symmetric else _pack_zeros(zeros.astype(np.uint8), scheme),
-    )
+    codes = (np.rint(groups / safe) + zeros[..., None]).clip(0, scheme.levels)
+    return codes, scales, zeros
 
 
 def _pack_zeros(zeros: NDArray[np.uint8], scheme: Scheme) -> NDArray[np.uint8]:

@@ -256,6 +256,8 @@ def _run(session: ort.InferenceSession, outputs: list[str], feeds: Mapping[str, 
         results: list[Features] = session.run(outputs, feeds)
     except Exception as error:
         raise BundleError(f"onnxruntime could not run an encoder, expected {', '.join(outputs)} ({error})") from error
+    finally:
+        return_freed_memory()  # or the process grows with the number of windows
     return results
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,12 +11,11 @@ from numpy.typing import NDArray
 
 from palmtop.errors import CheckpointError, QuantizeError
 from palmtop.export.weight import Weight
+from palmtop.quantize import Quantizer
 from palmtop.quantize.rtn import rtn
-from palmtop.quantize.scheme import QuantizedTensor, Scheme
+from palmtop.quantize.scheme import Scheme
 
 from .builder import MICROSOFT, GraphBuilder
-
-Quantizer = Callable[[NDArray[np.float32], Scheme], QuantizedTensor]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -47,3 +47,15 @@ def test_pictures_with_sound_use_the_vision_side_projector() -> None:
 
 def _media(feeds: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {key: value for key, value in feeds.items() if key != "input_ids"}
+
+
+def test_vision_attention_looks_forward_too() -> None:
+    """transformers' SDPA path takes a missing mask for a causal one; upstream's tower, and eager attention, do not."""
+    model = load_port(checkpoint_path())
+    pixels = torch.zeros(2, 3, 56, 56)
+    pixels[1, :, 42:, 42:] = 1.0  # only the last patch differs
+    with torch.no_grad():
+        features = model.model.embed_tokens_extend.image_embed.get_img_features(
+            pixels, attention_mask=torch.ones(2, 4, 4, dtype=torch.bool)
+        )
+    assert (features[0, 0] - features[1, 0]).abs().max() > 1e-4

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from palmtop.errors import BundleError, InputError
 from palmtop.runtime.processor import AudioSpec, ImageSpec, Processor, ProcessorSpec, TextSpec
 from palmtop.runtime.processor.content import MediaItem
+from palmtop.runtime.reference import checkpoint_path
 
 TEXT = TextSpec(
     bos_id=None,
@@ -64,11 +65,7 @@ def test_the_reference_bundle_makes_a_prompt(tmp_path: Path, tiny_spec: ImageSpe
     import json
     from dataclasses import replace
 
-    import palmtop
-
-    checkpoint = Path(palmtop.__file__).parents[1] / "reference" / "checkpoint"
-    if not (checkpoint / "tokenizer.json").is_file():
-        pytest.skip("runtime/reference/checkpoint/tokenizer.json is not there")
+    checkpoint = checkpoint_path()
     tokenizer = json.loads((checkpoint / "tokenizer.json").read_text(encoding="utf-8"))
     ids = {token["content"]: token["id"] for token in tokenizer["added_tokens"]}
     template = json.loads((checkpoint / "tokenizer_config.json").read_text(encoding="utf-8"))["chat_template"]

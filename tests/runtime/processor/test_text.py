@@ -11,10 +11,10 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-import palmtop
 from palmtop.errors import BundleError, InputError
 from palmtop.runtime.processor.spec import TextSpec
 from palmtop.runtime.processor.text import Prompt, TextProcessor, expand_media
+from palmtop.runtime.reference import checkpoint_path
 
 PHI = (
     "{% for message in messages %}{% if message['role'] == 'system' and 'tools' in message and"
@@ -84,18 +84,10 @@ def build_tokenizer() -> Tokenizer:
     return tokenizer
 
 
-def reference_tokenizer() -> Path | None:
-    path = Path(palmtop.__file__).parents[1] / "reference" / "checkpoint" / "tokenizer.json"
-    return path if path.is_file() else None
-
-
 @pytest.fixture(scope="module", params=["built", "built, user token strips", "reference"])
 def tokenizer_json(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     if request.param == "reference":
-        path = reference_tokenizer()
-        if path is None:
-            pytest.skip("runtime/reference/checkpoint/tokenizer.json is not there")
-        return path
+        return checkpoint_path() / "tokenizer.json"
     path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
     build_tokenizer().save(str(path))
     if "strips" in request.param:
