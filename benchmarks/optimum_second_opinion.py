@@ -44,7 +44,7 @@ FULL_AUDIO = {
 }  # fmt: skip
 
 
-class VisionTower(torch.nn.Module):
+class VisionTower(torch.nn.Module):  # type: ignore[misc, unused-ignore]  # Any where torch is not followed
     """Tower, pooling and projector of the port, as one traceable module."""
 
     def __init__(self, embedding: Any) -> None:
@@ -59,7 +59,7 @@ class VisionTower(torch.nn.Module):
         return features
 
 
-class AudioTower(torch.nn.Module):
+class AudioTower(torch.nn.Module):  # type: ignore[misc, unused-ignore]  # Any where torch is not followed
     """Encoder and one projector of the port, as one traceable module."""
 
     def __init__(self, embedding: Any, pair: str = "speech") -> None:

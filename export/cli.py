@@ -31,7 +31,7 @@ Examples:
 )
 @click.option("--bits", type=int, help="Decoder and adapters: 4 (default), 8, or 32 for float32.")
 @click.option("--head-bits", type=int, help="Embedding and head, one table when tied: 4, 8 or 32 (default: as --bits).")
-@click.option("--encoder-bits", type=int, help="Vision and audio encoders: 4, 8 (default) or 32.")
+@click.option("--encoder-bits", type=int, help="Vision and audio encoders: 4, 8 or 32 (default: as --bits).")
 @click.option("--group", type=int, help="Weights that share a scale: 16, 32 (default), 64, 128 or 256.")
 @click.option("--symmetric/--asymmetric", default=None, help="Without or with (default) zero points.")
 @click.option("--method", help="search (default: best of several ranges per group) or rtn (fastest).")

@@ -26,7 +26,7 @@ class Recipe:
     Attributes:
         bits: of the decoder's linears and adapters; 32 keeps float32 everywhere (for parity).
         head_bits: of the embedding and head (one table when tied); None means as ``bits``.
-        encoder_bits: of the vision and audio encoders' linears; None means 8, or 32 when ``bits`` is 32.
+        encoder_bits: of the vision and audio encoders' linears; None means as ``bits``.
         group: weights that share one scale.
         symmetric: no zero points.
         method: "search" tries narrower ranges for each group, "rtn" rounds to nearest (fastest).
@@ -79,7 +79,7 @@ class Recipe:
         """Of the encoders' linears."""
         if self.encoder_bits is not None:
             return self.encoder_bits
-        return 32 if self.bits == 32 else 8
+        return self.bits
 
     @property
     def decoder_scheme(self) -> Scheme | None:

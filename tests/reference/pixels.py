@@ -60,7 +60,7 @@ def tile(pictures: NDArray[np.uint8], crop: int, patch: int, dynamic_hd: int = 3
     if pad_h >= patch:
         mask[-(pad_h // patch) :, :] = 0
     # On bytes, as torchvision resizes: its fixed-point kernel rounds differently from float32.
-    image = torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2)
+    image = torch.tensor(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2)
     image = interpolate(image, (new_h, new_w), mode="bilinear", align_corners=False, antialias=True)
     image = pad(image.float(), (0, pad_w, 0, pad_h), value=255.0)
     image = (image / 255.0 - 0.5) / 0.5

@@ -25,7 +25,7 @@ from tests.reference.train_text import train_text
 from tests.reference.train_vision import train_vision
 from tests.reference.vocabulary import build_tokenizer
 
-STEPS = {"text": 1400, "encoder": 850, "speech": 1250, "tower": 1100, "vision": 1400, "joint": 900}
+STEPS = {"text": 1400, "encoder": 850, "speech": 1250, "tower": 1100, "vision": 1300, "joint": 1300}
 
 
 def run_stage(stage: str, work: Path, seed: int, scale: float = 1.0) -> None:

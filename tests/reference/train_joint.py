@@ -60,8 +60,8 @@ def train_joint(
     model.requires_grad_(False)
     tower, others = trainable(model, TOWER), trainable(model, (*PARTS, *BRIDGE), besides=TOWER)
     groups: list[Group] = [
-        Group(others, lr=1.5e-3),
-        Group(tower, lr=4e-4, muon=True),
+        Group(others, lr=1.2e-3),
+        Group(tower, lr=1.2e-3, muon=True),
     ]
 
     def step_loss(step: int) -> tuple[Tensor, float]:
