@@ -26,13 +26,11 @@ from palmtop.runtime.manifest import (
 from .arch import Model, find
 from .checkpoint import Checkpoint
 from .genai_config import GENAI_CONFIG_FILE, genai_config, write_tokenizer
+from .graph import conformer, siglip
 from .graph.builder import GraphBuilder, WeightSink
-from .graph.conformer import build_audio
 from .graph.decoder import DecoderPrecision, build_decoder
 from .graph.linear import Precision
 from .graph.lora import Adapter
-from .graph.peak import audio_peak_bytes, vision_peak_bytes
-from .graph.siglip import build_vision
 from .parts import count_parts
 from .recipe import METHODS, Recipe
 from .weight import Weight, Weights
@@ -40,7 +38,6 @@ from .write import WeightFile, written_beside
 
 DECODER_FILE, VISION_FILE, AUDIO_FILE = "decoder.onnx", "vision.onnx", "audio.onnx"
 QUALITY_FILE = "quality.json"
-AUDIO_WINDOW_STEPS = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,18 +105,14 @@ def write_bundle(folder: Path, checkpoint: Checkpoint, model: Model, recipe: Rec
     write_tokenizer(checkpoint.path, folder, model.chat_template)
     source_sha256 = checkpoint.sha256()
     manifest = Manifest(
-        model=checkpoint.path.resolve().name,
+        model=str(checkpoint.config.get("_name_or_path") or checkpoint.path.resolve().name),
         architecture=model.architecture,
         source_sha256=source_sha256,
         adapter_mode=recipe.adapter_mode,
         processor=model.processor,
         decoder=decoder,
-        vision=None
-        if model.vision is None
-        else EncoderSpec(file=VISION_FILE, bytes_per_item=vision_peak_bytes(model.vision)),
-        audio=None
-        if model.audio is None
-        else EncoderSpec(file=AUDIO_FILE, bytes_per_item=audio_peak_bytes(model.audio, AUDIO_WINDOW_STEPS)),
+        vision=_vision_spec(model),
+        audio=_audio_spec(model),
         adapters=tuple(
             AdapterSpec(name=a.name, rank=a.rank, alpha=a.alpha, gate=gate, base_sha256=source_sha256)
             for gate, a in enumerate(adapters)
@@ -207,9 +200,9 @@ def build_graphs(model: Model, recipe: Recipe, part: str, sink: WeightSink) -> i
     encoders = Precision(scheme=recipe.encoder_scheme, accuracy_level=0, quantizer=METHODS[recipe.method])
     towers = weights.within("embed_tokens_extend.")
     if part == "vision" and model.vision is not None:
-        build_vision(g, towers, model.vision, encoders)
+        siglip.build_vision(g, towers, model.vision, encoders)
     elif part == "audio" and model.audio is not None:
-        build_audio(g, towers, model.audio, encoders)
+        conformer.build_audio(g, towers, model.audio, encoders)
     return g.model()
 
 
@@ -238,6 +231,19 @@ def _decoder_spec(model: Model) -> DecoderSpec:
         original_context=model.original_context,
         sampled_never=tuple(media),
     )
+
+
+def _vision_spec(model: Model) -> EncoderSpec | None:
+    if model.vision is None:
+        return None
+    return EncoderSpec(file=VISION_FILE, bytes_per_item=siglip.activation_bytes(model.vision))
+
+
+def _audio_spec(model: Model) -> EncoderSpec | None:
+    if model.audio is None or model.processor.audio is None:
+        return None
+    size_bytes = conformer.activation_bytes(model.audio, model.processor.audio.window_steps)
+    return EncoderSpec(file=AUDIO_FILE, bytes_per_item=size_bytes)
 
 
 def _routes(model: Model, recipe: Recipe) -> dict[str, Route]:

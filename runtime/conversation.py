@@ -174,6 +174,8 @@ class Conversation:
                     break
             reason = "stop_string" if transcript.stopped else stream.finish_reason
             reprefilled = stream.reprefilled or reprefilled
+            if reason == "eos":
+                clock.token()  # the end token was sampled as well, and took as long
         except CancelledError:
             pass
         finally:

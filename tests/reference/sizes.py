@@ -110,6 +110,7 @@ def upstream_config(sizes: Sizes, token_ids: dict[str, int]) -> dict[str, Any]:
         "sliding_window": sizes.sliding_window,
         "speech_lora": _lora(sizes.speech_rank, sizes.speech_alpha, 0.01),
         "tie_word_embeddings": sizes.tie_word_embeddings,
+        "_name_or_path": "palmtop-reference",
         "torch_dtype": "bfloat16",
         "transformers_version": "4.46.1",
         "use_cache": True,
