@@ -42,7 +42,7 @@ def main() -> None:
 
 
 def _is_good(item: Item, reference: Reference) -> bool:
-    """Telling ones: a number in words, three handwritten digits, three spoken ones, a spoken question; answered right."""
+    """Telling ones: a number in words, three handwritten digits, three spoken ones, a question; answered right."""
     telling = {
         "text": item.group == "digits",
         "image": len(item.expected) == 3 and item.group == "handwritten",
