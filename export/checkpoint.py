@@ -25,8 +25,11 @@ class Checkpoint:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        if not self.path.is_dir():
-            raise CheckpointError(f"{self.path}: no such folder, expected a checkpoint with config.json")
+        try:
+            if not self.path.is_dir():
+                raise CheckpointError(f"{self.path}: no such folder, expected a checkpoint with config.json")
+        except OSError as error:
+            raise CheckpointError(f"{self.path}: could not be read ({error.strerror or error})") from error
         self.config = self.json("config.json")
         self._tensors = TensorFolder(self.path)
         self._beside: dict[str, TensorFolder] = {}
@@ -75,14 +78,21 @@ class Checkpoint:
             CheckpointError: there is no such folder.
         """
         if name not in self._beside:
-            if not (self.path / name / "adapter_config.json").is_file():
-                raise CheckpointError(f"{self.path}: no folder '{name}' with adapter_config.json there")
+            try:
+                if not (self.path / name / "adapter_config.json").is_file():
+                    raise CheckpointError(f"{self.path}: no folder '{name}' with adapter_config.json there")
+            except OSError as error:
+                raise CheckpointError(f"{self.path / name}: could not be read ({error.strerror or error})") from error
             self._beside[name] = TensorFolder(self.path / name)
             self._beside[name].on_read = self._on_read
         return self._beside[name]
 
     def sha256(self) -> str:
-        """Hash of config, tensors and adapters beside that have been opened."""
+        """Hash of config, tensors and adapters beside that have been opened.
+
+        Raises:
+            CheckpointError: a file could not be read.
+        """
         digest = hashlib.sha256(json.dumps(self.config, sort_keys=True).encode())
         for folder in (self._tensors, *self._beside.values()):
             digest.update(folder.sha256().encode())

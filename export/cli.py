@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
-import resource
+import signal
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -39,7 +42,7 @@ Examples:
 @click.option("--adapters", help="gated (default: switchable), none, or merge=NAME[=W][,NAME[=W]] into the base.")
 @click.option("--context", type=int, help="Longest sequence to serve, in tokens (default 8192).")
 @click.option("--recipe", "recipe_file", type=click.Path(path_type=Path), help="TOML file with these options.")
-@click.option("--force", is_flag=True, help="Replace the output folder if it exists.")
+@click.option("--force", is_flag=True, help="Replace the output folder if it is a bundle.")
 @click.option("--verify/--no-verify", default=True, help="Measure the bundle when written (default), see quality.json.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def export_command(
@@ -55,31 +58,68 @@ def export_command(
 
     Needs no torch and reads one tensor at a time. The bundle appears whole or not at all.
     """
-    from .convert import export_model
+    from palmtop.runtime.machine import peak_rss_bytes
+
+    from .convert import QUALITY_FILE, export_model
 
     recipe = Recipe() if recipe_file is None else Recipe.from_toml(recipe_file)
     recipe = replace(recipe, **{k: v for k, v in options.items() if v is not None})
     started = time.perf_counter()
-    with _ProgressBar(quiet=as_json or not sys.stderr.isatty()) as report:
+    with _cleaned_up_when_terminated(), _ProgressBar(quiet=as_json or not sys.stderr.isatty()) as report:
         export_model(checkpoint, target, recipe, overwrite=force, verify=verify, progress=report)
     seconds = time.perf_counter() - started
     manifest = json.loads((target / "bundle.json").read_text("utf-8"))
     size_bytes = sum(f["size_bytes"] for f in manifest["files"].values())
-    peak_rss_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak_rss = peak_rss_bytes()
+    quality = json.loads((target / QUALITY_FILE).read_text("utf-8")) if verify else None
+    for reason in quality["skipped"] if quality else ():
+        click.echo(f"palmtop: warning: not measured: {reason}", err=True)
     if as_json:
         result = {
             "bundle": str(target),
             "size_bytes": size_bytes,
             "seconds": round(seconds, 2),
-            "peak_rss_bytes": peak_rss_bytes,
+            "peak_rss_bytes": peak_rss,
             "parts": manifest["parts"],
+            "checks_passed": None if quality is None else [check["name"] for check in quality["checks"]],
+            "skipped": None if quality is None else quality["skipped"],
         }
         click.echo(json.dumps(result))
         return
+    memory = "" if peak_rss is None else f", peak memory {peak_rss / 1e6:.0f} MB"
     click.echo(
-        f"{target}: {size_bytes / 1e6:.1f} MB in {seconds:.1f} s, peak memory {peak_rss_bytes / 1e6:.0f} MB."
-        f" Look inside with: palmtop inspect {target}"
+        f"{target}: {size_bytes / 1e6:.1f} MB in {seconds:.1f} s{memory}. Look inside with: palmtop inspect {target}"
     )
+    if quality is not None:
+        click.echo(_measured(quality))
+
+
+def _measured(quality: dict[str, Any]) -> str:
+    """What was compared with the checkpoint, in one line; a check that fails never gets here."""
+    counts = [f"{len(quality['checks'])} checks passed", f"{len(quality['tensors'])} tensors"]
+    if quality["modes"]:
+        counts.append(f"logits of {', '.join(quality['modes'])}")
+    if quality["adapters"]:
+        counts.append(f"adapters {', '.join(quality['adapters'])}")
+    return f"Compared with the checkpoint: {'; '.join(counts)} (numbers in quality.json)"
+
+
+@contextmanager
+def _cleaned_up_when_terminated() -> Iterator[None]:
+    """SIGTERM ends the block as an exception does, so that no half bundle stays."""
+    if threading.current_thread() is not threading.main_thread():  # signals are the main thread's
+        yield
+        return
+
+    def leave(*_: object) -> NoReturn:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one would interrupt the cleaning up
+        raise SystemExit(128 + signal.SIGTERM)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class _ProgressBar:
@@ -94,6 +134,8 @@ class _ProgressBar:
         from rich.console import Console
         from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
+        from palmtop.runtime.machine import peak_rss_bytes
+
         self._bar = Progress(
             TextColumn("[progress.description]{task.description:40.40}"),
             BarColumn(),
@@ -107,13 +149,13 @@ class _ProgressBar:
         task = self._bar.add_task("reading", total=None, rss="")
 
         def report(progress: Any) -> None:
-            rss = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+            rss = peak_rss_bytes()
             self._bar.update(
                 task,
                 description=progress.step,
                 completed=progress.done_bytes,
                 total=progress.total_bytes,
-                rss=f"peak {rss:.0f} MB",
+                rss="" if rss is None else f"peak {rss / 1e6:.0f} MB",
             )
 
         return report

@@ -92,14 +92,18 @@ def read_json_object(path: Path) -> dict[str, Any]:
     """A JSON file that holds an object.
 
     Raises:
-        CheckpointError: missing, not JSON, or something else.
+        CheckpointError: missing, not readable, not JSON, or something else.
     """
-    if not path.is_file():
-        raise CheckpointError(f"{path.parent}: '{path.name}' is missing")
     try:
+        if not path.is_file():
+            raise CheckpointError(f"{path.parent}: '{path.name}' is missing")
         data = json.loads(path.read_text("utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except OSError as error:
+        raise CheckpointError(f"{path}: could not be read ({error.strerror or error})") from error
+    except ValueError as error:
         raise CheckpointError(f"{path}: is not valid JSON ({error})") from error
+    except RecursionError as error:
+        raise CheckpointError(f"{path}: is nested too deeply, expected plain JSON") from error
     if not isinstance(data, dict):
         raise CheckpointError(f"{path}: is {type(data).__name__}, expected an object")
     return data

@@ -13,6 +13,7 @@ import onnx_ir as ir
 import palmtop
 from palmtop.errors import BundleError, CheckpointError, InputError
 from palmtop.runtime.bundle import Bundle, sha256_of
+from palmtop.runtime.genai_config import GENAI_CONFIG_FILE, genai_config
 from palmtop.runtime.manifest import (
     MANIFEST_FILE,
     AdapterSpec,
@@ -25,7 +26,6 @@ from palmtop.runtime.manifest import (
 
 from .arch import Model, find
 from .checkpoint import Checkpoint
-from .genai_config import GENAI_CONFIG_FILE, genai_config, write_tokenizer
 from .graph import conformer, siglip
 from .graph.builder import GraphBuilder, WeightSink
 from .graph.decoder import DecoderPrecision, build_decoder
@@ -33,6 +33,7 @@ from .graph.linear import Precision
 from .graph.lora import Adapter
 from .parts import count_parts
 from .recipe import METHODS, Recipe
+from .tokenizer_files import write_tokenizer
 from .weight import Weight, Weights
 from .write import WeightFile, written_beside
 
@@ -82,7 +83,7 @@ def export_model(
     model = find(str(checkpoint.config.get("model_type"))).read_model(checkpoint, recipe.context)
     if progress is not None:
         checkpoint.report_reads(_reporter(checkpoint, progress))
-    with written_beside(Path(target), overwrite=overwrite) as folder:
+    with written_beside(Path(target), overwrite=overwrite, keep=Path(source)) as folder:
         manifest = write_bundle(folder, checkpoint, model, recipe)
         if verify:
             checkpoint.report_reads(None)
@@ -99,32 +100,38 @@ def write_bundle(folder: Path, checkpoint: Checkpoint, model: Model, recipe: Rec
             graph = build_graphs(model, recipe, part, sink)
         ir.save(graph, folder / f"{part}.onnx")
         graphs.append((part, graph))
-    decoder = _decoder_spec(model)
-    text = model.processor.text
-    (folder / GENAI_CONFIG_FILE).write_text(json.dumps(genai_config(decoder, text), indent=1), "utf-8")
+    manifest = expected_manifest(checkpoint, model, recipe)
+    config = genai_config(manifest.decoder, model.processor.text)
+    (folder / GENAI_CONFIG_FILE).write_text(json.dumps(config, indent=1), "utf-8")
     write_tokenizer(checkpoint.path, folder, model.chat_template)
+    parts = count_parts(graphs, [a.name for a in adapters])
+    manifest = replace(manifest, parts=parts, files=list_files(folder))
+    write_manifest(folder, manifest)
+    return manifest
+
+
+def expected_manifest(checkpoint: Checkpoint, model: Model, recipe: Recipe) -> Manifest:
+    """What the manifest says before there are files: everything that follows from checkpoint and recipe."""
     source_sha256 = checkpoint.sha256()
-    manifest = Manifest(
+    return Manifest(
         model=str(checkpoint.config.get("_name_or_path") or checkpoint.path.resolve().name),
         architecture=model.architecture,
         source_sha256=source_sha256,
         adapter_mode=recipe.adapter_mode,
         processor=model.processor,
-        decoder=decoder,
+        decoder=_decoder_spec(model),
         vision=_vision_spec(model),
         audio=_audio_spec(model),
         adapters=tuple(
             AdapterSpec(name=a.name, rank=a.rank, alpha=a.alpha, gate=gate, base_sha256=source_sha256)
-            for gate, a in enumerate(adapters)
+            for gate, a in enumerate(gated_adapters(model, recipe))
         ),
         routes=_routes(model, recipe),
-        parts=count_parts(graphs, [a.name for a in adapters]),
+        parts=(),
         recipe=recipe.to_dict(),
-        files=list_files(folder),
+        files={},
         palmtop=palmtop.__version__,
     )
-    write_manifest(folder, manifest)
-    return manifest
 
 
 def _prove(folder: Path, manifest: Manifest, checkpoint: Checkpoint) -> None:

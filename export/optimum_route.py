@@ -75,6 +75,6 @@ def export_module(
             return {name: t.clone() if framework == "pt" else t.numpy() for name, t in inputs.items()}
 
     if not hasattr(module, "config"):
-        module.config = PretrainedConfig()  # optimum switches return_dict there
+        setattr(module, "config", PretrainedConfig())  # noqa: B010 - optimum switches return_dict there
     export(module.eval(), ExampleConfig(module.config), path, opset=opset)
     return path

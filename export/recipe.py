@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from palmtop.errors import InputError
+from palmtop.errors import InputError, QuantizeError
 from palmtop.quantize import Quantizer
 from palmtop.quantize.rtn import rtn
 from palmtop.quantize.scheme import Scheme
@@ -17,6 +18,11 @@ DECODER_BITS = (4, 8, 32)
 ENCODER_BITS = (4, 8, 32)
 METHODS: dict[str, Quantizer] = {"rtn": rtn, "search": search}
 _MERGE_ITEM = re.compile(r"^([\w.-]+)(?:=([-+]?[0-9.]+(?:[eE][-+]?[0-9]+)?))?$")
+_TYPES: tuple[tuple[tuple[str, ...], type, str], ...] = (
+    (("bits", "head_bits", "encoder_bits", "group", "accuracy_level", "context"), int, "a whole number"),
+    (("symmetric",), bool, "true or false"),
+    (("method", "adapters"), str, "text"),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +52,7 @@ class Recipe:
     context: int = 8192
 
     def __post_init__(self) -> None:
+        self._check_types()
         if self.bits not in DECODER_BITS:
             raise InputError(f"bits is {self.bits}, expected one of {', '.join(map(str, DECODER_BITS))}")
         if self.head_bits is not None and self.head_bits not in DECODER_BITS:
@@ -62,6 +69,16 @@ class Recipe:
             raise InputError(f"context is {self.context}, expected at least 16 tokens")
         self.scheme(4)  # checks the group
         self.merge  # noqa: B018 - checks the adapters option
+
+    def _check_types(self) -> None:
+        """Refuse what a recipe file may hold instead: 4.0, "8k", "no"."""
+        for names, kind, expected in _TYPES:
+            for name in names:
+                value = getattr(self, name)
+                if value is None and name in ("head_bits", "encoder_bits"):
+                    continue
+                if type(value) is not kind:  # a bool is no number
+                    raise InputError(f"{name.replace('_', '-')} is {value!r}, expected {expected}")
 
     def scheme(self, bits: int) -> Scheme | None:
         """The quantisation of a part stored with this many bits; None for float32."""
@@ -113,7 +130,14 @@ class Recipe:
             match = _MERGE_ITEM.match(item.strip())
             if match is None:
                 raise InputError(f"adapters merges '{item}', expected NAME or NAME=WEIGHT")
-            merged[match[1]] = float(match[2] or 1.0)
+            if match[1] in merged:
+                raise InputError(f"adapters merges '{match[1]}' twice, expected each name once")
+            try:
+                merged[match[1]] = float(match[2] or 1.0)
+            except ValueError as error:
+                raise InputError(f"adapters merges '{item}', expected a number as its weight") from error
+            if not math.isfinite(merged[match[1]]):
+                raise InputError(f"adapters merges '{item}', expected a finite weight")
         return merged
 
     def to_dict(self) -> dict[str, Any]:
@@ -125,7 +149,7 @@ class Recipe:
         """Inverse of ``to_dict``.
 
         Raises:
-            InputError: an unknown key.
+            InputError: an unknown key, or a value that is not possible.
         """
         known = {f.name for f in fields(cls)}
         if unknown := sorted(data.keys() - known):
@@ -137,12 +161,15 @@ class Recipe:
         """Read a recipe file; keys are the attributes.
 
         Raises:
-            InputError: not readable, not TOML, or an unknown key.
+            InputError: not readable, not TOML, an unknown key, or a value that is not possible.
         """
         import tomllib
 
         try:
             data = tomllib.loads(path.read_text("utf-8"))
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise InputError(f"{path}: is not a readable TOML recipe ({error})") from error
-        return cls.from_dict(data)
+        try:
+            return cls.from_dict(data)
+        except (InputError, QuantizeError) as error:
+            raise InputError(f"{path}: {error}") from error

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -101,21 +101,28 @@ class TensorFolder:
         return Weight(name, place.shape, rows)
 
     def sha256(self) -> str:
-        """Hash of names, types, shapes and bytes, whatever the sharding."""
+        """Hash of names, types, shapes and bytes, whatever the sharding.
+
+        Raises:
+            CheckpointError: a tensor could not be read to its end.
+        """
         digest = hashlib.sha256()
         for name in self.names:
             place = self._places[name]
             digest.update(f"{name}:{place.dtype}:{list(place.shape)}".encode())
-            with place.file.open("rb", buffering=0) as file:
-                file.seek(place.offset)
-                left = place.size_bytes
-                while left and (block := file.read(min(left, HASH_BLOCK_BYTES))):
-                    digest.update(block)
-                    left -= len(block)
+            for block in _read_blocks(name, place):
+                digest.update(block)
         return digest.hexdigest()
 
 
 def _find_tensors(folder: Path) -> dict[str, TensorPlace]:
+    try:
+        return _list_tensors(folder)
+    except OSError as error:
+        raise CheckpointError(f"{error.filename or folder}: could not be read ({error.strerror or error})") from error
+
+
+def _list_tensors(folder: Path) -> dict[str, TensorPlace]:
     index = folder / INDEX_FILE
     if index.is_file():
         mapping = read_json_object(index).get("weight_map")
@@ -145,6 +152,13 @@ def _find_tensors(folder: Path) -> dict[str, TensorPlace]:
 
 
 def _read_header(file: Path) -> dict[str, TensorPlace]:
+    try:
+        return _parse_header(file)
+    except OSError as error:
+        raise CheckpointError(f"{file}: could not be read ({error.strerror or error})") from error
+
+
+def _parse_header(file: Path) -> dict[str, TensorPlace]:
     size_bytes = file.stat().st_size
     with file.open("rb") as stream:
         start = stream.read(8)
@@ -158,7 +172,9 @@ def _read_header(file: Path) -> dict[str, TensorPlace]:
             places = {
                 name: _place(file, 8 + length, name, entry) for name, entry in header.items() if name != "__metadata__"
             }
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except RecursionError as error:
+            raise CheckpointError(f"{file}: the safetensors header is nested too deeply") from error
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             raise CheckpointError(f"{file}: the safetensors header is not valid ({error})") from error
     for name, place in places.items():
         if place.offset + place.size_bytes > size_bytes:
@@ -180,6 +196,22 @@ def _place(file: Path, base: int, name: str, entry: dict[str, Any]) -> TensorPla
             f"{file}: tensor '{name}' has {stop - start} bytes, expected {place.size_bytes} for {list(place.shape)}"
         )
     return place
+
+
+def _read_blocks(name: str, place: TensorPlace) -> Iterator[bytes]:
+    """The tensor's bytes in the file, a block at a time."""
+    try:
+        with place.file.open("rb", buffering=0) as file:
+            file.seek(place.offset)
+            left = place.size_bytes
+            while left:
+                block = file.read(min(left, HASH_BLOCK_BYTES))
+                if not block:
+                    raise CheckpointError(f"{place.file}: tensor '{name}' ends too early")
+                left -= len(block)
+                yield block
+    except OSError as error:
+        raise CheckpointError(f"{place.file}: tensor '{name}' could not be read ({error.strerror})") from error
 
 
 def _read_rows(name: str, place: TensorPlace, start: int, stop: int) -> NDArray[np.float32]:

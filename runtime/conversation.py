@@ -118,20 +118,23 @@ class Conversation:
         Raises:
             InputError: the turn cannot be read; the conversation is then as it was before.
         """
-        before = list(self.messages)
-        self.messages.append({"role": "user", "content": content})
-        shown: list[str] = []
-        try:
-            for piece in self.respond(self.messages, max_tokens=max_tokens, adapters=adapters, options=options):
-                shown.append(piece.text)
-                yield piece
-        except GeneratorExit:
-            self.messages.append({"role": "assistant", "content": "".join(shown)})
-            raise
-        except BaseException:
-            self.messages = before
-            raise
-        self.messages.append({"role": "assistant", "content": "".join(shown)})
+        with self._my_turn():  # before the message is added: what a waiting thread says comes after this answer
+            self._stop.clear()
+            messages = self.messages  # ``reset`` begins another list; this turn stays with its own
+            before = list(messages)
+            messages.append({"role": "user", "content": content})
+            shown: list[str] = []
+            try:
+                for piece in self._answer(messages, adapters, _limit(options, max_tokens)):
+                    shown.append(piece.text)
+                    yield piece
+            except GeneratorExit:
+                messages.append({"role": "assistant", "content": "".join(shown)})
+                raise
+            except BaseException:
+                messages[:] = before
+                raise
+            messages.append({"role": "assistant", "content": "".join(shown)})
 
     def respond(
         self,
@@ -148,8 +151,7 @@ class Conversation:
         Raises:
             InputError: messages, media or adapters are not usable, or the prompt does not fit the context.
         """
-        if max_tokens is not None:
-            options = replace(options, max_tokens=max_tokens)
+        options = _limit(options, max_tokens)
         with self._my_turn():
             self._stop.clear()
             yield from self._answer(messages, adapters, options)
@@ -158,7 +160,11 @@ class Conversation:
         self, messages: Sequence[Message], adapters: Mapping[str, float] | None, options: GenerationOptions
     ) -> Iterator[Piece]:
         clock = Stopwatch()
-        question = self._read(messages, adapters)
+        try:
+            question = self._read(messages, adapters)
+        except BaseException:
+            self._media.forget_pixels()
+            raise
         transcript = Transcript(self._text.pieces(), options.stop)
         reason: FinishReason = "cancelled"
         cached = 0
@@ -276,6 +282,10 @@ class Conversation:
                 yield
             finally:
                 self._turn_owner = None
+
+
+def _limit(options: GenerationOptions, max_tokens: int | None) -> GenerationOptions:
+    return options if max_tokens is None else replace(options, max_tokens=max_tokens)
 
 
 def _spans(places: NDArray[np.int64], items: Sequence[MeasuredItem], choice: Choice) -> tuple[MediaSpan, ...]:

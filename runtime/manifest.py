@@ -6,18 +6,39 @@ and opens no file; ``bundle.py`` does that. A change of meaning raises ``SCHEMA`
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
-from typing import Any, TypeVar
+import re
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from palmtop.errors import BundleError, BundleVersionError
 
+from .json_fields import MANIFEST_FILE, check_keys, limited, read_flat, refuse
 from .processor.spec import ProcessorSpec
 
-SCHEMA = 1
-MANIFEST_FILE = "bundle.json"
-MODES = ("text", "image", "audio", "image+audio")
+__all__ = [
+    "MANIFEST_FILE",
+    "MODES",
+    "REQUIRED_FILES",
+    "SCHEMA",
+    "AdapterSpec",
+    "DecoderSpec",
+    "EncoderSpec",
+    "FileSpec",
+    "Manifest",
+    "PartSpec",
+    "Route",
+]
 
-T = TypeVar("T")
+SCHEMA = 1
+MODES = ("text", "image", "audio", "image+audio")
+ADAPTER_MODES = ("gated", "merged", "none")
+AUDIO_PROJECTORS = ("speech", "vision")
+REQUIRED_FILES = ("genai_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+"""Beside the graphs, what every bundle is loaded from: not listed, they would not be checked."""
+
+MAX_CONTEXT = 1 << 24
+MAX_SIZE_BYTES = 1 << 48
+_SHA256 = re.compile("[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,15 +59,15 @@ class DecoderSpec:
     """
 
     file: str
-    vocab_size: int
-    hidden_size: int
-    num_layers: int
-    num_heads: int
-    num_kv_heads: int
-    head_size: int
-    context_length: int
-    original_context: int | None
-    sampled_never: tuple[int, ...]
+    vocab_size: int = limited(1, 1 << 24)
+    hidden_size: int = limited(1, 1 << 16)
+    num_layers: int = limited(1, 1 << 12)
+    num_heads: int = limited(1, 1 << 12)
+    num_kv_heads: int = limited(1, 1 << 12)
+    head_size: int = limited(1, 1 << 12)
+    context_length: int = limited(1, MAX_CONTEXT)
+    original_context: int | None = limited(1, MAX_CONTEXT)
+    sampled_never: tuple[int, ...] = limited(0, (1 << 24) - 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +80,7 @@ class EncoderSpec:
     """
 
     file: str
-    bytes_per_item: int
+    bytes_per_item: int = limited(1, MAX_SIZE_BYTES)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,9 +96,9 @@ class AdapterSpec:
     """
 
     name: str
-    rank: int
+    rank: int = limited(1, 1 << 16)
     alpha: float
-    gate: int
+    gate: int = limited(0, 1 << 16)
     base_sha256: str
 
 
@@ -107,17 +128,17 @@ class PartSpec:
     """
 
     name: str
-    bits: int
-    group: int | None
-    parameters: int
-    size_bytes: int
+    bits: int = limited(1, 64)
+    group: int | None = limited(1, 1 << 24)
+    parameters: int = limited(0, MAX_SIZE_BYTES)
+    size_bytes: int = limited(0, MAX_SIZE_BYTES)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileSpec:
     """Size and hash of one file of the bundle."""
 
-    size_bytes: int
+    size_bytes: int = limited(0, MAX_SIZE_BYTES)
     sha256: str
 
 
@@ -176,58 +197,88 @@ class Manifest:
 
         Raises:
             BundleVersionError: the schema is newer than this palmtop reads.
-            BundleError: a key is missing, unknown, or of the wrong type.
+            BundleError: a key is missing or unknown, a value is of the wrong type or impossible, or values contradict
+                each other.
         """
         if not isinstance(data, dict):
             raise BundleError(f"{MANIFEST_FILE}: is {type(data).__name__}, expected an object")
         schema = data.get("schema")
-        if not isinstance(schema, int) or schema < 1:
+        if not isinstance(schema, int) or isinstance(schema, bool) or schema < 1:
             raise BundleError(f"{MANIFEST_FILE}: schema is {schema!r}, expected a number from 1 to {SCHEMA}")
         if schema > SCHEMA:
             raise BundleVersionError(
                 f"{MANIFEST_FILE}: schema is {schema}, this palmtop reads up to {SCHEMA}; upgrade palmtop"
             )
         body = {k: v for k, v in data.items() if k != "schema"}
-        _check_keys(cls, body, "")
+        check_keys(cls, body, "")
         _check_type(body, "routes", dict)
         _check_type(body, "files", dict)
         _check_type(body, "adapters", list)
         _check_type(body, "parts", list)
         _check_type(body, "processor", dict)
+        _check_type(body, "recipe", dict)
+        for name in ("model", "architecture", "source_sha256", "adapter_mode", "palmtop"):
+            _check_type(body, name, str)
         body["processor"] = ProcessorSpec.from_dict(body["processor"])
-        body["decoder"] = _read(DecoderSpec, body["decoder"], "decoder")
+        body["decoder"] = read_flat(DecoderSpec, body["decoder"], "decoder")
         for name in ("vision", "audio"):
-            body[name] = None if body[name] is None else _read(EncoderSpec, body[name], name)
-        body["adapters"] = tuple(_read(AdapterSpec, a, f"adapters[{i}]") for i, a in enumerate(body["adapters"]))
-        body["parts"] = tuple(_read(PartSpec, p, f"parts[{i}]") for i, p in enumerate(body["parts"]))
-        body["routes"] = {k: _read(Route, r, f"routes.{k}") for k, r in body["routes"].items()}
-        body["files"] = {k: _read(FileSpec, f, f"files.{k}") for k, f in body["files"].items()}
+            body[name] = None if body[name] is None else read_flat(EncoderSpec, body[name], name)
+        body["adapters"] = tuple(read_flat(AdapterSpec, a, f"adapters[{i}]") for i, a in enumerate(body["adapters"]))
+        body["parts"] = tuple(read_flat(PartSpec, p, f"parts[{i}]") for i, p in enumerate(body["parts"]))
+        body["routes"] = {k: read_flat(Route, r, f"routes.{k}") for k, r in body["routes"].items()}
+        body["files"] = {k: read_flat(FileSpec, f, f"files.{k}") for k, f in body["files"].items()}
         manifest = cls(**body)
         manifest._check_references()
         return manifest
 
     def _check_references(self) -> None:
+        self._check_ids()
+        self._check_adapters()
+        for mode, route in self.routes.items():
+            self._check_route(mode, route)
+        graphs = [spec.file for spec in (self.decoder, self.vision, self.audio) if spec is not None]
+        for name in (*graphs, *REQUIRED_FILES):
+            if name not in self.files:
+                raise BundleError(f"{MANIFEST_FILE}: '{name}' is not among the bundle's files")
+        for name, file in self.files.items():
+            _check_sha256(file.sha256, f"files.{name}.sha256")
+
+    def _check_ids(self) -> None:
+        decoder, processor = self.decoder, self.processor
+        if decoder.num_heads % decoder.num_kv_heads:
+            expected = f"a divisor of num_heads, {decoder.num_heads}"
+            raise refuse("decoder.num_kv_heads", decoder.num_kv_heads, expected)
+        media = [spec.token_id for spec in (processor.image, processor.audio) if spec is not None]
+        for number in (*decoder.sampled_never, *processor.text.eos_ids, *media):
+            if number >= decoder.vocab_size:
+                raise refuse("a special token id", number, f"less than decoder.vocab_size, {decoder.vocab_size}")
+
+    def _check_adapters(self) -> None:
+        if self.adapter_mode not in ADAPTER_MODES:
+            raise refuse("adapter_mode", self.adapter_mode, f"one of {', '.join(ADAPTER_MODES)}")
         gates = [a.gate for a in self.adapters]
         if sorted(gates) != list(range(len(gates))):
             raise BundleError(f"{MANIFEST_FILE}: adapter gates are {gates}, expected 0 to {len(gates) - 1} once each")
-        for mode, route in self.routes.items():
-            if mode not in MODES:
-                raise BundleError(f"{MANIFEST_FILE}: routes has '{mode}', expected one of {', '.join(MODES)}")
-            for name in route.adapters:
-                if self.adapter_mode == "gated" and self.adapter(name) is None:
-                    raise BundleError(f"{MANIFEST_FILE}: routes.{mode} names adapter '{name}', which is not there")
-        for spec in (self.decoder, self.vision, self.audio):
-            if spec is not None and spec.file not in self.files:
-                raise BundleError(f"{MANIFEST_FILE}: '{spec.file}' is not among the bundle's files")
+        names = [a.name for a in self.adapters]
+        if len(set(names)) != len(names):
+            raise BundleError(f"{MANIFEST_FILE}: adapters are named {', '.join(names)}, expected each name once")
 
-
-def _check_keys(cls: type[Any], data: dict[str, Any], where: str) -> None:
-    names = {f.name for f in fields(cls)}
-    prefix = f"{where}." if where else ""
-    if missing := sorted(names - data.keys()):
-        raise BundleError(f"{MANIFEST_FILE}: {prefix}{missing[0]} is missing")
-    if unknown := sorted(data.keys() - names):
-        raise BundleError(f"{MANIFEST_FILE}: {prefix}{unknown[0]} is not a known key")
+    def _check_route(self, mode: str, route: Route) -> None:
+        if mode not in MODES:
+            raise BundleError(f"{MANIFEST_FILE}: routes has '{mode}', expected one of {', '.join(MODES)}")
+        if route.audio_projector not in AUDIO_PROJECTORS:
+            raise refuse(f"routes.{mode}.audio_projector", route.audio_projector, "'speech' or 'vision'")
+        for name in route.adapters:
+            if self.adapter_mode == "gated" and self.adapter(name) is None:
+                raise BundleError(f"{MANIFEST_FILE}: routes.{mode} names adapter '{name}', which is not there")
+        needs: dict[str, dict[str, object]] = {
+            "image": {"vision": self.vision, "processor.image": self.processor.image},
+            "audio": {"audio": self.audio, "processor.audio": self.processor.audio},
+        }
+        for kind in needs.keys() & set(mode.split("+")):
+            for part, spec in needs[kind].items():
+                if spec is None:
+                    raise BundleError(f"{MANIFEST_FILE}: routes has '{mode}', but {part} is null")
 
 
 def _check_type(data: dict[str, Any], key: str, kind: type) -> None:
@@ -235,24 +286,6 @@ def _check_type(data: dict[str, Any], key: str, kind: type) -> None:
         raise BundleError(f"{MANIFEST_FILE}: {key} is {type(data[key]).__name__}, expected {kind.__name__}")
 
 
-def _read(cls: type[T], data: object, where: str) -> T:
-    """A flat dataclass from an object; scalar fields must have the annotated JSON type."""
-    if not isinstance(data, dict):
-        raise BundleError(f"{MANIFEST_FILE}: {where} is {type(data).__name__}, expected an object")
-    _check_keys(cls, data, where)
-    for field in fields(cls):  # type: ignore[arg-type]
-        _check_value(str(field.type), data[field.name], f"{where}.{field.name}")
-    return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in data.items()})
-
-
-def _check_value(annotation: str, value: object, where: str) -> None:
-    allowed: dict[str, tuple[type, ...]] = {
-        "int": (int,),
-        "float": (int, float),
-        "str": (str,),
-        "int | None": (int, type(None)),
-        "dict[str, float]": (dict,),
-        "tuple[int, ...]": (list, tuple),
-    }
-    if annotation in allowed and (not isinstance(value, allowed[annotation]) or isinstance(value, bool)):
-        raise BundleError(f"{MANIFEST_FILE}: {where} is {value!r}, expected {annotation}")
+def _check_sha256(value: str, where: str) -> None:
+    if not _SHA256.fullmatch(value):
+        raise refuse(where, value, "64 hexadecimal digits")

@@ -112,14 +112,15 @@ def source_key(source: Any) -> str:
     if isinstance(source, (str, Path)):
         try:
             stat = os.stat(source)
-        except OSError:
+        except (OSError, ValueError):  # ValueError: a NUL byte
             return f"missing:{source}"  # loading it says what is wrong
         return f"file:{os.path.realpath(source)}:{stat.st_size}:{stat.st_mtime_ns}"
     digest = hashlib.blake2b(digest_size=16)
     for part in source if isinstance(source, tuple) else (source,):
         if isinstance(part, np.ndarray):
             digest.update(f"{part.dtype.str}{part.shape}".encode())
-            digest.update(np.ascontiguousarray(part).data)
+            # Arrays of objects and dates have no buffer to read; loading them says what is wrong.
+            digest.update(np.ascontiguousarray(part).data if part.dtype.kind in "biufc" else part.tobytes())
         else:
             digest.update(part if isinstance(part, bytes) else repr(part).encode())
     return digest.hexdigest()

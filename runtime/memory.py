@@ -11,6 +11,8 @@ from .manifest import Manifest
 
 BASE_BYTES = 128 << 20  # Python, numpy, OpenCV, librosa, onnxruntime and genai
 PREPACKED_SHARE = 1.1  # bytes on the heap for each stored byte (accuracy_level 4 adds block sums)
+ENCODER_PARTS = ("vision encoder", "audio encoder")  # every other part belongs to the decoder's graph
+UNPACKED_PARTS = ("norms and tables",)  # no MatMul reads them
 ACTIVATION_WIDTHS = 16  # float32 vectors of the hidden size alive at once for each token of a prefill chunk
 MINIMUM_CONTEXT = 64
 
@@ -23,10 +25,10 @@ class MemoryPlan:
         context: tokens the KV cache holds.
         media_rows: rows of image and sound features it holds.
         weights: files of the decoder, mapped.
-        prepacked: copies of the quantised weights in the kernels' own layout.
+        prepacked: copies of the decoder's weights in the kernels' own layout, quantised or float.
         kv_cache: keys and values for the whole context, allocated at the start.
         media: rows of image and sound features.
-        encoders: weights and activations of the largest encoder (of both when they are kept loaded).
+        encoders: weights, their copies and activations of the largest encoder (of both when they are kept loaded).
         activations: of one prefill chunk.
         base: the process itself.
     """
@@ -65,16 +67,18 @@ def plan_memory(
     decoder = manifest.decoder
     has_media = manifest.vision is not None or manifest.audio is not None
     rows = (context if media_rows is None else media_rows) if has_media else 0
-    specs = [spec for spec in (manifest.vision, manifest.audio) if spec is not None]
-    stored = [_graph_bytes(manifest, spec.file) for spec in specs]
-    encoders = [b + spec.bytes_per_item * encoder_items for b, spec in zip(stored, specs, strict=True)]
-    decoder_bytes = sum(f.size_bytes for f in manifest.files.values()) - sum(stored)
-    quantised = sum(p.size_bytes for p in manifest.parts if p.bits < 16)
+    towers = zip(ENCODER_PARTS, (manifest.vision, manifest.audio), strict=True)
+    encoders, decoder_bytes = [], sum(f.size_bytes for f in manifest.files.values())
+    for part, spec in towers:
+        if spec is not None:
+            stored = _graph_bytes(manifest, spec.file)
+            decoder_bytes -= stored
+            encoders.append(stored + _prepacked(manifest, part, stored) + spec.bytes_per_item * encoder_items)
     return MemoryPlan(
         context=context,
         media_rows=rows,
         weights=decoder_bytes,
-        prepacked=int(min(quantised, decoder_bytes) * PREPACKED_SHARE),
+        prepacked=_prepacked(manifest, None, decoder_bytes),
         kv_cache=context * kv_bytes_per_token(manifest),
         media=rows * decoder.hidden_size * 4 + context * 8,
         encoders=sum(encoders) if keep_encoders else max(encoders, default=0),
@@ -126,6 +130,16 @@ def check_plan(manifest: Manifest, plan: MemoryPlan, available_bytes: int | None
 def megabytes(size_bytes: int) -> str:
     """For people: "12.3 MB" or "4.56 GB"."""
     return f"{size_bytes / 1e9:.2f} GB" if size_bytes >= 1e9 else f"{size_bytes / 1e6:.1f} MB"
+
+
+def _prepacked(manifest: Manifest, encoder: str | None, stored: int) -> int:
+    """Copies that a graph's kernels make of its MatMul weights; ``encoder`` None is the decoder."""
+    copied = 0.0
+    for part in manifest.parts:
+        tower = next((name for name in ENCODER_PARTS if part.name.startswith(name)), None)
+        if tower == encoder and part.name not in UNPACKED_PARTS:
+            copied += part.size_bytes * (PREPACKED_SHARE if part.bits < 16 else 1)
+    return int(min(copied, stored * PREPACKED_SHARE))
 
 
 def _graph_bytes(manifest: Manifest, file: str) -> int:

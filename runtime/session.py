@@ -10,6 +10,7 @@ import json
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType, TracebackType
@@ -24,6 +25,7 @@ from palmtop.errors import BundleError, InputError, MemoryPlanError, RuntimeMiss
 from .bundle import Bundle, open_bundle
 from .conversation import GREEDY, Conversation, Message
 from .encoders import Encoders
+from .genai_config import check_genai_config
 from .machine import available_memory
 from .manifest import Manifest
 from .media import FeatureSource, MediaReader
@@ -74,17 +76,25 @@ class SessionOptions:
 
 
 class GenaiDecoder:
-    """One native generator and the arrays it reads (``track.Decoder``)."""
+    """One native generator and the arrays it reads (``track.Decoder``).
 
-    def __init__(self, native: ModuleType, model: Any, inputs: DecoderInputs, context: int) -> None:
-        parameters = native.GeneratorParams(model)
-        parameters.set_search_options(max_length=context, batch_size=1, do_sample=False)
+    Raises:
+        BundleError: here and in ``append`` and ``logits``, when the graph is not what the manifest says.
+    """
+
+    def __init__(self, native: ModuleType, model: Any, inputs: DecoderInputs, context: int, bundle: Bundle) -> None:
         self.inputs = inputs
-        self._generator: Any = native.Generator(model, parameters)
-        for name in ("media_index", "media_features", "adapter_gates", "rope_long"):
-            array = getattr(inputs, name)
-            if array is not None:  # before the first append, and never again
-                self._generator.set_model_input(name, array)
+        self._folder = bundle.path
+        self._vocab_size = bundle.manifest.decoder.vocab_size
+        self._generator: Any = None
+        with _native_errors(self._folder, "prepare a conversation"):
+            parameters = native.GeneratorParams(model)
+            parameters.set_search_options(max_length=context, batch_size=1, do_sample=False)
+            self._generator = native.Generator(model, parameters)
+            for name in ("media_index", "media_features", "adapter_gates", "rope_long"):
+                array = getattr(inputs, name)
+                if array is not None:  # before the first append, and never again
+                    self._generator.set_model_input(name, array)
 
     @property
     def _live(self) -> Any:
@@ -99,11 +109,20 @@ class GenaiDecoder:
 
     def append(self, ids: NDArray[np.int32]) -> None:
         """Run the graph over more tokens, [S]."""
-        self._live.append_tokens(np.ascontiguousarray(ids, np.int32))
+        generator = self._live
+        with _native_errors(self._folder, "run the decoder"):
+            generator.append_tokens(np.ascontiguousarray(ids, np.int32))
 
     def logits(self) -> NDArray[np.float32]:
         """Of the last token, [V]."""
-        logits: NDArray[np.float32] = np.asarray(self._live.get_logits(), np.float32).reshape(-1)
+        generator = self._live
+        with _native_errors(self._folder, "give logits"):
+            logits: NDArray[np.float32] = np.asarray(generator.get_logits(), np.float32).reshape(-1)
+        if len(logits) != self._vocab_size:
+            raise BundleError(
+                f"{self._folder}: the decoder gives {len(logits)} logits, expected decoder.vocab_size, "
+                f"{self._vocab_size}"
+            )
         return logits
 
     def rewind_to(self, count: int) -> None:
@@ -126,6 +145,7 @@ class Session:
         self._native = _import_genai()
         self._processor = Processor(self.manifest.processor, bundle.path)
         self._encoders = encoders or _encoders(bundle, options)
+        check_genai_config(bundle)
         self._model = _open_model(self._native, bundle.path, self.plan.context, options.threads)
         self._default: Conversation | None = None
         self._decoders: WeakSet[GenaiDecoder] = WeakSet()
@@ -210,7 +230,7 @@ class Session:
             raise InputError(f"{self.bundle.path}: the session is closed, expected an open one")
         self._check_room()
         inputs = _decoder_inputs(self.manifest, self.plan)
-        decoder = GenaiDecoder(self._native, self._model, inputs, self.context)
+        decoder = GenaiDecoder(self._native, self._model, inputs, self.context, self.bundle)
         self._decoders.add(decoder)
         return decoder
 
@@ -315,12 +335,21 @@ def _import_genai() -> ModuleType:
 
 
 def _open_model(native: ModuleType, folder: Path, context: int, threads: int | None) -> Any:
-    try:
+    with _native_errors(folder, "load it"):
         config = native.Config(str(folder))
         overlay: dict[str, Any] = {"model": {"context_length": context}, "search": {"max_length": context}}
         if threads is not None:
             overlay["model"]["decoder"] = {"session_options": {"intra_op_num_threads": threads}}
         config.overlay(json.dumps(overlay))
         return native.Model(config)
-    except RuntimeError as error:
-        raise BundleError(f"{folder}: onnxruntime-genai cannot load it ({error})") from error
+
+
+@contextmanager
+def _native_errors(folder: Path, doing: str) -> Iterator[None]:
+    """Turn what genai raises: RuntimeError, or what pybind11 makes of a C++ standard exception."""
+    try:
+        yield
+    except (RuntimeError, ValueError, IndexError, OSError) as error:
+        raise BundleError(
+            f"{folder}: onnxruntime-genai cannot {doing} ({' '.join(str(error).split())}), expected files that agree"
+        ) from error

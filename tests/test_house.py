@@ -24,6 +24,8 @@ STAIRS = {
         "palmtop.errors",
         "palmtop.quantize",
         "palmtop.runtime.bundle",
+        "palmtop.runtime.genai_config",
+        "palmtop.runtime.machine",
         "palmtop.runtime.manifest",
         "palmtop.runtime.processor.spec",
     ),

@@ -5,6 +5,7 @@ Only the spelling differs from upstream's: the config is put into upstream's wor
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from palmtop.export.checkpoint import Checkpoint
@@ -24,6 +25,7 @@ VISION_KEYS = (
     "patch_size",
     "feature_layer",
     "layer_norm_eps",
+    "hidden_act",
 )
 AUDIO_KEYS = {  # upstream's word: the port's
     "attention_dim": "hidden_size",
@@ -48,7 +50,8 @@ def read_model(checkpoint: Checkpoint, context: int) -> Model:
     config = Keys(_in_upstream_words(checkpoint), "config.json")
     weights = Weights(lambda name: checkpoint.weight(name if name == "lm_head.weight" else f"model.{name}"))
     adapters = tuple(read_adapter(checkpoint.beside(f"{name}-lora"), name) for name in ADAPTERS)
-    return interpret(checkpoint, config, context, weights, adapters)
+    model = interpret(checkpoint, config, context, weights, adapters)
+    return replace(model, architecture="phi4_multimodal")
 
 
 def _in_upstream_words(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -70,6 +73,7 @@ def _in_upstream_words(checkpoint: Checkpoint) -> dict[str, Any]:
         },
         "audio_processor": {
             "config": {
+                "causal": True,
                 **defaults,
                 **{up: audio[port] for up, port in AUDIO_KEYS.items() if port in audio},
                 "relative_attention_bias_args": {

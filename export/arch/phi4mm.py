@@ -28,7 +28,30 @@ from . import Model
 
 IMAGE_TOKEN_ID, AUDIO_TOKEN_ID = 200010, 200011  # <|endoftext10|>, <|endoftext11|>; not in upstream's config
 END_OF_TURN = "<|end|>"
+AUDIO_WINDOW_STEPS = 500  # of the reference's encoder; a multiple of the stacking in a bundle
 ADAPTERS = ("vision", "speech")  # in the order of their gates
+LORA_TARGETS = ("self_attn.qkv_proj", "self_attn.o_proj", "mlp.gate_up_proj", "mlp.down_proj")
+# Values that other files of the family could have and whose meaning this exporter does not build.
+EXPECTED_VALUES: dict[tuple[str, ...], tuple[object, ...]] = {
+    ("attention_bias",): (False,),
+    ("mlp_bias",): (False,),
+    ("lm_head_bias",): (False,),
+    ("embd_layer", "image_embd_layer", "hd_transform_order"): ("sub_glb",),
+    ("embd_layer", "image_embd_layer", "use_hd_transform"): (True,),
+    ("embd_layer", "image_embd_layer", "with_learnable_separator"): (True,),
+    ("embd_layer", "image_embd_layer", "image_token_compression_cls"): ("avg_pool_2d",),
+    ("embd_layer", "image_embd_layer", "projection_cls"): ("mlp",),
+    ("embd_layer", "audio_embd_layer", "projection_cls"): ("mlp",),
+    ("embd_layer", "audio_embd_layer", "use_qformer"): (False,),
+    ("embd_layer", "audio_embd_layer", "use_conv_downsample"): (False,),
+    ("audio_processor", "config", "batch_norm"): (False,),
+    ("audio_processor", "config", "causal"): (True,),
+    ("audio_processor", "config", "bias_in_glu"): (True,),
+    ("audio_processor", "config", "cnn_layer_norm"): (True,),
+    ("audio_processor", "config", "input_layer"): ("nemo_conv",),
+    ("audio_processor", "config", "ext_pw_kernel_size"): (1,),
+    ("audio_processor", "config", "relative_attention_bias_args", "type"): ("t5",),
+}
 
 # Upstream's spelling of the towers' tensors, as (canonical, upstream) parts; the canonical one is transformers'.
 RENAMED = (
@@ -67,6 +90,7 @@ def interpret(
     checkpoint: Checkpoint, config: Keys, context: int, weights: Weights, adapters: tuple[Adapter, ...]
 ) -> Model:
     """The model that a config in upstream's spelling describes; the transformers port has one made for it."""
+    _check_values(config)
     hidden_size = config.size("hidden_size")
     original = config.optional_size("original_max_position_embeddings")
     rope = _rope(config, original)
@@ -110,6 +134,16 @@ def interpret(
     )
 
 
+def _check_values(config: Keys) -> None:
+    """Refuse a config that asks for something the graphs do not do, rather than export a wrong model."""
+    for path, allowed in EXPECTED_VALUES.items():
+        value: Any = config.data
+        for key in path:
+            value = value.get(key) if isinstance(value, dict) else None
+        if value is not None and value not in allowed:
+            raise CheckpointError(f"config.json: {'.'.join(path)} is {value!r}, expected {allowed[0]!r}")
+
+
 def _upstream_name(checkpoint: Checkpoint, name: str) -> str:
     """The checkpoint's name of a canonical tensor name."""
     if name == "lm_head.weight":
@@ -134,8 +168,12 @@ def _adapter(checkpoint: Checkpoint, config: Keys, name: str) -> Adapter:
             _of_rank(checkpoint.weight(b), 1, rank).scaled(alpha / rank),
         )
 
-    if pair("layers.0.self_attn.qkv_proj") is None and not any(f".{name}.weight" in n for n in checkpoint.names):
-        raise CheckpointError(f"{checkpoint.path}: no tensor 'lora_A.{name}', expected the {name} adapter")
+    targets = [f"layers.{layer}.{t}" for layer in range(config.size("num_hidden_layers")) for t in LORA_TARGETS]
+    if missing := [t for t in targets if pair(t) is None]:
+        raise CheckpointError(
+            f"{checkpoint.path}: tensor 'model.{missing[0]}.lora_A.{name}.weight' is missing, expected the {name}"
+            " adapter on every linear layer"
+        )
     return Adapter(name=name, rank=rank, alpha=alpha, pair=pair)
 
 
@@ -199,6 +237,7 @@ def _vision(config: Keys, hidden_size: int) -> VisionConfig:
         patch_size=tower.size("patch_size", default=14),
         feature_layer=int(tower.number("feature_layer", default=-2)),
         layer_norm_eps=tower.number("layer_norm_eps", default=1e-6),
+        hidden_act=tower.text("hidden_act", default="gelu_pytorch_tanh"),
         output_size=hidden_size,
     )
 
@@ -241,12 +280,20 @@ def _processor(checkpoint: Checkpoint, config: Keys) -> ProcessorSpec:
     audio = _audio(config, 0)
     eos = config.data.get("eos_token_id", config.data.get("bos_token_id"))
     tokens = _special_tokens(checkpoint)
+    eos_ids = _eos_ids(checkpoint, eos, tokens)
+    if not eos_ids:
+        raise CheckpointError("config.json: eos_token_id is missing, expected the ids that end an answer")
+    pad = config.optional_size("pad_token_id")
+    rates = {"audio_compression_rate": audio.time_reduction, "audio_downsample_rate": audio.downsample_rate}
+    for key, built in rates.items():
+        if pre.size(key, default=built) != built:
+            raise CheckpointError(f"preprocessor_config.json: {key} is {pre.size(key)}, config.json says {built}")
     return ProcessorSpec(
         text=TextSpec(
             bos_id=config.optional_size("bos_token_id"),
-            eos_ids=_eos_ids(checkpoint, eos, tokens),
+            eos_ids=eos_ids,
             end_of_turn_id=tokens.get(END_OF_TURN),
-            pad_id=config.optional_size("pad_token_id") or _ids(eos)[0],
+            pad_id=eos_ids[0] if pad is None else pad,
             adds_bos=False,
             image_placeholder="<|image_{n}|>",
             audio_placeholder="<|audio_{n}|>",
@@ -269,9 +316,9 @@ def _processor(checkpoint: Checkpoint, config: Keys) -> ProcessorSpec:
             n_mels=audio.input_size,
             mel_min_hz=0.0,
             mel_max_hz=7690.0,
-            compression_rate=pre.size("audio_compression_rate", default=audio.time_reduction),
-            downsample_rate=pre.size("audio_downsample_rate", default=audio.downsample_rate),
-            window_steps=500,
+            compression_rate=audio.time_reduction,
+            downsample_rate=audio.downsample_rate,
+            window_steps=AUDIO_WINDOW_STEPS // audio.downsample_rate * audio.downsample_rate,
         ),
     )
 

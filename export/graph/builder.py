@@ -35,6 +35,10 @@ class WeightSink(Protocol):
         """Write blocks one after the other and tell where they are."""
         ...
 
+    def inlined(self, name: str, array: NDArray[np.generic]) -> None:
+        """Told of a named weight so small that it stays inside the graph."""
+        ...
+
 
 class GraphBuilder:
     """Builds one ONNX graph, or a branch of one.
@@ -111,6 +115,7 @@ class GraphBuilder:
     def weight(self, name: str, array: NDArray[np.generic]) -> ir.Value:
         """An initialiser with a name; inline when tiny, else in the external data file."""
         if array.nbytes <= INLINE_BYTES:
+            self.sink.inlined(name, array)
             return self._initializer(name, ir.tensor(np.asarray(array, order="C"), name=name))
         return self.streamed_weight(name, array.shape, array.dtype, [array])
 

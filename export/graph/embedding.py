@@ -10,7 +10,7 @@ import onnx_ir as ir
 from palmtop.export.weight import Weights
 
 from .builder import GraphBuilder
-from .linear import Precision, QuantizedValues, float_array, gather_quantized, linear, matmul_nbits, quantized
+from .linear import Precision, QuantizedValues, finite, gather_quantized, linear, matmul_nbits, quantized
 
 EMBEDDING = "embed_tokens"
 
@@ -56,7 +56,9 @@ def add_table(
     """Read and store the embedding at the head's precision: tied, they are one set of bytes."""
     weight = weights.get(f"{EMBEDDING}.weight", vocab_size, hidden_size)
     if precision.scheme is None:
-        return Table(g.weight(f"{EMBEDDING}.weight", float_array(weight)), is_tied)
+        blocks = (finite(weight, block) for block in weight.blocks())
+        values = g.streamed_weight(f"{EMBEDDING}.weight", weight.shape, np.dtype(np.float32), blocks)
+        return Table(values, is_tied)
     return Table(quantized(g, EMBEDDING, weight, precision), is_tied)
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from palmtop.errors import CheckpointError
 from palmtop.export.weight import Weight
 
 from .builder import GraphBuilder
@@ -110,8 +111,18 @@ def adapted_linear(
     for gate, pair in gates:
         if pair is None:
             continue
+        _check_shapes(pair, *weight.shape)
         y = _add_if_on(g, name, x, y, gate, pair, adapter_precision)
     return y
+
+
+def _check_shapes(pair: LoraPair, rows: int, columns: int) -> None:
+    """A wrong shape would be onnxruntime's error, at the user's place."""
+    if pair.a.shape[1:] != (columns,):
+        raise CheckpointError(f"tensor '{pair.a.name}' is {list(pair.a.shape)}, expected {columns} columns")
+    if pair.b.shape != (rows, pair.a.shape[0]):
+        expected = [rows, pair.a.shape[0]]
+        raise CheckpointError(f"tensor '{pair.b.name}' is {list(pair.b.shape)}, expected {expected}")
 
 
 def _add_if_on(

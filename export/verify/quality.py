@@ -103,9 +103,15 @@ def cosine(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
 
 
 def snr_db(reference: NDArray[np.float32], found: NDArray[np.float32]) -> float:
-    """Signal-to-noise ratio in decibels; capped at 200, where float32 ends."""
+    """Signal-to-noise ratio of an array in decibels."""
     noise = float(((reference - found).astype(np.float64) ** 2).sum())
-    signal = float((reference.astype(np.float64) ** 2).sum())
+    return ratio_db(float((reference.astype(np.float64) ** 2).sum()), noise)
+
+
+def ratio_db(signal: float, noise: float) -> float:
+    """In decibels; capped at 200, where float32 ends, and -200 for what is not a number or not there."""
+    if not np.isfinite(signal) or not np.isfinite(noise):
+        return -200.0
     if noise <= signal * 1e-20:
         return 200.0
     return float(10 * np.log10(signal / noise)) if signal > 0 else -200.0

@@ -19,74 +19,128 @@ from numpy.typing import NDArray
 from palmtop.quantize.rtn import dequantize
 from palmtop.quantize.scheme import QuantizedTensor, Scheme
 
-from .quality import snr_db
+from .quality import ratio_db
+
+EMBEDDING = "embed_tokens"
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """Values of a graph that hold one matrix: quantised (codes, scales, zero points) or float."""
+    """One matrix or tensor of a graph.
 
-    node: ir.Node | None
-    tensor: ir.TensorProtocol | None
+    Attributes:
+        tensor: the float tensor, or the codes.
+        shape: [N, K] of a quantised matrix, K padded for a table; a float linear is [K, N].
+        bits: 4 or 8, 32 for float.
+        group: weights that share a scale; 0 for float.
+        scales: of a quantised matrix.
+        zero_points: likewise, None when symmetric.
+    """
 
-    def array(self) -> NDArray[np.float32]:
-        """[K, N] as float graphs hold it, or the float tensor itself."""
-        if self.node is None:
-            return np.asarray(self.tensor.numpy(), np.float32)  # type: ignore[union-attr]
-        inputs = [None if v is None or v.const_value is None else v.const_value.numpy() for v in self.node.inputs]
-        columns, rows, bits, group = (self.node.attributes[k].as_int() for k in ("K", "N", "bits", "block_size"))
-        zeros = inputs[3] if len(inputs) > 3 else None
+    tensor: ir.TensorProtocol
+    shape: tuple[int, ...]
+    bits: int = 32
+    group: int = 0
+    scales: ir.TensorProtocol | None = None
+    zero_points: ir.TensorProtocol | None = None
+
+    def rows(self, start: int, stop: int) -> NDArray[np.float32]:
+        """Leading rows, float32."""
+        if self.scales is None:
+            return np.asarray(self.tensor.numpy()[start:stop], np.float32)
+        count, zeros = self.shape[0], self.zero_points
         quantized = QuantizedTensor(
-            scheme=Scheme(bits=bits, group=group, symmetric=zeros is None),
-            columns=columns,
-            codes=np.asarray(inputs[1]).reshape(rows, -1, group * bits // 8),
-            scales=np.asarray(inputs[2], np.float32).reshape(rows, -1),
-            zero_points=None if zeros is None else np.asarray(zeros, np.uint8).reshape(rows, -1),
+            scheme=Scheme(bits=self.bits, group=self.group, symmetric=zeros is None),
+            columns=self.shape[1],
+            codes=self.tensor.numpy().reshape(count, -1, self.group * self.bits // 8)[start:stop],
+            scales=np.asarray(self.scales.numpy(), np.float32).reshape(count, -1)[start:stop],
+            zero_points=None if zeros is None else zeros.numpy().reshape(count, -1)[start:stop],
         )
-        return dequantize(quantized).T
+        return dequantize(quantized)
+
+
+@dataclass(frozen=True, slots=True)
+class Likeness:
+    """How well a stored tensor agrees with the checkpoint's.
+
+    Attributes:
+        snr_db: -200 when it is missing, of another shape, or not finite.
+        bits: as it is stored.
+    """
+
+    snr_db: float
+    bits: int
+
+
+MISSING = Likeness(-200.0, 32)
 
 
 class ComparingSink:
     """Takes the place of the external data file and measures instead of writing.
 
     Attributes:
-        snr_db: by linear or tensor name.
-        missing: names that the bundle does not store.
+        found: by linear or tensor name.
     """
 
     def __init__(self, graph: Path) -> None:
-        self.snr_db: dict[str, float] = {}
-        self.missing: list[str] = []
+        self.found: dict[str, Likeness] = {}
         self._stored = _stored(ir.load(graph))
 
     def add(
         self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any], blocks: Iterable[NDArray[Any]]
     ) -> ir.ExternalTensor:
-        """Compare the tensor with the bundle's, keep nothing."""
-        expected = np.concatenate([np.asarray(b) for b in blocks]) if shape else np.asarray(next(iter(blocks)))
+        """Compare a tensor with the bundle's block by block, keep nothing."""
+        self.found[name.removesuffix(".weight")] = self._compare(name, shape, blocks)
+        return ir.ExternalTensor("", 0, 0, ir.DataType.from_numpy(dtype), shape=ir.Shape(shape), name=name)
+
+    def inlined(self, name: str, array: NDArray[Any]) -> None:
+        """Compare a small one."""
+        self.found[name.removesuffix(".weight")] = self._compare(name, array.shape, [array])
+
+    def _compare(self, name: str, shape: tuple[int, ...], blocks: Iterable[NDArray[Any]]) -> Likeness:
         stored = self._stored.get(name) or self._stored.get(name.removesuffix(".weight"))
         if stored is None:
-            self.missing.append(name)
-        elif np.issubdtype(dtype, np.floating):
-            found = stored.array()
-            if found.shape != expected.shape and found.T.shape == expected.shape:
-                found = found.T  # an embedding: stored for the head, compared as a table
-            if found.shape == expected.shape:
-                self.snr_db[name.removesuffix(".weight")] = snr_db(expected, found)
-            else:
-                self.missing.append(name)
-        return ir.ExternalTensor("", 0, 0, ir.DataType.from_numpy(dtype), shape=ir.Shape(shape), name=name)
+            return MISSING
+        # A linear's float weight is [K, N] and comes in one block; quantised ones are [N, K], tables always.
+        is_table = name.removesuffix(".weight") == EMBEDDING
+        is_turned = stored.scales is not None and not is_table
+        if (stored.shape[::-1] if is_turned else stored.shape[:1] + shape[1:] if is_table else stored.shape) != shape:
+            return MISSING
+        signal = noise = 0.0
+        start = 0
+        for block in blocks:
+            expected = np.asarray(block, np.float32)
+            expected = np.atleast_1d(expected.T if is_turned else expected)
+            found = stored.rows(start, start + len(expected)).reshape(len(expected), -1)
+            flat = expected.reshape(len(expected), -1)
+            found = found[:, : flat.shape[1]]  # a table's last group is padded
+            noise += float(np.square(flat - found, dtype=np.float64).sum())
+            signal += float(np.square(flat, dtype=np.float64).sum())
+            start += len(expected)
+        return Likeness(ratio_db(signal, noise), stored.bits)
 
 
 def _stored(model: ir.Model) -> dict[str, Stored]:
+    """Everything that holds weights, by initialiser for float and by node, or table, for quantised."""
     found: dict[str, Stored] = {}
     for graph in (model.graph, *model.graph.subgraphs()):
         for name, value in graph.initializers.items():
-            found[name] = Stored(None, value.const_value)
+            if value.const_value is not None:
+                found[name] = Stored(value.const_value, tuple(value.const_value.shape.numpy()))
     for node in model.graph.all_nodes():
-        if node.op_type == "MatMulNBits" and node.name:
-            found[node.name] = Stored(node, None)
-            codes = node.inputs[1]
-            if codes is not None and codes.name is not None:  # a tied table is named after the embedding
-                found.setdefault(codes.name.removesuffix(".codes"), Stored(node, None))
+        if node.op_type not in ("MatMulNBits", "GatherBlockQuantized"):
+            continue
+        values = [None if v is None else v.const_value for v in node.inputs]
+        bits, group = (node.attributes[k].as_int() for k in ("bits", "block_size"))
+        if node.op_type == "MatMulNBits":
+            codes, shape = values[1], tuple(node.attributes[k].as_int() for k in ("N", "K"))
+        else:
+            codes = values[0]
+            table = (0, 0) if codes is None else codes.shape.numpy()
+            shape = (table[0], table[1] * 8 // bits)
+        if codes is None:
+            continue
+        zeros = values[3] if len(values) > 3 else None
+        name = EMBEDDING if node.op_type == "GatherBlockQuantized" else node.name or ""
+        found[name] = Stored(codes, shape, bits, group, values[2], zeros)
     return found

@@ -73,7 +73,8 @@ class Dialogue:
         self._images: list[Path] = []
         self._sounds: list[Path] = []
         if self.interactive:
-            import readline  # noqa: F401 - gives input() its line editing and history
+            with suppress(ImportError):  # Windows has none, and some builds of Python
+                import readline  # noqa: F401 - gives input() its line editing and history
 
     def run(self) -> int:
         """Until /quit or the end of input; how many turns were refused."""

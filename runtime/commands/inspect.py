@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from palmtop.errors import InputError
 from palmtop.runtime.bundle import Bundle, open_bundle
 from palmtop.runtime.machine import available_memory
 from palmtop.runtime.manifest import Manifest
@@ -34,6 +35,8 @@ def inspect_command(bundle: Path, context: int | None, as_json: bool) -> None:
 
     Sizes are checked, hashes are not (see: palmtop verify); no model is loaded.
     """
+    if context is not None and context < 1:
+        raise InputError(f"option context: found {context}, expected at least 1")
     opened = open_bundle(bundle, hashes=False)
     plan = plan_memory(opened.manifest, context=context or opened.manifest.decoder.context_length)
     if as_json:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -147,7 +148,8 @@ def demo_bundle() -> Path:
         raise InputError(
             f"{root}: cannot be made ({error.strerror}); set XDG_CACHE_HOME to a writable folder"
         ) from error
-    export_model(checkpoint_path(), bundle, Recipe(), overwrite=bundle.exists(), verify=False)
+    shutil.rmtree(bundle, ignore_errors=True)  # our own cache, and damaged
+    export_model(checkpoint_path(), bundle, Recipe(), verify=False)
     return bundle
 
 

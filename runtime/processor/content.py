@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
 
+import numpy as np
+
 from palmtop.errors import InputError
 
 Kind = Literal["image", "audio"]
@@ -113,6 +115,7 @@ def _read_part(part: Any, where: str, texts: list[str], media: list[MediaItem], 
         raise InputError(f"{where}: the {modality} part has no source, expected a key {' or '.join(map(repr, keys))}")
     counts[modality] += 1
     source = _read_source(part[key], f"{where}.{key}")
+    _check_source(modality, source, f"{where}.{key}")
     media.append(MediaItem(kind=modality, number=counts[modality], source=source))
 
 
@@ -123,6 +126,8 @@ def _read_source(value: Any, where: str) -> Any:
             return _decode_base64(value["data"], f"{where}.data")
         if value.get("url") is None:
             raise InputError(f"{where}: found keys {sorted(map(str, value))}, expected 'url' or 'data'")
+        if isinstance(value["url"], Mapping):
+            raise InputError(f"{where}.url: found an object, expected a path or an address")
         return _read_source(value["url"], f"{where}.url")
     if isinstance(value, str):
         if value.startswith("data:"):
@@ -131,11 +136,26 @@ def _read_source(value: Any, where: str) -> Any:
                 raise InputError(f"{where}: found {_brief(head)}, expected a data: address in base64")
             return _decode_base64(body, where)
         if value.startswith("file://"):
-            return Path(unquote(urlsplit(value).path))
+            try:
+                return Path(unquote(urlsplit(value).path))
+            except ValueError as error:
+                raise InputError(f"{where}: {_brief(value)} is no file: address ({error})") from error
         if re.match(r"https?://", value, re.IGNORECASE):
             expected = "a path, bytes or a data: address (palmtop fetches nothing)"
             raise InputError(f"{where}: found {_brief(value)}, expected {expected}")
     return value
+
+
+def _check_source(kind: Kind, source: Any, where: str) -> None:
+    """Refuse what neither ``load_image`` nor ``load_audio`` takes, where the place is still known."""
+    if isinstance(source, (str, Path)):
+        if "\0" in str(source):
+            raise InputError(f"{where}: found a NUL byte in {_brief(str(source))}, expected a path")
+    elif not isinstance(source, bytes):
+        wanted: type = np.ndarray if kind == "image" else tuple
+        array = "an array of pixels" if kind == "image" else "(samples, rate in Hz)"
+        if not isinstance(source, wanted):
+            raise InputError(f"{where}: found {type(source).__name__}, expected a path, bytes, or {array}")
 
 
 def _decode_base64(text: str, where: str) -> bytes:

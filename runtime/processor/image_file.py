@@ -35,6 +35,8 @@ def load_image(source: str | Path | bytes | NDArray[np.uint8]) -> NDArray[np.uin
     """
     if isinstance(source, np.ndarray):
         return _from_pixels(source, "image array")
+    if not isinstance(source, (str, Path, bytes)):
+        raise InputError(f"image: found {type(source).__name__}, expected a path, bytes, or an array of pixels")
     name = f"image of {len(source)} bytes" if isinstance(source, bytes) else str(source)
     data = source if isinstance(source, bytes) else _read_file(Path(source), name)
     header = read_header(data, name)
@@ -55,6 +57,8 @@ def _read_file(path: Path, name: str) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise InputError(f"{name}: {error.strerror or error}, {EXPECTED}") from error
+    except ValueError as error:  # a NUL byte, or half a surrogate pair
+        raise InputError(f"{name!r}: is no path ({error}), {EXPECTED}") from error
 
 
 def _decode(data: bytes, header: ImageHeader, name: str) -> NDArray[Any]:

@@ -39,9 +39,11 @@ def load_audio(source: str | Path | bytes | tuple[NDArray[Any], int], rate_hz: i
     """
     if isinstance(source, tuple):
         name = "sound array"
-        rate = int(source[1])
-        _check_size(len(source[0]), rate, rate_hz, name)
-        samples = _from_array(source[0], name)
+        array, rate = _array_and_rate(source, name)
+        _check_size(len(array), rate, rate_hz, name)
+        samples = _from_array(array)
+    elif not isinstance(source, (str, Path, bytes)):
+        raise InputError(f"sound: found {type(source).__name__}, expected a path, bytes, or (samples, rate in Hz)")
     else:
         name = f"sound of {len(source)} bytes" if isinstance(source, bytes) else str(source)
         samples, rate = _decode(source, rate_hz, name)
@@ -66,6 +68,8 @@ def _decode(source: str | Path | bytes, rate_hz: int, name: str) -> tuple[NDArra
             length = Path(source).stat().st_size
         except OSError as error:
             raise InputError(f"{name}: {error.strerror or error}, {EXPECTED}") from error
+        except ValueError as error:  # a NUL byte, or half a surrogate pair
+            raise InputError(f"{name!r}: is no path ({error}), {EXPECTED}") from error
     if length == 0:
         raise InputError(f"{name}: found an empty file, {EXPECTED}")
     try:
@@ -86,17 +90,29 @@ def _decode(source: str | Path | bytes, rate_hz: int, name: str) -> tuple[NDArra
     return samples, rate
 
 
-def _from_array(samples: NDArray[Any], name: str) -> NDArray[np.float32]:
+def _array_and_rate(source: tuple[Any, ...], name: str) -> tuple[NDArray[Any], int]:
+    """Both, checked; [N] or [N, channels]."""
+    if len(source) != 2 or not isinstance(source[0], np.ndarray):
+        found = ", ".join(type(part).__name__ for part in source)
+        raise InputError(f"{name}: found ({found}), expected (samples as an array, rate in Hz)")
+    samples, rate = source
+    is_number = isinstance(rate, (int, float, np.integer, np.floating)) and not isinstance(rate, bool)
+    if not is_number or not np.isfinite(float(rate)) or rate != int(rate):
+        raise InputError(f"{name}: the rate is {str(rate)[:60]}, expected a whole number of Hz")
     if samples.ndim not in (1, 2) or samples.dtype.kind not in "iuf":
         found = f"{samples.dtype} {list(samples.shape)}"
         raise InputError(f"{name}: the samples are {found}, expected numbers of shape [N] or [N, channels]")
+    if samples.ndim == 2 and samples.shape[1] == 0:
+        raise InputError(f"{name}: the samples are {list(samples.shape)}, expected at least one channel")
+    return samples, int(rate)
+
+
+def _from_array(samples: NDArray[Any]) -> NDArray[np.float32]:
     if samples.dtype.kind != "f":
         limits = np.iinfo(samples.dtype)
         middle = 0 if limits.min < 0 else limits.max // 2 + 1
         samples = (samples.astype(np.float64) - middle) / (limits.max - middle + 1)
     if samples.ndim == 2:
-        if samples.shape[1] == 0:
-            raise InputError(f"{name}: the samples are {list(samples.shape)}, expected at least one channel")
         samples = samples.mean(axis=1)
     return samples.astype(np.float32)
 

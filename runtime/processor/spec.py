@@ -6,12 +6,14 @@ app read them, so that neither has a model's sizes or token ids in its code.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
-from typing import Any, TypeVar
+from dataclasses import asdict, dataclass
+from typing import Any
 
-from palmtop.errors import BundleError
+from palmtop.runtime.json_fields import check_keys, limited, read_flat, refuse
 
-SpecT = TypeVar("SpecT")
+MAX_ID = (1 << 24) - 1
+MAX_TILE_PIXELS = 1 << 27
+"""Pixels of all tiles of one image: 1.6 GB as float32 RGB."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,12 +29,12 @@ class ImageSpec:
         std: per channel, likewise.
     """
 
-    token_id: int
-    crop_size: int
-    patch_size: int
-    max_tiles: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    token_id: int = limited(0, MAX_ID)
+    crop_size: int = limited(1, 4096)
+    patch_size: int = limited(1, 4096)
+    max_tiles: int = limited(1, 1024)
+    mean: tuple[float, float, float] = limited(-1e3, 1e3)
+    std: tuple[float, float, float] = limited(1e-6, 1e3)
 
     @property
     def patches(self) -> int:
@@ -64,18 +66,18 @@ class AudioSpec:
         window_steps: encoder steps that attend to each other; longer input is cut into windows of this size.
     """
 
-    token_id: int
-    rate_hz: int
-    n_fft: int
-    win_length: int
-    hop_length: int
-    preemphasis: float
-    n_mels: int
-    mel_min_hz: float
-    mel_max_hz: float
-    compression_rate: int
-    downsample_rate: int
-    window_steps: int
+    token_id: int = limited(0, MAX_ID)
+    rate_hz: int = limited(1_000, 768_000)
+    n_fft: int = limited(2, 1 << 16)
+    win_length: int = limited(1, 1 << 16)
+    hop_length: int = limited(1, 1 << 16)
+    preemphasis: float = limited(-1, 1)
+    n_mels: int = limited(1, 1024)
+    mel_min_hz: float = limited(0, 384_000)
+    mel_max_hz: float = limited(0, 384_000)
+    compression_rate: int = limited(1, 1024)
+    downsample_rate: int = limited(1, 1024)
+    window_steps: int = limited(1, 1 << 16)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,10 +94,10 @@ class TextSpec:
         audio_placeholder: likewise for sounds.
     """
 
-    bos_id: int | None
-    eos_ids: tuple[int, ...]
-    end_of_turn_id: int | None
-    pad_id: int
+    bos_id: int | None = limited(0, MAX_ID)
+    eos_ids: tuple[int, ...] = limited(0, MAX_ID)
+    end_of_turn_id: int | None = limited(0, MAX_ID)
+    pad_id: int = limited(0, MAX_ID)
     adds_bos: bool
     image_placeholder: str
     audio_placeholder: str
@@ -118,21 +120,32 @@ class ProcessorSpec:
         """Inverse of ``to_dict``.
 
         Raises:
-            BundleError: a key is missing, unknown or of the wrong type.
+            BundleError: a key is missing or unknown, or a value of the wrong type or impossible.
         """
-        return cls(
-            text=_read(TextSpec, data.get("text"), "processor.text"),
-            image=None if data.get("image") is None else _read(ImageSpec, data["image"], "processor.image"),
-            audio=None if data.get("audio") is None else _read(AudioSpec, data["audio"], "processor.audio"),
-        )
+        check_keys(cls, data, "processor")
+        text = read_flat(TextSpec, data["text"], "processor.text")
+        image = None if data["image"] is None else read_flat(ImageSpec, data["image"], "processor.image")
+        audio = None if data["audio"] is None else read_flat(AudioSpec, data["audio"], "processor.audio")
+        if image is not None:
+            _check_image(image)
+        if audio is not None:
+            _check_audio(audio)
+        return cls(text=text, image=image, audio=audio)
 
 
-def _read(cls: type[SpecT], data: object, where: str) -> SpecT:
-    if not isinstance(data, dict):
-        raise BundleError(f"bundle.json: {where} is {type(data).__name__}, expected an object")
-    names = {f.name for f in fields(cls)}  # type: ignore[arg-type]
-    if missing := sorted(names - data.keys()):
-        raise BundleError(f"bundle.json: {where} lacks {', '.join(missing)}")
-    if unknown := sorted(data.keys() - names):
-        raise BundleError(f"bundle.json: {where} has unknown keys {', '.join(unknown)}")
-    return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in data.items()})
+def _check_image(spec: ImageSpec) -> None:
+    """Sizes that only make sense together."""
+    if spec.patch_size > spec.crop_size:
+        raise refuse("processor.image.patch_size", spec.patch_size, f"at most crop_size, {spec.crop_size}")
+    if (spec.max_tiles + 1) * spec.crop_size**2 > MAX_TILE_PIXELS:
+        most = MAX_TILE_PIXELS // spec.crop_size**2 - 1
+        raise refuse("processor.image.max_tiles", spec.max_tiles, f"at most {most} with this crop_size")
+
+
+def _check_audio(spec: AudioSpec) -> None:
+    """Sizes that only make sense together."""
+    if spec.win_length > spec.n_fft:
+        raise refuse("processor.audio.win_length", spec.win_length, f"at most n_fft, {spec.n_fft}")
+    if not spec.mel_min_hz < spec.mel_max_hz <= spec.rate_hz / 2:
+        expected = f"more than mel_min_hz, {spec.mel_min_hz}, and at most half of rate_hz, {spec.rate_hz}"
+        raise refuse("processor.audio.mel_max_hz", spec.mel_max_hz, expected)

@@ -13,10 +13,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from safetensors.numpy import save_file
 
 from palmtop.errors import CheckpointError, InputError, PalmtopError, UnsupportedModelError
 from palmtop.export.checkpoint import Checkpoint
+from palmtop.export.cli import export_command
 from palmtop.export.convert import export_model
 from palmtop.export.recipe import Recipe
 from tests.export.test_decoder import SMALL_TOWERS
@@ -59,8 +61,36 @@ def replace_tensor(folder: Path, name: str, change: Callable[[Any], Any]) -> Non
     save_file(tensors, folder / "model.safetensors")
 
 
+def edit_nested(folder: Path, path: tuple[str, ...], value: Any) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    inner = config
+    for key in path[:-1]:
+        inner = inner[key]
+    inner[path[-1]] = value
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def drop_tensors(folder: Path, part: str) -> None:
+    """Rewrite all tensors but those whose name contains ``part``."""
+    checkpoint = Checkpoint(folder)
+    tensors = {n: checkpoint.weight(n).array() for n in checkpoint.names if part not in n}
+    for path in (*shards(folder), folder / "model.safetensors.index.json"):
+        path.unlink()
+    save_file(tensors, folder / "model.safetensors")
+
+
 DOWN = "model.layers.0.mlp.down_proj.base_layer.weight"
 LORA = "model.layers.0.self_attn.o_proj.lora_A.speech.weight"
+
+
+def replace_by_unreadable(path: Path) -> None:
+    """A file whose reading fails for root too: nothing is mapped at address 0 of a process."""
+    path.unlink()
+    path.symlink_to("/proc/self/mem")
+
+
+def write_header(path: Path, header: bytes) -> None:
+    path.write_bytes(struct.pack("<Q", len(header)) + header)
 
 
 def with_nan(array: Any) -> Any:
@@ -114,6 +144,36 @@ BREAKAGES: dict[str, tuple[Callable[[Path], object], type[PalmtopError], str]] =
         CheckpointError,
         "is list, expected an object",
     ),
+    "config cannot be read": (
+        lambda f: replace_by_unreadable(f / "config.json"),
+        CheckpointError,
+        "config.json: could not be read (Input/output error)",
+    ),
+    "config is too deep": (
+        lambda f: (f / "config.json").write_text('{"a": ' + "[" * 100_000),
+        CheckpointError,
+        "config.json: is nested too deeply",
+    ),
+    "config holds an endless number": (
+        lambda f: (f / "config.json").write_text('{"a": ' + "1" * 5000 + "}"),
+        CheckpointError,
+        "config.json: is not valid JSON",
+    ),
+    "shard cannot be read": (
+        lambda f: replace_by_unreadable(shards(f)[1]),
+        CheckpointError,
+        "could not be read (Input/output error)",
+    ),
+    "header is too deep": (
+        lambda f: write_header(shards(f)[1], b'{"a": ' + b"[" * 100_000),
+        CheckpointError,
+        "header is nested too deeply",
+    ),
+    "offset is infinite": (
+        lambda f: write_header(shards(f)[1], b'{"a": {"dtype": "F32", "shape": [1], "data_offsets": [Infinity, 4]}}'),
+        CheckpointError,
+        "header is not valid",
+    ),
     "config lacks a key": (lambda f: edit_config(f, hidden_size=None), CheckpointError, "hidden_size is missing"),
     "size is text": (
         lambda f: edit_config(f, num_hidden_layers="4"),
@@ -130,6 +190,31 @@ BREAKAGES: dict[str, tuple[Callable[[Path], object], type[PalmtopError], str]] =
         lambda f: edit_config(f, vision_lora={"r": 5, "lora_alpha": 10}),
         CheckpointError,
         "expected rank 5 as config.json says",
+    ),
+    "another HD order": (
+        lambda f: edit_nested(f, ("embd_layer", "image_embd_layer", "hd_transform_order"), "glb_sub"),
+        CheckpointError,
+        "embd_layer.image_embd_layer.hd_transform_order is 'glb_sub', expected 'sub_glb'",
+    ),
+    "biases in the decoder": (
+        lambda f: edit_config(f, attention_bias=True),
+        CheckpointError,
+        "attention_bias is True, expected False",
+    ),
+    "contradicting rates": (
+        lambda f: (f / "preprocessor_config.json").write_text('{"audio_compression_rate": 4}'),
+        CheckpointError,
+        "audio_compression_rate is 4, config.json says 8",
+    ),
+    "an adapter tensor is missing": (
+        lambda f: drop_tensors(f, "layers.0.mlp.down_proj.lora_"),
+        CheckpointError,
+        "model.layers.0.mlp.down_proj.lora_A.vision.weight' is missing",
+    ),
+    "adapter of another width": (
+        lambda f: replace_tensor(f, LORA, lambda a: a[:, :-1]),
+        CheckpointError,
+        f"tensor '{LORA}' is [24, 47], expected 48 columns",
     ),
     "no tokenizer": (lambda f: (f / "tokenizer.json").unlink(), CheckpointError, "'tokenizer.json' is missing"),
     "NaN in the base": (
@@ -166,6 +251,40 @@ def test_a_broken_checkpoint_is_refused_and_leaves_nothing(case: str, copy: Path
 def test_the_whole_checkpoint_is_fine(copy: Path, tmp_path: Path) -> None:
     """So the refusals above are about what was broken."""
     export_model(copy, tmp_path / "bundle", Recipe(context=64))
+
+
+def test_a_shard_lost_or_cut_while_hashing_is_one_sentence(copy: Path) -> None:
+    checkpoint = Checkpoint(copy)
+    shards(copy)[1].write_bytes(b"")
+    with pytest.raises(CheckpointError, match="' ends too early"):
+        checkpoint.sha256()
+    shards(copy)[1].unlink()
+    with pytest.raises(CheckpointError, match=r"' could not be read \(No such file"):
+        checkpoint.sha256()
+
+
+def test_a_checkpoint_is_never_replaced_by_its_bundle(copy: Path) -> None:
+    before = sorted(copy.iterdir())
+    for target in (copy, copy / "bundle", copy.parent):
+        with pytest.raises(InputError, match="overlaps the checkpoint"):
+            export_model(copy, target, Recipe(context=64), overwrite=True)
+    assert sorted(copy.iterdir()) == before
+
+
+def test_the_command_line_says_what_was_measured(copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    quality = {"checks": [{"name": "names"}, {"name": "tensors"}], "skipped": ["logits: too large"]}
+    quality |= {"tensors": {"a": {}}, "modes": {}, "adapters": {}}
+
+    def export(source: Path, target: Path, *_: object, **__: object) -> Path:
+        export_model(source, target, Recipe(context=64))
+        (target / "quality.json").write_text(json.dumps(quality))
+        return target
+
+    monkeypatch.setattr("palmtop.export.convert.export_model", export)
+    found = CliRunner().invoke(export_command, [str(copy), "-o", str(tmp_path / "bundle")])
+    assert found.exit_code == 0, found.output
+    assert "Compared with the checkpoint: 2 checks passed; 1 tensors (numbers in quality.json)" in found.stdout
+    assert found.stderr == "palmtop: warning: not measured: logits: too large\n"
 
 
 def test_an_existing_target_is_kept(copy: Path, tmp_path: Path) -> None:

@@ -140,3 +140,45 @@ def test_without_a_checkpoint_hashes_are_checked(copy: Path) -> None:
     weights.write_bytes(data)
     found = CliRunner().invoke(verify_command, [str(copy)])
     assert "file 'weights/decoder.bin' has sha256" in str(found.exception)
+
+
+def test_other_routes_are_noticed(copy: Path, reference_checkpoint: Path) -> None:
+    manifest = open_bundle_unchecked(copy)
+    routes = {**manifest.routes, "image": manifest.routes["audio"]}
+    write_manifest(copy, replace(manifest, routes=routes))
+    assert failed(copy, reference_checkpoint) == ["manifest: routes"]
+
+
+def test_a_changed_norm_is_noticed(copy: Path, reference_checkpoint: Path) -> None:
+    """Small tensors live inside the graph file, not among the weights."""
+    model = ir.load(copy / "decoder.onnx")
+    norm = model.graph.initializers["layers.1.input_layernorm.weight"]
+    assert norm.const_value is not None
+    norm.const_value = ir.tensor(norm.const_value.numpy() * np.float32(1.5), name=norm.name)
+    ir.save(model, copy / "decoder.onnx")
+    rehash(copy)
+    assert "decoder: stored tensors" in failed(copy, reference_checkpoint)
+
+
+def test_scales_that_are_not_numbers_are_noticed(copy: Path, reference_checkpoint: Path) -> None:
+    model = ir.load(copy / "decoder.onnx")
+    tensor = model.graph.initializers["layers.0.mlp.down_proj.scales"].const_value
+    assert isinstance(tensor, ir.ExternalTensor)
+    with (copy / "weights" / "decoder.bin").open("r+b") as file:
+        file.seek(tensor.offset or 0)
+        file.write(np.full(4, np.nan, np.float32).tobytes())
+    rehash(copy)
+    names = failed(copy, reference_checkpoint)
+    assert "decoder: stored tensors" in names
+    assert "adapters off: equal to the bundle without adapters" in names
+
+
+def test_an_untied_head_is_verified_too(tmp_path: Path) -> None:
+    from palmtop.export.convert import export_model
+    from palmtop.export.recipe import Recipe
+    from tests.export.test_decoder import SMALL_TOWERS
+    from tests.reference.port import random_checkpoint
+
+    random_checkpoint(tmp_path / "checkpoint", 3, num_hidden_layers=1, tie_word_embeddings=False, **SMALL_TOWERS)
+    export_model(tmp_path / "checkpoint", tmp_path / "bundle", Recipe(bits=8, context=1024))
+    assert failed(tmp_path / "bundle", tmp_path / "checkpoint") == []

@@ -295,3 +295,20 @@ def test_evaluate_prints_a_table_or_json(toy_bundle: Path, tmp_path: Path) -> No
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     yield
+
+
+@pytest.mark.parametrize("context", ["-5", "0"])
+def test_inspect_plans_for_no_impossible_context(
+    toy_bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], context: str
+) -> None:
+    shown = refusal(monkeypatch, capsys, "inspect", toy_bundle, "--context", context)
+    assert f"option context: found {context}, expected at least 1" in shown
+
+
+def test_chat_needs_no_readline(toy_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from palmtop.runtime.commands.chat import Dialogue
+    from palmtop.runtime.options import GenerationOptions
+
+    monkeypatch.setitem(sys.modules, "readline", None)
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True)
+    assert Dialogue(None, None, GenerationOptions()).interactive  # type: ignore[arg-type]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from palmtop.errors import InputError, MemoryPlanError
 from palmtop.runtime.bundle import open_bundle
-from palmtop.runtime.manifest import Manifest
+from palmtop.runtime.manifest import Manifest, PartSpec
 from palmtop.runtime.memory import check_plan, largest_context, plan_memory
 from palmtop.runtime.options import GenerationOptions
 from palmtop.runtime.routing import choose, mode_of, parse_adapters
@@ -176,3 +176,20 @@ def test_a_plan_that_does_not_fit_is_refused_with_numbers(manifest: Manifest) ->
         check_plan(manifest, plan, plan.total - 20_000)
     with pytest.raises(MemoryPlanError, match="no context would fit"):
         check_plan(manifest, plan, 1000)
+
+
+def test_copies_are_counted_by_graph_and_for_floats_as_well(manifest: Manifest) -> None:
+    def part(name: str, bits: int) -> PartSpec:
+        return PartSpec(name=name, bits=bits, group=None, parameters=1, size_bytes=1000)
+
+    def plan(*parts: PartSpec) -> tuple[int, int]:
+        found = plan_memory(dataclasses.replace(manifest, parts=parts), context=64)
+        return found.prepacked, found.encoders
+
+    nothing, encoders = plan()
+    assert nothing == 0
+    assert plan(part("decoder linears", 32)) == (1000, encoders)
+    assert plan(part("decoder linears", 4)) == (1100, encoders)
+    assert plan(part("norms and tables", 32)) == (0, encoders)
+    assert plan(part("vision encoder", 8))[0] == 0
+    assert plan(part("vision encoder", 8))[1] > encoders

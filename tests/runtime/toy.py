@@ -20,6 +20,7 @@ from onnx import numpy_helper as nh
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from palmtop.runtime.bundle import sha256_of
+from palmtop.runtime.genai_config import genai_config
 from palmtop.runtime.manifest import (
     AdapterSpec,
     DecoderSpec,
@@ -45,7 +46,8 @@ def write_toy_bundle(folder: Path, *, seed: int = 0) -> Path:
     """Write the bundle into ``folder`` and return it."""
     folder.mkdir(parents=True, exist_ok=True)
     onnx.save(_decoder(np.random.default_rng(seed)), str(folder / "decoder.onnx"))
-    (folder / "genai_config.json").write_text(json.dumps(_genai_config()))
+    decoder, text = _manifest({}).decoder, _manifest({}).processor.text
+    (folder / "genai_config.json").write_text(json.dumps(genai_config(decoder, text)))
     (folder / "tokenizer.json").write_text(_tokenizer().to_str())
     config = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|endoftext|>"}
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
@@ -134,41 +136,6 @@ def _manifest(files: dict[str, FileSpec]) -> Manifest:
         files=files,
         palmtop="0.1.0",
     )
-
-
-def _genai_config() -> dict[str, object]:
-    kv = "past_key_values.%d"
-    return {
-        "model": {
-            "type": "llama",
-            "bos_token_id": END_OF_TEXT,
-            "eos_token_id": [END_OF_TEXT, END],
-            "pad_token_id": END_OF_TEXT,
-            "vocab_size": VOCAB,
-            "context_length": CONTEXT,
-            "decoder": {
-                "session_options": {"log_id": "toy", "provider_options": []},
-                "filename": "decoder.onnx",
-                "head_size": HEAD_SIZE,
-                "hidden_size": HIDDEN,
-                "num_attention_heads": HEADS,
-                "num_key_value_heads": KV_HEADS,
-                "num_hidden_layers": LAYERS,
-                "inputs": {
-                    "input_ids": "input_ids",
-                    "attention_mask": "attention_mask",
-                    "past_key_names": f"{kv}.key",
-                    "past_value_names": f"{kv}.value",
-                },
-                "outputs": {
-                    "logits": "logits",
-                    "present_key_names": "present.%d.key",
-                    "present_value_names": "present.%d.value",
-                },
-            },
-        },
-        "search": {"max_length": CONTEXT, "do_sample": False, "past_present_share_buffer": True},
-    }
 
 
 class FakeEncoders:

@@ -1,19 +1,20 @@
-"""genai_config.json and the tokenizer files: what onnxruntime-genai reads beside the graphs."""
+"""genai_config.json: what onnxruntime-genai is told about a bundle's decoder.
+
+The file follows from the manifest alone. It is written by the exporter, because genai (and the phone) read it from
+the folder, and it must be found as it was written: genai would load any library it names and write where it says.
+"""
 
 from __future__ import annotations
 
 import json
-import shutil
-from pathlib import Path
 from typing import Any
 
-from palmtop.errors import CheckpointError
-from palmtop.runtime.manifest import DecoderSpec
-from palmtop.runtime.processor.spec import TextSpec
+from palmtop.errors import BundleError
 
-TOKENIZER_FILE = "tokenizer.json"
-TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
-CHAT_TEMPLATE_FILE = "chat_template.jinja"
+from .bundle import Bundle
+from .manifest import DecoderSpec
+from .processor.spec import TextSpec
+
 GENAI_CONFIG_FILE = "genai_config.json"
 
 
@@ -63,18 +64,28 @@ def genai_config(decoder: DecoderSpec, text: TextSpec) -> dict[str, Any]:
     }
 
 
-def write_tokenizer(checkpoint: Path, bundle: Path, chat_template: str) -> None:
-    """Copy the tokenizer under names and a class that genai 0.13 (the phone's) and newer both read.
+def check_genai_config(bundle: Bundle) -> None:
+    """Compare the bundle's file with what its manifest gives.
 
     Raises:
-        CheckpointError: the checkpoint has no tokenizer.json.
+        BundleError: it cannot be read, or says something else.
     """
-    source = checkpoint / TOKENIZER_FILE
-    if not source.is_file():
-        raise CheckpointError(f"{checkpoint}: '{TOKENIZER_FILE}' is missing")
-    shutil.copyfile(source, bundle / TOKENIZER_FILE)
-    config = json.loads((checkpoint / TOKENIZER_CONFIG_FILE).read_text("utf-8"))
-    config["tokenizer_class"] = "PreTrainedTokenizerFast"  # genai 0.13.1 refuses transformers 5's own name
-    config["chat_template"] = chat_template
-    (bundle / TOKENIZER_CONFIG_FILE).write_text(json.dumps(config, indent=1, ensure_ascii=False), "utf-8")
-    (bundle / CHAT_TEMPLATE_FILE).write_text(chat_template, "utf-8")
+    path = bundle.file(GENAI_CONFIG_FILE)
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise BundleError(f"{path}: cannot be read as JSON ({error})") from error
+    expected = genai_config(bundle.manifest.decoder, bundle.manifest.processor.text)
+    if found != expected:
+        where = _first_difference(found, expected, "")
+        raise BundleError(f"{path}: {where or 'its content'} is not what the manifest gives; export the bundle again")
+
+
+def _first_difference(found: Any, expected: Any, where: str) -> str:
+    """The dotted name of the first key that differs."""
+    if not isinstance(found, dict) or not isinstance(expected, dict):
+        return where
+    for key in sorted({*found, *expected}):
+        if found.get(key) != expected.get(key) or (key in found) != (key in expected):
+            return _first_difference(found.get(key), expected.get(key), f"{where}.{key}" if where else str(key))
+    return where

@@ -1,0 +1,98 @@
+"""Flat dataclasses from JSON objects: every key there, of the annotated type, within its field's limits.
+
+Knows annotations and limits, not what a manifest means. ``bundle.json`` may come from a stranger, so that a
+number which passes here must be one that the code behind can compute and allocate with.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import field, fields
+from typing import Any, TypeVar
+
+from palmtop.errors import BundleError
+
+MANIFEST_FILE = "bundle.json"
+FlatT = TypeVar("FlatT")
+
+_SCALARS: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "str": (str,), "bool": (bool,)}
+
+
+def limited(least: float, most: float) -> Any:
+    """A dataclass field whose number, or each of whose numbers, lies in ``least``..``most``."""
+    return field(metadata={"limits": (least, most)})
+
+
+def read_flat(cls: type[FlatT], data: object, where: str) -> FlatT:
+    """Read a dataclass of scalars, tuples of numbers and mappings of names to numbers.
+
+    Args:
+        cls: its fields' annotations are the types expected, ``limited`` their limits.
+        data: what JSON gave.
+        where: place in the manifest, for errors.
+
+    Raises:
+        BundleError: a key is missing or unknown, or a value of the wrong type or out of its limits.
+    """
+    if not isinstance(data, dict):
+        raise BundleError(f"{MANIFEST_FILE}: {where} is {_brief(data)}, expected an object")
+    check_keys(cls, data, where)
+    for spec in fields(cls):  # type: ignore[arg-type]
+        _check(str(spec.type), data[spec.name], f"{where}.{spec.name}", spec.metadata.get("limits"))
+    return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in data.items()})
+
+
+def check_keys(cls: type[Any], data: dict[str, Any], where: str) -> None:
+    """Refuse missing and unknown keys.
+
+    Raises:
+        BundleError: with the first such key.
+    """
+    names = {f.name for f in fields(cls)}
+    prefix = f"{where}." if where else ""
+    if missing := sorted(names - data.keys()):
+        raise BundleError(f"{MANIFEST_FILE}: {prefix}{missing[0]} is missing")
+    if unknown := sorted(data.keys() - names):
+        raise BundleError(f"{MANIFEST_FILE}: {prefix}{unknown[0]} is not a known key")
+
+
+def refuse(where: str, found: object, expected: str) -> BundleError:
+    """The error for a value of the manifest."""
+    return BundleError(f"{MANIFEST_FILE}: {where} is {_brief(found)}, expected {expected}")
+
+
+def _check(annotation: str, value: object, where: str, limits: tuple[float, float] | None) -> None:
+    kind = annotation.removesuffix(" | None")
+    if kind != annotation and value is None:
+        return
+    if kind.startswith("tuple["):
+        kinds = kind[len("tuple[") : -1].split(", ")
+        if not isinstance(value, (list, tuple)) or (kinds[-1] != "..." and len(value) != len(kinds)):
+            raise refuse(where, value, f"a list for {annotation}")
+        for i, part in enumerate(value):
+            _check(kinds[0], part, f"{where}[{i}]", limits)
+    elif kind.startswith("dict[str, "):
+        if not isinstance(value, dict):
+            raise refuse(where, value, "an object")
+        for name, part in value.items():
+            _check(kind[len("dict[str, ") : -1], part, f"{where}.{name}", limits)
+    else:
+        _check_scalar(kind, value, where, limits)
+
+
+def _check_scalar(kind: str, value: object, where: str, limits: tuple[float, float] | None) -> None:
+    if not isinstance(value, _SCALARS[kind]) or (isinstance(value, bool) and kind != "bool"):
+        raise refuse(where, value, kind)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise refuse(where, value, "a finite number")
+    if limits is not None and isinstance(value, (int, float)) and not limits[0] <= value <= limits[1]:
+        raise refuse(where, value, f"{limits[0]} to {limits[1]}")
+    if kind == "float" and isinstance(value, int) and abs(value) > 1 << 53:
+        raise refuse(where, value, "a number that float64 holds")
+
+
+def _brief(value: object) -> str:
+    if isinstance(value, int) and value.bit_length() > 200:
+        return f"a number of {value.bit_length()} bits"
+    text = type(value).__name__ if isinstance(value, (dict, list)) else repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
