@@ -254,10 +254,14 @@ def _audio_spec(model: Model) -> EncoderSpec | None:
 
 
 def _routes(model: Model, recipe: Recipe) -> dict[str, Route]:
-    """The model's routes; without gated adapters a route only chooses the audio projector."""
+    """The model's routes; without gates only the modes whose adapters are in the base, rather than wrong answers."""
     if recipe.adapter_mode == "gated":
         return model.routes
-    return {mode: Route(adapters={}, audio_projector=r.audio_projector) for mode, r in model.routes.items()}
+    return {
+        mode: Route(adapters={}, audio_projector=route.audio_projector)
+        for mode, route in model.routes.items()
+        if route.adapters.keys() <= recipe.merge.keys()
+    }
 
 
 def _reporter(checkpoint: Checkpoint, progress: Callable[[Progress], None]) -> Callable[[str, int], None]:

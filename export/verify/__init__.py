@@ -86,7 +86,9 @@ def verify(bundle: Bundle, checkpoint: Checkpoint, *, items: int = 4, report: Re
         tell("logits")
         decoders = _Decoders(bundle, reference)
         pairs = list(_prompts(bundle, reference, items))
-        modes = {m: _mode_agreement(decoders, m, [p for p in pairs if p[0].mode == m]) for m in bundle.manifest.modes}
+        modes = {
+            m: _mode_agreement(decoders, m, [p for p in pairs if p[0].mode == m]) for m in _common(bundle, reference)
+        }
         checks += _judge_modes(modes, recipe)
         tell("adapters")
         adapters = {a.name: _adapter_effect(decoders, a.name, pairs) for a in bundle.manifest.adapters}
@@ -281,8 +283,13 @@ def _prompts(bundle: Bundle, reference: _Reference, items: int) -> list[tuple[Pr
     found = SampleReader(bundle.path, bundle.manifest)
     return [
         (exact.read(mode, messages), found.read(mode, messages))
-        for mode, messages in packaged_messages(bundle.manifest.modes, items)
+        for mode, messages in packaged_messages(_common(bundle, reference), items)
     ]
+
+
+def _common(bundle: Bundle, reference: _Reference) -> list[str]:
+    """Modes that both serve; other differences of the routes are a check of their own."""
+    return [mode for mode in bundle.manifest.modes if mode in reference.float_manifest.routes]
 
 
 def _mode_agreement(decoders: _Decoders, mode: str, pairs: list[tuple[ProbeInput, ProbeInput]]) -> Agreement:

@@ -103,11 +103,8 @@ class Dialogue:
     def _command(self, line: str) -> bool:
         """Obey a line that begins with a slash; False to leave."""
         name, _, argument = line.partition(" ")
-        path = Path(argument.strip()).expanduser()
         if name in ("/image", "/audio"):
-            if not path.is_file():
-                raise PalmtopError(f"{argument.strip() or name}: no such file")
-            (self._images if name == "/image" else self._sounds).append(path)
+            (self._images if name == "/image" else self._sounds).append(_existing(argument.strip() or name))
         elif name == "/reset":
             self._conversation.reset()
             self._images, self._sounds = [], []
@@ -144,3 +141,18 @@ def _interrupt_cancels(conversation: Conversation) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def _existing(text: str) -> Path:
+    """The file a user typed, ``~`` allowed.
+
+    Raises:
+        PalmtopError: there is none, or no file can have such a name.
+    """
+    try:
+        path = Path(text).expanduser()
+        if path.is_file():
+            return path
+    except (OSError, RuntimeError, ValueError) as error:  # too long; no such home; half a surrogate pair
+        raise PalmtopError(f"{text:.80}: is not a file ({error!s:.80})") from error
+    raise PalmtopError(f"{text}: no such file")

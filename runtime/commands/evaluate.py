@@ -37,7 +37,7 @@ MAX_TOKENS = 64
 @click.argument("data", required=False, type=click.Path(path_type=Path))
 @click.option("--items", type=click.IntRange(1), help="Of each task (default: all, or 100 held-out).")
 @click.option("--task", "tasks", multiple=True, help="Only this task; repeatable.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the held-out items.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the held-out items.")
 @click.option("--max-tokens", type=click.IntRange(1), default=MAX_TOKENS, show_default=True, help="Per answer.")
 @click.option("--wrong", is_flag=True, help="List wrong answers on standard error.")
 @adapter_flag

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
+import os
 import sys
 
 import click
@@ -74,6 +76,13 @@ def main() -> None:
         cli(prog_name="palmtop")
     except PalmtopError as error:
         click.echo(f"palmtop: {' '.join(str(error).split())}", err=True)
+        sys.exit(USER_ERROR_EXIT)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EBADF):
+            raise
+        # What could not be written is still in the stream, and would be tried again at the exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        click.echo(f"palmtop: the result could not be written ({error.strerror})", err=True)
         sys.exit(USER_ERROR_EXIT)
 
 

@@ -51,6 +51,8 @@ def load_image(source: str | Path | bytes | NDArray[np.uint8]) -> NDArray[np.uin
 
 def _read_file(path: Path, name: str) -> bytes:
     try:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise InputError(f"{name}: is a device or a pipe, {EXPECTED}")
         size = path.stat().st_size
         if size > MAX_FILE_BYTES:
             raise InputError(f"{name}: found {size} bytes, expected an image of at most {MAX_FILE_BYTES}")

@@ -179,3 +179,19 @@ def test_the_checkpoint_hash_does_not_depend_on_the_sharding(tmp_path: Path) -> 
     for shards in (1, 3):
         random_checkpoint(tmp_path / str(shards), 5, num_hidden_layers=1, shards=shards, **SMALL_TOWERS)
     assert Checkpoint(tmp_path / "1").sha256() == Checkpoint(tmp_path / "3").sha256()
+
+
+@pytest.mark.parametrize(
+    ("adapters", "modes"),
+    [
+        ("gated", ("text", "image", "audio", "image+audio")),
+        ("none", ("text",)),
+        ("merge=vision", ("text", "image", "image+audio")),
+        ("merge=speech", ("text", "audio")),
+    ],
+)
+def test_a_bundle_serves_only_what_it_has_adapters_for(
+    adapters: str, modes: tuple[str, ...], reference_checkpoint: Path, tmp_path: Path
+) -> None:
+    bundle = open_bundle(export_model(reference_checkpoint, tmp_path / "bundle", Recipe(adapters=adapters)))
+    assert bundle.manifest.modes == modes

@@ -312,3 +312,27 @@ def test_chat_needs_no_readline(toy_bundle: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(sys.modules, "readline", None)
     monkeypatch.setattr("sys.stdin.isatty", lambda: True)
     assert Dialogue(None, None, GenerationOptions()).interactive  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["~nosuchuser/x", "a" * 5000, "nowhere.png", "\udcff"])
+def test_a_file_name_that_cannot_be_is_one_sentence(name: str) -> None:
+    from palmtop.runtime.commands.chat import _existing
+
+    with pytest.raises(PalmtopError, match=r"is not a file|no such file"):
+        _existing(name)
+
+
+def test_a_full_disk_behind_the_output_is_one_sentence(toy_bundle: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-m", "palmtop", "inspect", str(toy_bundle), "--json"]
+        found = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert found.returncode == 2
+    assert found.stderr.strip() == "palmtop: the result could not be written (No space left on device)"
+
+
+def test_a_pipe_is_no_picture(tmp_path: Path) -> None:
+    from palmtop.runtime.processor.image import load_image
+
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(PalmtopError, match="is a device or a pipe"):
+        load_image(tmp_path / "pipe")
