@@ -14,6 +14,7 @@ from palmtop.errors import CheckpointError
 from .config_keys import read_json_object
 from .tensor_folder import TensorFolder
 from .weight import Weight
+from .workers import Workers
 
 
 class Checkpoint:
@@ -34,6 +35,7 @@ class Checkpoint:
         self._tensors = TensorFolder(self.path)
         self._beside: dict[str, TensorFolder] = {}
         self._on_read: Callable[[str, int], None] | None = None
+        self._sha256: tuple[int, str] | None = None
 
     @property
     def names(self) -> list[str]:
@@ -87,13 +89,30 @@ class Checkpoint:
             self._beside[name].on_read = self._on_read
         return self._beside[name]
 
-    def sha256(self) -> str:
-        """Hash of config, tensors and adapters beside that have been opened.
+    def sha256(self, workers: Workers | None = None) -> str:
+        """Hash of config, tensors and adapters beside that have been opened; read once, then remembered.
 
         Raises:
             CheckpointError: a file could not be read.
         """
-        digest = hashlib.sha256(json.dumps(self.config, sort_keys=True).encode())
-        for folder in (self._tensors, *self._beside.values()):
-            digest.update(folder.sha256().encode())
-        return digest.hexdigest()
+        folders = (self._tensors, *self._beside.values())
+        if self._sha256 is None or self._sha256[0] != len(folders):
+            digest = hashlib.sha256(json.dumps(self.config, sort_keys=True).encode())
+            for folder in folders:
+                digest.update(folder.sha256(workers).encode())
+            self._sha256 = (len(folders), digest.hexdigest())
+        return self._sha256[1]
+
+    def mark(self) -> str:
+        """Tells this checkpoint from another without reading its tensors: config, and each file's inode, size and time.
+
+        Raises:
+            CheckpointError: a file could not be read.
+        """
+        seen = [[str(folder.path.resolve()), folder.marks] for folder in (self._tensors, *self._beside.values())]
+        small = {
+            path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in sorted(self.path.iterdir())
+            if path.is_file() and path.suffix in (".json", ".jinja", ".txt", ".model")
+        }
+        return hashlib.sha256(json.dumps([seen, small], sort_keys=True).encode()).hexdigest()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import importlib
 import json
 import os
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import onnx_ir as ir
@@ -14,6 +16,7 @@ import palmtop
 from palmtop.errors import BundleError, CheckpointError, InputError
 from palmtop.runtime.bundle import Bundle, sha256_of
 from palmtop.runtime.genai_config import GENAI_CONFIG_FILE, genai_config
+from palmtop.runtime.machine import rss_bytes
 from palmtop.runtime.manifest import (
     MANIFEST_FILE,
     AdapterSpec,
@@ -31,23 +34,18 @@ from .graph.builder import GraphBuilder, WeightSink
 from .graph.decoder import DecoderPrecision, build_decoder
 from .graph.linear import Precision
 from .graph.lora import Adapter
+from .journal import Journal
 from .parts import count_parts
+from .progress import Meter, Progress
 from .recipe import METHODS, Recipe
 from .tokenizer_files import write_tokenizer
 from .weight import Weight, Weights
-from .write import WeightFile, written_beside
+from .weight_file import WeightFile
+from .workers import Workers, plan_workers
+from .write import journal_path, written_beside
 
 DECODER_FILE, VISION_FILE, AUDIO_FILE = "decoder.onnx", "vision.onnx", "audio.onnx"
 QUALITY_FILE = "quality.json"
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far an export has come: bytes of the checkpoint read, of all it will read."""
-
-    step: str
-    done_bytes: int
-    total_bytes: int
 
 
 def export_model(
@@ -58,8 +56,13 @@ def export_model(
     overwrite: bool = False,
     verify: bool = False,
     progress: Callable[[Progress], None] | None = None,
+    ram_bytes: int | None = None,
+    threads: int | None = None,
 ) -> Path:
     """Export a checkpoint folder to a bundle folder.
+
+    Killed at any moment it leaves no half bundle; called again with the same arguments it goes on from the tensors
+    that are written already.
 
     Args:
         source: folder with config.json, safetensors shards and tokenizer.
@@ -67,7 +70,9 @@ def export_model(
         recipe: choices; None takes the defaults.
         overwrite: replace a target that exists.
         verify: compare the bundle with the checkpoint when it is written, and keep the numbers in quality.json.
-        progress: called after each tensor.
+        progress: called after each read and each tensor.
+        ram_bytes: limit for the memory of this process; None takes what speed asks for (a few hundred MB).
+        threads: None takes every core.
 
     Returns:
         The bundle's path.
@@ -75,44 +80,69 @@ def export_model(
     Raises:
         CheckpointError: the checkpoint lacks something or contradicts itself.
         UnsupportedModelError: no architecture file for its model_type.
-        InputError: the target exists or cannot be written, or the recipe asks for an adapter that is not there.
+        InputError: the target exists or cannot be written, the recipe asks for an adapter that is not there, or
+            the memory limit is too low.
         BundleError: the bundle failed its proof; it is not kept.
     """
     recipe = recipe or Recipe()
     checkpoint = Checkpoint(source)
     model = find(str(checkpoint.config.get("model_type"))).read_model(checkpoint, recipe.context)
-    if progress is not None:
-        checkpoint.report_reads(_reporter(checkpoint, progress))
-    with written_beside(Path(target), overwrite=overwrite, keep=Path(source)) as folder:
-        manifest = write_bundle(folder, checkpoint, model, recipe)
+    workers = plan_workers(ram_bytes, rss_bytes() or 0, threads)
+    meter = Meter(checkpoint.size_bytes, _teller(progress, ram_bytes))
+    checkpoint.report_reads(meter.read)
+    job = _job(checkpoint, recipe)
+    with written_beside(Path(target), overwrite=overwrite, keep=Path(source), job=job) as folder:
+        making = Making(workers=workers, meter=meter, journal=Journal(journal_path(folder)))
+        manifest = write_bundle(folder, checkpoint, model, recipe, making)
         if verify:
             checkpoint.report_reads(None)
-            _prove(folder, manifest, checkpoint)
+            _prove(folder, manifest, checkpoint, workers, ram_bytes)
     return Path(target)
 
 
-def write_bundle(folder: Path, checkpoint: Checkpoint, model: Model, recipe: Recipe) -> Manifest:
-    """Write every file of a bundle into an empty folder."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Making:
+    """How a bundle's files are written, whatever is in them.
+
+    Attributes:
+        workers: threads and blocks.
+        meter: counts what is read and written.
+        journal: what an earlier try has written; None writes everything.
+    """
+
+    workers: Workers = field(default_factory=Workers)
+    meter: Meter = field(default_factory=Meter)
+    journal: Journal | None = None
+
+
+def write_bundle(
+    folder: Path, checkpoint: Checkpoint, model: Model, recipe: Recipe, making: Making | None = None
+) -> Manifest:
+    """Write every file of a bundle into a folder that is empty, or that an earlier try has begun."""
+    making = making or Making()
     adapters = gated_adapters(model, recipe)
-    graphs = []
+    graphs, hashes = [], {}
     for part in export_parts(model):
-        with WeightFile(folder, f"weights/{part}.bin") as sink:
+        with WeightFile(
+            folder, f"weights/{part}.bin", workers=making.workers, journal=making.journal, meter=making.meter
+        ) as sink:
             graph = build_graphs(model, recipe, part, sink)
+        hashes[sink.location] = sink.sha256
         ir.save(graph, folder / f"{part}.onnx")
         graphs.append((part, graph))
-    manifest = expected_manifest(checkpoint, model, recipe)
+    manifest = expected_manifest(checkpoint, model, recipe, making.workers)
     config = genai_config(manifest.decoder, model.processor.text)
     (folder / GENAI_CONFIG_FILE).write_text(json.dumps(config, indent=1), "utf-8")
     write_tokenizer(checkpoint.path, folder, model.chat_template)
     parts = count_parts(graphs, [a.name for a in adapters])
-    manifest = replace(manifest, parts=parts, files=list_files(folder))
+    manifest = replace(manifest, parts=parts, files=list_files(folder, hashes))
     write_manifest(folder, manifest)
     return manifest
 
 
-def expected_manifest(checkpoint: Checkpoint, model: Model, recipe: Recipe) -> Manifest:
+def expected_manifest(checkpoint: Checkpoint, model: Model, recipe: Recipe, workers: Workers | None = None) -> Manifest:
     """What the manifest says before there are files: everything that follows from checkpoint and recipe."""
-    source_sha256 = checkpoint.sha256()
+    source_sha256 = checkpoint.sha256(workers)
     return Manifest(
         model=str(checkpoint.config.get("_name_or_path") or checkpoint.path.resolve().name),
         architecture=model.architecture,
@@ -134,16 +164,17 @@ def expected_manifest(checkpoint: Checkpoint, model: Model, recipe: Recipe) -> M
     )
 
 
-def _prove(folder: Path, manifest: Manifest, checkpoint: Checkpoint) -> None:
+def _prove(folder: Path, manifest: Manifest, checkpoint: Checkpoint, workers: Workers, ram_bytes: int | None) -> None:
     """Verify a bundle that is still being written, and keep what was measured in it."""
     from .verify import verify
 
-    quality = verify(Bundle(folder, manifest), checkpoint)
+    quality = verify(Bundle(folder, manifest), checkpoint, workers=workers, ram_bytes=ram_bytes)
     if not quality.passed:
         failed = next(c for c in quality.checks if not c.passed)
         raise BundleError(f"the exported bundle failed its proof: {failed.name}: {failed.detail}")
     (folder / QUALITY_FILE).write_text(json.dumps(quality.to_dict(), indent=1), "utf-8")
-    write_manifest(folder, replace(manifest, files=list_files(folder)))
+    hashes = {name: spec.sha256 for name, spec in manifest.files.items()}
+    write_manifest(folder, replace(manifest, files=list_files(folder, hashes)))
 
 
 def merged_weights(model: Model, recipe: Recipe) -> Weights:
@@ -172,13 +203,14 @@ def merged_weights(model: Model, recipe: Recipe) -> Weights:
     return Weights(find_merged)
 
 
-def list_files(folder: Path) -> dict[str, FileSpec]:
-    """Size and hash of every file in a bundle folder but the manifest."""
-    return {
-        path.relative_to(folder).as_posix(): FileSpec(size_bytes=path.stat().st_size, sha256=sha256_of(path))
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != MANIFEST_FILE
-    }
+def list_files(folder: Path, hashes: Mapping[str, str] | None = None) -> dict[str, FileSpec]:
+    """Size and hash of every file in a bundle folder but the manifest; hashes that are known are not made again."""
+    known, files = hashes or {}, {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.name != MANIFEST_FILE:
+            name = path.relative_to(folder).as_posix()
+            files[name] = FileSpec(size_bytes=path.stat().st_size, sha256=known.get(name) or sha256_of(path))
+    return files
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
@@ -264,13 +296,29 @@ def _routes(model: Model, recipe: Recipe) -> dict[str, Route]:
     }
 
 
-def _reporter(checkpoint: Checkpoint, progress: Callable[[Progress], None]) -> Callable[[str, int], None]:
-    total = checkpoint.size_bytes
-    done = 0
+def _teller(progress: Callable[[Progress], None] | None, ram_bytes: int | None) -> Callable[[Progress], None] | None:
+    """Passes progress on, and stops when the process has outgrown its limit after all."""
+    if ram_bytes is None:
+        return progress
 
-    def report(name: str, count: int) -> None:
-        nonlocal done
-        done += count
-        progress(Progress(name, min(done, total), total))
+    def tell(where: Progress) -> None:
+        used = rss_bytes() or 0
+        if used > ram_bytes:
+            raise InputError(
+                f"ram is {ram_bytes / 1e6:.0f} MB, but '{where.step}' needs {used / 1e6:.0f} MB; expected more"
+            )
+        if progress is not None:
+            progress(where)
 
-    return report
+    return tell
+
+
+def _job(checkpoint: Checkpoint, recipe: Recipe) -> str:
+    """The same for two exports that would write the same bytes: of this checkpoint, recipe and exporter."""
+    code = hashlib.sha256()
+    for module in ("palmtop.export", "palmtop.quantize"):
+        for root in importlib.import_module(module).__path__:
+            for file in sorted(Path(root).rglob("*.py")):
+                code.update(file.read_bytes())
+    names = [checkpoint.mark(), recipe.to_dict(), palmtop.__version__, code.hexdigest()]
+    return hashlib.sha256(json.dumps(names, sort_keys=True).encode()).hexdigest()[:12]

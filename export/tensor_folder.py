@@ -12,9 +12,10 @@ import json
 import os
 import struct
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import ml_dtypes
 import numpy as np
@@ -24,6 +25,7 @@ from palmtop.errors import CheckpointError
 
 from .config_keys import read_json_object
 from .weight import Weight
+from .workers import Workers
 
 INDEX_FILE = "model.safetensors.index.json"
 MAX_HEADER_BYTES = 100 << 20  # the limit of the safetensors library
@@ -38,12 +40,21 @@ DTYPES: dict[str, np.dtype[Any]] = {
 
 @dataclass(frozen=True, slots=True)
 class TensorPlace:
-    """Where a tensor's bytes are."""
+    """Where a tensor's bytes are.
+
+    Attributes:
+        file: the shard.
+        offset: of the first byte.
+        dtype: as stored.
+        shape: of the whole tensor.
+        mark: the shard's inode, size and modification time when its header was read.
+    """
 
     file: Path
     offset: int
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
+    mark: tuple[int, int, int]
 
     @property
     def size_bytes(self) -> int:
@@ -100,19 +111,28 @@ class TensorFolder:
 
         return Weight(name, place.shape, rows)
 
-    def sha256(self) -> str:
-        """Hash of names, types, shapes and bytes, whatever the sharding.
+    def sha256(self, workers: Workers | None = None) -> str:
+        """Hash of names, types, shapes and each tensor's own hash, whatever the sharding.
 
         Raises:
             CheckpointError: a tensor could not be read to its end.
         """
-        digest = hashlib.sha256()
-        for name in self.names:
-            place = self._places[name]
-            digest.update(f"{name}:{place.dtype}:{list(place.shape)}".encode())
+
+        def one(name: str) -> str:
+            place, digest = self._places[name], hashlib.sha256()
             for block in _read_blocks(name, place):
                 digest.update(block)
-        return digest.hexdigest()
+            return f"{name}:{place.dtype}:{list(place.shape)}:{digest.hexdigest()}\n"
+
+        whole = hashlib.sha256()
+        for line in (workers or Workers()).map(one, self.names):
+            whole.update(line.encode())
+        return whole.hexdigest()
+
+    @property
+    def marks(self) -> dict[str, tuple[int, int, int]]:
+        """Inode, size and modification time of every shard: what tells, without reading, that one was replaced."""
+        return {place.file.name: place.mark for place in self._places.values()}
 
 
 def _find_tensors(folder: Path) -> dict[str, TensorPlace]:
@@ -159,8 +179,9 @@ def _read_header(file: Path) -> dict[str, TensorPlace]:
 
 
 def _parse_header(file: Path) -> dict[str, TensorPlace]:
-    size_bytes = file.stat().st_size
     with file.open("rb") as stream:
+        mark = _mark(stream)
+        size_bytes = mark[1]
         start = stream.read(8)
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
         if not 2 <= length <= min(MAX_HEADER_BYTES, size_bytes - 8):
@@ -170,7 +191,9 @@ def _parse_header(file: Path) -> dict[str, TensorPlace]:
         try:
             header = json.loads(stream.read(length))
             places = {
-                name: _place(file, 8 + length, name, entry) for name, entry in header.items() if name != "__metadata__"
+                name: _place(file, 8 + length, name, entry, mark)
+                for name, entry in header.items()
+                if name != "__metadata__"
             }
         except RecursionError as error:
             raise CheckpointError(f"{file}: the safetensors header is nested too deeply") from error
@@ -185,12 +208,12 @@ def _parse_header(file: Path) -> dict[str, TensorPlace]:
     return places
 
 
-def _place(file: Path, base: int, name: str, entry: dict[str, Any]) -> TensorPlace:
+def _place(file: Path, base: int, name: str, entry: dict[str, Any], mark: tuple[int, int, int]) -> TensorPlace:
     dtype = DTYPES.get(entry["dtype"])
     if dtype is None:
         raise CheckpointError(f"{file}: tensor '{name}' has type {entry['dtype']}, expected one of {', '.join(DTYPES)}")
     start, stop = entry["data_offsets"]
-    place = TensorPlace(file, base + int(start), dtype, tuple(int(n) for n in entry["shape"]))
+    place = TensorPlace(file, base + int(start), dtype, tuple(int(n) for n in entry["shape"]), mark)
     if start < 0 or stop - start != place.size_bytes:
         raise CheckpointError(
             f"{file}: tensor '{name}' has {stop - start} bytes, expected {place.size_bytes} for {list(place.shape)}"
@@ -198,10 +221,30 @@ def _place(file: Path, base: int, name: str, entry: dict[str, Any]) -> TensorPla
     return place
 
 
+def _mark(file: IO[bytes]) -> tuple[int, int, int]:
+    stat = os.fstat(file.fileno())
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns
+
+
+@contextmanager
+def _open(place: TensorPlace) -> Iterator[IO[bytes]]:
+    """The shard, if it is still the one whose header was read: offsets of another would give any bytes.
+
+    Raises:
+        CheckpointError: it was replaced or written to.
+    """
+    with place.file.open("rb", buffering=0) as file:
+        if _mark(file) != place.mark:
+            raise CheckpointError(
+                f"{place.file}: was replaced or changed while it was read, expected it to stay as it is"
+            )
+        yield file
+
+
 def _read_blocks(name: str, place: TensorPlace) -> Iterator[bytes]:
     """The tensor's bytes in the file, a block at a time."""
     try:
-        with place.file.open("rb", buffering=0) as file:
+        with _open(place) as file:
             file.seek(place.offset)
             left = place.size_bytes
             while left:
@@ -220,7 +263,7 @@ def _read_rows(name: str, place: TensorPlace, start: int, stop: int) -> NDArray[
     if not place.shape:
         start, stop, row_bytes = 0, 1, place.dtype.itemsize
     try:
-        with place.file.open("rb", buffering=0) as file:
+        with _open(place) as file:
             data = os.pread(file.fileno(), (stop - start) * row_bytes, place.offset + start * row_bytes)
             while len(data) < (stop - start) * row_bytes:  # pread stops at 2 GiB
                 more = os.pread(

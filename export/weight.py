@@ -38,10 +38,14 @@ class Weight:
 
     def blocks(self, block_bytes: int = BLOCK_BYTES) -> Iterator[NDArray[np.float32]]:
         """The tensor in consecutive blocks of rows of at most ``block_bytes`` each (at least one row)."""
+        for start, stop in self.ranges(block_bytes):
+            yield self.rows(start, stop)
+
+    def ranges(self, block_bytes: int = BLOCK_BYTES) -> list[tuple[int, int]]:
+        """First and last row (exclusive) of each of those blocks."""
         row_bytes = 4 * max(1, int(np.prod(self.shape[1:])))
         step = max(1, block_bytes // row_bytes)
-        for start in range(0, self.shape[0], step):
-            yield self.rows(start, min(start + step, self.shape[0]))
+        return [(start, min(start + step, self.shape[0])) for start in range(0, self.shape[0], step)]
 
     def scaled(self, factor: float) -> Weight:
         """The weight times a number."""

@@ -6,126 +6,110 @@ import errno
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
-
-import numpy as np
-import onnx_ir as ir
-from numpy.typing import NDArray
+from typing import IO
 
 from palmtop.errors import CheckpointError, InputError
 from palmtop.runtime.manifest import MANIFEST_FILE
 
-PAGE_ALIGNED_FROM = 1 << 20  # tensors of at least this size start on a 64 KiB boundary and can be mapped
-PAGE = 64 << 10
-LINE = 64  # smaller ones start on a cache line, or a tiny model would be mostly padding
+JOURNAL_FILE, LOCK_FILE = "journal.jsonl", "lock"
 NO_ROOM = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS)  # only writing ends in these
 _writing: set[Path] = set()  # partial folders of this process: a process id may come back, in a container always does
 
 
-class WeightFile:
-    """One external data file, written front to back.
-
-    Use as a context manager. ``size_bytes`` is what has been written.
-    """
-
-    def __init__(self, folder: Path, location: str) -> None:
-        self.path = folder / location
-        self.location = location
-        self.size_bytes = 0
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = self.path.open("wb")
-
-    def __enter__(self) -> WeightFile:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        with _named(self.path):
-            self._file.close()
-
-    def add(
-        self,
-        name: str,
-        shape: tuple[int, ...],
-        dtype: np.dtype[np.generic],
-        blocks: Iterable[NDArray[np.generic]],
-    ) -> ir.ExternalTensor:
-        """Append a tensor given in consecutive blocks.
-
-        Raises:
-            ValueError: the blocks do not add up to the shape (a bug of the caller).
-        """
-        expected = int(np.prod(shape)) * dtype.itemsize
-        step = PAGE if expected >= PAGE_ALIGNED_FROM else LINE
-        self._append(bytes(-self.size_bytes % step))
-        offset = self.size_bytes
-        for block in blocks:
-            self._append(np.ascontiguousarray(block, dtype).data.cast("B") if block.size else b"")
-        if self.size_bytes - offset != expected:
-            raise ValueError(f"{name}: {self.size_bytes - offset} bytes written, expected {expected}")
-        return ir.ExternalTensor(
-            self.location,
-            offset,
-            expected,
-            ir.DataType.from_numpy(dtype),
-            shape=ir.Shape(shape),
-            name=name,
-            base_dir=self.path.parents[len(Path(self.location).parts) - 1],
-        )
-
-    def inlined(self, name: str, array: NDArray[np.generic]) -> None:
-        """A small weight stays in the graph; nothing to write."""
-
-    def _append(self, data: bytes | memoryview) -> None:
-        with _named(self.path):
-            self._file.write(data)
-        self.size_bytes += len(data)
-
-
 @contextmanager
-def written_beside(target: Path, *, overwrite: bool = False, keep: Path | None = None) -> Iterator[Path]:
+def written_beside(
+    target: Path, *, overwrite: bool = False, keep: Path | None = None, job: str | None = None
+) -> Iterator[Path]:
     """A folder to write into, renamed to ``target`` when the block ends well and removed when it does not.
+
+    With a ``job``, what was written stays when the process is killed or interrupted, or the disk is full, and the
+    next block with the same target and job begins with it; its journal belongs at ``journal_path(folder)``.
 
     Args:
         target: where the bundle shall be; a link is followed.
         overwrite: replace a bundle that is there, and nothing else.
         keep: the checkpoint that is read; the target must not overlap it.
+        job: hexadecimal digits that name the work; None begins anew each time.
 
     Raises:
-        InputError: the target exists and may not be replaced, or it cannot be written.
+        InputError: the target exists and may not be replaced, it cannot be written, or somebody else is at the job.
         CheckpointError: a file in ``keep`` could not be read.
     """
     try:
         place = target.resolve()
         source = None if keep is None else keep.resolve()
         _refuse_overlap(target, place, source)
-        _sweep(place)
+        _sweep(place, job)
         _refuse_replacing(target, place, overwrite)
     except (OSError, RuntimeError) as error:  # RuntimeError: a link that leads to itself
         raise InputError(f"{target}: cannot be used ({_reason(error)}), expected a new folder") from error
-    partial = _beside(place, "partial")
+    partial = _beside(place, "partial", job)
+    folder = partial if job is None else partial / "bundle"
     try:
-        partial.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=job is not None)
     except OSError as error:
         raise InputError(f"{target.parent}: cannot write there ({_reason(error)})") from error
+    lock = None if job is None else _lock(partial, target)
     _writing.add(partial)
+    stays = False
     try:
-        yield partial
+        yield folder
         _refuse_replacing(target, place, overwrite)  # it may have appeared meanwhile
-        _swap(partial, place)
+        _swap(folder, place)
     except OSError as error:
         if error.errno in NO_ROOM or _is_about(error, partial) or _is_about(error, place):
-            raise InputError(f"{target}: could not be written ({_reason(error)})") from error
+            stays = error.errno in NO_ROOM and job is not None and journal_path(folder).exists()
+            hint = f"; {partial} keeps what is done, the same command goes on from there" if stays else ""
+            raise InputError(f"{target}: could not be written ({_reason(error)}){hint}") from error
         if source is not None and _is_about(error, source):
             raise CheckpointError(f"{error.filename}: could not be read ({_reason(error)})") from error
         raise
+    except (KeyboardInterrupt, SystemExit):
+        stays = job is not None and journal_path(folder).exists()
+        raise
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        if not stays:
+            shutil.rmtree(partial, ignore_errors=True)
+        if lock is not None:
+            lock.close()
         _writing.discard(partial)
+
+
+def journal_path(folder: Path) -> Path:
+    """Where the journal of a job's folder is: beside it, or it would become part of the bundle."""
+    return folder.with_name(JOURNAL_FILE)
+
+
+def _lock(partial: Path, target: Path) -> IO[str] | None:
+    """Hold the job as long as this process lives; nothing is left to clear when it is killed."""
+    try:
+        import fcntl
+    except ImportError:  # Windows: two exports of one job at once are the user's to avoid
+        return None
+    file = (partial / LOCK_FILE).open("a")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.close()
+        raise InputError(f"{target}: another process is exporting it, expected to be the only one") from error
+    return file
+
+
+def _is_held(partial: Path) -> bool:
+    """Whether a living process is at this job."""
+    try:
+        with (partial / LOCK_FILE).open("a") as file:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except (OSError, ImportError):
+        return False
+    return False
 
 
 def _refuse_overlap(target: Path, place: Path, source: Path | None) -> None:
@@ -164,18 +148,25 @@ def _swap(partial: Path, place: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)  # what cannot go now is swept by a later export
 
 
-def _beside(place: Path, kind: str) -> Path:
-    return place.with_name(f".{place.name}.{kind}-{os.getpid()}")
+def _beside(place: Path, kind: str, job: str | None = None) -> Path:
+    return place.with_name(f".{place.name}.{kind}-{f'job-{job}' if job else os.getpid()}")
 
 
-def _sweep(place: Path) -> None:
-    """Remove what exports to this place left when they were killed; an old bundle without successor comes back."""
+def _sweep(place: Path, job: str | None) -> None:
+    """Remove what exports to this place left when they were killed; an old bundle without successor comes back.
+
+    What another job has begun goes too, unless it is at work: the place can only become one bundle.
+    """
     if os.name == "nt" or not place.parent.is_dir():  # os.kill(pid, 0) would send Ctrl-C on Windows
         return
-    pattern = re.compile(rf"\.{re.escape(place.name)}\.(partial|old)-([0-9]{{1,10}})")
+    pattern = re.compile(rf"\.{re.escape(place.name)}\.(partial|old)-(?:([0-9]{{1,10}})|job-([0-9a-f]+))")
     for folder in sorted(place.parent.iterdir()):
         match = pattern.fullmatch(folder.name)
-        if match is None or folder.is_symlink() or not folder.is_dir() or _is_alive(int(match[2]), place):
+        if match is None or folder.is_symlink() or not folder.is_dir():
+            continue
+        if match[3] == job if match[3] else _is_alive(int(match[2]), place):
+            continue
+        if match[3] and _is_held(folder):
             continue
         if match[1] == "old" and not place.exists():
             folder.rename(place)
@@ -194,16 +185,6 @@ def _is_alive(pid: int, place: Path) -> bool:
     except OSError:  # not ours to signal, so it is there
         return True
     return True
-
-
-@contextmanager
-def _named(path: Path) -> Iterator[None]:
-    """Put the file's name into errors of an open file, which have none."""
-    try:
-        yield
-    except OSError as error:
-        error.filename = str(path)
-        raise
 
 
 def _is_about(error: OSError, folder: Path) -> bool:

@@ -19,11 +19,20 @@ def available_memory() -> int | None:
 
 def peak_rss_bytes() -> int | None:
     """Highest resident memory of this process so far."""
+    return _own("VmHWM:")
+
+
+def rss_bytes() -> int | None:
+    """Resident memory of this process now."""
+    return _own("VmRSS:")
+
+
+def _own(label: str) -> int | None:
     try:
         status = Path("/proc/self/status").read_text("ascii", "replace")
     except OSError:
         return None
-    return _kilobytes(status, "VmHWM:")
+    return _kilobytes(status, label)
 
 
 def _meminfo_available() -> int | None:

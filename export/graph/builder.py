@@ -13,6 +13,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from palmtop.export.workers import Workers
+
 OPSET = 20  # newest that onnxruntime 1.29 (genai 0.13.1, the phone's) and 1.31 both implement in full
 IR_VERSION = 10
 MICROSOFT = "com.microsoft"
@@ -23,7 +25,13 @@ Dim = int | str
 
 
 class WeightSink(Protocol):
-    """Where big weights go: an external data file of the bundle."""
+    """Where big weights go: an external data file of the bundle.
+
+    Attributes:
+        workers: who makes the blocks.
+    """
+
+    workers: Workers
 
     def add(
         self,
@@ -33,6 +41,15 @@ class WeightSink(Protocol):
         blocks: Iterable[NDArray[np.generic]],
     ) -> ir.ExternalTensor:
         """Write blocks one after the other and tell where they are."""
+        ...
+
+    def add_set(
+        self,
+        name: str,
+        tensors: Sequence[tuple[str, tuple[int, ...], np.dtype[np.generic]]],
+        blocks: Iterable[tuple[NDArray[np.generic], ...]],
+    ) -> list[ir.ExternalTensor]:
+        """Write tensors that are made together: all of them, or none."""
         ...
 
     def inlined(self, name: str, array: NDArray[np.generic]) -> None:
@@ -128,6 +145,16 @@ class GraphBuilder:
     ) -> ir.Value:
         """An initialiser whose content comes in blocks and goes straight to the external data file."""
         return self._initializer(name, self.sink.add(name, shape, np.dtype(dtype), blocks))
+
+    def weight_set(
+        self,
+        name: str,
+        tensors: Sequence[tuple[str, tuple[int, ...], np.dtype[np.generic]]],
+        blocks: Iterable[tuple[NDArray[np.generic], ...]],
+    ) -> list[ir.Value]:
+        """Initialisers that are made together, block by block, such as codes and scales."""
+        external = self.sink.add_set(name, tensors, blocks)
+        return [self._initializer(each, place) for (each, _, _), place in zip(tensors, external, strict=True)]
 
     def alias(self, name: str, value: ir.Value, shape: tuple[int, ...]) -> ir.Value:
         """A second initialiser on the same bytes of the external data file, in another shape."""

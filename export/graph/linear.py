@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -65,33 +64,31 @@ def float_array(weight: Weight) -> NDArray[np.float32]:
 
 
 def quantized(g: GraphBuilder, name: str, weight: Weight, precision: Precision) -> QuantizedValues:
-    """Quantise a matrix block by block straight into the external data file."""
+    """Quantise a matrix block by block, on all cores, straight into the external data file."""
     scheme = precision.scheme
     if scheme is None:
         raise QuantizeError(f"{name}: no scheme given")
     rows, columns = weight.shape
     groups = scheme.groups_per_row(columns)
-    scales: list[NDArray[np.float32]] = []
-    zeros: list[NDArray[np.uint8]] = []
+    quantizer = precision.quantizer
 
-    def code_blocks() -> Iterator[NDArray[np.uint8]]:
-        for block in weight.blocks():
-            part = precision.quantizer(finite(weight, block), scheme)
-            scales.append(part.scales)
-            if part.zero_points is not None:
-                zeros.append(part.zero_points)
-            yield part.codes
+    def one(rows: tuple[int, int]) -> tuple[NDArray[np.generic], ...]:
+        part = quantizer(finite(weight, weight.rows(*rows)), scheme)
+        return (part.codes, part.scales) if part.zero_points is None else (part.codes, part.scales, part.zero_points)
 
-    codes = g.streamed_weight(
-        f"{name}.codes",
-        (rows, groups, scheme.group * scheme.bits // 8),
-        np.dtype(np.uint8),
-        code_blocks(),
-    )
+    codes = (rows, groups, scheme.group * scheme.bits // 8)
+    zeros = (rows, -(-groups * scheme.bits // 8))
+    tensors: list[tuple[str, tuple[int, ...], np.dtype[np.generic]]] = [
+        (f"{name}.codes", codes, np.dtype(np.uint8)),
+        (f"{name}.scales", (rows, groups), np.dtype(np.float32)),
+        *([] if scheme.symmetric else [(f"{name}.zero_points", zeros, np.dtype(np.uint8))]),
+    ]
+    workers = g.sink.workers
+    values = g.weight_set(name, tensors, workers.map(one, weight.ranges(workers.block_bytes)))
     return QuantizedValues(
-        codes=codes,
-        scales=g.weight(f"{name}.scales", np.concatenate(scales)),
-        zero_points=g.weight(f"{name}.zero_points", np.concatenate(zeros)) if zeros else None,
+        codes=values[0],
+        scales=values[1],
+        zero_points=None if scheme.symmetric else values[2],
         rows=rows,
         columns=columns,
         scheme=scheme,

@@ -24,8 +24,9 @@ from palmtop.export.checkpoint import Checkpoint
 from palmtop.export.convert import build_graphs, expected_manifest, export_parts
 from palmtop.export.recipe import Recipe
 from palmtop.export.tokenizer_files import CHAT_TEMPLATE_FILE
+from palmtop.export.workers import Workers
 from palmtop.runtime.bundle import Bundle
-from palmtop.runtime.machine import available_memory
+from palmtop.runtime.machine import available_memory, rss_bytes
 from palmtop.runtime.manifest import Manifest
 
 from .probe import DecoderProbe, ProbeInput
@@ -52,7 +53,15 @@ class _Reference:
     plain_manifest: Manifest
 
 
-def verify(bundle: Bundle, checkpoint: Checkpoint, *, items: int = 4, report: Report | None = None) -> Quality:
+def verify(
+    bundle: Bundle,
+    checkpoint: Checkpoint,
+    *,
+    items: int = 4,
+    report: Report | None = None,
+    workers: Workers | None = None,
+    ram_bytes: int | None = None,
+) -> Quality:
     """Compare a bundle with its checkpoint.
 
     Args:
@@ -60,6 +69,8 @@ def verify(bundle: Bundle, checkpoint: Checkpoint, *, items: int = 4, report: Re
         checkpoint: what it should have been made of.
         items: packaged questions of each mode.
         report: told what is being done.
+        workers: threads and blocks.
+        ram_bytes: limit for the memory of this process; what does not fit is left out, and named.
 
     Returns:
         Checks and numbers; nothing is raised for a bad bundle, its checks fail.
@@ -76,9 +87,9 @@ def verify(bundle: Bundle, checkpoint: Checkpoint, *, items: int = 4, report: Re
     checks += _names(bundle.manifest, model)
     checks += _gate_wiring(bundle)
     tell("tensors")
-    tensors = _compare_tensors(bundle, model, recipe)
+    tensors = _compare_tensors(bundle, model, recipe, workers)
     checks += _judge_tensors(tensors)
-    if reason := _too_large(checkpoint):
+    if reason := _too_large(checkpoint, ram_bytes):
         return _summed_up(started, checks, tensors, skipped=(reason,))
     with tempfile.TemporaryDirectory(prefix="palmtop-verify-") as temporary:
         tell("float reference")
@@ -116,14 +127,17 @@ def _summed_up(
     )
 
 
-def _too_large(checkpoint: Checkpoint) -> str | None:
+def _too_large(checkpoint: Checkpoint, ram_bytes: int | None) -> str | None:
     """Why a float32 model cannot stand beside the bundle on this machine, or None when it can."""
     needed = 2 * 4 * sum(int(np.prod(checkpoint.shape(n) or ())) for n in checkpoint.names)  # mapped and prepacked
     free = available_memory()
+    if ram_bytes is not None:
+        left = max(0, ram_bytes - (rss_bytes() or 0))
+        free = left if free is None else min(free, left)
     if free is None or needed <= free:
         return None
     return (
-        f"logits and adapters: a float32 reference needs about {needed / 1e9:.1f} GB, this machine has"
+        f"logits and adapters: a float32 reference needs about {needed / 1e9:.1f} GB, there are"
         f" {free / 1e9:.1f} GB left; tensors were compared"
     )
 
@@ -192,12 +206,12 @@ def _gate_wiring(bundle: Bundle) -> list[Check]:
     return checks
 
 
-def _compare_tensors(bundle: Bundle, model: Model, recipe: Recipe) -> dict[str, Likeness]:
+def _compare_tensors(bundle: Bundle, model: Model, recipe: Recipe, workers: Workers | None) -> dict[str, Likeness]:
     """By stored tensor, over all three graphs."""
     found: dict[str, Likeness] = {}
     as_float = replace(recipe, bits=32, head_bits=None, encoder_bits=None)
     for part in export_parts(model):
-        sink = ComparingSink(bundle.file(f"{part}.onnx"))
+        sink = ComparingSink(bundle.file(f"{part}.onnx"), workers)
         build_graphs(model, as_float, part, sink)
         found |= {f"{part}: {name}": likeness for name, likeness in sink.found.items()}
     return found

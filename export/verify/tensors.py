@@ -16,12 +16,15 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from palmtop.export.workers import Workers
 from palmtop.quantize.rtn import dequantize
 from palmtop.quantize.scheme import QuantizedTensor, Scheme
 
 from .quality import ratio_db
 
 EMBEDDING = "embed_tokens"
+
+Sums = tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,16 +50,27 @@ class Stored:
     def rows(self, start: int, stop: int) -> NDArray[np.float32]:
         """Leading rows, float32."""
         if self.scales is None:
-            return np.asarray(self.tensor.numpy()[start:stop], np.float32)
+            return np.asarray(_rows(self.tensor, self.tensor.shape.numpy()[0], start, stop), np.float32)
         count, zeros = self.shape[0], self.zero_points
         quantized = QuantizedTensor(
             scheme=Scheme(bits=self.bits, group=self.group, symmetric=zeros is None),
             columns=self.shape[1],
-            codes=self.tensor.numpy().reshape(count, -1, self.group * self.bits // 8)[start:stop],
-            scales=np.asarray(self.scales.numpy(), np.float32).reshape(count, -1)[start:stop],
-            zero_points=None if zeros is None else zeros.numpy().reshape(count, -1)[start:stop],
+            codes=_rows(self.tensor, count, start, stop).reshape(stop - start, -1, self.group * self.bits // 8),
+            scales=np.asarray(_rows(self.scales, count, start, stop), np.float32),
+            zero_points=None if zeros is None else _rows(zeros, count, start, stop),
         )
         return dequantize(quantized)
+
+
+def _rows(tensor: ir.TensorProtocol, count: int, start: int, stop: int) -> NDArray[Any]:
+    """Rows of a tensor seen as [count, ...]; read from the file, not mapped: mapped pages would stay in memory."""
+    if not isinstance(tensor, ir.ExternalTensor):
+        return tensor.numpy().reshape(count, -1)[start:stop] if count else tensor.numpy()[start:stop]
+    width = tensor.size // count if count else 0
+    dtype = tensor.dtype.numpy()
+    offset = (tensor.offset or 0) + start * width * dtype.itemsize
+    found: NDArray[Any] = np.fromfile(tensor.path, dtype, (stop - start) * width, offset=offset)
+    return found.reshape(stop - start, -1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +96,9 @@ class ComparingSink:
         found: by linear or tensor name.
     """
 
-    def __init__(self, graph: Path) -> None:
+    def __init__(self, graph: Path, workers: Workers | None = None) -> None:
         self.found: dict[str, Likeness] = {}
+        self.workers = workers or Workers()
         self._stored = _stored(ir.load(graph))
 
     def add(
@@ -92,6 +107,10 @@ class ComparingSink:
         """Compare a tensor with the bundle's block by block, keep nothing."""
         self.found[name.removesuffix(".weight")] = self._compare(name, shape, blocks)
         return ir.ExternalTensor("", 0, 0, ir.DataType.from_numpy(dtype), shape=ir.Shape(shape), name=name)
+
+    def add_set(self, name: str, tensors: object, blocks: object) -> list[ir.ExternalTensor]:
+        """Quantised tensors do not come here: the graph code runs in float32."""
+        raise NotImplementedError(f"{name}: the comparison is made in float32")
 
     def inlined(self, name: str, array: NDArray[Any]) -> None:
         """Compare a small one."""
@@ -109,15 +128,27 @@ class ComparingSink:
         signal = noise = 0.0
         start = 0
         for block in blocks:
-            expected = np.asarray(block, np.float32)
-            expected = np.atleast_1d(expected.T if is_turned else expected)
-            found = stored.rows(start, start + len(expected)).reshape(len(expected), -1)
-            flat = expected.reshape(len(expected), -1)
-            found = found[:, : flat.shape[1]]  # a table's last group is padded
-            noise += float(np.square(flat - found, dtype=np.float64).sum())
-            signal += float(np.square(flat, dtype=np.float64).sum())
-            start += len(expected)
+            whole = np.asarray(block, np.float32)
+            whole = np.atleast_1d(whole.T if is_turned else whole)
+            step = max(1, self.workers.block_bytes // (4 * max(1, whole.size // max(1, len(whole)))))
+
+            def compare(first: int, whole: NDArray[np.float32] = whole, start: int = start, step: int = step) -> Sums:
+                expected = whole[first : first + step]
+                return _sums(expected, stored.rows(start + first, start + first + len(expected)))
+
+            for one, other in self.workers.map(compare, range(0, len(whole), step)):
+                signal, noise = signal + one, noise + other
+            start += len(whole)
         return Likeness(ratio_db(signal, noise), stored.bits)
+
+
+def _sums(expected: NDArray[np.float32], found: NDArray[np.float32]) -> Sums:
+    """Squares of what is expected, and of how far off it is."""
+    flat = expected.reshape(len(expected), -1)
+    off = found.reshape(len(expected), -1)[:, : flat.shape[1]] - flat  # a table's last group is padded
+    return float(np.einsum("ij,ij->", flat, flat, dtype=np.float64)), float(
+        np.einsum("ij,ij->", off, off, dtype=np.float64)
+    )
 
 
 def _stored(model: ir.Model) -> dict[str, Stored]:

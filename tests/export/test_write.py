@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 from palmtop.errors import CheckpointError, InputError
-from palmtop.export.write import WeightFile, written_beside
+from palmtop.export.weight_file import WeightFile
+from palmtop.export.write import written_beside
 
 
 def dead_pid() -> int:

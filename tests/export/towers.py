@@ -20,7 +20,7 @@ from palmtop.export.graph.conformer import build_audio
 from palmtop.export.graph.linear import FLOAT, Precision
 from palmtop.export.graph.siglip import VisionConfig, build_vision
 from palmtop.export.weight import Weight, Weights, from_array
-from palmtop.export.write import WeightFile
+from palmtop.export.weight_file import WeightFile
 
 PREFIX = "model.embed_tokens_extend."
 TEXT_HIDDEN = 48

@@ -1,0 +1,113 @@
+"""What an export has written so far, so that the same export can go on after it was killed.
+
+One JSON line for each set of tensors in an external data file, appended when its bytes are in the file. On
+the next run the bytes are checked against the line, and only then believed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+CHECK_BLOCK_BYTES = 4 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """A set of tensors that was written at once.
+
+    Attributes:
+        file: the external data file, as the graph names it.
+        name: of the set.
+        offset: of the first tensor.
+        end: of the last tensor.
+        crc32: of the bytes between.
+        read_bytes: of the checkpoint that went into it, for progress.
+    """
+
+    file: str
+    name: str
+    offset: int
+    end: int
+    crc32: int
+    read_bytes: int
+
+    def is_in(self, path: Path) -> bool:
+        """Whether the file still holds the bytes that were written."""
+        crc, left = 0, self.end - self.offset
+        try:
+            with path.open("rb") as file:
+                file.seek(self.offset)
+                while left:
+                    block = file.read(min(left, CHECK_BLOCK_BYTES))
+                    if not block:
+                        return False
+                    crc = zlib.crc32(block, crc)
+                    left -= len(block)
+        except OSError:
+            return False
+        return crc == self.crc32
+
+
+class Journal:
+    """The lines of one interrupted or running export."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lines: list[Entry] = _read(path)
+        self._next = 0
+
+    def written(self, file: str, name: str, offset: int, end: int) -> Entry | None:
+        """The next line, when it is about this set at this place; otherwise it and all after it are forgotten."""
+        if self._next < len(self._lines):
+            entry = self._lines[self._next]
+            if (entry.file, entry.name, entry.offset, entry.end) == (file, name, offset, end):
+                return entry
+            self.forget()
+        return None
+
+    def forget(self) -> None:
+        """Drop the lines that have not been gone on with: what they tell of is about to be written again."""
+        if self._next < len(self._lines):
+            del self._lines[self._next :]
+            beside = self.path.with_suffix(".new")
+            beside.write_text("".join(map(_line, self._lines)), "utf-8")
+            os.replace(beside, self.path)
+
+    def keep(self) -> None:
+        """The next line was checked and holds."""
+        self._next += 1
+
+    def add(self, entry: Entry) -> None:
+        """Take down a set whose bytes are in the file."""
+        self.forget()
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(_line(entry))
+        self._lines.append(entry)
+        self._next += 1
+
+
+def _line(entry: Entry) -> str:
+    return json.dumps(asdict(entry)) + "\n"
+
+
+def _read(path: Path) -> list[Entry]:
+    """Whole lines from the start; one that a kill has torn ends the list."""
+    entries: list[Entry] = []
+    try:
+        lines = path.read_text("utf-8", "replace").splitlines(keepends=True)
+    except OSError:
+        return entries
+    for line in lines:
+        try:
+            if not line.endswith("\n"):
+                break
+            entries.append(Entry(**json.loads(line)))
+        except (ValueError, TypeError):
+            break
+    if len(entries) < len(lines):
+        path.write_text("".join(map(_line, entries)), "utf-8")
+    return entries
