@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 import click
 
 from .recipe import Recipe
+from .size_option import Size
 
 EXAMPLES = """
 \b
@@ -23,6 +24,7 @@ Examples:
   palmtop export Phi-4-multimodal-instruct -o phi4mm-int4
   palmtop export Phi-4-multimodal-instruct -o phi4mm-int4 --group 128 --context 4096
   palmtop export my-finetune -o vision-only --adapters merge=vision
+  palmtop export Phi-4-multimodal-instruct -o phi4mm-int4 --ram 2GB   # on a small machine
   palmtop export my-finetune -o parity --bits 32        # float32, to compare with the reference
 """
 
@@ -42,6 +44,10 @@ Examples:
 @click.option("--adapters", help="gated (default: switchable), none, or merge=NAME[=W][,NAME[=W]] into the base.")
 @click.option("--context", type=int, help="Longest sequence to serve, in tokens (default 8192).")
 @click.option("--recipe", "recipe_file", type=click.Path(path_type=Path), help="TOML file with these options.")
+@click.option(
+    "--ram", type=Size(), help="Most memory to use, such as 2GB (default: what speed asks for, below 0.5 GB)."
+)
+@click.option("--threads", type=click.IntRange(min=1), help="Default: every core.")
 @click.option("--force", is_flag=True, help="Replace the output folder if it is a bundle.")
 @click.option("--verify/--no-verify", default=True, help="Measure the bundle when written (default), see quality.json.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
@@ -49,6 +55,8 @@ def export_command(
     checkpoint: Path,
     target: Path,
     recipe_file: Path | None,
+    ram: int | None,
+    threads: int | None,
     force: bool,
     verify: bool,
     as_json: bool,
@@ -56,7 +64,8 @@ def export_command(
 ) -> None:
     """Turn the CHECKPOINT folder (config.json, safetensors, tokenizer) into one INT4 ONNX bundle.
 
-    Needs no torch and reads one tensor at a time. The bundle appears whole or not at all.
+    Needs no torch and reads a few rows of a tensor at a time. The bundle appears whole or not at all; interrupted
+    or killed, the same command goes on where it stopped.
     """
     from palmtop.runtime.machine import peak_rss_bytes
 
@@ -66,7 +75,16 @@ def export_command(
     recipe = replace(recipe, **{k: v for k, v in options.items() if v is not None})
     started = time.perf_counter()
     with _cleaned_up_when_terminated(), _ProgressBar(quiet=as_json or not sys.stderr.isatty()) as report:
-        export_model(checkpoint, target, recipe, overwrite=force, verify=verify, progress=report)
+        export_model(
+            checkpoint,
+            target,
+            recipe,
+            overwrite=force,
+            verify=verify,
+            progress=report,
+            ram_bytes=ram,
+            threads=threads,
+        )
     seconds = time.perf_counter() - started
     manifest = json.loads((target / "bundle.json").read_text("utf-8"))
     size_bytes = sum(f["size_bytes"] for f in manifest["files"].values())
@@ -134,28 +152,30 @@ class _ProgressBar:
         from rich.console import Console
         from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-        from palmtop.runtime.machine import peak_rss_bytes
+        from palmtop.runtime.machine import rss_bytes
 
         self._bar = Progress(
             TextColumn("[progress.description]{task.description:40.40}"),
             BarColumn(),
             DownloadColumn(),
+            TextColumn("{task.fields[tensors]} tensors"),
             TimeRemainingColumn(),
             TextColumn("{task.fields[rss]}"),
             console=Console(stderr=True),
             transient=True,
         )
         self._bar.start()
-        task = self._bar.add_task("reading", total=None, rss="")
+        task = self._bar.add_task("reading", total=None, rss="", tensors=0)
 
         def report(progress: Any) -> None:
-            rss = peak_rss_bytes()
+            rss = rss_bytes()
             self._bar.update(
                 task,
                 description=progress.step,
                 completed=progress.done_bytes,
                 total=progress.total_bytes,
-                rss="" if rss is None else f"peak {rss / 1e6:.0f} MB",
+                tensors=progress.tensors,
+                rss="" if rss is None else f"{rss / 1e6:.0f} MB of memory",
             )
 
         return report

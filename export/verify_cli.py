@@ -8,6 +8,8 @@ from pathlib import Path
 
 import click
 
+from .size_option import Size
+
 EXAMPLES = """
 \b
 Examples:
@@ -21,8 +23,9 @@ Examples:
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--against", "checkpoint", type=click.Path(path_type=Path), help="The checkpoint it was exported from.")
 @click.option("--items", type=click.IntRange(1), default=4, show_default=True, help="Packaged questions of each mode.")
+@click.option("--ram", type=Size(), help="Most memory to use, such as 2GB; what does not fit is left out, and named.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def verify_command(bundle: Path, checkpoint: Path | None, items: int, as_json: bool) -> None:
+def verify_command(bundle: Path, checkpoint: Path | None, items: int, ram: int | None, as_json: bool) -> None:
     """Check the BUNDLE's hashes and, with --against, its tensors, logits and adapters.
 
     Exits with 1 when a check fails, after naming it.
@@ -44,7 +47,7 @@ def verify_command(bundle: Path, checkpoint: Path | None, items: int, as_json: b
         if sys.stderr.isatty():
             click.echo(f"comparing {step} ...", err=True)
 
-    quality = verify(opened, Checkpoint(checkpoint), items=items, report=report)
+    quality = verify(opened, Checkpoint(checkpoint), items=items, report=report, ram_bytes=ram)
     if as_json:
         click.echo(json.dumps(quality.to_dict()))
     else:

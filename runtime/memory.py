@@ -1,4 +1,7 @@
-"""What a session will need, and the largest context that fits: arithmetic on the manifest, nothing else."""
+"""What a session will need, and the largest context that fits: arithmetic on the manifest, nothing else.
+
+The constants were measured with onnxruntime 1.31 on x86-64 (``benchmarks/full_size.py`` compares plan and process).
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,13 @@ from pathlib import PurePosixPath
 
 from palmtop.errors import MemoryPlanError
 
-from .manifest import Manifest
+from .manifest import Manifest, PartSpec
 
-BASE_BYTES = 128 << 20  # Python, numpy, OpenCV, librosa, onnxruntime and genai
-PREPACKED_SHARE = 1.1  # bytes on the heap for each stored byte (accuracy_level 4 adds block sums)
+BASE_BYTES = 176 << 20  # Python, numpy, OpenCV, librosa, onnxruntime and genai; the tokenizer comes on top
+TOKENIZER_COPIES = 6  # tokenizer.json as the objects of two libraries
 ENCODER_PARTS = ("vision encoder", "audio encoder")  # every other part belongs to the decoder's graph
 UNPACKED_PARTS = ("norms and tables",)  # no MatMul reads them
+TOKENIZER_FILE = "tokenizer.json"
 ACTIVATION_WIDTHS = 16  # float32 vectors of the hidden size alive at once for each token of a prefill chunk
 MINIMUM_CONTEXT = 64
 
@@ -24,18 +28,20 @@ class MemoryPlan:
     Attributes:
         context: tokens the KV cache holds.
         media_rows: rows of image and sound features it holds.
-        weights: files of the decoder, mapped.
+        weights: of the decoder's files, those pages that loading leaves mapped until they are released.
+        used_weights: of those, what the kernels go on reading.
         prepacked: copies of the decoder's weights in the kernels' own layout, quantised or float.
         kv_cache: keys and values for the whole context, allocated at the start.
         media: rows of image and sound features.
-        encoders: weights, their copies and activations of the largest encoder (of both when they are kept loaded).
+        encoders: weights and activations of the larger encoder (of both when they are kept loaded).
         activations: of one prefill chunk.
-        base: the process itself.
+        base: the process itself, and the tokenizer.
     """
 
     context: int
     media_rows: int
     weights: int
+    used_weights: int
     prepacked: int
     kv_cache: int
     media: int
@@ -44,9 +50,24 @@ class MemoryPlan:
     base: int
 
     @property
+    def loading(self) -> int:
+        """Peak while the decoder is loaded."""
+        return self.weights + self.prepacked + self.base
+
+    @property
+    def talking(self) -> int:
+        """Peak of text turns, once loaded."""
+        return self.prepacked + self.used_weights + self.conversation + self.activations + self.base
+
+    @property
+    def text(self) -> int:
+        """Peak of a session that never reads media."""
+        return max(self.loading, self.talking)
+
+    @property
     def total(self) -> int:
-        """Of everything."""
-        return self.conversation + self.weights + self.prepacked + self.encoders + self.activations + self.base
+        """Peak of a session that reads images or sounds while a conversation is open."""
+        return max(self.loading, self.talking + self.encoders)
 
     @property
     def conversation(self) -> int:
@@ -62,28 +83,42 @@ def plan_memory(
     chunk: int = 128,
     keep_encoders: bool = False,
     encoder_items: int = 1,
+    encoder: str | None = None,
 ) -> MemoryPlan:
-    """The plan for a context; ``media_rows`` None reserves as many as the context could hold."""
+    """The plan for a context.
+
+    Args:
+        manifest: of the bundle.
+        context: tokens a conversation holds.
+        media_rows: None reserves as many as the context could hold.
+        chunk: tokens of a prefill step.
+        keep_encoders: both encoders stay loaded.
+        encoder_items: tiles or windows of a run.
+        encoder: "vision" or "audio" for that one alone; None for the larger.
+    """
     decoder = manifest.decoder
     has_media = manifest.vision is not None or manifest.audio is not None
     rows = (context if media_rows is None else media_rows) if has_media else 0
-    towers = zip(ENCODER_PARTS, (manifest.vision, manifest.audio), strict=True)
-    encoders, decoder_bytes = [], sum(f.size_bytes for f in manifest.files.values())
-    for part, spec in towers:
-        if spec is not None:
-            stored = _graph_bytes(manifest, spec.file)
-            decoder_bytes -= stored
-            encoders.append(stored + _prepacked(manifest, part, stored) + spec.bytes_per_item * encoder_items)
+    needs = {
+        name: _graph_bytes(manifest, spec.file)
+        + spec.bytes_per_item * encoder_items
+        + _input_bytes(manifest, name, rows)
+        for name, spec in (("vision", manifest.vision), ("audio", manifest.audio))
+        if spec is not None and encoder in (None, name)
+    }
+    loaded = [_loaded(part, _accuracy_level(manifest)) for part in manifest.parts if part.name not in ENCODER_PARTS]
+    tokenizer = manifest.files.get(TOKENIZER_FILE)
     return MemoryPlan(
         context=context,
         media_rows=rows,
-        weights=decoder_bytes,
-        prepacked=_prepacked(manifest, None, decoder_bytes),
+        weights=sum(each.mapped for each in loaded),
+        used_weights=sum(each.used for each in loaded),
+        prepacked=sum(each.packed for each in loaded),
         kv_cache=context * kv_bytes_per_token(manifest),
         media=rows * decoder.hidden_size * 4 + context * 8,
-        encoders=sum(encoders) if keep_encoders else max(encoders, default=0),
+        encoders=sum(needs.values()) if keep_encoders else max(needs.values(), default=0),
         activations=4 * (min(chunk, context) * decoder.hidden_size * ACTIVATION_WIDTHS + 2 * decoder.vocab_size),
-        base=BASE_BYTES,
+        base=BASE_BYTES + (tokenizer.size_bytes * TOKENIZER_COPIES if tokenizer else 0),
     )
 
 
@@ -95,16 +130,18 @@ def kv_bytes_per_token(manifest: Manifest) -> int:
 
 def largest_context(manifest: Manifest, plan: MemoryPlan, available_bytes: int) -> int:
     """The longest context for which ``plan``, otherwise unchanged, fits; 0 when none of any use does."""
+    if plan.loading > available_bytes:
+        return 0
     per_token = kv_bytes_per_token(manifest) + 8
     if plan.media_rows == plan.context:
         per_token += manifest.decoder.hidden_size * 4
-    fixed = plan.total - plan.context * per_token
+    fixed = plan.talking - plan.context * per_token
     fits = min((available_bytes - fixed) // per_token, manifest.decoder.context_length)
     return int(fits) if fits >= MINIMUM_CONTEXT else 0
 
 
 def check_plan(manifest: Manifest, plan: MemoryPlan, available_bytes: int | None) -> None:
-    """Refuse a plan that needs more than there is.
+    """Refuse to load what needs more than there is; encoders are checked when they are about to be loaded.
 
     Args:
         manifest: of the bundle.
@@ -114,17 +151,30 @@ def check_plan(manifest: Manifest, plan: MemoryPlan, available_bytes: int | None
     Raises:
         MemoryPlanError: with the numbers and the largest context that would fit.
     """
-    if available_bytes is None or plan.total <= available_bytes:
+    if available_bytes is None or plan.text <= available_bytes:
         return
     largest = largest_context(manifest, plan, available_bytes)
     way_out = f"a context of at most {largest} tokens would fit" if largest else "no context would fit"
     raise MemoryPlanError(
-        f"{manifest.model} with a context of {plan.context} tokens needs {megabytes(plan.total)} "
-        f"(weights {megabytes(plan.weights + plan.prepacked)}, KV cache {megabytes(plan.kv_cache)}, "
-        f"media {megabytes(plan.media)}, encoders {megabytes(plan.encoders)}, "
+        f"{manifest.model} with a context of {plan.context} tokens needs {megabytes(plan.text)} "
+        f"(weights {megabytes(plan.prepacked + plan.used_weights)}, while loading {megabytes(plan.weights)} more, "
+        f"KV cache {megabytes(plan.kv_cache)}, media {megabytes(plan.media)}, "
         f"the rest {megabytes(plan.activations + plan.base)}), there are {megabytes(available_bytes)}; "
         f"{way_out}"
     )
+
+
+def check_encoder(plan: MemoryPlan, available_bytes: int | None) -> None:
+    """Refuse to load an encoder that does not fit beside what is loaded already.
+
+    Raises:
+        MemoryPlanError: with the numbers.
+    """
+    if available_bytes is not None and plan.encoders > available_bytes:
+        raise MemoryPlanError(
+            f"reading images or sounds needs {megabytes(plan.encoders)} for the encoder, "
+            f"there are {megabytes(max(0, available_bytes))}; a session with a smaller context leaves more"
+        )
 
 
 def megabytes(size_bytes: int) -> str:
@@ -132,14 +182,45 @@ def megabytes(size_bytes: int) -> str:
     return f"{size_bytes / 1e9:.2f} GB" if size_bytes >= 1e9 else f"{size_bytes / 1e6:.1f} MB"
 
 
-def _prepacked(manifest: Manifest, encoder: str | None, stored: int) -> int:
-    """Copies that a graph's kernels make of its MatMul weights; ``encoder`` None is the decoder."""
-    copied = 0.0
-    for part in manifest.parts:
-        tower = next((name for name in ENCODER_PARTS if part.name.startswith(name)), None)
-        if tower == encoder and part.name not in UNPACKED_PARTS:
-            copied += part.size_bytes * (PREPACKED_SHARE if part.bits < 16 else 1)
-    return int(min(copied, stored * PREPACKED_SHARE))
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    """Bytes of a part once it is loaded: mapped pages, those still read, and copies."""
+
+    mapped: int
+    used: int
+    packed: int
+
+
+def _loaded(part: PartSpec, accuracy_level: int) -> _Loaded:
+    """What loading makes of a part of the decoder.
+
+    A MatMul's weights are copied into the kernel's layout, and their own pages given back; scales and zero points
+    stay mapped, as do the codes of adapters, whose initialisers belong to a branch. At accuracy level 4 the copy
+    holds the scales and a sum for each group, and nothing mapped is read again.
+    """
+    size = part.size_bytes
+    if part.bits >= 16 or part.group is None:
+        return _Loaded(size, size, 0) if part.name in UNPACKED_PARTS else _Loaded(size, 0, size)
+    codes = min(size, part.parameters * part.bits // 8)
+    scales = min(size - codes, part.parameters // part.group * 4)
+    mapped = size if part.name.startswith("adapter ") else size - codes
+    if accuracy_level == 4:
+        return _Loaded(mapped, 0, codes + 2 * scales)
+    return _Loaded(mapped, size - codes, codes)
+
+
+def _accuracy_level(manifest: Manifest) -> int:
+    level = manifest.recipe.get("accuracy_level", 4)
+    return level if isinstance(level, int) else 4
+
+
+def _input_bytes(manifest: Manifest, encoder: str, rows: int) -> int:
+    """Pixels of the tiles, and feature rows on their way: as made, joined and put into order."""
+    image, width = manifest.processor.image, manifest.decoder.hidden_size * 4
+    if encoder != "vision" or image is None:
+        return rows * width
+    tiles = min(1 + image.max_tiles, 1 + rows // max(1, image.pooled**2))
+    return tiles * 3 * image.crop_size**2 * 4 + min(rows, tiles * (image.pooled + 1) ** 2) * width * 2
 
 
 def _graph_bytes(manifest: Manifest, file: str) -> int:

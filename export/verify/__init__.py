@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 from palmtop.errors import BundleError
 from palmtop.export.arch import Model, find
 from palmtop.export.checkpoint import Checkpoint
-from palmtop.export.convert import build_graphs, expected_manifest, export_parts
+from palmtop.export.convert import expected_manifest
 from palmtop.export.recipe import Recipe
 from palmtop.export.tokenizer_files import CHAT_TEMPLATE_FILE
-from palmtop.export.workers import Workers
+from palmtop.export.workers import Workers, plan_workers
 from palmtop.runtime.bundle import Bundle
 from palmtop.runtime.machine import available_memory, rss_bytes
 from palmtop.runtime.manifest import Manifest
@@ -32,9 +32,9 @@ from palmtop.runtime.manifest import Manifest
 from .probe import DecoderProbe, ProbeInput
 from .quality import Agreement, Check, Quality, agreement, cosine, kl, snr_db
 from .samples import SampleReader, packaged_messages
-from .tensors import ComparingSink, Likeness
+from .tensor_checks import compare_tensors, judge_tensors
+from .tensors import Likeness
 
-MIN_TENSOR_SNR_DB = {2: 5.0, 4: 12.0, 8: 30.0, 32: 120.0}  # a halved tensor has 6 dB, a foreign one about 0
 MIN_EFFECT_COSINE = 0.6  # of the change of logits, against the float model's; measured 0.9 and more at 4 bits
 EFFECT_RATIO = (0.7, 1.4)  # of its size
 MAX_LOGIT_SHARE = {4: 0.5, 8: 0.2, 32: 1e-3}  # largest difference of a logit, of the range
@@ -87,8 +87,9 @@ def verify(
     checks += _names(bundle.manifest, model)
     checks += _gate_wiring(bundle)
     tell("tensors")
-    tensors = _compare_tensors(bundle, model, recipe, workers)
-    checks += _judge_tensors(tensors)
+    workers = workers or plan_workers(ram_bytes, rss_bytes() or 0)
+    tensors = compare_tensors(bundle, model, recipe, workers)
+    checks += judge_tensors(tensors)
     if reason := _too_large(checkpoint, ram_bytes):
         return _summed_up(started, checks, tensors, skipped=(reason,))
     with tempfile.TemporaryDirectory(prefix="palmtop-verify-") as temporary:
@@ -201,41 +202,6 @@ def _gate_wiring(bundle: Bundle) -> list[Check]:
                 value=float(index),
                 limit=float(adapter.gate),
                 detail=f"the graph reads gate {index}, the manifest says {adapter.gate}",
-            )
-        )
-    return checks
-
-
-def _compare_tensors(bundle: Bundle, model: Model, recipe: Recipe, workers: Workers | None) -> dict[str, Likeness]:
-    """By stored tensor, over all three graphs."""
-    found: dict[str, Likeness] = {}
-    as_float = replace(recipe, bits=32, head_bits=None, encoder_bits=None)
-    for part in export_parts(model):
-        sink = ComparingSink(bundle.file(f"{part}.onnx"), workers)
-        build_graphs(model, as_float, part, sink)
-        found |= {f"{part}: {name}": likeness for name, likeness in sink.found.items()}
-    return found
-
-
-def _judge_tensors(tensors: dict[str, Likeness]) -> list[Check]:
-    """One check a group of tensors, naming the one that is furthest below what its bits allow."""
-    groups: dict[str, list[tuple[float, str, Likeness]]] = {}
-    for name, likeness in tensors.items():
-        part, tensor = name.split(": ", 1)
-        adapter = tensor.rsplit(".", 1)[-1] if ".lora_" in tensor else None
-        margin = likeness.snr_db - MIN_TENSOR_SNR_DB[likeness.bits]
-        groups.setdefault(f"adapter {adapter}" if adapter else part, []).append((margin, tensor, likeness))
-    checks = []
-    for group, values in groups.items():
-        margin, tensor, worst = min(values, key=lambda v: v[0])
-        checks.append(
-            Check(
-                name=f"{group}: stored tensors",
-                passed=margin >= 0,
-                value=round(worst.snr_db, 2),
-                limit=MIN_TENSOR_SNR_DB[worst.bits],
-                detail=f"least exact of {len(values)} tensors is '{tensor}' with {worst.snr_db:.1f} dB"
-                f" at {worst.bits} bits",
             )
         )
     return checks

@@ -23,7 +23,19 @@ Examples:
   palmtop inspect phi4mm-int4 --context 4096
   palmtop inspect phi4mm-int4 --json | jq .memory
 """
-MEMORY_ROWS = ("weights", "prepacked", "kv_cache", "media", "encoders", "activations", "base", "total")
+MEMORY_ROWS = (
+    "weights",
+    "used_weights",
+    "prepacked",
+    "kv_cache",
+    "media",
+    "encoders",
+    "activations",
+    "base",
+    "loading",
+    "text",
+    "total",
+)
 
 
 @click.command("inspect", epilog=EXAMPLES, short_help="Show what is in a bundle and what it needs.")

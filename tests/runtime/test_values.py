@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from palmtop.errors import InputError, MemoryPlanError
 from palmtop.runtime.bundle import open_bundle
 from palmtop.runtime.manifest import Manifest, PartSpec
-from palmtop.runtime.memory import check_plan, largest_context, plan_memory
+from palmtop.runtime.memory import check_encoder, check_plan, largest_context, plan_memory
 from palmtop.runtime.options import GenerationOptions
 from palmtop.runtime.routing import choose, mode_of, parse_adapters
 from palmtop.runtime.sampling import Sampler
@@ -161,35 +161,51 @@ def test_repetition_penalty_lowers_what_was_seen() -> None:
     assert sampler.draw(logits()) not in (best, second)
 
 
+def wide(manifest: Manifest) -> Manifest:
+    """A model whose KV cache outweighs its loading, so that the context decides."""
+    return dataclasses.replace(manifest, decoder=dataclasses.replace(manifest.decoder, num_layers=32), parts=())
+
+
 def test_largest_context_is_the_largest_that_passes(manifest: Manifest) -> None:
+    manifest = wide(manifest)
     plan = plan_memory(manifest, context=256)
-    largest = largest_context(manifest, plan, plan.total - 20_000)
+    largest = largest_context(manifest, plan, plan.text - 20_000)
     assert 64 <= largest < 256
-    check_plan(manifest, plan_memory(manifest, context=largest), plan.total - 20_000)
+    check_plan(manifest, plan_memory(manifest, context=largest), plan.text - 20_000)
     with pytest.raises(MemoryPlanError):
-        check_plan(manifest, plan_memory(manifest, context=largest + 1), plan.total - 20_000)
+        check_plan(manifest, plan_memory(manifest, context=largest + 1), plan.text - 20_000)
 
 
 def test_a_plan_that_does_not_fit_is_refused_with_numbers(manifest: Manifest) -> None:
+    manifest = wide(manifest)
     plan = plan_memory(manifest, context=256)
     with pytest.raises(MemoryPlanError, match=r"context of 256 tokens needs .* MB .*; a context of at most \d+ tokens"):
-        check_plan(manifest, plan, plan.total - 20_000)
+        check_plan(manifest, plan, plan.text - 20_000)
     with pytest.raises(MemoryPlanError, match="no context would fit"):
         check_plan(manifest, plan, 1000)
 
 
-def test_copies_are_counted_by_graph_and_for_floats_as_well(manifest: Manifest) -> None:
-    def part(name: str, bits: int) -> PartSpec:
-        return PartSpec(name=name, bits=bits, group=None, parameters=1, size_bytes=1000)
+def test_an_encoder_that_does_not_fit_is_refused_when_it_is_wanted(manifest: Manifest) -> None:
+    plan = plan_memory(manifest, context=64)
+    check_encoder(plan, plan.encoders)
+    check_encoder(plan, None)
+    with pytest.raises(MemoryPlanError, match=r"needs .* MB for the encoder, there are"):
+        check_encoder(plan, plan.encoders - 1)
 
-    def plan(*parts: PartSpec) -> tuple[int, int]:
-        found = plan_memory(dataclasses.replace(manifest, parts=parts), context=64)
-        return found.prepacked, found.encoders
 
-    nothing, encoders = plan()
-    assert nothing == 0
-    assert plan(part("decoder linears", 32)) == (1000, encoders)
-    assert plan(part("decoder linears", 4)) == (1100, encoders)
-    assert plan(part("norms and tables", 32)) == (0, encoders)
-    assert plan(part("vision encoder", 8))[0] == 0
-    assert plan(part("vision encoder", 8))[1] > encoders
+def test_loading_copies_codes_and_keeps_scales_and_adapters_mapped(manifest: Manifest) -> None:
+    """4,096 weights at 4 bits in groups of 32: 2,048 bytes of codes, 512 of scales, 64 of zero points."""
+
+    def plan(name: str, bits: int = 4, level: int = 4) -> tuple[int, int, int]:
+        size = 4 * 4096 if bits == 32 else 2048 + 512 + 64
+        part = PartSpec(name=name, bits=bits, group=None if bits == 32 else 32, parameters=4096, size_bytes=size)
+        recipe = {**manifest.recipe, "accuracy_level": level}
+        found = plan_memory(dataclasses.replace(manifest, parts=(part,), recipe=recipe), context=64)
+        return found.weights, found.used_weights, found.prepacked
+
+    assert plan("decoder linears") == (512 + 64, 0, 2048 + 2 * 512)
+    assert plan("decoder linears", level=0) == (512 + 64, 512 + 64, 2048)
+    assert plan("adapter vision") == (2048 + 512 + 64, 0, 2048 + 2 * 512)
+    assert plan("decoder linears", 32) == (16384, 0, 16384)
+    assert plan("norms and tables", 32) == (16384, 16384, 0)
+    assert plan("vision encoder") == (0, 0, 0)

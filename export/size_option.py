@@ -1,0 +1,25 @@
+"""A size on the command line, such as 2GB."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import click
+
+from palmtop.errors import InputError
+
+
+class Size(click.ParamType):
+    """Bytes, such as 2GB, 800MB or 1.5 GiB."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Text to bytes; a number alone is bytes."""
+        if isinstance(value, int):
+            return value
+        match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([kmgt]?)(i?)b?", str(value).strip().lower())
+        if match is None:
+            raise InputError(f"{param.name if param else 'size'} is '{value}', expected a size such as 2GB or 800MB")
+        return int(float(match[1]) * (1024 if match[3] else 1000) ** " kmgt".index(match[2] or " "))
