@@ -4,9 +4,9 @@
     python -m benchmarks.make_checkpoint -o phi4mini --text-only    # 7.7 GB, Phi-4-mini (model_type phi3)
 
 Memory, disk and time of an export depend on sizes, not on what was learnt. Drawing 5.6 G normals would take minutes
-of arithmetic, so each scale has one pool of 8 M normals in bfloat16, and a tensor is written in blocks of
-2 M values, each a slice of the pool from a random place, signs flipped by a slice of a second pool. No two rows are
-equal, every tensor has its mean and deviation, and the same seed gives the same bytes.
+of arithmetic, so there is one pool of 8 M standard normals: a tensor is written in blocks of 2 M values, each a slice
+of the pool from a random place, scaled, its signs flipped by a slice of a second pool. No two rows are equal, every
+tensor has its mean and deviation, and the same seed gives the same bytes.
 """
 
 from __future__ import annotations
@@ -48,7 +48,6 @@ class RandomValues:
         self._normals = self._rng.standard_normal(POOL, np.float32)
         # 0 or the sign bit of a bfloat16; another length, so that the two pools never meet the same way twice
         self._signs = self._rng.integers(0, 2, POOL - 2 * 1001, np.uint16) << 15
-        self._pools: dict[float, NDArray[np.uint16]] = {}
 
     def blocks(self, plan: Plan) -> Iterator[NDArray[np.uint16]]:
         """The bits of the tensor's values, in consecutive blocks."""
@@ -57,18 +56,12 @@ class RandomValues:
             values = plan.mean + plan.std * self._rng.standard_normal(left, np.float32)
             yield values.astype(BF16).view(np.uint16)
             return
-        if plan.std not in self._pools:
-            self._pools[plan.std] = (self._normals * np.float32(plan.std)).astype(BF16).view(np.uint16)
-        pool = self._pools[plan.std]
         while left:
             count = min(left, BLOCK)
-            at, signs_at = (int(self._rng.integers(len(p) - count + 1)) for p in (pool, self._signs))
-            yield pool[at : at + count] ^ self._signs[signs_at : signs_at + count]
+            at, signs_at = (int(self._rng.integers(len(pool) - count + 1)) for pool in (self._normals, self._signs))
+            scaled = (self._normals[at : at + count] * np.float32(plan.std)).astype(BF16)
+            yield scaled.view(np.uint16) ^ self._signs[signs_at : signs_at + count]
             left -= count
-
-    def forget(self) -> None:
-        """Drop the scaled pools; they are made again when asked for."""
-        self._pools.clear()
 
 
 def make_checkpoint(
@@ -150,7 +143,6 @@ def _write_shard(
                 file.write(block.data.cast("B"))
                 if progress is not None:
                     progress(plan.name, block.nbytes)
-    values.forget()
 
 
 def _refuse_small_disk(target: Path, needed: int) -> None:
