@@ -27,6 +27,7 @@ from .processor.text import TextProcessor, expand_media
 from .reply import FinishReason, Piece, Reply, ReprefillReason, Usage
 from .routing import Choice, choose, mode_of
 from .stopwatch import Stopwatch
+from .thinking import separate_thinking
 from .track import CancelledError, MediaSpan, Passage, Track
 from .transcript import Transcript
 
@@ -125,8 +126,9 @@ class Conversation:
             messages.append({"role": "user", "content": content})
             shown: list[str] = []
             try:
-                for piece in self._answer(messages, adapters, _limit(options, max_tokens)):
-                    shown.append(piece.text)
+                for piece in self._separated(self._answer(messages, adapters, _limit(options, max_tokens))):
+                    if piece.kind == "answer":  # thinking is not read again in later turns
+                        shown.append(piece.text)
                     yield piece
             except GeneratorExit:
                 messages.append({"role": "assistant", "content": "".join(shown)})
@@ -154,7 +156,10 @@ class Conversation:
         options = _limit(options, max_tokens)
         with self._my_turn():
             self._stop.clear()
-            yield from self._answer(messages, adapters, options)
+            yield from self._separated(self._answer(messages, adapters, options))
+
+    def _separated(self, pieces: Iterator[Piece]) -> Iterator[Piece]:
+        return separate_thinking(pieces, self._text.spec.thinking, is_open=self._text.starts_thinking)
 
     def _answer(
         self, messages: Sequence[Message], adapters: Mapping[str, float] | None, options: GenerationOptions

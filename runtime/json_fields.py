@@ -7,7 +7,7 @@ number which passes here must be one that the code behind can compute and alloca
 from __future__ import annotations
 
 import math
-from dataclasses import field, fields
+from dataclasses import MISSING, field, fields
 from typing import Any, TypeVar
 
 from palmtop.errors import BundleError
@@ -38,19 +38,21 @@ def read_flat(cls: type[FlatT], data: object, where: str) -> FlatT:
         raise BundleError(f"{MANIFEST_FILE}: {where} is {_brief(data)}, expected an object")
     check_keys(cls, data, where)
     for spec in fields(cls):  # type: ignore[arg-type]
-        _check(str(spec.type), data[spec.name], f"{where}.{spec.name}", spec.metadata.get("limits"))
+        if spec.name in data:
+            _check(str(spec.type), data[spec.name], f"{where}.{spec.name}", spec.metadata.get("limits"))
     return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in data.items()})
 
 
 def check_keys(cls: type[Any], data: dict[str, Any], where: str) -> None:
-    """Refuse missing and unknown keys.
+    """Refuse missing and unknown keys; a field with a default may be missing.
 
     Raises:
         BundleError: with the first such key.
     """
     names = {f.name for f in fields(cls)}
+    needed = {f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING}
     prefix = f"{where}." if where else ""
-    if missing := sorted(names - data.keys()):
+    if missing := sorted(needed - data.keys()):
         raise BundleError(f"{MANIFEST_FILE}: {prefix}{missing[0]} is missing")
     if unknown := sorted(data.keys() - names):
         raise BundleError(f"{MANIFEST_FILE}: {prefix}{unknown[0]} is not a known key")

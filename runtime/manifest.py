@@ -189,7 +189,7 @@ class Manifest:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types, schema first."""
-        return {"schema": SCHEMA, **asdict(self)}
+        return {"schema": SCHEMA, **asdict(self), "processor": self.processor.to_dict()}
 
     @classmethod
     def from_dict(cls, data: object) -> Manifest:

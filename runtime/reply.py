@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 FinishReason = Literal["eos", "stop_string", "max_tokens", "context_full", "cancelled"]
 ReprefillReason = Literal["adapters", "rope"]
+PieceKind = Literal["answer", "thinking"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,12 +41,13 @@ class Reply:
     """A whole answer.
 
     Attributes:
-        text: as streamed, without the stop string.
+        text: as streamed, without the stop string and without the thinking.
         token_ids: what was sampled, the end token left out.
         finish_reason: why it ended.
         mode: "text", "image", "audio" or "image+audio": what the conversation holds so far.
         adapters: name to weight of the adapters that were on.
         usage: cost and timings.
+        thinking: what the model thought aloud before it answered; empty where it did not.
     """
 
     text: str
@@ -54,6 +56,7 @@ class Reply:
     mode: str
     adapters: dict[str, float]
     usage: Usage
+    thinking: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -62,7 +65,14 @@ class Reply:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Piece:
-    """A part of an answer, complete in UTF-8; the last one may be empty and carries the whole reply."""
+    """A part of an answer, complete in UTF-8; the last one may be empty and carries the whole reply.
+
+    Attributes:
+        text: to be shown.
+        reply: in the last piece.
+        kind: "thinking" for what a reasoning model says to itself before it answers.
+    """
 
     text: str
     reply: Reply | None = None
+    kind: PieceKind = "answer"

@@ -14,6 +14,7 @@ from palmtop.export.peft import read_adapter
 from palmtop.export.weight import Weights
 
 from . import Model
+from .phi3 import plain_rope
 from .phi4mm import ADAPTERS, interpret
 
 VISION_KEYS = (
@@ -60,7 +61,7 @@ def _in_upstream_words(checkpoint: Checkpoint) -> dict[str, Any]:
     defaults = {"num_blocks": 24, "attention_dim": 1024, "linear_units": 1536, "attention_heads": 16}
     return {
         **checkpoint.config,
-        **_rope(checkpoint.config),
+        **plain_rope(checkpoint.config),
         "tie_word_embeddings": checkpoint.config.get("tie_word_embeddings", False),
         "image_token_id": vision.get("image_token_id"),
         "audio_token_id": audio.get("audio_token_id"),
@@ -83,21 +84,4 @@ def _in_upstream_words(checkpoint: Checkpoint) -> dict[str, Any]:
                 "nemo_conv_settings": {"conv_channels": audio.get("nemo_conv_channels", 1024)},
             }
         },
-    }
-
-
-def _rope(config: dict[str, Any]) -> dict[str, Any]:
-    """Rotary settings of transformers 5 (``rope_parameters``) in the words of 4 and upstream."""
-    rope = config.get("rope_parameters")
-    if not isinstance(rope, dict):
-        return {}
-    scaling = {
-        "type": rope.get("rope_type"),
-        "short_factor": rope.get("short_factor"),
-        "long_factor": rope.get("long_factor"),
-    }
-    return {
-        "rope_theta": rope.get("rope_theta", 10000.0),
-        "partial_rotary_factor": rope.get("partial_rotary_factor", 1.0),
-        "rope_scaling": None if rope.get("rope_type") in (None, "default") else scaling,
     }

@@ -7,35 +7,28 @@ Sizes of the vision tower are not in upstream's config: they are SigLIP so400m's
 
 from __future__ import annotations
 
-import json
 import re
-from typing import Any
 
 from palmtop.errors import CheckpointError
 from palmtop.export.checkpoint import Checkpoint
 from palmtop.export.config_keys import Keys
-from palmtop.export.graph.attention import AttentionConfig
 from palmtop.export.graph.audio_config import AudioConfig
-from palmtop.export.graph.decoder import DecoderConfig
 from palmtop.export.graph.lora import Adapter, LoraPair
-from palmtop.export.graph.rope import RopeConfig, longrope_attention_factor
 from palmtop.export.graph.siglip import VisionConfig
 from palmtop.export.weight import Weight, Weights
 from palmtop.runtime.manifest import Route
-from palmtop.runtime.processor.spec import AudioSpec, ImageSpec, ProcessorSpec, TextSpec
+from palmtop.runtime.processor.spec import AudioSpec, ImageSpec, ProcessorSpec
 
 from . import Model
+from .phi3 import TEXT_VALUES, chat_template, check_values, read_decoder, text_spec
 
 IMAGE_TOKEN_ID, AUDIO_TOKEN_ID = 200010, 200011  # <|endoftext10|>, <|endoftext11|>; not in upstream's config
-END_OF_TURN = "<|end|>"
 AUDIO_WINDOW_STEPS = 500  # of the reference's encoder; a multiple of the stacking in a bundle
 ADAPTERS = ("vision", "speech")  # in the order of their gates
 LORA_TARGETS = ("self_attn.qkv_proj", "self_attn.o_proj", "mlp.gate_up_proj", "mlp.down_proj")
 # Values that other files of the family could have and whose meaning this exporter does not build.
 EXPECTED_VALUES: dict[tuple[str, ...], tuple[object, ...]] = {
-    ("attention_bias",): (False,),
-    ("mlp_bias",): (False,),
-    ("lm_head_bias",): (False,),
+    **TEXT_VALUES,
     ("embd_layer", "image_embd_layer", "hd_transform_order"): ("sub_glb",),
     ("embd_layer", "image_embd_layer", "use_hd_transform"): (True,),
     ("embd_layer", "image_embd_layer", "with_learnable_separator"): (True,),
@@ -90,58 +83,21 @@ def interpret(
     checkpoint: Checkpoint, config: Keys, context: int, weights: Weights, adapters: tuple[Adapter, ...]
 ) -> Model:
     """The model that a config in upstream's spelling describes; the transformers port has one made for it."""
-    _check_values(config)
-    hidden_size = config.size("hidden_size")
-    original = config.optional_size("original_max_position_embeddings")
-    rope = _rope(config, original)
-    limit = config.size("max_position_embeddings")
-    if context > limit:
-        raise CheckpointError(f"config.json: max_position_embeddings is {limit}, expected at least {context}")
-    window = config.optional_size("sliding_window")
-    num_layers = config.size("num_hidden_layers")
-    heads = config.size("num_attention_heads")
-    decoder = DecoderConfig(
-        vocab_size=config.size("vocab_size"),
-        hidden_size=hidden_size,
-        intermediate_size=config.size("intermediate_size"),
-        num_layers=num_layers,
-        attention=AttentionConfig(
-            num_layers=num_layers,
-            num_heads=heads,
-            num_kv_heads=config.optional_size("num_key_value_heads") or heads,
-            head_size=_head_size(config),
-            window=window if window is not None and window < context else None,
-        ),
-        rope=rope,
-        rms_norm_eps=config.number("rms_norm_eps"),
-        is_tied=config.flag("tie_word_embeddings", default=True),
-        has_media=True,
-        context=context,
-    )
-    if config.text("hidden_act", default="silu") != "silu":
-        raise CheckpointError(f"config.json: hidden_act is '{config.text('hidden_act')}', expected 'silu'")
+    check_values(config, EXPECTED_VALUES)
+    is_tied = config.flag("tie_word_embeddings", default=True)
+    decoder = read_decoder(config, context, has_media=True, is_tied=is_tied)
     return Model(
         architecture="phi4mm",
         decoder=decoder,
         weights=weights,
         adapters=adapters,
-        vision=_vision(config, hidden_size),
-        audio=_audio(config, hidden_size),
+        vision=_vision(config, decoder.hidden_size),
+        audio=_audio(config, decoder.hidden_size),
         processor=_processor(checkpoint, config),
         routes=ROUTES,
-        chat_template=_chat_template(checkpoint),
-        original_context=original if rope.long_factor is not None else None,
+        chat_template=chat_template(checkpoint),
+        original_context=decoder.rope.original_context,
     )
-
-
-def _check_values(config: Keys) -> None:
-    """Refuse a config that asks for something the graphs do not do, rather than export a wrong model."""
-    for path, allowed in EXPECTED_VALUES.items():
-        value: Any = config.data
-        for key in path:
-            value = value.get(key) if isinstance(value, dict) else None
-        if value is not None and value not in allowed:
-            raise CheckpointError(f"config.json: {'.'.join(path)} is {value!r}, expected {allowed[0]!r}")
 
 
 def _upstream_name(checkpoint: Checkpoint, name: str) -> str:
@@ -183,46 +139,6 @@ def _of_rank(weight: Weight, axis: int, rank: int) -> Weight:
             f"tensor '{weight.name}' is {list(weight.shape)}, expected rank {rank} as config.json says"
         )
     return weight
-
-
-def _head_size(config: Keys) -> int:
-    explicit = config.optional_size("head_dim")
-    if explicit is not None:
-        return explicit
-    hidden_size, heads = config.size("hidden_size"), config.size("num_attention_heads")
-    if hidden_size % heads:
-        raise CheckpointError(f"config.json: hidden_size is {hidden_size}, expected a multiple of {heads} heads")
-    return hidden_size // heads
-
-
-def _rope(config: Keys, original: int | None) -> RopeConfig:
-    rotary_size = int(_head_size(config) * config.number("partial_rotary_factor", default=1.0))
-    if rotary_size % 2 or rotary_size < 2:
-        raise CheckpointError(f"config.json: heads rotate {rotary_size} dimensions, expected an even number")
-    theta = config.number("rope_theta", default=10000.0)
-    scaling = config.optional("rope_scaling")
-    if scaling is None:
-        return RopeConfig(
-            theta=theta,
-            rotary_size=rotary_size,
-            short_factor=None,
-            long_factor=None,
-            original_context=None,
-            attention_factor=1.0,
-        )
-    kind = scaling.text("type", default=scaling.text("rope_type", default="longrope"))
-    if kind not in ("longrope", "su"):
-        raise CheckpointError(f"config.json: rope_scaling.type is '{kind}', expected 'longrope'")
-    if original is None:
-        raise CheckpointError("config.json: original_max_position_embeddings is missing, longrope needs it")
-    return RopeConfig(
-        theta=theta,
-        rotary_size=rotary_size,
-        short_factor=scaling.numbers("short_factor", rotary_size // 2),
-        long_factor=scaling.numbers("long_factor", rotary_size // 2),
-        original_context=original,
-        attention_factor=longrope_attention_factor(config.size("max_position_embeddings"), original),
-    )
 
 
 def _vision(config: Keys, hidden_size: int) -> VisionConfig:
@@ -278,26 +194,12 @@ def _processor(checkpoint: Checkpoint, config: Keys) -> ProcessorSpec:
     pre = Keys(checkpoint.json("preprocessor_config.json"), "preprocessor_config.json")
     tower = _vision(config, 0)
     audio = _audio(config, 0)
-    eos = config.data.get("eos_token_id", config.data.get("bos_token_id"))
-    tokens = _special_tokens(checkpoint)
-    eos_ids = _eos_ids(checkpoint, eos, tokens)
-    if not eos_ids:
-        raise CheckpointError("config.json: eos_token_id is missing, expected the ids that end an answer")
-    pad = config.optional_size("pad_token_id")
     rates = {"audio_compression_rate": audio.time_reduction, "audio_downsample_rate": audio.downsample_rate}
     for key, built in rates.items():
         if pre.size(key, default=built) != built:
             raise CheckpointError(f"preprocessor_config.json: {key} is {pre.size(key)}, config.json says {built}")
     return ProcessorSpec(
-        text=TextSpec(
-            bos_id=config.optional_size("bos_token_id"),
-            eos_ids=eos_ids,
-            end_of_turn_id=tokens.get(END_OF_TURN),
-            pad_id=eos_ids[0] if pad is None else pad,
-            adds_bos=False,
-            image_placeholder="<|image_{n}|>",
-            audio_placeholder="<|audio_{n}|>",
-        ),
+        text=text_spec(checkpoint, config),
         image=ImageSpec(
             token_id=config.optional_size("image_token_id") or IMAGE_TOKEN_ID,
             crop_size=tower.image_size,
@@ -321,43 +223,3 @@ def _processor(checkpoint: Checkpoint, config: Keys) -> ProcessorSpec:
             window_steps=AUDIO_WINDOW_STEPS // audio.downsample_rate * audio.downsample_rate,
         ),
     )
-
-
-def _eos_ids(checkpoint: Checkpoint, configured: Any, tokens: dict[str, int]) -> tuple[int, ...]:
-    """Every id that ends an answer; the tokenizer's own comes first, templates call that one ``eos_token``."""
-    named = checkpoint.json("tokenizer_config.json").get("eos_token")
-    own = tokens.get(named["content"] if isinstance(named, dict) else str(named))
-    ids = [*_ids(own), *_ids(_generation_eos(checkpoint)), *_ids(configured), *_ids(tokens.get(END_OF_TURN))]
-    return tuple(dict.fromkeys(ids))
-
-
-def _generation_eos(checkpoint: Checkpoint) -> Any:
-    if not (checkpoint.path / "generation_config.json").is_file():
-        return None
-    return checkpoint.json("generation_config.json").get("eos_token_id")
-
-
-def _ids(value: Any) -> list[int]:
-    if value is None:
-        return []
-    ids = value if isinstance(value, list) else [value]
-    if not all(isinstance(i, int) for i in ids):
-        raise CheckpointError(f"config.json: eos_token_id is {value!r}, expected numbers")
-    return ids
-
-
-def _special_tokens(checkpoint: Checkpoint) -> dict[str, int]:
-    added = checkpoint.json("tokenizer.json").get("added_tokens", [])
-    return {t["content"]: int(t["id"]) for t in added}
-
-
-def _chat_template(checkpoint: Checkpoint) -> str:
-    apart = checkpoint.path / "chat_template.jinja"
-    if apart.is_file():
-        return apart.read_text("utf-8")
-    template = checkpoint.json("tokenizer_config.json").get("chat_template")
-    if isinstance(template, list):  # several named templates: the default one
-        template = next((t["template"] for t in template if t.get("name") == "default"), None)
-    if not isinstance(template, str):
-        raise CheckpointError(f"tokenizer_config.json: chat_template is {json.dumps(template)}, expected a template")
-    return template

@@ -33,7 +33,7 @@ class RopeConfig:
     attention_factor: float
 
 
-def longrope_attention_factor(max_context: int, original_context: int) -> float:
+def longrope_attention_factor(max_context: float, original_context: int) -> float:
     """The scale LongRoPE gives cos and sin when the config names none.
 
     Source: transformers, modeling_rope_utils._compute_longrope_parameters.

@@ -18,6 +18,7 @@ from palmtop.runtime.session import SessionOptions
 
 from .flags import adapter_flag, bundle_argument, generation_flags, open_session, session_flags
 from .run import summary, user_content
+from .showing import PieceWriter, thinking_flag
 
 HELP = """/image FILE   add a picture to the next message
 /audio FILE   add a sound to the next message
@@ -40,19 +41,21 @@ Examples:
 @adapter_flag
 @generation_flags
 @session_flags
+@thinking_flag
 def chat_command(
     bundle: Path,
     system: str | None,
     adapters: Mapping[str, float] | None,
     options: GenerationOptions,
     loading: SessionOptions,
+    hide_thinking: bool,
 ) -> None:
     """Talk with the BUNDLE; each turn reads only what is new, and may bring pictures and sounds.
 
     In the dialogue, /help lists the commands. Exit code 2 when a turn was refused and input is a pipe.
     """
     with open_session(bundle, loading) as session:
-        dialogue = Dialogue(session.conversation(system=system), adapters, options)
+        dialogue = Dialogue(session.conversation(system=system), adapters, options, hide_thinking=hide_thinking)
         if dialogue.interactive:
             click.secho(f"{session.manifest.model}, context {session.context} tokens; /help", err=True, dim=True)
         refused = dialogue.run()
@@ -64,12 +67,18 @@ class Dialogue:
     """Reads lines, keeps pending media, streams answers."""
 
     def __init__(
-        self, conversation: Conversation, adapters: Mapping[str, float] | None, options: GenerationOptions
+        self,
+        conversation: Conversation,
+        adapters: Mapping[str, float] | None,
+        options: GenerationOptions,
+        *,
+        hide_thinking: bool = False,
     ) -> None:
         self.interactive = sys.stdin.isatty()
         self._conversation = conversation
         self._adapters = adapters
         self._options = options
+        self._hide_thinking = hide_thinking
         self._images: list[Path] = []
         self._sounds: list[Path] = []
         if self.interactive:
@@ -119,10 +128,10 @@ class Dialogue:
     def _turn(self, text: str) -> None:
         content = user_content(text, tuple(self._images), tuple(self._sounds))
         self._images, self._sounds = [], []
+        writer = PieceWriter(hide_thinking=self._hide_thinking)
         with _interrupt_cancels(self._conversation):
             for piece in self._conversation.say(content, adapters=self._adapters, options=self._options):
-                click.echo(piece.text, nl=False)
-                sys.stdout.flush()
+                writer.write(piece)
                 if piece.reply is not None:
                     click.echo()
                     if self.interactive:

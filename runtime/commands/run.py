@@ -16,6 +16,7 @@ from palmtop.runtime.reply import Reply
 from palmtop.runtime.session import SessionOptions
 
 from .flags import adapter_flag, bundle_argument, generation_flags, open_session, session_flags
+from .showing import PieceWriter, thinking_flag
 
 EXAMPLES = """
 \b
@@ -38,6 +39,7 @@ Examples:
 @adapter_flag
 @generation_flags
 @session_flags
+@thinking_flag
 @click.option("--json", "as_json", is_flag=True, help="Print the whole reply as JSON, with usage and timings.")
 def run_command(
     bundle: Path,
@@ -48,6 +50,7 @@ def run_command(
     adapters: Mapping[str, float] | None,
     options: GenerationOptions,
     loading: SessionOptions,
+    hide_thinking: bool,
     as_json: bool,
 ) -> None:
     """Ask the BUNDLE one question; PROMPT "-" reads it from standard input.
@@ -59,12 +62,12 @@ def run_command(
     messages.append({"role": "user", "content": user_content(text, images, sounds)})
     with open_session(bundle, loading) as session:
         reply: Reply | None = None
+        writer = PieceWriter(hide_thinking=hide_thinking)
         try:
             for piece in session.chat(messages, adapters=adapters, options=options):
                 reply = piece.reply or reply
                 if not as_json:
-                    click.echo(piece.text, nl=False)
-                    sys.stdout.flush()
+                    writer.write(piece)
         finally:
             if not as_json and reply is not None:
                 click.echo()

@@ -5,6 +5,7 @@ Works through the tokenizer's own decoder, so it is right for byte-level and for
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -24,17 +25,21 @@ class Utf8Pieces:
 
     Args:
         tokenizer: whose decoder to use.
+        shown: special tokens to be written out all the same.
     """
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, shown: Collection[str] = ()) -> None:
         self._tokenizer = tokenizer
         added = tokenizer.get_added_tokens_decoder()
         self._special = frozenset(number for number, token in added.items() if token.special)
+        self._written = {n: token.content for n, token in added.items() if token.special and token.content in shown}
         self._window: list[int] = []
         self._shown = 0
 
     def push(self, token: int) -> str:
         """The text that ``token`` completes; empty while a character is unfinished and for special tokens."""
+        if token in self._written:
+            return self.flush() + self._written[token]
         if token in self._special:
             return ""
         self._window.append(token)

@@ -92,6 +92,8 @@ class TextSpec:
         adds_bos: whether the tokenizer puts ``bos_id`` in front.
         image_placeholder: text with ``{n}`` (1-based) that stands for the n-th image in a rendered prompt.
         audio_placeholder: likewise for sounds.
+        thinking: texts that open and close the thinking with which an answer may begin; None for a model that
+            does not think aloud, and then not in the file.
     """
 
     bos_id: int | None = limited(0, MAX_ID)
@@ -101,6 +103,7 @@ class TextSpec:
     adds_bos: bool
     image_placeholder: str
     audio_placeholder: str
+    thinking: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +116,10 @@ class ProcessorSpec:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
-        return asdict(self)
+        data = asdict(self)
+        if self.text.thinking is None:  # readers that came before the key know no thinking either
+            del data["text"]["thinking"]
+        return data
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> ProcessorSpec:
@@ -124,6 +130,8 @@ class ProcessorSpec:
         """
         check_keys(cls, data, "processor")
         text = read_flat(TextSpec, data["text"], "processor.text")
+        if text.thinking is not None and not all(text.thinking):
+            raise refuse("processor.text.thinking", list(text.thinking), "two texts that are not empty")
         image = None if data["image"] is None else read_flat(ImageSpec, data["image"], "processor.image")
         audio = None if data["audio"] is None else read_flat(AudioSpec, data["audio"], "processor.audio")
         if image is not None:

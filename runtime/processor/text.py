@@ -8,6 +8,7 @@ types becomes a special token or a medium.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +119,15 @@ class TextProcessor:
 
     def pieces(self) -> Utf8Pieces:
         """A new incremental detokeniser."""
-        return Utf8Pieces(self._tokens.tokenizer)
+        return Utf8Pieces(self._tokens.tokenizer, self.spec.thinking or ())
+
+    @cached_property
+    def starts_thinking(self) -> bool:
+        """Whether the template itself opens the thinking, so that an answer begins inside it."""
+        if self.spec.thinking is None:
+            return False
+        rendered = self._template.render([{"role": "user", "content": "?"}], special_tokens=self._special_tokens())
+        return rendered.rstrip().endswith(self.spec.thinking[0])
 
     def _placeholder(self, text: str, token_id: int) -> Placeholder:
         token = self._tokens.text_of(token_id)

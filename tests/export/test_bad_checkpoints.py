@@ -133,7 +133,7 @@ BREAKAGES: dict[str, tuple[Callable[[Path], object], type[PalmtopError], str]] =
     "unknown model": (
         lambda f: edit_config(f, model_type="bert"),
         UnsupportedModelError,
-        "model_type is 'bert', expected one of phi4_multimodal, phi4mm",
+        "model_type is 'bert', expected one of phi3, phi4_multimodal, phi4mm",
     ),
     "no model_type": (lambda f: edit_config(f, model_type=None), UnsupportedModelError, "model_type is 'None'"),
     "model_type is a path": (lambda f: edit_config(f, model_type="../cli"), UnsupportedModelError, "expected one of"),
