@@ -63,7 +63,7 @@ class Conversation:
         self._tools = tools or None
         self._spoken = SpokenAnswers(text.decode, manifest.processor.text.eos_ids)
         self._reader = QuestionReader(manifest, text, media, self._spoken, track.context)
-        self._make_turn = lambda: Turn(manifest, track, text, media, self._spoken)
+        self._talk = Turn(manifest, track, text, media, self._spoken)
         self._turn = threading.Lock()
         self._answering: Answer | None = None
         self._stop: Interruption | None = None
@@ -222,7 +222,7 @@ class Conversation:
             raise
         if history is not None and question.trimmed:
             history[:] = without_front(history, question.trimmed)
-        yield from self._make_turn().answer(question, options, guide, stop, clock)
+        yield from self._talk.answer(question, options, guide, stop, clock)
 
     @contextmanager
     def _my_turn(self, stop: Interruption, answer: Answer) -> Iterator[None]:

@@ -7,7 +7,7 @@ cost no prefill, and every turn may have another grammar.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,12 +89,14 @@ class Guides:
             self._tokenizer = llguidance.LLTokenizer(
                 str(self._path.resolve()), n_vocab=self._vocab_size, eos_token=self._eos_ids
             )
-        convert = {
+        convert: dict[str, Callable[[str], str]] = {
             "json_schema": llguidance.LLMatcher.grammar_from_json_schema,
             "regex": llguidance.LLMatcher.grammar_from_regex,
             "lark": llguidance.LLMatcher.grammar_from_lark,
-        }[grammar.kind]
+        }
         try:
-            return Guide(llguidance.LLMatcher(self._tokenizer, convert(grammar.text), log_level=0), grammar.kind)
+            return Guide(
+                llguidance.LLMatcher(self._tokenizer, convert[grammar.kind](grammar.text), log_level=0), grammar.kind
+            )
         except ValueError as error:
             raise InputError(f"grammar: the {grammar.kind} cannot be used ({error!s:.300})") from error

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import numpy as np
 
 from palmtop.errors import InputError
+
+Holds = Literal["0 or more", "above 0", "above 0, at most 1"]
 
 
 def check_whole(name: str, value: object, least: int, *, optional: bool = False) -> None:
@@ -21,21 +24,21 @@ def check_whole(name: str, value: object, least: int, *, optional: bool = False)
         raise wrong(name, value, f"{'0 or more' if least == 0 else f'at least {least}'}, a whole number")
 
 
-def check_number(name: str, value: object, holds: str, *, optional: bool = False) -> None:
-    """A finite number that is "0 or more", "above 0" or "above 0, at most 1".
+def check_number(name: str, value: object, holds: Holds, *, optional: bool = False) -> None:
+    """A finite number of this range.
 
     Raises:
         InputError: it is none.
     """
     if value is None and optional:
         return
-    fits = {
-        "0 or more": lambda x: x >= 0,
-        "above 0": lambda x: x > 0,
-        "above 0, at most 1": lambda x: 0 < x <= 1,
-    }[holds]
     is_number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
-    if not is_number or not math.isfinite(float(value)) or not fits(value):  # type: ignore[arg-type]
+    try:
+        number = float(value) if is_number else math.nan  # type: ignore[arg-type]
+    except OverflowError:  # a whole number of 400 digits
+        number = math.inf
+    fits = number > 0 if holds.startswith("above 0") else number >= 0
+    if not math.isfinite(number) or not fits or (holds.endswith("at most 1") and number > 1):
         raise wrong(name, value, holds)
 
 

@@ -23,7 +23,7 @@ from .encoders import Encoders
 from .genai_config import check_genai_config
 from .genai_decoder import GenaiDecoder, decoder_inputs, native_errors
 from .guide import Guides
-from .loading import SessionOptions
+from .loading import SessionOptions as SessionOptions
 from .machine import available_memory
 from .manifest import Manifest
 from .media import FeatureSource, MediaReader

@@ -55,6 +55,7 @@ class Turn:
         clock: Stopwatch,
     ) -> Generator[Piece, None, None]:
         """Give pieces; the last one carries the reply."""
+        self._encode_s = 0.0
         transcript = Transcript(self._text.pieces(), options.stop)
         reason: FinishReason = "cancelled"
         cached = 0
