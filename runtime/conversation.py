@@ -80,6 +80,20 @@ class Conversation:
         if stop is not None:
             stop.request()
 
+    def count_tokens(self, messages: Sequence[Message] | None = None) -> int:
+        """Tokens that a prompt has, images and sounds counted; they are decoded for it, not encoded.
+
+        Args:
+            messages: None for the dialogue so far.
+
+        Raises:
+            InputError: messages or media are not usable.
+        """
+        try:
+            return self._reader.length(self.messages if messages is None else messages, self._tools)
+        finally:
+            self._media.forget_pixels()
+
     def close(self) -> None:
         """Free the KV cache; the next turn would read everything again."""
         self._track.close()

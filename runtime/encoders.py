@@ -221,6 +221,14 @@ def return_freed_memory() -> None:
         trim(0)
 
 
+def available_providers() -> list[str]:
+    """Execution providers that onnxruntime was built with."""
+    import onnxruntime as ort
+
+    names: list[str] = ort.get_available_providers()
+    return names
+
+
 def _open(path: Path, threads: int | None) -> ort.InferenceSession:
     try:
         import onnxruntime as ort

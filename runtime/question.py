@@ -97,6 +97,14 @@ class QuestionReader:
         self._spoken.keep_only(question.passage.ids)
         return question
 
+    def length(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None = None) -> int:
+        """Tokens of a prompt, rows of media counted.
+
+        Raises:
+            InputError: messages or media are not usable.
+        """
+        return len(self._read(messages, None, tools, 0).passage.ids)
+
     def _read(
         self,
         messages: Sequence[Message],

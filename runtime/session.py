@@ -46,7 +46,7 @@ class Session:
         self.manifest: Manifest = bundle.manifest
         self.plan = _plan(self.manifest, options)
         self._options = options
-        self._native = _import_genai()
+        self._native = import_genai()
         self._processor = Processor(self.manifest.processor, bundle.path)
         self._encoders = encoders or _encoders(bundle, options)
         self._guides = Guides(
@@ -119,6 +119,14 @@ class Session:
     ) -> Reply:
         """The whole answer at once; arguments and errors as ``chat``."""
         return self.chat(messages, max_tokens=max_tokens, adapters=adapters, options=options).result()
+
+    def count_tokens(self, messages: Sequence[Message]) -> int:
+        """Tokens that a prompt of these messages has, images and sounds counted; nothing is encoded or read.
+
+        Raises:
+            InputError: messages or media are not usable.
+        """
+        return self.conversation().count_tokens(messages)
 
     def cancel(self) -> None:
         """Stop the answer that ``chat`` or ``answer`` is giving; from any thread."""
@@ -216,7 +224,12 @@ def _encoders(bundle: Bundle, options: SessionOptions) -> Encoders:
     )
 
 
-def _import_genai() -> ModuleType:
+def import_genai() -> ModuleType:
+    """The native library, its telemetry switched off.
+
+    Raises:
+        RuntimeMissingError: it cannot be imported.
+    """
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when the library is loaded
     try:
         import onnxruntime_genai

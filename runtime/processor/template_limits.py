@@ -15,7 +15,7 @@ from jinja2 import TemplateRuntimeError, nodes
 from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-MAX_STEPS = 1_000_000
+MAX_STEPS = 200_000
 """Items looped over and calls made by one rendering."""
 MAX_SIZE = 1 << 25
 """Characters or items of any one value, and characters of the whole prompt."""

@@ -10,6 +10,8 @@ from palmtop.errors import BundleError, InputError
 from palmtop.runtime.processor.template import ChatTemplate
 
 MESSAGES = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "hi"}]
+NEST = "{% set n = namespace(x=['a']) %}{% for i in range(99) %}{% set n.x = [n.x, n.x] %}{% endfor %}"
+THRICE = "{% for a in X %}{% for b in X %}{% for c in X %}{% endfor %}{% endfor %}{% endfor %}"
 HOSTILE = {
     "long text": "{{ 'a' * 10**10 }}",
     "long list": "{{ ([0] * 10**10)|length }}",
@@ -17,8 +19,8 @@ HOSTILE = {
     "growing number": "{% set n = namespace(x=3) %}{% for i in range(90000) %}{% set n.x = n.x * n.x %}{% endfor %}",
     "doubling by ~": "{% set n = namespace(x='a') %}{% for i in range(99) %}{% set n.x = n.x ~ n.x %}{% endfor %}",
     "doubling by +": "{% set n = namespace(x='a') %}{% for i in range(99) %}{% set n.x = n.x + n.x %}{% endfor %}",
-    "nested lists": "{% set n = namespace(x=['a']) %}{% for i in range(99) %}{% set n.x = [n.x, n.x] %}{% endfor %}{{ n.x }}",
-    "nested lists as json": "{% set n = namespace(x=[1]) %}{% for i in range(99) %}{% set n.x = [n.x, n.x] %}{% endfor %}{{ n.x|tojson }}",
+    "nested lists": NEST + "{{ n.x }}",
+    "nested lists as json": NEST + "{{ n.x|tojson }}",
     "padded": "{{ 'a'.ljust(10**10) }}",
     "centred": "{{ 'a'|center(10**10) }}",
     "indented": "{{ messages|tojson(indent=10**9) }}",
@@ -26,8 +28,8 @@ HOSTILE = {
     "formatted by a filter": "{{ '%9999999999d'|format(1) }}",
     "replaced": "{% set a = 'ab' * 1000000 %}{{ a.replace('a', a) }}",
     "joined": "{% set a = 'ab' * 1000000 %}{{ a.join(a) }}",
-    "loops in loops": "{% for a in range(9999) %}{% for b in range(9999) %}{% for c in range(9999) %}{% endfor %}{% endfor %}{% endfor %}",
-    "loops over text": "{% set t = 'a' * 9999 %}{% for a in t %}{% for b in t %}{% for c in t %}{% endfor %}{% endfor %}{% endfor %}",
+    "loops in loops": THRICE.replace("X", "range(9999)"),
+    "loops over text": "{% set t = 'a' * 9999 %}" + THRICE.replace("X", "t"),
     "much output": "{% for a in range(99999) %}{{ 'a' * 99999 }}{% endfor %}",
     "macro": "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
     "macro twice": "{% macro f(n) %}{% if n < 90 %}{{ f(n + 1) }}{{ f(n + 1) }}{% endif %}{% endmacro %}{{ f(0) }}",
@@ -66,7 +68,7 @@ def test_what_cannot_be_compiled_is_refused(source: str) -> None:
         ("{{ '%s-%s' % ('a', 1) }}{{ 7 % 4 }}{{ 2 ** 3 }}{{ '-' * 3 }}", "a-138---"),
         ("{{ messages[0]|tojson }}", '{"role": "user", "content": "hello"}'),
         ("{% macro f(x) %}<{{ x }}>{% endmacro %}{{ f('a') }}{{ f(messages[0].content) }}", "<a><hello>"),
-        ("{% for m in messages %}{% break %}{% else %}none{% endfor %}{{ messages[:1]|length }}", "1"),
+        ("{% for m in [] %}{% else %}none{% endfor %}{{ messages[:1]|length }}", "none1"),
     ],
 )
 def test_ordinary_templates_are_rendered_as_before(source: str, text: str) -> None:
