@@ -1,9 +1,9 @@
-"""How much sooner the second question about a picture is answered than the first.
+"""How much sooner the second question about pictures is answered than the first.
 
-    python -m benchmarks.second_question BUNDLE [--rows 1000] [--repeat 5]
+    python -m benchmarks.second_question BUNDLE [--rows 1000] [--side 336] [--repeat 5]
 
-The picture is noise, as large as it has to be for about ``--rows`` feature rows. Printed: tokens read for each
-question, by count, and the times to the first token.
+The pictures are noise; there are as many of them as it takes for about ``--rows`` feature rows (one, where the
+bundle's tiles are large). Printed: tokens read for each question, by count, and the times to the first token.
 """
 
 from __future__ import annotations
@@ -27,34 +27,31 @@ def main() -> None:
     parser.add_argument("bundle")
     parser.add_argument("--rows", type=int, default=1000)
     parser.add_argument("--repeat", type=int, default=5)
+    parser.add_argument("--side", type=int, default=336, help="of a picture, in pixels")
     parser.add_argument("--threads", type=int)
     arguments = parser.parse_args()
-    with palmtop.load(arguments.bundle, context=arguments.rows + 512, threads=arguments.threads) as session:
-        side = _side(session, arguments.rows)
-        runs = [_run(session, side, seed) for seed in range(arguments.repeat)]
-    print(json.dumps({"side_px": side, "runs": runs, "median_ratio": median(run["ratio"] for run in runs)}, indent=1))
+    with palmtop.load(arguments.bundle, context=2 * arguments.rows + 512, threads=arguments.threads) as session:
+        rows = _count(session, 1, arguments.side) - _count(session, 0, arguments.side)
+        pictures = max(1, round(arguments.rows / rows))
+        runs = [_run(session, pictures, arguments.side, seed) for seed in range(arguments.repeat)]
+    found = {"pictures": pictures, "side_px": arguments.side, "runs": runs}
+    print(json.dumps({**found, "median_ratio": median(run["ratio"] for run in runs)}, indent=1))
 
 
-def _picture(side: int, seed: int) -> Any:
-    return np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8)
+def _pictures(count: int, side: int, seed: int) -> list[dict[str, Any]]:
+    random = np.random.default_rng(seed)
+    return [{"type": "image", "image": random.integers(0, 256, (side, side, 3), dtype=np.uint8)} for _ in range(count)]
 
 
-def _side(session: Session, rows: int) -> int:
-    """The side of the largest square picture of at most so many rows."""
-    side, step = 64, 32
-    empty = session.count_tokens([{"role": "user", "content": ""}])
-    while True:
-        content = [{"type": "image", "image": _picture(side + step, 0)}]
-        grown = session.count_tokens([{"role": "user", "content": content}]) - empty
-        if grown > rows or side > 4096:
-            return side
-        side += step
+def _count(session: Session, pictures: int, side: int) -> int:
+    content = [*_pictures(pictures, side, 0), {"type": "text", "text": "?"}]
+    return session.count_tokens([{"role": "user", "content": content}])
 
 
-def _run(session: Session, side: int, seed: int) -> dict[str, Any]:
+def _run(session: Session, pictures: int, side: int, seed: int) -> dict[str, Any]:
     conversation = session.conversation()
-    image = {"type": "image", "image": _picture(side, seed)}
-    first = conversation.say([image, {"type": "text", "text": "Read the number."}], options=OPTIONS).result().usage
+    content = [*_pictures(pictures, side, seed), {"type": "text", "text": "Read the number."}]
+    first = conversation.say(content, options=OPTIONS).result().usage
     second = conversation.say("And what colour is it?", options=OPTIONS).result().usage
     conversation.close()
     return {

@@ -24,6 +24,7 @@ from .genai_config import check_genai_config
 from .genai_decoder import GenaiDecoder, decoder_inputs, native_errors
 from .guide import Guides
 from .loading import SessionOptions as SessionOptions
+from .loading import chunk_for
 from .machine import available_memory
 from .manifest import Manifest
 from .media import FeatureSource, MediaReader
@@ -76,7 +77,7 @@ class Session:
             self._open_decoder,
             context=self.context,
             original_context=self.manifest.decoder.original_context,
-            chunk=self._options.prefill_chunk,
+            chunk=self._options.prefill_chunk or chunk_for(self.manifest),
         )
         media = MediaReader(self._processor, self._encoders)
         return Conversation(self.manifest, track, self._processor.text, media, self._guides, system=system, tools=tools)
@@ -195,7 +196,7 @@ def _plan(manifest: Manifest, options: SessionOptions) -> MemoryPlan:
             manifest,
             context=context,
             media_rows=options.media_rows,
-            chunk=options.prefill_chunk,
+            chunk=options.prefill_chunk or chunk_for(manifest),
             keep_encoders=options.keep_encoders,
         )
 

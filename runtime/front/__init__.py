@@ -56,8 +56,8 @@ def load(
         keep_encoders: keep vision and audio encoders loaded after use: faster, and more memory.
         memory_limit: bytes the session may take; None for what the machine has left.
         provider: execution provider.
-        prefill_chunk: tokens of a prompt read at a time, None for 128; shorter ones let cancelling, timeouts
-            and other threads act sooner.
+        prefill_chunk: tokens of a prompt read at a time; shorter ones let cancelling, timeouts and other
+            threads act sooner; None chooses 16 to 128 by the size of the model.
 
     Raises:
         BundleError: the bundle is missing or damaged; the message names file, found and expected.
@@ -67,7 +67,7 @@ def load(
     >>> with palmtop.load("phi4mm-int4") as session:  # doctest: +SKIP
     ...     print(session.answer([{"role": "user", "content": "Hello"}]).text)
     """
-    from palmtop.runtime.loading import PREFILL_CHUNK, SessionOptions
+    from palmtop.runtime.loading import SessionOptions
     from palmtop.runtime.session import load_session
 
     options = SessionOptions(
@@ -77,7 +77,7 @@ def load(
         keep_encoders=keep_encoders,
         memory_limit=memory_limit,
         provider=provider,
-        prefill_chunk=PREFILL_CHUNK if prefill_chunk is None else prefill_chunk,
+        prefill_chunk=prefill_chunk,
     )
     return load_session(path, options)
 
