@@ -83,11 +83,11 @@ def _parts(results: dict[str, Any]) -> str:
     if "parts" not in results:
         return ""
     lines = ["## What is in the bundle\n", "| part | bits | group | parameters | bytes |", "|---|---|---|---|---|"]
-    for part in results["parts"]:
-        lines.append(
-            f"| {part['name']} | {part['bits']} | {part['group'] or '-'} | {part['parameters'] / 1e6:,.1f} M"
-            f" | {part['size_bytes'] / 1e6:,.1f} MB |"
-        )
+    lines += [
+        f"| {part['name']} | {part['bits']} | {part['group'] or '-'} | {part['parameters'] / 1e6:,.1f} M"
+        f" | {part['size_bytes'] / 1e6:,.1f} MB |"
+        for part in results["parts"]
+    ]
     return "\n".join(lines) + "\n"
 
 
@@ -144,8 +144,8 @@ def _phone(results: dict[str, Any]) -> str:
         r = results["run text"]["output"]
         lines.append(
             f"With a context of 4,096 tokens a text session of this bundle peaks at {gb(r['memory']['VmHWM'])} here,"
-            " most of it at the end of loading; a phone of 8 GB leaves an app 3 to 4 GB. Levers, by size: group 128 (4.25"
-            " instead of 5.1 bits a weight), one merged adapter or none instead of two gated ones, a shorter"
+            " most of it at the end of loading; a phone of 8 GB leaves an app 3 to 4 GB. Levers, by size: group 128"
+            " (4.25 instead of 5.1 bits a weight), one merged adapter or none instead of two gated ones, a shorter"
             " context (0.26 MB a token)."
         )
     lines.append(

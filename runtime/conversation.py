@@ -1,62 +1,37 @@
 """A dialogue with memory: each turn reads only what the KV cache does not hold yet.
 
 Every turn is rendered whole by the chat template and compared with what the decoder holds, so going on,
-editing, retrying and starting over are one operation. Knows messages, text and routes; the cache is
-``track.py``, the token loop ``generate.py``.
+editing, retrying and starting over are one operation. Keeps the messages and whose turn it is; what a turn
+does is in ``question.py`` and ``turn.py``, the cache in ``track.py``.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from palmtop.errors import InputError
 
-from .generate import TokenStream
-from .machine import peak_rss_bytes
+from .answer import Answer, Pieces, would_wait_for_itself
+from .guide import Guides
+from .interruption import Interruption
 from .manifest import Manifest
-from .media import MeasuredItem, MediaReader
+from .media import MediaReader
 from .options import GenerationOptions
-from .processor.text import TextProcessor, expand_media
-from .reply import FinishReason, Piece, Reply, ReprefillReason, Usage
-from .routing import Choice, choose, mode_of
+from .processor.text import TextProcessor
+from .question import Message, QuestionReader, without_front
+from .spoken import SpokenAnswers
 from .stopwatch import Stopwatch
 from .thinking import separate_thinking
-from .track import CancelledError, MediaSpan, Passage, Track
-from .transcript import Transcript
+from .tools import Tool, check_tools, first_messages
+from .track import Track
+from .turn import Turn
 
-Message = Mapping[str, Any]
 GREEDY = GenerationOptions()
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Spoken:
-    """An answer as it was sampled: its tokens need not be those that its text would get.
-
-    Attributes:
-        prompt: ids it answered, [S].
-        ids: of the answer.
-        text: of the answer.
-    """
-
-    prompt: NDArray[np.int32]
-    ids: NDArray[np.int32]
-    text: str
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Question:
-    """Messages, ready to be read by the decoder."""
-
-    passage: Passage
-    choice: Choice
-    items: tuple[MeasuredItem, ...]
+POLL_S = 0.02  # how soon an answer that waits for its turn notices that it is not wanted any more
 
 
 class Conversation:
@@ -64,6 +39,9 @@ class Conversation:
 
     Turns of one conversation follow each other: a second thread waits for its turn. ``cancel`` may be called
     from any thread.
+
+    Attributes:
+        messages: the dialogue so far, system message first; may be edited between two turns.
     """
 
     def __init__(
@@ -72,29 +50,51 @@ class Conversation:
         track: Track,
         text: TextProcessor,
         media: MediaReader,
+        guides: Guides,
         *,
         system: str | None = None,
+        tools: Sequence[Tool] = (),
     ) -> None:
+        check_tools(tools, text)
         self.messages: list[Message] = []
-        self._manifest = manifest
         self._track = track
         self._text = text
         self._media = media
-        self._system = system
-        self._spoken: list[_Spoken] = []
+        self._guides = guides
+        self._first = first_messages(system, tools)
+        self._tools = tools or None
+        self._spoken = SpokenAnswers(text.decode, manifest.processor.text.eos_ids)
+        self._reader = QuestionReader(manifest, text, media, self._spoken, track.context)
+        self._talk = Turn(manifest, track, text, media, self._spoken)
         self._turn = threading.Lock()
-        self._turn_owner: int | None = None
-        self._stop = threading.Event()
+        self._answering: Answer | None = None
+        self._stop: Interruption | None = None
         self.reset()
 
     def reset(self) -> None:
         """Forget every message; what the next turn shares with the last one stays in the cache."""
-        self.messages = [] if self._system is None else [{"role": "system", "content": self._system}]
-        self._spoken = []
+        self.messages = list(self._first)
+        self._spoken.forget()
 
     def cancel(self) -> None:
-        """Stop the answer that is being given, between two tokens or two steps of reading."""
-        self._stop.set()
+        """Stop the answer that is being given, between two tokens or two chunks of the prompt."""
+        stop = self._stop
+        if stop is not None:
+            stop.request()
+
+    def count_tokens(self, messages: Sequence[Message] | None = None) -> int:
+        """Tokens that a prompt has, images and sounds counted; they are decoded for it, not encoded.
+
+        Args:
+            messages: None for the dialogue so far.
+
+        Raises:
+            InputError: messages or media are not usable.
+        """
+        try:
+            return self._reader.length(self.messages if messages is None else messages, self._tools)
+        finally:
+            self._media.forget_pixels()
 
     def close(self) -> None:
         """Free the KV cache; the next turn would read everything again."""
@@ -104,39 +104,69 @@ class Conversation:
         self,
         content: str | Sequence[Mapping[str, Any]],
         *,
+        role: str = "user",
         max_tokens: int | None = None,
         adapters: Mapping[str, float] | None = None,
         options: GenerationOptions = GREEDY,
-    ) -> Iterator[Piece]:
-        """Add a user message and stream the answer, which is added too.
+    ) -> Answer:
+        """Add a message and stream the answer, which is added too.
 
         Args:
             content: text, or a list of parts: {"type": "image", "image": path}, {"type": "audio", ...}, text.
+            role: "user", or "tool" for what a tool gave.
             max_tokens: longest answer; None as in ``options``.
             adapters: instead of the route's.
             options: of this turn.
 
+        Returns:
+            an iterator of pieces; nothing runs before the first is asked for.
+
         Raises:
-            InputError: the turn cannot be read; the conversation is then as it was before.
+            InputError: while iterating: the turn cannot be read; the conversation is then as it was before.
         """
-        with self._my_turn():  # before the message is added: what a waiting thread says comes after this answer
-            self._stop.clear()
-            messages = self.messages  # ``reset`` begins another list; this turn stays with its own
-            before = list(messages)
-            messages.append({"role": "user", "content": content})
-            shown: list[str] = []
-            try:
-                for piece in self._separated(self._answer(messages, adapters, _limit(options, max_tokens))):
-                    if piece.kind == "answer":  # thinking is not read again in later turns
-                        shown.append(piece.text)
-                    yield piece
-            except GeneratorExit:
-                messages.append({"role": "assistant", "content": "".join(shown)})
-                raise
-            except BaseException:
-                messages[:] = before
-                raise
-            messages.append({"role": "assistant", "content": "".join(shown)})
+
+        def add(messages: list[Message]) -> None:
+            messages.append({"role": role, "content": content})
+
+        return self._keep(add, adapters, _limit(options, max_tokens))
+
+    def retry(
+        self,
+        *,
+        max_tokens: int | None = None,
+        adapters: Mapping[str, float] | None = None,
+        options: GenerationOptions = GREEDY,
+    ) -> Answer:
+        """Answer the last question again, for instance with another seed; the earlier answer is dropped.
+
+        Nothing but the question's last token is read again.
+
+        Raises:
+            InputError: while iterating: there is no question, or as ``say``.
+        """
+
+        def drop_answer(messages: list[Message]) -> None:
+            del messages[_last_question(messages) + 1 :]
+
+        return self._keep(drop_answer, adapters, _limit(options, max_tokens))
+
+    def rewind(self, turns: int = 1) -> None:
+        """Take back the last questions and what was answered; the next turn reads on from there.
+
+        Args:
+            turns: how many questions.
+
+        Raises:
+            InputError: there are not so many, or an answer is being given.
+        """
+        if isinstance(turns, bool) or not isinstance(turns, int) or turns < 1:
+            raise InputError(f"rewind: found {turns!r} turns, expected a number from 1 on")
+        if self._answering is not None:
+            raise InputError("rewind: an answer is being given; finish or close it first")
+        left = list(self.messages)
+        for _ in range(turns):
+            del left[_last_question(left) :]
+        self.messages = left
 
     def respond(
         self,
@@ -145,160 +175,103 @@ class Conversation:
         max_tokens: int | None = None,
         adapters: Mapping[str, float] | None = None,
         options: GenerationOptions = GREEDY,
-    ) -> Iterator[Piece]:
+    ) -> Answer:
         """Stream the answer to a list of messages, whatever this conversation held before.
 
-        The last piece carries the reply. Closing the iterator early ends the answer.
+        The last piece carries the reply. Closing the answer early ends it.
 
         Raises:
-            InputError: messages, media or adapters are not usable, or the prompt does not fit the context.
+            InputError: while iterating: messages, media or adapters are not usable, or the prompt does not fit
+                the context.
         """
         options = _limit(options, max_tokens)
-        with self._my_turn():
-            self._stop.clear()
-            yield from self._separated(self._answer(messages, adapters, options))
 
-    def _separated(self, pieces: Iterator[Piece]) -> Iterator[Piece]:
-        return separate_thinking(pieces, self._text.spec.thinking, is_open=self._text.starts_thinking)
+        def give(stop: Interruption, answer: Answer) -> Pieces:
+            with self._my_turn(stop, answer):
+                yield from self._answer(messages, adapters, options, stop, None)
+
+        return Answer(give, options.timeout_s)
+
+    def _keep(
+        self,
+        change: Callable[[list[Message]], None],
+        adapters: Mapping[str, float] | None,
+        options: GenerationOptions,
+    ) -> Answer:
+        """Change the dialogue, answer it, and add the answer; take the change back when that fails."""
+
+        def give(stop: Interruption, answer: Answer) -> Pieces:
+            with self._my_turn(stop, answer):  # first: what a waiting thread says comes after this answer
+                messages = self.messages  # ``reset`` begins another list; this turn stays with its own
+                before = list(messages)
+                shown: list[str] = []
+                try:
+                    change(messages)
+                    for piece in self._answer(list(messages), adapters, options, stop, messages):
+                        if piece.kind == "answer":  # thinking is not read again in later turns
+                            shown.append(piece.text)
+                        yield piece
+                except GeneratorExit:
+                    messages.append({"role": "assistant", "content": "".join(shown)})
+                    raise
+                except BaseException:
+                    messages[:] = before
+                    raise
+                messages.append({"role": "assistant", "content": "".join(shown)})
+
+        return Answer(give, options.timeout_s)
 
     def _answer(
-        self, messages: Sequence[Message], adapters: Mapping[str, float] | None, options: GenerationOptions
-    ) -> Iterator[Piece]:
+        self,
+        messages: Sequence[Message],
+        adapters: Mapping[str, float] | None,
+        options: GenerationOptions,
+        stop: Interruption,
+        history: list[Message] | None,
+    ) -> Pieces:
+        """One turn; what had to be trimmed is taken out of ``history``."""
         clock = Stopwatch()
+        guide = self._guides.guide(options.grammar)
         try:
-            question = self._read(messages, adapters)
+            question = self._reader.read(messages, adapters, options, self._tools)
         except BaseException:
             self._media.forget_pixels()
             raise
-        transcript = Transcript(self._text.pieces(), options.stop)
-        reason: FinishReason = "cancelled"
-        cached = 0
-        reprefilled: ReprefillReason | None = None
-        try:
-            cached, reprefilled = self._prefill(question)
-            stream = self._stream(options)
-            for token in stream:
-                clock.token()
-                if text := transcript.push(token):
-                    yield Piece(text=text)
-                if transcript.stopped:
-                    break
-            reason = "stop_string" if transcript.stopped else stream.finish_reason
-            reprefilled = stream.reprefilled or reprefilled
-            if reason == "eos":
-                clock.token()  # the end token was sampled as well, and took as long
-        except CancelledError:
-            pass
-        finally:
-            self._media.forget_pixels()
-            rest = transcript.finish()
-            if not transcript.stopped:
-                said = np.array(transcript.ids, np.int32)
-                self._spoken.append(_Spoken(question.passage.ids, said, transcript.text))
-        usage = Usage(
-            prompt_tokens=len(question.passage.ids),
-            cached_tokens=cached,
-            media_rows=question.passage.media_rows,
-            completion_tokens=len(transcript.ids),
-            reprefilled=reprefilled,
-            ttft_s=clock.ttft_s,
-            tokens_per_s=clock.tokens_per_s,
-            peak_rss_bytes=peak_rss_bytes(),
-        )
-        reply = Reply(
-            text=transcript.text,
-            token_ids=tuple(transcript.ids),
-            finish_reason=reason,
-            mode=question.choice.mode,
-            adapters={name: weight for name, weight in question.choice.adapters.items() if weight},
-            usage=usage,
-        )
-        yield Piece(text=rest, reply=reply)
-
-    def _read(self, messages: Sequence[Message], adapters: Mapping[str, float] | None) -> _Question:
-        """Messages become a passage and a route; nothing native runs."""
-        prompt = self._text.prompt(messages)
-        kinds = {place.item.kind for place in prompt.media}
-        mode = mode_of(has_image="image" in kinds, has_audio="audio" in kinds)
-        choice = choose(self._manifest, mode, adapters)
-        items = tuple(self._media.measure(place.item) for place in prompt.media)
-        template_ids, template_places = expand_media(prompt, [item.rows for item in items])
-        ids, places = self._as_spoken(template_ids.astype(np.int32), template_places)
-        passage = Passage(ids, places, _spans(places, items, choice))
-        context = self._track.context
-        if len(ids) > context:
-            raise InputError(
-                f"the prompt has {len(ids)} tokens ({passage.media_rows} of them images and sounds), this "
-                f"session's context is {context}; shorten it, drop older turns, or load with a longer one "
-                f"(the bundle serves {self._manifest.decoder.context_length})"
-            )
-        return _Question(passage, choice, items)
-
-    def _prefill(self, question: _Question) -> tuple[int, ReprefillReason | None]:
-        def features(number: int) -> NDArray[np.float32]:
-            vision = question.choice.audio_projector == "vision"
-            item = question.items[number]
-            return self._media.features(item, vision_projector=vision, cancelled=self._stop.is_set)
-
-        gates = question.choice.gates(self._manifest)
-        self._track.place_media(question.passage, features)
-        return self._track.bring_to(question.passage, gates, self._stop.is_set)
-
-    def _stream(self, options: GenerationOptions) -> TokenStream:
-        return TokenStream(
-            self._track,
-            options,
-            eos_ids=self._manifest.processor.text.eos_ids,
-            never=self._manifest.decoder.sampled_never,
-            cancelled=self._stop.is_set,
-        )
-
-    def _as_spoken(
-        self, ids: NDArray[np.int32], places: NDArray[np.int64]
-    ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-        """Put the sampled tokens of earlier answers where the template's text stands for them.
-
-        Text need not be tokenised as it was sampled; with the sampled ids the cache stays valid. Answers that
-        are not in these messages (edited, dropped) are forgotten.
-        """
-        kept = []
-        for spoken in self._spoken:
-            start = len(spoken.prompt)
-            if len(ids) <= start or (ids[:start] != spoken.prompt).any():
-                continue
-            ends = np.flatnonzero(np.isin(ids[start:], self._manifest.processor.text.eos_ids))
-            end = start + int(ends[0]) if len(ends) else len(ids)
-            if places[start:end].any() or self._text.decode(ids[start:end].tolist()) != spoken.text:
-                continue
-            ids = np.concatenate([ids[:start], spoken.ids, ids[end:]])
-            places = np.concatenate([places[:start], np.zeros(len(spoken.ids), np.int64), places[end:]])
-            kept.append(spoken)
-        self._spoken = kept
-        return ids, places
+        if history is not None and question.trimmed:
+            history[:] = without_front(history, question.trimmed)
+        pieces = self._talk.answer(question, options, guide, stop, clock)
+        yield from separate_thinking(pieces, self._text.spec.thinking, is_open=self._text.starts_thinking)
 
     @contextmanager
-    def _my_turn(self) -> Iterator[None]:
-        me = threading.get_ident()
-        if self._turn_owner == me:
+    def _my_turn(self, stop: Interruption, answer: Answer) -> Iterator[None]:
+        other = self._answering
+        if other is not None and would_wait_for_itself(answer.asked_by, other.asked_by):
             raise InputError("this conversation is still answering; finish or close that answer's iterator first")
-        with self._turn:
-            self._turn_owner = me
-            try:
-                yield
-            finally:
-                self._turn_owner = None
+        stop.start()
+        while not self._turn.acquire(timeout=POLL_S):
+            if stop():
+                raise InputError("the answer was stopped while it waited for another one of this conversation")
+        self._answering, self._stop = answer, stop
+        try:
+            yield
+        finally:
+            self._answering = self._stop = None
+            self._turn.release()
 
 
 def _limit(options: GenerationOptions, max_tokens: int | None) -> GenerationOptions:
+    if not isinstance(options, GenerationOptions):
+        raise InputError(f"options: found {type(options).__name__}, expected GenerationOptions")
     return options if max_tokens is None else replace(options, max_tokens=max_tokens)
 
 
-def _spans(places: NDArray[np.int64], items: Sequence[MeasuredItem], choice: Choice) -> tuple[MediaSpan, ...]:
-    """Where each item's rows begin; the same sound through another projector counts as another."""
-    spans, row = [], 1
-    for measured in items:
-        start = int(np.flatnonzero(places == row)[0])
-        projector = f":{choice.audio_projector}" if measured.item.kind == "audio" else ""
-        spans.append(MediaSpan(start, measured.rows, measured.key + projector))
-        row += measured.rows
-    return tuple(spans)
+def _last_question(messages: Sequence[Message]) -> int:
+    """Index of the last user message.
+
+    Raises:
+        InputError: there is none.
+    """
+    for index in range(len(messages) - 1, -1, -1):
+        if messages[index].get("role") == "user":
+            return index
+    raise InputError("the conversation holds no question, expected one to go back to")

@@ -9,19 +9,22 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, wait
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from palmtop.errors import BundleError, InputError, RuntimeMissingError
 
-from .audio_windows import AudioWindow, audio_windows
+from .audio_windows import audio_windows
+from .encoder_inputs import Tiles, audio_feeds, check_log_mel, check_tiles
 from .feature_cache import FeatureCache, Features, content_key
 from .processor.image import feature_order
-from .processor.spec import AudioSpec, ImageSpec, ProcessorSpec
+from .processor.spec import ProcessorSpec
 
 if TYPE_CHECKING:
     import onnxruntime as ort
@@ -29,42 +32,14 @@ if TYPE_CHECKING:
 BATCH_BYTES = 256 << 20  # of activations at a time, when tiles are small enough to share a run
 CACHE_BYTES = 64 << 20
 LOG_ERRORS = 3  # onnxruntime's severity: errors and worse
+POLL_S = 0.02  # how soon a run notices that it is to stop
 
 Progress = Callable[[int, int], None]  # batches done, batches in all
 ShouldStop = Callable[[], bool]
 
 
-class Tiles(Protocol):
-    """What ``palmtop.runtime.processor.image.tile_image`` makes of an image."""
-
-    @property
-    def pixels(self) -> NDArray[np.float32]:
-        """[N, 3, C, C], the global view first."""
-        ...
-
-    @property
-    def patch_mask(self) -> NDArray[np.bool_]:
-        """[N, P, P]."""
-        ...
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        """(rows, columns) of tiles."""
-        ...
-
-    @property
-    def useful(self) -> tuple[int, int]:
-        """(rows, columns) of pooled features that are kept."""
-        ...
-
-    @property
-    def rows(self) -> int:
-        """Feature rows of the image."""
-        ...
-
-
 class EncodingStopped(Exception):  # noqa: N818 - nothing went wrong: the caller asked for it
-    """``should_stop`` said so between two batches."""
+    """``should_stop`` said so."""
 
 
 class Encoders:
@@ -83,6 +58,7 @@ class Encoders:
         threads: int | None = None,
         keep: bool = False,
         cache_bytes: int = CACHE_BYTES,
+        check_room: Callable[[], None] | None = None,
     ) -> None:
         """Nothing is loaded yet.
 
@@ -94,6 +70,7 @@ class Encoders:
             threads: of onnxruntime; None is its default, one per core.
             keep: sessions stay open after use.
             cache_bytes: of feature rows kept for inputs that come again.
+            check_room: called before an encoder is loaded; raises when it would not fit into memory.
 
         Raises:
             BundleError: window and stacking of the audio spec do not fit together.
@@ -104,6 +81,7 @@ class Encoders:
                 f"expected a multiple of downsample_rate {spec.audio.downsample_rate}"
             )
         self.keep = keep
+        self._check_room = check_room
         self.cache = FeatureCache(cache_bytes)
         self._paths = {"image": vision_path, "audio": audio_path}
         self._spec = spec
@@ -120,7 +98,7 @@ class Encoders:
         Args:
             tiles: of the image.
             progress: called after every batch.
-            should_stop: asked before every batch.
+            should_stop: asked before every batch and while one runs.
 
         Returns:
             [tiles.rows, H], read-only.
@@ -133,7 +111,7 @@ class Encoders:
         spec = self._spec.image
         if spec is None or self._paths["image"] is None:
             raise InputError("the bundle has no vision encoder, expected no images")
-        _check_tiles(tiles, spec)
+        check_tiles(tiles, spec)
         key = content_key(f"image{tiles.grid}{tiles.useful}", tiles.pixels, tiles.patch_mask)
         count, step = len(tiles.pixels), self._tiles_at_once
 
@@ -143,13 +121,13 @@ class Encoders:
                 _ask(should_stop)
                 part = slice(start, start + step)
                 feeds = {"pixel_values": tiles.pixels[part], "patch_mask": tiles.patch_mask[part]}
-                done, separators = _run(session, ["tile_features", "separators"], feeds)
+                done, separators = _run(session, ["tile_features", "separators"], feeds, should_stop)
                 features.append(done.reshape(-1, done.shape[-1]))
                 _tell(progress, start // step + 1, -(-count // step))
             everything = np.concatenate([*features, separators])
             return everything[feature_order(tiles.grid, tiles.useful, spec.pooled)]
 
-        return self._encode("image", key, tiles.rows, run)
+        return self._encode("image", key, tiles.rows, run, should_stop)
 
     def encode_audio(
         self,
@@ -165,7 +143,7 @@ class Encoders:
             log_mel: [T, mels].
             vision_projector: use the projector that was trained beside images.
             progress: called after every window.
-            should_stop: asked before every window.
+            should_stop: asked before every window and while one runs.
 
         Returns:
             [rows, H], read-only.
@@ -178,7 +156,7 @@ class Encoders:
         spec = self._spec.audio
         if spec is None or self._paths["audio"] is None:
             raise InputError("the bundle has no audio encoder, expected no sounds")
-        _check_log_mel(log_mel, spec)
+        check_log_mel(log_mel, spec)
         windows = audio_windows(len(log_mel), spec)
         steps = -(-len(log_mel) // spec.compression_rate)
 
@@ -186,12 +164,13 @@ class Encoders:
             rows: list[Features] = []
             for window in windows:
                 _ask(should_stop)
-                rows += _run(session, ["audio_features"], _audio_feeds(log_mel, window, vision_projector))
+                feeds = audio_feeds(log_mel, window, vision_projector)
+                rows += _run(session, ["audio_features"], feeds, should_stop)
                 _tell(progress, len(rows), len(windows))
             return np.concatenate(rows)
 
         key = content_key(f"audio{vision_projector}", log_mel)
-        return self._encode("audio", key, -(-steps // spec.downsample_rate), run)
+        return self._encode("audio", key, -(-steps // spec.downsample_rate), run, should_stop)
 
     def close(self) -> None:
         """Close open sessions and forget cached features; the next call starts anew."""
@@ -200,8 +179,10 @@ class Encoders:
             self.cache.clear()
             return_freed_memory()
 
-    def _encode(self, kind: str, key: str, rows: int, run: Callable[[Any], Features]) -> Features:
-        with self._lock:
+    def _encode(
+        self, kind: str, key: str, rows: int, run: Callable[[Any], Features], should_stop: ShouldStop | None
+    ) -> Features:
+        with self._alone(should_stop):
             if (known := self.cache.get(key)) is not None:
                 return known
             path = self._paths[kind]
@@ -216,8 +197,20 @@ class Encoders:
                 raise BundleError(f"{path.name}: gives {len(features)} feature rows, expected {rows}")
             return self.cache.put(key, features)
 
+    @contextmanager
+    def _alone(self, should_stop: ShouldStop | None) -> Iterator[None]:
+        """Wait for other threads, but no longer than wanted."""
+        while not self._lock.acquire(timeout=POLL_S):
+            _ask(should_stop)
+        try:
+            yield
+        finally:
+            self._lock.release()
+
     def _session(self, kind: str, path: Path) -> ort.InferenceSession:
         if kind not in self._sessions:
+            if self._check_room is not None:
+                self._check_room()
             self._sessions[kind] = _open(path, self._threads)
         return self._sessions[kind]
 
@@ -231,6 +224,14 @@ def return_freed_memory() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
     if trim is not None:
         trim(0)
+
+
+def available_providers() -> list[str]:
+    """Execution providers that onnxruntime was built with."""
+    import onnxruntime as ort
+
+    names: list[str] = ort.get_available_providers()
+    return names
 
 
 def _open(path: Path, threads: int | None) -> ort.InferenceSession:
@@ -251,37 +252,46 @@ def _open(path: Path, threads: int | None) -> ort.InferenceSession:
         raise BundleError(f"{path}: onnxruntime cannot load it ({error})") from error
 
 
-def _run(session: ort.InferenceSession, outputs: list[str], feeds: Mapping[str, NDArray[np.generic]]) -> list[Features]:
+def _run(
+    session: ort.InferenceSession,
+    outputs: list[str],
+    feeds: Mapping[str, NDArray[np.generic]],
+    should_stop: ShouldStop | None,
+) -> list[Features]:
+    """Run the graph in a thread of its own and wait for it, so that a wish to stop, or Ctrl-C, ends the run.
+
+    onnxruntime leaves Python's lock alone while it runs, and looks at ``terminate`` between two nodes.
+    """
+    import onnxruntime as ort
+
+    options = ort.RunOptions()
+    done: Future[list[Features]] = Future()
+
+    def run() -> None:
+        try:
+            done.set_result(session.run(outputs, feeds, options))
+        except Exception as error:  # onnxruntime's exceptions have no common base of their own
+            done.set_exception(error)
+
+    thread = threading.Thread(target=run, name="palmtop-encoder", daemon=True)
+    thread.start()
+    stopped = False
     try:
-        results: list[Features] = session.run(outputs, feeds)
+        while not wait([done], timeout=POLL_S).done:
+            if not stopped and should_stop is not None and should_stop():
+                options.terminate = stopped = True
+    except BaseException:  # Ctrl-C
+        options.terminate = True
+        raise
+    finally:
+        thread.join()
+        return_freed_memory()  # or the process grows with the number of windows
+    if stopped:
+        raise EncodingStopped
+    try:
+        return done.result()
     except Exception as error:
         raise BundleError(f"onnxruntime could not run an encoder, expected {', '.join(outputs)} ({error})") from error
-    finally:
-        return_freed_memory()  # or the process grows with the number of windows
-    return results
-
-
-def _audio_feeds(log_mel: NDArray[np.float32], window: AudioWindow, vision: bool) -> dict[str, NDArray[Any]]:
-    feeds: dict[str, NDArray[Any]] = {"log_mel": log_mel[None, window.start : window.stop]}
-    numbers = {"left_context": window.left_context, "window": window.fill_to, "projector": int(vision)}
-    return feeds | {name: np.array([value], np.int64) for name, value in numbers.items()}
-
-
-def _check_tiles(tiles: Tiles, spec: ImageSpec) -> None:
-    count = 1 + tiles.grid[0] * tiles.grid[1]
-    wanted = (count, 3, spec.crop_size, spec.crop_size), (count, spec.patches, spec.patches)
-    found = tiles.pixels.shape, tiles.patch_mask.shape
-    if found != wanted:
-        raise InputError(f"image tiles and masks are {found[0]} and {found[1]}, expected {wanted[0]} and {wanted[1]}")
-    if not np.isfinite(tiles.pixels).all():
-        raise InputError("image tiles hold a value that is not finite, expected numbers only")
-
-
-def _check_log_mel(log_mel: NDArray[np.float32], spec: AudioSpec) -> None:
-    if log_mel.ndim != 2 or log_mel.shape[1] != spec.n_mels or not len(log_mel):
-        raise InputError(f"log-mel frames are {list(log_mel.shape)}, expected [T, {spec.n_mels}] with T from 1 on")
-    if not np.isfinite(log_mel).all():
-        raise InputError("log-mel frames hold a value that is not finite, expected numbers only")
 
 
 def _ask(should_stop: ShouldStop | None) -> None:

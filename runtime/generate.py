@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 
+from .guide import Guide
 from .options import GenerationOptions
 from .reply import FinishReason, ReprefillReason
 from .sampling import Sampler
@@ -28,6 +29,7 @@ class TokenStream:
         *,
         eos_ids: Collection[int],
         never: Collection[int],
+        guide: Guide | None = None,
         cancelled: Cancelled,
     ) -> None:
         self.finish_reason: FinishReason = "max_tokens"
@@ -35,6 +37,7 @@ class TokenStream:
         self._track = track
         self._options = options
         self._eos_ids = frozenset(eos_ids)
+        self._guide = guide
         self._cancelled = cancelled
         self._sampler = Sampler(options, never=tuple(never), seen=track.ids.tolist())
 
@@ -43,7 +46,7 @@ class TokenStream:
             if self._cancelled():
                 self.finish_reason = "cancelled"
                 return
-            token = self._sampler.draw(self._track.logits())
+            token = self._draw()
             if token in self._eos_ids:
                 self.finish_reason = "eos"
                 return
@@ -58,3 +61,12 @@ class TokenStream:
             except CancelledError:
                 self.finish_reason = "cancelled"
                 return
+
+    def _draw(self) -> int:
+        logits = self._track.logits()
+        if self._guide is None:
+            return self._sampler.draw(logits)
+        token = self._sampler.draw(logits, self._guide.allowed(len(logits)))
+        if token not in self._eos_ids:
+            self._guide.advance(token)
+        return token

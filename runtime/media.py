@@ -16,7 +16,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from .encoders import EncodingStopped, Tiles
+from .encoder_inputs import Tiles
+from .encoders import EncodingStopped
 from .processor import Processor
 from .processor.content import MediaItem
 from .track import CancelledError

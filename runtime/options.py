@@ -1,13 +1,15 @@
-"""How one answer is generated: its length, its sampling, its stop strings. Values only."""
+"""How one answer is generated: its length, its sampling, its form, where it ends. Values only."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
+from typing import Literal
 
-from palmtop.errors import InputError
+from .grammar import Grammar
+from .option_checks import check_choice, check_number, check_whole, wrong
 
 DEFAULT_MAX_TOKENS = 256
+OverflowRule = Literal["refuse", "trim"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,9 +24,14 @@ class GenerationOptions:
         repetition_penalty: above 1 makes tokens that the sequence already holds less probable.
         seed: of the sampler; None draws one from the operating system.
         stop: the answer ends before the first of these strings.
+        grammar: the answer's text follows it; None for free text.
+        timeout_s: seconds after which the answer ends where it is, from its first step on; None for no limit.
+        on_overflow: what becomes of a prompt longer than the context: "refuse" it, or "trim" the oldest
+            questions with their answers, until there is room for the answer too (at most a quarter of the
+            context); system messages and the last question always stay.
 
     Raises:
-        InputError: a value is out of its range.
+        InputError: a value is of the wrong type or out of its range.
     """
 
     max_tokens: int = DEFAULT_MAX_TOKENS
@@ -34,19 +41,21 @@ class GenerationOptions:
     repetition_penalty: float = 1.0
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    grammar: Grammar | None = None
+    timeout_s: float | None = None
+    on_overflow: OverflowRule = "refuse"
 
     def __post_init__(self) -> None:
-        _check("max_tokens", self.max_tokens, self.max_tokens >= 1, "at least 1")
-        _check("temperature", self.temperature, 0 <= self.temperature < math.inf, "0 or more")
-        _check("top_k", self.top_k, self.top_k >= 0, "0 or more")
-        _check("top_p", self.top_p, 0 < self.top_p <= 1, "above 0, at most 1")
-        _check("repetition_penalty", self.repetition_penalty, 0 < self.repetition_penalty < math.inf, "above 0")
-        _check("seed", self.seed, self.seed is None or self.seed >= 0, "0 or more")
-        if isinstance(self.stop, str) or not all(isinstance(s, str) and s for s in self.stop):
-            raise InputError(f"option stop: found {self.stop!r}, expected non-empty strings in a tuple")
+        check_whole("max_tokens", self.max_tokens, 1)
+        check_number("temperature", self.temperature, "0 or more")
+        check_whole("top_k", self.top_k, 0)
+        check_number("top_p", self.top_p, "above 0, at most 1")
+        check_number("repetition_penalty", self.repetition_penalty, "above 0")
+        check_whole("seed", self.seed, 0, optional=True)
+        check_number("timeout_s", self.timeout_s, "above 0", optional=True)
+        check_choice("on_overflow", self.on_overflow, ("refuse", "trim"))
+        if self.grammar is not None and not isinstance(self.grammar, Grammar):
+            raise wrong("grammar", self.grammar, "a Grammar")
+        if not isinstance(self.stop, (tuple, list)) or not all(isinstance(s, str) and s for s in self.stop):
+            raise wrong("stop", self.stop, "non-empty strings in a tuple")
         object.__setattr__(self, "stop", tuple(self.stop))
-
-
-def _check(name: str, value: object, holds: bool, expected: str) -> None:
-    if not holds:
-        raise InputError(f"option {name}: found {value!r}, expected {expected}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-FinishReason = Literal["eos", "stop_string", "max_tokens", "context_full", "cancelled"]
+FinishReason = Literal["eos", "stop_string", "max_tokens", "context_full", "cancelled", "timeout"]
 ReprefillReason = Literal["adapters", "rope"]
 PieceKind = Literal["answer", "thinking"]
 
@@ -21,6 +21,8 @@ class Usage:
         completion_tokens: tokens sampled, the end token not counted.
         reprefilled: why the cache was thrown away and the sequence read again: "adapters" when the route
             changed, "rope" when the LongRoPE boundary was crossed; None when it was not.
+        trimmed_messages: oldest messages left out because the context was full (``on_overflow="trim"``).
+        encode_s: reading and encoding of images and sounds; part of ``ttft_s``.
         ttft_s: from the call to the first token: media, prefill and one step.
         tokens_per_s: after the first token; 0 with fewer than two.
         peak_rss_bytes: highest resident memory of the process so far; None where the system does not tell.
@@ -31,9 +33,24 @@ class Usage:
     media_rows: int
     completion_tokens: int
     reprefilled: ReprefillReason | None
+    trimmed_messages: int = 0
+    encode_s: float = 0.0
     ttft_s: float
     tokens_per_s: float
     peak_rss_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolCall:
+    """A function that the model asks to be called.
+
+    Attributes:
+        name: of the function, as given in ``tools``.
+        arguments: by name; plain JSON types.
+    """
+
+    name: str
+    arguments: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +63,7 @@ class Reply:
         finish_reason: why it ended.
         mode: "text", "image", "audio" or "image+audio": what the conversation holds so far.
         adapters: name to weight of the adapters that were on.
+        tool_calls: functions that the model asks to be called, in order.
         usage: cost and timings.
         thinking: what the model thought aloud before it answered; empty where it did not.
     """
@@ -55,12 +73,14 @@ class Reply:
     finish_reason: FinishReason
     mode: str
     adapters: dict[str, float]
+    tool_calls: tuple[ToolCall, ...] = ()
     usage: Usage
     thinking: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
-        return {**asdict(self), "token_ids": list(self.token_ids)}
+        calls = [asdict(call) for call in self.tool_calls]
+        return {**asdict(self), "token_ids": list(self.token_ids), "tool_calls": calls}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from palmtop.errors import InputError
+
 from .options import GenerationOptions
 
 
@@ -28,11 +30,15 @@ class Sampler:
         self._random = np.random.default_rng(options.seed)
         self._seen = set(seen) if options.repetition_penalty != 1.0 else set()
 
-    def draw(self, logits: NDArray[np.float32]) -> int:
+    def draw(self, logits: NDArray[np.float32], allowed: NDArray[np.bool_] | None = None) -> int:
         """The next id.
 
         Args:
             logits: [V]; left unchanged.
+            allowed: [V] ids that may be drawn; None for all.
+
+        Raises:
+            InputError: none may be drawn.
         """
         options = self._options
         scores = logits.astype(np.float64)
@@ -41,6 +47,10 @@ class Sampler:
             penalty = options.repetition_penalty
             scores[seen] *= np.where(scores[seen] < 0, penalty, 1 / penalty)
         scores[self._never] = -np.inf
+        if allowed is not None:
+            scores[~allowed] = -np.inf
+            if scores.max() == -np.inf:
+                raise InputError("grammar: no token of the vocabulary can go on here, expected a grammar it can spell")
         token = int(scores.argmax()) if options.temperature == 0 else self._sample(scores)
         if options.repetition_penalty != 1.0:
             self._seen.add(token)

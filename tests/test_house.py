@@ -43,6 +43,7 @@ STAIRS = {
 }
 NATIVE = {
     "onnxruntime_genai": {"palmtop.runtime.session"},
+    "llguidance": {"palmtop.runtime.guide"},
     "onnxruntime": {"palmtop.runtime.encoders", "palmtop.export.verify.probe"},
 }
 ONLY_IN_TESTS = ("torch", "transformers", "peft", "sklearn", "skimage", "PIL", "torchvision")
@@ -54,6 +55,7 @@ HEAVY = (
     "onnx_ir",
     "cv2",
     "librosa",
+    "llguidance",
     "tokenizers",
     "torch",
     "PIL",

@@ -84,5 +84,7 @@ def check_turns(
     *_, last = conversation.say(FOLLOW_UP, options=OPTIONS)
     assert last.reply is not None
     assert last.reply.usage.reprefilled == "rope"
-    ids = conversation._read(conversation.messages[:-1], None).passage.ids.tolist()  # as the decoder got them
+    ids = conversation._reader.read(
+        conversation.messages[:-1], None, OPTIONS
+    ).passage.ids.tolist()  # as the decoder got them
     assert without_end(last.reply, reference) == greedy_without_cache(reference, feeds, ids)

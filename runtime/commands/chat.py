@@ -74,7 +74,7 @@ class Dialogue:
         *,
         hide_thinking: bool = False,
     ) -> None:
-        self.interactive = sys.stdin.isatty()
+        self.interactive = sys.stdin is not None and sys.stdin.isatty()
         self._conversation = conversation
         self._adapters = adapters
         self._options = options
@@ -105,8 +105,10 @@ class Dialogue:
             with suppress(KeyboardInterrupt):
                 try:
                     return input("> " if self.interactive else "")
-                except EOFError:
+                except (EOFError, RuntimeError):  # RuntimeError: there is no standard input
                     return None
+                except (OSError, ValueError) as error:
+                    raise PalmtopError(f"standard input cannot be read ({error!s:.200}), expected UTF-8") from error
             click.secho("\n/quit or Ctrl-D leaves", err=True, dim=True)
 
     def _command(self, line: str) -> bool:

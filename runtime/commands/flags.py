@@ -9,6 +9,8 @@ from typing import Any
 
 import click
 
+from palmtop.errors import InputError
+from palmtop.runtime.grammar import Grammar
 from palmtop.runtime.options import DEFAULT_MAX_TOKENS, GenerationOptions
 from palmtop.runtime.routing import parse_adapters
 from palmtop.runtime.session import Session, SessionOptions, load_session
@@ -55,6 +57,10 @@ def generation_flags(command: Command) -> Command:
     @click.option("--repetition-penalty", type=float, default=1.0, help="Above 1: repeat less.")
     @click.option("--seed", type=int, help="Same seed, same answer.")
     @click.option("--stop", multiple=True, metavar="TEXT", help="End before this text; repeatable.")
+    @click.option("--timeout", "timeout_s", type=float, metavar="SECONDS", help="End the answer after so long.")
+    @click.option("--schema", type=click.Path(path_type=Path), help="Answer in JSON that this JSON schema allows.")
+    @click.option("--regex", help="Answer with a text that matches this regular expression.")
+    @click.option("--lark", type=click.Path(path_type=Path), help="Answer in the language of this Lark grammar.")
     @wraps(command)
     def with_options(
         *args: Any,
@@ -65,6 +71,10 @@ def generation_flags(command: Command) -> Command:
         repetition_penalty: float,
         seed: int | None,
         stop: tuple[str, ...],
+        timeout_s: float | None,
+        schema: Path | None,
+        regex: str | None,
+        lark: Path | None,
         **others: Any,
     ) -> Any:
         options = GenerationOptions(
@@ -75,6 +85,8 @@ def generation_flags(command: Command) -> Command:
             repetition_penalty=repetition_penalty,
             seed=seed,
             stop=stop,
+            timeout_s=timeout_s,
+            grammar=_grammar(schema, regex, lark),
         )
         return command(*args, options=options, **others)
 
@@ -96,6 +108,29 @@ def adapter_flag(command: Command) -> Command:
         return command(*args, adapters=parse_adapters(adapter), **others)
 
     return with_adapters
+
+
+def _grammar(schema: Path | None, regex: str | None, lark: Path | None) -> Grammar | None:
+    """The form asked for on the command line.
+
+    Raises:
+        InputError: more than one, or a file that cannot be read.
+    """
+    given = [name for name, value in (("--schema", schema), ("--regex", regex), ("--lark", lark)) if value is not None]
+    if len(given) > 1:
+        raise InputError(f"found {' and '.join(given)}, expected one form of the answer")
+    if schema is not None:
+        return Grammar.json_schema(_read(schema))
+    if lark is not None:
+        return Grammar.lark(_read(lark))
+    return None if regex is None else Grammar.regex(regex)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text("utf-8")
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read as text ({error!s:.200})") from error
 
 
 def open_session(bundle: Path, loading: SessionOptions) -> Session:

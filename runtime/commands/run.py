@@ -57,7 +57,7 @@ def run_command(
 
     Which adapters answer is decided by the bundle's routing table (see: palmtop inspect).
     """
-    text = sys.stdin.read() if prompt == "-" else prompt
+    text = _standard_input() if prompt == "-" else prompt
     messages = [] if system is None else [{"role": "system", "content": system}]
     messages.append({"role": "user", "content": user_content(text, images, sounds)})
     with open_session(bundle, loading) as session:
@@ -76,6 +76,20 @@ def run_command(
         click.echo(json.dumps(reply.to_dict()))
     elif sys.stderr.isatty():
         click.secho(summary(reply), err=True, dim=True)
+
+
+def _standard_input() -> str:
+    """All of it.
+
+    Raises:
+        InputError: it is closed, a folder, or not UTF-8.
+    """
+    if sys.stdin is None:
+        raise InputError("standard input is closed, expected a prompt there")
+    try:
+        return sys.stdin.read()
+    except (OSError, ValueError) as error:  # ValueError: not UTF-8, or closed
+        raise InputError(f"standard input cannot be read ({error!s:.200}), expected a prompt in UTF-8") from error
 
 
 def user_content(text: str, images: tuple[Path, ...], sounds: tuple[Path, ...]) -> Any:

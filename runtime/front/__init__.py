@@ -10,21 +10,27 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from palmtop.runtime.answer import Answer as Answer
     from palmtop.runtime.conversation import Conversation as Conversation
+    from palmtop.runtime.grammar import Grammar as Grammar
     from palmtop.runtime.options import GenerationOptions as GenerationOptions
     from palmtop.runtime.reply import Piece as Piece
     from palmtop.runtime.reply import Reply as Reply
+    from palmtop.runtime.reply import ToolCall as ToolCall
     from palmtop.runtime.reply import Usage as Usage
     from palmtop.runtime.session import Session as Session
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Answer": "palmtop.runtime.answer",
     "Conversation": "palmtop.runtime.conversation",
     "GenerationOptions": "palmtop.runtime.options",
+    "Grammar": "palmtop.runtime.grammar",
     "Piece": "palmtop.runtime.reply",
     "Reply": "palmtop.runtime.reply",
     "Session": "palmtop.runtime.session",
+    "ToolCall": "palmtop.runtime.reply",
     "Usage": "palmtop.runtime.reply",
 }
 
@@ -38,6 +44,7 @@ def load(
     keep_encoders: bool = False,
     memory_limit: int | None = None,
     provider: str = "cpu",
+    prefill_chunk: int | None = None,
 ) -> Session:
     """Open a bundle.
 
@@ -49,6 +56,8 @@ def load(
         keep_encoders: keep vision and audio encoders loaded after use: faster, and more memory.
         memory_limit: bytes the session may take; None for what the machine has left.
         provider: execution provider.
+        prefill_chunk: tokens of a prompt read at a time; shorter ones let cancelling, timeouts and other
+            threads act sooner; None chooses 16 to 128 by the size of the model.
 
     Raises:
         BundleError: the bundle is missing or damaged; the message names file, found and expected.
@@ -58,7 +67,8 @@ def load(
     >>> with palmtop.load("phi4mm-int4") as session:  # doctest: +SKIP
     ...     print(session.answer([{"role": "user", "content": "Hello"}]).text)
     """
-    from palmtop.runtime.session import SessionOptions, load_session
+    from palmtop.runtime.loading import SessionOptions
+    from palmtop.runtime.session import load_session
 
     options = SessionOptions(
         context=context,
@@ -67,6 +77,7 @@ def load(
         keep_encoders=keep_encoders,
         memory_limit=memory_limit,
         provider=provider,
+        prefill_chunk=prefill_chunk,
     )
     return load_session(path, options)
 

@@ -6,6 +6,7 @@ import errno
 import importlib
 import os
 import sys
+from typing import TextIO
 
 import click
 
@@ -17,11 +18,15 @@ COMMANDS = {  # name: (where it is, what it does, extra it needs)
     "chat": ("palmtop.runtime.commands.chat:chat_command", "Talk with a bundle in the terminal.", ""),
     "demo": ("palmtop.demo:demo_command", "See the packaged model read, see and hear.", "export"),
     "inspect": ("palmtop.runtime.commands.inspect:inspect_command", "Show what is in a bundle.", ""),
+    "transcribe": ("palmtop.runtime.commands.transcribe:transcribe_command", "Write down a long recording.", ""),
     "evaluate": ("palmtop.runtime.commands.evaluate:evaluate_command", "Measure a bundle's accuracy.", ""),
+    "bench": ("palmtop.runtime.commands.bench:bench_command", "Measure a bundle's speed and memory.", ""),
+    "doctor": ("palmtop.runtime.commands.doctor:doctor_command", "Check this machine and installation.", ""),
     "export": ("palmtop.export.cli:export_command", "Turn a checkpoint folder into a bundle.", "export"),
     "verify": ("palmtop.export.verify_cli:verify_command", "Measure a bundle against its source.", "export"),
 }
 USER_ERROR_EXIT = 2
+INTERRUPTED_EXIT = 130  # as shells count Ctrl-C
 
 
 class LazyGroup(click.Group):
@@ -73,17 +78,34 @@ def cli() -> None:
 def main() -> None:
     """Run the command line: what a user can cause becomes one line and exit code 2, the rest a traceback."""
     try:
-        cli(prog_name="palmtop")
+        sys.exit(cli(prog_name="palmtop", standalone_mode=False))
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        sys.exit(USER_ERROR_EXIT)
+    except click.ClickException as error:
+        where = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "palmtop"
+        message = " ".join(error.format_message().split()).removesuffix(".")
+        click.echo(f"palmtop: {message} (see: {where} --help)", err=True)
+        sys.exit(USER_ERROR_EXIT)
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(INTERRUPTED_EXIT)
     except PalmtopError as error:
         click.echo(f"palmtop: {' '.join(str(error).split())}", err=True)
         sys.exit(USER_ERROR_EXIT)
+    except BrokenPipeError:  # nobody reads on, as in `palmtop run ... | head -1`
+        _mute(sys.stdout)
+        sys.exit(1)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EBADF):
             raise
-        # What could not be written is still in the stream, and would be tried again at the exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _mute(sys.stdout)
         click.echo(f"palmtop: the result could not be written ({error.strerror})", err=True)
         sys.exit(USER_ERROR_EXIT)
+
+
+def _mute(stream: TextIO) -> None:
+    """What could not be written is still in the stream, and would be tried again at the exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 if __name__ == "__main__":

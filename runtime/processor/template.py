@@ -1,7 +1,7 @@
 """A chat template, rendered by the rules of transformers' ``apply_chat_template``.
 
 Templates come with models and are not trusted: they run in jinja2's immutable sandbox and see plain JSON
-types only. Knows nothing of tokens.
+types only, and can take only so much time and memory. Knows nothing of tokens.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from typing import Any, NoReturn
 from jinja2 import TemplateError, TemplateSyntaxError, nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from palmtop.errors import BundleError, InputError
+
+from .template_limits import MAX_SIZE, LimitedEnvironment
 
 _PROBE = "palmtop probe"
 
@@ -43,10 +44,10 @@ class ChatTemplate:
     """
 
     def __init__(self, source: str) -> None:
-        self._environment = ImmutableSandboxedEnvironment(
+        self._environment = LimitedEnvironment(
             trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
         )
-        self._environment.filters["tojson"] = _to_json
+        self._environment.filters["tojson"] = self._environment.limited(_to_json)
         self._environment.globals["raise_exception"] = _raise_exception
         self._environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
         self._source = source
@@ -54,6 +55,8 @@ class ChatTemplate:
             self._template = self._environment.from_string(source)
         except TemplateSyntaxError as error:
             raise BundleError(f"chat_template.jinja: line {error.lineno}: {error.message}") from error
+        except (TemplateError, RecursionError, MemoryError, ValueError, ArithmeticError) as error:
+            raise BundleError(f"chat_template.jinja: cannot be compiled ({error!s:.200})") from error
 
     def render(
         self,
@@ -74,16 +77,29 @@ class ChatTemplate:
         Raises:
             InputError: the template refused the conversation.
         """
+        self._environment.begin()
+        values = {
+            **(special_tokens or {}),
+            "messages": messages,
+            "tools": tools,
+            "documents": None,
+            "add_generation_prompt": add_generation_prompt,
+        }
+        written: list[str] = []
+        length = 0
         try:
-            return self._template.render(
-                **(special_tokens or {}),
-                messages=messages,
-                tools=tools,
-                documents=None,
-                add_generation_prompt=add_generation_prompt,
-            )
-        except (TemplateError, TypeError, ValueError, LookupError, ArithmeticError) as error:
-            raise InputError(f"chat_template.jinja: the template refuses these messages: {error}") from error
+            for part in self._template.generate(values):
+                written.append(part)
+                length += len(part)
+                if length > MAX_SIZE:
+                    raise TemplateError(f"it writes more than {MAX_SIZE} characters")
+        except RecursionError as error:
+            raise InputError("chat_template.jinja: the template calls itself without end") from error
+        except (TemplateError, TypeError, ValueError, LookupError, ArithmeticError, MemoryError) as error:
+            raise InputError(f"chat_template.jinja: the template refuses these messages: {error!s:.300}") from error
+        except (AttributeError, AssertionError) as error:  # jinja2 meets what it did not expect of a template
+            raise InputError(f"chat_template.jinja: the template fails: {error!s:.300}") from error
+        return "".join(written)
 
     @cached_property
     def literal_text(self) -> str:

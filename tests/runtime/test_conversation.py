@@ -188,7 +188,7 @@ def test_long_rope_in_the_prompt_while_decoding_and_in_a_later_turn(toy_session:
 def test_decoding_across_the_boundary_gives_the_tokens_of_a_fresh_prefill(toy_session: Session) -> None:
     conversation = toy_session.conversation()
     reply = finish(conversation.say("a b c d e f g h " * 6, options=GenerationOptions(max_tokens=60)))
-    prompt = conversation._spoken[-1].prompt
+    prompt = conversation._spoken.answers[-1].prompt
     for count in range(ORIGINAL_CONTEXT - len(prompt) - 3, ORIGINAL_CONTEXT - len(prompt) + 4):
         ids = np.concatenate([prompt, np.array(reply.token_ids[:count], np.int32)])
         track = toy_session.conversation()._track
@@ -324,7 +324,7 @@ def test_threads_take_turns_and_never_mix(toy_session: Session) -> None:
 def test_placeholder_ids_are_never_sampled(toy_session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     logits = np.zeros(VOCAB, np.float32)
     logits[[IMAGE, AUDIO]] = 100
-    monkeypatch.setattr("palmtop.runtime.session.GenaiDecoder.logits", lambda _: logits)
+    monkeypatch.setattr("palmtop.runtime.genai_decoder.GenaiDecoder.logits", lambda _: logits)
     reply = toy_session.answer(user("hi"), options=GenerationOptions(max_tokens=50, temperature=1.0, seed=0))
     assert not {IMAGE, AUDIO} & set(reply.token_ids)
 

@@ -58,7 +58,7 @@ def test_a_dialogue_over_all_modes_equals_asking_it_whole(session: Session) -> N
         reply = say(conversation, content(task))
         reasons.append(reply.usage.reprefilled)
         whole = session.conversation()
-        whole._spoken = list(conversation._spoken)  # the ids that were sampled, not those of their text
+        whole._spoken.answers = list(conversation._spoken.answers)  # the ids that were sampled, not those of their text
         *_, last = whole.respond(conversation.messages[:-1], options=OPTIONS)
         assert last.reply is not None
         assert last.reply.text == reply.text

@@ -1,0 +1,41 @@
+"""``palmtop doctor``: is this machine ready, and what to do where it is not."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import click
+
+from palmtop import __version__
+from palmtop.runtime.doctor import examine
+from palmtop.runtime.encoders import available_providers
+from palmtop.runtime.session import import_genai
+
+EXAMPLES = """
+\b
+Examples:
+  palmtop doctor
+  palmtop doctor --json | jq '.findings[] | select(.level != "good")'
+"""
+COLOURS = {"good": "green", "advice": "yellow", "problem": "red"}
+
+
+@click.command("doctor", epilog=EXAMPLES, short_help="Check this machine and installation.")
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+def doctor_command(as_json: bool) -> None:
+    """Look at versions, CPU features, execution providers and memory, and say what to do about each.
+
+    Exit code 1 when there is a problem: palmtop will not work.
+    """
+    findings = list(examine(import_genai, available_providers))
+    if as_json:
+        click.echo(json.dumps({"palmtop": __version__, "findings": [finding.to_dict() for finding in findings]}))
+    else:
+        click.echo(f"palmtop {__version__}")
+        for finding in findings:
+            click.secho(f"{finding.level:8}", fg=COLOURS[finding.level], nl=False)
+            click.echo(f"{finding.name}: {finding.found}")
+            if finding.advice:
+                click.echo(f"        {finding.advice}")
+    sys.exit(1 if any(finding.level == "problem" for finding in findings) else 0)

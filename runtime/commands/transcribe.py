@@ -1,0 +1,74 @@
+"""``palmtop transcribe``: a recording of any length becomes text with times."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import click
+
+from palmtop.runtime.options import GenerationOptions
+from palmtop.runtime.session import SessionOptions
+from palmtop.runtime.transcribe import PROMPT, WINDOW_S, transcribe
+
+from .flags import bundle_argument, generation_flags, open_session, session_flags
+from .progress import progress_bar
+
+EXAMPLES = """
+\b
+Examples:
+  palmtop transcribe phi4mm-int4 lecture.mp3
+  palmtop transcribe phi4mm-int4 lecture.mp3 --srt > lecture.srt
+  palmtop transcribe phi4mm-int4 lecture.mp3 --window 20 --max-tokens 400 --json
+"""
+
+
+@click.command("transcribe", epilog=EXAMPLES, short_help="Write down a long recording.")
+@bundle_argument
+@click.argument("sound", type=click.Path(path_type=Path))
+@click.option("--window", "window_s", type=float, default=WINDOW_S, show_default=True, help="Longest part, seconds.")
+@click.option("--prompt", default=PROMPT, show_default=True, help="What is asked about each part.")
+@click.option("--srt", is_flag=True, help="Print subtitles (SubRip).")
+@generation_flags
+@session_flags
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line for each part.")
+def transcribe_command(
+    bundle: Path,
+    sound: Path,
+    window_s: float,
+    prompt: str,
+    srt: bool,
+    options: GenerationOptions,
+    loading: SessionOptions,
+    as_json: bool,
+) -> None:
+    """Write down the recording SOUND with the BUNDLE, part by part, in memory that does not grow with it.
+
+    A part ends where it is quiet. Parts cut short by --max-tokens are told on standard error.
+    """
+    with open_session(bundle, loading) as session, progress_bar(sound.name) as progress:
+        parts = transcribe(session, sound, prompt=prompt, window_s=window_s, options=options)
+        for number, part in enumerate(parts, 1):
+            if as_json:
+                click.echo(json.dumps(part.to_dict()))
+            elif srt:
+                click.echo(f"{number}\n{_time(part.start_s, ',')} --> {_time(part.end_s, ',')}\n{part.text}\n")
+            else:
+                click.echo(f"[{_time(part.start_s, '.')} - {_time(part.end_s, '.')}] {part.text}")
+            sys.stdout.flush()
+            if part.reply.finish_reason in ("max_tokens", "context_full", "timeout"):
+                click.echo(f"part {number} was cut short by {part.reply.finish_reason}", err=True)
+            if progress is not None:
+                progress(part.end_s, part.total_s)
+
+
+def _time(seconds: float, mark: str) -> str:
+    """Hours, minutes, seconds and thousandths.
+
+    >>> _time(3723.5, ",")
+    '01:02:03,500'
+    """
+    thousandths = round(seconds * 1000)
+    whole = thousandths // 1000
+    return f"{whole // 3600:02}:{whole // 60 % 60:02}:{whole % 60:02}{mark}{thousandths % 1000:03}"

@@ -1,0 +1,65 @@
+"""A form that an answer's text must have, as a value: JSON by a schema, a regular expression, a Lark grammar."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from palmtop.errors import InputError
+
+MAX_GRAMMAR_CHARACTERS = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Grammar:
+    """Made by ``Grammar.json_schema``, ``Grammar.regex`` or ``Grammar.lark``.
+
+    >>> Grammar.json_schema({"type": "object", "properties": {"total": {"type": "integer"}}}).kind
+    'json_schema'
+
+    Attributes:
+        kind: how ``text`` is read.
+        text: schema as JSON, expression or grammar.
+    """
+
+    kind: Literal["json_schema", "regex", "lark"]
+    text: str
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("json_schema", "regex", "lark"):
+            raise InputError(f"grammar: found kind {self.kind!r:.60}, expected json_schema, regex or lark")
+        if not isinstance(self.text, str) or not self.text.strip():
+            raise InputError(f"grammar: found {self.text!r:.60}, expected a {self.kind} as text")
+        if len(self.text) > MAX_GRAMMAR_CHARACTERS:
+            raise InputError(f"grammar: found {len(self.text)} characters, expected at most {MAX_GRAMMAR_CHARACTERS}")
+
+    @classmethod
+    def json_schema(cls, schema: str | Mapping[str, Any] | bool) -> Grammar:
+        """A JSON value that this JSON schema allows.
+
+        Args:
+            schema: as an object, or as JSON text.
+
+        Raises:
+            InputError: it is not JSON, or neither an object nor true.
+        """
+        try:
+            value = json.loads(schema) if isinstance(schema, str) else schema
+            text = json.dumps(value)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise InputError(f"grammar: the schema is not JSON ({error!s:.200})") from error
+        if not isinstance(value, (Mapping, bool)):
+            raise InputError(f"grammar: the schema is {type(value).__name__}, expected a JSON object")
+        return cls("json_schema", text)
+
+    @classmethod
+    def regex(cls, pattern: str) -> Grammar:
+        """A text that matches as a whole; Rust's syntax, without look-around and back references."""
+        return cls("regex", pattern)
+
+    @classmethod
+    def lark(cls, grammar: str) -> Grammar:
+        """A text of a context-free grammar in llguidance's Lark dialect; its first rule is ``start``."""
+        return cls("lark", grammar)

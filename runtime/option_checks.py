@@ -1,0 +1,58 @@
+"""Checks of option values: what a caller got wrong becomes one sentence that names the option."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import numpy as np
+
+from palmtop.errors import InputError
+
+Holds = Literal["0 or more", "above 0", "above 0, at most 1"]
+
+
+def check_whole(name: str, value: object, least: int, *, optional: bool = False) -> None:
+    """A whole number from ``least`` on.
+
+    Raises:
+        InputError: it is none.
+    """
+    if value is None and optional:
+        return
+    if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < least:
+        raise wrong(name, value, f"{'0 or more' if least == 0 else f'at least {least}'}, a whole number")
+
+
+def check_number(name: str, value: object, holds: Holds, *, optional: bool = False) -> None:
+    """A finite number of this range.
+
+    Raises:
+        InputError: it is none.
+    """
+    if value is None and optional:
+        return
+    is_number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+    try:
+        number = float(value) if is_number else math.nan  # type: ignore[arg-type]
+    except OverflowError:  # a whole number of 400 digits
+        number = math.inf
+    fits = number > 0 if holds.startswith("above 0") else number >= 0
+    if not math.isfinite(number) or not fits or (holds.endswith("at most 1") and number > 1):
+        raise wrong(name, value, holds)
+
+
+def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    """One of some words.
+
+    Raises:
+        InputError: it is another.
+    """
+    if not isinstance(value, str) or value not in choices:
+        raise wrong(name, value, f"one of {', '.join(choices)}")
+
+
+def wrong(name: str, value: object, expected: str) -> InputError:
+    """The error for an option's value."""
+    found = repr(value)
+    return InputError(f"option {name}: found {found if len(found) <= 60 else found[:57] + '...'}, expected {expected}")

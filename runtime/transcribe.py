@@ -1,0 +1,89 @@
+"""Speech of any length becomes text with times: window by window, each a question of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from palmtop.errors import InputError
+
+from .conversation import GREEDY
+from .options import GenerationOptions
+from .recording import read_windows
+from .reply import Reply
+from .session import Session
+
+PROMPT = "Transcribe the audio clip into text."
+WINDOW_S = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Segment:
+    """What was said in a part of a recording.
+
+    Attributes:
+        start_s: where the part begins.
+        end_s: where it ends.
+        total_s: length of the whole recording.
+        text: what the model wrote.
+        reply: its answer, with cost and ``finish_reason``: after "max_tokens" words may be missing.
+    """
+
+    start_s: float
+    end_s: float
+    total_s: float
+    text: str
+    reply: Reply
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return {
+            "start_s": round(self.start_s, 3),
+            "end_s": round(self.end_s, 3),
+            "text": self.text,
+            "finish_reason": self.reply.finish_reason,
+        }
+
+
+def transcribe(
+    session: Session,
+    path: str | Path,
+    *,
+    prompt: str = PROMPT,
+    window_s: float = WINDOW_S,
+    options: GenerationOptions = GREEDY,
+) -> Iterator[Segment]:
+    """Write down a recording of any length in bounded memory: one window of it is held at a time.
+
+    Args:
+        session: of a bundle that hears.
+        path: WAV, FLAC, Ogg or MP3.
+        prompt: what the model is asked about each window; the one it was trained with.
+        window_s: longest window in seconds; it ends after the quietest moment of its last quarter.
+        options: of each answer.
+
+    Yields:
+        a segment for each window, in order.
+
+    Raises:
+        InputError: the file is no sound, a window does not fit the context, or the bundle has no ears.
+    """
+    if isinstance(window_s, bool) or not isinstance(window_s, (int, float)) or not 0.1 <= window_s <= 3600:
+        raise InputError(f"option window_s: found {window_s!r:.60}, expected 0.1 to 3600 seconds")
+    conversation = session.conversation()
+    try:
+        for window in read_windows(Path(path), window_s):
+            sound = {"type": "audio", "audio": (window.samples, window.rate_hz)}
+            message = {"role": "user", "content": [sound, {"type": "text", "text": prompt}]}
+            reply = conversation.respond([message], options=options).result()
+            yield Segment(
+                start_s=window.start_s,
+                end_s=window.end_s,
+                total_s=window.total_s,
+                text=reply.text.strip(),
+                reply=reply,
+            )
+    finally:
+        conversation.close()

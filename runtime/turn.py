@@ -1,0 +1,127 @@
+"""One turn: a question is read by the decoder, an answer is sampled, its cost is counted."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from time import perf_counter
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .generate import TokenStream
+from .guide import Guide
+from .interruption import Interruption
+from .machine import peak_rss_bytes
+from .manifest import Manifest
+from .media import MediaReader
+from .options import GenerationOptions
+from .processor.text import TextProcessor
+from .question import Question
+from .reply import FinishReason, Piece, Reply, ReprefillReason, Usage
+from .spoken import SpokenAnswers
+from .stopwatch import Stopwatch
+from .tools import find_tool_calls
+from .track import CancelledError, Track
+from .transcript import Transcript
+
+
+class Turn:
+    """Answers one question.
+
+    Args:
+        manifest: of the bundle.
+        track: the conversation's KV cache.
+        text: tokenizer.
+        media: encodes what the question brings.
+        spoken: is told the tokens of the answer.
+    """
+
+    def __init__(
+        self, manifest: Manifest, track: Track, text: TextProcessor, media: MediaReader, spoken: SpokenAnswers
+    ) -> None:
+        self._manifest = manifest
+        self._track = track
+        self._text = text
+        self._media = media
+        self._spoken = spoken
+        self._encode_s = 0.0
+
+    def answer(
+        self,
+        question: Question,
+        options: GenerationOptions,
+        guide: Guide | None,
+        interruption: Interruption,
+        clock: Stopwatch,
+    ) -> Generator[Piece, None, None]:
+        """Give pieces; the last one carries the reply."""
+        self._encode_s = 0.0
+        transcript = Transcript(self._text.pieces(), options.stop)
+        reason: FinishReason = "cancelled"
+        cached = 0
+        reprefilled: ReprefillReason | None = None
+        try:
+            cached, reprefilled = self._prefill(question, interruption)
+            stream = self._stream(options, guide, interruption)
+            for token in stream:
+                clock.token()
+                if text := transcript.push(token):
+                    yield Piece(text=text)
+                if transcript.stopped:
+                    break
+            reason = "stop_string" if transcript.stopped else stream.finish_reason
+            reprefilled = stream.reprefilled or reprefilled
+            if reason == "eos":
+                clock.token()  # the end token was sampled as well, and took as long
+        except CancelledError:
+            pass
+        finally:
+            self._media.forget_pixels()
+            rest = transcript.finish()
+            if not transcript.stopped:
+                self._spoken.add(question.passage.ids, transcript.ids, transcript.text)
+        if reason == "cancelled":
+            reason = interruption.reason or reason
+        prompt_tokens = len(question.passage.ids)
+        usage = Usage(
+            prompt_tokens=prompt_tokens,
+            cached_tokens=cached,
+            media_rows=question.passage.media_rows,
+            completion_tokens=len(transcript.ids),
+            reprefilled=reprefilled,
+            trimmed_messages=question.trimmed,
+            encode_s=self._encode_s,
+            ttft_s=clock.ttft_s,
+            tokens_per_s=clock.tokens_per_s,
+            peak_rss_bytes=peak_rss_bytes(),
+        )
+        reply = Reply(
+            text=transcript.text,
+            token_ids=tuple(transcript.ids),
+            finish_reason=reason,
+            mode=question.choice.mode,
+            adapters={name: weight for name, weight in question.choice.adapters.items() if weight},
+            tool_calls=find_tool_calls(transcript.text, transcript.ids, self._text),
+            usage=usage,
+        )
+        yield Piece(text=rest, reply=reply)
+
+    def _prefill(self, question: Question, interruption: Interruption) -> tuple[int, ReprefillReason | None]:
+        def features(number: int) -> NDArray[np.float32]:
+            vision = question.choice.audio_projector == "vision"
+            return self._media.features(question.items[number], vision_projector=vision, cancelled=interruption)
+
+        started = perf_counter()
+        self._track.place_media(question.passage, features)
+        self._encode_s = perf_counter() - started if question.items else 0.0
+        return self._track.bring_to(question.passage, question.choice.gates(self._manifest), interruption)
+
+    def _stream(self, options: GenerationOptions, guide: Guide | None, interruption: Interruption) -> TokenStream:
+        return TokenStream(
+            self._track,
+            options,
+            eos_ids=self._manifest.processor.text.eos_ids,
+            never=self._manifest.decoder.sampled_never,
+            guide=guide,
+            cancelled=interruption,
+        )

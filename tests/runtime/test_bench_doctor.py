@@ -1,0 +1,99 @@
+"""The numbers of ``palmtop bench`` and the findings of ``palmtop doctor``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from click.testing import CliRunner
+
+from palmtop.__main__ import cli
+from palmtop.errors import InputError
+from palmtop.runtime import doctor
+from palmtop.runtime.benchmark import benchmark
+from palmtop.runtime.loading import SessionOptions
+
+
+def test_bench_measures_every_mode_cold_and_warm(int4_bundle: Path) -> None:
+    arguments = ["bench", str(int4_bundle), "--threads", "1", "--context", "512", "--prompt-tokens", "64"]
+    result = CliRunner().invoke(cli, [*arguments, "--answer-tokens", "3", "--repeat", "2", "--json"])
+    found = json.loads(result.stdout)
+    cases = [(m["mode"], m["warm"]) for m in found["measurements"]]
+    assert cases == [(mode, warm) for mode in ("text", "image", "audio", "image+audio") for warm in (False, True)]
+    assert found["peak_rss_bytes"] >= found["rss_bytes"] > 1 << 24
+    for m in found["measurements"]:
+        assert (m["media_rows"] > 0) == (m["mode"] != "text")
+        assert 40 < m["prompt_tokens"] - m["media_rows"] < 90
+        assert (m["load_s"] is None) == m["warm"]
+        for name in ("ttft_s", "prefill_tokens_per_s", "encode_s"):
+            assert m[name]["low"] <= m[name]["median"] <= m[name]["high"]
+            assert m[name]["count"] == 2
+        assert 0 <= m["encode_s"]["median"] < m["ttft_s"]["median"]
+        assert m["prefill_tokens_per_s"]["low"] > 0
+
+
+def test_bench_prints_a_table(toy_bundle: Path) -> None:
+    arguments = ["bench", str(toy_bundle), "--threads", "1", "--mode", "text", "--prompt-tokens", "50"]
+    result = CliRunner().invoke(cli, [*arguments, "--answer-tokens", "2", "--repeat", "1"])
+    assert result.exit_code == 0
+    assert "resident memory" in result.stdout
+    rows = [row.split() for row in result.stdout.splitlines() if "cold" in row or "warm" in row]
+    assert [(row[1], row[3]) for row in rows] == [("text", "cold"), ("text", "warm")]
+
+
+def test_bench_refuses_what_the_context_cannot_hold(int4_bundle: Path) -> None:
+    with pytest.raises(InputError, match="do not fit into a context of 64"):
+        benchmark(int4_bundle, SessionOptions(context=64, threads=1), modes=("image",), answer_tokens=2, repeat=1)
+    refused = CliRunner().invoke(cli, ["bench", str(int4_bundle), "--mode", "smell"])
+    assert isinstance(refused.exception, InputError)
+
+
+def test_doctor_finds_nothing_wrong_here() -> None:
+    result = CliRunner().invoke(cli, ["doctor", "--json"])
+    findings = json.loads(result.stdout)["findings"]
+    assert result.exit_code == 0
+    assert {"python", "onnxruntime-genai", "execution providers", "cpu", "memory"} <= {f["name"] for f in findings}
+    assert all(f["advice"] for f in findings if f["level"] != "good")
+    assert "python" in CliRunner().invoke(cli, ["doctor"]).stdout
+
+
+def missing() -> ModuleType:
+    raise ImportError("libgomp.so.1: cannot open shared object file")
+
+
+def findings(name: str) -> list[doctor.Finding]:
+    return [f for f in doctor.examine(missing, lambda: ["CPUExecutionProvider"]) if f.name == name]
+
+
+def test_doctor_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    versions = {"numpy": "1.20.3", "llguidance": None, "librosa": None}
+    real = doctor._version
+    monkeypatch.setattr(doctor, "_version", lambda package: versions.get(package, real(package)))
+    monkeypatch.setattr(doctor, "available_memory", lambda: 2 << 30)
+    monkeypatch.setattr(doctor, "cpu_flags", lambda: frozenset({"sse4_2", "avx"}))
+    old, extra, gone, native, memory, cpu = (
+        findings(name)[-1] for name in ("numpy", "llguidance", "librosa", "onnxruntime-genai", "memory", "cpu")
+    )
+    assert (old.level, old.advice) == ("problem", "pip install --upgrade 'numpy>=1.26'")
+    assert (extra.level, "palmtop[guidance]" in extra.advice) == ("advice", True)
+    assert (gone.level, gone.advice) == ("problem", "pip install 'librosa>=0.10'")
+    assert native.level == "problem"
+    assert "libgomp" in native.found
+    assert memory.level == "advice"
+    assert "--context" in memory.advice
+    assert (cpu.level, "AVX2" in cpu.advice) == ("advice", True) or cpu.found.startswith("aarch64")
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"), [("1.31.1", (1, 31, 1)), ("2.0rc1", (2, 0)), ("24.0b2+cpu", (24, 0)), ("x", ())]
+)
+def test_versions_are_compared_by_numbers(text: str, parts: tuple[int, ...]) -> None:
+    assert doctor._parts(text) == parts
+
+
+def test_cpu_features_are_read_as_linux_writes_them(tmp_path: Path) -> None:
+    (tmp_path / "cpuinfo").write_text("processor\t: 0\nFeatures\t: fp asimddp i8mm\n")
+    assert doctor.cpu_flags(tmp_path / "cpuinfo") == {"fp", "asimddp", "i8mm"}
+    assert doctor.cpu_flags(tmp_path / "none") is None
