@@ -11,23 +11,30 @@ from __future__ import annotations
 
 import argparse
 import json
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-import palmtop
+from palmtop.runtime.bundle import open_bundle
+from palmtop.runtime.conversation import Conversation
+from palmtop.runtime.encoders import Encoders
+from palmtop.runtime.loading import SessionOptions
 from palmtop.runtime.memory import plan_memory
+from palmtop.runtime.session import Session
 
 AUDIO_SECONDS = 300
+PREFILL_SECONDS = 10
 WORKLOADS = {  # encoder it needs, rows of features, context
     "text": (None, 0, 4096),
     "image": ("vision", 545, 4096),
     "tiles": ("vision", 9585, 10240),
     "audio": ("audio", 3750, 4608),
 }
-CLEAR_PEAK, CLEAR_REFERENCED = "5", "1"  # to /proc/self/clear_refs
+CLEAR_REFERENCED = "1"  # to /proc/self/clear_refs
 
 
 def memory() -> dict[str, int]:
@@ -76,46 +83,71 @@ def main() -> None:
     encoder, rows, context = WORKLOADS[arguments.workload]
     context = arguments.context or context
     started = time.perf_counter()
-    session = palmtop.load(arguments.bundle, context=context, media_rows=max(1, rows))
+    session, encoders = load(arguments.bundle, context, rows)
     found: dict[str, Any] = {"load_s": time.perf_counter() - started, "loaded": memory()}
     plan = plan_memory(session.manifest, context=context, media_rows=max(1, rows), encoder=encoder)
     found["planned"] = plan.text if encoder is None else plan.total
-    reply = session.answer([{"role": "user", "content": "a b c d e f g h " * 16}], max_tokens=16)
+    conversation = session.conversation()
+    *_, last = conversation.say("a b c d e f g h " * 16, max_tokens=16)
+    reply = last.reply
+    assert reply is not None  # the last piece always has it
     found |= {"ttft_s": reply.usage.ttft_s, "tokens_per_s": reply.usage.tokens_per_s, "after_text": memory()}
     if encoder is None:
-        found["touched"] = touched_by_mode(session, arguments.bundle.resolve())
+        found["touched"] = touched_by_mode(session, conversation, arguments.bundle.resolve())
     else:
         content = [noise(arguments.workload), {"type": "text", "text": "What is it?"}]
-        started = time.perf_counter()
-        found |= {"media_s": ask_and_stop(session, content), "seconds": time.perf_counter() - started}
+        encoders.stop = conversation.cancel
+        for _ in conversation.say(content, max_tokens=1):
+            pass
+        found["media_s"] = encoders.seconds
     print(json.dumps(found | {"memory": memory()}))
 
 
-def ask_and_stop(session: Any, content: list[dict[str, Any]]) -> float:
-    """Ask about media, and stop in the prefill; seconds until the encoder was done."""
-    conversation = session.conversation()
-    track, started = conversation._track, time.perf_counter()
-    append, chunks, encoded = track._advance, 0, 0.0
+class Stopped(Encoders):
+    """Encoders that have the answer stopped some seconds after they are done.
 
-    def few(*arguments: Any, **options: Any) -> Any:
-        nonlocal chunks, encoded
-        encoded = encoded or time.perf_counter() - started
-        chunks += 1
-        if chunks > 3:
-            conversation.cancel()
-        return append(*arguments, **options)
+    Attributes:
+        seconds: that encoding took.
+        stop: what to call.
+    """
 
-    track._advance = few
-    for _ in conversation.say(content, max_tokens=1):
-        pass
-    return encoded
+    seconds = 0.0
+    stop: Callable[[], None] = staticmethod(lambda: None)
+
+    def encode_image(self, *arguments: Any, **options: Any) -> Any:
+        """As ever."""
+        return self._timed(super().encode_image, *arguments, **options)
+
+    def encode_audio(self, *arguments: Any, **options: Any) -> Any:
+        """As ever."""
+        return self._timed(super().encode_audio, *arguments, **options)
+
+    def _timed(self, encode: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        started = time.perf_counter()
+        features = encode(*arguments, **options)
+        self.seconds = time.perf_counter() - started
+        threading.Timer(PREFILL_SECONDS, self.stop).start()
+        return features
 
 
-def touched_by_mode(session: Any, folder: Path) -> dict[str, dict[str, int]]:
+def load(path: Path, context: int, rows: int) -> tuple[Session, Stopped]:
+    """A session whose encoders tell when they are done."""
+    bundle = open_bundle(path)
+    vision, audio = bundle.manifest.vision, bundle.manifest.audio
+    encoders = Stopped(
+        bundle.file(vision.file) if vision else None,
+        bundle.file(audio.file) if audio else None,
+        bundle.manifest.processor,
+        tile_bytes=vision.bytes_per_item if vision else 0,
+    )
+    return Session(bundle, SessionOptions(context=context, media_rows=max(1, rows)), encoders=encoders), encoders
+
+
+def touched_by_mode(session: Session, conversation: Conversation, folder: Path) -> dict[str, dict[str, int]]:
     """What decoding reads with each adapter on: text must not touch an adapter's bytes."""
     found = {}
     for name, adapters in {"none": {}, **{a.name: {a.name: 1.0} for a in session.manifest.adapters}}.items():
-        pieces = session.conversation().say("a b c", max_tokens=6, adapters=adapters)
+        pieces = conversation.say("a b c", max_tokens=6, adapters=adapters)
         next(iter(pieces))
         Path("/proc/self/clear_refs").write_text(CLEAR_REFERENCED)
         for _ in pieces:
