@@ -12,6 +12,7 @@ tensor has its mean and deviation, and the same seed gives the same bytes.
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import struct
 from collections.abc import Callable, Iterator
@@ -47,11 +48,11 @@ class RandomValues:
         self._rng = np.random.default_rng(seed)
         self._normals = self._rng.standard_normal(POOL, np.float32)
         # 0 or the sign bit of a bfloat16; another length, so that the two pools never meet the same way twice
-        self._signs = self._rng.integers(0, 2, POOL - 2 * 1001, np.uint16) << 15
+        self._signs = self._rng.integers(0, 2, POOL - 2 * 1001, np.uint16) << np.uint16(15)
 
     def blocks(self, plan: Plan) -> Iterator[NDArray[np.uint16]]:
         """The bits of the tensor's values, in consecutive blocks."""
-        left = int(np.prod(plan.shape))
+        left = math.prod(plan.shape)
         if plan.mean:  # norms: a few thousand values, drawn as they are
             values = plan.mean + plan.std * self._rng.standard_normal(left, np.float32)
             yield values.astype(BF16).view(np.uint16)
@@ -109,7 +110,7 @@ def make_checkpoint(
 
 def size_bytes(plan: Plan) -> int:
     """Of a tensor in bfloat16."""
-    return int(np.prod(plan.shape)) * BF16.itemsize
+    return math.prod(plan.shape) * int(BF16.itemsize)
 
 
 def split(plans: list[Plan], shard_bytes: int) -> list[list[Plan]]:
