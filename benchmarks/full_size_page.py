@@ -113,9 +113,9 @@ def _runs(results: dict[str, Any]) -> str:
         touched, base = r["touched"], r["touched"]["none"]
         lines.append(
             f"\nAfter loading, {gb(r['loaded']['VmRSS'])} are resident: the kernels' own copies of the weights. The"
-            " pages of the weight files, which loading maps, are given back, and decoding reads none of them again"
-            f" ({base['mapped'] / 1e6:.1f} MB touched). Bytes of its own memory that a few decoded tokens touch"
-            " (cleared and counted by the kernel, `/proc/self/clear_refs`):\n"
+            " pages of the weight files, which loading maps, are given back; decoding text reads"
+            f" {base['mapped'] / 1e6:.0f} MB of them again (zero points). Bytes of its own memory that a few tokens"
+            " touch (cleared and counted by the kernel, `/proc/self/clear_refs`):\n"
         )
         lines += ["| adapter | touched | more than text |", "|---|---|---|"]
         for name, t in touched.items():

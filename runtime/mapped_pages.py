@@ -1,8 +1,8 @@
 """Give back the pages of weight files that nobody reads any more.
 
 onnxruntime maps external data and copies most of it into its kernels' layout. What was mapped for the copying
-stays resident: 1.05 GB of a full-size INT4 bundle, of which text, vision and speech turns read nothing again
-(measured with onnxruntime 1.31 at accuracy level 4). Pages that are needed after all come back from the file.
+stays resident: 1.05 GB of a full-size INT4 bundle, of which decoding reads only the zero points again, 60 MB
+(measured with onnxruntime 1.31 at accuracy level 4). Pages that are needed come back from the file.
 """
 
 from __future__ import annotations

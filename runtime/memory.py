@@ -196,7 +196,7 @@ def _loaded(part: PartSpec, accuracy_level: int) -> _Loaded:
 
     A MatMul's weights are copied into the kernel's layout, and their own pages given back; scales and zero points
     stay mapped, as do the codes of adapters, whose initialisers belong to a branch. At accuracy level 4 the copy
-    holds the scales and a sum for each group, and nothing mapped is read again.
+    holds the scales and a sum for each group, and only the zero points are read again.
     """
     size = part.size_bytes
     if part.bits >= 16 or part.group is None:
@@ -205,7 +205,7 @@ def _loaded(part: PartSpec, accuracy_level: int) -> _Loaded:
     scales = min(size - codes, part.parameters // part.group * 4)
     mapped = size if part.name.startswith("adapter ") else size - codes
     if accuracy_level == 4:
-        return _Loaded(mapped, 0, codes + 2 * scales)
+        return _Loaded(mapped, size - codes - scales, codes + 2 * scales)
     return _Loaded(mapped, size - codes, codes)
 
 

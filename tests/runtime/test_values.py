@@ -203,9 +203,9 @@ def test_loading_copies_codes_and_keeps_scales_and_adapters_mapped(manifest: Man
         found = plan_memory(dataclasses.replace(manifest, parts=(part,), recipe=recipe), context=64)
         return found.weights, found.used_weights, found.prepacked
 
-    assert plan("decoder linears") == (512 + 64, 0, 2048 + 2 * 512)
+    assert plan("decoder linears") == (512 + 64, 64, 2048 + 2 * 512)
     assert plan("decoder linears", level=0) == (512 + 64, 512 + 64, 2048)
-    assert plan("adapter vision") == (2048 + 512 + 64, 0, 2048 + 2 * 512)
+    assert plan("adapter vision") == (2048 + 512 + 64, 64, 2048 + 2 * 512)
     assert plan("decoder linears", 32) == (16384, 0, 16384)
     assert plan("norms and tables", 32) == (16384, 16384, 0)
     assert plan("vision encoder") == (0, 0, 0)
