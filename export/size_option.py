@@ -10,7 +10,7 @@ import click
 from palmtop.errors import InputError
 
 
-class Size(click.ParamType):
+class Size(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic from click 8.4 on
     """Bytes, such as 2GB, 800MB or 1.5 GiB."""
 
     name = "size"

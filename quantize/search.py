@@ -69,8 +69,8 @@ def _steps(
     """Scales and zero points that codes for these ranges have."""
     if scheme.symmetric:
         peak = np.where(-low > high, low, high)
-        return peak / np.float32(-scheme.middle), np.full(low.shape, scheme.middle, np.float32)
-    scales = (high - low) / np.float32(scheme.levels)
+        return (peak / np.float32(-scheme.middle)).astype(np.float32), np.full(low.shape, scheme.middle, np.float32)
+    scales = ((high - low) / np.float32(scheme.levels)).astype(np.float32)
     with np.errstate(divide="ignore", invalid="ignore"):
         zeros = np.where(scales > 0, np.rint(-low / scales), 0).astype(np.float32)
-    return scales, zeros.clip(0, scheme.levels)
+    return scales, zeros.clip(0, scheme.levels).astype(np.float32)
