@@ -121,9 +121,9 @@ def _cpu(flags: frozenset[str] | None, machine: str) -> Finding:
     if flags is None:
         return Finding(name="cpu", level="good", found=f"{machine}; its features are not told by this system")
     if machine.lower() in ("aarch64", "arm64"):
-        has = [name for name in ("asimddp", "i8mm", "sve") if name in flags]
-        advice = "" if "asimddp" in has else "without dot product instructions INT4 runs several times slower"
-        return Finding(name="cpu", level="advice" if advice else "good", found=", ".join(has) or machine, advice=advice)
+        arm = [name for name in ("asimddp", "i8mm", "sve") if name in flags]
+        advice = "" if "asimddp" in arm else "without dot product instructions INT4 runs several times slower"
+        return Finding(name="cpu", level="advice" if advice else "good", found=", ".join(arm) or machine, advice=advice)
     names = ("avx", "avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8")
     has = [name for name in names if name in flags]
     found = f"{machine}, {', '.join(has) or 'none of ' + ', '.join(names)}"

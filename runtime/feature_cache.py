@@ -1,4 +1,4 @@
-"""Encoder output by content: equal images and sounds are encoded once. Bounded in bytes, least recent out."""
+"""Encoder output by content: equal images and sounds are encoded once. Bounded, least recent out."""
 
 from __future__ import annotations
 
@@ -20,11 +20,16 @@ def content_key(kind: str, *arrays: NDArray[np.generic]) -> str:
     return digest.hexdigest()
 
 
+MAX_ITEMS = 16
+"""Without it a process that meets small pictures goes on growing for a thousand of them."""
+
+
 class FeatureCache:
     """Arrays by key; what it hands out cannot be written to. Not safe for several threads at once."""
 
-    def __init__(self, max_bytes: int) -> None:
+    def __init__(self, max_bytes: int, max_items: int = MAX_ITEMS) -> None:
         self.max_bytes = max_bytes
+        self.max_items = max_items
         self.size_bytes = 0
         self._entries: OrderedDict[str, Features] = OrderedDict()
 
@@ -42,7 +47,7 @@ class FeatureCache:
         if features.nbytes <= self.max_bytes:
             self._entries[key] = features
             self.size_bytes += features.nbytes
-        while self.size_bytes > self.max_bytes:
+        while self.size_bytes > self.max_bytes or len(self._entries) > self.max_items:
             self._drop(next(iter(self._entries)))
         return features
 

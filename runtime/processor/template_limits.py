@@ -74,7 +74,7 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
 
     def _loop(self, items: Iterable[Any]) -> Iterable[Any]:
         counted = items if isinstance(items, Sized) else list(items)
-        self._step(len(counted))  # type: ignore[arg-type]
+        self._step(len(counted))
         return counted
 
     def _step(self, count: int) -> None:
@@ -148,7 +148,7 @@ def _weigh(value: Any) -> None:
                 raise _too_much()
 
 
-def _filtered(node: nodes.Expr, name: str) -> nodes.Filter:
+def _filtered(node: nodes.Node, name: str) -> nodes.Filter:
     return nodes.Filter(node, name, [], [], None, None, lineno=node.lineno)
 
 

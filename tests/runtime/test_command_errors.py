@@ -1,0 +1,65 @@
+"""What a user gets wrong on the command line is one sentence and exit code 2; run as a user runs it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+def palmtop(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "palmtop", *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, **options)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "b", "hi", "--colour"], "--colour"),
+        (["run", "b", "hi", "--max-tokens", "five"], "'five' is not a valid integer"),
+        (["run"], "Missing argument 'BUNDLE'"),
+        (["sing"], "No such command 'sing'"),
+        (["bench", "b", "--repeat", "0"], "0 is not in the range"),
+        (["run", "b", "hi", "--timeout", "0"], "option timeout_s: found 0.0, expected above 0"),
+        (["run", "no-such-bundle", "hi"], "no-such-bundle"),
+    ],
+)
+def test_mistakes_are_one_sentence(arguments: list[str], message: str) -> None:
+    done = palmtop(*arguments)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert message in done.stderr
+    assert done.stderr.startswith("palmtop: ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_help_and_versions_are_no_mistakes() -> None:
+    assert palmtop("run", "--help").returncode == 0
+    assert palmtop("--version").stdout.startswith("palmtop")
+    assert "Commands" in palmtop().stderr + palmtop().stdout
+
+
+def test_a_prompt_from_a_closed_input_is_refused(toy_bundle: Path) -> None:
+    command = f'exec "{sys.executable}" -m palmtop run "{toy_bundle}" - <&-'
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "standard input" in done.stderr
+
+
+def test_a_prompt_that_is_no_utf8_is_refused(toy_bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "prompt").write_bytes(b"\xff\xfe")
+    with (tmp_path / "prompt").open() as prompt:
+        done = palmtop("run", str(toy_bundle), "-", stdin=prompt)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+
+
+def test_a_dialogue_without_input_ends(toy_bundle: Path) -> None:
+    command = f'exec "{sys.executable}" -m palmtop chat "{toy_bundle}" --threads 1 <&-'
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=120)
+    assert "Traceback" not in done.stderr
+    assert done.returncode in (0, 2)
