@@ -25,7 +25,7 @@ from .media import MeasuredItem, MediaReader
 from .options import GenerationOptions
 from .processor.text import TextProcessor, expand_media
 from .reply import FinishReason, Piece, Reply, ReprefillReason, Usage
-from .routing import Choice, choose, mode_of
+from .routing import Choice, Wanted, choose, mode_of
 from .stopwatch import Stopwatch
 from .track import CancelledError, MediaSpan, Passage, Track
 from .transcript import Transcript
@@ -104,7 +104,7 @@ class Conversation:
         content: str | Sequence[Mapping[str, Any]],
         *,
         max_tokens: int | None = None,
-        adapters: Mapping[str, float] | None = None,
+        adapters: Wanted = None,
         options: GenerationOptions = GREEDY,
     ) -> Iterator[Piece]:
         """Add a user message and stream the answer, which is added too.
@@ -112,7 +112,7 @@ class Conversation:
         Args:
             content: text, or a list of parts: {"type": "image", "image": path}, {"type": "audio", ...}, text.
             max_tokens: longest answer; None as in ``options``.
-            adapters: instead of the route's.
+            adapters: name to weight, or a route's name, or both (``routing``).
             options: of this turn.
 
         Raises:
@@ -141,7 +141,7 @@ class Conversation:
         messages: Sequence[Message],
         *,
         max_tokens: int | None = None,
-        adapters: Mapping[str, float] | None = None,
+        adapters: Wanted = None,
         options: GenerationOptions = GREEDY,
     ) -> Iterator[Piece]:
         """Stream the answer to a list of messages, whatever this conversation held before.
@@ -157,7 +157,7 @@ class Conversation:
             yield from self._answer(messages, adapters, options)
 
     def _answer(
-        self, messages: Sequence[Message], adapters: Mapping[str, float] | None, options: GenerationOptions
+        self, messages: Sequence[Message], adapters: Wanted, options: GenerationOptions
     ) -> Iterator[Piece]:
         clock = Stopwatch()
         try:
@@ -210,7 +210,7 @@ class Conversation:
         )
         yield Piece(text=rest, reply=reply)
 
-    def _read(self, messages: Sequence[Message], adapters: Mapping[str, float] | None) -> _Question:
+    def _read(self, messages: Sequence[Message], adapters: Wanted) -> _Question:
         """Messages become a passage and a route; nothing native runs."""
         prompt = self._text.prompt(messages)
         kinds = {place.item.kind for place in prompt.media}

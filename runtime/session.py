@@ -33,6 +33,7 @@ from .memory import MINIMUM_CONTEXT, MemoryPlan, check_plan, largest_context, me
 from .options import GenerationOptions
 from .processor import Processor
 from .reply import Piece, Reply
+from .routing import Wanted
 from .track import DecoderInputs, Track
 
 logger = logging.getLogger(__name__)
@@ -175,7 +176,7 @@ class Session:
         messages: Sequence[Message],
         *,
         max_tokens: int | None = None,
-        adapters: Mapping[str, float] | None = None,
+        adapters: Wanted = None,
         options: GenerationOptions = GREEDY,
     ) -> Iterator[Piece]:
         """Stream the answer to a list of messages (OpenAI / Hugging Face content parts).
@@ -185,7 +186,7 @@ class Session:
         Args:
             messages: the whole dialogue, the last one the user's.
             max_tokens: longest answer; None as in ``options``.
-            adapters: name to weight, instead of the route's; an empty mapping for none.
+            adapters: name to weight, or a route's name, or both (``routing``); an empty mapping for none.
             options: length, sampling, stop strings.
 
         Yields:
@@ -203,7 +204,7 @@ class Session:
         messages: Sequence[Message],
         *,
         max_tokens: int | None = None,
-        adapters: Mapping[str, float] | None = None,
+        adapters: Wanted = None,
         options: GenerationOptions = GREEDY,
     ) -> Reply:
         """The whole answer at once; arguments and errors as ``chat``."""

@@ -132,8 +132,9 @@ def _add_if_on(
 
     def on(inner: GraphBuilder) -> ir.Value:
         down = linear(inner, f"{name}.lora_A.{who}", x, pair.a, precision)  # [..., r]
-        up = linear(inner, f"{name}.lora_B.{who}", down, pair.b, precision)  # [..., N]
-        return inner.op("Add", y, inner.op("Mul", gate.weight, up))
+        weighed = inner.op("Mul", gate.weight, down)  # here, where it is r numbers and not N
+        up = linear(inner, f"{name}.lora_B.{who}", weighed, pair.b, precision)  # [..., N]
+        return inner.op("Add", y, up)
 
     return g.op(
         "If",

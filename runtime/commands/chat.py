@@ -14,6 +14,7 @@ import click
 from palmtop.errors import PalmtopError
 from palmtop.runtime.conversation import Conversation
 from palmtop.runtime.options import GenerationOptions
+from palmtop.runtime.routing import Wanted
 from palmtop.runtime.session import SessionOptions
 
 from .flags import adapter_flag, bundle_argument, generation_flags, open_session, session_flags
@@ -43,7 +44,7 @@ Examples:
 def chat_command(
     bundle: Path,
     system: str | None,
-    adapters: Mapping[str, float] | None,
+    adapters: Wanted,
     options: GenerationOptions,
     loading: SessionOptions,
 ) -> None:
@@ -64,7 +65,7 @@ class Dialogue:
     """Reads lines, keeps pending media, streams answers."""
 
     def __init__(
-        self, conversation: Conversation, adapters: Mapping[str, float] | None, options: GenerationOptions
+        self, conversation: Conversation, adapters: Wanted, options: GenerationOptions
     ) -> None:
         self.interactive = sys.stdin.isatty()
         self._conversation = conversation

@@ -13,6 +13,7 @@ import click
 from palmtop.errors import InputError
 from palmtop.runtime.options import GenerationOptions
 from palmtop.runtime.reply import Reply
+from palmtop.runtime.routing import Wanted
 from palmtop.runtime.session import SessionOptions
 
 from .flags import adapter_flag, bundle_argument, generation_flags, open_session, session_flags
@@ -45,7 +46,7 @@ def run_command(
     images: tuple[Path, ...],
     sounds: tuple[Path, ...],
     system: str | None,
-    adapters: Mapping[str, float] | None,
+    adapters: Wanted,
     options: GenerationOptions,
     loading: SessionOptions,
     as_json: bool,
