@@ -156,9 +156,7 @@ class Conversation:
             self._stop.clear()
             yield from self._answer(messages, adapters, options)
 
-    def _answer(
-        self, messages: Sequence[Message], adapters: Wanted, options: GenerationOptions
-    ) -> Iterator[Piece]:
+    def _answer(self, messages: Sequence[Message], adapters: Wanted, options: GenerationOptions) -> Iterator[Piece]:
         clock = Stopwatch()
         try:
             question = self._read(messages, adapters)

@@ -94,7 +94,9 @@ def _request(wanted: Wanted) -> AdapterRequest:
 def _route(manifest: Manifest, mode: str, name: str | None) -> Route:
     route = manifest.routes.get(name or mode)
     if name is not None and route is None:
-        raise InputError(f"route '{name}' is not in this bundle, expected one of {', '.join(manifest.routes) or 'none'}")
+        raise InputError(
+            f"route '{name}' is not in this bundle, expected one of {', '.join(manifest.routes) or 'none'}"
+        )
     if route is None or not manifest.has_encoders(mode):
         raise InputError(f"input is {mode}, this bundle serves {', '.join(manifest.modes) or 'nothing'}")
     return route

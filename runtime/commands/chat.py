@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
@@ -64,9 +64,7 @@ def chat_command(
 class Dialogue:
     """Reads lines, keeps pending media, streams answers."""
 
-    def __init__(
-        self, conversation: Conversation, adapters: Wanted, options: GenerationOptions
-    ) -> None:
+    def __init__(self, conversation: Conversation, adapters: Wanted, options: GenerationOptions) -> None:
         self.interactive = sys.stdin.isatty()
         self._conversation = conversation
         self._adapters = adapters

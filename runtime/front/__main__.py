@@ -18,6 +18,7 @@ COMMANDS = {  # name: (where it is, what it does, extra it needs)
     "demo": ("palmtop.demo:demo_command", "See the packaged model read, see and hear.", "export"),
     "inspect": ("palmtop.runtime.commands.inspect:inspect_command", "Show what is in a bundle.", ""),
     "evaluate": ("palmtop.runtime.commands.evaluate:evaluate_command", "Measure a bundle's accuracy.", ""),
+    "adapter": ("palmtop.export.adapters.cli:adapter_group", "Add, merge, pack and list adapters.", "export"),
     "export": ("palmtop.export.cli:export_command", "Turn a checkpoint folder into a bundle.", "export"),
     "verify": ("palmtop.export.verify_cli:verify_command", "Measure a bundle against its source.", "export"),
 }
