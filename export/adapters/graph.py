@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,6 +79,10 @@ class DecoderGraph:
             if node.op_type == "Slice" and (node.name or "").startswith("gates/"):
                 places[_number(node.inputs[1])] = str(node.name).removeprefix("gates/")
         return [places[place] for place in sorted(places)]
+
+    def node(self, name: str) -> ir.Node:
+        """The product of a linear itself."""
+        return self._linears[name]
 
     def precision(self, name: str, quantizer: Quantizer) -> Precision:
         """How a linear is stored: adapters beside it are stored likewise."""
@@ -239,16 +242,6 @@ def _number(value: ir.Value | None) -> int:
     return int(tensor.numpy()[0])
 
 
-def total_bytes(matrices: Iterable[Matrix]) -> int:
-    """Of their tensors."""
-    return sum(t.nbytes for m in matrices for t in m.tensors.values())
-
-
 def max_rank(deltas: Mapping[str, Delta]) -> int:
     """The largest rank among an adapter's linears."""
     return max((d.a.rows for d in deltas.values()), default=0)
-
-
-def is_close_scale(a: float, b: float) -> bool:
-    """Whether two scales are the same number up to float32."""
-    return math.isclose(a, b, rel_tol=1e-6)
