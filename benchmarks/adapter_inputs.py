@@ -18,7 +18,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from palmtop.export.adapters.graph import DecoderGraph, Delta
-from palmtop.export.adapters.matrix import Matrix, expected_tensors
+from palmtop.export.adapters.matrix import Matrix, expected_tensors, read
 from palmtop.export.graph.builder import MICROSOFT, GraphBuilder
 from palmtop.export.write import WeightFile
 from palmtop.runtime.bundle import Bundle
@@ -27,7 +27,7 @@ ADAPTER_FILE = "lora.onnx_adapter"
 
 
 def write_input_bundle(plain: Bundle, deltas: Mapping[str, Delta], folder: Path, *, is_float: bool) -> Path:
-    """A genai folder with LoRA inputs and its adapter file; big files of the plain bundle are linked.
+    """A genai folder with LoRA inputs and its adapter file.
 
     Args:
         plain: a bundle without adapters.
@@ -35,11 +35,7 @@ def write_input_bundle(plain: Bundle, deltas: Mapping[str, Delta], folder: Path,
         folder: new.
         is_float: dequantise it, or keep its codes.
     """
-    folder.mkdir(parents=True)
-    for name in (*plain.manifest.files, "genai_config.json"):
-        if name != plain.manifest.decoder.file and not (folder / name).exists():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (folder / name).hardlink_to(plain.file(name).resolve())
+    shutil.copytree(plain.path, folder)
     graph = DecoderGraph(plain.file(plain.manifest.decoder.file))
     parameters: dict[str, Any] = {}
     with WeightFile(folder, "weights/zeros.bin") as sink:
@@ -104,7 +100,7 @@ def _int4_product(
     assert matrix.scheme is not None
     values = []
     for kind, (shape, dtype) in expected_tensors(matrix.rows, matrix.columns, matrix.scheme).items():
-        array: NDArray[Any] = np.asarray(matrix.tensors[kind].numpy(), dtype).reshape(shape)
+        array: NDArray[Any] = np.asarray(read(matrix.tensors[kind]), dtype).reshape(shape)
         parameters[f"{name}.{kind}"] = array
         default = sink.add(f"{name}.{kind}", shape, dtype, [np.zeros(shape, dtype)])
         values.append(_overridable(graph, f"{name}.{kind}", default, list(shape)))

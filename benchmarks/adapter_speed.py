@@ -12,6 +12,7 @@ The work folder is used again where it is given; a second run only measures.
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -28,7 +29,6 @@ from numpy.typing import NDArray
 from benchmarks import adapter_inputs
 from benchmarks.tables import machine, put_between
 from palmtop.export.adapters.graph import DecoderGraph
-from palmtop.export.adapters.scratch import scratch_bundle
 from palmtop.export.adapters.to_peft import export_adapter
 from palmtop.runtime.bundle import Bundle, open_bundle
 from palmtop.runtime.routing import choose
@@ -169,7 +169,8 @@ def adding(gated: Path, work: Path) -> dict[str, float]:
     bundle, peft = open_bundle(gated, hashes=False), work / "peft-vision"
     if not peft.exists():
         export_adapter(bundle, "vision", peft)
-    with scratch_bundle(bundle, work) as folder:
+    with tempfile.TemporaryDirectory(dir=work) as temporary:  # copied: onnxruntime refuses hard links
+        folder = Path(shutil.copytree(gated, Path(temporary) / "bundle"))
         out = _run("palmtop", "adapter", "add", folder, peft, "--name", "again", "--json")
     found: dict[str, float] = json.loads(out)
     return {"seconds": found["seconds"], "peak_rss_mb": found["peak_rss_bytes"] / 1e6}
@@ -178,7 +179,8 @@ def adding(gated: Path, work: Path) -> dict[str, float]:
 def many(gated: Path, work: Path, threads: int, tokens: int) -> dict[str, float]:
     """A bundle with eight adapters, all r=256 but one: speed with all off, and with the last one on."""
     bundle = open_bundle(gated, hashes=False)
-    with scratch_bundle(bundle, work) as folder:
+    with tempfile.TemporaryDirectory(dir=work) as temporary:
+        folder = Path(shutil.copytree(gated, Path(temporary) / "bundle"))
         packed = work / "vision.palmadapter"
         packed.unlink(missing_ok=True)
         _run("palmtop", "adapter", "pack", folder, "vision", "-o", packed)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -44,16 +45,16 @@ class Matrix:
     def array(self) -> NDArray[np.float32]:
         """[N, K] float32, dequantised."""
         if self.scheme is None:
-            return np.ascontiguousarray(np.asarray(self.tensors["weight"].numpy(), np.float32).T)
+            return np.ascontiguousarray(np.asarray(read(self.tensors["weight"]), np.float32).T)
         zeros = self.tensors.get("zero_points")
         groups = self.scheme.groups_per_row(self.columns)
         return dequantize(
             QuantizedTensor(
                 scheme=self.scheme,
                 columns=self.columns,
-                codes=self.tensors["codes"].numpy().reshape(self.rows, groups, -1),
-                scales=np.asarray(self.tensors["scales"].numpy(), np.float32).reshape(self.rows, groups),
-                zero_points=None if zeros is None else zeros.numpy().reshape(self.rows, -1),
+                codes=read(self.tensors["codes"]).reshape(self.rows, groups, -1),
+                scales=np.asarray(read(self.tensors["scales"]), np.float32).reshape(self.rows, groups),
+                zero_points=None if zeros is None else read(zeros).reshape(self.rows, -1),
             )
         )
 
@@ -89,6 +90,20 @@ def expected_tensors(
     return found
 
 
+def read(tensor: ir.TensorProtocol) -> NDArray[Any]:
+    """A tensor's numbers; from its file where it has one, which may be a link to another bundle's."""
+    if not isinstance(tensor, ir.ExternalTensor):
+        return tensor.numpy()
+    shape, dtype = tuple(tensor.shape.numpy()), tensor.dtype.numpy()
+    count = int(np.prod(shape))
+    with Path(tensor.path).open("rb") as file:
+        file.seek(tensor.offset or 0)
+        data = file.read(count * dtype.itemsize)
+    if len(data) < count * dtype.itemsize:
+        raise BundleError(f"{tensor.path}: tensor '{tensor.name}' ends too early")
+    return np.frombuffer(data, dtype).reshape(shape)
+
+
 def store(sink: WeightSink, name: str, weight: Weight, precision: Precision) -> Matrix:
     """Quantise a weight into a file.
 
@@ -109,7 +124,7 @@ def store(sink: WeightSink, name: str, weight: Weight, precision: Precision) -> 
 
 def copy(sink: WeightSink, name: str, matrix: Matrix) -> Matrix:
     """The same matrix in another file, its bytes as they are (scales widened to float32)."""
-    return _write(sink, name, matrix, {kind: tensor.numpy() for kind, tensor in matrix.tensors.items()})
+    return _write(sink, name, matrix, {kind: read(tensor) for kind, tensor in matrix.tensors.items()})
 
 
 def _write(sink: WeightSink, name: str, like: Matrix, arrays: dict[str, NDArray[Any]]) -> Matrix:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from palmtop.errors import InputError
-from palmtop.runtime.bundle import Bundle, open_bundle
+from palmtop.runtime.bundle import Bundle
 
-from .install import add_adapter
 from .merge import merge, read_products, report
-from .scratch import scratch_bundle
+from .trial import Trial
 from .source import read_origin, read_peft
 from .to_peft import Products, products_of, write_peft
 
@@ -91,13 +90,12 @@ def losses(
     from palmtop.runtime.routing import Wanted
 
     questions = list(read_questions(samples))
-    with scratch_bundle(bundle, merged.resolve().parent) as folder:
-        requests: dict[str, Wanted] = {BASE: {}}
-        for place in sources:
-            name = place if from_bundle else add_adapter(folder, place, f"source-{len(requests)}").name
-            requests[Path(place).resolve().name] = {name: 1.0}
-        requests["merged"] = {add_adapter(folder, merged, "merged-adapter").name: 1.0}
-        return answer_losses(open_bundle(folder, hashes=False), questions, requests)
+    trial = Trial(bundle)
+    requests: dict[str, Wanted] = {BASE: {}}
+    for place in sources:
+        requests[Path(place).resolve().name] = {place if from_bundle else trial.add(Path(place)): 1.0}
+    requests["merged"] = {trial.add(merged): 1.0}
+    return answer_losses(replace(bundle, manifest=trial.manifest), questions, requests, graph=trial.graph_bytes())
 
 
 def _products(source: Source, bundle: Bundle | None) -> Products:

@@ -36,7 +36,7 @@ class Sample(Protocol):
 
 
 def answer_losses(
-    bundle: Bundle, samples: Iterable[Sample], requests: Mapping[str, Wanted]
+    bundle: Bundle, samples: Iterable[Sample], requests: Mapping[str, Wanted], *, graph: bytes | None = None
 ) -> dict[str, dict[str, float]]:
     """Mean loss in nats a token, the end of the answer counted, each sample weighing the same.
 
@@ -44,6 +44,7 @@ def answer_losses(
         bundle: with every adapter that a request names.
         samples: questions with answers.
         requests: what to switch on, by a label of one's own.
+        graph: a decoder with more adapters than the bundle's file; the bundle's manifest must have them.
 
     Returns:
         label to task to loss; the task "all" is the mean over all samples.
@@ -52,7 +53,7 @@ def answer_losses(
         InputError: a message cannot be read, or the bundle lacks an adapter.
     """
     manifest = bundle.manifest
-    probe = DecoderProbe(bundle.file(manifest.decoder.file), manifest.decoder)
+    probe = DecoderProbe(bundle.file(manifest.decoder.file), manifest.decoder, graph=graph)
     reader, text = SampleReader(bundle.path, manifest), Processor(manifest.processor, bundle.path).text
     end = manifest.processor.text.end_of_turn_id
     ends = [manifest.processor.text.eos_ids[0] if end is None else end]
