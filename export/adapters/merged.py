@@ -12,9 +12,9 @@ from palmtop.errors import InputError
 from palmtop.runtime.bundle import Bundle
 
 from .merge import merge, read_products, report
-from .trial import Trial
 from .source import read_origin, read_peft
 from .to_peft import Products, products_of, write_peft
+from .trial import Trial
 
 BASE = "base"
 

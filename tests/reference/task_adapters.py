@@ -34,9 +34,7 @@ def _next(rng: np.random.Generator) -> tuple[str, str]:
 
 
 def _vowels(rng: np.random.Generator) -> tuple[str, str]:
-    word = "".join(
-        "bcdfghklmnprstw"[rng.integers(15)] + VOWELS[rng.integers(5)] for _ in range(rng.integers(2, 5))
-    )
+    word = "".join("bcdfghklmnprstw"[rng.integers(15)] + VOWELS[rng.integers(5)] for _ in range(rng.integers(2, 5)))
     return f"vowels: {word}.", "".join(letter for letter in word if letter in VOWELS)
 
 
