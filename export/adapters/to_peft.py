@@ -105,7 +105,7 @@ def write_peft(target: Path, products: Products, alpha: float, origin: Mapping[s
         "lora_alpha": alpha,
         "rank_pattern": others,
         "alpha_pattern": {linear: scale * r for linear, r in others.items()},
-        "target_modules": sorted({linear.rpartition(".")[2] for linear in products}),
+        "target_modules": [f"model.{linear}" for linear in products],  # encoders have modules of the same last name
         "bias": "none",
         "lora_dropout": 0.0,
         "inference_mode": True,

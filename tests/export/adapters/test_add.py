@@ -31,7 +31,9 @@ Lora = tuple[Path, NDArray[np.float32]]
 def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A random checkpoint whose heads must be padded, and its float32 bundle without adapters."""
     folder = tmp_path_factory.mktemp("small")
-    random_checkpoint(folder / "checkpoint", 5, num_hidden_layers=2, head_dim=20, partial_rotary_factor=0.5, **SMALL_TOWERS)
+    random_checkpoint(
+        folder / "checkpoint", 5, num_hidden_layers=2, head_dim=20, partial_rotary_factor=0.5, **SMALL_TOWERS
+    )
     recipe = Recipe(bits=32, context=64, adapters="none")
     return folder / "checkpoint", export_model(folder / "checkpoint", folder / "bundle", recipe)
 
