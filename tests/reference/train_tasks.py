@@ -25,7 +25,7 @@ from tests.reference.task_adapters import TASKS, draw
 from tests.reference.train_text import text_loss
 
 RANK, ALPHA = 8, 16
-BATCH, STEPS, LEARNING_RATE = 48, 500, 4e-3
+BATCH, STEPS, LEARNING_RATE = 24, 450, 4e-3
 
 
 def train_task(name: str, target: Path, *, steps: int = STEPS, seed: int = 0) -> float:

@@ -127,7 +127,7 @@ def test_the_command_merges_measures_and_records(int4_bundle: Path, lora: Lora, 
     bundle, runner = copied(int4_bundle), CliRunner()
     samples = tmp_path / "samples.jsonl"
     asked = [{"role": "user", "content": "digits: three five two. What is it?"}]
-    samples.write_text(json.dumps({"task": "digits", "messages": asked, "expected": "352"}))
+    samples.write_text(json.dumps({"task": "digits", "messages": asked, "expected": "999"}))
     for number in (1, 2):
         assert runner.invoke(adapter_group, ["add", str(bundle), str(lora[0]), "--name", f"l{number}"]).exit_code == 0
     command = ["merge", "l1=0.5", "l2=0.5", "--bundle", str(bundle), "-o", str(tmp_path / "both"), "--json"]
@@ -136,9 +136,9 @@ def test_the_command_merges_measures_and_records(int4_bundle: Path, lora: Lora, 
     assert report["coefficients"] == {"l1": 0.5, "l2": 0.5}
     assert report["max_error"] < 1e-5  # the same adapter twice: the sum has its rank
     losses = report["losses"]
-    assert losses["base"]["digits"] < 0.1
+    assert losses["base"]["digits"] > 1
     assert abs(losses["l1"]["digits"] - losses["base"]["digits"]) > 1e-4
-    assert losses["merged"]["digits"] == pytest.approx(losses["l1"]["digits"], rel=0.3)
+    assert losses["merged"]["digits"] == pytest.approx(losses["l1"]["digits"], rel=0.1)
     assert losses["l1"] == losses["l2"]
     spec = add_adapter(bundle, tmp_path / "both")
     assert spec.merged_from == {"l1": 0.5, "l2": 0.5}
