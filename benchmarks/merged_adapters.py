@@ -31,7 +31,7 @@ from tests.reference.task_adapters import TASKS, draw
 PAGE = Path(__file__).parents[1] / "docs" / "adapters.md"
 MARK = "merged_adapters"
 BASE_TASK = "the base's own"
-METHODS = ("linear", "svd", "cat")
+METHODS = ("linear", "svd")
 OPTIONS = GenerationOptions(max_tokens=16)
 
 

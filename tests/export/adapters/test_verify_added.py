@@ -92,7 +92,5 @@ def test_a_branch_that_ignores_its_weight_is_no_blend(bundle: Path) -> None:
     prompts = [reader.read(mode, messages) for mode, messages in packaged_messages(["text"], 1)]
     float_bundle = Bundle(opened.path, opened.manifest)
     checks = proofs.blending(opened, float_bundle, [(p, p) for p in prompts])
-    assert {c.name for c in checks if not c.passed} == {
-        "adapter mine: 0.5 + 0.5 is 1, float32",
-        "adapter mine: 0.5 + 0.5 is 1, bundle",
-    }
+    assert "adapter mine: 0.5 + 0.5 is 1, float32" in {c.name for c in checks if not c.passed}
+    assert [c.name for c in checks if "bundle" in c.name and not c.passed] == ["adapter mine: 0.5 + 0.5 is 1, bundle"]
