@@ -68,7 +68,8 @@ def prepare(work: Path, layers: int, group: int) -> tuple[Path, Path]:
     for adapters in ("gated", "none"):
         bundle = work / f"{adapters}-{group}"
         if not bundle.exists():
-            options = ("--adapters", adapters, "--method", "rtn", "--group", group, "--context", 4096, "--no-verify")
+            method = "search" if adapters == "gated" else "rtn"  # adapters added to it are quantised likewise
+            options = ("--adapters", adapters, "--method", method, "--group", group, "--context", 4096, "--no-verify")
             _run("palmtop", "export", checkpoint, "-o", bundle, *options)
         bundles.append(bundle)
     return bundles[0], bundles[1]

@@ -114,6 +114,7 @@ def write_peft(target: Path, products: Products, alpha: float, origin: Mapping[s
         (folder / CONFIG_FILE).write_text(json.dumps(config, indent=1), "utf-8")
         (folder / ORIGIN_FILE).write_text(json.dumps({"palmtop": palmtop.__version__, **origin}, indent=1), "utf-8")
         save_file(tensors, folder / SAFETENSORS_FILE, metadata={"format": "pt"})
+        (folder / SAFETENSORS_FILE).chmod((folder / CONFIG_FILE).stat().st_mode)  # the library's is private
 
 
 def _unpadded(linear: str, delta: Delta, attention: AttentionConfig) -> Product:
