@@ -73,10 +73,10 @@ class TensorFolder:
         CheckpointError: no tensors there, or a file is missing, truncated, or contradicts another.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, places: dict[str, TensorPlace] | None = None) -> None:
         self.path = path
         self.on_read: Callable[[str, int], None] | None = None
-        self._places = _find_tensors(path)
+        self._places = _find_tensors(path) if places is None else places
 
     @property
     def names(self) -> list[str]:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import click
 
+from palmtop.errors import InputError
+
 from .size_option import Size
 
 EXAMPLES = """
@@ -16,6 +18,7 @@ Examples:
   palmtop verify phi4mm-int4                                        # files, sizes, hashes
   palmtop verify phi4mm-int4 --against Phi-4-multimodal-instruct    # tensors, logits, adapters
   palmtop verify phi4mm-int4 --against Phi-4-multimodal-instruct --json
+  palmtop verify phi4mm-int4 --against Phi-4-multimodal-instruct --lora mine=my-lora
 """
 
 
@@ -23,9 +26,14 @@ Examples:
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--against", "checkpoint", type=click.Path(path_type=Path), help="The checkpoint it was exported from.")
 @click.option("--items", type=click.IntRange(1), default=4, show_default=True, help="Packaged questions of each mode.")
+@click.option(
+    "--lora", "loras", multiple=True, metavar="NAME=DIR", help="PEFT folder of an adapter that was added; repeatable."
+)
 @click.option("--ram", type=Size(), help="Most memory to use, such as 2GB; what does not fit is left out, and named.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def verify_command(bundle: Path, checkpoint: Path | None, items: int, ram: int | None, as_json: bool) -> None:
+def verify_command(
+    bundle: Path, checkpoint: Path | None, items: int, loras: tuple[str, ...], ram: int | None, as_json: bool
+) -> None:
     """Check the BUNDLE's hashes and, with --against, its tensors, logits and adapters.
 
     Exits with 1 when a check fails, after naming it.
@@ -47,7 +55,10 @@ def verify_command(bundle: Path, checkpoint: Path | None, items: int, ram: int |
         if sys.stderr.isatty():
             click.echo(f"comparing {step} ...", err=True)
 
-    quality = verify(opened, Checkpoint(checkpoint), items=items, report=report, ram_bytes=ram)
+    folders = {name: Path(folder) for name, _, folder in (text.partition("=") for text in loras)}
+    if foreign := [name for name in folders if opened.manifest.adapter(name) is None or not folders[name].is_dir()]:
+        raise InputError(f"--lora {foreign[0]}: expected NAME=DIR with an adapter of the bundle and its PEFT folder")
+    quality = verify(opened, Checkpoint(checkpoint), items=items, report=report, loras=folders, ram_bytes=ram)
     if as_json:
         click.echo(json.dumps(quality.to_dict()))
     else:

@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 
 from palmtop.errors import BundleError
 
+from .bundle_change import finish_change
 from .manifest import MANIFEST_FILE, Manifest
 
 MAX_MANIFEST_BYTES = 16 << 20
@@ -50,6 +51,7 @@ def open_bundle(path: str | os.PathLike[str], *, hashes: bool = True) -> Bundle:
         BundleVersionError: written by a newer palmtop.
     """
     folder = Path(path)
+    finish_change(folder)
     bundle = Bundle(folder, _read_manifest(folder))
     for name, spec in bundle.manifest.files.items():
         with _readable(f"{folder}: file {name!r}"):

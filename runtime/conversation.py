@@ -23,6 +23,7 @@ from .media import MediaReader
 from .options import GenerationOptions
 from .processor.text import TextProcessor
 from .question import Message, QuestionReader, without_front
+from .routing import Wanted
 from .spoken import SpokenAnswers
 from .stopwatch import Stopwatch
 from .thinking import separate_thinking
@@ -106,7 +107,7 @@ class Conversation:
         *,
         role: str = "user",
         max_tokens: int | None = None,
-        adapters: Mapping[str, float] | None = None,
+        adapters: Wanted = None,
         options: GenerationOptions = GREEDY,
     ) -> Answer:
         """Add a message and stream the answer, which is added too.
@@ -115,7 +116,7 @@ class Conversation:
             content: text, or a list of parts: {"type": "image", "image": path}, {"type": "audio", ...}, text.
             role: "user", or "tool" for what a tool gave.
             max_tokens: longest answer; None as in ``options``.
-            adapters: instead of the route's.
+            adapters: name to weight, or a route's name, or both (``routing``).
             options: of this turn.
 
         Returns:
@@ -134,7 +135,7 @@ class Conversation:
         self,
         *,
         max_tokens: int | None = None,
-        adapters: Mapping[str, float] | None = None,
+        adapters: Wanted = None,
         options: GenerationOptions = GREEDY,
     ) -> Answer:
         """Answer the last question again, for instance with another seed; the earlier answer is dropped.
@@ -173,7 +174,7 @@ class Conversation:
         messages: Sequence[Message],
         *,
         max_tokens: int | None = None,
-        adapters: Mapping[str, float] | None = None,
+        adapters: Wanted = None,
         options: GenerationOptions = GREEDY,
     ) -> Answer:
         """Stream the answer to a list of messages, whatever this conversation held before.
@@ -195,7 +196,7 @@ class Conversation:
     def _keep(
         self,
         change: Callable[[list[Message]], None],
-        adapters: Mapping[str, float] | None,
+        adapters: Wanted,
         options: GenerationOptions,
     ) -> Answer:
         """Change the dialogue, answer it, and add the answer; take the change back when that fails."""
@@ -224,7 +225,7 @@ class Conversation:
     def _answer(
         self,
         messages: Sequence[Message],
-        adapters: Mapping[str, float] | None,
+        adapters: Wanted,
         options: GenerationOptions,
         stop: Interruption,
         history: list[Message] | None,

@@ -14,6 +14,7 @@ from palmtop.errors import InputError
 
 from .options import GenerationOptions
 from .reply import Reply
+from .routing import Wanted
 
 WILSON_Z = 1.959964  # 95 %
 MEDIA_KEYS = ("image", "audio", "path", "url", "image_url", "audio_url")
@@ -81,7 +82,7 @@ class Answering(Protocol):
         self,
         messages: Sequence[Mapping[str, Any]],
         *,
-        adapters: Mapping[str, float] | None = None,
+        adapters: Wanted = None,
         options: GenerationOptions = GenerationOptions(),  # noqa: B008 - frozen
     ) -> Reply:
         """The whole answer."""
@@ -91,7 +92,7 @@ def evaluate(
     session: Answering,
     questions: Iterable[Question],
     *,
-    adapters: Mapping[str, float] | None = None,
+    adapters: Wanted = None,
     options: GenerationOptions,
     progress: Callable[[Outcome], None] | None = None,
 ) -> list[Outcome]:

@@ -7,15 +7,17 @@ and opens no file; ``bundle.py`` does that. A change of meaning raises ``SCHEMA`
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from palmtop.errors import BundleError, BundleVersionError
 
 from .json_fields import MANIFEST_FILE, check_keys, limited, read_flat, refuse
+from .migrations import MIGRATIONS, migrate
 from .processor.spec import ProcessorSpec
 
 __all__ = [
+    "COMBINE",
     "MANIFEST_FILE",
     "MODES",
     "REQUIRED_FILES",
@@ -27,18 +29,24 @@ __all__ = [
     "Manifest",
     "PartSpec",
     "Route",
+    "is_adapter_name",
+    "is_route_name",
 ]
 
-SCHEMA = 1
+SCHEMA = len(MIGRATIONS) + 1
 MODES = ("text", "image", "audio", "image+audio")
 ADAPTER_MODES = ("gated", "merged", "none")
 AUDIO_PROJECTORS = ("speech", "vision")
+COMBINE = ("replace", "add")
 REQUIRED_FILES = ("genai_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 """Beside the graphs, what every bundle is loaded from: not listed, they would not be checked."""
 
 MAX_CONTEXT = 1 << 24
 MAX_SIZE_BYTES = 1 << 48
 _SHA256 = re.compile("[0-9a-f]{64}")
+_ADAPTER_NAME = re.compile("[A-Za-z0-9][A-Za-z0-9_-]{0,63}")  # a file and parts of tensor names are called so
+_ROUTE_NAME = re.compile("[A-Za-z0-9][A-Za-z0-9_+-]{0,63}")
+RESERVED_NAMES = ("none",)  # '--adapter none' switches all of them off
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +101,10 @@ class AdapterSpec:
         alpha: LoRA's alpha; alpha / r is folded into the stored B.
         gate: index into the graph's ``adapter_gates`` input.
         base_sha256: hash of the base weights it was trained for.
+        file: its own external data file, None where its weights came with the checkpoint and lie among the decoder's.
+        combine: what naming it in a request does to the route's adapters: "replace" switches them off, "add" leaves
+            them on.
+        merged_from: what ``palmtop adapter merge`` made it of, with the coefficients; empty for a trained one.
     """
 
     name: str
@@ -100,11 +112,14 @@ class AdapterSpec:
     alpha: float
     gate: int = limited(0, 1 << 16)
     base_sha256: str
+    file: str | None = None
+    combine: str = "replace"
+    merged_from: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
-    """What a mode of input switches on, held for the whole generation.
+    """What a mode of input, or a task that a request names, switches on; held for the whole generation.
 
     Attributes:
         adapters: adapter name to gate weight; empty means the base alone.
@@ -156,7 +171,7 @@ class Manifest:
         vision: the vision encoder, None where the model has none.
         audio: the audio encoder, likewise.
         adapters: in gate order.
-        routes: by mode ("text", "image", "audio", "image+audio").
+        routes: by mode ("text", "image", "audio", "image+audio"); any other name is a task that requests may name.
         parts: how each class of tensors is stored.
         recipe: the export's options, as the user gave them.
         files: by path relative to the bundle, "/"-separated; every file but ``bundle.json``.
@@ -182,6 +197,19 @@ class Manifest:
     def modes(self) -> tuple[str, ...]:
         """The modes this bundle serves."""
         return tuple(mode for mode in MODES if mode in self.routes)
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Routes that requests choose by name."""
+        return tuple(name for name in self.routes if name not in MODES)
+
+    def has_encoders(self, mode: str) -> bool:
+        """Whether there is an encoder and a processor for every kind of input in this mode."""
+        there = {
+            "image": self.vision is not None and self.processor.image is not None,
+            "audio": self.audio is not None and self.processor.audio is not None,
+        }
+        return all(there[kind] for kind in there.keys() & set(mode.split("+")))
 
     def adapter(self, name: str) -> AdapterSpec | None:
         """The adapter of this name, if there is one."""
@@ -209,7 +237,7 @@ class Manifest:
             raise BundleVersionError(
                 f"{MANIFEST_FILE}: schema is {schema}, this palmtop reads up to {SCHEMA}; upgrade palmtop"
             )
-        body = {k: v for k, v in data.items() if k != "schema"}
+        body = migrate({k: v for k, v in data.items() if k != "schema"}, schema)
         check_keys(cls, body, "")
         _check_type(body, "routes", dict)
         _check_type(body, "files", dict)
@@ -262,15 +290,25 @@ class Manifest:
         names = [a.name for a in self.adapters]
         if len(set(names)) != len(names):
             raise BundleError(f"{MANIFEST_FILE}: adapters are named {', '.join(names)}, expected each name once")
+        for place, adapter in enumerate(self.adapters):
+            where = f"adapters[{place}]"
+            if not is_adapter_name(adapter.name):
+                raise refuse(f"{where}.name", adapter.name, "letters, digits, - and _, at most 64, and not 'none'")
+            if adapter.combine not in COMBINE:
+                raise refuse(f"{where}.combine", adapter.combine, f"one of {', '.join(COMBINE)}")
+            if adapter.file is not None and adapter.file not in self.files:
+                raise refuse(f"{where}.file", adapter.file, "one of the bundle's files")
 
     def _check_route(self, mode: str, route: Route) -> None:
-        if mode not in MODES:
-            raise BundleError(f"{MANIFEST_FILE}: routes has '{mode}', expected one of {', '.join(MODES)}")
+        if not is_route_name(mode):
+            raise refuse("a route's name", mode, "letters, digits, -, _ and +, at most 64")
         if route.audio_projector not in AUDIO_PROJECTORS:
             raise refuse(f"routes.{mode}.audio_projector", route.audio_projector, "'speech' or 'vision'")
         for name in route.adapters:
             if self.adapter_mode == "gated" and self.adapter(name) is None:
                 raise BundleError(f"{MANIFEST_FILE}: routes.{mode} names adapter '{name}', which is not there")
+        if mode not in MODES:
+            return
         needs: dict[str, dict[str, object]] = {
             "image": {"vision": self.vision, "processor.image": self.processor.image},
             "audio": {"audio": self.audio, "processor.audio": self.processor.audio},
@@ -279,6 +317,16 @@ class Manifest:
             for part, spec in needs[kind].items():
                 if spec is None:
                     raise BundleError(f"{MANIFEST_FILE}: routes has '{mode}', but {part} is null")
+
+
+def is_adapter_name(name: str) -> bool:
+    """Whether an adapter may be called so."""
+    return _ADAPTER_NAME.fullmatch(name) is not None and name not in RESERVED_NAMES
+
+
+def is_route_name(name: str) -> bool:
+    """Whether a route may be called so."""
+    return _ROUTE_NAME.fullmatch(name) is not None and name not in RESERVED_NAMES
 
 
 def _check_type(data: dict[str, Any], key: str, kind: type) -> None:

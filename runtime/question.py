@@ -18,7 +18,7 @@ from .manifest import Manifest
 from .media import MeasuredItem, MediaReader
 from .options import GenerationOptions
 from .processor.text import TextProcessor, expand_media
-from .routing import Choice, choose, mode_of
+from .routing import Choice, Wanted, choose, mode_of
 from .spoken import SpokenAnswers
 from .track import MediaSpan, Passage
 
@@ -65,7 +65,7 @@ class QuestionReader:
     def read(
         self,
         messages: Sequence[Message],
-        adapters: Mapping[str, float] | None,
+        adapters: Wanted,
         options: GenerationOptions,
         tools: Sequence[Mapping[str, Any]] | None = None,
     ) -> Question:
@@ -108,7 +108,7 @@ class QuestionReader:
     def _read(
         self,
         messages: Sequence[Message],
-        adapters: Mapping[str, float] | None,
+        adapters: Wanted,
         tools: Sequence[Mapping[str, Any]] | None,
         trimmed: int,
     ) -> Question:

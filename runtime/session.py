@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any
@@ -42,6 +42,7 @@ from .options import GenerationOptions
 from .processor import Processor
 from .question import Message
 from .reply import Reply
+from .routing import Wanted
 from .tools import Tool
 from .track import Track
 
@@ -97,7 +98,7 @@ class Session:
         messages: Sequence[Message],
         *,
         max_tokens: int | None = None,
-        adapters: Mapping[str, float] | None = None,
+        adapters: Wanted = None,
         options: GenerationOptions = GREEDY,
     ) -> Answer:
         """Stream the answer to a list of messages (OpenAI / Hugging Face content parts).
@@ -107,7 +108,7 @@ class Session:
         Args:
             messages: the whole dialogue, the last one the user's.
             max_tokens: longest answer; None as in ``options``.
-            adapters: name to weight, instead of the route's; an empty mapping for none.
+            adapters: name to weight, or a route's name, or both (``routing``); an empty mapping for none.
             options: length, sampling, stop strings, form, time.
 
         Returns:
@@ -125,7 +126,7 @@ class Session:
         messages: Sequence[Message],
         *,
         max_tokens: int | None = None,
-        adapters: Mapping[str, float] | None = None,
+        adapters: Wanted = None,
         options: GenerationOptions = GREEDY,
     ) -> Reply:
         """The whole answer at once; arguments and errors as ``chat``."""

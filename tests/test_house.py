@@ -24,6 +24,7 @@ STAIRS = {
         "palmtop.errors",
         "palmtop.quantize",
         "palmtop.runtime.bundle",
+        "palmtop.runtime.bundle_change",
         "palmtop.runtime.genai_config",
         "palmtop.runtime.machine",
         "palmtop.runtime.manifest",
@@ -39,6 +40,7 @@ STAIRS = {
         "palmtop.runtime.manifest",
         "palmtop.runtime.processor",
         "palmtop.runtime.reference",
+        "palmtop.runtime.routing",
     ),
 }
 NATIVE = {

@@ -181,6 +181,23 @@ class GraphBuilder:
         inner._outputs.append(result)
         return inner.graph()
 
+    def place(self, name: str, tensor: ir.TensorProtocol) -> ir.Value:
+        """An initialiser whose bytes are somewhere already."""
+        return self._initializer(name, tensor)
+
+    def move_into(self, graph: ir.Graph, *, after: ir.Node | None) -> None:
+        """Put what was built into a graph that exists: behind a node, or in front of all."""
+        for value in self._initializers.values():
+            graph.register_initializer(value)
+        first = next(iter(graph), None)
+        if after is not None:
+            graph.insert_after(after, self._nodes)
+        elif first is not None:
+            graph.insert_before(first, self._nodes)
+        else:
+            graph.extend(self._nodes)
+        self._nodes, self._initializers, self._constants = [], {}, {}
+
     def graph(self) -> ir.Graph:
         """What has been built so far."""
         return ir.Graph(

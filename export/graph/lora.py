@@ -18,6 +18,9 @@ from palmtop.export.weight import Weight
 from .builder import GraphBuilder
 from .linear import Precision, linear
 
+GATES = "adapter_gates"
+Matmul = Callable[[GraphBuilder, ir.Value], ir.Value]
+
 
 @dataclass(frozen=True, slots=True)
 class LoraPair:
@@ -41,12 +44,14 @@ class Adapter:
         rank: r, the largest where layers differ.
         alpha: as configured; already folded into the pairs.
         pair: the delta of a linear by its checkpoint name ("layers.0.mlp.down_proj"), None where untouched.
+        targets: names that ``pair`` answers to, where they were found by looking.
     """
 
     name: str
     rank: int
     alpha: float
     pair: Callable[[str], LoraPair | None]
+    targets: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,20 +73,16 @@ def add_gates(g: GraphBuilder, adapters: Sequence[Adapter]) -> list[Gate]:
     """The graph input ``adapter_gates`` [A] float32, split into one switch an adapter."""
     if not adapters:
         return []
-    gates = g.input("adapter_gates", ir.DataType.FLOAT, [len(adapters)])
-    result = []
-    for place, adapter in enumerate(adapters):
-        weight = g.op(
-            "Slice",
-            gates,
-            g.constant([place]),
-            g.constant([place + 1]),
-            g.constant([0]),
-            name=f"gates/{adapter.name}",
-        )
-        off = g.op("Equal", g.op("Squeeze", weight), g.constant(0.0))
-        result.append(Gate(adapter, g.op("Not", off, name=f"gates/{adapter.name}/is_on"), weight))
-    return result
+    gates = g.input(GATES, ir.DataType.FLOAT, [len(adapters)])
+    return [Gate(adapter, *add_gate(g, gates, place, adapter.name)) for place, adapter in enumerate(adapters)]
+
+
+def add_gate(g: GraphBuilder, gates: ir.Value, place: int, name: str) -> tuple[ir.Value, ir.Value]:
+    """One adapter's switch: whether its weight is not 0, a scalar bool, and the weight, [1] float32."""
+    bounds = (g.constant([place]), g.constant([place + 1]))
+    weight = g.op("Slice", gates, *bounds, g.constant([0]), name=f"gates/{name}")
+    off = g.op("Equal", g.op("Squeeze", weight), g.constant(0.0))
+    return g.op("Not", off, name=f"gates/{name}/is_on"), weight
 
 
 def adapted_linear(
@@ -129,16 +130,40 @@ def _add_if_on(
     g: GraphBuilder, name: str, x: ir.Value, y: ir.Value, gate: Gate, pair: LoraPair, precision: Precision
 ) -> ir.Value:
     who = gate.adapter.name
+    return add_branch(
+        g,
+        f"{name}/{who}",
+        x,
+        y,
+        gate.is_on,
+        gate.weight,
+        lambda inner, v: linear(inner, f"{name}.lora_A.{who}", v, pair.a, precision),
+        lambda inner, v: linear(inner, f"{name}.lora_B.{who}", v, pair.b, precision),
+    )
+
+
+def add_branch(
+    g: GraphBuilder,
+    name: str,
+    x: ir.Value,
+    y: ir.Value,
+    is_on: ir.Value,
+    weight: ir.Value,
+    down: Matmul,
+    up: Matmul,
+) -> ir.Value:
+    """``y + weight * up(down(x))`` where ``is_on``, else ``y``: an ``If`` of this name.
+
+    The weight meets the r numbers between the two, not the N behind them.
+    """
 
     def on(inner: GraphBuilder) -> ir.Value:
-        down = linear(inner, f"{name}.lora_A.{who}", x, pair.a, precision)  # [..., r]
-        up = linear(inner, f"{name}.lora_B.{who}", down, pair.b, precision)  # [..., N]
-        return inner.op("Add", y, inner.op("Mul", gate.weight, up))
+        return inner.op("Add", y, up(inner, inner.op("Mul", weight, down(inner, x))))
 
     return g.op(
         "If",
-        gate.is_on,
-        name=f"{name}/{who}",
-        then_branch=g.branch(f"{name}/{who}/on", on),
-        else_branch=g.branch(f"{name}/{who}/off", lambda inner: y),
+        is_on,
+        name=name,
+        then_branch=g.branch(f"{name}/on", on),
+        else_branch=g.branch(f"{name}/off", lambda inner: y),
     )

@@ -1,6 +1,6 @@
 """Nothing is believed: compare a bundle with the checkpoint it was made of, and its adapters with themselves.
 
-Four proofs. Tensors: what the bundle stores is what the checkpoint holds, up to quantisation. Logits: the
+Five proofs. Tensors: what the bundle stores is what the checkpoint holds, up to quantisation. Logits: the
 bundle's decoder agrees with a float32 one on packaged questions of every mode. Adapters: each gate, under the
 name the manifest gives it, changes the logits the way that adapter changes the float model. Off: with every
 gate zero the logits equal, bit for bit, those of a bundle that was exported without adapters.
@@ -11,46 +11,33 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import onnx_ir as ir
-from numpy.typing import NDArray
 
-from palmtop.errors import BundleError
+from palmtop.export.adapters.install import add_adapter
 from palmtop.export.arch import Model, find
 from palmtop.export.checkpoint import Checkpoint
 from palmtop.export.convert import expected_manifest
 from palmtop.export.recipe import Recipe
 from palmtop.export.tokenizer_files import CHAT_TEMPLATE_FILE
 from palmtop.export.workers import Workers, plan_workers
-from palmtop.runtime.bundle import Bundle
+from palmtop.runtime.bundle import Bundle, open_bundle
 from palmtop.runtime.machine import available_memory, rss_bytes
-from palmtop.runtime.manifest import Manifest
 
-from .probe import DecoderProbe, ProbeInput
-from .quality import Agreement, Check, Quality, agreement, cosine, kl, snr_db
+from . import adapters as proofs
+from .adapters import Loras
+from .decoders import Decoders, Pair, Reference
+from .quality import Agreement, Check, Quality, agreement
 from .samples import SampleReader, packaged_messages
 from .tensor_checks import compare_tensors, judge_tensors
 from .tensors import Likeness
 
-MIN_EFFECT_COSINE = 0.6  # of the change of logits, against the float model's; measured 0.9 and more at 4 bits
-EFFECT_RATIO = (0.7, 1.4)  # of its size
 MAX_LOGIT_SHARE = {4: 0.5, 8: 0.2, 32: 1e-3}  # largest difference of a logit, of the range
 STEPS = 6  # teacher-forced tokens a question
 
 Report = Callable[[str], None]
-
-
-@dataclass(frozen=True, slots=True)
-class _Reference:
-    """The float bundle made of the checkpoint, and one without adapters made like the bundle under test."""
-
-    float_folder: Path
-    float_manifest: Manifest
-    plain_folder: Path
-    plain_manifest: Manifest
 
 
 def verify(
@@ -59,6 +46,7 @@ def verify(
     *,
     items: int = 4,
     report: Report | None = None,
+    loras: Loras | None = None,
     workers: Workers | None = None,
     ram_bytes: int | None = None,
 ) -> Quality:
@@ -69,6 +57,8 @@ def verify(
         checkpoint: what it should have been made of.
         items: packaged questions of each mode.
         report: told what is being done.
+        loras: PEFT folders of adapters that were added, by name; one without folder is not compared with its float
+            original.
         workers: threads and blocks.
         ram_bytes: limit for the memory of this process; what does not fit is left out, and named.
 
@@ -84,29 +74,38 @@ def verify(
     recipe = Recipe.from_dict(bundle.manifest.recipe)
     model = find(str(checkpoint.config.get("model_type"))).read_model(checkpoint, recipe.context)
     checks = _same_manifest(bundle, checkpoint, model, recipe)
-    checks += _names(bundle.manifest, model)
-    checks += _gate_wiring(bundle)
+    loras = loras or {}
+    unknown = proofs.added_without_source(bundle.manifest, loras)
+    checks += proofs.names(bundle.manifest, proofs.given_adapters(model, loras), unknown)
+    checks += proofs.gate_wiring(bundle)
     tell("tensors")
     workers = workers or plan_workers(ram_bytes, rss_bytes() or 0)
-    tensors = compare_tensors(bundle, model, recipe, workers)
+    tensors = compare_tensors(bundle, model, recipe, workers) | proofs.compare_added(bundle, loras)
     checks += judge_tensors(tensors)
+    skipped = tuple(
+        f"adapter {name}: was added; to compare it with its original name the folder: --lora {name}=PEFT_FOLDER"
+        for name in unknown
+    )
     if reason := _too_large(checkpoint, ram_bytes):
-        return _summed_up(started, checks, tensors, skipped=(reason,))
+        return _summed_up(started, checks, tensors, skipped=(*skipped, reason))
     with tempfile.TemporaryDirectory(prefix="palmtop-verify-") as temporary:
         tell("float reference")
-        reference = _make_reference(Path(temporary), checkpoint, model, recipe)
+        reference = _make_reference(Path(temporary), checkpoint, model, recipe, loras)
         tell("logits")
-        decoders = _Decoders(bundle, reference)
+        decoders = Decoders(bundle, reference)
         pairs = list(_prompts(bundle, reference, items))
         modes = {
             m: _mode_agreement(decoders, m, [p for p in pairs if p[0].mode == m]) for m in _common(bundle, reference)
         }
         checks += _judge_modes(modes, recipe)
         tell("adapters")
-        adapters = {a.name: _adapter_effect(decoders, a.name, pairs) for a in bundle.manifest.adapters}
-        checks += _judge_adapters(adapters)
-        checks += _off_is_base(decoders, pairs)
-    return _summed_up(started, checks, tensors, modes=modes, adapters=adapters)
+        adapters = {a.name: proofs.measure(decoders, a.name, pairs) for a in bundle.manifest.adapters}
+        checks += proofs.judge(adapters)
+        checks += proofs.off_is_base(decoders, pairs)
+        del decoders  # before more of them are loaded
+        tell("blends")
+        checks += proofs.blending(bundle, Bundle(reference.float_folder, reference.float_manifest), pairs)
+    return _summed_up(started, checks, tensors, modes=modes, adapters=adapters, skipped=skipped)
 
 
 def _summed_up(
@@ -143,33 +142,13 @@ def _too_large(checkpoint: Checkpoint, ram_bytes: int | None) -> str | None:
     )
 
 
-def _names(manifest: Manifest, model: Model) -> list[Check]:
-    """The manifest's adapters are the checkpoint's, with their rank and alpha."""
-    checks = []
-    there = {a.name: a for a in model.adapters}
-    for spec in manifest.adapters:
-        adapter = there.get(spec.name)
-        same = adapter is not None and (adapter.rank, adapter.alpha) == (spec.rank, spec.alpha)
-        expected = "none" if adapter is None else f"rank {adapter.rank}, alpha {adapter.alpha:g}"
-        checks.append(
-            Check(
-                name=f"adapter {spec.name}: rank and alpha",
-                passed=same,
-                value=float(spec.rank),
-                limit=float(adapter.rank) if adapter else 0.0,
-                detail=f"bundle has rank {spec.rank}, alpha {spec.alpha:g}; checkpoint has {expected}",
-            )
-        )
-    return checks
-
-
 def _same_manifest(bundle: Bundle, checkpoint: Checkpoint, model: Model, recipe: Recipe) -> list[Check]:
     """What the manifest says beside weights is what this checkpoint and recipe give."""
     manifest = bundle.manifest
     expected = expected_manifest(checkpoint, model, recipe)
     template = bundle.file(CHAT_TEMPLATE_FILE).read_text("utf-8")
     pairs: dict[str, tuple[object, object]] = {
-        "routes": (manifest.routes, expected.routes),
+        "routes": ({n: r for n, r in manifest.routes.items() if n not in manifest.tasks}, expected.routes),
         "processor": (manifest.processor, expected.processor),
         "decoder": (manifest.decoder, expected.decoder),
         "source hash": (manifest.source_sha256, expected.source_sha256),
@@ -187,77 +166,23 @@ def _same_manifest(bundle: Bundle, checkpoint: Checkpoint, model: Model, recipe:
     ]
 
 
-def _gate_wiring(bundle: Bundle) -> list[Check]:
-    """The graph slices each adapter's gate at the index that the manifest gives it."""
-    graph = ir.load(bundle.file(bundle.manifest.decoder.file)).graph
-    starts = {n.name: n.inputs[1] for n in graph if n.op_type == "Slice" and (n.name or "").startswith("gates/")}
-    checks = []
-    for adapter in bundle.manifest.adapters:
-        start = starts.get(f"gates/{adapter.name}")
-        index = -1 if start is None or start.const_value is None else int(start.const_value.numpy()[0])
-        checks.append(
-            Check(
-                name=f"adapter {adapter.name}: gate",
-                passed=index == adapter.gate,
-                value=float(index),
-                limit=float(adapter.gate),
-                detail=f"the graph reads gate {index}, the manifest says {adapter.gate}",
-            )
-        )
-    return checks
-
-
-def _make_reference(folder: Path, checkpoint: Checkpoint, model: Model, recipe: Recipe) -> _Reference:
+def _make_reference(folder: Path, checkpoint: Checkpoint, model: Model, recipe: Recipe, loras: Loras) -> Reference:
     from palmtop.export.convert import write_bundle
 
     float_folder, plain_folder = folder / "float", folder / "plain"
     for each in (float_folder, plain_folder):
         each.mkdir()
     as_float = replace(recipe, bits=32, head_bits=None, encoder_bits=None)
-    float_manifest = write_bundle(float_folder, checkpoint, model, as_float)
+    write_bundle(float_folder, checkpoint, model, as_float)
+    for name, path in loras.items():
+        add_adapter(float_folder, path, name)
+    float_manifest = open_bundle(float_folder, hashes=False).manifest
     plain = replace(recipe, adapters="none") if recipe.adapter_mode == "gated" else recipe
     plain_manifest = write_bundle(plain_folder, checkpoint, model, plain)
-    return _Reference(float_folder, float_manifest, plain_folder, plain_manifest)
+    return Reference(float_folder, float_manifest, plain_folder, plain_manifest)
 
 
-class _Decoders:
-    """The decoder under test, the float one and the one without adapters."""
-
-    def __init__(self, bundle: Bundle, reference: _Reference) -> None:
-        self.manifest = bundle.manifest
-        self.float_manifest = reference.float_manifest
-        self.found = DecoderProbe(bundle.file(bundle.manifest.decoder.file), bundle.manifest.decoder)
-        self.exact = DecoderProbe(
-            reference.float_folder / reference.float_manifest.decoder.file, reference.float_manifest.decoder
-        )
-        self.plain = DecoderProbe(
-            reference.plain_folder / reference.plain_manifest.decoder.file, reference.plain_manifest.decoder
-        )
-        if self.found.num_gates != len(bundle.manifest.adapters):
-            raise BundleError(
-                f"{bundle.path}: the decoder has {self.found.num_gates} adapter gates,"
-                f" expected {len(bundle.manifest.adapters)} as the manifest says"
-            )
-
-    def gates(self, manifest: Manifest, weights: dict[str, float]) -> NDArray[np.float32]:
-        """[A] gate weights in a manifest's order."""
-        gates = np.zeros(len(manifest.adapters), np.float32)
-        for adapter in manifest.adapters:
-            gates[adapter.gate] = weights.get(adapter.name, 0.0)
-        return gates
-
-    def both(
-        self, pair: tuple[ProbeInput, ProbeInput], weights: dict[str, float], tokens: NDArray[np.int64]
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Logits of the float decoder and of the one under test, each on its own encoders' features."""
-        exact, found = pair
-        return (
-            self.exact.logits(exact, self.gates(self.float_manifest, weights), tokens),
-            self.found.logits(found, self.gates(self.manifest, weights), tokens),
-        )
-
-
-def _prompts(bundle: Bundle, reference: _Reference, items: int) -> list[tuple[ProbeInput, ProbeInput]]:
+def _prompts(bundle: Bundle, reference: Reference, items: int) -> list[Pair]:
     """The same questions as (float encoders', bundle's encoders') inputs."""
     exact = SampleReader(reference.float_folder, reference.float_manifest)
     found = SampleReader(bundle.path, bundle.manifest)
@@ -267,12 +192,12 @@ def _prompts(bundle: Bundle, reference: _Reference, items: int) -> list[tuple[Pr
     ]
 
 
-def _common(bundle: Bundle, reference: _Reference) -> list[str]:
+def _common(bundle: Bundle, reference: Reference) -> list[str]:
     """Modes that both serve; other differences of the routes are a check of their own."""
     return [mode for mode in bundle.manifest.modes if mode in reference.float_manifest.routes]
 
 
-def _mode_agreement(decoders: _Decoders, mode: str, pairs: list[tuple[ProbeInput, ProbeInput]]) -> Agreement:
+def _mode_agreement(decoders: Decoders, mode: str, pairs: list[Pair]) -> Agreement:
     weights = decoders.float_manifest.routes[mode].adapters if decoders.manifest.adapters else {}
     exact, found = [], []
     for pair in pairs:
@@ -295,73 +220,4 @@ def _judge_modes(modes: dict[str, Agreement], recipe: Recipe) -> list[Check]:
             f" largest difference is {a.max_abs:.2%} of the logit range",
         )
         for mode, a in modes.items()
-    ]
-
-
-def _adapter_effect(decoders: _Decoders, name: str, pairs: list[tuple[ProbeInput, ProbeInput]]) -> dict[str, float]:
-    """How the adapter changes the logits, against how it changes the float model's."""
-    exact_changes, found_changes, effect, match = [], [], [], []
-    for pair in pairs:
-        tokens = decoders.exact.greedy(pair[0], decoders.gates(decoders.float_manifest, {}), 2)
-        exact_off, found_off = decoders.both(pair, {}, tokens)
-        exact_on, found_on = decoders.both(pair, {name: 1.0}, tokens)
-        exact_changes.append(exact_on - exact_off)
-        found_changes.append(found_on - found_off)
-        effect.append(kl(exact_on, exact_off))
-        match.append(kl(exact_on, found_on))
-    exact, found = np.concatenate(exact_changes), np.concatenate(found_changes)
-    size = float(np.linalg.norm(exact))
-    return {
-        "effect_kl": float(np.concatenate(effect).mean()),
-        "match_kl": float(np.concatenate(match).mean()),
-        "cosine": cosine(exact, found),
-        "ratio": float(np.linalg.norm(found)) / size if size > 0 else 0.0,
-        "snr_db": snr_db(exact, found),
-    }
-
-
-def _judge_adapters(adapters: dict[str, dict[str, float]]) -> list[Check]:
-    checks = []
-    low, high = EFFECT_RATIO
-    for name, numbers in adapters.items():
-        checks.append(
-            Check(
-                name=f"adapter {name}: changes the logits as in the checkpoint",
-                passed=numbers["cosine"] >= MIN_EFFECT_COSINE,
-                value=round(numbers["cosine"], 4),
-                limit=MIN_EFFECT_COSINE,
-                detail=f"cosine of the change is {numbers['cosine']:.3f};"
-                f" base to adapter is KL {numbers['effect_kl']:.3f}, adapter to bundle KL {numbers['match_kl']:.3f}",
-            )
-        )
-        checks.append(
-            Check(
-                name=f"adapter {name}: as strong as in the checkpoint",
-                passed=low <= numbers["ratio"] <= high,
-                value=round(numbers["ratio"], 4),
-                limit=high if numbers["ratio"] > 1 else low,
-                detail=f"the change is {numbers['ratio']:.2f} times the checkpoint's, expected {low} to {high}",
-            )
-        )
-    return checks
-
-
-def _off_is_base(decoders: _Decoders, pairs: list[tuple[ProbeInput, ProbeInput]]) -> list[Check]:
-    if not decoders.manifest.adapters:
-        return []
-    worst = 0.0
-    for _, found in pairs:
-        tokens = np.arange(3, dtype=np.int64)
-        off = decoders.found.logits(found, decoders.gates(decoders.manifest, {}), tokens)
-        plain = decoders.plain.logits(found, np.zeros(0, np.float32), tokens)
-        if not np.array_equal(off, plain):  # NaN is not equal either
-            worst = max(worst, float(np.nan_to_num(np.abs(off - plain), nan=np.inf).max()))
-    return [
-        Check(
-            name="adapters off: equal to the bundle without adapters",
-            passed=worst == 0.0,
-            value=worst,
-            limit=0.0,
-            detail=f"largest difference over {len(pairs)} questions is {worst:g}, expected 0 bit for bit",
-        )
     ]

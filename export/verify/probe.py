@@ -13,6 +13,7 @@ from palmtop.errors import BundleError
 from palmtop.runtime.manifest import DecoderSpec
 
 LOG_ERRORS = 3
+WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,8 +36,14 @@ class ProbeInput:
 class DecoderProbe:
     """One decoder graph, run step by step with a cache of its own."""
 
-    def __init__(self, path: Path, spec: DecoderSpec, *, threads: int = 0) -> None:
+    def __init__(self, path: Path, spec: DecoderSpec, *, threads: int = 0, graph: bytes | None = None) -> None:
         """Load the graph.
+
+        Args:
+            path: of the .onnx file.
+            spec: sizes.
+            threads: of onnxruntime; 0 leaves it to it.
+            graph: another graph instead of the file's, on the weights that lie beside the file.
 
         Raises:
             BundleError: onnxruntime cannot load it.
@@ -46,8 +53,11 @@ class DecoderProbe:
         options = ort.SessionOptions()
         options.log_severity_level = LOG_ERRORS
         options.intra_op_num_threads = threads
+        if graph is not None:
+            options.add_session_config_entry(WEIGHTS_FOLDER, str(path.resolve().parent))
         try:
-            self._session: Any = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            source = str(path) if graph is None else graph
+            self._session: Any = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's own exceptions share no base
             raise BundleError(f"{path}: onnxruntime cannot load it ({str(error).splitlines()[0]})") from error
         self._spec = spec

@@ -92,7 +92,7 @@ def agreement(reference: NDArray[np.float32], found: NDArray[np.float32]) -> Agr
 
 def kl(reference: NDArray[np.float32], found: NDArray[np.float32]) -> NDArray[np.float64]:
     """[T] KL(reference || found) in nats of two [T, V] sets of logits."""
-    p, q = _log_softmax(reference), _log_softmax(found)
+    p, q = log_softmax(reference), log_softmax(found)
     return np.asarray((np.exp(p) * (p - q)).sum(-1).clip(0))
 
 
@@ -117,6 +117,7 @@ def ratio_db(signal: float, noise: float) -> float:
     return float(10 * np.log10(signal / noise)) if signal > 0 else -200.0
 
 
-def _log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+    """[T, V] log probabilities of [T, V] logits."""
     shifted = logits.astype(np.float64) - logits.max(-1, keepdims=True)
     return np.asarray(shifted - np.log(np.exp(shifted).sum(-1, keepdims=True)))

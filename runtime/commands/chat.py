@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
@@ -14,6 +14,7 @@ import click
 from palmtop.errors import PalmtopError
 from palmtop.runtime.conversation import Conversation
 from palmtop.runtime.options import GenerationOptions
+from palmtop.runtime.routing import Wanted
 from palmtop.runtime.session import SessionOptions
 
 from .flags import adapter_flag, bundle_argument, generation_flags, open_session, session_flags
@@ -45,7 +46,7 @@ Examples:
 def chat_command(
     bundle: Path,
     system: str | None,
-    adapters: Mapping[str, float] | None,
+    adapters: Wanted,
     options: GenerationOptions,
     loading: SessionOptions,
     hide_thinking: bool,
@@ -69,7 +70,7 @@ class Dialogue:
     def __init__(
         self,
         conversation: Conversation,
-        adapters: Mapping[str, float] | None,
+        adapters: Wanted,
         options: GenerationOptions,
         *,
         hide_thinking: bool = False,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from time import perf_counter
 
@@ -14,6 +15,7 @@ import click
 from palmtop.errors import InputError
 from palmtop.runtime.evaluate import Outcome, Question, Score, evaluate, read_questions, scores
 from palmtop.runtime.options import GenerationOptions
+from palmtop.runtime.routing import AdapterRequest
 from palmtop.runtime.session import Session, SessionOptions
 
 from .flags import adapter_flag, bundle_argument, open_session, session_flags
@@ -51,7 +53,7 @@ def evaluate_command(
     seed: int,
     max_tokens: int,
     wrong: bool,
-    adapters: Mapping[str, float] | None,
+    adapters: AdapterRequest | None,
     loading: SessionOptions,
     as_json: bool,
 ) -> None:
@@ -69,7 +71,8 @@ def evaluate_command(
                 click.echo(f"{outcome.task}: expected {outcome.expected!r}, found {outcome.answer!r}", err=True)
     if as_json:
         table = [score.to_dict() for score in scores(outcomes)]
-        click.echo(json.dumps({"bundle": str(bundle), "adapters": adapters, "seconds": seconds, "scores": table}))
+        asked = {"adapters": None, "route": None} if adapters is None else asdict(adapters)
+        click.echo(json.dumps({"bundle": str(bundle), **asked, "seconds": seconds, "scores": table}))
     else:
         _show(scores(outcomes))
 

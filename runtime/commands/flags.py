@@ -12,7 +12,7 @@ import click
 from palmtop.errors import InputError
 from palmtop.runtime.grammar import Grammar
 from palmtop.runtime.options import DEFAULT_MAX_TOKENS, GenerationOptions
-from palmtop.runtime.routing import parse_adapters
+from palmtop.runtime.routing import AdapterRequest, parse_adapters
 from palmtop.runtime.session import Session, SessionOptions, load_session
 
 Command = Callable[..., Any]
@@ -94,18 +94,22 @@ def generation_flags(command: Command) -> Command:
 
 
 def adapter_flag(command: Command) -> Command:
-    """Add --adapter; the command gets ``adapters``: name to weight, or None for the route's."""
+    """Add --adapter and --route; the command gets ``adapters``: what the request says, None for nothing."""
 
     @click.option(
         "--adapter",
         "adapter",
         multiple=True,
         metavar="NAME[=W]",
-        help="Use this adapter at this weight instead of the route's; repeatable; 'none' for the base alone.",
+        help="Switch this adapter on at this weight: one of the checkpoint's instead of the route's, one of yours "
+        "beside them; repeatable; 'none' for the base alone.",
     )
+    @click.option("--route", metavar="NAME", help="Answer under this route of the bundle (default: by the input).")
     @wraps(command)
-    def with_adapters(*args: Any, adapter: tuple[str, ...], **others: Any) -> Any:
-        return command(*args, adapters=parse_adapters(adapter), **others)
+    def with_adapters(*args: Any, adapter: tuple[str, ...], route: str | None, **others: Any) -> Any:
+        named = parse_adapters(adapter)
+        wanted = None if named is None and route is None else AdapterRequest(named, route)
+        return command(*args, adapters=wanted, **others)
 
     return with_adapters
 

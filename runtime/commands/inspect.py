@@ -79,8 +79,11 @@ def _as_data(bundle: Bundle, plan: MemoryPlan) -> dict[str, Any]:
             for part in manifest.parts
         ],
         "adapter_mode": manifest.adapter_mode,
-        "adapters": [{"name": a.name, "rank": a.rank, "alpha": a.alpha} for a in manifest.adapters],
-        "routes": {mode: manifest.routes[mode].adapters for mode in manifest.modes},
+        "adapters": [
+            {"name": a.name, "rank": a.rank, "alpha": a.alpha, "file": a.file, "combine": a.combine}
+            for a in manifest.adapters
+        ],
+        "routes": {name: route.adapters for name, route in manifest.routes.items()},
         "context_length": manifest.decoder.context_length,
         "original_context": manifest.decoder.original_context,
         "memory": {
@@ -128,10 +131,11 @@ def _show_routes(console: Any, manifest: Manifest) -> None:
     names = ", ".join(f"{a.name} (rank {a.rank}, alpha {a.alpha:g})" for a in manifest.adapters) or "none"
     console.print(f"adapters, {manifest.adapter_mode}: {names}")
     table = Table("input", "adapters", "audio projector")
-    for mode in manifest.modes:
+    for mode in (*manifest.modes, *manifest.tasks):
         route = manifest.routes[mode]
         adapters = ", ".join(f"{name} {weight:g}" for name, weight in route.adapters.items()) or "-"
-        table.add_row(mode, adapters, route.audio_projector if "audio" in mode else "-")
+        hears = "audio" in mode or mode in manifest.tasks
+        table.add_row(mode, adapters, route.audio_projector if hears else "-")
     console.print(table)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import click
 from palmtop.errors import InputError
 from palmtop.runtime.options import GenerationOptions
 from palmtop.runtime.reply import Reply
+from palmtop.runtime.routing import Wanted
 from palmtop.runtime.session import SessionOptions
 
 from .flags import adapter_flag, bundle_argument, generation_flags, open_session, session_flags
@@ -47,7 +47,7 @@ def run_command(
     images: tuple[Path, ...],
     sounds: tuple[Path, ...],
     system: str | None,
-    adapters: Mapping[str, float] | None,
+    adapters: Wanted,
     options: GenerationOptions,
     loading: SessionOptions,
     hide_thinking: bool,

@@ -20,6 +20,7 @@ COMMANDS = {  # name: (where it is, what it does, extra it needs)
     "inspect": ("palmtop.runtime.commands.inspect:inspect_command", "Show what is in a bundle.", ""),
     "transcribe": ("palmtop.runtime.commands.transcribe:transcribe_command", "Write down a long recording.", ""),
     "evaluate": ("palmtop.runtime.commands.evaluate:evaluate_command", "Measure a bundle's accuracy.", ""),
+    "adapter": ("palmtop.export.adapters.cli:adapter_group", "Add, merge, pack and list adapters.", "export"),
     "bench": ("palmtop.runtime.commands.bench:bench_command", "Measure a bundle's speed and memory.", ""),
     "doctor": ("palmtop.runtime.commands.doctor:doctor_command", "Check this machine and installation.", ""),
     "export": ("palmtop.export.cli:export_command", "Turn a checkpoint folder into a bundle.", "export"),

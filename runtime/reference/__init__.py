@@ -16,6 +16,11 @@ def checkpoint_path() -> Path:
     return _HERE / "checkpoint"
 
 
+def adapters_path() -> Path:
+    """Directory of PEFT folders, one text task each that the base cannot do: sort, next, vowels."""
+    return _HERE / "adapters"
+
+
 def held_out_path() -> Path:
     """Directory of the held-out glyphs, clips and text tasks that `held_out_items` composes items from."""
     return _HERE / "heldout"

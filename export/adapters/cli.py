@@ -1,0 +1,253 @@
+"""``palmtop adapter``: arguments and what is printed; the work is done by the files beside."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from palmtop.errors import InputError
+
+EXAMPLES = """
+\b
+Examples:
+  palmtop adapter add phi4mm-int4 my-lora                       # a PEFT folder
+  palmtop run phi4mm-int4 "Sort 4 1 3." --adapter my-lora
+  palmtop adapter list phi4mm-int4
+  palmtop adapter pack phi4mm-int4 my-lora -o my.palmadapter    # a file of its own; 'add' takes it too
+  palmtop adapter route phi4mm-int4 sorting my-lora=0.8
+  palmtop adapter merge one=0.5 two=0.5 -o both --method svd --rank 16
+"""
+
+bundle_argument = click.argument("bundle", type=click.Path(path_type=Path))
+json_flag = click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+
+
+@click.group("adapter", epilog=EXAMPLES)
+def adapter_group() -> None:
+    """Adapters of your own: add them to a bundle, switch, merge and ship them. The base weights stay as they are."""
+
+
+@adapter_group.command("add")
+@bundle_argument
+@click.argument("source", type=click.Path(path_type=Path))
+@click.option("--name", help="In the bundle (default: the folder's name, or the packed one).")
+@click.option(
+    "--combine",
+    type=click.Choice(["add", "replace"]),
+    default="add",
+    show_default=True,
+    help="In a request that names it: stay beside the route's adapters, or take their place.",
+)
+@json_flag
+def add_command(bundle: Path, source: Path, name: str | None, combine: str, as_json: bool) -> None:
+    """Add SOURCE, a PEFT LoRA folder or a packed adapter, to the BUNDLE as a new gated branch."""
+    import time
+
+    from palmtop.runtime.machine import peak_rss_bytes
+
+    from .install import add_adapter
+
+    started = time.perf_counter()
+    spec = add_adapter(bundle, source, name, combine=combine, progress=_progress())
+    seconds, peak = time.perf_counter() - started, peak_rss_bytes()
+    if as_json:
+        click.echo(json.dumps({"name": spec.name, "rank": spec.rank, "gate": spec.gate, "seconds": round(seconds, 3),
+                               "peak_rss_bytes": peak}))  # fmt: skip
+        return
+    memory = "" if peak is None else f", peak memory {peak / 1e6:.0f} MB"
+    click.echo(f"{spec.name}: rank {spec.rank}, added in {seconds:.1f} s{memory}. Use it: --adapter {spec.name}")
+
+
+@adapter_group.command("remove")
+@bundle_argument
+@click.argument("name")
+def remove_command(bundle: Path, name: str) -> None:
+    """Take adapter NAME, which was added, out of the BUNDLE."""
+    from .install import remove_adapter
+
+    remove_adapter(bundle, name)
+    click.echo(f"{name}: removed")
+
+
+@adapter_group.command("list")
+@bundle_argument
+@json_flag
+def list_command(bundle: Path, as_json: bool) -> None:
+    """List the BUNDLE's adapters and the routes that use them."""
+    from palmtop.runtime.bundle import open_bundle
+
+    manifest = open_bundle(bundle, hashes=False).manifest
+    rows = [
+        {
+            "name": a.name,
+            "rank": a.rank,
+            "alpha": a.alpha,
+            "gate": a.gate,
+            "combine": a.combine,
+            "size_bytes": sum(p.size_bytes for p in manifest.parts if p.name == f"adapter {a.name}"),
+            "bits": sorted({p.bits for p in manifest.parts if p.name == f"adapter {a.name}"}),
+            "file": a.file,
+            "merged_from": a.merged_from,
+            "base_sha256": a.base_sha256,
+            "routes": [name for name, route in manifest.routes.items() if a.name in route.adapters],
+        }
+        for a in manifest.adapters
+    ]
+    if as_json:
+        click.echo(json.dumps(rows))
+        return
+    if not rows:
+        click.echo(f"{bundle}: no adapters (mode {manifest.adapter_mode})")
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("adapter", "rank", "alpha", "bits", "MB", "routes", "when named", "from")
+    for row in rows:
+        merged = ", ".join(f"{n} {w:g}" for n, w in row["merged_from"].items())  # type: ignore[attr-defined]
+        table.add_row(
+            str(row["name"]),
+            str(row["rank"]),
+            f"{row['alpha']:g}",
+            ", ".join(map(str, row["bits"])),  # type: ignore[call-overload]
+            f"{row['size_bytes'] / 1e6:.2f}",  # type: ignore[operator]
+            ", ".join(row["routes"]) or "-",  # type: ignore[arg-type]
+            "beside the route's" if row["combine"] == "add" else "instead of the route's",
+            merged or ("the checkpoint" if row["file"] is None else "added"),
+        )
+    Console(highlight=False).print(table)
+
+
+@adapter_group.command("export")
+@bundle_argument
+@click.argument("name")
+@click.option("-o", "--output", "target", required=True, type=click.Path(path_type=Path), help="PEFT folder to write.")
+def export_command(bundle: Path, name: str, target: Path) -> None:
+    """Write adapter NAME of the BUNDLE as a PEFT folder, dequantised."""
+    from palmtop.runtime.bundle import open_bundle
+
+    from .to_peft import export_adapter
+
+    export_adapter(open_bundle(bundle, hashes=False), name, target)
+    click.echo(f"{target}: {name} as a PEFT folder")
+
+
+@adapter_group.command("pack")
+@bundle_argument
+@click.argument("name")
+@click.option("-o", "--output", "target", required=True, type=click.Path(path_type=Path), help="File to write.")
+def pack_command(bundle: Path, name: str, target: Path) -> None:
+    """Write adapter NAME of the BUNDLE into one file, bound to its base by hash; 'add' takes it."""
+    from palmtop.runtime.bundle import open_bundle
+
+    from .pack import pack
+
+    pack(open_bundle(bundle, hashes=False), name, target)
+    click.echo(f"{target}: {target.stat().st_size / 1e6:.2f} MB")
+
+
+@adapter_group.command("route")
+@bundle_argument
+@click.argument("name")
+@click.argument("adapters", nargs=-1, metavar="[ADAPTER[=W]]...")
+@click.option(
+    "--projector", type=click.Choice(["speech", "vision"]), help="For sounds (default: as it was, or speech)."
+)
+@click.option("--drop", is_flag=True, help="Remove the route.")
+def route_command(bundle: Path, name: str, adapters: tuple[str, ...], projector: str | None, drop: bool) -> None:
+    """Set what route NAME of the BUNDLE switches on: a mode (text, image, audio, image+audio) or a task of yours."""
+    from palmtop.runtime.bundle import open_bundle
+    from palmtop.runtime.manifest import Route
+    from palmtop.runtime.routing import parse_adapters
+
+    from .install import set_route
+
+    if drop:
+        set_route(bundle, name, None)
+        click.echo(f"{name}: removed")
+        return
+    before = open_bundle(bundle, hashes=False).manifest.routes.get(name)
+    kept = "speech" if before is None else before.audio_projector
+    weights = parse_adapters(adapters) or {}
+    set_route(bundle, name, Route(adapters=weights, audio_projector=projector or kept))
+    click.echo(f"{name}: {', '.join(f'{n} {w:g}' for n, w in weights.items()) or 'no adapter'}. Use it: --route {name}")
+
+
+@adapter_group.command("merge")
+@click.argument("sources", nargs=-1, required=True, metavar="SOURCE=W...")
+@click.option("-o", "--output", "target", required=True, type=click.Path(path_type=Path), help="PEFT folder to write.")
+@click.option("--bundle", type=click.Path(path_type=Path), help="Sources are adapters of this bundle, by name.")
+@click.option("--method", type=click.Choice(["linear", "svd", "cat"]), default="svd", show_default=True)
+@click.option("--rank", type=click.IntRange(1), help="Of the result (default: the largest of the sources').")
+@click.option("--samples", type=click.Path(path_type=Path), help="Questions with answers (JSONL, see 'evaluate').")
+@click.option("--on", "measured_on", type=click.Path(path_type=Path), help="Measure loss on this bundle of the base.")
+@json_flag
+def merge_command(
+    sources: tuple[str, ...],
+    target: Path,
+    bundle: Path | None,
+    method: str,
+    rank: int | None,
+    samples: Path | None,
+    measured_on: Path | None,
+    as_json: bool,
+) -> None:
+    """Merge adapters, PEFT folders or, with --bundle, a bundle's own, into one PEFT folder.
+
+    With --samples the report has the loss of each source and of the merged one; PEFT folders need --on for it.
+    """
+    from palmtop.runtime.bundle import open_bundle
+
+    from .merged import Source, losses, merge_sources
+
+    if samples is not None and (measured_on or bundle) is None:
+        raise InputError("--samples needs a bundle to run, expected --on BUNDLE")
+    wanted = [_source(text) for text in sources]
+    opened = None if bundle is None else open_bundle(bundle, hashes=False)
+    found = merge_sources([Source(name, weight) for name, weight in wanted], target, opened, method=method, rank=rank)
+    if samples is not None:
+        on = open_bundle(measured_on or bundle or "", hashes=False)
+        found["losses"] = losses(on, samples, [name for name, _ in wanted], target, from_bundle=opened is not None)
+    if as_json:
+        click.echo(json.dumps(found))
+    else:
+        _show_merge(found)
+
+
+def _source(text: str) -> tuple[str, float]:
+    name, mark, weight = text.rpartition("=")
+    if not mark:
+        return text, 1.0
+    try:
+        return name, float(weight)
+    except ValueError as error:
+        raise InputError(f"source '{text}': weight is '{weight}', expected a number") from error
+
+
+def _show_merge(found: Mapping[str, Any]) -> None:
+    weights = ", ".join(f"{n} {w:g}" for n, w in found["coefficients"].items())
+    click.echo(
+        f"{found['adapter']}: {weights} by {found['method']}, rank {found['rank']}; of the exact sum of"
+        f" {found['linears']} linears {found['mean_error']:.2%} is lost in the mean, {found['max_error']:.2%} at most"
+        f" ({found['worst']})"
+    )
+    if "losses" in found:
+        from rich.console import Console
+        from rich.table import Table
+
+        tasks = list(next(iter(found["losses"].values())))
+        table = Table("adapter", *(f"{task} (nats a token)" for task in tasks))
+        for label, by_task in found["losses"].items():
+            table.add_row(label, *(f"{by_task[task]:.4f}" for task in tasks))
+        Console(highlight=False).print(table)
+
+
+def _progress() -> Callable[[str], None] | None:
+    if not sys.stderr.isatty():
+        return None
+    return lambda linear: click.echo(f"\r{linear:60}", nl=False, err=True)

@@ -1,0 +1,247 @@
+"""A decoder graph whose adapters come and go: the small .onnx file is rewritten, weight files stay as they are."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+
+from palmtop.errors import BundleError
+from palmtop.export.graph.attention import AttentionConfig
+from palmtop.export.graph.builder import GraphBuilder, WeightSink
+from palmtop.export.graph.linear import Precision
+from palmtop.export.graph.lora import GATES, add_branch, add_gate
+from palmtop.quantize import Quantizer
+from palmtop.runtime.manifest import DecoderSpec
+
+from .matrix import Matrix, of_node
+
+LINEAR = re.compile(r"layers\.\d+\.(?:self_attn|mlp)\.\w+")
+MATMULS = ("MatMul", "MatMulNBits")
+
+
+class _NoSink:
+    """For graphs that only rearrange what is stored already."""
+
+    def add(self, name: str, shape: object, dtype: object, blocks: object) -> ir.ExternalTensor:
+        """Never: every tensor has its place."""
+        raise AssertionError(name)
+
+    def inlined(self, name: str, array: object) -> None:
+        """Gate numbers stay inside the graph."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """What an adapter adds to one linear: ``b @ a``.
+
+    Attributes:
+        a: [r, K].
+        b: [N, r], alpha / r folded in.
+    """
+
+    a: Matrix
+    b: Matrix
+
+
+class DecoderGraph:
+    """The decoder of a bundle, open for changes.
+
+    Raises:
+        BundleError: the file is not a decoder that palmtop wrote.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self.model = ir.load(path)
+        except Exception as error:  # protobuf's and onnx-ir's errors share no base
+            raise BundleError(f"{path}: cannot be read as an ONNX graph ({str(error).splitlines()[0]})") from error
+        nodes = {n.name: n for n in self.model.graph if n.op_type in MATMULS and LINEAR.fullmatch(n.name or "")}
+        self._linears: dict[str, ir.Node] = {str(name): node for name, node in nodes.items()}
+        if not self._linears:
+            raise BundleError(f"{path}: has no linear layers, expected a decoder written by 'palmtop export'")
+
+    @property
+    def linears(self) -> dict[str, tuple[int, int]]:
+        """Name to [N, K] of every linear that an adapter can stand beside, in the graph's order."""
+        return {name: self._shape(name) for name in self._linears}
+
+    @property
+    def adapters(self) -> list[str]:
+        """Names in gate order."""
+        places = {}
+        for node in self.model.graph:
+            if node.op_type == "Slice" and (node.name or "").startswith("gates/"):
+                places[_number(node.inputs[1])] = str(node.name).removeprefix("gates/")
+        return [places[place] for place in sorted(places)]
+
+    def node(self, name: str) -> ir.Node:
+        """The product of a linear itself."""
+        return self._linears[name]
+
+    def precision(self, name: str, quantizer: Quantizer) -> Precision:
+        """How a linear is stored: adapters beside it are stored likewise."""
+        node = self._linears[name]
+        if node.op_type == "MatMul":
+            return Precision(scheme=None)
+        stored = of_node(node)
+        return Precision(scheme=stored.scheme, accuracy_level=stored.accuracy_level, quantizer=quantizer)
+
+    def attention(self, spec: DecoderSpec) -> AttentionConfig:
+        """Heads as the checkpoint has them: the cache's head size may be padded, the kernel's scale is not."""
+        node = next((n for n in self.model.graph if n.op_type == "GroupQueryAttention"), None)
+        scale = None if node is None else node.attributes.get("scale")
+        if scale is None:
+            raise BundleError(f"{self.path}: has no attention layer with a scale, expected a decoder of palmtop's")
+        return AttentionConfig(
+            num_layers=spec.num_layers,
+            num_heads=spec.num_heads,
+            num_kv_heads=spec.num_kv_heads,
+            head_size=round(scale.as_float() ** -2),
+            window=None,
+        )
+
+    def deltas(self, adapter: str) -> dict[str, Delta]:
+        """What an adapter of this graph adds, by linear."""
+        found = {}
+        for name, branches in self._branches().items():
+            for node in branches:
+                if node.name == f"{name}/{adapter}":
+                    inner = {n.name: n for n in node.attributes["then_branch"].as_graph()}
+                    a, b = (inner[f"{name}.lora_{part}.{adapter}"] for part in "AB")
+                    found[name] = Delta(of_node(a), of_node(b))
+        return found
+
+    def insert(self, adapter: str, deltas: Mapping[str, Delta]) -> int:
+        """Put an adapter behind those that are there.
+
+        Returns:
+            its gate.
+        """
+        graph, gate = self.model.graph, len(self.adapters)
+        gates = next((v for v in graph.inputs if v.name == GATES), None)
+        if gates is None:
+            gates = ir.Value(name=GATES, type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape([1]))
+            graph.inputs.append(gates)
+        gates.shape = ir.Shape([gate + 1])
+        first = GraphBuilder(f"gates/{adapter}", _sink())
+        is_on, weight = add_gate(first, gates, gate, adapter)
+        first.move_into(graph, after=None)
+        branches = self._branches()
+        for name, delta in deltas.items():
+            end = branches.get(name, [self._linears[name]])[-1]
+            y = end.outputs[0]
+            users = list(y.uses())
+            g = GraphBuilder(f"{name}/{adapter}", _sink())
+            z = add_branch(
+                g,
+                f"{name}/{adapter}",
+                self._linears[name].inputs[0],  # type: ignore[arg-type]
+                y,
+                is_on,
+                weight,
+                lambda inner, x, d=delta, n=name: d.a.add_to(inner, f"{n}.lora_A.{adapter}", x),
+                lambda inner, x, d=delta, n=name: d.b.add_to(inner, f"{n}.lora_B.{adapter}", x),
+            )
+            g.move_into(graph, after=end)
+            for node, place in users:
+                node.replace_input_with(place, z)
+        return gate
+
+    def remove(self, adapter: str) -> None:
+        """Take an adapter out; those behind it move up by one gate."""
+        graph, names = self.model.graph, self.adapters
+        gate = names.index(adapter)
+        for name, branches in self._branches().items():
+            for node in branches:
+                if node.name == f"{name}/{adapter}":
+                    self._bypass(node)
+        self._drop_gate(adapter)
+        gates = next(v for v in graph.inputs if v.name == GATES)
+        gates.shape = ir.Shape([len(names) - 1])
+        if len(names) == 1:
+            graph.inputs.remove(gates)
+        for node in list(graph):
+            if node.op_type == "Slice" and (node.name or "").startswith("gates/"):
+                place = _number(node.inputs[1])
+                if place > gate:
+                    for which, number in ((1, place - 1), (2, place)):
+                        value = ir.Value(
+                            name=f"{node.name}/{'start' if which == 1 else 'stop'}/{number}",
+                            const_value=ir.tensor(np.array([number], np.int64)),
+                            type=ir.TensorType(ir.DataType.INT64),
+                            shape=ir.Shape([1]),
+                        )
+                        graph.register_initializer(value)
+                        node.replace_input_with(which, value)
+        self._drop_unused_numbers()
+
+    def save(self, path: Path) -> None:
+        """Write the graph; its big weights are named, not copied."""
+        ir.save(self.model, path)
+
+    def _shape(self, name: str) -> tuple[int, int]:
+        node = self._linears[name]
+        if node.op_type == "MatMulNBits":
+            return int(node.attributes["N"].as_int()), int(node.attributes["K"].as_int())
+        stored = of_node(node)
+        return stored.rows, stored.columns
+
+    def _branches(self) -> dict[str, list[ir.Node]]:
+        """The adapters' ``If`` nodes by linear, in the order in which they follow each other."""
+        found: dict[str, list[ir.Node]] = {}
+        for node in self.model.graph:
+            linear = (node.name or "").rpartition("/")[0]
+            if node.op_type == "If" and linear in self._linears:
+                found.setdefault(linear, []).append(node)
+        return found
+
+    def _bypass(self, node: ir.Node) -> None:
+        """Remove an ``If``: who read it reads its ``y``."""
+        off = node.attributes["else_branch"].as_graph()
+        y = next(iter(off)).inputs[0]
+        assert y is not None  # the else branch is Identity(y)
+        for branch in ("then_branch", "else_branch"):
+            for inner in node.attributes[branch].as_graph():
+                for place in range(len(inner.inputs)):
+                    inner.replace_input_with(place, None)
+        for user, place in list(node.outputs[0].uses()):
+            user.replace_input_with(place, y)
+        self.model.graph.remove(node, safe=True)
+
+    def _drop_gate(self, adapter: str) -> None:
+        graph = self.model.graph
+        last = next(n for n in graph if n.name == f"gates/{adapter}/is_on")
+        chain = [last]
+        while chain[-1].name != f"gates/{adapter}":
+            producer = next(p for v in chain[-1].inputs if v is not None and (p := v.producer()) is not None)
+            chain.append(producer)
+        for node in chain:
+            graph.remove(node, safe=True)
+
+    def _drop_unused_numbers(self) -> None:
+        graph = self.model.graph
+        for name, value in list(graph.initializers.items()):
+            if "gates/" in name and not value.uses():
+                graph.initializers.pop(name)
+
+
+def _sink() -> WeightSink:
+    return _NoSink()  # type: ignore[return-value]
+
+
+def _number(value: ir.Value | None) -> int:
+    tensor = None if value is None else value.const_value
+    if tensor is None:
+        raise BundleError("decoder: a gate is read at a place that is not a constant")
+    return int(tensor.numpy()[0])
+
+
+def max_rank(deltas: Mapping[str, Delta]) -> int:
+    """The largest rank among an adapter's linears."""
+    return max((d.a.rows for d in deltas.values()), default=0)

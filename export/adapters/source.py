@@ -1,0 +1,151 @@
+"""Where an adapter for a bundle comes from: a PEFT folder, quantised on the way, or a packed file, copied as it is."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from palmtop.errors import CheckpointError
+from palmtop.export.config_keys import Keys, read_json_object
+from palmtop.export.graph.attention import AttentionConfig
+from palmtop.export.graph.lora import Adapter, LoraPair
+from palmtop.export.peft import FUSED_TARGETS, SPLIT_TARGETS, open_peft, read_adapter
+from palmtop.export.weight_file import WeightFile
+from palmtop.quantize import Quantizer
+from palmtop.quantize.scheme import QuantizedTensor, Scheme
+
+from .fuse import fused_pair, parts_of
+from .graph import DecoderGraph, Delta
+from .matrix import store
+
+ORIGIN_FILE = "palmtop_adapter.json"  # beside PEFT's files, in folders that palmtop wrote
+CHUNK_WEIGHTS = 1 << 19  # a worker's share: small enough for its temporaries to stay in the cache
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """What a PEFT folder of palmtop's says beside PEFT's own config.
+
+    Attributes:
+        base_sha256: hash of the base it belongs to; None when it says nothing.
+        merged_from: what it was merged of; empty for a trained one.
+    """
+
+    base_sha256: str | None = None
+    merged_from: Mapping[str, float]
+
+
+def read_origin(path: Path) -> Origin:
+    """The folder's own file about itself, or nothing known.
+
+    Raises:
+        CheckpointError: the file is there and is not what palmtop writes.
+    """
+    if not (path / ORIGIN_FILE).is_file():
+        return Origin(merged_from={})
+    keys = Keys(read_json_object(path / ORIGIN_FILE), f"{path.name}/{ORIGIN_FILE}")
+    merged = keys.optional("merged_from") or Keys({}, keys.where)
+    base = keys.data.get("base_sha256")
+    if base is not None and not isinstance(base, str):
+        raise CheckpointError(f"{keys.where}: base_sha256 is {base!r}, expected text")
+    return Origin(base_sha256=base, merged_from={name: merged.number(name) for name in merged.data})
+
+
+def read_peft(path: Path, name: str) -> Adapter:
+    """A PEFT folder of fused or separate projections; no tensor is read yet."""
+    return read_adapter(open_peft(path), name, targets=FUSED_TARGETS + SPLIT_TARGETS)
+
+
+def fitted_pairs(adapter: Adapter, graph: DecoderGraph, attention: AttentionConfig) -> dict[str, LoraPair]:
+    """The adapter's deltas in the graph's own layout, by linear.
+
+    Raises:
+        CheckpointError: a tensor does not fit the base, or adapts a linear that the base has not; names the tensor.
+    """
+    found, used = {}, set()
+    for linear, (rows, _) in graph.linears.items():
+        parts = parts_of(linear, rows, attention)
+        pair = fused_pair(adapter, linear, parts)
+        if pair is not None:
+            used.update({linear, *(name for name, _ in parts)})
+            found[linear] = _padded(pair, linear, attention)
+            _check(found[linear], pair, graph.linears[linear])
+    if foreign := [target for target in adapter.targets if target not in used]:
+        pair = adapter.pair(foreign[0])
+        assert pair is not None  # targets are those that have one
+        raise CheckpointError(
+            f"tensor '{pair.a.name}' adapts a linear that this bundle has not; its linears are those of"
+            f" {len({name.split('.')[1] for name in graph.linears})} layers: "
+            + ", ".join(name.removeprefix("layers.0.") for name in graph.linears if name.startswith("layers.0."))
+        )
+    return found
+
+
+def _padded(pair: LoraPair, linear: str, attention: AttentionConfig) -> LoraPair:
+    """Heads of odd size are stored padded: so are the adapter's rows and columns that belong to them."""
+    rows, columns = attention.padded_rows(), attention.padded_columns()
+    if rows is not None and linear.endswith(".qkv_proj") and pair.b.shape[0] == attention.qkv_size:
+        return LoraPair(pair.a, pair.b.permuted_rows(rows))
+    width = attention.num_heads * attention.head_size
+    if columns is not None and linear.endswith(".o_proj") and pair.a.shape[1] == width:
+        return LoraPair(pair.a.permuted_columns(columns), pair.b)
+    return pair
+
+
+def _check(pair: LoraPair, given: LoraPair, shape: tuple[int, int]) -> None:
+    rows, columns = shape
+    if pair.a.shape[1] != columns:
+        raise CheckpointError(f"tensor '{given.a.name}' is {list(given.a.shape)}, expected {columns} columns")
+    if pair.b.shape[0] != rows:
+        raise CheckpointError(f"tensor '{given.b.name}' is {list(given.b.shape)}, expected {rows} rows")
+
+
+def quantise(
+    pairs: Mapping[str, LoraPair],
+    name: str,
+    graph: DecoderGraph,
+    sink: WeightFile,
+    quantizer: Quantizer,
+    progress: Callable[[str], None] | None = None,
+) -> dict[str, Delta]:
+    """Store every pair like the linear it stands beside, one after the other.
+
+    Raises:
+        CheckpointError: a value is not finite; names the tensor.
+    """
+    found = {}
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        in_parts = _in_parts(quantizer, pool)
+        for linear, pair in pairs.items():
+            precision = graph.precision(linear, in_parts)
+            a = store(sink, f"{linear}.lora_A.{name}", pair.a, precision)
+            b = store(sink, f"{linear}.lora_B.{name}", pair.b, precision)
+            found[linear] = Delta(a, b)
+            if progress is not None:
+                progress(linear)
+    return found
+
+
+def _in_parts(quantizer: Quantizer, pool: ThreadPoolExecutor) -> Quantizer:
+    """The same method on several cores: rows are quantised each by itself, and numpy lets go of Python's lock."""
+
+    def quantized(weight: NDArray[np.float32], scheme: Scheme) -> QuantizedTensor:
+        rows = max(1, CHUNK_WEIGHTS // weight.shape[1])
+        chunks = [weight[start : start + rows] for start in range(0, len(weight), rows)]
+        parts = list(pool.map(lambda chunk: quantizer(chunk, scheme), chunks))
+        zeros = [part.zero_points for part in parts if part.zero_points is not None]
+        return QuantizedTensor(
+            scheme=scheme,
+            columns=weight.shape[1],
+            codes=np.concatenate([part.codes for part in parts]),
+            scales=np.concatenate([part.scales for part in parts]),
+            zero_points=np.concatenate(zeros) if zeros else None,
+        )
+
+    return quantized

@@ -1,0 +1,252 @@
+"""Proofs for every adapter of a bundle: its place, its effect, its likeness to the float LoRA, off, and blending."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from palmtop.export.adapters.graph import DecoderGraph
+from palmtop.export.adapters.source import fitted_pairs, read_peft
+from palmtop.export.arch import Model
+from palmtop.export.graph.lora import Adapter
+from palmtop.export.weight import Weight
+from palmtop.runtime.bundle import Bundle
+from palmtop.runtime.manifest import DecoderSpec, Manifest
+
+from .decoders import Decoders, Pair
+from .probe import DecoderProbe
+from .quality import Check, cosine, kl, ratio_db, snr_db
+from .tensors import MISSING, Likeness
+
+MIN_EFFECT_COSINE = 0.6  # of the change of logits, against the float model's; measured 0.9 and more at 4 bits
+EFFECT_RATIO = (0.7, 1.4)  # of its size
+MATCH_SHARE = 0.5  # of the effect's KL that may lie between bundle and float model with the adapter on
+MATCH_NOISE = 2.0  # times the KL that quantisation of the base costs without any adapter
+MAX_FLOAT_BLEND = 1e-4  # of the logits' range
+MAX_BLEND_KL = 1e-3  # nats
+TWIN = "palmtop-twin"
+STEPS = 2
+
+Loras = Mapping[str, Path]
+"""PEFT folders of adapters that were added, by their names in the bundle."""
+
+
+def given_adapters(model: Model, loras: Loras) -> dict[str, Adapter]:
+    """What the bundle's adapters should be: the checkpoint's, and those whose folders are given."""
+    return {a.name: a for a in model.adapters} | {name: read_peft(path, name) for name, path in loras.items()}
+
+
+def added_without_source(manifest: Manifest, loras: Loras) -> list[str]:
+    """Adapters that were added and cannot be compared with what they were."""
+    return [a.name for a in manifest.adapters if a.file is not None and a.name not in loras]
+
+
+def names(manifest: Manifest, given: Mapping[str, Adapter], unknown: Sequence[str]) -> list[Check]:
+    """The manifest's adapters are those given, with their rank and alpha."""
+    checks = []
+    for spec in manifest.adapters:
+        if spec.name in unknown:
+            continue
+        adapter = given.get(spec.name)
+        rank = 0 if adapter is None else adapter.rank
+        if adapter is not None and spec.file is not None:
+            rank = spec.rank  # of separate projections, put together; the stored tensors are compared one by one
+        same = adapter is not None and (rank, adapter.alpha) == (spec.rank, spec.alpha)
+        expected = "none" if adapter is None else f"rank {rank}, alpha {adapter.alpha:g}"
+        checks.append(
+            Check(
+                name=f"adapter {spec.name}: rank and alpha",
+                passed=same,
+                value=float(spec.rank),
+                limit=float(rank),
+                detail=f"bundle has rank {spec.rank}, alpha {spec.alpha:g}; checkpoint has {expected}",
+            )
+        )
+    return checks
+
+
+def gate_wiring(bundle: Bundle) -> list[Check]:
+    """The graph slices each adapter's gate at the index that the manifest gives it."""
+    graph = ir.load(bundle.file(bundle.manifest.decoder.file)).graph
+    starts = {n.name: n.inputs[1] for n in graph if n.op_type == "Slice" and (n.name or "").startswith("gates/")}
+    checks = []
+    for adapter in bundle.manifest.adapters:
+        start = starts.get(f"gates/{adapter.name}")
+        index = -1 if start is None or start.const_value is None else int(start.const_value.numpy()[0])
+        checks.append(
+            Check(
+                name=f"adapter {adapter.name}: gate",
+                passed=index == adapter.gate,
+                value=float(index),
+                limit=float(adapter.gate),
+                detail=f"the graph reads gate {index}, the manifest says {adapter.gate}",
+            )
+        )
+    return checks
+
+
+def compare_added(bundle: Bundle, loras: Loras) -> dict[str, Likeness]:
+    """Stored tensors of adapters that were added, against their PEFT folders."""
+    graph = DecoderGraph(bundle.file(bundle.manifest.decoder.file))
+    attention = graph.attention(bundle.manifest.decoder)
+    found = {}
+    for name, path in loras.items():
+        pairs, stored = fitted_pairs(read_peft(path, name), graph, attention), graph.deltas(name)
+        for linear in pairs.keys() | stored.keys():
+            for part in "AB":
+                if linear not in pairs or linear not in stored:
+                    likeness = MISSING
+                else:
+                    pair, delta = pairs[linear], stored[linear]
+                    weight, matrix = (pair.a, delta.a) if part == "A" else (pair.b, delta.b)
+                    bits = 32 if matrix.scheme is None else matrix.scheme.bits
+                    likeness = _likeness(weight, matrix.array(), bits)
+                found[f"decoder: {linear}.lora_{part}.{name}"] = likeness
+    return found
+
+
+def _likeness(weight: Weight, found: NDArray[np.float32], bits: int) -> Likeness:
+    if weight.shape != found.shape:
+        return MISSING
+    expected = weight.array()
+    noise = float(np.square(expected - found, dtype=np.float64).sum())
+    return Likeness(ratio_db(float(np.square(expected, dtype=np.float64).sum()), noise), bits)
+
+
+def measure(decoders: Decoders, name: str, pairs: Sequence[Pair]) -> dict[str, float]:
+    """How the adapter changes the logits, against how it changes the float model's where that one has it."""
+    compared = decoders.float_manifest.adapter(name) is not None
+    rows: dict[str, list[NDArray[np.float32]]] = {key: [] for key in ("eoff", "foff", "eon", "fon")}
+    for pair in pairs:
+        tokens = decoders.exact.greedy(pair[0], decoders.gates(decoders.float_manifest, {}), STEPS)
+        exact_off, found_off = decoders.both(pair, {}, tokens)
+        exact_on, found_on = decoders.both(pair, {name: 1.0}, tokens)
+        for key, value in zip(rows, (exact_off, found_off, exact_on, found_on), strict=True):
+            rows[key].append(value)
+    eoff, foff, eon, fon = (np.concatenate(value) for value in rows.values())
+    if not compared:
+        return {"effect_kl": float(kl(fon, foff).mean()), "changed": float(np.abs(fon - foff).max())}
+    exact, found = eon - eoff, fon - foff
+    size = float(np.linalg.norm(exact))
+    return {
+        "effect_kl": float(kl(eon, eoff).mean()),
+        "match_kl": float(kl(eon, fon).mean()),
+        "base_kl": float(kl(eoff, foff).mean()),
+        "cosine": cosine(exact, found),
+        "ratio": float(np.linalg.norm(found)) / size if size > 0 else 0.0,
+        "snr_db": snr_db(exact, found),
+    }
+
+
+def judge(adapters: Mapping[str, Mapping[str, float]]) -> list[Check]:
+    """Each adapter acts, and as its float original does."""
+    checks = []
+    low, high = EFFECT_RATIO
+    for name, numbers in adapters.items():
+        if "cosine" not in numbers:
+            checks.append(
+                Check(
+                    name=f"adapter {name}: changes the logits",
+                    passed=numbers["changed"] > 0,
+                    value=round(numbers["changed"], 6),
+                    limit=0.0,
+                    detail=f"largest change of a logit is {numbers['changed']:.4g}, base to adapter is KL"
+                    f" {numbers['effect_kl']:.3f}",
+                )
+            )
+            continue
+        checks.append(
+            Check(
+                name=f"adapter {name}: changes the logits as in the checkpoint",
+                passed=numbers["cosine"] >= MIN_EFFECT_COSINE,
+                value=round(numbers["cosine"], 4),
+                limit=MIN_EFFECT_COSINE,
+                detail=f"cosine of the change is {numbers['cosine']:.3f};"
+                f" base to adapter is KL {numbers['effect_kl']:.3f}, adapter to bundle KL {numbers['match_kl']:.3f}",
+            )
+        )
+        checks.append(
+            Check(
+                name=f"adapter {name}: as strong as in the checkpoint",
+                passed=low <= numbers["ratio"] <= high,
+                value=round(numbers["ratio"], 4),
+                limit=high if numbers["ratio"] > 1 else low,
+                detail=f"the change is {numbers['ratio']:.2f} times the checkpoint's, expected {low} to {high}",
+            )
+        )
+        limit = max(MATCH_SHARE * numbers["effect_kl"], MATCH_NOISE * numbers["base_kl"])
+        checks.append(
+            Check(
+                name=f"adapter {name}: logits of the float base with the float LoRA",
+                passed=numbers["match_kl"] <= max(limit, 1e-6),
+                value=round(numbers["match_kl"], 6),
+                limit=round(limit, 6),
+                detail=f"KL {numbers['match_kl']:.4f} from the float model with the adapter on; without any adapter it"
+                f" is {numbers['base_kl']:.4f}, and {numbers['effect_kl']:.4f} lie between off and on",
+            )
+        )
+    return checks
+
+
+def off_is_base(decoders: Decoders, pairs: Sequence[Pair]) -> list[Check]:
+    """With every gate 0 the logits are those of a bundle without adapters, bit for bit."""
+    if not decoders.manifest.adapters:
+        return []
+    worst = 0.0
+    for _, found in pairs:
+        tokens = np.arange(3, dtype=np.int64)
+        off = decoders.found.logits(found, decoders.gates(decoders.manifest, {}), tokens)
+        plain = decoders.plain.logits(found, np.zeros(0, np.float32), tokens)
+        if not np.array_equal(off, plain):  # NaN is not equal either
+            worst = max(worst, float(np.nan_to_num(np.abs(off - plain), nan=np.inf).max()))
+    return [
+        Check(
+            name="adapters off: equal to the bundle without adapters",
+            passed=worst == 0.0,
+            value=worst,
+            limit=0.0,
+            detail=f"largest difference over {len(pairs)} questions is {worst:g}, expected 0 bit for bit",
+        )
+    ]
+
+
+def blending(bundle: Bundle, float_bundle: Bundle, pairs: Sequence[Pair]) -> list[Check]:
+    """Half of an adapter and half of its twin are the adapter: in the float bundle, and in the one under test."""
+    checks = []
+    for which, label in ((float_bundle, "float32"), (bundle, "bundle")):
+        if not which.manifest.adapters:
+            continue
+        probe = twin_probe(which.file(which.manifest.decoder.file), which.manifest.decoder)
+        prompts = [pair[which is bundle] for pair in pairs]
+        for spec in which.manifest.adapters:
+            count = len(which.manifest.adapters)
+            whole, halves = np.zeros((2, 2 * count), np.float32)
+            whole[spec.gate], halves[spec.gate], halves[count + spec.gate] = 1.0, 0.5, 0.5
+            tokens = np.arange(3, dtype=np.int64)
+            once = np.concatenate([probe.logits(p, whole, tokens) for p in prompts])
+            twice = np.concatenate([probe.logits(p, halves, tokens) for p in prompts])
+            share = float(np.abs(once - twice).max()) / (float(np.ptp(once)) or 1.0)
+            divergence = float(kl(once, twice).max())
+            value, limit = (share, MAX_FLOAT_BLEND) if which is float_bundle else (divergence, MAX_BLEND_KL)
+            checks.append(
+                Check(
+                    name=f"adapter {spec.name}: 0.5 + 0.5 is 1, {label}",
+                    passed=value <= limit,  # false for NaN
+                    value=round(value, 9),
+                    limit=limit,
+                    detail=f"KL {divergence:.2g} nats at most, largest difference {share:.2g} of the logit range",
+                )
+            )
+    return checks
+
+
+def twin_probe(path: Path, spec: DecoderSpec) -> DecoderProbe:
+    """The decoder with every adapter twice, the second ones behind the first in the gates' order; same bytes."""
+    graph = DecoderGraph(path)
+    for place, name in enumerate(graph.adapters):
+        graph.insert(f"{TWIN}-{place}", graph.deltas(name))
+    return DecoderProbe(path, spec, graph=ir.to_proto(graph.model).SerializeToString())
