@@ -221,6 +221,12 @@ def _place(file: Path, base: int, name: str, entry: dict[str, Any], mark: tuple[
     return place
 
 
+def file_mark(path: Path) -> tuple[int, int, int]:
+    """Inode, size and modification time: another file in the same place has another one."""
+    with path.open("rb") as file:
+        return _mark(file)
+
+
 def _mark(file: IO[bytes]) -> tuple[int, int, int]:
     stat = os.fstat(file.fileno())
     return stat.st_ino, stat.st_size, stat.st_mtime_ns

@@ -20,7 +20,7 @@ import numpy as np
 
 from palmtop.errors import CheckpointError
 
-from .tensor_folder import DTYPES, TensorPlace
+from .tensor_folder import DTYPES, TensorPlace, file_mark
 
 MAX_PICKLE_BYTES = 64 << 20
 LOCAL_HEADER = struct.Struct("<4s5H3I2H")  # of a zip entry, before its name
@@ -139,7 +139,8 @@ def _place(path: Path, name: str, tensor: _Tensor, entries: dict[str, zipfile.Zi
     if tensor.offset < 0 or (tensor.offset + expected) * itemsize > info.file_size:
         raise CheckpointError(f"{path}: tensor '{name}' ends behind its {info.file_size} bytes")
     start = _first_byte(path, info)
-    return TensorPlace(path, start + tensor.offset * itemsize, tensor.storage.dtype, tensor.shape)
+    offset = start + tensor.offset * itemsize
+    return TensorPlace(path, offset, tensor.storage.dtype, tensor.shape, file_mark(path))
 
 
 def _first_byte(path: Path, info: zipfile.ZipInfo) -> int:

@@ -13,7 +13,7 @@ from typing import Any
 from palmtop.errors import BundleError, BundleVersionError
 
 from .json_fields import MANIFEST_FILE, check_keys, limited, read_flat, refuse
-from .migrations import MIGRATIONS, migrate
+from .migrations import MIGRATIONS, migrate, oldest
 from .processor.spec import ProcessorSpec
 
 __all__ = [
@@ -216,8 +216,8 @@ class Manifest:
         return next((a for a in self.adapters if a.name == name), None)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types, schema first."""
-        return {"schema": SCHEMA, **asdict(self), "processor": self.processor.to_dict()}
+        """Plain JSON types, schema first: the oldest that can say it."""
+        return oldest({**asdict(self), "processor": self.processor.to_dict()}, MODES)
 
     @classmethod
     def from_dict(cls, data: object) -> Manifest:

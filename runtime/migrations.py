@@ -1,6 +1,7 @@
 """Older manifests in today's words: one function for each schema, giving the next one's fields.
 
-Knows plain JSON data. What is damaged passes through as it is; ``manifest.py`` refuses it afterwards.
+And back, for writing: a manifest that says nothing new is written as before, so that older readers, and phones,
+still open it. Knows plain JSON data. What is damaged passes through as it is; ``manifest.py`` refuses it afterwards.
 """
 
 from __future__ import annotations
@@ -11,13 +12,27 @@ from typing import Any
 Body = dict[str, Any]
 
 
+NEW_IN_2: Body = {"file": None, "combine": "replace", "merged_from": {}}
+"""Of adapters that came with the checkpoint."""
+
+
 def _from_1(body: Body) -> Body:
     """Schema 2 knows adapters that users added: their file, how they meet a route's, what they were merged from."""
     adapters = body.get("adapters")
     if not isinstance(adapters, list):
         return body
-    new: Body = {"file": None, "combine": "replace", "merged_from": {}}
-    return {**body, "adapters": [{**a, **new} if isinstance(a, dict) else a for a in adapters]}
+    return {**body, "adapters": [{**a, **NEW_IN_2} if isinstance(a, dict) else a for a in adapters]}
+
+
+def _to_1(body: Body, modes: tuple[str, ...]) -> Body | None:
+    """The same in schema 1, None where that cannot say it: it knows no added adapters and no routes of tasks."""
+    if (
+        any(a[key] != value for a in body["adapters"] for key, value in NEW_IN_2.items())
+        or body["routes"].keys() - modes
+    ):
+        return None
+    kept = [{key: value for key, value in a.items() if key not in NEW_IN_2} for a in body["adapters"]]
+    return {**body, "adapters": kept}
 
 
 MIGRATIONS: tuple[Callable[[Body], Body], ...] = (_from_1,)
@@ -29,3 +44,9 @@ def migrate(body: Body, schema: int) -> Body:
     for step in MIGRATIONS[schema - 1 :]:
         body = step(body)
     return body
+
+
+def oldest(body: Body, modes: tuple[str, ...]) -> Body:
+    """A whole manifest in the oldest schema that can say what it says, that schema's number first."""
+    lower = _to_1(body, modes)
+    return {"schema": len(MIGRATIONS) + 1, **body} if lower is None else {"schema": 1, **lower}

@@ -164,7 +164,7 @@ def _from_peft(
         raise _other_base(source, str(origin.base_sha256), base)
     adapter = read_peft(source, name)
     pairs = fitted_pairs(adapter, graph, graph.attention(bundle.manifest.decoder))
-    file = f"{ADAPTER_FOLDER}/{name}.bin"
+    file = _file(name)
     with WeightFile(change.staging, file) as sink:
         deltas = quantise(pairs, name, graph, sink, _quantizer(bundle.manifest), progress)
     spec = AdapterSpec(
@@ -188,11 +188,16 @@ def _from_pack(
         name = _free_name(bundle.manifest, name or packed.spec.name)
         if packed.spec.base_sha256 != bundle.manifest.source_sha256:
             raise _other_base(source, packed.spec.base_sha256, bundle.manifest.source_sha256)
-        file = f"{ADAPTER_FOLDER}/{name}.bin"
+        file = _file(name)
         deltas = packed.deltas(file, change.staging)
         _check_fit(packed, deltas, graph)
         extract(packed, archive, change.staging / file)
     return replace(packed.spec, name=name, file=file, rank=max_rank(deltas)), deltas
+
+
+def _file(name: str) -> str:
+    """Its external data file; not NAME.bin: a graph's weights are found by the graph's own name."""
+    return f"{ADAPTER_FOLDER}/{name}.lora.bin"
 
 
 def _check_fit(packed: Packed, deltas: Mapping[str, Delta], graph: DecoderGraph) -> None:

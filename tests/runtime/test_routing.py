@@ -12,6 +12,7 @@ import pytest
 from palmtop.errors import BundleError, InputError
 from palmtop.runtime.bundle import open_bundle
 from palmtop.runtime.manifest import SCHEMA, AdapterSpec, Manifest, Route
+from palmtop.runtime.migrations import NEW_IN_2
 from palmtop.runtime.routing import AdapterRequest, choose, parse_adapters
 
 
@@ -78,19 +79,17 @@ def test_tasks_survive_the_manifest(manifest: Manifest) -> None:
     assert again.modes == ("text", "image", "audio", "image+audio")
 
 
-def test_manifests_of_schema_1_are_read(toy_bundle: Path) -> None:
-    """As version 0.1.0 wrote them: adapters without file, rule and coefficients."""
+def test_manifests_of_schema_1_are_read_and_written_where_they_suffice(toy_bundle: Path, manifest: Manifest) -> None:
+    """As version 0.1.0 wrote them: adapters without file, rule and coefficients. Phones read nothing newer."""
     data = json.loads((toy_bundle / "bundle.json").read_text())
-    expected = Manifest.from_dict(data)
-    assert data["schema"] == SCHEMA == 2
-    data["schema"] = 1
-    for adapter in data["adapters"]:
-        for key in ("file", "combine", "merged_from"):
-            del adapter[key]
-    assert Manifest.from_dict(data) == expected
-    data["schema"] = 2
+    assert data["schema"] == 1
+    assert data["adapters"][0].keys() == {"name", "rank", "alpha", "gate", "base_sha256"}
+    old = Manifest.from_dict(data)
+    assert old.adapters[0].combine == "replace"
+    assert json.loads(json.dumps(old.to_dict())) == data
+    assert manifest.to_dict()["schema"] == SCHEMA == 2
     with pytest.raises(BundleError, match=r"adapters\[0\]\.combine is missing"):
-        Manifest.from_dict(data)
+        Manifest.from_dict({**data, "schema": 2})
 
 
 @pytest.mark.parametrize(
@@ -105,6 +104,9 @@ def test_manifests_of_schema_1_are_read(toy_bundle: Path) -> None:
 )
 def test_impossible_adapters_are_refused(toy_bundle: Path, key: str, value: Any, message: str) -> None:
     data = json.loads((toy_bundle / "bundle.json").read_text())
+    data["schema"] = 2
+    for adapter in data["adapters"]:
+        adapter.update(NEW_IN_2)
     data["adapters"][0][key] = value
     data["routes"] = {"text": {"adapters": {}, "audio_projector": "speech"}}
     with pytest.raises(BundleError, match=message):
