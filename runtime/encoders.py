@@ -243,6 +243,7 @@ def _open(path: Path, threads: int | None) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.log_severity_level = LOG_ERRORS
     options.enable_cpu_mem_arena = False  # an arena keeps its largest size; without it memory returns after use
+    options.enable_mem_pattern = False  # one is kept for every length of sound, as long as the session is
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if threads is not None:
         options.intra_op_num_threads = threads

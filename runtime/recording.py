@@ -75,6 +75,8 @@ def read_windows(path: Path, window_s: float) -> Iterator[Window]:
     except soundfile.LibsndfileError as error:
         reason = error.error_string.rstrip(".") or "broken stream"
         raise InputError(f"{path}: cannot be decoded ({reason}), {EXPECTED}") from error
+    except (ValueError, RuntimeError, AssertionError) as error:  # soundfile trusts the number of frames in a header
+        raise InputError(f"{path}: cannot be decoded ({error!s:.100}), {EXPECTED}") from error
     if total - done > rate // 10:
         raise InputError(
             f"{path}: the sound is truncated: it ends after {done / rate:.2f} s, expected {total / rate:.2f} s"

@@ -268,8 +268,13 @@ def import_genai() -> ModuleType:
 def _open_model(native: ModuleType, folder: Path, context: int, threads: int | None) -> Any:
     with native_errors(folder, "load it"):
         config = native.Config(str(folder))
-        overlay: dict[str, Any] = {"model": {"context_length": context}, "search": {"max_length": context}}
+        # A memory pattern is kept for ever for each pair of chunk length and context length that was met.
+        options: dict[str, Any] = {"enable_mem_pattern": False}
         if threads is not None:
-            overlay["model"]["decoder"] = {"session_options": {"intra_op_num_threads": threads}}
+            options["intra_op_num_threads"] = threads
+        overlay: dict[str, Any] = {
+            "model": {"context_length": context, "decoder": {"session_options": options}},
+            "search": {"max_length": context},
+        }
         config.overlay(json.dumps(overlay))
         return native.Model(config)

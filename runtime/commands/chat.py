@@ -12,6 +12,7 @@ from types import FrameType
 import click
 
 from palmtop.errors import PalmtopError
+from palmtop.runtime.answer import Answer
 from palmtop.runtime.conversation import Conversation
 from palmtop.runtime.options import GenerationOptions
 from palmtop.runtime.routing import Wanted
@@ -23,6 +24,8 @@ from .showing import PieceWriter, thinking_flag
 
 HELP = """/image FILE   add a picture to the next message
 /audio FILE   add a sound to the next message
+/retry        answer the last question again
+/undo         take the last question and its answer back
 /reset        start over
 /help         this
 /quit         leave (also Ctrl-D); Ctrl-C stops an answer"""
@@ -117,6 +120,10 @@ class Dialogue:
         name, _, argument = line.partition(" ")
         if name in ("/image", "/audio"):
             (self._images if name == "/image" else self._sounds).append(_existing(argument.strip() or name))
+        elif name == "/retry":
+            self._stream(self._conversation.retry(adapters=self._adapters, options=self._options))
+        elif name == "/undo":
+            self._conversation.rewind()
         elif name == "/reset":
             self._conversation.reset()
             self._images, self._sounds = [], []
@@ -125,15 +132,20 @@ class Dialogue:
         elif name == "/quit":
             return False
         else:
-            raise PalmtopError(f"'{name}' is no command, expected /image, /audio, /reset, /help or /quit")
+            raise PalmtopError(
+                f"'{name}' is no command, expected /image, /audio, /retry, /undo, /reset, /help or /quit"
+            )
         return True
 
     def _turn(self, text: str) -> None:
         content = user_content(text, tuple(self._images), tuple(self._sounds))
         self._images, self._sounds = [], []
+        self._stream(self._conversation.say(content, adapters=self._adapters, options=self._options))
+
+    def _stream(self, answer: Answer) -> None:
         writer = PieceWriter(hide_thinking=self._hide_thinking)
-        with _interrupt_cancels(self._conversation):
-            for piece in self._conversation.say(content, adapters=self._adapters, options=self._options):
+        with _interrupt_cancels(answer):
+            for piece in answer:
                 writer.write(piece)
                 if piece.reply is not None:
                     click.echo()
@@ -142,11 +154,11 @@ class Dialogue:
 
 
 @contextmanager
-def _interrupt_cancels(conversation: Conversation) -> Iterator[None]:
+def _interrupt_cancels(answer: Answer) -> Iterator[None]:
     """While an answer is given, Ctrl-C stops it and nothing else."""
 
     def cancel(_signal: int, _frame: FrameType | None) -> None:
-        conversation.cancel()
+        answer.cancel()
 
     before = signal.signal(signal.SIGINT, cancel)
     try:

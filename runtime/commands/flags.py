@@ -11,7 +11,7 @@ import click
 
 from palmtop.errors import InputError
 from palmtop.runtime.grammar import Grammar
-from palmtop.runtime.options import DEFAULT_MAX_TOKENS, GenerationOptions
+from palmtop.runtime.options import DEFAULT_MAX_TOKENS, GenerationOptions, OverflowRule
 from palmtop.runtime.routing import AdapterRequest, parse_adapters
 from palmtop.runtime.session import Session, SessionOptions, load_session
 
@@ -58,6 +58,14 @@ def generation_flags(command: Command) -> Command:
     @click.option("--seed", type=int, help="Same seed, same answer.")
     @click.option("--stop", multiple=True, metavar="TEXT", help="End before this text; repeatable.")
     @click.option("--timeout", "timeout_s", type=float, metavar="SECONDS", help="End the answer after so long.")
+    @click.option(
+        "--overflow",
+        "on_overflow",
+        type=click.Choice(["refuse", "trim"]),
+        default="refuse",
+        show_default=True,
+        help="Of the context: refuse the question, or leave out the oldest ones with their answers.",
+    )
     @click.option("--schema", type=click.Path(path_type=Path), help="Answer in JSON that this JSON schema allows.")
     @click.option("--regex", help="Answer with a text that matches this regular expression.")
     @click.option("--lark", type=click.Path(path_type=Path), help="Answer in the language of this Lark grammar.")
@@ -72,6 +80,7 @@ def generation_flags(command: Command) -> Command:
         seed: int | None,
         stop: tuple[str, ...],
         timeout_s: float | None,
+        on_overflow: OverflowRule,
         schema: Path | None,
         regex: str | None,
         lark: Path | None,
@@ -86,6 +95,7 @@ def generation_flags(command: Command) -> Command:
             seed=seed,
             stop=stop,
             timeout_s=timeout_s,
+            on_overflow=on_overflow,
             grammar=_grammar(schema, regex, lark),
         )
         return command(*args, options=options, **others)

@@ -25,6 +25,7 @@ Examples:
   palmtop run phi4mm-int4 "What is in the picture?" --image cat.jpg
   palmtop run phi4mm-int4 "Transcribe." --audio talk.wav --max-tokens 512
   palmtop run phi4mm-int4 "Answer the question." --image chart.png --audio question.wav
+  palmtop run phi4mm-int4 "Read the receipt." --image receipt.jpg --schema receipt.schema.json
   palmtop run phi4mm-int4 "Hello" --adapter vision=0.5 --json
   cat letter.txt | palmtop run phi4mm-int4 -
 """
@@ -113,6 +114,8 @@ def summary(reply: Reply) -> str:
         f"[{reply.mode}, {adapters}; {usage.prompt_tokens} prompt tokens ({usage.cached_tokens} cached), "
         f"{usage.ttft_s:.2f} s to the first of {usage.completion_tokens}, then {usage.tokens_per_s:.1f}/s"
     )
+    if usage.trimmed_messages:
+        line += f"; {usage.trimmed_messages} oldest messages left out"
     if usage.reprefilled is not None:
         line += f"; read again: {usage.reprefilled}"
     if reply.finish_reason not in ("eos", "stop_string"):

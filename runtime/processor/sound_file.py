@@ -83,6 +83,8 @@ def _decode(source: str | Path | bytes, rate_hz: int, name: str) -> tuple[NDArra
     except soundfile.LibsndfileError as error:
         reason = error.error_string.rstrip(".") or "broken stream"
         raise InputError(f"{name}: {length} bytes cannot be decoded ({reason}), {EXPECTED}") from error
+    except (ValueError, RuntimeError, AssertionError) as error:  # soundfile trusts the number of frames in a header
+        raise InputError(f"{name}: {length} bytes cannot be decoded ({error!s:.100}), {EXPECTED}") from error
     samples = np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
     if promised - len(samples) > rate // 10:
         found, whole = len(samples) / rate, promised / rate

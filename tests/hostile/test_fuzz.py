@@ -33,6 +33,10 @@ def test_2000_mutated_pictures_and_sounds() -> None:
     assert 1000 < refused < 2000  # some are broken, some are not
 
 
+def test_a_header_with_an_impossible_length_is_refused() -> None:
+    check(run("fuzz_media", "9833", "1", seconds=120))  # soundfile asked numpy for a negative size
+
+
 def test_some_mutated_bundles(int4_bundle: Path, tmp_path: Path) -> None:
     check(run("fuzz_bundles", str(int4_bundle), str(tmp_path), "0", "25", seconds=300))
 

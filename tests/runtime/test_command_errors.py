@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -63,3 +64,27 @@ def test_a_dialogue_without_input_ends(toy_bundle: Path) -> None:
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=120)
     assert "Traceback" not in done.stderr
     assert done.returncode in (0, 2)
+
+
+def test_retry_and_undo_in_a_dialogue(toy_bundle: Path) -> None:
+    lines = "hello\n/retry\n/undo\n/retry\n/undo\n"
+    done = palmtop("chat", str(toy_bundle), "--threads", "1", "--max-tokens", "4", input=lines)
+    assert done.returncode == 2
+    assert done.stderr.count("holds no question") == 2
+    words = done.stdout.splitlines()
+    assert len(words) == 2
+    assert words[0] == words[1]
+
+
+def test_ctrl_c_ends_a_run_without_a_traceback(int4_bundle: Path) -> None:
+    command = [sys.executable, "-m", "palmtop", "run", str(int4_bundle), "one two " * 900, "--threads", "1"]
+    command += ["--temperature", "9", "--max-tokens", "5000", "--context", "8192"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as run:
+        assert run.stdout is not None
+        assert run.stderr is not None
+        assert run.stdout.read(1)
+        run.send_signal(signal.SIGINT)
+        errors = run.stderr.read()
+        assert run.wait(60) == 130
+    assert "Traceback" not in errors

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -135,3 +137,32 @@ def test_demo_exports_a_damaged_bundle_again(samples: Path) -> None:
 
 def test_demo_tells_where_the_checkpoint_is(reference_checkpoint: Path) -> None:
     assert CliRunner().invoke(cli, ["demo", "--checkpoint"]).stdout.strip() == str(reference_checkpoint)
+
+
+@pytest.mark.slow
+def test_cancelling_pictures_and_sounds_at_200_random_moments(session: Session) -> None:
+    """Moments spread over decoding, encoding, reading and answering; the next answer is right each time."""
+    random = np.random.default_rng(0)
+    options = GenerationOptions(max_tokens=12, temperature=1.0, seed=5)
+    parts = content("image+audio")
+    conversation = session.conversation()
+    question = [{"role": "user", "content": parts}]
+    started = time.perf_counter()
+    expected = conversation.respond(question, options=options).result()
+    takes = time.perf_counter() - started
+    reasons = []
+    for number, moment in enumerate(random.uniform(0, 1.1 * takes, 200)):
+        session._encoders.cache.clear()  # type: ignore[attr-defined]
+        conversation._track.close()
+        answer = conversation.respond(question, options=options)
+        timer = threading.Timer(moment, answer.cancel)
+        timer.start()
+        reply = answer.result()
+        timer.cancel()
+        timer.join()
+        reasons.append(reply.finish_reason)
+        assert reply.token_ids == expected.token_ids[: len(reply.token_ids)]
+        if number % 10 == 0:
+            assert conversation.respond(question, options=options).result().token_ids == expected.token_ids
+    assert reasons.count("cancelled") > 100
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("palmtop")]
