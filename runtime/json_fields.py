@@ -7,7 +7,7 @@ number which passes here must be one that the code behind can compute and alloca
 from __future__ import annotations
 
 import math
-from dataclasses import MISSING, field, fields
+from dataclasses import field, fields
 from typing import Any, TypeVar
 
 from palmtop.errors import BundleError
@@ -44,13 +44,13 @@ def read_flat(cls: type[FlatT], data: object, where: str) -> FlatT:
 
 
 def check_keys(cls: type[Any], data: dict[str, Any], where: str) -> None:
-    """Refuse missing and unknown keys; a field with a default may be missing.
+    """Refuse missing and unknown keys; a field whose default is None may be missing.
 
     Raises:
         BundleError: with the first such key.
     """
     names = {f.name for f in fields(cls)}
-    needed = {f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING}
+    needed = {f.name for f in fields(cls) if f.default is not None}
     prefix = f"{where}." if where else ""
     if missing := sorted(needed - data.keys()):
         raise BundleError(f"{MANIFEST_FILE}: {prefix}{missing[0]} is missing")

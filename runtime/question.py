@@ -18,7 +18,7 @@ from .manifest import Manifest
 from .media import MeasuredItem, MediaReader
 from .options import GenerationOptions
 from .processor.text import TextProcessor, expand_media
-from .routing import Choice, Wanted, choose, mode_of
+from .routing import AdapterRequest, Choice, Wanted, choose, mode_of
 from .spoken import SpokenAnswers
 from .track import MediaSpan, Passage
 
@@ -152,7 +152,11 @@ def _leading_system(messages: Sequence[Message]) -> int:
 
 
 def _check_adapters(adapters: object) -> None:
-    if adapters is None:
+    if isinstance(adapters, AdapterRequest):
+        if not isinstance(adapters.route, (str, type(None))):
+            raise InputError(f"route: found {type(adapters.route).__name__}, expected a name")
+        adapters = adapters.adapters
+    if adapters is None or isinstance(adapters, str):  # nothing, or a route's name
         return
     if not isinstance(adapters, Mapping):
         raise InputError(f"adapters: found {type(adapters).__name__}, expected a mapping of names to weights")
