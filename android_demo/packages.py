@@ -179,7 +179,7 @@ def _tree(name: str, packages: list[Package], cache: Path, offline: bool, progre
     archives = [fetch(package.name, cache, offline=offline, progress=progress) for package in packages]
     root.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="unpack-", dir=root.parent) as folder:
-        for package, archive in zip(packages, archives):
+        for package, archive in zip(packages, archives, strict=True):
             _extract(package, archive, Path(folder))
         with _one_winner(root):
             os.rename(folder, root)
