@@ -123,6 +123,27 @@ public final class Chat {
         });
     }
 
+    /** A model is being copied to the phone and will be opened after it. */
+    public void prepare(String name, double share) {
+        synchronized (this) {
+            model = name;
+            trouble = null;
+            phase = Phase.OPENING;
+            progress = share;
+        }
+        tell();
+    }
+
+    /** There will be no model, for this reason. */
+    public void refuse(Throwable error) {
+        synchronized (this) {
+            phase = Phase.NO_MODEL;
+            trouble = Trouble.of(error);
+            detail = Trouble.detail(error);
+        }
+        tell();
+    }
+
     /** No model: the one that was open has been deleted. */
     public void closeModel() {
         synchronized (this) {
