@@ -5,7 +5,6 @@ import java.util.Arrays;
 import java.util.Collections;
 import java.util.List;
 import java.util.Map;
-import org.palmtop.core.PalmtopException;
 import org.palmtop.core.engine.AnswerListener;
 import org.palmtop.core.engine.GenerationOptions;
 import org.palmtop.core.engine.Message;
@@ -107,11 +106,7 @@ public final class Benchmark {
         messages.add(Message.system("Run " + (run + 2) + "."));
         messages.add(new Message("user", one.question, one.media));
         Map<String, Double> byRoute = null;
-        Reply reply = answerer.answer(messages, byRoute, new GenerationOptions().maxTokens(ANSWER_TOKENS), QUIET);
-        if (reply.usage.completionTokens == 0 && reply.finishReason != Reply.FinishReason.CANCELLED) {
-            throw PalmtopException.input("benchmark, " + one.mode + ": found an empty answer, expected some tokens");
-        }
-        return reply;
+        return answerer.answer(messages, byRoute, new GenerationOptions().maxTokens(ANSWER_TOKENS), QUIET);
     }
 
     private static double median(double[] values) {

@@ -1,7 +1,5 @@
 package org.palmtop.app.logic;
 
-import java.io.File;
-import java.io.IOException;
 import java.util.ArrayList;
 import java.util.LinkedHashMap;
 import java.util.List;
@@ -12,7 +10,7 @@ import java.util.Map;
 public final class BenchmarkReport {
     public final List<Benchmark.Row> rows;
     private final Map<String, String> about;
-    private final long memoryBytes;
+    public final long memoryBytes;
 
     /**
      * @param about phone, Android, app, model and runtime versions, in the order to be shown.
@@ -61,9 +59,5 @@ public final class BenchmarkReport {
         }
         map.put("modes", list);
         return JsonWriter.write(map) + "\n";
-    }
-
-    public void save(File file) throws IOException {
-        TextFile.write(file, json());
     }
 }

@@ -64,6 +64,11 @@ public final class Chat {
         return transcript.entries();
     }
 
+    /** Whether the phone had no room to keep the chat. */
+    public boolean isNotSaved() {
+        return transcript.saveError() != null;
+    }
+
     public synchronized ChatState state() {
         List<String> names = new ArrayList<String>();
         if (manifest != null) {

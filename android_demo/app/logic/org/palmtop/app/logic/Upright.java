@@ -1,14 +1,18 @@
 package org.palmtop.app.logic;
 
-/** The EXIF orientation of a photo: how its stored pixels are turned to stand upright. */
+/** The EXIF orientation of a photo: where the pixels of the upright picture lie among the stored ones. */
 public final class Upright {
-    private static final int[] DEGREES = {0, 0, 0, 180, 180, 90, 90, 270, 270};
+    // By tag, 1..8: mirrored left to right first, then turned clockwise (EXIF 2.32, tag 0x0112).
+    private static final int[] DEGREES = {0, 0, 0, 180, 180, 270, 90, 90, 270};
     private static final boolean[] MIRRORED = {false, false, true, false, true, true, false, true, false};
 
-    /** Clockwise, after mirroring. */
-    public final int degrees;
-    /** Left and right are exchanged first. */
-    public final boolean isMirrored;
+    /** The stored pixels: fill {@code argb} with a rectangle of them, row by row. */
+    public interface Stored {
+        void read(int[] argb, int x, int y, int width, int height);
+    }
+
+    private final int degrees;
+    private final boolean isMirrored;
 
     private Upright(int degrees, boolean isMirrored) {
         this.degrees = degrees;
@@ -24,5 +28,27 @@ public final class Upright {
     /** Whether width and height change places. */
     public boolean isSideways() {
         return degrees % 180 != 0;
+    }
+
+    /**
+     * Row {@code y} of the upright picture.
+     *
+     * @param width of the stored picture; likewise {@code height}.
+     */
+    public void row(Stored stored, int width, int height, int y, int[] argb) {
+        boolean isBackwards;
+        if (isSideways()) {
+            int column = degrees == 90 ? y : width - 1 - y;
+            stored.read(argb, isMirrored ? width - 1 - column : column, 0, 1, height);
+            isBackwards = degrees == 90;
+        } else {
+            stored.read(argb, 0, degrees == 180 ? height - 1 - y : y, width, 1);
+            isBackwards = (degrees == 180) != isMirrored;
+        }
+        for (int left = 0, right = (isSideways() ? height : width) - 1; isBackwards && left < right; left++, right--) {
+            int pixel = argb[left];
+            argb[left] = argb[right];
+            argb[right] = pixel;
+        }
     }
 }
