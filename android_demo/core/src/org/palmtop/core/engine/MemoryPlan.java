@@ -71,7 +71,7 @@ public final class MemoryPlan {
             perToken += manifest.decoder.hiddenSize * 4L;
         }
         long fixed = total() - context * perToken;
-        long fits = Math.min(Math.floorDiv(availableBytes - fixed, perToken), manifest.decoder.contextLength);
+        long fits = Math.min((availableBytes - fixed) / perToken, manifest.decoder.contextLength);
         return fits >= MINIMUM_CONTEXT ? (int) fits : 0;
     }
 

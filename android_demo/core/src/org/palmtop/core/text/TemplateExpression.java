@@ -69,7 +69,8 @@ abstract class TemplateExpression {
                 if (TemplateValues.number(right) == 0) {
                     throw new TemplateValues.ValueException("integer modulo by zero");
                 }
-                return Math.floorMod(TemplateValues.number(left), TemplateValues.number(right));
+                long divisor = TemplateValues.number(right); // Math.floorMod is younger than the API compiled against
+                return ((TemplateValues.number(left) % divisor) + divisor) % divisor;
             default:
                 throw new AssertionError(operator); // the parser makes no others
         }
