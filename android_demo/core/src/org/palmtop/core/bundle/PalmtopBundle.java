@@ -50,6 +50,17 @@ public final class PalmtopBundle {
         return new File(folder, name);
     }
 
+    /** Contents of chat_template.jinja. */
+    public String chatTemplate() {
+        File path = file("chat_template.jinja");
+        try {
+            return BundleFiles.readText(path, MAX_MANIFEST_BYTES);
+        } catch (IOException error) {
+            throw PalmtopException.bundle(
+                    path + ": cannot be read (" + error.getMessage() + "), expected the model's chat template");
+        }
+    }
+
     /** Of all files the manifest lists. */
     public long sizeBytes() {
         long sum = 0;
