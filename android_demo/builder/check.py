@@ -80,8 +80,13 @@ def read_facts(tools: Tools, apk: Path) -> ApkFacts:
     )
 
 
-def check_apk(tools: Tools, apk: Path) -> ApkFacts:
+def check_apk(tools: Tools, apk: Path, *, max_bytes: int | None = MAX_APK_BYTES) -> ApkFacts:
     """Read an APK and hold it against the rules.
+
+    Args:
+        tools: aapt2 and apksigner.
+        apk: the file.
+        max_bytes: largest size; None for an APK with a model of the user's own.
 
     Raises:
         BuildError: it breaks one; or as ``read_facts``.
@@ -97,8 +102,8 @@ def check_apk(tools: Tools, apk: Path) -> ApkFacts:
         if any(word in name.lower() for word in TELEMETRY_WORDS):
             raise BuildError(f"{apk.name}: holds '{name}', expected nothing of telemetry")
     _check_alignment(apk)
-    if facts.size_bytes > MAX_APK_BYTES and not _has_foreign_model(facts):
-        raise BuildError(f"{apk.name}: has {facts.size_bytes} bytes, expected at most {MAX_APK_BYTES}")
+    if max_bytes is not None and facts.size_bytes > max_bytes:
+        raise BuildError(f"{apk.name}: has {facts.size_bytes} bytes, expected at most {max_bytes}")
     return facts
 
 
@@ -135,7 +140,3 @@ def _check_alignment(apk: Path) -> None:
             if start % alignment:
                 raise BuildError(f"{apk.name}: '{info.filename}' begins at {start}, expected a multiple of {alignment}")
 
-
-def _has_foreign_model(facts: ApkFacts) -> bool:
-    """A model of the user's own may be of any size; the limit is for the app with the reference model."""
-    return "assets/model/own" in facts.names

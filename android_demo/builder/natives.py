@@ -70,19 +70,31 @@ def take(aar: Aar, wanted: dict[str, Path]) -> None:
         raise BuildError(f"{aar.path.name}: cannot be read as an AAR ({error})") from error
 
 
+def names(aar: Aar) -> list[str]:
+    """All files in the AAR.
+
+    Raises:
+        BuildError: it is not a ZIP file.
+    """
+    try:
+        with zipfile.ZipFile(aar.path) as archive:
+            return [name for name in archive.namelist() if not name.endswith("/")]
+    except (OSError, zipfile.BadZipFile) as error:
+        raise BuildError(f"{aar.path.name}: cannot be read as an AAR ({error})") from error
+
+
 def take_libraries(aar: Aar, folder: Path, abi: str = ABI) -> list[Path]:
     """The runtime's shared libraries, as they are in the AAR.
 
     Raises:
         BuildError: as ``take``; or the AAR's genai library needs the telemetry library, which is never packed.
     """
-    names = ORT_LIBRARIES if aar.name == "onnxruntime" else GENAI_LIBRARIES
-    with zipfile.ZipFile(aar.path) as archive:
-        if f"jni/{abi}/{TELEMETRY_LIBRARY}" in archive.namelist():
-            raise BuildError(
-                f"{aar.path.name}: comes with the telemetry library {TELEMETRY_LIBRARY}, expected an AAR without one "
-                "(onnxruntime-genai up to 0.13.1)"
-            )
-    files = {f"jni/{abi}/{name}": folder / name for name in names}
+    wanted = ORT_LIBRARIES if aar.name == "onnxruntime" else GENAI_LIBRARIES
+    if f"jni/{abi}/{TELEMETRY_LIBRARY}" in names(aar):
+        raise BuildError(
+            f"{aar.path.name}: comes with the telemetry library {TELEMETRY_LIBRARY}, expected an AAR without one "
+            "(onnxruntime-genai up to 0.13.1)"
+        )
+    files = {f"jni/{abi}/{name}": folder / name for name in wanted}
     take(aar, files)
     return list(files.values())

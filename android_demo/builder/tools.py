@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,7 +58,7 @@ def find_tools(cache: Path, *, offline: bool, progress: Callable[[str], None] = 
         BuildError: there is no JDK, or too old a one.
     """
     if shutil.which("javac") is None or shutil.which("java") is None:
-        raise BuildError("javac: is not installed, expected a JDK of version 11 to 20 (package openjdk-17-jdk-headless)")
+        raise BuildError("javac: is not installed, expected a JDK, version 11 to 20 (package openjdk-17-jdk-headless)")
     version = run(["javac", "-version"], what="javac")
     found = re.search(r"javac (\d+)", version)
     if found and int(found[1]) < OLDEST_JDK:
@@ -94,13 +95,39 @@ def version_code(version: str) -> int:
     return major * 10000 + minor * 100 + patch or 1
 
 
-def compile_java(sources: Sequence[Path], classpath: Sequence[Path], boot: Path | None, out: Path) -> None:
+def java_home() -> Path:
+    """The JDK that javac belongs to."""
+    return Path(os.path.realpath(shutil.which("javac") or "javac")).parents[1]
+
+
+def phone_classes(tools: Tools, work: Path) -> list[Path]:
+    """What Java code finds on every phone, to compile against in place of the JDK's own classes.
+
+    That is API 23, and of what API 24 added ``java.lang.Math`` alone: there it is Java 8's, which the JDK has by heart.
+
+    Raises:
+        BuildError: the JDK does not know Java 8.
+    """
+    folder = work / "api24"
+    try:
+        with zipfile.ZipFile(java_home() / "lib/ct.sym") as archive:
+            # Folders are named by the releases whose signatures they hold, one letter each.
+            names = [n for n in archive.namelist() if n.endswith("java/lang/Math.sig") and "8" in n.split("/")[0]]
+            (folder / "java/lang").mkdir(parents=True, exist_ok=True)
+            (folder / "java/lang/Math.class").write_bytes(archive.read(names[0]))
+    except (OSError, IndexError, zipfile.BadZipFile) as error:
+        raise BuildError(f"{java_home()}: knows no Java 8 ({error}), expected a JDK of version 11 to 20") from error
+    return [folder, tools.android_jar]
+
+
+def compile_java(sources: Sequence[Path], classpath: Sequence[Path], boot: Sequence[Path], out: Path) -> None:
     """Compile Java 8 sources.
 
     Args:
         sources: folders; every .java file below them is compiled.
         classpath: jars and folders.
-        boot: the platform's classes in place of the JDK's, so that a class the phone lacks is an error here.
+        boot: the platform's classes in place of the JDK's, so that a class the phone lacks is an error here; empty
+            for the JDK's.
         out: folder for classes, made if it is not there.
 
     Raises:
@@ -109,7 +136,7 @@ def compile_java(sources: Sequence[Path], classpath: Sequence[Path], boot: Path 
     out.mkdir(parents=True, exist_ok=True)
     files = sorted(str(path) for folder in sources for path in folder.rglob("*.java"))
     options = ["-nowarn", "-Xlint:-options", "-encoding", "UTF-8", "-source", "8", "-target", "8", "-g:source,lines"]
-    options += ["-bootclasspath", str(boot)] if boot else []
+    options += ["-bootclasspath", os.pathsep.join(map(str, boot))] if boot else []
     options += ["-cp", os.pathsep.join(map(str, classpath))] if classpath else []
     arguments = out.with_name(f"{out.name}.args")
     quoted = (word.replace("\\", "\\\\").replace('"', '\\"') for word in (*options, "-d", str(out), *files))
@@ -130,9 +157,20 @@ def make_dex(tools: Tools, inputs: Sequence[Path], dex: Path) -> None:
 
 def strip_library(tools: Tools, library: Path, out: Path) -> None:
     """Copy an arm64 library without its symbols for debuggers, which are most of it."""
-    environment = {"LD_LIBRARY_PATH": str(tools.cross / "usr/lib/x86_64-linux-gnu")}
     strip = tools.cross / "usr/bin/aarch64-linux-gnu-strip"
-    run([strip, "--strip-unneeded", "-o", out, library], what=library.name, environment=environment)
+    command = [strip, "--strip-unneeded", "-o", out, library]
+    run(command, what=library.name, environment=cross_environment(tools))
+
+
+def cross_environment(tools: Tools) -> dict[str, str]:
+    """Variables with which the unpacked compiler and stripper find their own libraries."""
+    return {"LD_LIBRARY_PATH": str(tools.cross / "usr/lib/x86_64-linux-gnu")}
+
+
+def cross_options(tools: Tools) -> list[str | Path]:
+    """Options with which the unpacked compiler finds its assembler, its linker and C's headers."""
+    headers = tools.cross / "usr/aarch64-linux-gnu/include"
+    return [f"-B{tools.cross / 'usr/bin/aarch64-linux-gnu-'}", "-isystem", headers]
 
 
 def debug_keystore() -> Path:

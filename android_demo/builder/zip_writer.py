@@ -39,6 +39,15 @@ def write_zip(path: Path, entries: Iterable[tuple[str, bytes, bool]]) -> None:
         beside.unlink(missing_ok=True)
 
 
+def read_entries(path: Path) -> list[tuple[str, bytes, bool]]:
+    """A ZIP file's entries, as ``write_zip`` takes them."""
+    with zipfile.ZipFile(path) as archive:
+        return [
+            (info.filename, archive.read(info), info.compress_type != zipfile.ZIP_STORED)
+            for info in archive.infolist()
+        ]
+
+
 def _header(archive: zipfile.ZipFile, name: str, is_compressed: bool) -> zipfile.ZipInfo:
     info = zipfile.ZipInfo(name, EPOCH)
     info.external_attr = 0o644 << 16
