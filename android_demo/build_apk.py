@@ -36,8 +36,8 @@ class Options:
     """What a build can be told; see ``--help``."""
 
     output: Path
+    cache: Path
     bundle: Path | None = None
-    cache: Path = default_cache()
     offline: bool = False
     ort_aar: Path | None = None
     genai_aar: Path | None = None
@@ -80,7 +80,7 @@ def build(options: Options) -> ApkFacts:
 
 
 def app_version() -> str:
-    """palmtop's own version, read without importing it."""
+    """Version of palmtop, read without importing it."""
     text = (ROOT / "runtime/front/__init__.py").read_text("utf-8")
     found = re.search(r'^__version__ = "([^"]+)"', text, re.M)
     if found is None:
@@ -166,7 +166,9 @@ def fetch_only(options: Options, folder: Path) -> None:
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description="Build, sign and check the Android app.")
-    parser.add_argument("-o", "--output", type=Path, default=Path("palmtop.apk"), help="APK to write (default: %(default)s)")
+    parser.add_argument(
+        "-o", "--output", type=Path, default=Path("palmtop.apk"), help="APK to write (default: %(default)s)"
+    )
     parser.add_argument("--bundle", type=Path, help="model to pack (default: the reference model, exported by palmtop)")
     parser.add_argument("--offline", action="store_true", help="use what is in the cache, ask no network")
     parser.add_argument("--cache", type=Path, default=default_cache(), help="default: %(default)s")

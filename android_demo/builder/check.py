@@ -64,9 +64,7 @@ def read_facts(tools: Tools, apk: Path) -> ApkFacts:
         raise BuildError(f"{apk.name}: aapt2 names no package or API levels, expected an application")
     with zipfile.ZipFile(apk) as archive, tempfile.TemporaryDirectory() as folder:
         names = tuple(archive.namelist())
-        libraries = {
-            name: read_library(Path(archive.extract(name, folder))) for name in names if name.endswith(".so")
-        }
+        libraries = {name: read_library(Path(archive.extract(name, folder))) for name in names if name.endswith(".so")}
     return ApkFacts(
         package=header[1],
         version=header[2],
@@ -139,4 +137,3 @@ def _check_alignment(apk: Path) -> None:
             start = data_offset(apk, info)
             if start % alignment:
                 raise BuildError(f"{apk.name}: '{info.filename}' begins at {start}, expected a multiple of {alignment}")
-

@@ -111,7 +111,9 @@ def write_assets(
     lines |= {aar.name: f"{aar.origin}\nAAR sha256 {aar.sha256}" for aar in aars}
     lines |= {name: f"sha256 {sha256_of(path)}" for name, path in libraries.items()}
     model_sha256 = sha256_of(bundle / MANIFEST)
-    lines["packaged model"] = f"{manifest['model']}, exported by palmtop {manifest.get('palmtop')}\n{MANIFEST} sha256 {model_sha256}"
+    lines["packaged model"] = (
+        f"{manifest['model']}, exported by palmtop {manifest.get('palmtop')}\n{MANIFEST} sha256 {model_sha256}"
+    )
     about = {
         "version": version,
         "model": str(manifest["model"]),
@@ -127,7 +129,9 @@ def _copy(source: Path, target: Path) -> None:
     try:
         shutil.copyfile(source, target)
     except OSError as error:
-        raise BuildError(f"{source}: cannot be read ({error.strerror}), expected it in a checkout of palmtop") from error
+        raise BuildError(
+            f"{source}: cannot be read ({error.strerror}), expected it in a checkout of palmtop"
+        ) from error
 
 
 def _date(folder: Path) -> None:

@@ -58,7 +58,9 @@ def _parse(data: bytes, name: str) -> Library:
     program_offset, section_offset = struct.unpack_from("<QQ", data, 32)
     entry_bytes, count, section_bytes, sections = struct.unpack_from("<HHHH", data, 54)
     segments = [struct.unpack_from("<IIQQQQQQ", data, program_offset + i * entry_bytes) for i in range(count)]
-    loads = [(address, offset, size, align) for kind, _, offset, address, _, size, _, align in segments if kind == PT_LOAD]
+    loads = [
+        (address, offset, size, align) for kind, _, offset, address, _, size, _, align in segments if kind == PT_LOAD
+    ]
     dynamic = [(offset, size) for kind, _, offset, _, _, size, _, _ in segments if kind == PT_DYNAMIC]
     if not loads or not dynamic:
         raise BuildError(f"{name}: has no LOAD or no DYNAMIC segment, expected a shared library")

@@ -158,7 +158,7 @@ def make_dex(tools: Tools, inputs: Sequence[Path], dex: Path) -> None:
 def strip_library(tools: Tools, library: Path, out: Path) -> None:
     """Copy an arm64 library without its symbols for debuggers, which are most of it."""
     strip = tools.cross / "usr/bin/aarch64-linux-gnu-strip"
-    command = [strip, "--strip-unneeded", "-o", out, library]
+    command: list[str | Path] = [strip, "--strip-unneeded", "-o", out, library]
     run(command, what=library.name, environment=cross_environment(tools))
 
 

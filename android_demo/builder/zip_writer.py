@@ -43,8 +43,7 @@ def read_entries(path: Path) -> list[tuple[str, bytes, bool]]:
     """A ZIP file's entries, as ``write_zip`` takes them."""
     with zipfile.ZipFile(path) as archive:
         return [
-            (info.filename, archive.read(info), info.compress_type != zipfile.ZIP_STORED)
-            for info in archive.infolist()
+            (info.filename, archive.read(info), info.compress_type != zipfile.ZIP_STORED) for info in archive.infolist()
         ]
 
 

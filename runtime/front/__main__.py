@@ -19,6 +19,11 @@ COMMANDS = {  # name: (where it is, what it does, extra it needs)
     "inspect": ("palmtop.runtime.commands.inspect:inspect_command", "Show what is in a bundle.", ""),
     "evaluate": ("palmtop.runtime.commands.evaluate:evaluate_command", "Measure a bundle's accuracy.", ""),
     "export": ("palmtop.export.cli:export_command", "Turn a checkpoint folder into a bundle.", "export"),
+    "android": (
+        "palmtop.runtime.commands.android:android_command",
+        "Build the Android app, bring bundles to a phone.",
+        "",
+    ),
     "verify": ("palmtop.export.verify_cli:verify_command", "Measure a bundle against its source.", "export"),
 }
 USER_ERROR_EXIT = 2
