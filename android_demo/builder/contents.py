@@ -108,11 +108,11 @@ def write_assets(
     for name in ("onnxruntime.txt", "onnxruntime-genai.txt"):
         _copy(root / "android_demo/app/licences" / name, out / "licences" / name)
     lines = {"palmtop": version}
-    lines |= {aar.name: f"{aar.origin}\nAAR sha256 {aar.sha256}" for aar in aars}
-    lines |= {name: f"sha256 {sha256_of(path)}" for name, path in libraries.items()}
+    lines |= {aar.name: f"{aar.origin}\nAAR sha256 {grouped(aar.sha256)}" for aar in aars}
+    lines |= {name: f"sha256 {grouped(sha256_of(path))}" for name, path in libraries.items()}
     model_sha256 = sha256_of(bundle / MANIFEST)
     lines["packaged model"] = (
-        f"{manifest['model']}, exported by palmtop {manifest.get('palmtop')}\n{MANIFEST} sha256 {model_sha256}"
+        f"{manifest['model']}, exported by palmtop {manifest.get('palmtop')}\n{MANIFEST} sha256 {grouped(model_sha256)}"
     )
     about = {
         "version": version,
@@ -123,6 +123,11 @@ def write_assets(
     }
     (out / "about.json").write_text(json.dumps(about, indent=1, ensure_ascii=False), "utf-8")
     _date(out)
+
+
+def grouped(sha256: str) -> str:
+    """With blanks, where a phone's narrow screen can break it."""
+    return " ".join(sha256[i : i + 16] for i in range(0, len(sha256), 16))
 
 
 def _copy(source: Path, target: Path) -> None:

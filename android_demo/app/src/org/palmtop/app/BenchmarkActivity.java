@@ -33,6 +33,7 @@ public final class BenchmarkActivity extends Activity implements BenchmarkJob.Wa
     protected void onCreate(Bundle saved) {
         super.onCreate(saved);
         setContentView(R.layout.benchmark);
+        ButtonRow.arrange(findViewById(android.R.id.content));
         app = (PalmtopApp) getApplication();
         for (int id : new int[] {R.id.back, R.id.start, R.id.share, R.id.save}) {
             findViewById(id).setOnClickListener(this);

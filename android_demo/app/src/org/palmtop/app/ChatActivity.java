@@ -136,7 +136,8 @@ public final class ChatActivity extends Activity implements Chat.Watcher {
         ((TextView) findViewById(R.id.title))
                 .setText(state.model.isEmpty() ? getString(R.string.app_name) : state.model);
         setText((TextView) findViewById(R.id.status), getString(Words.of(state)));
-        findViewById(R.id.empty).setVisibility(entries.isEmpty() ? View.VISIBLE : View.GONE);
+        boolean isEmpty = entries.isEmpty() && state.trouble == null;
+        findViewById(R.id.empty).setVisibility(isEmpty ? View.VISIBLE : View.GONE);
         findViewById(R.id.example).setVisibility(isReady ? View.VISIBLE : View.GONE);
         showTrouble(state);
         showProgress(state);

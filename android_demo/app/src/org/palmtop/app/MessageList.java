@@ -17,6 +17,8 @@ import org.palmtop.app.logic.Entry;
 final class MessageList extends BaseAdapter {
     private static final int USER = 0;
     private static final int ANSWER = 1;
+    private static final double LOWEST_PICTURE = 0.2;
+    private static final double HIGHEST_PICTURE = 1.4;
 
     private final Context context;
     private final Thumbnails thumbnails;
@@ -94,12 +96,19 @@ final class MessageList extends BaseAdapter {
             View view = LayoutInflater.from(context).inflate(layout, media, false);
             view.setContentDescription(Words.of(context, attachment));
             if (isImage) {
+                view.getLayoutParams().height = heightOf(attachment, view.getLayoutParams());
                 thumbnails.show((ImageView) view, attachment);
             } else {
                 ((TextView) view.findViewById(R.id.label)).setText(Words.of(context, attachment));
             }
             media.addView(view);
         }
+    }
+
+    /** The picture's own proportions, within reason: the row has its height before the picture is decoded. */
+    private static int heightOf(Attachment picture, ViewGroup.LayoutParams view) {
+        double height = view.width * (double) picture.height / Math.max(1, picture.width);
+        return (int) Math.max(view.width * LOWEST_PICTURE, Math.min(height, view.width * HIGHEST_PICTURE));
     }
 
     private void showAnswer(View row, Entry entry, boolean isLast) {

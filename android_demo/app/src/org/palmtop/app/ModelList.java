@@ -56,7 +56,11 @@ final class ModelList extends BaseAdapter {
 
     @Override
     public View getView(int position, View old, ViewGroup parent) {
-        View row = old != null ? old : LayoutInflater.from(context).inflate(R.layout.item_model, parent, false);
+        View row = old;
+        if (row == null) {
+            row = LayoutInflater.from(context).inflate(R.layout.item_model, parent, false);
+            ButtonRow.arrange(row);
+        }
         final ModelShelf.Model model = models.get(position);
         boolean isUsable = model.bundle != null;
         boolean isUsed = model.folder.equals(used);

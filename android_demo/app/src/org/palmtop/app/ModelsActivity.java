@@ -34,6 +34,7 @@ public final class ModelsActivity extends Activity implements ModelList.Listener
     protected void onCreate(Bundle saved) {
         super.onCreate(saved);
         setContentView(R.layout.models);
+        ButtonRow.arrange(findViewById(android.R.id.content));
         app = (PalmtopApp) getApplication();
         list = new ModelList(this, this);
         ((ListView) findViewById(R.id.models)).setAdapter(list);
