@@ -18,7 +18,7 @@ import org.palmtop.core.text.TextProcessor;
  */
 public final class Conversation implements AutoCloseable {
     private final Manifest manifest;
-    private final Track track;
+    final Track track;
     private final TextProcessor text;
     private final MediaReader media;
     private final int context;
@@ -35,6 +35,19 @@ public final class Conversation implements AutoCloseable {
             this.prompt = prompt;
             this.ids = ids;
             this.text = text;
+        }
+    }
+
+    /** Messages, ready to be read by the decoder. */
+    static final class Question {
+        final Passage passage;
+        final List<MediaItem> items;
+        final Choice choice;
+
+        Question(Passage passage, List<MediaItem> items, Choice choice) {
+            this.passage = passage;
+            this.items = items;
+            this.choice = choice;
         }
     }
 
@@ -57,26 +70,14 @@ public final class Conversation implements AutoCloseable {
         isCancelled = false;
         Stopwatch clock = new Stopwatch();
         Watch watch = new Watch(listener);
-        List<MediaItem> items = new ArrayList<MediaItem>();
-        List<TextProcessor.Turn> turns = new ArrayList<TextProcessor.Turn>();
-        for (Message message : messages) {
-            List<String> kinds = new ArrayList<String>();
-            for (MediaItem item : message.media) {
-                kinds.add(item.kind);
-            }
-            items.addAll(message.media);
-            turns.add(new TextProcessor.Turn(message.role, message.text, kinds));
-        }
-        Prompt prompt = text.prompt(turns);
-        Choice choice = Choice.of(manifest, modeOf(items), adapters);
-        Passage passage = passage(prompt, items, choice);
+        Question question = ask(messages, adapters);
+        Passage passage = question.passage;
         Transcript transcript = new Transcript(text.pieces(), options.stop());
         Reply.FinishReason reason = Reply.FinishReason.CANCELLED;
         int cached = 0;
         String reprefilled = null;
         try {
-            placeMedia(passage, items, choice, watch);
-            track.bringTo(passage, choice.gates(manifest), watch);
+            prefill(question, watch);
             cached = track.common;
             reprefilled = track.reprefilled;
             AnswerLoop loop = new AnswerLoop(track, manifest, options, watch);
@@ -101,6 +102,7 @@ public final class Conversation implements AutoCloseable {
                 reprefilled,
                 clock.ttftSeconds(),
                 clock.tokensPerSecond());
+        Choice choice = question.choice;
         return new Reply(
                 transcript.text(), transcript.ids.toArray(), reason, choice.mode, switchedOn(choice), usage);
     }
@@ -115,6 +117,29 @@ public final class Conversation implements AutoCloseable {
     public synchronized void close() {
         track.close();
         spoken.clear();
+    }
+
+    /** Messages become a passage and a route; nothing native runs. */
+    Question ask(List<Message> messages, Map<String, Double> adapters) {
+        List<MediaItem> items = new ArrayList<MediaItem>();
+        List<TextProcessor.Turn> turns = new ArrayList<TextProcessor.Turn>();
+        for (Message message : messages) {
+            List<String> kinds = new ArrayList<String>();
+            for (MediaItem item : message.media) {
+                kinds.add(item.kind);
+            }
+            items.addAll(message.media);
+            turns.add(new TextProcessor.Turn(message.role, message.text, kinds));
+        }
+        Prompt prompt = text.prompt(turns);
+        Choice choice = Choice.of(manifest, modeOf(items), adapters);
+        return new Question(passage(prompt, items, choice), items, choice);
+    }
+
+    /** Bring the decoder to the end of a question. */
+    void prefill(Question question, Watch watch) {
+        placeMedia(question.passage, question.items, question.choice, watch);
+        track.bringTo(question.passage, question.choice.gates(manifest), watch);
     }
 
     /** The prompt in which media have their rows; earlier answers stand in it as they were sampled. */
@@ -224,7 +249,7 @@ public final class Conversation implements AutoCloseable {
     }
 
     /** Cancellation and progress, as both halves of a turn ask for them. */
-    private final class Watch implements Track.Watch, Encoders.Watch {
+    final class Watch implements Track.Watch, Encoders.Watch {
         private final AnswerListener listener;
         private AnswerListener.Stage stage;
 
