@@ -77,7 +77,7 @@ TALK = [
     question("What is it?", picture("image.png")),
     answer("303", f"{NOTES} · vision"),
     question("What is it?", sound("0:01")),
-    answer("75", "@string/state_writing"),
+    answer("75"),
 ]
 ABOUT = (
     "palmtop\n0.1.0\n\nonnxruntime\ncom.github.asus4.onnxruntime 0.4.9\nAAR sha256 "
