@@ -22,7 +22,6 @@ SHIM = Path(__file__).with_name("bionic_shim.c")
 SHIM_NAMES = ("libm.so", "libdl.so", "liblog.so", "libandroid.so")
 LIBRARIES = {"ort": ("onnxruntime", ["libonnxruntime.so"])}
 LIBRARIES["genai"] = ("onnxruntime-genai", ["libonnxruntime-genai.so", "libonnxruntime-genai-jni.so"])
-CACHE_NEEDED = 700 << 20
 
 
 @dataclass(frozen=True)
@@ -31,11 +30,9 @@ class PhoneLibraries:
 
     Attributes:
         folder: with every .so.
-        classes: classes.jar of genai's AAR.
     """
 
     folder: Path
-    classes: Path
 
 
 def missing_tools(*commands: str) -> str:
@@ -57,6 +54,13 @@ def aar(group: str) -> Path:
     return unpack_group(group, default_cache()) / f"package/Plugins/Android/{LIBRARIES[group][0]}.aar"
 
 
+def take_classes(archive: Path, out: Path) -> Path:
+    """The Java classes of an AAR."""
+    with zipfile.ZipFile(archive) as opened:
+        out.write_bytes(opened.read("classes.jar"))
+    return out
+
+
 def make_libraries(folder: Path, abi: str) -> PhoneLibraries:
     """Unpack, relink and build everything for "x86_64" or "arm64-v8a" into a new folder."""
     folder.mkdir(parents=True)
@@ -67,8 +71,7 @@ def make_libraries(folder: Path, abi: str) -> PhoneLibraries:
             for name in names:
                 relink(Path(archive.extract(f"jni/{abi}/{name}", work)), folder / name)
             members = [n for n in archive.namelist() if n.startswith("headers/")]
-            archive.extractall(work, [*members, "classes.jar"] if group == "genai" else members)
-    shutil.move(work / "classes.jar", folder / "genai.jar")
+            archive.extractall(work, members)
     compiler_root = None if abi == "x86_64" else unpack_group("cross", default_cache())
     compiler, environment = find_compiler(compiler_root)
     # The unpacked compiler has no arm64 C library to name; the Java machine has loaded one by then.
@@ -91,7 +94,7 @@ def make_libraries(folder: Path, abi: str) -> PhoneLibraries:
         environment=environment,
     )
     relink(ours, folder / "libpalmtop.so")
-    return PhoneLibraries(folder, folder / "genai.jar")
+    return PhoneLibraries(folder)
 
 
 def find_compiler(root: Path | None) -> tuple[list[str], dict[str, str]]:

@@ -2,6 +2,8 @@ package org.palmtop.core.bundle;
 
 import java.math.BigDecimal;
 import java.math.BigInteger;
+import java.math.MathContext;
+import java.math.RoundingMode;
 import java.util.List;
 import java.util.Map;
 
@@ -84,7 +86,14 @@ public final class PythonText {
         if (value == 0) {
             return 1 / value < 0 ? "-0.0" : "0.0";
         }
-        BigDecimal exact = new BigDecimal(Double.toString(value)).stripTrailingZeros();
+        BigDecimal exact = new BigDecimal(value);
+        for (int digits = 1; digits <= 17; digits++) { // the shortest that reads back as this number
+            BigDecimal rounded = new BigDecimal(value).round(new MathContext(digits, RoundingMode.HALF_EVEN));
+            if (rounded.doubleValue() == value) {
+                exact = rounded.stripTrailingZeros();
+                break;
+            }
+        }
         int exponent = exact.precision() - exact.scale() - 1;
         if (exponent >= -4 && exponent < 16) {
             String plain = exact.toPlainString();
