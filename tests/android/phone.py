@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import shutil
+import tempfile
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -32,13 +35,16 @@ def tools_or_skip() -> tools.Tools:
         pytest.skip(f"the Android packages cannot be fetched: {error}")
 
 
-def phone_classes_or_skip(work: Path) -> tuple[Path, Path]:
-    """genai's jar, and a folder with core and app logic compiled against the phone's classes."""
+@cache
+def phone_classes_or_skip() -> tuple[Path, Path]:
+    """genai's jar, and a folder with core and app logic compiled against the phone's classes; once a session."""
     kit = tools_or_skip()
     try:
         aar = natives.find_aar("onnxruntime-genai", None, default_cache(), offline=False)
     except PackageError as error:
         pytest.skip(f"the Android packages cannot be fetched: {error}")
+    work = Path(tempfile.mkdtemp(prefix="palmtop-phone-"))
+    atexit.register(shutil.rmtree, work, ignore_errors=True)
     jar, classes = work / "genai.jar", work / "classes"
     natives.take(aar, {"classes.jar": jar})
     tools.compile_java([DEMO / "core/src", DEMO / "app/logic"], [jar], tools.phone_classes(kit, work), classes)

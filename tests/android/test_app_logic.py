@@ -28,7 +28,7 @@ def cases() -> list[str]:
 def results(int4_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """What each Java test said; one Java machine runs them all."""
     work = tmp_path_factory.mktemp("applogic")
-    jar, classes = phone_classes_or_skip(work)
+    jar, classes = phone_classes_or_skip()
     tools.compile_java([TESTS], [jar, classes], [], work / "tests")
     path = java_classpath(jar, classes, work / "tests")
     properties = [f"-Dwork={work}", f"-Dbundle={int4_bundle}"]
