@@ -57,6 +57,8 @@ final class Questions {
                 return prompt(request);
             case "stop":
                 return stop(request);
+            case "layout":
+                return layout(request);
             case "tiles":
                 return tiles(request);
             case "windows":
@@ -148,6 +150,20 @@ final class Questions {
         }
         out.add(stops.isFound() ? "" : stops.rest());
         return out;
+    }
+
+    private static Object layout(Request request) {
+        Manifest manifest = Manifest.read(request.any("manifest"));
+        TileLayout layout =
+                new TileLayout(request.number("width"), request.number("height"), manifest.processor.image);
+        int hidden = 0;
+        for (int view = 0; view < layout.views(); view++) {
+            for (int patch = 0; patch < manifest.processor.image.patches(); patch++) {
+                hidden += layout.isVisible(view, patch, 0) ? 0 : 1;
+                hidden += layout.isVisible(view, 0, patch) ? 0 : 1000;
+            }
+        }
+        return Arrays.<Object>asList(layout.rows, layout.columns, layout.usefulRows, layout.usefulColumns, hidden);
     }
 
     private static Object tiles(Request request) throws Exception {

@@ -65,6 +65,11 @@ public final class PythonText {
         return value.toString();
     }
 
+    /** A number with so many digits behind the point, halves to the even digit: Java's own formats round them up. */
+    public static String fixed(double value, int digits) {
+        return new BigDecimal(value).setScale(digits, RoundingMode.HALF_EVEN).toPlainString();
+    }
+
     /** A value for an error message: short, containers by their type's name. */
     static String brief(Object value) {
         if (value instanceof BigInteger && ((BigInteger) value).abs().bitLength() > 200) {

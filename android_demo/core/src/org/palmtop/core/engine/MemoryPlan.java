@@ -2,10 +2,10 @@ package org.palmtop.core.engine;
 
 import java.util.Arrays;
 import java.util.List;
-import java.util.Locale;
 import java.util.Map;
 import org.palmtop.core.PalmtopException;
 import org.palmtop.core.bundle.Manifest;
+import org.palmtop.core.bundle.PythonText;
 
 /** What a bundle will need, by the arithmetic of {@code runtime/memory.py}; allocates nothing. */
 public final class MemoryPlan {
@@ -92,9 +92,7 @@ public final class MemoryPlan {
 
     /** For people: "12.3 MB" or "4.56 GB". */
     public static String megabytes(long bytes) {
-        return bytes >= 1e9
-                ? String.format(Locale.ROOT, "%.2f GB", bytes / 1e9)
-                : String.format(Locale.ROOT, "%.1f MB", bytes / 1e6);
+        return bytes >= 1e9 ? PythonText.fixed(bytes / 1e9, 2) + " GB" : PythonText.fixed(bytes / 1e6, 1) + " MB";
     }
 
     private static long kvBytesPerToken(Manifest manifest) {

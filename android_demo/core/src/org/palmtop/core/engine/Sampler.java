@@ -22,7 +22,7 @@ final class Sampler {
     Sampler(GenerationOptions options, int[] never, int[] prompt) {
         this.options = options;
         this.never = never;
-        random = options.seed() == null ? new SecureRandom() : new Random(options.seed());
+        random = options.seed() == null ? new SecureRandom() : new Random(scatter(options.seed()));
         for (int id : prompt) {
             seen.set(id);
         }
@@ -44,6 +44,13 @@ final class Sampler {
         int token = options.temperature() == 0 ? best(scores) : sample(scores);
         seen.set(token);
         return token;
+    }
+
+    /** Random's first numbers are alike for seeds that are near each other; these are not (the end of SplitMix64). */
+    private static long scatter(long seed) {
+        long mixed = (seed ^ seed >>> 30) * 0xbf58476d1ce4e5b9L + 0x9e3779b97f4a7c15L;
+        mixed = (mixed ^ mixed >>> 27) * 0x94d049bb133111ebL;
+        return mixed ^ mixed >>> 31;
     }
 
     private static int best(double[] scores) {

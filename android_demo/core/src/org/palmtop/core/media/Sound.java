@@ -2,7 +2,6 @@ package org.palmtop.core.media;
 
 import java.io.Closeable;
 import java.io.IOException;
-import java.util.Locale;
 import org.palmtop.core.PalmtopException;
 import org.palmtop.core.bundle.ProcessorSpec;
 import org.palmtop.core.bundle.PythonText;
@@ -54,13 +53,9 @@ public final class Sound implements Closeable {
             samples.read(start, block, needed);
             for (int i = 0; i < needed; i++) {
                 if (Float.isNaN(block[i]) || Float.isInfinite(block[i])) {
-                    throw PalmtopException.input(String.format(
-                            Locale.ROOT,
-                            "%s: sample %d (%.3f s) is %s, expected finite samples",
-                            name,
-                            start + i,
-                            (double) (start + i) / spec.rateHz,
-                            PythonText.repr((double) block[i])));
+                    throw PalmtopException.input(name + ": sample " + (start + i) + " ("
+                            + PythonText.fixed((double) (start + i) / spec.rateHz, 3) + " s) is "
+                            + PythonText.repr((double) block[i]) + ", expected finite samples");
                 }
             }
             logMel.frames(block, count, result, (at - first) * spec.nMels);
@@ -76,21 +71,13 @@ public final class Sound implements Closeable {
                     + MAX_RATE_HZ + " Hz");
         }
         if (Math.max(length, length * spec.rateHz / rate) > MAX_SAMPLES) {
-            throw PalmtopException.input(String.format(
-                    Locale.ROOT,
-                    "%s: the sound lasts %.0f s at %d Hz, expected at most %.0f s",
-                    name,
-                    (double) length / rate,
-                    rate,
-                    (double) MAX_SAMPLES / Math.max(rate, spec.rateHz)));
+            throw PalmtopException.input(name + ": the sound lasts " + PythonText.fixed((double) length / rate, 0)
+                    + " s at " + rate + " Hz, expected at most "
+                    + PythonText.fixed((double) MAX_SAMPLES / Math.max(rate, spec.rateHz), 0) + " s");
         }
         if (length < MIN_SOUND_S * rate) {
-            throw PalmtopException.input(String.format(
-                    Locale.ROOT,
-                    "%s: the sound lasts %.1f ms, expected at least %.0f ms",
-                    name,
-                    1000.0 * length / rate,
-                    1000 * MIN_SOUND_S));
+            throw PalmtopException.input(name + ": the sound lasts " + PythonText.fixed(1000.0 * length / rate, 1)
+                    + " ms, expected at least " + PythonText.fixed(1000 * MIN_SOUND_S, 0) + " ms");
         }
     }
 
