@@ -50,33 +50,49 @@ def build(options: Options) -> ApkFacts:
     Raises:
         BuildError, NativeBuildError, PackageError: it cannot be built; one sentence, a compiler's words below it.
     """
+    with tempfile.TemporaryDirectory(prefix="palmtop-apk-") as folder:
+        work = Path(folder)
+        parts = make_parts(options, work)
+        say("compiling")
+        dex = make_dex(parts.kit, parts.genai, parts.assets, work)
+        say("signing and checking")
+        unsigned = work / "unsigned.apk"
+        pack(work / "resources.apk", dex, parts.libraries, unsigned)
+        signed = work / "signed.apk"
+        tools.sign(parts.kit, unsigned, signed, options.keystore, PASSWORD_VARIABLE)
+        facts = check_apk(parts.kit, signed, max_bytes=None if options.bundle else MAX_APK_BYTES)
+        publish(signed, options.output)
+    return facts
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What an APK is made of besides code: tools, genai's AAR, libraries by name, and a folder of assets."""
+
+    kit: tools.Tools
+    genai: natives.Aar
+    libraries: dict[str, Path]
+    assets: Path
+
+
+def make_parts(options: Options, work: Path) -> Parts:
+    """Fetch packages, export the model if none is given, build libraries, write assets."""
     kit = tools.find_tools(options.cache, offline=options.offline)
     ort = natives.find_aar("onnxruntime", options.ort_aar, options.cache, offline=options.offline)
     genai = natives.find_aar("onnxruntime-genai", options.genai_aar, options.cache, offline=options.offline)
-    with tempfile.TemporaryDirectory(prefix="palmtop-apk-") as folder:
-        work = Path(folder)
-        bundle = options.bundle
-        if bundle is None:
-            say("exporting and verifying the reference model")
-            bundle = work / "bundle"
-            contents.export_reference_bundle(bundle)
-        say("packing native libraries")
-        libraries = make_libraries(kit, ort, genai, options.cache, work)
-        assets = work / "assets"
-        assets.mkdir()
-        contents.write_assets(
-            assets, bundle=bundle, root=ROOT, version=app_version(), aars=[ort, genai], libraries=libraries
-        )
-        say("compiling")
-        dex = make_dex(kit, genai, assets, work)
-        say("signing and checking")
-        unsigned = work / "unsigned.apk"
-        pack(work / "resources.apk", dex, libraries, unsigned)
-        signed = work / "signed.apk"
-        tools.sign(kit, unsigned, signed, options.keystore, PASSWORD_VARIABLE)
-        facts = check_apk(kit, signed, max_bytes=None if options.bundle else MAX_APK_BYTES)
-        publish(signed, options.output)
-    return facts
+    bundle = options.bundle
+    if bundle is None:
+        say("exporting and verifying the reference model")
+        bundle = work / "bundle"
+        contents.export_reference_bundle(bundle)
+    say("packing native libraries and assets")
+    libraries = make_libraries(kit, ort, genai, options.cache, work)
+    assets = work / "assets"
+    assets.mkdir()
+    contents.write_assets(
+        assets, bundle=bundle, root=ROOT, version=app_version(), aars=[ort, genai], libraries=libraries
+    )
+    return Parts(kit, genai, libraries, assets)
 
 
 def app_version() -> str:
@@ -154,13 +170,21 @@ def publish(apk: Path, output: Path) -> None:
         beside.unlink(missing_ok=True)
 
 
-def fetch_only(options: Options, folder: Path) -> None:
-    """Put the AARs where the Gradle build looks for them."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, given in (("onnxruntime", options.ort_aar), ("onnxruntime-genai", options.genai_aar)):
-        aar = natives.find_aar(name, given, options.cache, offline=options.offline)
-        shutil.copyfile(aar.path, folder / f"{name}.aar")
-        say(f"{folder / aar.name}.aar: {aar.origin}")
+def prepare_gradle(options: Options, folder: Path) -> None:
+    """Put what the Gradle build cannot make, classes, libraries and assets, where it looks for them.
+
+    Raises:
+        BuildError, NativeBuildError, PackageError: as ``build``.
+    """
+    with tempfile.TemporaryDirectory(prefix="palmtop-apk-") as work:
+        parts = make_parts(options, Path(work))
+        for name in ("assets", "lib"):  # and nothing else of a folder that somebody may have named by mistake
+            shutil.rmtree(folder / name, ignore_errors=True)
+        shutil.copytree(parts.assets, folder / "assets")
+        natives.take(parts.genai, {"classes.jar": folder / "genai.jar"})
+        (folder / "lib" / natives.ABI).mkdir(parents=True)
+        for name, path in parts.libraries.items():
+            shutil.copyfile(path, folder / "lib" / natives.ABI / name)
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -175,19 +199,19 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--ort-aar", type=Path, help="onnxruntime's AAR, e.g. the official one")
     parser.add_argument("--genai-aar", type=Path, help="onnxruntime-genai's AAR, e.g. the official one")
     parser.add_argument("--keystore", type=Path, help=f"key to sign with; its password in {PASSWORD_VARIABLE}")
-    parser.add_argument("--fetch-only", type=Path, metavar="DIR", help="only put the AARs into DIR, for Android Studio")
+    parser.add_argument("--gradle", type=Path, metavar="DIR", help="only prepare DIR for Android Studio's build")
     return parser.parse_args(arguments)
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Build, and print what came of it."""
     given = vars(parse(arguments))
-    folder = given.pop("fetch_only")
+    folder = given.pop("gradle")
     options = Options(**given)
     started = time.monotonic()
     try:
         if folder is not None:
-            fetch_only(options, folder)
+            prepare_gradle(options, folder)
             return
         facts = build(options)
     except (BuildError, NativeBuildError, PackageError) as error:

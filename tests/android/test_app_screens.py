@@ -1,4 +1,4 @@
-"""Every screen, in light and dark, with large fonts and on a small phone: readable, reachable, and named for TalkBack."""
+"""Every screen, light and dark, with large fonts and on a small phone: readable, reachable, named for TalkBack."""
 
 from __future__ import annotations
 
@@ -98,7 +98,8 @@ def bad_screen(folder: Path, xml: str) -> View:
     (folder / "layout").mkdir()
     (folder / "values").mkdir()
     ns = 'xmlns:android="http://schemas.android.com/apk/res/android"'
-    body = f'<LinearLayout {ns} android:layout_width="match_parent" android:layout_height="match_parent">{xml}</LinearLayout>'
+    size = 'android:layout_width="match_parent" android:layout_height="match_parent"'
+    body = f"<LinearLayout {ns} {size}>{xml}</LinearLayout>"
     (folder / "layout/bad.xml").write_text(body.replace("{ns}", ""), "utf-8")
     return place(build(Resources(folder, night=False, density=1, font_scale=1), "bad"), 320, 500)
 

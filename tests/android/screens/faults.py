@@ -24,9 +24,9 @@ def _of(view: View, labelled: set[str]) -> list[str]:
     smallest = view.resources.pixels(f"{SMALLEST_TARGET_DP}dp")
     if view.kind in PRESSABLE and min(view.width, view.height) < smallest:
         found.append(f"is {view.width} x {view.height} pixels, expected {smallest} for a finger")
-    if view.kind in ("ImageButton", "ImageView") and view.get("importantForAccessibility") != "no":
-        if not view.resources.text(view.get("contentDescription")):
-            found.append("has no contentDescription for TalkBack")
+    is_said = view.kind in ("ImageButton", "ImageView") and view.get("importantForAccessibility") != "no"
+    if is_said and not view.resources.text(view.get("contentDescription")):
+        found.append("has no contentDescription for TalkBack")
     if view.kind == "EditText" and not view.get("hint") and view.get("id").rpartition("/")[2] not in labelled:
         found.append("has neither a hint nor a label for TalkBack")
     return found

@@ -80,7 +80,7 @@ def _text(view: View, draw: ImageDraw.ImageDraw) -> None:
     top, bottom = view.y + view.edge("padding", "Top"), view.y + view.height - view.edge("padding", "Bottom")
     words = view.get("gravity").split("|")
     y = top
-    if view.kind != "TextView" and "top" not in words or {"center", "center_vertical"} & set(words):
+    if (view.kind != "TextView" and "top" not in words) or {"center", "center_vertical"} & set(words):
         y = max(top, (top + bottom - len(view.lines) * line_height(typeface)) // 2)
     for line in view.lines:
         free = right - left - typeface.getlength(line)
@@ -118,7 +118,9 @@ def _picture(view: View, layer: Image.Image) -> None:
             scale = fit(size[0] / picture.width, size[1] / picture.height)
             whole = picture.convert("RGB").resize((round(picture.width * scale), round(picture.height * scale)))
         left, top = (whole.width - size[0]) // 2, (whole.height - size[1]) // 2
-        part = whole.crop((max(0, left), max(0, top), min(whole.width, left + size[0]), min(whole.height, top + size[1])))
+        part = whole.crop(
+            (max(0, left), max(0, top), min(whole.width, left + size[0]), min(whole.height, top + size[1]))
+        )
         layer.paste(part, (view.x + pad + max(0, -left), view.y + pad + max(0, -top)))
 
 
