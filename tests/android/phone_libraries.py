@@ -90,12 +90,9 @@ def make_libraries(folder: Path, abi: str) -> PhoneLibraries:
     compiler, environment = find_compiler(compiler_root)
     # The unpacked compiler has no arm64 C library to name; the Java machine has loaded one by then.
     real = [] if compiler_root else ["-l:libc.so.6", "-l:libm.so.6"]
-    subprocess.run(
-        [*compiler, "-shared", "-fPIC", "-O1", "-Wall", "-nostdlib", "-Wl,-soname,libc.so,--no-as-needed"]
-        + ["-o", str(folder / "libc.so"), str(SHIM), *real],
-        check=True,
-        env={**os.environ, **environment},
-    )
+    options = ["-shared", "-fPIC", "-O1", "-Wall", "-nostdlib", "-Wl,-soname,libc.so,--no-as-needed"]
+    command = [*compiler, *options, "-o", str(folder / "libc.so"), str(SHIM), *real]
+    subprocess.run(command, check=True, env={**os.environ, **environment})
     for name in SHIM_NAMES:
         (folder / name).symlink_to("libc.so")
     ours = build_library(
