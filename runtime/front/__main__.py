@@ -24,6 +24,11 @@ COMMANDS = {  # name: (where it is, what it does, extra it needs)
     "bench": ("palmtop.runtime.commands.bench:bench_command", "Measure a bundle's speed and memory.", ""),
     "doctor": ("palmtop.runtime.commands.doctor:doctor_command", "Check this machine and installation.", ""),
     "export": ("palmtop.export.cli:export_command", "Turn a checkpoint folder into a bundle.", "export"),
+    "android": (
+        "palmtop.runtime.commands.android:android_command",
+        "Build the Android app, bring bundles to a phone.",
+        "",
+    ),
     "verify": ("palmtop.export.verify_cli:verify_command", "Measure a bundle against its source.", "export"),
 }
 USER_ERROR_EXIT = 2

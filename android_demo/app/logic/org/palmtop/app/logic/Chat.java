@@ -1,0 +1,482 @@
+package org.palmtop.app.logic;
+
+import java.io.File;
+import java.util.ArrayList;
+import java.util.Collections;
+import java.util.List;
+import java.util.Locale;
+import java.util.Map;
+import java.util.concurrent.Executor;
+import org.palmtop.app.logic.ChatState.Phase;
+import org.palmtop.core.bundle.BundleProgress;
+import org.palmtop.core.bundle.Manifest;
+import org.palmtop.core.engine.AnswerListener;
+import org.palmtop.core.engine.Message;
+import org.palmtop.core.engine.Reply;
+
+/**
+ * The chat as a state machine, apart from any screen: it lives as long as the app's process, screens come and go.
+ *
+ * <p>Calls return at once; work is done on one worker thread. Watchers hear of every change, on either thread.
+ */
+public final class Chat {
+    private static final long SAVE_EVERY_NANOS = 2_000_000_000L;
+
+    /** Hears that something changed; asks {@link #state} and {@link #entries} for what. */
+    public interface Watcher {
+        void onChange();
+    }
+
+    private final Answerer answerer;
+    private final Transcript transcript;
+    private final Dialogue.MediaOpener media;
+    private final Executor worker;
+    private final List<Watcher> watchers = new ArrayList<Watcher>();
+    private final List<Attachment> attached = new ArrayList<Attachment>();
+    private Settings settings;
+    private Phase phase = Phase.NO_MODEL;
+    private String model = "";
+    private File folder;
+    private Manifest manifest;
+    private double progress;
+    private AnswerListener.Stage stage;
+    private Trouble trouble;
+    private String detail = "";
+    private boolean isStopAsked;
+
+    public Chat(Answerer answerer, Transcript transcript, Settings settings, Dialogue.MediaOpener media, Executor worker) {
+        this.answerer = answerer;
+        this.transcript = transcript;
+        this.settings = settings;
+        this.media = media;
+        this.worker = worker;
+    }
+
+    public synchronized void watch(Watcher watcher) {
+        watchers.add(watcher);
+    }
+
+    public synchronized void unwatch(Watcher watcher) {
+        watchers.remove(watcher);
+    }
+
+    public List<Entry> entries() {
+        return transcript.entries();
+    }
+
+    /** Whether the phone had no room to keep the chat. */
+    public boolean isNotSaved() {
+        return transcript.saveError() != null;
+    }
+
+    public synchronized ChatState state() {
+        List<String> names = new ArrayList<String>();
+        if (manifest != null) {
+            for (Manifest.Adapter adapter : manifest.adapters) {
+                names.add(adapter.name);
+            }
+        }
+        return new ChatState(
+                phase, model, progress, stage, trouble, detail, attached,
+                takes(Attachment.image("", 0, 0)), takes(Attachment.audio("", 0)), names);
+    }
+
+    public synchronized Settings settings() {
+        return settings;
+    }
+
+    public void setSettings(Settings chosen) {
+        synchronized (this) {
+            settings = chosen;
+        }
+        tell();
+    }
+
+    /** Of the open model; null when none is. */
+    public synchronized Manifest manifest() {
+        return manifest;
+    }
+
+    public synchronized File modelFolder() {
+        return folder;
+    }
+
+    /** Tokens that the open model's conversation may hold. */
+    public int contextTokens() {
+        return answerer.contextTokens();
+    }
+
+    /** Open a model; an answer that is being given is stopped first. */
+    public void open(final File modelFolder, final String name) {
+        synchronized (this) {
+            isStopAsked = true;
+            folder = modelFolder;
+            model = name;
+            manifest = null;
+            trouble = null;
+            detail = "";
+            progress = 0;
+            phase = Phase.OPENING;
+        }
+        answerer.cancel();
+        tell();
+        worker.execute(new Runnable() {
+            @Override
+            public void run() {
+                openNow(modelFolder);
+            }
+        });
+    }
+
+    /** A model is being copied to the phone and will be opened after it. */
+    public void prepare(String name, double share) {
+        synchronized (this) {
+            model = name;
+            trouble = null;
+            phase = Phase.OPENING;
+            progress = share;
+        }
+        tell();
+    }
+
+    /** There will be no model, for this reason. */
+    public void refuse(Throwable error) {
+        synchronized (this) {
+            phase = Phase.NO_MODEL;
+            trouble = Trouble.of(error);
+            detail = Trouble.detail(error);
+        }
+        tell();
+    }
+
+    /** No model: the one that was open has been deleted. */
+    public void closeModel() {
+        synchronized (this) {
+            folder = null;
+            model = "";
+        }
+        giveBack(Phase.NO_MODEL);
+    }
+
+    /** The phone is short of memory and nobody looks: give back what the model takes. */
+    public void sleep() {
+        synchronized (this) {
+            if (phase != Phase.READY) {
+                return;
+            }
+        }
+        giveBack(Phase.ASLEEP);
+    }
+
+    /** Somebody looks again. */
+    public void wake() {
+        File again;
+        synchronized (this) {
+            again = phase == Phase.ASLEEP ? folder : null;
+        }
+        if (again != null) {
+            open(again, model);
+        }
+    }
+
+    /** Add to the message that is being typed; false when the model does not take it. */
+    public boolean attach(Attachment attachment) {
+        synchronized (this) {
+            if (!takes(attachment)) {
+                return false;
+            }
+            attached.add(attachment);
+        }
+        tell();
+        return true;
+    }
+
+    public void detach(Attachment attachment) {
+        synchronized (this) {
+            attached.remove(attachment);
+        }
+        tell();
+    }
+
+    /** Ask. Ignored while the model is not ready, or when there is nothing to send. */
+    public boolean send(String text) {
+        synchronized (this) {
+            if (phase != Phase.READY || (text.trim().isEmpty() && attached.isEmpty())) {
+                return false;
+            }
+            transcript.add(Entry.user(text.trim(), attached));
+            attached.clear();
+            begin();
+        }
+        ask();
+        return true;
+    }
+
+    /** Ask the last question again: its answer failed, was cut short or did not please. */
+    public boolean retry() {
+        synchronized (this) {
+            Entry last = transcript.last();
+            if (phase != Phase.READY || last == null || last.isUser) {
+                return false;
+            }
+            transcript.removeLast();
+            begin();
+        }
+        ask();
+        return true;
+    }
+
+    /** Stop the answer; what was written stays. */
+    public void stop() {
+        synchronized (this) {
+            if (phase != Phase.READING && phase != Phase.WRITING) {
+                return;
+            }
+            isStopAsked = true;
+            phase = Phase.STOPPING;
+        }
+        answerer.cancel();
+        tell();
+    }
+
+    /** A new, empty chat. */
+    public boolean clear() {
+        synchronized (this) {
+            if (state().isAnswering()) {
+                return false;
+            }
+            transcript.clear();
+            attached.clear();
+        }
+        transcript.save();
+        tell();
+        return true;
+    }
+
+    /** Lend the engine, for the benchmark; false when it is not ready. The work runs on the worker thread. */
+    public boolean lend(final Runnable work) {
+        synchronized (this) {
+            if (phase != Phase.READY) {
+                return false;
+            }
+            phase = Phase.MEASURING;
+        }
+        tell();
+        worker.execute(new Runnable() {
+            @Override
+            public void run() {
+                try {
+                    work.run();
+                } finally {
+                    settle(Phase.MEASURING);
+                }
+            }
+        });
+        return true;
+    }
+
+    private void begin() {
+        isStopAsked = false;
+        progress = 0;
+        stage = null;
+        phase = Phase.READING;
+    }
+
+    private void ask() {
+        // Saved before the answer begins, so that a killed app finds the question and where the answer was.
+        transcript.add(Entry.answer("", Entry.Status.WRITING, ""));
+        transcript.save();
+        tell();
+        worker.execute(new Runnable() {
+            @Override
+            public void run() {
+                answerNow();
+            }
+        });
+    }
+
+    private void openNow(File modelFolder) {
+        try {
+            final long total = folderBytes(modelFolder);
+            answerer.open(modelFolder, new BundleProgress() {
+                private long done;
+
+                @Override
+                public void onBytes(long count) {
+                    done += count;
+                    report(null, total == 0 ? 0 : Math.min(1.0, done / (double) total));
+                }
+            });
+            synchronized (this) {
+                if (modelFolder.equals(folder)) {
+                    manifest = answerer.manifest();
+                    phase = Phase.READY;
+                }
+            }
+        } catch (RuntimeException error) {
+            openFailed(error);
+        } catch (LinkageError error) { // the native libraries do not load on this phone
+            openFailed(error);
+        } catch (OutOfMemoryError error) {
+            openFailed(error);
+        }
+        tell();
+    }
+
+    private void openFailed(Throwable error) {
+        answerer.close();
+        synchronized (this) {
+            phase = Phase.NO_MODEL;
+            trouble = Trouble.of(error);
+            detail = Trouble.detail(error);
+        }
+    }
+
+    private void giveBack(Phase next) {
+        synchronized (this) {
+            isStopAsked = true;
+            manifest = null;
+            phase = next;
+        }
+        answerer.cancel();
+        worker.execute(new Runnable() {
+            @Override
+            public void run() {
+                answerer.close();
+            }
+        });
+        tell();
+    }
+
+    private void answerNow() {
+        Growing growing = new Growing();
+        Entry result;
+        try {
+            List<Entry> asked = transcript.entries();
+            asked.remove(asked.size() - 1);
+            Settings chosen = settings();
+            Manifest now = manifest();
+            if (isStopAsked() || now == null) {
+                result = Entry.answer("", Entry.Status.STOPPED, "");
+            } else {
+                List<Message> messages = Dialogue.messages(asked, chosen.systemPrompt, media);
+                Reply reply = answerer.answer(messages, chosen.adapters(now), chosen.options(), growing);
+                result = finished(reply);
+            }
+        } catch (RuntimeException error) {
+            result = Entry.failure(growing.text(), Trouble.of(error), Trouble.detail(error));
+        } catch (OutOfMemoryError error) {
+            result = Entry.failure(growing.text(), Trouble.MEMORY, Trouble.detail(error));
+        }
+        transcript.replaceLast(result);
+        transcript.save();
+        settle(null);
+    }
+
+    private static Entry finished(Reply reply) {
+        Entry.Status status =
+                reply.finishReason == Reply.FinishReason.CANCELLED ? Entry.Status.STOPPED : Entry.Status.DONE;
+        StringBuilder detail = new StringBuilder();
+        detail.append(reply.usage.completionTokens).append(" tokens");
+        if (reply.usage.tokensPerSecond > 0) {
+            detail.append(String.format(Locale.ROOT, " · %.1f/s", reply.usage.tokensPerSecond));
+        }
+        detail.append(String.format(Locale.ROOT, " · first after %.2f s", reply.usage.ttftSeconds));
+        for (Map.Entry<String, Double> adapter : reply.adapters.entrySet()) {
+            detail.append(" · ").append(adapter.getKey());
+        }
+        return Entry.answer(reply.text, status, detail.toString());
+    }
+
+    /** Back to ready, unless the model was changed or closed meanwhile. */
+    private void settle(Phase expected) {
+        synchronized (this) {
+            if (expected == null ? state().isAnswering() : phase == expected) {
+                phase = Phase.READY;
+                stage = null;
+                progress = 0;
+            }
+        }
+        tell();
+    }
+
+    private synchronized boolean isStopAsked() {
+        return isStopAsked;
+    }
+
+    private void report(AnswerListener.Stage now, double share) {
+        synchronized (this) {
+            stage = now;
+            progress = share;
+        }
+        tell();
+    }
+
+    private boolean takes(Attachment attachment) {
+        if (manifest == null) {
+            return false;
+        }
+        List<Attachment> all = new ArrayList<Attachment>(attached);
+        all.add(attachment);
+        return manifest.modes().contains(Dialogue.mode(transcript.entries(), all));
+    }
+
+    private static long folderBytes(File folder) {
+        long sum = 0;
+        File[] files = folder.listFiles();
+        for (File file : files == null ? new File[0] : files) {
+            sum += file.isDirectory() ? folderBytes(file) : file.length();
+        }
+        return sum;
+    }
+
+    private void tell() {
+        List<Watcher> told;
+        synchronized (this) {
+            told = watchers.isEmpty() ? Collections.<Watcher>emptyList() : new ArrayList<Watcher>(watchers);
+        }
+        for (Watcher watcher : told) {
+            watcher.onChange();
+        }
+    }
+
+    /** The answer while it grows. */
+    private final class Growing implements AnswerListener {
+        private final StringBuilder text = new StringBuilder();
+        private long savedAt = System.nanoTime();
+
+        String text() {
+            return text.toString();
+        }
+
+        @Override
+        public void onPiece(String piece) {
+            text.append(piece);
+            transcript.replaceLast(Entry.answer(text.toString(), Entry.Status.WRITING, ""));
+            synchronized (Chat.this) {
+                if (phase == Phase.READING) {
+                    phase = Phase.WRITING;
+                }
+            }
+            if (System.nanoTime() - savedAt > SAVE_EVERY_NANOS) {
+                transcript.save();
+                savedAt = System.nanoTime();
+            }
+            stopIfAsked();
+            tell();
+        }
+
+        @Override
+        public void onProgress(Stage now, int done, int total) {
+            stopIfAsked();
+            report(now, total == 0 ? 0 : done / (double) total);
+        }
+
+        /** Stop may have been pressed before the engine had begun, and been lost. */
+        private void stopIfAsked() {
+            if (isStopAsked()) {
+                answerer.cancel();
+            }
+        }
+    }
+}

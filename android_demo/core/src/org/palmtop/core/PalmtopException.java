@@ -1,0 +1,49 @@
+package org.palmtop.core;
+
+/** What a user can cause and we explain: one sentence of what, where, found and expected, as in the Python runtime. */
+public final class PalmtopException extends RuntimeException {
+    private static final long serialVersionUID = 1L;
+
+    /** Which error of the Python runtime this is. */
+    public enum Kind { BUNDLE, BUNDLE_VERSION, INPUT, MEMORY, INTERNAL }
+
+    private final Kind kind;
+
+    public PalmtopException(Kind kind, String message) {
+        super(message);
+        this.kind = kind;
+    }
+
+    public PalmtopException(Kind kind, String message, Throwable cause) {
+        super(message, cause);
+        this.kind = kind;
+    }
+
+    public static PalmtopException bundle(String message) {
+        return new PalmtopException(Kind.BUNDLE, message);
+    }
+
+    public static PalmtopException input(String message) {
+        return new PalmtopException(Kind.INPUT, message);
+    }
+
+    public Kind kind() {
+        return kind;
+    }
+
+    /** A headline in words that need no knowledge of files and tensors; {@code getMessage} is the detail below it. */
+    public String headline() {
+        switch (kind) {
+            case BUNDLE:
+                return "This model is damaged or incomplete. Copy it to the phone again.";
+            case BUNDLE_VERSION:
+                return "This model was made by a newer version. Update the app.";
+            case INPUT:
+                return "That cannot be answered as it is.";
+            case MEMORY:
+                return "The phone does not have enough free memory for this.";
+            default:
+                return "Something went wrong inside the app.";
+        }
+    }
+}

@@ -1,0 +1,131 @@
+package org.palmtop.core.bundle;
+
+import java.util.ArrayList;
+import java.util.Arrays;
+import java.util.Collections;
+import java.util.HashSet;
+import java.util.List;
+import java.util.Map;
+
+/** Values of a manifest that must agree with each other. */
+final class ManifestReferences {
+    static final List<String> REQUIRED_FILES =
+            Arrays.asList("genai_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja");
+    private static final List<String> ADAPTER_MODES = Arrays.asList("gated", "merged", "none");
+
+    private final Manifest manifest;
+
+    ManifestReferences(Manifest manifest) {
+        this.manifest = manifest;
+    }
+
+    void check() {
+        checkIds();
+        checkAdapters();
+        for (Map.Entry<String, Manifest.Route> entry : manifest.routes.entrySet()) {
+            checkRoute(entry.getKey(), entry.getValue());
+        }
+        List<String> needed = new ArrayList<String>();
+        needed.add(manifest.decoder.file);
+        if (manifest.vision != null) {
+            needed.add(manifest.vision.file);
+        }
+        if (manifest.audio != null) {
+            needed.add(manifest.audio.file);
+        }
+        needed.addAll(REQUIRED_FILES);
+        for (String name : needed) {
+            if (!manifest.files.containsKey(name)) {
+                throw JsonFields.bundle("'" + name + "' is not among the bundle's files");
+            }
+        }
+        for (Map.Entry<String, Manifest.BundleFile> entry : manifest.files.entrySet()) {
+            String found = entry.getValue().sha256;
+            if (!found.matches("[0-9a-f]{64}")) {
+                throw JsonFields.refuse("files." + entry.getKey() + ".sha256", found, "64 hexadecimal digits");
+            }
+        }
+    }
+
+    private void checkIds() {
+        Manifest.Decoder decoder = manifest.decoder;
+        if (decoder.numHeads % decoder.numKvHeads != 0) {
+            throw JsonFields.refuse(
+                    "decoder.num_kv_heads", decoder.numKvHeads, "a divisor of num_heads, " + decoder.numHeads);
+        }
+        List<Integer> ids = new ArrayList<Integer>();
+        for (int id : decoder.sampledNever) {
+            ids.add(id);
+        }
+        for (int id : manifest.processor.text.eosIds) {
+            ids.add(id);
+        }
+        if (manifest.processor.image != null) {
+            ids.add(manifest.processor.image.tokenId);
+        }
+        if (manifest.processor.audio != null) {
+            ids.add(manifest.processor.audio.tokenId);
+        }
+        for (int id : ids) {
+            if (id >= decoder.vocabSize) {
+                String expected = "less than decoder.vocab_size, " + decoder.vocabSize;
+                throw JsonFields.refuse("a special token id", id, expected);
+            }
+        }
+    }
+
+    private void checkAdapters() {
+        if (!ADAPTER_MODES.contains(manifest.adapterMode)) {
+            throw JsonFields.refuse("adapter_mode", manifest.adapterMode, "one of gated, merged, none");
+        }
+        List<Integer> gates = new ArrayList<Integer>();
+        StringBuilder names = new StringBuilder();
+        HashSet<String> different = new HashSet<String>();
+        for (Manifest.Adapter adapter : manifest.adapters) {
+            gates.add(adapter.gate);
+            names.append(names.length() > 0 ? ", " : "").append(adapter.name);
+            different.add(adapter.name);
+        }
+        List<Integer> sorted = new ArrayList<Integer>(gates);
+        Collections.sort(sorted);
+        for (int i = 0; i < sorted.size(); i++) {
+            if (sorted.get(i) != i) {
+                throw JsonFields.bundle("adapter gates are " + PythonText.repr(gates) + ", expected 0 to "
+                        + (gates.size() - 1) + " once each");
+            }
+        }
+        if (different.size() != gates.size()) {
+            throw JsonFields.bundle("adapters are named " + names + ", expected each name once");
+        }
+    }
+
+    private void checkRoute(String mode, Manifest.Route route) {
+        if (!Manifest.MODES.contains(mode)) {
+            throw JsonFields.bundle("routes has '" + mode + "', expected one of text, image, audio, image+audio");
+        }
+        if (!route.audioProjector.equals("speech") && !route.audioProjector.equals("vision")) {
+            throw JsonFields.refuse(
+                    "routes." + mode + ".audio_projector", route.audioProjector, "'speech' or 'vision'");
+        }
+        for (String name : route.adapters.keySet()) {
+            if (manifest.adapterMode.equals("gated") && manifest.adapter(name) == null) {
+                throw JsonFields.bundle("routes." + mode + " names adapter '" + name + "', which is not there");
+            }
+        }
+        List<String> kinds = Arrays.asList(mode.split("\\+"));
+        if (kinds.contains("image")) {
+            need(mode, "vision", manifest.vision);
+            need(mode, "processor.image", manifest.processor.image);
+        }
+        if (kinds.contains("audio")) {
+            need(mode, "audio", manifest.audio);
+            need(mode, "processor.audio", manifest.processor.audio);
+        }
+    }
+
+    private static void need(String mode, String part, Object spec) {
+        if (spec == null) {
+            throw JsonFields.bundle("routes has '" + mode + "', but " + part + " is null");
+        }
+    }
+}

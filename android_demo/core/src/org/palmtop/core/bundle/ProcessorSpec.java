@@ -1,0 +1,206 @@
+package org.palmtop.core.bundle;
+
+import java.util.List;
+import java.util.Map;
+import java.util.Arrays;
+import org.palmtop.core.bundle.JsonFields.Field;
+
+/** What preprocessing needs to know about a model, as the manifest says it ({@code processor/spec.py}). */
+public final class ProcessorSpec {
+    private static final String MAX_ID = "16777215";
+    private static final long MAX_TILE_PIXELS = 1L << 27;
+
+    public final Text text;
+    /** Null where the model takes no images. */
+    public final Image image;
+    /** Null where the model takes no sounds. */
+    public final Audio audio;
+
+    private ProcessorSpec(Text text, Image image, Audio audio) {
+        this.text = text;
+        this.image = image;
+        this.audio = audio;
+    }
+
+    /** How messages become token ids. */
+    public static final class Text {
+        /** Null where there is none. */
+        public final Integer bosId;
+        public final int[] eosIds;
+        public final int padId;
+        public final boolean addsBos;
+        public final String imagePlaceholder;
+        public final String audioPlaceholder;
+
+        Text(Map<String, Object> data) {
+            bosId = data.get("bos_id") == null ? null : integer(data, "bos_id");
+            eosIds = integers(data.get("eos_ids"));
+            padId = integer(data, "pad_id");
+            addsBos = (Boolean) data.get("adds_bos");
+            imagePlaceholder = (String) data.get("image_placeholder");
+            audioPlaceholder = (String) data.get("audio_placeholder");
+        }
+    }
+
+    /** Dynamic-HD tiling and the layout of an image's feature rows. */
+    public static final class Image {
+        public final int tokenId;
+        public final int cropSize;
+        public final int patchSize;
+        public final int maxTiles;
+        public final double[] mean;
+        public final double[] std;
+
+        Image(Map<String, Object> data) {
+            tokenId = integer(data, "token_id");
+            cropSize = integer(data, "crop_size");
+            patchSize = integer(data, "patch_size");
+            maxTiles = integer(data, "max_tiles");
+            mean = numbers(data.get("mean"));
+            std = numbers(data.get("std"));
+        }
+
+        /** Patches along one side of a tile. */
+        public int patches() {
+            return cropSize / patchSize;
+        }
+
+        /** Feature rows along one side of a tile, after 2x2 pooling. */
+        public int pooled() {
+            return (patches() + 1) / 2;
+        }
+    }
+
+    /** Kaldi-style log-mel features and their reduction to feature rows. */
+    public static final class Audio {
+        public final int tokenId;
+        public final int rateHz;
+        public final int nFft;
+        public final int winLength;
+        public final int hopLength;
+        public final double preemphasis;
+        public final int nMels;
+        public final double melMinHz;
+        public final double melMaxHz;
+        public final int compressionRate;
+        public final int downsampleRate;
+        public final int windowSteps;
+
+        Audio(Map<String, Object> data) {
+            tokenId = integer(data, "token_id");
+            rateHz = integer(data, "rate_hz");
+            nFft = integer(data, "n_fft");
+            winLength = integer(data, "win_length");
+            hopLength = integer(data, "hop_length");
+            preemphasis = number(data, "preemphasis");
+            nMels = integer(data, "n_mels");
+            melMinHz = number(data, "mel_min_hz");
+            melMaxHz = number(data, "mel_max_hz");
+            compressionRate = integer(data, "compression_rate");
+            downsampleRate = integer(data, "downsample_rate");
+            windowSteps = integer(data, "window_steps");
+        }
+    }
+
+    static ProcessorSpec read(Map<String, Object> data) {
+        JsonFields.checkKeys(data, "processor", Arrays.asList("text", "image", "audio"));
+        Text text = new Text(JsonFields.read(
+                data.get("text"),
+                "processor.text",
+                new Field("bos_id", "int | None", "0", MAX_ID),
+                new Field("eos_ids", "tuple[int, ...]", "0", MAX_ID),
+                new Field("end_of_turn_id", "int | None", "0", MAX_ID),
+                new Field("pad_id", "int", "0", MAX_ID),
+                new Field("adds_bos", "bool"),
+                new Field("image_placeholder", "str"),
+                new Field("audio_placeholder", "str")));
+        Image image = data.get("image") == null ? null : readImage(data.get("image"));
+        Audio audio = data.get("audio") == null ? null : readAudio(data.get("audio"));
+        if (image != null) {
+            check(image);
+        }
+        if (audio != null) {
+            check(audio);
+        }
+        return new ProcessorSpec(text, image, audio);
+    }
+
+    private static Image readImage(Object data) {
+        return new Image(JsonFields.read(
+                data,
+                "processor.image",
+                new Field("token_id", "int", "0", MAX_ID),
+                new Field("crop_size", "int", "1", "4096"),
+                new Field("patch_size", "int", "1", "4096"),
+                new Field("max_tiles", "int", "1", "1024"),
+                new Field("mean", "tuple[float, float, float]", "-1000.0", "1000.0"),
+                new Field("std", "tuple[float, float, float]", "1e-06", "1000.0")));
+    }
+
+    private static Audio readAudio(Object data) {
+        return new Audio(JsonFields.read(
+                data,
+                "processor.audio",
+                new Field("token_id", "int", "0", MAX_ID),
+                new Field("rate_hz", "int", "1000", "768000"),
+                new Field("n_fft", "int", "2", "65536"),
+                new Field("win_length", "int", "1", "65536"),
+                new Field("hop_length", "int", "1", "65536"),
+                new Field("preemphasis", "float", "-1", "1"),
+                new Field("n_mels", "int", "1", "1024"),
+                new Field("mel_min_hz", "float", "0", "384000"),
+                new Field("mel_max_hz", "float", "0", "384000"),
+                new Field("compression_rate", "int", "1", "1024"),
+                new Field("downsample_rate", "int", "1", "1024"),
+                new Field("window_steps", "int", "1", "65536")));
+    }
+
+    private static void check(Image spec) {
+        if (spec.patchSize > spec.cropSize) {
+            throw JsonFields.refuse(
+                    "processor.image.patch_size", spec.patchSize, "at most crop_size, " + spec.cropSize);
+        }
+        long tilePixels = (long) spec.cropSize * spec.cropSize;
+        if ((spec.maxTiles + 1) * tilePixels > MAX_TILE_PIXELS) {
+            String most = "at most " + (MAX_TILE_PIXELS / tilePixels - 1) + " with this crop_size";
+            throw JsonFields.refuse("processor.image.max_tiles", spec.maxTiles, most);
+        }
+    }
+
+    private static void check(Audio spec) {
+        if (spec.winLength > spec.nFft) {
+            throw JsonFields.refuse("processor.audio.win_length", spec.winLength, "at most n_fft, " + spec.nFft);
+        }
+        if (!(spec.melMinHz < spec.melMaxHz && spec.melMaxHz <= spec.rateHz / 2.0)) {
+            String expected = "more than mel_min_hz, " + PythonText.repr(spec.melMinHz)
+                    + ", and at most half of rate_hz, " + spec.rateHz;
+            throw JsonFields.refuse("processor.audio.mel_max_hz", spec.melMaxHz, expected);
+        }
+    }
+
+    static int integer(Map<String, Object> data, String key) {
+        return ((Number) data.get(key)).intValue(); // its limits are checked
+    }
+
+    static double number(Map<String, Object> data, String key) {
+        return ((Number) data.get(key)).doubleValue();
+    }
+
+    static int[] integers(Object value) {
+        List<?> list = (List<?>) value;
+        int[] result = new int[list.size()];
+        for (int i = 0; i < result.length; i++) {
+            result[i] = ((Number) list.get(i)).intValue();
+        }
+        return result;
+    }
+
+    private static double[] numbers(Object value) {
+        List<?> list = (List<?>) value;
+        double[] result = new double[list.size()];
+        for (int i = 0; i < result.length; i++) {
+            result[i] = ((Number) list.get(i)).doubleValue();
+        }
+        return result;
+    }
+}

@@ -1,0 +1,105 @@
+package org.palmtop.core.engine;
+
+import java.util.ArrayList;
+import java.util.Collections;
+import java.util.List;
+import org.palmtop.core.PalmtopException;
+import org.palmtop.core.bundle.PythonText;
+
+/** How one answer is generated; chosen anew for every turn. Setters return the object itself. */
+public final class GenerationOptions {
+    private int maxTokens = 256;
+    private double temperature;
+    private int topK;
+    private double topP = 1.0;
+    private double repetitionPenalty = 1.0;
+    private Long seed;
+    private List<String> stop = Collections.emptyList();
+
+    public int maxTokens() {
+        return maxTokens;
+    }
+
+    /** Longest answer, in tokens; from 1. */
+    public GenerationOptions maxTokens(int value) {
+        check("max_tokens", value, value >= 1, "at least 1");
+        maxTokens = value;
+        return this;
+    }
+
+    public double temperature() {
+        return temperature;
+    }
+
+    /** 0 takes the most probable token each time; 1 samples from the model's own distribution. */
+    public GenerationOptions temperature(double value) {
+        check("temperature", value, value >= 0 && value < Double.POSITIVE_INFINITY, "0 or more");
+        temperature = value;
+        return this;
+    }
+
+    public int topK() {
+        return topK;
+    }
+
+    /** Sample only from this many most probable tokens; 0 for all. */
+    public GenerationOptions topK(int value) {
+        check("top_k", value, value >= 0, "0 or more");
+        topK = value;
+        return this;
+    }
+
+    public double topP() {
+        return topP;
+    }
+
+    /** Sample only from the fewest tokens whose probabilities reach this sum. */
+    public GenerationOptions topP(double value) {
+        check("top_p", value, value > 0 && value <= 1, "above 0, at most 1");
+        topP = value;
+        return this;
+    }
+
+    public double repetitionPenalty() {
+        return repetitionPenalty;
+    }
+
+    /** Above 1 makes tokens that the sequence already holds less probable. */
+    public GenerationOptions repetitionPenalty(double value) {
+        check("repetition_penalty", value, value > 0 && value < Double.POSITIVE_INFINITY, "above 0");
+        repetitionPenalty = value;
+        return this;
+    }
+
+    /** Null draws one from the operating system. */
+    public Long seed() {
+        return seed;
+    }
+
+    /** Of the sampler; equal seeds give equal answers on the phone (not those of Python, whose generator differs). */
+    public GenerationOptions seed(Long value) {
+        check("seed", value, value == null || value >= 0, "0 or more");
+        seed = value;
+        return this;
+    }
+
+    public List<String> stop() {
+        return stop;
+    }
+
+    /** The answer ends before the first of these strings. */
+    public GenerationOptions stop(List<String> values) {
+        for (String value : values) {
+            check("stop", value, value != null && !value.isEmpty(), "non-empty strings in a tuple");
+        }
+        stop = Collections.unmodifiableList(new ArrayList<String>(values));
+        return this;
+    }
+
+    private static void check(String name, Object value, boolean holds, String expected) {
+        if (!holds) {
+            throw PalmtopException.input(
+                    "option " + name + ": found " + PythonText.repr(value) + ", expected " + expected);
+        }
+    }
+}

@@ -1,0 +1,24 @@
+package org.palmtop.core.engine;
+
+/** Times of one answer; started when it is made, told of every token. */
+final class Stopwatch {
+    private final long started = System.nanoTime();
+    private long first;
+    private long last = started;
+    private int tokens;
+
+    void token() {
+        last = System.nanoTime();
+        first = tokens++ == 0 ? last : first;
+    }
+
+    /** From the start to the first token; to now when there was none. */
+    double ttftSeconds() {
+        return ((tokens > 0 ? first : System.nanoTime()) - started) / 1e9;
+    }
+
+    /** Of the tokens after the first. */
+    double tokensPerSecond() {
+        return tokens < 2 ? 0 : (tokens - 1) / Math.max((last - first) / 1e9, 1e-9);
+    }
+}

@@ -1,0 +1,195 @@
+package org.palmtop.core.engine;
+
+import java.nio.FloatBuffer;
+import java.util.ArrayList;
+import java.util.Arrays;
+import java.util.List;
+import org.palmtop.core.PalmtopException;
+
+/**
+ * What a decoder has in its KV cache, and how to bring it to another sequence with the least work
+ * ({@code runtime/track.py}).
+ *
+ * <p>The invariant: the cache holds exactly the passage {@code held}, computed under the gates and the rope factors
+ * that are set now. Every token goes through {@code append}.
+ */
+final class Track {
+    /** Makes the decoder; asked again after a native failure. */
+    interface Opener {
+        Decoder open();
+    }
+
+    /** Whether somebody asked to stop, and who hears how far reading has come. */
+    interface Watch {
+        boolean isCancelled();
+
+        void onRead(int done, int total);
+    }
+
+    /** Writes the features of the n-th span of a passage. */
+    interface Features {
+        void write(int number, FloatBuffer into);
+    }
+
+    /** Somebody asked to stop; the track stays usable. */
+    static final class Cancelled extends RuntimeException {
+        private static final long serialVersionUID = 1L;
+
+        Cancelled() {
+            super("cancelled");
+        }
+    }
+
+    private final Opener opener;
+    private final int context;
+    private final Integer originalContext;
+    private final int chunk;
+    private final int hiddenSize;
+    private Decoder decoder;
+    private Passage held = Passage.NOTHING;
+    private final List<String> rowsOf = new ArrayList<String>();
+    /** How many tokens of the passage were there already, and why earlier ones were thrown away; of the last call. */
+    int common;
+    String reprefilled;
+
+    Track(Opener opener, int context, Integer originalContext, int chunk, int hiddenSize) {
+        this.opener = opener;
+        this.context = context;
+        this.originalContext = originalContext;
+        this.chunk = chunk;
+        this.hiddenSize = hiddenSize;
+    }
+
+    /** What the cache holds. */
+    int[] ids() {
+        return held.ids;
+    }
+
+    /** Tokens that still fit. */
+    int room() {
+        return context - held.length();
+    }
+
+    /** Put the features of a passage's media where the graph looks for them; asked only for those not there already. */
+    void placeMedia(Passage passage, Features features) {
+        int needed = passage.mediaRows();
+        DecoderInputs inputs = ready().inputs();
+        if (needed > inputs.mediaRows) {
+            throw PalmtopException.input("the conversation's images and sounds take " + needed
+                    + " rows of features, this session has " + inputs.mediaRows
+                    + " places; load with media_rows=" + needed + " or drop older media");
+        }
+        int row = 0;
+        boolean isSame = true;
+        for (int number = 0; number < passage.media.size(); number++) {
+            Passage.Span span = passage.media.get(number);
+            isSame = isSame && number < rowsOf.size() && rowsOf.get(number).equals(span.key);
+            if (!isSame) {
+                rowsOf.subList(Math.min(number, rowsOf.size()), rowsOf.size()).clear();
+                FloatBuffer all = inputs.mediaFeatures.asFloatBuffer();
+                all.position(row * hiddenSize);
+                all.limit((row + span.rows) * hiddenSize);
+                features.write(number, all.slice());
+                rowsOf.add(span.key);
+            }
+            row += span.rows;
+        }
+    }
+
+    /** Make the cache hold exactly this passage. */
+    void bringTo(Passage passage, float[] gates, Watch watch) {
+        Decoder ready = ready();
+        reprefilled = setSwitches(ready, gates, passage.length());
+        common = Math.min(held.commonWith(passage), passage.length() - 1);
+        read(passage, common, watch);
+    }
+
+    /** Append one sampled token; across the LongRoPE boundary this reads the whole sequence again, and says "rope". */
+    String extend(int token, Watch watch) {
+        Decoder ready = ready();
+        Passage longer = held.with(token);
+        String reason = setSwitches(ready, ready.inputs().gates(), longer.length());
+        read(longer, held.length(), watch);
+        return reason;
+    }
+
+    /** After the last token, [V]. */
+    float[] logits() {
+        float[] logits = ready().logits();
+        for (float logit : logits) {
+            if (Float.isNaN(logit) || Float.isInfinite(logit)) {
+                throw PalmtopException.bundle("the decoder's logits are not finite: an adapter weight is too large, "
+                        + "or weights are damaged");
+            }
+        }
+        return logits;
+    }
+
+    /** Free the decoder; the next use opens another. */
+    void close() {
+        Decoder closing = decoder;
+        decoder = null;
+        held = Passage.NOTHING;
+        rowsOf.clear();
+        if (closing != null) {
+            closing.close();
+        }
+    }
+
+    private Decoder ready() {
+        if (decoder == null) {
+            decoder = opener.open();
+        }
+        return decoder;
+    }
+
+    /** Set gates and rope factors for this length; why what was held is void now, or null. */
+    private String setSwitches(Decoder ready, float[] gates, int length) {
+        DecoderInputs inputs = ready.inputs();
+        boolean isLong = originalContext != null && length > originalContext;
+        String reason = inputs.ropeLong != null && inputs.isRopeLong() != isLong ? "rope" : null;
+        reason = inputs.hasGates(gates) ? reason : "adapters";
+        if (reason == null) {
+            return null;
+        }
+        boolean hadTokens = held.length() > 0;
+        if (hadTokens) {
+            held = Passage.NOTHING;
+            ready.rewindTo(0);
+        }
+        if (inputs.ropeLong != null) {
+            inputs.ropeLong.put(0, (byte) (isLong ? 1 : 0));
+        }
+        inputs.setGates(gates);
+        return hadTokens ? reason : null;
+    }
+
+    /** Rewind to {@code from} and append the rest in chunks. */
+    private void read(Passage passage, int from, Watch watch) {
+        Decoder ready = ready();
+        try {
+            if (ready.tokenCount() != from) {
+                ready.rewindTo(from);
+            }
+            DecoderInputs inputs = ready.inputs();
+            for (int i = from; inputs.mediaIndex != null && i < passage.length(); i++) {
+                inputs.mediaIndex.putLong(8 * i, passage.places[i]);
+            }
+            for (int start = from; start < passage.length(); start += chunk) {
+                if (watch.isCancelled()) {
+                    throw new Cancelled();
+                }
+                int stop = Math.min(start + chunk, passage.length());
+                ready.append(Arrays.copyOfRange(passage.ids, start, stop));
+                watch.onRead(stop - from, passage.length() - from);
+            }
+            held = passage;
+        } catch (Cancelled stopped) {
+            held = passage.head(ready.tokenCount());
+            throw stopped;
+        } catch (RuntimeException error) {
+            close(); // tokens may be in the sequence without keys and values
+            throw error;
+        }
+    }
+}

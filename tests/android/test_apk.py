@@ -1,0 +1,184 @@
+"""The APK itself, read back from the file: what it asks for, what it holds, and that its dex code and model work."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from android_demo.build_apk import Options, app_version, build
+from android_demo.builder import check, elf, tools, zip_writer
+from android_demo.builder.errors import BuildError
+from android_demo.packages import PackageError, default_cache, sha256_of, unpack_group
+from tests.android.phone import ROOT, java_classpath, phone_classes_or_skip, tools_or_skip
+from tests.android.phone_libraries import make_libraries, missing_tools
+
+TIMEOUT_S = 600
+
+
+@pytest.fixture(scope="module")
+def apk(int4_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built by the very function that the command calls."""
+    tools_or_skip()
+    path = tmp_path_factory.mktemp("apk") / "palmtop.apk"
+    try:
+        build(Options(output=path, cache=default_cache(), bundle=int4_bundle))
+    except PackageError as error:
+        pytest.skip(f"the Android packages cannot be fetched: {error}")
+    return path
+
+
+@pytest.fixture(scope="module")
+def facts(apk: Path) -> check.ApkFacts:
+    return check.check_apk(tools_or_skip(), apk)
+
+
+@pytest.fixture(scope="module")
+def contents(apk: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("contents")
+    with zipfile.ZipFile(apk) as archive:
+        archive.extractall(folder)
+    return folder
+
+
+def test_the_apk_asks_for_the_microphone_and_nothing_else(facts: check.ApkFacts) -> None:
+    assert facts.permissions == {"android.permission.RECORD_AUDIO"}
+
+
+def test_the_apk_is_signed_for_every_android_it_runs_on(facts: check.ApkFacts) -> None:
+    assert facts.signatures >= {"v2", "v3"}
+    assert (facts.package, facts.version, facts.min_sdk, facts.target_sdk) == ("org.palmtop.app", app_version(), 24, 34)
+
+
+def test_its_libraries_are_for_one_phone_and_large_pages(facts: check.ApkFacts) -> None:
+    names = {Path(name).name for name in facts.libraries}
+    runtimes = {"libonnxruntime.so", "libonnxruntime-genai.so", "libonnxruntime-genai-jni.so"}
+    assert names == {*runtimes, "libpalmtop.so"}
+    assert {library.abi for library in facts.libraries.values()} == {"arm64-v8a"}
+    assert min(library.alignment for library in facts.libraries.values()) >= 16384
+    needed = {name for library in facts.libraries.values() for name in library.needed}
+    assert needed - names <= {"libc.so", "libm.so", "libdl.so", "liblog.so", "libandroid.so"}
+
+
+def test_it_is_small_and_has_no_telemetry(facts: check.ApkFacts) -> None:
+    assert facts.size_bytes <= 30_000_000
+    assert not [name for name in facts.names if "libmat" in name or "telemetry" in name.lower()]
+
+
+def test_no_class_of_the_dex_can_use_the_network(contents: Path) -> None:
+    dex = (contents / "classes.dex").read_bytes()
+    assert b"Lorg/palmtop/app/ChatActivity;" in dex
+    for name in (b"Ljava/net/", b"HttpURLConnection", b"Landroid/webkit/", b"TelemetryInitializer"):
+        assert name not in dex
+
+
+def test_the_packed_model_is_the_one_given_and_about_names_every_hash(contents: Path, int4_bundle: Path) -> None:
+    about = json.loads((contents / "assets/about.json").read_text("utf-8"))
+    manifest = contents / "assets/model/bundle.json"
+    assert manifest.read_bytes() == (int4_bundle / "bundle.json").read_bytes()
+    assert about["model_sha256"] == sha256_of(manifest)
+    for library in (contents / "lib/arm64-v8a").iterdir():
+        assert sha256_of(library) in about["lines"][library.name].replace(" ", "")
+    for licence in about["licences"].values():
+        assert (contents / "assets/licences" / licence).stat().st_size > 1000
+
+
+def test_a_changed_byte_breaks_the_signature(apk: Path, tmp_path: Path) -> None:
+    content = bytearray(apk.read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / "changed.apk").write_bytes(content)
+    with pytest.raises(BuildError, match=r"signature of changed\.apk"):
+        check.check_apk(tools_or_skip(), tmp_path / "changed.apk")
+
+
+@pytest.fixture(scope="module")
+def classes_of_dex(contents: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The APK's dex code turned back into a jar: what dx made is what runs below."""
+    try:
+        site = unpack_group("enjarify") / "usr/lib/python3/dist-packages"
+    except PackageError as error:
+        pytest.skip(f"enjarify cannot be fetched: {error}")
+    jar = tmp_path_factory.mktemp("dex") / "classes.jar"
+    command = [sys.executable, "-O", "-m", "enjarify.main", str(contents / "classes.dex"), "-o", str(jar)]
+    done = subprocess.run(command, cwd=site, capture_output=True, text=True, timeout=TIMEOUT_S)
+    counted = re.search(r"(\d+) classes translated successfully, (\d+) classes had errors", done.stdout + done.stderr)
+    assert counted is not None, done.stdout + done.stderr
+    assert int(counted[1]) > 100
+    assert int(counted[2]) == 0
+    return jar
+
+
+def test_the_dex_code_answers_in_all_four_modes_with_the_phones_libraries(
+    contents: Path, classes_of_dex: Path, tmp_path: Path
+) -> None:
+    """From the first start to the examples' answers, by the code and the model that are in the APK.
+
+    The libraries are the AARs' for x86-64, whose arm64 twins are packed; the Java machine takes ART's place.
+    """
+    missing = missing_tools("gcc", "javac", "npm")
+    if missing:
+        pytest.skip(missing)
+    libraries = make_libraries(tmp_path / "libraries", "x86_64")
+    tests = ROOT / "tests/android/applogic"
+    tools.compile_java([tests], list(phone_classes_or_skip()), [], tmp_path / "tests")
+    path = java_classpath(classes_of_dex, tmp_path / "tests")
+    (tmp_path / "phone").mkdir()
+    options = ["-Xverify:all", "-Xmx256m", f"-Donnxruntime-genai.native.path={libraries.folder}"]
+    options += [f"-Djava.library.path={libraries.folder}", "-cp", path]
+    done = subprocess.run(
+        ["java", *options, "Journey", str(contents / "assets"), str(tmp_path / "phone")],
+        env={"LD_LIBRARY_PATH": str(libraries.folder), "PATH": "/usr/bin:/bin", "ORT_DISABLE_TELEMETRY": "1"},
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+    )
+    assert "STATE READY palmtop-reference null" in done.stdout, done.stdout + done.stderr
+    answers = dict(re.findall(r"^ANSWER ([^|]+)\|([^|]*)\|DONE\|", done.stdout, re.M))
+    samples = json.loads((contents / "assets/samples/samples.json").read_text("utf-8"))
+    assert answers == {sample["mode"]: sample["expected"] for sample in samples}
+
+
+def test_zip_entries_are_aligned_and_the_file_is_the_same_every_day(tmp_path: Path) -> None:
+    entries = [("a", b"x" * 7, False), ("lib/x.so", b"y" * 100, False), ("b.txt", b"z" * 5000, True)]
+    paths = [tmp_path / "one.zip", tmp_path / "two.zip"]
+    for path in paths:
+        zip_writer.write_zip(path, entries)
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+    assert zip_writer.read_entries(paths[0]) == entries
+    with zipfile.ZipFile(paths[0]) as archive:
+        starts = {info.filename: zip_writer.data_offset(paths[0], info) for info in archive.infolist()}
+        assert archive.testzip() is None
+    assert starts["a"] % 4 == 0
+    assert starts["lib/x.so"] % 16384 == 0
+
+
+def library(**changes: object) -> dict[str, elf.Library]:
+    good = {"abi": "arm64-v8a", "alignment": 16384, "needed": ("libc.so",), "soname": "x.so", "is_stripped": True}
+    return {"lib/arm64-v8a/x.so": elf.Library(**{**good, **changes})}  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"abi": "x86_64"}, "is a library for x86_64"),
+        ({"alignment": 4096}, "is aligned to 4096 bytes, expected 16384"),
+        ({"needed": ("libmat.so",)}, "needs libmat.so"),
+        ({"is_stripped": False}, "carries symbols"),
+    ],
+)
+def test_a_library_that_would_not_run_is_refused(change: dict[str, object], sentence: str) -> None:
+    check.check_libraries("x.apk", library())
+    with pytest.raises(BuildError, match=sentence):
+        check.check_libraries("x.apk", library(**change))
+
+
+def test_a_file_that_is_no_library_is_named(tmp_path: Path) -> None:
+    for content in (b"", b"\x7fELF\x01\x01", b"\x7fELF\x02\x01" + bytes(40), b"\x7fELF\x02\x01" + b"\xff" * 90):
+        (tmp_path / "x.so").write_bytes(content)
+        with pytest.raises(BuildError, match=r"x\.so"):
+            elf.read_library(tmp_path / "x.so")

@@ -1,0 +1,302 @@
+"""The phone opens, checks and refuses bundles exactly as the Python runtime does, in the same words."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from palmtop.errors import BundleError, BundleVersionError, MemoryPlanError
+from palmtop.runtime.bundle import check_hashes, open_bundle, sha256_of
+from palmtop.runtime.genai_config import check_genai_config
+from palmtop.runtime.manifest import REQUIRED_FILES, Manifest
+from palmtop.runtime.memory import check_plan, largest_context, plan_memory
+from tests.runtime.toy import write_toy_bundle
+
+from .jvm import Core, CoreError
+
+Edit = Callable[[dict[str, Any]], object]
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_toy_bundle(tmp_path_factory.mktemp("bundles") / "toy")
+
+
+@pytest.fixture
+def bundle(good: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(good, tmp_path / "toy"))
+
+
+def python_says(bundle: Path) -> BundleError:
+    with pytest.raises(BundleError) as caught:
+        opened = open_bundle(bundle, hashes=False)
+        check_hashes(opened)
+        check_genai_config(opened)
+    return caught.value
+
+
+def phone_says(core: Core, bundle: Path) -> CoreError:
+    with pytest.raises(CoreError) as caught:
+        core.ask("open", folder=str(bundle), hashes=True)
+    return caught.value
+
+
+def same_words(core: Core, bundle: Path) -> str:
+    """What both say; the parser's own words in brackets may differ."""
+    error, phone = python_says(bundle), phone_says(core, bundle)
+    wanted = "BUNDLE_VERSION" if isinstance(error, BundleVersionError) else "BUNDLE"
+    message = re.sub(r"JSON \(.*\)", "JSON (...)", str(error), flags=re.DOTALL)
+    assert (phone.kind, re.sub(r"JSON \(.*\)", "JSON (...)", phone.message, flags=re.DOTALL)) == (wanted, message)
+    return message
+
+
+def place(data: Any, where: str, value: object) -> None:
+    *steps, name = where.split(".")
+    for step in steps:
+        data = data[int(step) if isinstance(data, list) else step]
+    last = int(name) if isinstance(data, list) else name
+    if value is ...:
+        del data[last]
+    else:
+        data[last] = value
+
+
+WRONG = [
+    ("schema", 2),
+    ("schema", 0),
+    ("schema", True),
+    ("schema", "1"),
+    ("schema", 10**30),
+    ("model", ...),
+    ("surplus", 1),
+    ("decoder.surplus", {}),
+    ("decoder.vocab_size", ...),
+    ("decoder", []),
+    ("adapters", {}),
+    ("adapters.0", "x"),
+    ("adapters.0.gate", 1),
+    ("routes.image.adapters.vision", "1"),
+    ("routes.image.adapters.vision", float("nan")),
+    ("routes.image.adapters.vision", True),
+    ("routes.image.adapters.vision", 1 << 60),
+    ("routes.image.adapters", {"nobody": 1.0}),
+    ("routes.image.audio_projector", "side'ways\n\u200b"),
+    ("routes.smell", {"adapters": {}, "audio_projector": "speech"}),
+    ("decoder.context_length", 0),
+    ("decoder.context_length", 1 << 25),
+    ("decoder.context_length", 1e3),
+    ("decoder.head_size", -8),
+    ("decoder.hidden_size", 10**30),
+    ("decoder.hidden_size", 10**300),
+    ("decoder.num_kv_heads", 0),
+    ("decoder.num_heads", 3),
+    ("decoder.num_kv_heads", 2),
+    ("decoder.vocab_size", 5),
+    ("decoder.sampled_never", ["1"]),
+    ("decoder.sampled_never", "1"),
+    ("decoder.original_context", "long"),
+    ("vision.bytes_per_item", -1),
+    ("adapters.0.gate", -1),
+    ("adapters.0.rank", 0),
+    ("adapters.0.alpha", float("inf")),
+    ("adapters.0.name", "speech"),
+    ("adapter_mode", "sometimes"),
+    ("model", 5),
+    ("recipe", []),
+    ("files", {"decoder.onnx": {"size_bytes": -1, "sha256": "0" * 64}}),
+    ("files.decoder.onnx", ...),
+    ("processor.image.patch_size", 0),
+    ("processor.image.patch_size", 100),
+    ("processor.image.crop_size", "448" * 30),
+    ("processor.image.crop_size", 4096),
+    ("processor.image.mean", [0.5]),
+    ("processor.image.mean", [0.5, 2e3, 0.5]),
+    ("processor.image.std", [0.5, 1e-7, 0.5]),
+    ("processor.audio.hop_length", 0),
+    ("processor.audio.win_length", 1024),
+    ("processor.audio.rate_hz", 16000.5),
+    ("processor.audio.mel_max_hz", 9000.0),
+    ("processor.audio.mel_max_hz", -1.5e-5),
+    ("processor.text.adds_bos", "no"),
+    ("processor.text.eos_ids", 5),
+    ("processor.text", None),
+    ("vision", None),
+    ("processor.audio", None),
+]
+
+
+@pytest.mark.parametrize(("where", "value"), WRONG)
+def test_wrong_manifests_are_refused_in_the_same_words(core: Core, bundle: Path, where: str, value: object) -> None:
+    data = json.loads((bundle / "bundle.json").read_text())
+    if where == "files.decoder.onnx":
+        del data["files"]["decoder.onnx"]
+    else:
+        place(data, where, value)
+    (bundle / "bundle.json").write_text(json.dumps(data))
+    same_words(core, bundle)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[" * 2000, '{"a": 1,}', "[1] 2", '{"schema": ' + "1" * 5000 + "}", "[]", "\udc80"]
+)
+def test_broken_json_is_refused(core: Core, bundle: Path, text: str) -> None:
+    (bundle / "bundle.json").write_bytes(text.encode("utf-8", "surrogateescape"))
+    same_words(core, bundle)
+
+
+def truncate(bundle: Path) -> None:
+    (bundle / "decoder.onnx").write_bytes((bundle / "decoder.onnx").read_bytes()[:-7])
+
+
+def flip(bundle: Path) -> None:
+    content = bytearray((bundle / "decoder.onnx").read_bytes())
+    content[len(content) // 2] ^= 1
+    (bundle / "decoder.onnx").write_bytes(content)
+
+
+def rename(name: str) -> Callable[[Path], None]:
+    def damage(bundle: Path) -> None:
+        data = json.loads((bundle / "bundle.json").read_text())
+        data["files"][name] = {"size_bytes": 1, "sha256": "0" * 64}
+        (bundle / "bundle.json").write_text(json.dumps(data))
+
+    return damage
+
+
+def leave(name: str) -> Callable[[Path], None]:
+    def damage(bundle: Path) -> None:
+        (bundle / name).parent.mkdir(parents=True, exist_ok=True)
+        (bundle / name).write_bytes(b"weights")
+
+    return damage
+
+
+def link_out(bundle: Path) -> None:
+    path = bundle / "tokenizer.json"
+    path.rename(bundle.parent / "tokenizer.json")
+    path.symlink_to(bundle.parent / "tokenizer.json")
+
+
+def link_folder(bundle: Path) -> None:
+    (bundle.parent / "elsewhere").mkdir()
+    (bundle / "weights").symlink_to(bundle.parent / "elsewhere")
+
+
+def loosen(bundle: Path) -> None:
+    """A genai_config.json that would load a library."""
+    config = json.loads((bundle / "genai_config.json").read_text())
+    config["model"]["decoder"]["session_options"]["custom_ops_library"] = "/tmp/evil.so"
+    (bundle / "genai_config.json").write_text(json.dumps(config))
+    data = json.loads((bundle / "bundle.json").read_text())
+    path = bundle / "genai_config.json"
+    data["files"]["genai_config.json"] = {"size_bytes": path.stat().st_size, "sha256": sha256_of(path)}
+    (bundle / "bundle.json").write_text(json.dumps(data))
+
+
+DAMAGES: dict[str, Callable[[Path], None]] = {
+    "no manifest": lambda b: (b / "bundle.json").unlink(),
+    "no file": lambda b: (b / "vision.onnx").unlink(),
+    "cut file": truncate,
+    "flipped bit": flip,
+    "file climbs out": rename("../evil"),
+    "absolute file": rename("/etc/passwd"),
+    "drive": rename("c:evil"),
+    "backslash": rename("..\\evil"),
+    "no name": rename("."),
+    "NUL": rename("a\0b"),
+    "long name": rename("x" * 300),
+    "link out": link_out,
+    "linked folder": link_folder,
+    "unlisted file": leave("extra.bin"),
+    "unlisted below": leave("weights/decoder.bin"),
+    "second manifest": leave("weights/bundle.json"),
+    "genai config": loosen,
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_damaged_bundles_are_refused_in_the_same_words(core: Core, bundle: Path, name: str) -> None:
+    DAMAGES[name](bundle)
+    message = same_words(core, bundle)
+    assert str(bundle) in message
+
+
+@pytest.mark.parametrize("name", [".gitattributes", "README.md", ".cache/huggingface/download.lock"])
+def test_what_hubs_leave_beside_is_no_harm(core: Core, bundle: Path, name: str) -> None:
+    leave(name)(bundle)
+    assert core.ask("open", folder=str(bundle), hashes=True) == open_bundle(bundle).size_bytes
+
+
+def test_every_required_file_must_be_listed(core: Core, bundle: Path) -> None:
+    data = json.loads((bundle / "bundle.json").read_text())
+    for name in REQUIRED_FILES:
+        changed = copy.deepcopy(data)
+        del changed["files"][name]
+        (bundle / "bundle.json").write_text(json.dumps(changed))
+        assert f"'{name}' is not among" in same_words(core, bundle)
+
+
+def test_hashes_are_remembered_until_a_file_changes(core: Core, bundle: Path, tmp_path: Path) -> None:
+    memory = tmp_path / "hashes.json"
+    core.ask("open", folder=str(bundle), hashes=True, remembered=str(memory))
+    known = json.loads(memory.read_text())
+    assert set(known) == set(json.loads((bundle / "bundle.json").read_text())["files"])
+    time = (bundle / "decoder.onnx").stat().st_mtime
+    flip(bundle)
+    os.utime(bundle / "decoder.onnx", (time, time))
+    core.ask("open", folder=str(bundle), hashes=True, remembered=str(memory))  # size and time as before: trusted
+    os.utime(bundle / "decoder.onnx", (time + 5, time + 5))
+    with pytest.raises(CoreError, match=r"'decoder\.onnx' has sha256"):
+        core.ask("open", folder=str(bundle), hashes=True, remembered=str(memory))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        0.1,
+        1e16,
+        1e-5,
+        123456789.125,
+        -0.0,
+        1e22,
+        5e-324,
+        1.7976931348623157e308,
+        1e15,
+        0.0001,
+        [1, None, True, "a'b"],
+        'a"b',
+        "a'\"b",
+        "é\u2028\U0001f600",
+    ],
+)
+def test_values_are_written_as_python_writes_them(core: Core, value: object) -> None:
+    assert core.ask("repr", of=value) == repr(value)
+
+
+@pytest.mark.parametrize("context", [64, 100, 5000, 131072])
+@pytest.mark.parametrize("media_rows", [None, 64])
+def test_memory_plans_are_equal(core: Core, int4_bundle: Path, context: int, media_rows: int | None) -> None:
+    data = json.loads((int4_bundle / "bundle.json").read_text())
+    manifest = Manifest.from_dict(data)
+    plan = plan_memory(manifest, context=context, media_rows=media_rows, chunk=64)
+    for available in (1 << 20, plan.total - 1, plan.total, 1 << 33):
+        asked = {"manifest": data, "context": context, "media_rows": media_rows, "chunk": 64, "available": available}
+        parts = [plan.context, plan.media_rows, plan.weights, plan.prepacked, plan.kv_cache, plan.media]
+        parts += [plan.encoders, plan.activations, plan.base, plan.total, largest_context(manifest, plan, available)]
+        assert core.ask("plan", **asked) == parts
+        try:
+            check_plan(manifest, plan, available)
+        except MemoryPlanError as error:
+            with pytest.raises(CoreError) as caught:
+                core.ask("plan", check=True, **asked)
+            assert (caught.value.kind, caught.value.message) == ("MEMORY", str(error))
+        else:
+            core.ask("plan", check=True, **asked)
