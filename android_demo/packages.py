@@ -176,6 +176,8 @@ def _tree(name: str, packages: list[Package], cache: Path, offline: bool, progre
     root = cache / "unpacked" / f"{name.replace(':', '%3a').replace('/', '%2f')}-{key}"
     if root.is_dir():
         return root
+    if not offline:
+        _fetch_debs(packages, cache, progress)
     archives = [fetch(package.name, cache, offline=offline, progress=progress) for package in packages]
     root.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="unpack-", dir=root.parent) as folder:
@@ -185,6 +187,25 @@ def _tree(name: str, packages: list[Package], cache: Path, offline: bool, progre
             os.rename(folder, root)
         os.makedirs(folder, exist_ok=True)  # what the context manager expects to remove
     return root
+
+
+def _fetch_debs(packages: list[Package], cache: Path, progress: Callable[[str], None]) -> None:
+    """Download what several Debian packages lack by one call for each suite: apt reads its lists each time."""
+    archives = cache / "archives"
+    wanted = [p for p in packages if p.kind == "deb" and not (archives / p.file_name).is_file()]
+    for source in sorted({p.source for p in wanted}):
+        members = {p.sha256: p for p in wanted if p.source == source}
+        if len(members) < 2:
+            continue  # fetch does it
+        megabytes = sum(p.size_bytes for p in members.values()) / 1e6
+        progress(f"fetching {', '.join(p.name for p in members.values())} ({megabytes:.1f} MB, deb)")
+        archives.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix="fetch-", dir=cache) as folder:
+            _apt_download(list(members.values()), Path(folder), cache)
+            for found in Path(folder).iterdir():
+                package = members.get(sha256_of(found))
+                if package is not None:  # else fetch says what is wrong with it
+                    os.replace(found, archives / package.file_name)
 
 
 @contextmanager
@@ -218,7 +239,7 @@ def _extract(package: Package, archive: Path, folder: Path) -> None:
 def _download(package: Package, folder: Path, cache: Path) -> Path:
     """Let the package's own client write one file into an empty folder."""
     if package.kind == "deb":
-        _apt_download(package, folder, cache)
+        _apt_download([package], folder, cache)
     elif package.kind == "npm":
         _run(
             ["npm", "pack", "--silent", "--pack-destination", ".", f"{package.name}@{package.version}"], package, folder
@@ -240,20 +261,20 @@ def _has_pip() -> bool:
     return subprocess.run([sys.executable, "-m", "pip", "--version"], capture_output=True).returncode == 0
 
 
-def _apt_download(package: Package, folder: Path, cache: Path) -> None:
-    """Download from the package's own suite, with lists of our own: the machine's apt state is left alone."""
-    environment = _apt_environment(package.source, cache)
-    name = package.name.split(":")[0]
-    request = ["apt-get", "download", "-qq", f"{name}={package.version}"]
+def _apt_download(packages: list[Package], folder: Path, cache: Path) -> None:
+    """Download packages of one suite, with lists of our own: the machine's apt state is left alone."""
+    environment = _apt_environment(packages[0].source, cache)
+    names = [f"{package.name.split(':')[0]}={package.version}" for package in packages]
+    request = ["apt-get", "download", "-qq", *names]
     lists = Path(environment["APT_CONFIG"]).parent / "lists"
     if any(lists.glob("*Packages*")):
         try:
-            _run(request, package, folder, environment)
+            _run(request, packages[0], folder, environment)
             return
         except PackageError:
             pass  # the lists may be older than the archive
-    _run(["apt-get", "update", "-qq"], package, folder, environment)
-    _run(request, package, folder, environment)
+    _run(["apt-get", "update", "-qq"], packages[0], folder, environment)
+    _run(request, packages[0], folder, environment)
 
 
 def _apt_environment(source: str, cache: Path) -> dict[str, str]:

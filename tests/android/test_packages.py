@@ -161,6 +161,24 @@ def test_apt_is_asked_with_lists_of_its_own(world: Path, monkeypatch: pytest.Mon
     assert "chosen.invalid" in (world / "cache/apt/old-arm64/sources.list").read_text()
 
 
+def test_debs_of_one_suite_come_by_one_call_and_a_wrong_one_is_refused(world: Path) -> None:
+    apt = world / "bin/apt-get"
+    apt.write_text(
+        f"#!/bin/sh\n[ $1 = indextargets ] && {{ echo 'http://mirror.invalid/debian/ main'; exit 0; }}\n"
+        f'echo "$@" >> {world}/apt-asked; [ "$1" = download ] && shift 2 && '
+        'for p in "$@"; do echo "$p" > "$PWD/${p%=*}_1_all.deb"; done\nexit 0\n'
+    )
+    apt.chmod(0o755)
+    for name, content in (("one", b"one=1\n"), ("two", b"two=1\n"), ("bad", b"another\n")):
+        digest = hashlib.sha256(content).hexdigest()
+        packages.read_table()[name] = packages.Package(name, "deb", "1", "old/amd64", "debs", 6, digest)
+    with pytest.raises(PackageError, match=r"bad 1: the downloaded file has sha256"):
+        unpack_group("debs", world / "cache", progress=quiet)
+    asked = (world / "apt-asked").read_text().splitlines()
+    assert asked[:2] == ["update -qq", "download -qq one=1 two=1 bad=1"]
+    assert sorted(p.name for p in (world / "cache/archives").iterdir()) == ["one_1.deb", "two_1.deb"]
+
+
 def test_the_command_ends_with_one_sentence() -> None:
     command = [sys.executable, str(packages.TABLE.with_name("packages.py")), "fetch", "nothing"]
     done = subprocess.run(command, capture_output=True, text=True)

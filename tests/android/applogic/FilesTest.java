@@ -210,7 +210,7 @@ public final class FilesTest {
         shelf.delete(new File(home, "reference"));
         starter(phone, mark).run("1");
         Check.same(Phase.NO_MODEL, phone.chat.state().phase);
-        Check.same(null, phone.chat.state().trouble);
+        Check.same(Trouble.MODEL_MISSING, phone.chat.state().trouble);
         isEmpty();
     }
 

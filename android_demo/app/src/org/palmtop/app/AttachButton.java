@@ -10,6 +10,8 @@ import android.provider.MediaStore;
 import android.view.View;
 import java.io.File;
 import org.palmtop.app.logic.Attachment;
+import org.palmtop.app.logic.RecordingLimit;
+import org.palmtop.app.logic.Sizes;
 
 /** The button that attaches a picture or a sound, and what comes back from the apps that it asks. */
 final class AttachButton implements View.OnClickListener {
@@ -110,8 +112,12 @@ final class AttachButton implements View.OnClickListener {
     }
 
     private void attach(Intake.Result taken) {
+        int limit = RecordingLimit.seconds(app.chat().manifest(), app.chat().contextTokens());
         if (taken.attachment == null) {
             screen.tell(Words.of(screen, taken.trouble, taken.detail));
+        } else if (taken.attachment.seconds > limit) {
+            String length = Sizes.clock(taken.attachment.seconds);
+            screen.tell(screen.getString(R.string.record_long, length, Sizes.clock(limit)));
         } else if (!app.chat().attach(taken.attachment)) {
             boolean isImage = taken.attachment.kind == Attachment.Kind.IMAGE;
             screen.tell(screen.getString(isImage ? R.string.picture_unsupported : R.string.record_unsupported));

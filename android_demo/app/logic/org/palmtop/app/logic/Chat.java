@@ -2,17 +2,12 @@ package org.palmtop.app.logic;
 
 import java.io.File;
 import java.util.ArrayList;
-import java.util.Collections;
 import java.util.List;
-import java.util.Locale;
-import java.util.Map;
 import java.util.concurrent.Executor;
 import org.palmtop.app.logic.ChatState.Phase;
 import org.palmtop.core.bundle.BundleProgress;
 import org.palmtop.core.bundle.Manifest;
 import org.palmtop.core.engine.AnswerListener;
-import org.palmtop.core.engine.Message;
-import org.palmtop.core.engine.Reply;
 
 /**
  * The chat as a state machine, apart from any screen: it lives as long as the app's process, screens come and go.
@@ -20,8 +15,6 @@ import org.palmtop.core.engine.Reply;
  * <p>Calls return at once; work is done on one worker thread. Watchers hear of every change, on either thread.
  */
 public final class Chat {
-    private static final long SAVE_EVERY_NANOS = 2_000_000_000L;
-
     /** Hears that something changed; asks {@link #state} and {@link #entries} for what. */
     public interface Watcher {
         void onChange();
@@ -31,7 +24,7 @@ public final class Chat {
     private final Transcript transcript;
     private final Dialogue.MediaOpener media;
     private final Executor worker;
-    private final List<Watcher> watchers = new ArrayList<Watcher>();
+    private final Watchers watchers = new Watchers();
     private final List<Attachment> attached = new ArrayList<Attachment>();
     private Settings settings;
     private Phase phase = Phase.NO_MODEL;
@@ -52,11 +45,11 @@ public final class Chat {
         this.worker = worker;
     }
 
-    public synchronized void watch(Watcher watcher) {
+    public void watch(Watcher watcher) {
         watchers.add(watcher);
     }
 
-    public synchronized void unwatch(Watcher watcher) {
+    public void unwatch(Watcher watcher) {
         watchers.remove(watcher);
     }
 
@@ -89,7 +82,7 @@ public final class Chat {
         synchronized (this) {
             settings = chosen;
         }
-        tell();
+        watchers.tell();
     }
 
     /** Of the open model; null when none is. */
@@ -119,7 +112,7 @@ public final class Chat {
             phase = Phase.OPENING;
         }
         answerer.cancel();
-        tell();
+        watchers.tell();
         worker.execute(new Runnable() {
             @Override
             public void run() {
@@ -136,7 +129,7 @@ public final class Chat {
             phase = Phase.OPENING;
             progress = share;
         }
-        tell();
+        watchers.tell();
     }
 
     /** There will be no model, for this reason. */
@@ -146,14 +139,16 @@ public final class Chat {
             trouble = Trouble.of(error);
             detail = Trouble.detail(error);
         }
-        tell();
+        watchers.tell();
     }
 
-    /** No model: the one that was open has been deleted. */
+    /** No model: there is none on the phone, or the one that was open has been deleted. */
     public void closeModel() {
         synchronized (this) {
             folder = null;
             model = "";
+            trouble = Trouble.MODEL_MISSING;
+            detail = "";
         }
         giveBack(Phase.NO_MODEL);
     }
@@ -187,7 +182,7 @@ public final class Chat {
             }
             attached.add(attachment);
         }
-        tell();
+        watchers.tell();
         return true;
     }
 
@@ -195,7 +190,7 @@ public final class Chat {
         synchronized (this) {
             attached.remove(attachment);
         }
-        tell();
+        watchers.tell();
     }
 
     /** Ask. Ignored while the model is not ready, or when there is nothing to send. */
@@ -236,7 +231,7 @@ public final class Chat {
             phase = Phase.STOPPING;
         }
         answerer.cancel();
-        tell();
+        watchers.tell();
     }
 
     /** A new, empty chat. */
@@ -249,7 +244,7 @@ public final class Chat {
             attached.clear();
         }
         transcript.save();
-        tell();
+        watchers.tell();
         return true;
     }
 
@@ -261,7 +256,7 @@ public final class Chat {
             }
             phase = Phase.MEASURING;
         }
-        tell();
+        watchers.tell();
         worker.execute(new Runnable() {
             @Override
             public void run() {
@@ -286,7 +281,7 @@ public final class Chat {
         // Saved before the answer begins, so that a killed app finds the question and where the answer was.
         transcript.add(Entry.answer("", Entry.Status.WRITING, ""));
         transcript.save();
-        tell();
+        watchers.tell();
         worker.execute(new Runnable() {
             @Override
             public void run() {
@@ -297,7 +292,7 @@ public final class Chat {
 
     private void openNow(File modelFolder) {
         try {
-            final long total = folderBytes(modelFolder);
+            final long total = ModelShelf.bytesIn(modelFolder);
             answerer.open(modelFolder, new BundleProgress() {
                 private long done;
 
@@ -320,7 +315,7 @@ public final class Chat {
         } catch (OutOfMemoryError error) {
             openFailed(error);
         }
-        tell();
+        watchers.tell();
     }
 
     private void openFailed(Throwable error) {
@@ -345,47 +340,21 @@ public final class Chat {
                 answerer.close();
             }
         });
-        tell();
+        watchers.tell();
     }
 
     private void answerNow() {
-        Growing growing = new Growing();
-        Entry result;
-        try {
-            List<Entry> asked = transcript.entries();
-            asked.remove(asked.size() - 1);
-            Settings chosen = settings();
-            Manifest now = manifest();
-            if (isStopAsked() || now == null) {
-                result = Entry.answer("", Entry.Status.STOPPED, "");
-            } else {
-                List<Message> messages = Dialogue.messages(asked, chosen.systemPrompt, media);
-                Reply reply = answerer.answer(messages, chosen.adapters(now), chosen.options(), growing);
-                result = finished(reply);
-            }
-        } catch (RuntimeException error) {
-            result = Entry.failure(growing.text(), Trouble.of(error), Trouble.detail(error));
-        } catch (OutOfMemoryError error) {
-            result = Entry.failure(growing.text(), Trouble.MEMORY, Trouble.detail(error));
-        }
+        List<Entry> asked = transcript.entries();
+        asked.remove(asked.size() - 1);
+        Answering answering = new Answering(this, answerer, transcript);
+        Settings chosen = settings();
+        Manifest now = manifest();
+        Entry result = isStopAsked() || now == null
+                ? Entry.answer("", Entry.Status.STOPPED, "")
+                : answering.run(asked, chosen, now, media);
         transcript.replaceLast(result);
         transcript.save();
         settle(null);
-    }
-
-    private static Entry finished(Reply reply) {
-        Entry.Status status =
-                reply.finishReason == Reply.FinishReason.CANCELLED ? Entry.Status.STOPPED : Entry.Status.DONE;
-        StringBuilder detail = new StringBuilder();
-        detail.append(reply.usage.completionTokens).append(" tokens");
-        if (reply.usage.tokensPerSecond > 0) {
-            detail.append(String.format(Locale.ROOT, " · %.1f/s", reply.usage.tokensPerSecond));
-        }
-        detail.append(String.format(Locale.ROOT, " · first after %.2f s", reply.usage.ttftSeconds));
-        for (Map.Entry<String, Double> adapter : reply.adapters.entrySet()) {
-            detail.append(" · ").append(adapter.getKey());
-        }
-        return Entry.answer(reply.text, status, detail.toString());
     }
 
     /** Back to ready, unless the model was changed or closed meanwhile. */
@@ -397,19 +366,30 @@ public final class Chat {
                 progress = 0;
             }
         }
-        tell();
+        watchers.tell();
     }
 
-    private synchronized boolean isStopAsked() {
+    synchronized boolean isStopAsked() {
         return isStopAsked;
     }
 
-    private void report(AnswerListener.Stage now, double share) {
+    /** The first word is out. */
+    void writing() {
+        synchronized (this) {
+            if (phase == Phase.READING) {
+                phase = Phase.WRITING;
+            }
+        }
+        watchers.tell();
+    }
+
+    /** How far opening or reading is. */
+    void report(AnswerListener.Stage now, double share) {
         synchronized (this) {
             stage = now;
             progress = share;
         }
-        tell();
+        watchers.tell();
     }
 
     private boolean takes(Attachment attachment) {
@@ -419,64 +399,5 @@ public final class Chat {
         List<Attachment> all = new ArrayList<Attachment>(attached);
         all.add(attachment);
         return manifest.modes().contains(Dialogue.mode(transcript.entries(), all));
-    }
-
-    private static long folderBytes(File folder) {
-        long sum = 0;
-        File[] files = folder.listFiles();
-        for (File file : files == null ? new File[0] : files) {
-            sum += file.isDirectory() ? folderBytes(file) : file.length();
-        }
-        return sum;
-    }
-
-    private void tell() {
-        List<Watcher> told;
-        synchronized (this) {
-            told = watchers.isEmpty() ? Collections.<Watcher>emptyList() : new ArrayList<Watcher>(watchers);
-        }
-        for (Watcher watcher : told) {
-            watcher.onChange();
-        }
-    }
-
-    /** The answer while it grows. */
-    private final class Growing implements AnswerListener {
-        private final StringBuilder text = new StringBuilder();
-        private long savedAt = System.nanoTime();
-
-        String text() {
-            return text.toString();
-        }
-
-        @Override
-        public void onPiece(String piece) {
-            text.append(piece);
-            transcript.replaceLast(Entry.answer(text.toString(), Entry.Status.WRITING, ""));
-            synchronized (Chat.this) {
-                if (phase == Phase.READING) {
-                    phase = Phase.WRITING;
-                }
-            }
-            if (System.nanoTime() - savedAt > SAVE_EVERY_NANOS) {
-                transcript.save();
-                savedAt = System.nanoTime();
-            }
-            stopIfAsked();
-            tell();
-        }
-
-        @Override
-        public void onProgress(Stage now, int done, int total) {
-            stopIfAsked();
-            report(now, total == 0 ? 0 : done / (double) total);
-        }
-
-        /** Stop may have been pressed before the engine had begun, and been lost. */
-        private void stopIfAsked() {
-            if (isStopAsked()) {
-                answerer.cancel();
-            }
-        }
     }
 }

@@ -137,7 +137,7 @@ public final class ModelShelf {
         return file.delete();
     }
 
-    private static long bytesIn(File folder) {
+    static long bytesIn(File folder) {
         long sum = 0;
         File[] files = folder.listFiles();
         for (File file : files == null ? new File[0] : files) {

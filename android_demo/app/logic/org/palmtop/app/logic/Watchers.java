@@ -1,0 +1,23 @@
+package org.palmtop.app.logic;
+
+import java.util.List;
+import java.util.concurrent.CopyOnWriteArrayList;
+
+/** Who hears that the chat changed; may be told, and may come and go, on any thread. */
+final class Watchers {
+    private final List<Chat.Watcher> watchers = new CopyOnWriteArrayList<Chat.Watcher>();
+
+    void add(Chat.Watcher watcher) {
+        watchers.add(watcher);
+    }
+
+    void remove(Chat.Watcher watcher) {
+        watchers.remove(watcher);
+    }
+
+    void tell() {
+        for (Chat.Watcher watcher : watchers) {
+            watcher.onChange();
+        }
+    }
+}
