@@ -287,10 +287,11 @@ def test_memory_plans_are_equal(core: Core, int4_bundle: Path, context: int, med
     data = json.loads((int4_bundle / "bundle.json").read_text())
     manifest = Manifest.from_dict(data)
     plan = plan_memory(manifest, context=context, media_rows=media_rows, chunk=64)
-    for available in (1 << 20, plan.total - 1, plan.total, 1 << 33):
+    for available in (1 << 20, plan.text - 1, plan.text, plan.total, 1 << 33):
         asked = {"manifest": data, "context": context, "media_rows": media_rows, "chunk": 64, "available": available}
-        parts = [plan.context, plan.media_rows, plan.weights, plan.prepacked, plan.kv_cache, plan.media]
-        parts += [plan.encoders, plan.activations, plan.base, plan.total, largest_context(manifest, plan, available)]
+        parts = [plan.context, plan.media_rows, plan.weights, plan.used_weights, plan.prepacked, plan.kv_cache]
+        parts += [plan.media, plan.encoders, plan.activations, plan.base, plan.text, plan.total]
+        parts += [largest_context(manifest, plan, available)]
         assert core.ask("plan", **asked) == parts
         try:
             check_plan(manifest, plan, available)

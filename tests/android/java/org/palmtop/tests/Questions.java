@@ -244,8 +244,8 @@ final class Questions {
         }
         List<Long> numbers = new ArrayList<Long>();
         long[] parts = {
-            plan.context, plan.mediaRows, plan.weights, plan.prepacked, plan.kvCache, plan.media, plan.encoders,
-            plan.activations, plan.base, plan.total(), plan.largestContext(available)
+            plan.context, plan.mediaRows, plan.weights, plan.usedWeights, plan.prepacked, plan.kvCache, plan.media,
+            plan.encoders, plan.activations, plan.base, plan.text(), plan.total(), plan.largestContext(available)
         };
         for (long part : parts) {
             numbers.add(part);

@@ -107,12 +107,15 @@ public final class Manifest {
     public static final class Part {
         public final String name;
         public final int bits;
+        /** Weights that share a scale; 0 for float parts. */
+        public final int group;
         public final long parameters;
         public final long sizeBytes;
 
         Part(Map<String, Object> data) {
             name = (String) data.get("name");
             bits = ProcessorSpec.integer(data, "bits");
+            group = data.get("group") == null ? 0 : ProcessorSpec.integer(data, "group");
             parameters = ((Number) data.get("parameters")).longValue();
             sizeBytes = ((Number) data.get("size_bytes")).longValue();
         }

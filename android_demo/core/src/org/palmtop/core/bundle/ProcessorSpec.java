@@ -1,5 +1,6 @@
 package org.palmtop.core.bundle;
 
+import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Arrays;
@@ -105,7 +106,7 @@ public final class ProcessorSpec {
     static ProcessorSpec read(Map<String, Object> data) {
         JsonFields.checkKeys(data, "processor", Arrays.asList("text", "image", "audio"));
         Text text = new Text(JsonFields.read(
-                data.get("text"),
+                withoutThinking(data.get("text")),
                 "processor.text",
                 new Field("bos_id", "int | None", "0", MAX_ID),
                 new Field("eos_ids", "tuple[int, ...]", "0", MAX_ID),
@@ -123,6 +124,16 @@ public final class ProcessorSpec {
             check(audio);
         }
         return new ProcessorSpec(text, image, audio);
+    }
+
+    /** The marks of a reasoning model's thinking, which may be missing; this app shows it as part of the answer. */
+    private static Object withoutThinking(Object text) {
+        if (!(text instanceof Map)) {
+            return text;
+        }
+        Map<String, Object> kept = new LinkedHashMap<String, Object>(JsonFields.object(text));
+        kept.remove("thinking");
+        return kept;
     }
 
     private static Image readImage(Object data) {

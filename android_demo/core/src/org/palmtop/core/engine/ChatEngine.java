@@ -33,7 +33,7 @@ public final class ChatEngine implements AutoCloseable {
         plan = plan(manifest, options);
         GenaiConfig.check(bundle);
         text = new TextProcessor(bundle.file("tokenizer.json"), bundle.chatTemplate(), manifest.processor);
-        media = new MediaReader(manifest.processor, new Encoders(bundle, options.threads));
+        media = new MediaReader(manifest.processor, new Encoders(bundle, options.threads, plan, options.availableBytes));
         Native.load();
         model = openModel();
     }
@@ -90,7 +90,7 @@ public final class ChatEngine implements AutoCloseable {
         }
         int wanted = options.context == null ? serves : options.context;
         MemoryPlan plan = new MemoryPlan(manifest, wanted, options.mediaRows, options.prefillChunk);
-        if (options.context == null && plan.total() > options.availableBytes) {
+        if (options.context == null && plan.text() > options.availableBytes) {
             int fits = plan.largestContext(options.availableBytes);
             int context = Math.min(serves, fits > 0 ? fits : MemoryPlan.MINIMUM_CONTEXT);
             plan = new MemoryPlan(manifest, context, options.mediaRows, options.prefillChunk);

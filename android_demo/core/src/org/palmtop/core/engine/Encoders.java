@@ -30,9 +30,14 @@ final class Encoders {
     private final PalmtopBundle bundle;
     private final int threads;
     private final int hiddenSize;
+    private final MemoryPlan plan;
+    private final long availableBytes;
 
-    Encoders(PalmtopBundle bundle, Integer threads) {
+    /** @param availableBytes what there was before the decoder was loaded. */
+    Encoders(PalmtopBundle bundle, Integer threads, MemoryPlan plan, long availableBytes) {
         this.bundle = bundle;
+        this.plan = plan;
+        this.availableBytes = availableBytes;
         this.threads = threads == null ? 0 : threads;
         this.hiddenSize = bundle.manifest().decoder.hiddenSize;
         ProcessorSpec.Audio audio = bundle.manifest().processor.audio;
@@ -130,6 +135,7 @@ final class Encoders {
     }
 
     private long open(String name) {
+        plan.checkEncoder(availableBytes - plan.talking());
         File path = bundle.file(name);
         try {
             return Native.open(path.getPath(), threads);

@@ -5,21 +5,26 @@ import java.util.List;
 import java.util.Map;
 import org.palmtop.core.PalmtopException;
 import org.palmtop.core.bundle.Manifest;
+import org.palmtop.core.bundle.ProcessorSpec;
 import org.palmtop.core.bundle.PythonText;
 
 /** What a bundle will need, by the arithmetic of {@code runtime/memory.py}; allocates nothing. */
 public final class MemoryPlan {
     /** The app, its Java heap, onnxruntime and genai: the same allowance as the Python runtime's. */
-    static final long BASE_BYTES = 128L << 20;
+    static final long BASE_BYTES = 176L << 20;
     public static final int MINIMUM_CONTEXT = 64;
-    private static final double PREPACKED_SHARE = 1.1;
+    private static final int TOKENIZER_COPIES = 6;
     private static final int ACTIVATION_WIDTHS = 16;
     private static final List<String> ENCODER_PARTS = Arrays.asList("vision encoder", "audio encoder");
     private static final String UNPACKED_PART = "norms and tables";
 
     public final int context;
     public final int mediaRows;
+    /** Pages of the decoder's files that loading maps. */
     public final long weights;
+    /** Of those, what the kernels go on reading. */
+    public final long usedWeights;
+    /** Copies of the decoder's weights in the kernels' own layout. */
     public final long prepacked;
     public final long kvCache;
     public final long media;
@@ -32,62 +37,96 @@ public final class MemoryPlan {
     public MemoryPlan(Manifest manifest, int context, Integer mediaRows, int chunk) {
         Manifest.Decoder decoder = manifest.decoder;
         boolean hasMedia = manifest.vision != null || manifest.audio != null;
-        long decoderBytes = 0;
-        for (Manifest.BundleFile file : manifest.files.values()) {
-            decoderBytes += file.sizeBytes;
-        }
-        long largestEncoder = 0;
-        Manifest.Encoder[] towers = {manifest.vision, manifest.audio};
-        for (int i = 0; i < towers.length; i++) {
-            if (towers[i] != null) {
-                long stored = graphBytes(manifest, towers[i].file);
-                decoderBytes -= stored;
-                long whole = stored + prepacked(manifest, ENCODER_PARTS.get(i), stored) + towers[i].bytesPerItem;
-                largestEncoder = Math.max(largestEncoder, whole);
-            }
-        }
         this.manifest = manifest;
         this.context = context;
         this.mediaRows = !hasMedia ? 0 : mediaRows == null ? context : mediaRows;
-        this.weights = decoderBytes;
-        this.prepacked = prepacked(manifest, null, decoderBytes);
+        long mapped = 0;
+        long used = 0;
+        long packed = 0;
+        int level = accuracyLevel(manifest);
+        for (Manifest.Part part : manifest.parts) {
+            if (!ENCODER_PARTS.contains(part.name)) {
+                long[] loaded = loaded(part, level);
+                mapped += loaded[0];
+                used += loaded[1];
+                packed += loaded[2];
+            }
+        }
+        this.weights = mapped;
+        this.usedWeights = used;
+        this.prepacked = packed;
         this.kvCache = context * kvBytesPerToken(manifest);
         this.media = this.mediaRows * (long) decoder.hiddenSize * 4 + context * 8L;
-        this.encoders = largestEncoder;
+        long vision = manifest.vision == null ? 0
+                : graphBytes(manifest, manifest.vision.file) + manifest.vision.bytesPerItem + visionInput();
+        long audio = manifest.audio == null ? 0
+                : graphBytes(manifest, manifest.audio.file) + manifest.audio.bytesPerItem
+                        + this.mediaRows * (long) decoder.hiddenSize * 4;
+        this.encoders = Math.max(vision, audio);
         this.activations = 4
                 * (Math.min(chunk, context) * (long) decoder.hiddenSize * ACTIVATION_WIDTHS + 2L * decoder.vocabSize);
-        this.base = BASE_BYTES;
+        Manifest.BundleFile tokenizer = manifest.files.get("tokenizer.json");
+        this.base = BASE_BYTES + (tokenizer == null ? 0 : tokenizer.sizeBytes * TOKENIZER_COPIES);
     }
 
-    /** Of everything. */
+    /** Peak while the decoder is loaded. */
+    public long loading() {
+        return weights + prepacked + base;
+    }
+
+    /** Peak of text turns, once loaded. */
+    public long talking() {
+        return prepacked + usedWeights + kvCache + media + activations + base;
+    }
+
+    /** Peak of a session that never reads media. */
+    public long text() {
+        return Math.max(loading(), talking());
+    }
+
+    /** Peak of a session that reads images or sounds while a conversation is open. */
     public long total() {
-        return kvCache + media + weights + prepacked + encoders + activations + base;
+        return Math.max(loading(), talking() + encoders);
     }
 
     /** The longest context for which this plan, otherwise unchanged, fits; 0 when none of any use does. */
     public int largestContext(long availableBytes) {
+        if (loading() > availableBytes) {
+            return 0;
+        }
         long perToken = kvBytesPerToken(manifest) + 8;
         if (mediaRows == context) {
             perToken += manifest.decoder.hiddenSize * 4L;
         }
-        long fixed = total() - context * perToken;
+        long fixed = talking() - context * perToken;
         long fits = Math.min((availableBytes - fixed) / perToken, manifest.decoder.contextLength);
         return fits >= MINIMUM_CONTEXT ? (int) fits : 0;
     }
 
-    /** Refuse a plan that needs more than there is, with the numbers and the largest context that would fit. */
+    /** Refuse to load what needs more than there is, with the numbers and the largest context that would fit. */
     public void check(long availableBytes) {
-        if (total() <= availableBytes) {
+        if (text() <= availableBytes) {
             return;
         }
         int largest = largestContext(availableBytes);
         String wayOut = largest > 0 ? "a context of at most " + largest + " tokens would fit" : "no context would fit";
         throw new PalmtopException(
                 PalmtopException.Kind.MEMORY,
-                manifest.model + " with a context of " + context + " tokens needs " + megabytes(total()) + " (weights "
-                        + megabytes(weights + prepacked) + ", KV cache " + megabytes(kvCache) + ", media "
-                        + megabytes(media) + ", encoders " + megabytes(encoders) + ", the rest "
+                manifest.model + " with a context of " + context + " tokens needs " + megabytes(text()) + " (weights "
+                        + megabytes(prepacked + usedWeights) + ", while loading " + megabytes(weights)
+                        + " more, KV cache " + megabytes(kvCache) + ", media " + megabytes(media) + ", the rest "
                         + megabytes(activations + base) + "), there are " + megabytes(availableBytes) + "; " + wayOut);
+    }
+
+    /** Refuse to load an encoder that does not fit beside what is loaded already. */
+    public void checkEncoder(long availableBytes) {
+        if (encoders > availableBytes) {
+            throw new PalmtopException(
+                    PalmtopException.Kind.MEMORY,
+                    "reading images or sounds needs " + megabytes(encoders) + " for the encoder, there are "
+                            + megabytes(Math.max(0, availableBytes))
+                            + "; a session with a smaller context leaves more");
+        }
     }
 
     /** For people: "12.3 MB" or "4.56 GB". */
@@ -100,20 +139,37 @@ public final class MemoryPlan {
         return 2L * decoder.numLayers * decoder.numKvHeads * decoder.headSize * 4;
     }
 
-    /** Copies that a graph's kernels make of its MatMul weights; {@code encoder} null is the decoder. */
-    private static long prepacked(Manifest manifest, String encoder, long stored) {
-        double copied = 0;
-        for (Manifest.Part part : manifest.parts) {
-            String tower = null;
-            for (String name : ENCODER_PARTS) {
-                tower = tower == null && part.name.startsWith(name) ? name : tower;
-            }
-            boolean isOurs = tower == null ? encoder == null : tower.equals(encoder);
-            if (isOurs && !part.name.equals(UNPACKED_PART)) {
-                copied += part.sizeBytes * (part.bits < 16 ? PREPACKED_SHARE : 1);
-            }
+    /** Mapped pages, those still read, and copies, of a part once it is loaded; see {@code runtime/memory.py}. */
+    private static long[] loaded(Manifest.Part part, int accuracyLevel) {
+        long size = part.sizeBytes;
+        if (part.bits >= 16 || part.group == 0) {
+            boolean isRead = part.name.equals(UNPACKED_PART);
+            return new long[] {size, isRead ? size : 0, isRead ? 0 : size};
         }
-        return (long) Math.min(copied, stored * PREPACKED_SHARE);
+        long codes = Math.min(size, part.parameters * part.bits / 8);
+        long scales = Math.min(size - codes, part.parameters / part.group * 4);
+        long mapped = part.name.startsWith("adapter ") ? size : size - codes;
+        return accuracyLevel == 4
+                ? new long[] {mapped, size - codes - scales, codes + 2 * scales}
+                : new long[] {mapped, size - codes, codes};
+    }
+
+    private static int accuracyLevel(Manifest manifest) {
+        Object level = manifest.recipe.get("accuracy_level");
+        return level instanceof Number ? ((Number) level).intValue() : 4;
+    }
+
+    /** Pixels of the tiles, and feature rows on their way: as made, joined and put into order. */
+    private long visionInput() {
+        long width = manifest.decoder.hiddenSize * 4L;
+        ProcessorSpec.Image image = manifest.processor.image;
+        if (image == null) {
+            return mediaRows * width;
+        }
+        long pooled = image.pooled();
+        long tiles = Math.min(1L + image.maxTiles, 1 + mediaRows / Math.max(1, pooled * pooled));
+        long rows = Math.min(mediaRows, tiles * (pooled + 1) * (pooled + 1));
+        return tiles * 3 * image.cropSize * image.cropSize * 4 + rows * width * 2;
     }
 
     /** Of an .onnx file and of the external data file that has its name. */
