@@ -75,7 +75,7 @@ static const OrtApiBase *base(JNIEnv *jni) {
     return get();
 }
 
-/* Once, from the app's worker thread; Java holds the class's lock. */
+/* Once; Java holds the class's lock in every function that asks (synchronized). */
 static int ready(JNIEnv *jni) {
     if (memory) return 1;
     const OrtApiBase *library = base(jni);

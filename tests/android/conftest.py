@@ -1,12 +1,11 @@
 """The core compiled once, and Java machines to ask it: one without native code, one with the phone's libraries.
 
-Skips, and says why, where the tools or packages cannot be had; ``PALMTOP_REQUIRE_ANDROID=1`` (as in .ci/run) makes
-that a failure.
+Skips, and says why, where the tools are not installed or the packages not in the cache; with
+``PALMTOP_REQUIRE_ANDROID=1`` (as in .ci/run) packages are downloaded, and what is missing is a failure.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,15 +15,13 @@ import pytest
 from android_demo.packages import PackageError
 
 from .jvm import Core, compile_core
-from .phone_libraries import PhoneLibraries, aar, make_libraries, missing_tools, take_classes
+from .phone_libraries import PhoneLibraries, aar, is_required, make_libraries, missing_tools, take_classes
 
 
 @pytest.fixture(scope="session")
 def genai_jar(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """classes.jar of genai's AAR, which the core is compiled against."""
-    return _or_skip(
-        lambda: take_classes(aar("genai"), tmp_path_factory.mktemp("genai") / "genai.jar"), "javac", "npm"
-    )
+    return make_or_skip(lambda: take_classes(aar("genai"), tmp_path_factory.mktemp("genai") / "genai.jar"), "javac")
 
 
 @pytest.fixture(scope="session")
@@ -42,9 +39,7 @@ def core(classes: Path, genai_jar: Path, tmp_path_factory: pytest.TempPathFactor
 @pytest.fixture(scope="session")
 def phone_libraries(tmp_path_factory: pytest.TempPathFactory) -> PhoneLibraries:
     """The phone's x86_64 libraries, loadable here."""
-    return _or_skip(
-        lambda: make_libraries(tmp_path_factory.mktemp("phone") / "x86_64", "x86_64"), "javac", "npm", "gcc"
-    )
+    return make_or_skip(lambda: make_libraries(tmp_path_factory.mktemp("phone") / "x86_64", "x86_64"), "javac", "gcc")
 
 
 @pytest.fixture(scope="module")
@@ -56,13 +51,13 @@ def phone(
         yield running
 
 
-def _or_skip(make: Callable[[], Any], *tools: str) -> Any:
+def make_or_skip(make: Callable[[], Any], *tools: str) -> Any:
     reason = missing_tools(*tools)
     if not reason:
         try:
             return make()
         except PackageError as error:
             reason = str(error)
-    if os.environ.get("PALMTOP_REQUIRE_ANDROID"):
+    if is_required():
         pytest.fail(f"Android tools are required here: {reason}")
-    pytest.skip(f"needs Android tools: {reason}")
+    pytest.skip(f"{reason}; 'python android_demo/packages.py fetch' fills the cache")

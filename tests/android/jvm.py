@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -59,13 +60,15 @@ class Core:
         genai_jar: Path,
         work: Path,
         libraries: Path | None = None,
-        java: Sequence[str] = ("java", "-Xmx256m"),
+        java: Sequence[str] = ("java",),
     ) -> None:
         environment = dict(os.environ)
-        options = ["-cp", os.pathsep.join((str(classes), str(genai_jar)))]
+        options = ["-Xmx256m", f"-XX:ErrorFile={work}/crash.log", "-XX:-CreateCoredumpOnCrash"]
+        options += ["-cp", os.pathsep.join((str(classes), str(genai_jar)))]
         if libraries is not None:
             options += [f"-Donnxruntime-genai.native.path={libraries}", f"-Djava.library.path={libraries}"]
-            environment["LD_LIBRARY_PATH"] = str(libraries)
+            if tuple(java) == ("java",):  # an emulator's own libraries are this machine's
+                environment["LD_LIBRARY_PATH"] = str(libraries)
         self.work = work
         self._log = (work / "driver.log").open("w+b")
         self._process = subprocess.Popen(
@@ -106,10 +109,12 @@ class Core:
 
     def file(self, array: np.ndarray[Any, Any] | None = None) -> Path:
         """A new file name, or a new file of an array's bytes."""
-        self._files += 1
-        path = self.work / f"{self._files}.raw"
-        if array is not None:
-            path.write_bytes(np.ascontiguousarray(array).tobytes())
+        if array is None:
+            self._files += 1
+            return self.work / f"{self._files}.raw"
+        content = np.ascontiguousarray(array).tobytes()
+        path = self.work / f"{hashlib.sha256(content).hexdigest()}.raw"  # the same content is the same picture
+        path.write_bytes(content)
         return path
 
     def respond(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> dict[str, Any]:

@@ -50,8 +50,22 @@ def java_home() -> Path:
 
 
 def aar(group: str) -> Path:
-    """The pinned AAR of "ort" or "genai"."""
-    return unpack_group(group, default_cache()) / f"package/Plugins/Android/{LIBRARIES[group][0]}.aar"
+    """The pinned AAR of "ort" or "genai".
+
+    Raises:
+        PackageError: it is not in the cache, and downloading was not allowed.
+    """
+    return package_tree(group) / f"package/Plugins/Android/{LIBRARIES[group][0]}.aar"
+
+
+def package_tree(group: str) -> Path:
+    """Packages of a group, unpacked. Tests download only where they are required to run: it is 300 MB and more."""
+    return unpack_group(group, default_cache(), offline=not is_required())
+
+
+def is_required() -> bool:
+    """Whether tests must run: on the machine that checks changes."""
+    return bool(os.environ.get("PALMTOP_REQUIRE_ANDROID"))
 
 
 def take_classes(archive: Path, out: Path) -> Path:
@@ -72,16 +86,13 @@ def make_libraries(folder: Path, abi: str) -> PhoneLibraries:
                 relink(Path(archive.extract(f"jni/{abi}/{name}", work)), folder / name)
             members = [n for n in archive.namelist() if n.startswith("headers/")]
             archive.extractall(work, members)
-    compiler_root = None if abi == "x86_64" else unpack_group("cross", default_cache())
+    compiler_root = None if abi == "x86_64" else package_tree("cross")
     compiler, environment = find_compiler(compiler_root)
     # The unpacked compiler has no arm64 C library to name; the Java machine has loaded one by then.
     real = [] if compiler_root else ["-l:libc.so.6", "-l:libm.so.6"]
-    subprocess.run(
-        [*compiler, "-shared", "-fPIC", "-O1", "-Wall", "-nostdlib", "-Wl,-soname,libc.so,--no-as-needed"]
-        + ["-o", str(folder / "libc.so"), str(SHIM), *real],
-        check=True,
-        env={**os.environ, **environment},
-    )
+    options = ["-shared", "-fPIC", "-O1", "-Wall", "-nostdlib", "-Wl,-soname,libc.so,--no-as-needed"]
+    command = [*compiler, *options, "-o", str(folder / "libc.so"), str(SHIM), *real]
+    subprocess.run(command, check=True, env={**os.environ, **environment})
     for name in SHIM_NAMES:
         (folder / name).symlink_to("libc.so")
     ours = build_library(

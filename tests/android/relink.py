@@ -11,6 +11,8 @@ from pathlib import Path
 
 VERSION_TAGS = (0x6FFFFFF0, 0x6FFFFFFC, 0x6FFFFFFD, 0x6FFFFFFE, 0x6FFFFFFF)
 """VERSYM, VERDEF, VERDEFNUM, VERNEED, VERNEEDNUM."""
+SYMBOLIC_TAG = 16
+"""A library's own symbols come first: on the phone no other C++ runtime is there to catch its exceptions."""
 IGNORED_TAG = 0x60000001
 """Of a range that no linker of glibc reads."""
 DIFFERENT = ("sysconf", "dirname", "fflush", "fwrite", "fputs", "fprintf", "vfprintf")
@@ -45,7 +47,8 @@ def relink(source: Path, target: Path) -> None:
         if tag == 0:
             break
         if tag in VERSION_TAGS:
-            struct.pack_into("<Q", data, place, IGNORED_TAG + VERSION_TAGS.index(tag))
+            is_first = tag == VERSION_TAGS[0]
+            struct.pack_into("<Q", data, place, SYMBOLIC_TAG if is_first else IGNORED_TAG + VERSION_TAGS.index(tag))
     table = values[STRING_TABLE]
     first = next(offset + table - address for address, offset, length in segments if 0 <= table - address < length)
     for name in (*DIFFERENT, *OLD_FIRST):

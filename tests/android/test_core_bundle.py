@@ -144,7 +144,9 @@ def test_wrong_manifests_are_refused_in_the_same_words(core: Core, bundle: Path,
     same_words(core, bundle)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[" * 2000, '{"a": 1,}', "[1] 2", '{"schema": ' + "1" * 5000 + "}", "[]", "\udc80"])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[" * 2000, '{"a": 1,}', "[1] 2", '{"schema": ' + "1" * 5000 + "}", "[]", "\udc80"]
+)
 def test_broken_json_is_refused(core: Core, bundle: Path, text: str) -> None:
     (bundle / "bundle.json").write_bytes(text.encode("utf-8", "surrogateescape"))
     same_words(core, bundle)
@@ -258,7 +260,22 @@ def test_hashes_are_remembered_until_a_file_changes(core: Core, bundle: Path, tm
 
 @pytest.mark.parametrize(
     "value",
-    [0.1, 1e16, 1e-5, 123456789.125, -0.0, 1e22, 5e-324, 1.7976931348623157e308, 1e15, 0.0001, [1, None, True, "a'b"], 'a"b', "a'\"b", "é\u2028\U0001f600"],
+    [
+        0.1,
+        1e16,
+        1e-5,
+        123456789.125,
+        -0.0,
+        1e22,
+        5e-324,
+        1.7976931348623157e308,
+        1e15,
+        0.0001,
+        [1, None, True, "a'b"],
+        'a"b',
+        "a'\"b",
+        "é\u2028\U0001f600",
+    ],
 )
 def test_values_are_written_as_python_writes_them(core: Core, value: object) -> None:
     assert core.ask("repr", of=value) == repr(value)

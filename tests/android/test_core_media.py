@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 from numpy.typing import NDArray
+from sklearn.datasets import load_sample_image
 
 from palmtop.errors import InputError
 from palmtop.runtime.audio_windows import audio_windows
@@ -21,7 +22,7 @@ from palmtop.runtime.processor.image_file import load_image
 from palmtop.runtime.processor.sound_file import load_audio
 from palmtop.runtime.processor.spec import AudioSpec, ImageSpec
 from palmtop.runtime.sampling import Sampler
-from tests.runtime.processor.conftest import REAL, TINY, UNEVEN, photo  # noqa: F401 - a fixture
+from tests.runtime.processor.conftest import REAL, TINY, UNEVEN
 from tests.runtime.toy import write_toy_bundle
 
 from .jvm import Core, CoreError
@@ -79,9 +80,7 @@ SIZES = [(1, 56), (56, 56), (57, 30), (100, 300), (300, 100), (640, 480), (33, 1
 
 @pytest.mark.parametrize("spec", [TINY, UNEVEN], ids=["tiny", "uneven"])
 @pytest.mark.parametrize(("width", "height"), SIZES)
-def test_tiles_equal_those_of_python(
-    core: Core, toy: dict[str, Any], spec: ImageSpec, width: int, height: int
-) -> None:
+def test_tiles_equal_those_of_python(core: Core, toy: dict[str, Any], spec: ImageSpec, width: int, height: int) -> None:
     image = noise(width, height)
     try:
         expected = tile_image(image, spec)
@@ -101,7 +100,8 @@ def test_tiles_equal_those_of_python(
         assert np.abs(pixels - expected.pixels).max() <= 1.01 / 255 / min(spec.std)
 
 
-def test_a_real_photo_has_equal_tiles(core: Core, toy: dict[str, Any], photo: NDArray[np.uint8]) -> None:
+def test_a_real_photo_has_equal_tiles(core: Core, toy: dict[str, Any]) -> None:
+    photo = np.array(load_sample_image("china.jpg"), np.uint8)
     answer, pixels, mask = ask_tiles(core, toy, photo, REAL)
     expected = tile_image(photo, REAL)
     assert answer["rows"] == expected.rows
@@ -149,7 +149,9 @@ def test_a_40_megapixel_photo_is_tiled_from_a_reduced_one(core: Core, toy: dict[
     assert np.abs(pixels[0] - same.pixels[0]).mean() < 0.05
 
 
-def ask_log_mel(core: Core, toy: dict[str, Any], spec: AudioSpec, **source: Any) -> tuple[NDArray[np.float32], list[int]]:
+def ask_log_mel(
+    core: Core, toy: dict[str, Any], spec: AudioSpec, **source: Any
+) -> tuple[NDArray[np.float32], list[int]]:
     out = core.file()
     counts = core.ask("log_mel", manifest=with_spec(toy, audio=spec), out=str(out), **source)
     return np.fromfile(out, np.float32).reshape(-1, spec.n_mels), counts
@@ -294,7 +296,15 @@ def test_greedy_sampling_takes_the_first_of_the_best(core: Core) -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("max_tokens", 0), ("temperature", -0.1), ("top_k", -1), ("top_p", 0.0), ("top_p", 1.5), ("seed", -1), ("repetition_penalty", 0.0)],
+    [
+        ("max_tokens", 0),
+        ("temperature", -0.1),
+        ("top_k", -1),
+        ("top_p", 0.0),
+        ("top_p", 1.5),
+        ("seed", -1),
+        ("repetition_penalty", 0.0),
+    ],
 )
 def test_impossible_options_are_refused_in_the_same_words(core: Core, name: str, value: float) -> None:
     with pytest.raises(InputError) as expected:

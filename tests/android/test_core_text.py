@@ -41,7 +41,8 @@ OTHER_TEMPLATES = {
     "{% if not loop.last and loop.index % 2 == 0 %},{% endif %}{% endfor %}{{ x is defined }}",
     "refusal": "{% for m in messages %}{% if (m['role'] == 'user') != (loop.index0 % 2 == 1) %}"
     "{{ raise_exception('Roles must alternate') }}{% endif %}{{ m.content }}{% endfor %}",
-    "raw text": "  {% if true %}\n  a\n  {%+ if true %}b{% endif +%}\n{{ 'c' \"d\\n\" }}\n  {#- x -#}  \n e {% endif %}\n",
+    "raw text": "  {% if true %}\n  a\n  {%+ if true %}b{% endif +%}\n{{ 'c' \"d\\n\" }}\n  {#- x -#}  \n e"
+    " {% endif %}\n",
     "concatenates nothing": "{{ messages[0].content + messages[0].nothing }}",
 }
 
@@ -70,8 +71,34 @@ def tokenizer_json(request: pytest.FixtureRequest, tmp_path_factory: pytest.Temp
 def wild_texts(count: int, seed: int) -> list[str]:
     """Control tokens, their halves, spaces of all kinds, words and letters of many scripts, joined at random."""
     rng = np.random.default_rng(seed)
-    words = [*TYPED, *SPACES, "hello", "World's", "it'S", "DON'T", "naïve", "Straße", "ﬀ", "aͤ", "Ⅷ٣½", "ǅ", "𝔘", "🇩🇪"]
-    words += ["\u00a0", "\u2003", "\u3000", "\u0085", "\u200b", "aaaaaaaaaaaaaaaa", "1234567", "привет", "한국어", "\x1c"]
+    words = [
+        *TYPED,
+        *SPACES,
+        "hello",
+        "World's",
+        "it'S",
+        "DON'T",
+        "naïve",
+        "Straße",
+        "ﬀ",
+        "aͤ",
+        "Ⅷ٣½",
+        "ǅ",
+        "\U0001d518",
+        "🇩🇪",
+    ]
+    words += [
+        "\u00a0",
+        "\u2003",
+        "\u3000",
+        "\u0085",
+        "\u200b",
+        "aaaaaaaaaaaaaaaa",
+        "1234567",
+        "привет",
+        "한국어",
+        "\x1c",
+    ]
     letters = [chr(int(c)) for c in rng.integers(32, 0x2FFF, 200) if not 0xD800 <= c < 0xE000]
     pool = words + letters
     return ["".join(rng.choice(pool, rng.integers(0, 12)).tolist()) for _ in range(count)]
@@ -118,9 +145,7 @@ def dialogues(seed: int) -> list[list[dict[str, Any]]]:
     for _ in range(60):
         texts = wild_texts(int(rng.integers(1, 5)), int(rng.integers(1 << 30)))
         media = [rng.choice(["image", "audio"], rng.integers(0, 3)).tolist() if r == "user" else [] for r in roles]
-        found.append(
-            [{"role": r, "text": t, "media": m} for r, t, m in zip(roles, texts, media, strict=False)]
-        )
+        found.append([{"role": r, "text": t, "media": m} for r, t, m in zip(roles, texts, media, strict=False)])
     return found
 
 

@@ -29,7 +29,11 @@ from .phone_libraries import PhoneLibraries
 ITEMS = 50
 CONTEXT = 1024
 MAX_TOKENS = 24
-WRONG: dict[Task, dict[str, float]] = {"image": {"speech": 1.0}, "audio": {"vision": 1.0}, "image+audio": {"speech": 1.0}}
+WRONG: dict[Task, dict[str, float]] = {
+    "image": {"speech": 1.0},
+    "audio": {"vision": 1.0},
+    "image+audio": {"speech": 1.0},
+}
 """The other mode's adapter."""
 
 
@@ -63,7 +67,7 @@ def exact(exact_bundle: Path, phone_libraries: PhoneLibraries, phone: Core) -> I
 
 
 def both(bundle: Path, core: Core) -> Iterator[Both]:
-    with palmtop.load(bundle, threads=1, context=CONTEXT) as session:
+    with palmtop.load(bundle, threads=1, context=CONTEXT, keep_encoders=True) as session:
         core.ask("load", folder=str(bundle), context=CONTEXT)
         yield Both(session, core, {})
 

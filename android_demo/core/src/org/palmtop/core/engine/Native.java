@@ -34,7 +34,7 @@ final class Native {
     }
 
     /** A session on a graph; {@code threads} 0 leaves their number to onnxruntime. */
-    static native long open(String path, int threads) throws NativeException;
+    static synchronized native long open(String path, int threads) throws NativeException;
 
     /** Free a session. */
     static native void close(long session);
@@ -50,7 +50,7 @@ final class Native {
             throws NativeException;
 
     /** Logits of the last token of a genai Generator, whose handle this is. */
-    static native float[] logits(long generator) throws NativeException;
+    static synchronized native float[] logits(long generator) throws NativeException;
 
     /** Zeroed memory outside the Java heap, which on Android bounds even direct buffers; null if there is none. */
     static native ByteBuffer allocate(long bytes);
@@ -59,5 +59,5 @@ final class Native {
     static native void free(ByteBuffer memory);
 
     /** Version of libonnxruntime.so. */
-    static native String version() throws NativeException;
+    static synchronized native String version() throws NativeException;
 }
