@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from functools import cache
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -24,15 +25,22 @@ COMMANDS = {
 }
 
 
+def skip(reason: str) -> NoReturn:
+    """Skip, or fail where PALMTOP_REQUIRE_ANDROID=1 says that everything must run."""
+    if os.environ.get("PALMTOP_REQUIRE_ANDROID") == "1":
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
 def tools_or_skip() -> tools.Tools:
     """The pinned tools, or a skip that says what is missing."""
     for command, package in COMMANDS.items():
         if shutil.which(command) is None:
-            pytest.skip(f"{command} is not installed (package {package})")
+            skip(f"{command} is not installed (package {package})")
     try:
         return tools.find_tools(default_cache(), offline=False)
     except PackageError as error:
-        pytest.skip(f"the Android packages cannot be fetched: {error}")
+        skip(f"the Android packages cannot be fetched: {error}")
 
 
 @cache
@@ -42,7 +50,7 @@ def phone_classes_or_skip() -> tuple[Path, Path]:
     try:
         aar = natives.find_aar("onnxruntime-genai", None, default_cache(), offline=False)
     except PackageError as error:
-        pytest.skip(f"the Android packages cannot be fetched: {error}")
+        skip(f"the Android packages cannot be fetched: {error}")
     work = Path(tempfile.mkdtemp(prefix="palmtop-phone-"))
     atexit.register(shutil.rmtree, work, ignore_errors=True)
     jar, classes = work / "genai.jar", work / "classes"

@@ -15,7 +15,7 @@ from android_demo.build_apk import Options, app_version, build
 from android_demo.builder import check, elf, tools, zip_writer
 from android_demo.builder.errors import BuildError
 from android_demo.packages import PackageError, default_cache, sha256_of, unpack_group
-from tests.android.phone import ROOT, java_classpath, phone_classes_or_skip, tools_or_skip
+from tests.android.phone import ROOT, java_classpath, phone_classes_or_skip, skip, tools_or_skip
 from tests.android.phone_libraries import make_libraries, missing_tools
 
 TIMEOUT_S = 600
@@ -29,7 +29,7 @@ def apk(int4_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     try:
         build(Options(output=path, cache=default_cache(), bundle=int4_bundle))
     except PackageError as error:
-        pytest.skip(f"the Android packages cannot be fetched: {error}")
+        skip(f"the Android packages cannot be fetched: {error}")
     return path
 
 
@@ -102,7 +102,7 @@ def classes_of_dex(contents: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     try:
         site = unpack_group("enjarify") / "usr/lib/python3/dist-packages"
     except PackageError as error:
-        pytest.skip(f"enjarify cannot be fetched: {error}")
+        skip(f"enjarify cannot be fetched: {error}")
     jar = tmp_path_factory.mktemp("dex") / "classes.jar"
     command = [sys.executable, "-O", "-m", "enjarify.main", str(contents / "classes.dex"), "-o", str(jar)]
     done = subprocess.run(command, cwd=site, capture_output=True, text=True, timeout=TIMEOUT_S)
@@ -122,7 +122,7 @@ def test_the_dex_code_answers_in_all_four_modes_with_the_phones_libraries(
     """
     missing = missing_tools("gcc", "javac", "npm")
     if missing:
-        pytest.skip(missing)
+        skip(missing)
     libraries = make_libraries(tmp_path / "libraries", "x86_64")
     tests = ROOT / "tests/android/applogic"
     tools.compile_java([tests], list(phone_classes_or_skip()), [], tmp_path / "tests")

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from android_demo.packages import PackageError
+from tests.android.phone import skip
 from tests.android.screens.faults import contrast, contrast_faults, faults
 from tests.android.screens.gallery import KEPT, LOOKS, PICTURES, RESOURCES, ROOT, SCREENS, load_fonts, render
 from tests.android.screens.paint import paint, polylines
@@ -23,7 +24,7 @@ def fonts() -> None:
     try:
         load_fonts()
     except PackageError as error:
-        pytest.skip(f"Roboto cannot be fetched: {error}")
+        skip(f"Roboto cannot be fetched: {error}")
 
 
 @pytest.mark.parametrize("look", LOOKS)
