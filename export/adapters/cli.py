@@ -82,7 +82,7 @@ def list_command(bundle: Path, as_json: bool) -> None:
     from palmtop.runtime.bundle import open_bundle
 
     manifest = open_bundle(bundle, hashes=False).manifest
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "name": a.name,
             "rank": a.rank,
@@ -109,14 +109,14 @@ def list_command(bundle: Path, as_json: bool) -> None:
 
     table = Table("adapter", "rank", "alpha", "bits", "MB", "routes", "when named", "from")
     for row in rows:
-        merged = ", ".join(f"{n} {w:g}" for n, w in row["merged_from"].items())  # type: ignore[attr-defined]
+        merged = ", ".join(f"{n} {w:g}" for n, w in row["merged_from"].items())
         table.add_row(
             str(row["name"]),
             str(row["rank"]),
             f"{row['alpha']:g}",
-            ", ".join(map(str, row["bits"])),  # type: ignore[call-overload]
-            f"{row['size_bytes'] / 1e6:.2f}",  # type: ignore[operator]
-            ", ".join(row["routes"]) or "-",  # type: ignore[arg-type]
+            ", ".join(map(str, row["bits"])),
+            f"{row['size_bytes'] / 1e6:.2f}",
+            ", ".join(row["routes"]) or "-",
             "beside the route's" if row["combine"] == "add" else "instead of the route's",
             merged or ("the checkpoint" if row["file"] is None else "added"),
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -145,8 +146,8 @@ class DecoderGraph:
                 y,
                 is_on,
                 weight,
-                lambda inner, x, d=delta, n=name: d.a.add_to(inner, f"{n}.lora_A.{adapter}", x),
-                lambda inner, x, d=delta, n=name: d.b.add_to(inner, f"{n}.lora_B.{adapter}", x),
+                partial(_product, delta.a, f"{name}.lora_A.{adapter}"),
+                partial(_product, delta.b, f"{name}.lora_B.{adapter}"),
             )
             g.move_into(graph, after=end)
             for node, place in users:
@@ -231,8 +232,12 @@ class DecoderGraph:
                 graph.initializers.pop(name)
 
 
+def _product(matrix: Matrix, name: str, g: GraphBuilder, x: ir.Value) -> ir.Value:
+    return matrix.add_to(g, name, x)
+
+
 def _sink() -> WeightSink:
-    return _NoSink()  # type: ignore[return-value]
+    return _NoSink()
 
 
 def _number(value: ir.Value | None) -> int:

@@ -119,7 +119,7 @@ def store(sink: WeightSink, name: str, weight: Weight, precision: Precision) -> 
         arrays = {"codes": quantized.codes, "scales": quantized.scales}
         if quantized.zero_points is not None:
             arrays["zero_points"] = quantized.zero_points
-    return _write(sink, name, Matrix(*weight.shape, scheme, precision.accuracy_level, {}), arrays)
+    return _write(sink, name, Matrix(weight.shape[0], weight.shape[1], scheme, precision.accuracy_level, {}), arrays)
 
 
 def copy(sink: WeightSink, name: str, matrix: Matrix) -> Matrix:
