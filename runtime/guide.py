@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from palmtop.errors import InputError, RuntimeMissingError
+from palmtop.errors import BundleError, InputError, RuntimeMissingError
 
 from .grammar import Grammar
 
@@ -75,6 +75,7 @@ class Guides:
 
         Raises:
             InputError: the grammar is not valid.
+            BundleError: llguidance cannot read the bundle's tokenizer.
             RuntimeMissingError: llguidance is not installed.
         """
         if grammar is None:
@@ -86,9 +87,12 @@ class Guides:
                 f"structured answers need llguidance ({error}); pip install 'palmtop[guidance]'"
             ) from error
         if self._tokenizer is None:
-            self._tokenizer = llguidance.LLTokenizer(
-                str(self._path.resolve()), n_vocab=self._vocab_size, eos_token=self._eos_ids
-            )
+            try:
+                self._tokenizer = llguidance.LLTokenizer(
+                    str(self._path.resolve()), n_vocab=self._vocab_size, eos_token=self._eos_ids
+                )
+            except ValueError as error:
+                raise BundleError(f"{self._path}: no vocabulary for grammars ({error!s:.200})") from error
         convert: dict[str, Callable[[str], str]] = {
             "json_schema": llguidance.LLMatcher.grammar_from_json_schema,
             "regex": llguidance.LLMatcher.grammar_from_regex,

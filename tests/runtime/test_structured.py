@@ -12,8 +12,9 @@ import pytest
 from click.testing import CliRunner
 
 from palmtop.__main__ import cli
-from palmtop.errors import InputError, RuntimeMissingError
+from palmtop.errors import BundleError, InputError, RuntimeMissingError
 from palmtop.runtime.grammar import Grammar
+from palmtop.runtime.guide import Guides
 from palmtop.runtime.options import GenerationOptions
 from palmtop.runtime.processor.text import TextProcessor
 from palmtop.runtime.reply import ToolCall
@@ -183,3 +184,9 @@ def test_calls_in_plain_text_are_found(toy_session: Session) -> None:
     assert find_tool_calls(f"functools{body}", [], processor) == wanted
     assert find_tool_calls(f"Sure.<|tool_call|>{body}<|/tool_call|>", [], processor) == wanted
     assert find_tool_calls(f"I would call {body}", [], processor) == ()
+
+
+def test_a_tokenizer_that_the_grammar_library_cannot_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(BundleError, match=r"tokenizer\.json: no vocabulary for grammars"):
+        Guides(tmp_path / "tokenizer.json", 264, [1]).guide(Grammar.regex("a"))
