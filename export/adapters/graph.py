@@ -16,6 +16,7 @@ from palmtop.export.graph.attention import AttentionConfig
 from palmtop.export.graph.builder import GraphBuilder, WeightSink
 from palmtop.export.graph.linear import Precision
 from palmtop.export.graph.lora import GATES, add_branch, add_gate
+from palmtop.export.workers import Workers
 from palmtop.quantize import Quantizer
 from palmtop.runtime.manifest import DecoderSpec
 
@@ -28,8 +29,15 @@ MATMULS = ("MatMul", "MatMulNBits")
 class _NoSink:
     """For graphs that only rearrange what is stored already."""
 
+    def __init__(self) -> None:
+        self.workers = Workers()
+
     def add(self, name: str, shape: object, dtype: object, blocks: object) -> ir.ExternalTensor:
         """Never: every tensor has its place."""
+        raise AssertionError(name)
+
+    def add_set(self, name: str, tensors: object, blocks: object) -> list[ir.ExternalTensor]:
+        """Never: as above."""
         raise AssertionError(name)
 
     def inlined(self, name: str, array: object) -> None:
