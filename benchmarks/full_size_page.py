@@ -66,8 +66,7 @@ def _exports(results: dict[str, Any]) -> str:
         lines.append(
             f"\nAgainst the stock builder, same checkpoint: memory 1/{stock['peak_rss'] / ours['peak_rss']:.0f},"
             f" wall time {ours['seconds'] / stock['seconds']:.2f}x, CPU time"
-            f" {ours['cpu_seconds'] / stock['cpu_seconds']:.2f}x, bundle {ours['bytes'] / stock['bytes']:.2f}x"
-            " (the stock builder leaves the embedding table in float)."
+            f" {ours['cpu_seconds'] / stock['cpu_seconds']:.2f}x, bundle {ours['bytes'] / stock['bytes']:.2f}x."
         )
     if "verify" in results:
         r = results["verify"]
@@ -94,7 +93,7 @@ def _parts(results: dict[str, Any]) -> str:
 def _runs(results: dict[str, Any]) -> str:
     lines = [
         "## Memory plan and process\n",
-        "One process each: load, a text turn, then the media in a new conversation of the same session. Planned is what"
+        "One process each: load, a text turn, then the media in the same conversation. Planned is what"
         " `palmtop inspect` and the refusal of a session that does not fit go by.\n",
         "| workload | planned peak | measured peak | planned / measured | load | encoder and its media |",
         "|---|---|---|---|---|---|",
@@ -127,14 +126,15 @@ def _runs(results: dict[str, Any]) -> str:
 def _cold_start(results: dict[str, Any]) -> str:
     return """## Cold start: the cache of prepacked weights is left out
 
-onnxruntime can save the kernels' copies of the weights (`session.save_external_prepacked_constant_initializers`).
-Tried on this bundle with onnxruntime 1.31.1: logits of every gate setting equal the uncached session's bit for bit, and
-the memory of a loaded session becomes pages of a file (0.26 GB anonymous instead of 3.47 GB). But the second load takes
-8.8 to 11.9 s instead of 9.9 s: onnxruntime still calls every kernel's packing and then drops the result for the saved
-one, so 0.4x of the first load cannot be reached this way, and the cache costs 6.8 GB of disk for a 3.0 GB decoder.
-`session.prepack.enable_parallel` gave 9.2 s and 0.8 GB more peak memory. A cache that slows the start and doubles
-the disk is not worth its risk, so palmtop has none. What the cache would have saved in memory beyond the packed copies,
-the mapped pages, is given back after loading: resident memory is 1.2x the decoder's weight files.
+onnxruntime can save the kernels' copies of the weights (`session.save_external_prepacked_constant_initializers`);
+`python -m benchmarks.prepack_cache BUNDLE FOLDER` tries it. On this bundle, with onnxruntime 1.31.1, logits of every gate
+setting equal the uncached session's bit for bit, and the memory of a loaded session becomes pages of a file (0.26 GB
+anonymous instead of 3.47 GB). But the second load takes 8.8 to 11.9 s instead of 9.9 s: onnxruntime still calls every
+kernel's packing and then drops the result for the saved one, so 0.4x of the first load cannot be reached this way, and
+the cache costs 6.8 GB of disk for a 3.0 GB decoder. `session.prepack.enable_parallel` gave 9.2 s and 0.8 GB more peak
+memory. A cache that hardly starts faster and triples the disk is not worth its risk, so palmtop has none. What it would
+have saved beyond the packed copies, the mapped pages, is given back after loading: resident memory is then 1.2x the
+decoder's weight files.
 """
 
 
@@ -144,7 +144,8 @@ def _phone(results: dict[str, Any]) -> str:
         r = results["run text"]["output"]
         lines.append(
             f"With a context of 4,096 tokens a text session of this bundle peaks at {gb(r['memory']['VmHWM'])} here,"
-            " most of it at the end of loading; a phone of 8 GB leaves an app 3 to 4 GB. Levers, by size: group 128"
+            f" {gb(r['loaded']['VmRSS'])} of it the loaded weights; a phone of 8 GB leaves an app 3 to 4 GB."
+            " Levers, by size: group 128"
             " (4.25 instead of 5.1 bits a weight), one merged adapter or none instead of two gated ones, a shorter"
             " context (0.26 MB a token)."
         )
