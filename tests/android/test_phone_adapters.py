@@ -1,53 +1,71 @@
-"""Adapters that a user added, on the phone's libraries: loaded from their own files, chosen by name and by route."""
+"""An adapter that a user added, on the phone's libraries: loaded from its own file, chosen by name and by route."""
 
 from __future__ import annotations
 
-import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
+import palmtop
 from palmtop.export.adapters.install import add_adapter, set_route
+from palmtop.export.convert import export_model
+from palmtop.export.recipe import Recipe
 from palmtop.runtime.manifest import Route
-from palmtop.runtime.reference import adapters_path
-from palmtop.runtime.reference.text_tasks import INSTRUCTION
-from tests.reference.task_adapters import draw
+from palmtop.runtime.options import GenerationOptions
+from palmtop.runtime.reference.heldout import held_out_items
+from palmtop.runtime.routing import AdapterRequest
+from palmtop.runtime.session import Session
+from tests.reference.plain import random_lora
 
 from .jvm import Core
 
-ITEMS = 10
+pytestmark = pytest.mark.android
+CONTEXT = 512
+MAX_TOKENS = 12
+REQUESTS = (
+    AdapterRequest(),
+    AdapterRequest({"mine": 1.0}),
+    AdapterRequest({"mine": 1.0, "speech": 0.5}),
+    AdapterRequest(route="sorting"),
+    AdapterRequest({"mine": -0.5}, "sorting"),
+    AdapterRequest({}, "sorting"),
+)
 
 
 @pytest.fixture(scope="module")
-def tasks(phone: Core, int4_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Core:
-    bundle = Path(shutil.copytree(int4_bundle, tmp_path_factory.mktemp("tasks") / "bundle"))
-    for name in ("sort", "next"):
-        add_adapter(bundle, adapters_path() / name)
-    set_route(bundle, "sorting", Route(adapters={"sort": 1.0}, audio_projector="speech"))
-    phone.ask("load", folder=str(bundle), context=256)
+def bundle(reference_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """At accuracy level 0, where the kernels of all versions agree, with an adapter of random weights."""
+    folder = tmp_path_factory.mktemp("added")
+    made = export_model(reference_checkpoint, folder / "bundle", Recipe(accuracy_level=0))
+    random_lora(reference_checkpoint, folder / "mine", 1)
+    add_adapter(made, folder / "mine")
+    set_route(made, "sorting", Route(adapters={"mine": 0.5, "vision": 1.0}, audio_projector="vision"))
+    return made
+
+
+@pytest.fixture(scope="module")
+def session(bundle: Path) -> Iterator[Session]:
+    with palmtop.load(bundle, threads=1, context=CONTEXT) as session:
+        yield session
+
+
+@pytest.fixture(scope="module")
+def core(phone: Core, bundle: Path) -> Core:
+    phone.ask("load", folder=str(bundle), context=CONTEXT)
     return phone
 
 
-def right(tasks: Core, **options: Any) -> float:
-    """Share of the sorting task's held-out items answered exactly."""
-    count = 0
-    for number in range(ITEMS):
-        question, answer = draw("sort", np.random.default_rng(10**6 + number), held_out=True)
-        messages = [{"role": "user", "content": f"{question} {INSTRUCTION}"}]
-        count += tasks.respond(messages, max_tokens=16, **options)["text"] == answer
-    return count / ITEMS
-
-
-def test_an_added_adapter_answers_by_name_and_by_route(tasks: Core) -> None:
-    assert right(tasks, adapters={"sort": 1.0}) >= 0.7
-    assert right(tasks, route="sorting") >= 0.7
-    assert right(tasks, adapters={"next": 1.0}) <= 0.3
-    assert right(tasks) <= 0.3
-
-
-def test_a_named_adapter_stands_beside_the_routes(tasks: Core) -> None:
-    messages = [{"role": "user", "content": "dog cat"}]
-    reply = tasks.respond(messages, adapters={"next": 0.25}, route="sorting", max_tokens=2)
-    assert reply["adapters"] == {"sort": 1.0, "next": 0.25}
+@pytest.mark.parametrize("task", ["text", "image", "audio"])
+def test_every_request_is_answered_as_by_the_python_runtime(core: Core, session: Session, task: Any) -> None:
+    different = set()
+    for item in held_out_items(task, 3, 0):
+        for request in REQUESTS:
+            options = GenerationOptions(max_tokens=MAX_TOKENS)
+            expected = session.answer(item.messages, adapters=request, options=options)
+            asked: dict[str, Any] = {} if request.adapters is None else {"adapters": request.adapters}
+            reply = core.respond(item.messages, max_tokens=MAX_TOKENS, route=request.route, **asked)
+            assert (reply["ids"], reply["adapters"]) == (list(expected.token_ids), expected.adapters)
+            different.add(expected.token_ids)
+    assert len(different) >= 4  # the adapter changes answers
