@@ -1,27 +1,26 @@
 """The core compiled once, and Java machines to ask it: one without native code, one with the phone's libraries.
 
-Skips, and says why, where the tools are not installed or the packages not in the cache; with
-``PALMTOP_REQUIRE_ANDROID=1`` (as in .ci/run) packages are downloaded, and what is missing is a failure.
+Tests skip, or fail, as ``requirements.py`` says.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from android_demo.packages import PackageError
-
 from .jvm import Core, compile_core
-from .phone_libraries import PhoneLibraries, aar, is_required, make_libraries, missing_tools, take_classes
+from .phone_libraries import PhoneLibraries, aar, make_libraries, take_classes
+from .requirements import make_or_skip
 
 
 @pytest.fixture(scope="session")
 def genai_jar(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """classes.jar of genai's AAR, which the core is compiled against."""
-    return make_or_skip(lambda: take_classes(aar("genai"), tmp_path_factory.mktemp("genai") / "genai.jar"), "javac")
+    return make_or_skip(
+        lambda: take_classes(aar("genai"), tmp_path_factory.mktemp("genai") / "genai.jar"), "javac", "java"
+    )
 
 
 @pytest.fixture(scope="session")
@@ -39,7 +38,9 @@ def core(classes: Path, genai_jar: Path, tmp_path_factory: pytest.TempPathFactor
 @pytest.fixture(scope="session")
 def phone_libraries(tmp_path_factory: pytest.TempPathFactory) -> PhoneLibraries:
     """The phone's x86_64 libraries, loadable here."""
-    return make_or_skip(lambda: make_libraries(tmp_path_factory.mktemp("phone") / "x86_64", "x86_64"), "javac", "gcc")
+    return make_or_skip(
+        lambda: make_libraries(tmp_path_factory.mktemp("phone") / "x86_64", "x86_64"), "javac", "java", "gcc"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -49,15 +50,3 @@ def phone(
     """The core with the phone's libraries."""
     with Core(classes, genai_jar, tmp_path_factory.mktemp("phone-work"), phone_libraries.folder) as running:
         yield running
-
-
-def make_or_skip(make: Callable[[], Any], *tools: str) -> Any:
-    reason = missing_tools(*tools)
-    if not reason:
-        try:
-            return make()
-        except PackageError as error:
-            reason = str(error)
-    if is_required():
-        pytest.fail(f"Android tools are required here: {reason}")
-    pytest.skip(f"{reason}; 'python android_demo/packages.py fetch' fills the cache")

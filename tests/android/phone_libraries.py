@@ -17,6 +17,7 @@ from android_demo.native.build import build_library
 from android_demo.packages import default_cache, unpack_group
 
 from .relink import relink
+from .requirements import is_required
 
 SHIM = Path(__file__).with_name("bionic_shim.c")
 SHIM_NAMES = ("libm.so", "libdl.so", "liblog.so", "libandroid.so")
@@ -35,17 +36,10 @@ class PhoneLibraries:
     folder: Path
 
 
-def missing_tools(*commands: str) -> str:
-    """Why the phone's libraries cannot be run here; "" when they can."""
-    packages = {"javac": "openjdk-17-jdk-headless", "gcc": "gcc", "npm": "npm", "dpkg-deb": "dpkg"}
-    absent = [name for name in commands if shutil.which(name) is None]
-    return "; ".join(f"{name} is not installed (apt-get install {packages[name]})" for name in absent)
-
-
 def java_home() -> Path:
     """Of the JDK whose javac is in the path."""
     found = shutil.which("javac")
-    assert found is not None  # missing_tools has looked
+    assert found is not None  # make_or_skip has looked
     return Path(found).resolve().parent.parent
 
 
@@ -61,11 +55,6 @@ def aar(group: str) -> Path:
 def package_tree(group: str) -> Path:
     """Packages of a group, unpacked. Tests download only where they are required to run: it is 300 MB and more."""
     return unpack_group(group, default_cache(), offline=not is_required())
-
-
-def is_required() -> bool:
-    """Whether tests must run: on the machine that checks changes."""
-    return bool(os.environ.get("PALMTOP_REQUIRE_ANDROID"))
 
 
 def take_classes(archive: Path, out: Path) -> Path:

@@ -12,12 +12,14 @@ from pathlib import Path
 import pytest
 
 from android_demo.build_apk import Options, app_version, build
-from android_demo.builder import check, elf, tools, zip_writer
+from android_demo.builder import check, tools
 from android_demo.builder.errors import BuildError
-from android_demo.packages import PackageError, default_cache, sha256_of, unpack_group
-from tests.android.phone import ROOT, java_classpath, phone_classes_or_skip, skip, tools_or_skip
-from tests.android.phone_libraries import make_libraries, missing_tools
+from android_demo.packages import default_cache, sha256_of
+from tests.android.phone import ROOT, java_classpath, phone_classes_or_skip, tools_or_skip
+from tests.android.phone_libraries import PhoneLibraries, package_tree
+from tests.android.requirements import is_required, make_or_skip
 
+pytestmark = pytest.mark.android
 TIMEOUT_S = 600
 
 
@@ -26,10 +28,8 @@ def apk(int4_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Built by the very function that the command calls."""
     tools_or_skip()
     path = tmp_path_factory.mktemp("apk") / "palmtop.apk"
-    try:
-        build(Options(output=path, cache=default_cache(), bundle=int4_bundle))
-    except PackageError as error:
-        skip(f"the Android packages cannot be fetched: {error}")
+    options = Options(output=path, cache=default_cache(), bundle=int4_bundle, offline=not is_required())
+    make_or_skip(lambda: build(options))
     return path
 
 
@@ -99,10 +99,7 @@ def test_a_changed_byte_breaks_the_signature(apk: Path, tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def classes_of_dex(contents: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The APK's dex code turned back into a jar: what dx made is what runs below."""
-    try:
-        site = unpack_group("enjarify") / "usr/lib/python3/dist-packages"
-    except PackageError as error:
-        skip(f"enjarify cannot be fetched: {error}")
+    site = make_or_skip(lambda: package_tree("enjarify")) / "usr/lib/python3/dist-packages"
     jar = tmp_path_factory.mktemp("dex") / "classes.jar"
     command = [sys.executable, "-O", "-m", "enjarify.main", str(contents / "classes.dex"), "-o", str(jar)]
     done = subprocess.run(command, cwd=site, capture_output=True, text=True, timeout=TIMEOUT_S)
@@ -114,25 +111,21 @@ def classes_of_dex(contents: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def test_the_dex_code_answers_in_all_four_modes_with_the_phones_libraries(
-    contents: Path, classes_of_dex: Path, tmp_path: Path
+    contents: Path, classes_of_dex: Path, phone_libraries: PhoneLibraries, tmp_path: Path
 ) -> None:
     """From the first start to the examples' answers, by the code and the model that are in the APK.
 
     The libraries are the AARs' for x86-64, whose arm64 twins are packed; the Java machine takes ART's place.
     """
-    missing = missing_tools("gcc", "javac", "npm")
-    if missing:
-        skip(missing)
-    libraries = make_libraries(tmp_path / "libraries", "x86_64")
     tests = ROOT / "tests/android/applogic"
     tools.compile_java([tests], list(phone_classes_or_skip()), [], tmp_path / "tests")
     path = java_classpath(classes_of_dex, tmp_path / "tests")
     (tmp_path / "phone").mkdir()
-    options = ["-Xverify:all", "-Xmx256m", f"-Donnxruntime-genai.native.path={libraries.folder}"]
-    options += [f"-Djava.library.path={libraries.folder}", "-cp", path]
+    options = ["-Xverify:all", "-Xmx256m", f"-Donnxruntime-genai.native.path={phone_libraries.folder}"]
+    options += [f"-Djava.library.path={phone_libraries.folder}", "-cp", path]
     done = subprocess.run(
         ["java", *options, "Journey", str(contents / "assets"), str(tmp_path / "phone")],
-        env={"LD_LIBRARY_PATH": str(libraries.folder), "PATH": "/usr/bin:/bin", "ORT_DISABLE_TELEMETRY": "1"},
+        env={"LD_LIBRARY_PATH": str(phone_libraries.folder), "PATH": "/usr/bin:/bin", "ORT_DISABLE_TELEMETRY": "1"},
         capture_output=True,
         text=True,
         timeout=TIMEOUT_S,
@@ -141,44 +134,3 @@ def test_the_dex_code_answers_in_all_four_modes_with_the_phones_libraries(
     answers = dict(re.findall(r"^ANSWER ([^|]+)\|([^|]*)\|DONE\|", done.stdout, re.M))
     samples = json.loads((contents / "assets/samples/samples.json").read_text("utf-8"))
     assert answers == {sample["mode"]: sample["expected"] for sample in samples}
-
-
-def test_zip_entries_are_aligned_and_the_file_is_the_same_every_day(tmp_path: Path) -> None:
-    entries = [("a", b"x" * 7, False), ("lib/x.so", b"y" * 100, False), ("b.txt", b"z" * 5000, True)]
-    paths = [tmp_path / "one.zip", tmp_path / "two.zip"]
-    for path in paths:
-        zip_writer.write_zip(path, entries)
-    assert paths[0].read_bytes() == paths[1].read_bytes()
-    assert zip_writer.read_entries(paths[0]) == entries
-    with zipfile.ZipFile(paths[0]) as archive:
-        starts = {info.filename: zip_writer.data_offset(paths[0], info) for info in archive.infolist()}
-        assert archive.testzip() is None
-    assert starts["a"] % 4 == 0
-    assert starts["lib/x.so"] % 16384 == 0
-
-
-def library(**changes: object) -> dict[str, elf.Library]:
-    good = {"abi": "arm64-v8a", "alignment": 16384, "needed": ("libc.so",), "soname": "x.so", "is_stripped": True}
-    return {"lib/arm64-v8a/x.so": elf.Library(**{**good, **changes})}  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(
-    ("change", "sentence"),
-    [
-        ({"abi": "x86_64"}, "is a library for x86_64"),
-        ({"alignment": 4096}, "is aligned to 4096 bytes, expected 16384"),
-        ({"needed": ("libmat.so",)}, "needs libmat.so"),
-        ({"is_stripped": False}, "carries symbols"),
-    ],
-)
-def test_a_library_that_would_not_run_is_refused(change: dict[str, object], sentence: str) -> None:
-    check.check_libraries("x.apk", library())
-    with pytest.raises(BuildError, match=sentence):
-        check.check_libraries("x.apk", library(**change))
-
-
-def test_a_file_that_is_no_library_is_named(tmp_path: Path) -> None:
-    for content in (b"", b"\x7fELF\x01\x01", b"\x7fELF\x02\x01" + bytes(40), b"\x7fELF\x02\x01" + b"\xff" * 90):
-        (tmp_path / "x.so").write_bytes(content)
-        with pytest.raises(BuildError, match=r"x\.so"):
-            elf.read_library(tmp_path / "x.so")

@@ -1,4 +1,4 @@
-"""What a person can do wrong when building the app is one sentence and exit code 2."""
+"""What a person can do wrong when building the app is one sentence and exit code 2; the parts of an APK, alone."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from android_demo import build_apk
-from android_demo.builder import contents, natives, tools
+from android_demo.builder import check, contents, elf, natives, tools, zip_writer
 from android_demo.builder.errors import BuildError
+from tests.android.requirements import skip
 
 
 def test_a_bundle_is_checked_before_it_is_packed(int4_bundle: Path, tmp_path: Path) -> None:
@@ -69,7 +70,7 @@ def refusal(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
 
 def test_offline_without_a_cache_says_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     if not shutil.which("javac"):
-        pytest.skip("javac is not installed (package openjdk-17-jdk-headless)")
+        skip("javac is not installed (package openjdk-17-jdk-headless)")
     said = refusal(capsys, "--offline", "--cache", tmp_path, "-o", tmp_path / "x.apk")
     assert said.startswith("build_apk: pybundletool 0.0.1.dev2: is not in ")
     assert not (tmp_path / "x.apk").exists()
@@ -108,3 +109,44 @@ def test_the_gradle_files_name_the_same_levels_and_sources() -> None:
     assert f"targetSdk = {tools.TARGET_SDK}" in text
     for folder in ("../core/src", "logic", "src", "res"):
         assert f'"{folder}"' in text
+
+
+def test_zip_entries_are_aligned_and_the_file_is_the_same_every_day(tmp_path: Path) -> None:
+    entries = [("a", b"x" * 7, False), ("lib/x.so", b"y" * 100, False), ("b.txt", b"z" * 5000, True)]
+    paths = [tmp_path / "one.zip", tmp_path / "two.zip"]
+    for path in paths:
+        zip_writer.write_zip(path, entries)
+    assert paths[0].read_bytes() == paths[1].read_bytes()
+    assert zip_writer.read_entries(paths[0]) == entries
+    with zipfile.ZipFile(paths[0]) as archive:
+        starts = {info.filename: zip_writer.data_offset(paths[0], info) for info in archive.infolist()}
+        assert archive.testzip() is None
+    assert starts["a"] % 4 == 0
+    assert starts["lib/x.so"] % 16384 == 0
+
+
+def library(**changes: object) -> dict[str, elf.Library]:
+    good = {"abi": "arm64-v8a", "alignment": 16384, "needed": ("libc.so",), "soname": "x.so", "is_stripped": True}
+    return {"lib/arm64-v8a/x.so": elf.Library(**{**good, **changes})}  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"abi": "x86_64"}, "is a library for x86_64"),
+        ({"alignment": 4096}, "is aligned to 4096 bytes, expected 16384"),
+        ({"needed": ("libmat.so",)}, "needs libmat.so"),
+        ({"is_stripped": False}, "carries symbols"),
+    ],
+)
+def test_a_library_that_would_not_run_is_refused(change: dict[str, object], sentence: str) -> None:
+    check.check_libraries("x.apk", library())
+    with pytest.raises(BuildError, match=sentence):
+        check.check_libraries("x.apk", library(**change))
+
+
+def test_a_file_that_is_no_library_is_named(tmp_path: Path) -> None:
+    for content in (b"", b"\x7fELF\x01\x01", b"\x7fELF\x02\x01" + bytes(40), b"\x7fELF\x02\x01" + b"\xff" * 90):
+        (tmp_path / "x.so").write_bytes(content)
+        with pytest.raises(BuildError, match=r"x\.so"):
+            elf.read_library(tmp_path / "x.so")

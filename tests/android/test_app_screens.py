@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from android_demo.packages import PackageError
-from tests.android.phone import skip
+from tests.android.requirements import is_required, make_or_skip
 from tests.android.screens.faults import contrast, contrast_faults, faults
 from tests.android.screens.gallery import KEPT, LOOKS, PICTURES, RESOURCES, ROOT, SCREENS, load_fonts, render
 from tests.android.screens.paint import paint, polylines
@@ -21,10 +20,7 @@ APP = ROOT / "android_demo/app"
 
 @pytest.fixture(scope="module", autouse=True)
 def fonts() -> None:
-    try:
-        load_fonts()
-    except PackageError as error:
-        skip(f"Roboto cannot be fetched: {error}")
+    make_or_skip(lambda: load_fonts(offline=not is_required()))
 
 
 @pytest.mark.parametrize("look", LOOKS)

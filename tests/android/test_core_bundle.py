@@ -70,6 +70,7 @@ def place(data: Any, where: str, value: object) -> None:
 
 
 WRONG = [
+    ("schema", 3),
     ("schema", 2),
     ("schema", 0),
     ("schema", True),
@@ -89,7 +90,7 @@ WRONG = [
     ("routes.image.adapters.vision", 1 << 60),
     ("routes.image.adapters", {"nobody": 1.0}),
     ("routes.image.audio_projector", "side'ways\n\u200b"),
-    ("routes.smell", {"adapters": {}, "audio_projector": "speech"}),
+    ("routes.a smell", {"adapters": {}, "audio_projector": "speech"}),
     ("decoder.context_length", 0),
     ("decoder.context_length", 1 << 25),
     ("decoder.context_length", 1e3),

@@ -17,9 +17,9 @@ from palmtop.runtime.options import GenerationOptions
 from palmtop.runtime.reference.heldout import TASKS, Task, held_out_items
 from palmtop.runtime.session import Session
 
-from .conftest import make_or_skip
 from .jvm import Core
 from .phone_libraries import make_libraries, package_tree
+from .requirements import make_or_skip
 
 pytestmark = pytest.mark.slow
 ITEMS = 3

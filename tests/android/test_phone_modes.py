@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 import palmtop
 from palmtop.export.convert import export_model
 from palmtop.export.recipe import Recipe
+from palmtop.runtime.interruption import Interruption
 from palmtop.runtime.options import GenerationOptions
 from palmtop.runtime.reference.heldout import TASKS, Item, Task, held_out_items
 from palmtop.runtime.reply import Reply
@@ -26,6 +27,7 @@ from palmtop.runtime.session import Session
 from .jvm import Core
 from .phone_libraries import PhoneLibraries
 
+pytestmark = pytest.mark.android
 ITEMS = 50
 CONTEXT = 1024
 MAX_TOKENS = 24
@@ -129,8 +131,8 @@ def test_at_accuracy_level_4_logits_are_near(usual: Both, task: Task) -> None:
 def teacher_forced(session: Session, item: Item, forced: list[int]) -> NDArray[np.float32]:
     """Python's logits after the prompt and after each forced token but the last."""
     conversation = session.conversation()
-    question = conversation._read(item.messages, None)
-    conversation._prefill(question)
+    question = conversation._reader.read(item.messages, None, GenerationOptions())
+    conversation._talk._prefill(question, Interruption())
     rows = []
     for token in forced:
         rows.append(conversation._track.logits().copy())

@@ -20,6 +20,10 @@ from tests.runtime.toy import ORIGINAL_CONTEXT, write_toy_bundle
 
 from .jvm import Core, CoreError
 
+AVAILABLE_BYTES = 205_000_000  # a context of 8192 needs 211 MB, one of 4096 200 MB
+NO_OPTION_HERE = " (on_overflow='trim' does)"
+"""What Python's sentence says of an option that the phone's core does not have."""
+
 
 def item(task: Any, number: int = 0) -> list[dict[str, Any]]:
     return [*held_out_items(task, number + 1, 0)][number].messages
@@ -111,7 +115,7 @@ def test_a_prompt_that_does_not_fit_is_refused_in_pythons_words(phone: Core, int
         session.answer(messages)
     with pytest.raises(CoreError) as caught:
         phone.respond(messages)
-    assert (caught.value.kind, caught.value.message) == ("INPUT", str(expected.value))
+    assert (caught.value.kind, caught.value.message) == ("INPUT", str(expected.value).replace(NO_OPTION_HERE, ""))
     full = phone.respond([{"role": "user", "content": "a b c d e f g"}], max_tokens=200, temperature=100.0, seed=1)
     assert full["finish_reason"] in ("context_full", "eos")
 
@@ -156,10 +160,18 @@ def test_the_longrope_boundary_is_crossed_as_in_python(phone: Core, tmp_path: Pa
 
 def test_what_does_not_fit_into_memory_is_refused_with_a_way_out(phone: Core, int4_bundle: Path) -> None:
     with pytest.raises(CoreError, match=r"needs .* a context of at most \d+ tokens would fit") as caught:
-        phone.ask("load", folder=str(int4_bundle), context=8192, available=215_000_000)
+        phone.ask("load", folder=str(int4_bundle), context=8192, available=AVAILABLE_BYTES)
     assert caught.value.kind == "MEMORY"
-    fits = phone.ask("load", folder=str(int4_bundle), available=215_000_000)
+    fits = phone.ask("load", folder=str(int4_bundle), available=AVAILABLE_BYTES)
     assert 64 <= fits < 8192
+    assert phone.respond(item("text"), max_tokens=2)["ids"]
+
+
+def test_an_encoder_that_does_not_fit_is_refused_and_talk_goes_on(phone: Core, int4_bundle: Path) -> None:
+    phone.ask("load", folder=str(int4_bundle), context=512, available=AVAILABLE_BYTES)
+    with pytest.raises(CoreError, match=r"reading images or sounds needs .* for the encoder, there are") as caught:
+        phone.respond(item("image"), max_tokens=2)
+    assert caught.value.kind == "MEMORY"
     assert phone.respond(item("text"), max_tokens=2)["ids"]
 
 

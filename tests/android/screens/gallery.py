@@ -217,13 +217,13 @@ LOOKS = {"light": Look(), "dark": Look(night=True), "large": Look(font_scale=2.0
 KEPT = [(name, "light") for name in SCREENS] + [("chat", "dark"), ("models", "dark"), ("chat", "large")]
 
 
-def load_fonts() -> None:
-    """Fetch Roboto.
+def load_fonts(*, offline: bool = False) -> None:
+    """Find Roboto in the cache, or fetch it.
 
     Raises:
         PackageError: it cannot be had.
     """
-    folder = unpack_group("screens") / "usr/share/fonts/truetype/roboto/unhinted/RobotoTTF"
+    folder = unpack_group("screens", offline=offline) / "usr/share/fonts/truetype/roboto/unhinted/RobotoTTF"
     FONTS.update({False: folder / "Roboto-Regular.ttf", True: folder / "Roboto-Bold.ttf"})
 
 

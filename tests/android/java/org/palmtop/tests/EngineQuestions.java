@@ -98,7 +98,9 @@ final class EngineQuestions {
                 }
             }
         };
-        Reply reply = conversation.respond(messages(request), adapters(request), Questions.options(request), listener);
+        Reply reply = conversation.respond(
+                messages(request), request.weights("adapters"), request.text("route"), Questions.options(request),
+                listener);
         Map<String, Object> answer = new LinkedHashMap<String, Object>();
         answer.put("text", reply.text);
         answer.put("ids", reply.tokenIds);
@@ -117,24 +119,14 @@ final class EngineQuestions {
     }
 
     private Object logits(Request request) throws Exception {
-        float[][] rows = Probe.logits(conversation, messages(request), adapters(request), request.integers("forced"));
+        float[][] rows = Probe.logits(
+                conversation, messages(request), request.weights("adapters"), request.integers("forced"));
         float[] all = new float[rows.length * rows[0].length];
         for (int i = 0; i < rows.length; i++) {
             System.arraycopy(rows[i], 0, all, i * rows[0].length, rows[0].length);
         }
         Request.write(request.file("out"), all);
         return rows.length;
-    }
-
-    private static Map<String, Double> adapters(Request request) {
-        if (!request.has("adapters")) {
-            return null;
-        }
-        Map<String, Double> result = new LinkedHashMap<String, Double>();
-        for (Map.Entry<?, ?> entry : ((Map<?, ?>) request.any("adapters")).entrySet()) {
-            result.put((String) entry.getKey(), ((Number) entry.getValue()).doubleValue());
-        }
-        return result;
     }
 
     private static List<Message> messages(Request request) {

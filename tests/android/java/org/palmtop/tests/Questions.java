@@ -69,6 +69,12 @@ final class Questions {
                 return resample(request);
             case "plan":
                 return plan(request);
+            case "choose":
+                return Probe.choice(
+                        Manifest.read(request.any("manifest")),
+                        request.text("mode"),
+                        request.weights("adapters"),
+                        request.text("route"));
             case "sample_size":
                 return PhotoPolicy.sampleSize(request.number("width"), request.number("height"));
             case "draws":

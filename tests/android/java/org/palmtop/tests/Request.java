@@ -7,6 +7,7 @@ import java.io.RandomAccessFile;
 import java.nio.ByteBuffer;
 import java.nio.ByteOrder;
 import java.util.Collection;
+import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import org.palmtop.core.bundle.JsonText;
@@ -37,6 +38,18 @@ final class Request {
 
     List<?> list(String key) {
         return (List<?>) data.get(key);
+    }
+
+    /** Names and weights; null where the request says nothing. */
+    Map<String, Double> weights(String key) {
+        if (!has(key)) {
+            return null;
+        }
+        Map<String, Double> result = new LinkedHashMap<String, Double>();
+        for (Map.Entry<?, ?> entry : ((Map<?, ?>) data.get(key)).entrySet()) {
+            result.put((String) entry.getKey(), ((Number) entry.getValue()).doubleValue());
+        }
+        return result;
     }
 
     File file(String key) {

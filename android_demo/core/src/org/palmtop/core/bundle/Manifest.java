@@ -1,5 +1,6 @@
 package org.palmtop.core.bundle;
 
+import java.math.BigDecimal;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.Collections;
@@ -7,18 +8,12 @@ import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import org.palmtop.core.PalmtopException;
-import org.palmtop.core.bundle.JsonFields.Field;
 
 /** {@code bundle.json}, checked by the rules of {@code runtime/manifest.py} and in its words. */
 public final class Manifest {
-    public static final int SCHEMA = 1;
+    public static final int SCHEMA = Migrations.NEWEST;
     public static final List<String> MODES =
             Collections.unmodifiableList(Arrays.asList("text", "image", "audio", "image+audio"));
-    private static final String MAX_SIZE = "281474976710656";
-    private static final String[] KEYS = {
-        "model", "architecture", "source_sha256", "adapter_mode", "processor", "decoder", "vision", "audio",
-        "adapters", "routes", "parts", "recipe", "files", "palmtop"
-    };
 
     public final String model;
     public final String architecture;
@@ -30,6 +25,7 @@ public final class Manifest {
     public final Encoder vision;
     public final Encoder audio;
     public final List<Adapter> adapters;
+    /** By mode; any other name is a task that requests may name. */
     public final Map<String, Route> routes;
     public final List<Part> parts;
     public final Map<String, Object> recipe;
@@ -80,25 +76,30 @@ public final class Manifest {
         public final String name;
         public final int rank;
         public final int gate;
+        /** Its own external data file; null where its weights lie among the decoder's. */
+        public final String file;
+        /** What naming it in a request does to the route's adapters: "replace" or "add". */
+        public final String combine;
+        /** What it was merged from, with the coefficients; empty for a trained one. */
+        public final Map<String, Double> mergedFrom;
 
         Adapter(Map<String, Object> data) {
             name = (String) data.get("name");
             rank = ProcessorSpec.integer(data, "rank");
             gate = ProcessorSpec.integer(data, "gate");
+            file = (String) data.get("file");
+            combine = (String) data.get("combine");
+            mergedFrom = weights(data.get("merged_from"));
         }
     }
 
-    /** What a mode of input switches on. */
+    /** What a mode of input, or a task that a request names, switches on. */
     public static final class Route {
         public final Map<String, Double> adapters;
         public final String audioProjector;
 
         Route(Map<String, Object> data) {
-            Map<String, Double> weights = new LinkedHashMap<String, Double>();
-            for (Map.Entry<String, Object> entry : JsonFields.object(data.get("adapters")).entrySet()) {
-                weights.put(entry.getKey(), ((Number) entry.getValue()).doubleValue());
-            }
-            adapters = Collections.unmodifiableMap(weights);
+            adapters = weights(data.get("adapters"));
             audioProjector = (String) data.get("audio_projector");
         }
     }
@@ -138,8 +139,8 @@ public final class Manifest {
             throw JsonFields.bundle("is " + PythonText.typeName(data) + ", expected an object");
         }
         Map<String, Object> body = new LinkedHashMap<String, Object>(JsonFields.object(data));
-        checkSchema(body.remove("schema"));
-        JsonFields.checkKeys(body, "", Arrays.asList(KEYS));
+        body = Migrations.migrate(body, schema(body.remove("schema")));
+        JsonFields.checkKeys(body, "", Arrays.asList(ManifestFields.MANIFEST));
         for (String key : new String[] {"routes", "files", "adapters", "parts", "processor", "recipe"}) {
             checkType(body, key, key.equals("adapters") || key.equals("parts") ? "list" : "dict");
         }
@@ -157,25 +158,28 @@ public final class Manifest {
         adapterMode = (String) body.get("adapter_mode");
         palmtop = (String) body.get("palmtop");
         processor = ProcessorSpec.read(JsonFields.object(body.get("processor")));
-        decoder = new Decoder(JsonFields.read(body.get("decoder"), "decoder", DECODER));
-        vision = body.get("vision") == null ? null : new Encoder(JsonFields.read(body.get("vision"), "vision", ENCODER));
-        audio = body.get("audio") == null ? null : new Encoder(JsonFields.read(body.get("audio"), "audio", ENCODER));
+        decoder = new Decoder(JsonFields.read(body.get("decoder"), "decoder", ManifestFields.DECODER));
+        vision = encoder(body, "vision");
+        audio = encoder(body, "audio");
         adapters = new ArrayList<Adapter>();
         for (Object adapter : (List<?>) body.get("adapters")) {
-            adapters.add(new Adapter(JsonFields.read(adapter, "adapters[" + adapters.size() + "]", ADAPTER)));
+            String where = "adapters[" + adapters.size() + "]";
+            adapters.add(new Adapter(JsonFields.read(adapter, where, ManifestFields.ADAPTER)));
         }
         parts = new ArrayList<Part>();
         for (Object part : (List<?>) body.get("parts")) {
-            parts.add(new Part(JsonFields.read(part, "parts[" + parts.size() + "]", PART)));
+            parts.add(new Part(JsonFields.read(part, "parts[" + parts.size() + "]", ManifestFields.PART)));
         }
         routes = new LinkedHashMap<String, Route>();
         for (Map.Entry<String, Object> entry : JsonFields.object(body.get("routes")).entrySet()) {
-            routes.put(entry.getKey(), new Route(JsonFields.read(entry.getValue(), "routes." + entry.getKey(), ROUTE)));
+            String where = "routes." + entry.getKey();
+            routes.put(entry.getKey(), new Route(JsonFields.read(entry.getValue(), where, ManifestFields.ROUTE)));
         }
         recipe = JsonFields.object(body.get("recipe"));
         files = new LinkedHashMap<String, BundleFile>();
         for (Map.Entry<String, Object> entry : JsonFields.object(body.get("files")).entrySet()) {
-            files.put(entry.getKey(), new BundleFile(JsonFields.read(entry.getValue(), "files." + entry.getKey(), FILE)));
+            String where = "files." + entry.getKey();
+            files.put(entry.getKey(), new BundleFile(JsonFields.read(entry.getValue(), where, ManifestFields.FILE)));
         }
     }
 
@@ -184,6 +188,20 @@ public final class Manifest {
         List<String> served = new ArrayList<String>(MODES);
         served.retainAll(routes.keySet());
         return served;
+    }
+
+    /** Routes that requests choose by name. */
+    public List<String> tasks() {
+        List<String> named = new ArrayList<String>(routes.keySet());
+        named.removeAll(MODES);
+        return named;
+    }
+
+    /** Whether there is an encoder and a processor for every kind of input in this mode. */
+    public boolean hasEncoders(String mode) {
+        List<String> kinds = Arrays.asList(mode.split("\\+"));
+        return !(kinds.contains("image") && (vision == null || processor.image == null))
+                && !(kinds.contains("audio") && (audio == null || processor.audio == null));
     }
 
     /** The adapter of this name, or null. */
@@ -196,17 +214,31 @@ public final class Manifest {
         return null;
     }
 
-    private static void checkSchema(Object schema) {
+    private static Encoder encoder(Map<String, Object> body, String key) {
+        Object data = body.get(key);
+        return data == null ? null : new Encoder(JsonFields.read(data, key, ManifestFields.ENCODER));
+    }
+
+    private static Map<String, Double> weights(Object data) {
+        Map<String, Double> weights = new LinkedHashMap<String, Double>();
+        for (Map.Entry<String, Object> entry : JsonFields.object(data).entrySet()) {
+            weights.put(entry.getKey(), ((Number) entry.getValue()).doubleValue());
+        }
+        return Collections.unmodifiableMap(weights);
+    }
+
+    private static int schema(Object schema) {
         boolean isNumber = PythonText.typeName(schema).equals("int");
         if (!isNumber || JsonFields.decimal((Number) schema).signum() < 1) {
             throw JsonFields.bundle("schema is " + PythonText.repr(schema) + ", expected a number from 1 to " + SCHEMA);
         }
-        if (!schema.equals((long) SCHEMA)) {
+        if (JsonFields.decimal((Number) schema).compareTo(new BigDecimal(SCHEMA)) > 0) {
             throw new PalmtopException(
                     PalmtopException.Kind.BUNDLE_VERSION,
                     JsonFields.MANIFEST_FILE + ": schema is " + schema + ", this palmtop reads up to " + SCHEMA
                             + "; upgrade palmtop");
         }
+        return ((Number) schema).intValue();
     }
 
     private static void checkType(Map<String, Object> body, String key, String expected) {
@@ -215,44 +247,4 @@ public final class Manifest {
             throw JsonFields.bundle(key + " is " + found + ", expected " + expected);
         }
     }
-
-    private static Field size(String name, int log2) {
-        return new Field(name, "int", "1", String.valueOf(1L << log2));
-    }
-
-    private static final Field[] DECODER = {
-        new Field("file", "str"),
-        size("vocab_size", 24),
-        size("hidden_size", 16),
-        size("num_layers", 12),
-        size("num_heads", 12),
-        size("num_kv_heads", 12),
-        size("head_size", 12),
-        size("context_length", 24),
-        new Field("original_context", "int | None", "1", "16777216"),
-        new Field("sampled_never", "tuple[int, ...]", "0", "16777215"),
-    };
-    private static final Field[] ENCODER = {
-        new Field("file", "str"), new Field("bytes_per_item", "int", "1", MAX_SIZE),
-    };
-    private static final Field[] ADAPTER = {
-        new Field("name", "str"),
-        size("rank", 16),
-        new Field("alpha", "float"),
-        new Field("gate", "int", "0", "65536"),
-        new Field("base_sha256", "str"),
-    };
-    private static final Field[] ROUTE = {
-        new Field("adapters", "dict[str, float]"), new Field("audio_projector", "str"),
-    };
-    private static final Field[] PART = {
-        new Field("name", "str"),
-        new Field("bits", "int", "1", "64"),
-        new Field("group", "int | None", "1", "16777216"),
-        new Field("parameters", "int", "0", MAX_SIZE),
-        new Field("size_bytes", "int", "0", MAX_SIZE),
-    };
-    private static final Field[] FILE = {
-        new Field("size_bytes", "int", "0", MAX_SIZE), new Field("sha256", "str"),
-    };
 }

@@ -6,12 +6,17 @@ import java.util.Collections;
 import java.util.HashSet;
 import java.util.List;
 import java.util.Map;
+import java.util.regex.Pattern;
 
 /** Values of a manifest that must agree with each other. */
 final class ManifestReferences {
     static final List<String> REQUIRED_FILES =
             Arrays.asList("genai_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja");
     private static final List<String> ADAPTER_MODES = Arrays.asList("gated", "merged", "none");
+
+    private static final Pattern ADAPTER_NAME = Pattern.compile("[A-Za-z0-9][A-Za-z0-9_-]{0,63}");
+    private static final Pattern ROUTE_NAME = Pattern.compile("[A-Za-z0-9][A-Za-z0-9_+-]{0,63}");
+    private static final String RESERVED_NAME = "none"; // in requests it switches every adapter off
 
     private final Manifest manifest;
 
@@ -97,11 +102,27 @@ final class ManifestReferences {
         if (different.size() != gates.size()) {
             throw JsonFields.bundle("adapters are named " + names + ", expected each name once");
         }
+        for (int place = 0; place < manifest.adapters.size(); place++) {
+            checkAdapter("adapters[" + place + "]", manifest.adapters.get(place));
+        }
+    }
+
+    private void checkAdapter(String where, Manifest.Adapter adapter) {
+        if (!ADAPTER_NAME.matcher(adapter.name).matches() || adapter.name.equals(RESERVED_NAME)) {
+            String expected = "letters, digits, - and _, at most 64, and not 'none'";
+            throw JsonFields.refuse(where + ".name", adapter.name, expected);
+        }
+        if (!adapter.combine.equals("replace") && !adapter.combine.equals("add")) {
+            throw JsonFields.refuse(where + ".combine", adapter.combine, "one of replace, add");
+        }
+        if (adapter.file != null && !manifest.files.containsKey(adapter.file)) {
+            throw JsonFields.refuse(where + ".file", adapter.file, "one of the bundle's files");
+        }
     }
 
     private void checkRoute(String mode, Manifest.Route route) {
-        if (!Manifest.MODES.contains(mode)) {
-            throw JsonFields.bundle("routes has '" + mode + "', expected one of text, image, audio, image+audio");
+        if (!ROUTE_NAME.matcher(mode).matches() || mode.equals(RESERVED_NAME)) {
+            throw JsonFields.refuse("a route's name", mode, "letters, digits, -, _ and +, at most 64");
         }
         if (!route.audioProjector.equals("speech") && !route.audioProjector.equals("vision")) {
             throw JsonFields.refuse(
@@ -111,6 +132,9 @@ final class ManifestReferences {
             if (manifest.adapterMode.equals("gated") && manifest.adapter(name) == null) {
                 throw JsonFields.bundle("routes." + mode + " names adapter '" + name + "', which is not there");
             }
+        }
+        if (!Manifest.MODES.contains(mode)) {
+            return; // a task: it may be asked for with any input
         }
         List<String> kinds = Arrays.asList(mode.split("\\+"));
         if (kinds.contains("image")) {

@@ -1,6 +1,5 @@
 package org.palmtop.core.bundle;
 
-import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
 import java.util.Arrays;
@@ -106,7 +105,7 @@ public final class ProcessorSpec {
     static ProcessorSpec read(Map<String, Object> data) {
         JsonFields.checkKeys(data, "processor", Arrays.asList("text", "image", "audio"));
         Text text = new Text(JsonFields.read(
-                withoutThinking(data.get("text")),
+                data.get("text"),
                 "processor.text",
                 new Field("bos_id", "int | None", "0", MAX_ID),
                 new Field("eos_ids", "tuple[int, ...]", "0", MAX_ID),
@@ -114,7 +113,9 @@ public final class ProcessorSpec {
                 new Field("pad_id", "int", "0", MAX_ID),
                 new Field("adds_bos", "bool"),
                 new Field("image_placeholder", "str"),
-                new Field("audio_placeholder", "str")));
+                new Field("audio_placeholder", "str"),
+                Field.optional("thinking", "tuple[str, str] | None")));
+        checkThinking(JsonFields.object(data.get("text")).get("thinking"));
         Image image = data.get("image") == null ? null : readImage(data.get("image"));
         Audio audio = data.get("audio") == null ? null : readAudio(data.get("audio"));
         if (image != null) {
@@ -127,13 +128,10 @@ public final class ProcessorSpec {
     }
 
     /** The marks of a reasoning model's thinking, which may be missing; this app shows it as part of the answer. */
-    private static Object withoutThinking(Object text) {
-        if (!(text instanceof Map)) {
-            return text;
+    private static void checkThinking(Object marks) {
+        if (marks != null && ((List<?>) marks).contains("")) {
+            throw JsonFields.refuse("processor.text.thinking", marks, "two texts that are not empty");
         }
-        Map<String, Object> kept = new LinkedHashMap<String, Object>(JsonFields.object(text));
-        kept.remove("thinking");
-        return kept;
     }
 
     private static Image readImage(Object data) {

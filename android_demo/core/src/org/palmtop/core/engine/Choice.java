@@ -9,7 +9,11 @@ import org.palmtop.core.PalmtopException;
 import org.palmtop.core.bundle.Manifest;
 import org.palmtop.core.bundle.PythonText;
 
-/** What is switched on for a mode: the manifest's route, or the user's own choice ({@code runtime/routing.py}). */
+/**
+ * What is switched on for a request, by the rule of {@code runtime/routing.py}: it runs under one route, that of its
+ * mode or the one it names. If an adapter that it names says "replace", the route's others are off; if all say "add",
+ * they stay on beside them.
+ */
 public final class Choice {
     public final String mode;
     /** Name to weight. */
@@ -28,22 +32,43 @@ public final class Choice {
         return hasImage ? hasAudio ? "image+audio" : "image" : hasAudio ? "audio" : "text";
     }
 
-    /** The route of a mode; {@code adapters}, unless null, replaces the route's. */
-    public static Choice of(Manifest manifest, String mode, Map<String, Double> adapters) {
-        Manifest.Route route = manifest.routes.get(mode);
-        if (route == null) {
+    /**
+     * What a request of a mode runs under.
+     *
+     * @param adapters name to weight; null leaves it to the route, an empty map switches every adapter off.
+     * @param routeName a route of the manifest; null takes that of the mode.
+     */
+    public static Choice of(Manifest manifest, String mode, Map<String, Double> adapters, String routeName) {
+        Manifest.Route route = route(manifest, mode, routeName);
+        if (adapters == null) {
+            return new Choice(mode, route.adapters, route.audioProjector);
+        }
+        boolean replaces = adapters.isEmpty();
+        for (Map.Entry<String, Double> entry : adapters.entrySet()) {
+            check(manifest, entry.getKey(), entry.getValue());
+            replaces |= manifest.adapter(entry.getKey()).combine.equals("replace");
+        }
+        Map<String, Double> on = new LinkedHashMap<String, Double>();
+        if (!replaces) {
+            on.putAll(route.adapters);
+        }
+        on.putAll(adapters);
+        return new Choice(mode, Collections.unmodifiableMap(on), route.audioProjector);
+    }
+
+    private static Manifest.Route route(Manifest manifest, String mode, String name) {
+        Manifest.Route route = manifest.routes.get(name == null || name.isEmpty() ? mode : name);
+        if (name != null && route == null) {
+            String there = join(new ArrayList<String>(manifest.routes.keySet()));
+            throw PalmtopException.input("route '" + name + "' is not in this bundle, expected one of "
+                    + (there.isEmpty() ? "none" : there));
+        }
+        if (route == null || !manifest.hasEncoders(mode)) {
             String served = join(manifest.modes());
             throw PalmtopException.input(
                     "input is " + mode + ", this bundle serves " + (served.isEmpty() ? "nothing" : served));
         }
-        if (adapters == null) {
-            return new Choice(mode, route.adapters, route.audioProjector);
-        }
-        for (Map.Entry<String, Double> entry : adapters.entrySet()) {
-            check(manifest, entry.getKey(), entry.getValue());
-        }
-        Map<String, Double> copy = new LinkedHashMap<String, Double>(adapters);
-        return new Choice(mode, Collections.unmodifiableMap(copy), route.audioProjector);
+        return route;
     }
 
     /** The decoder's {@code adapter_gates}: zeros for what is off. */

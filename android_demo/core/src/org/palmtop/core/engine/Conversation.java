@@ -63,14 +63,25 @@ public final class Conversation implements AutoCloseable {
      * Answer a list of messages, the last one the user's. Blocks; call it on a worker thread. A cancelled answer is a
      * reply too. After a {@code PalmtopException} the conversation can be asked again.
      *
-     * @param adapters name to weight instead of the route's; empty for none; null lets the route decide.
+     * @param adapters name to weight, beside or instead of the route's ({@link Choice}); empty for none; null lets the
+     *     route decide.
      */
-    public synchronized Reply respond(
+    public Reply respond(
             List<Message> messages, Map<String, Double> adapters, GenerationOptions options, AnswerListener listener) {
+        return respond(messages, adapters, null, options, listener);
+    }
+
+    /** The same under the route of this name, e.g. one of {@link Manifest#tasks}; null takes that of the input. */
+    public synchronized Reply respond(
+            List<Message> messages,
+            Map<String, Double> adapters,
+            String route,
+            GenerationOptions options,
+            AnswerListener listener) {
         isCancelled = false;
         Stopwatch clock = new Stopwatch();
         Watch watch = new Watch(listener);
-        Question question = ask(messages, adapters);
+        Question question = ask(messages, adapters, route);
         Passage passage = question.passage;
         Transcript transcript = new Transcript(text.pieces(), options.stop());
         Reply.FinishReason reason = Reply.FinishReason.CANCELLED;
@@ -120,7 +131,7 @@ public final class Conversation implements AutoCloseable {
     }
 
     /** Messages become a passage and a route; nothing native runs. */
-    Question ask(List<Message> messages, Map<String, Double> adapters) {
+    Question ask(List<Message> messages, Map<String, Double> adapters, String route) {
         List<MediaItem> items = new ArrayList<MediaItem>();
         List<TextProcessor.Turn> turns = new ArrayList<TextProcessor.Turn>();
         for (Message message : messages) {
@@ -132,7 +143,7 @@ public final class Conversation implements AutoCloseable {
             turns.add(new TextProcessor.Turn(message.role, message.text, kinds));
         }
         Prompt prompt = text.prompt(turns);
-        Choice choice = Choice.of(manifest, modeOf(items), adapters);
+        Choice choice = Choice.of(manifest, modeOf(items), adapters, route);
         return new Question(passage(prompt, items, choice), items, choice);
     }
 

@@ -22,7 +22,7 @@ public final class GenerationOptions {
 
     /** Longest answer, in tokens; from 1. */
     public GenerationOptions maxTokens(int value) {
-        check("max_tokens", value, value >= 1, "at least 1");
+        check("max_tokens", value, value >= 1, "at least 1, a whole number");
         maxTokens = value;
         return this;
     }
@@ -44,7 +44,7 @@ public final class GenerationOptions {
 
     /** Sample only from this many most probable tokens; 0 for all. */
     public GenerationOptions topK(int value) {
-        check("top_k", value, value >= 0, "0 or more");
+        check("top_k", value, value >= 0, "0 or more, a whole number");
         topK = value;
         return this;
     }
@@ -78,7 +78,7 @@ public final class GenerationOptions {
 
     /** Of the sampler; equal seeds give equal answers on the phone (not those of Python, whose generator differs). */
     public GenerationOptions seed(Long value) {
-        check("seed", value, value == null || value >= 0, "0 or more");
+        check("seed", value, value == null || value >= 0, "0 or more, a whole number");
         seed = value;
         return this;
     }

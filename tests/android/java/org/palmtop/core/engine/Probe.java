@@ -1,7 +1,10 @@
 package org.palmtop.core.engine;
 
+import java.util.ArrayList;
+import java.util.Arrays;
 import java.util.List;
 import java.util.Map;
+import org.palmtop.core.bundle.Manifest;
 
 /** What tests look at and apps cannot: logits of forced tokens, and the sampler by itself. */
 public final class Probe {
@@ -19,7 +22,7 @@ public final class Probe {
     public static float[][] logits(
             Conversation conversation, List<Message> messages, Map<String, Double> adapters, int[] forced) {
         Conversation.Watch watch = conversation.new Watch(SILENT);
-        conversation.prefill(conversation.ask(messages, adapters), watch);
+        conversation.prefill(conversation.ask(messages, adapters, null), watch);
         float[][] result = new float[forced.length][];
         for (int i = 0; i < forced.length; i++) {
             result[i] = conversation.track.logits();
@@ -32,7 +35,17 @@ public final class Probe {
 
     /** Ids of a prompt, media rows counted. */
     public static int[] ids(Conversation conversation, List<Message> messages) {
-        return conversation.ask(messages, null).passage.ids;
+        return conversation.ask(messages, null, null).passage.ids;
+    }
+
+    /** Gates, audio projector and adapters of a choice. */
+    public static List<Object> choice(Manifest manifest, String mode, Map<String, Double> adapters, String route) {
+        Choice choice = Choice.of(manifest, mode, adapters, route);
+        List<Double> gates = new ArrayList<Double>();
+        for (float gate : choice.gates(manifest)) {
+            gates.add((double) gate);
+        }
+        return Arrays.<Object>asList(gates, choice.audioProjector, choice.adapters);
     }
 
     /** {@code count} draws from the same logits, without memory of each other. */

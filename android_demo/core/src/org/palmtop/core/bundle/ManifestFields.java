@@ -1,0 +1,56 @@
+package org.palmtop.core.bundle;
+
+import org.palmtop.core.bundle.JsonFields.Field;
+
+/** Keys, types and limits of the manifest's objects, as the dataclasses of {@code runtime/manifest.py} have them. */
+final class ManifestFields {
+    private static final String MAX_SIZE = "281474976710656";
+    static final String[] MANIFEST = {
+        "model", "architecture", "source_sha256", "adapter_mode", "processor", "decoder", "vision", "audio",
+        "adapters", "routes", "parts", "recipe", "files", "palmtop"
+    };
+    static final Field[] DECODER = {
+        new Field("file", "str"),
+        size("vocab_size", 24),
+        size("hidden_size", 16),
+        size("num_layers", 12),
+        size("num_heads", 12),
+        size("num_kv_heads", 12),
+        size("head_size", 12),
+        size("context_length", 24),
+        new Field("original_context", "int | None", "1", "16777216"),
+        new Field("sampled_never", "tuple[int, ...]", "0", "16777215"),
+    };
+    static final Field[] ENCODER = {
+        new Field("file", "str"), new Field("bytes_per_item", "int", "1", MAX_SIZE),
+    };
+    static final Field[] ADAPTER = {
+        new Field("name", "str"),
+        size("rank", 16),
+        new Field("alpha", "float"),
+        new Field("gate", "int", "0", "65536"),
+        new Field("base_sha256", "str"),
+        Field.optional("file", "str | None"),
+        new Field("combine", "str"),
+        new Field("merged_from", "dict[str, float]"),
+    };
+    static final Field[] ROUTE = {
+        new Field("adapters", "dict[str, float]"), new Field("audio_projector", "str"),
+    };
+    static final Field[] PART = {
+        new Field("name", "str"),
+        new Field("bits", "int", "1", "64"),
+        new Field("group", "int | None", "1", "16777216"),
+        new Field("parameters", "int", "0", MAX_SIZE),
+        new Field("size_bytes", "int", "0", MAX_SIZE),
+    };
+    static final Field[] FILE = {
+        new Field("size_bytes", "int", "0", MAX_SIZE), new Field("sha256", "str"),
+    };
+
+    private ManifestFields() {}
+
+    private static Field size(String name, int log2) {
+        return new Field(name, "int", "1", String.valueOf(1L << log2));
+    }
+}

@@ -1,0 +1,44 @@
+package org.palmtop.core.bundle;
+
+import java.util.ArrayList;
+import java.util.Collections;
+import java.util.LinkedHashMap;
+import java.util.List;
+import java.util.Map;
+
+/**
+ * Older manifests in today's words ({@code runtime/migrations.py}). What is damaged passes through as it is; {@link
+ * Manifest} refuses it afterwards.
+ */
+final class Migrations {
+    static final int NEWEST = 2;
+
+    private Migrations() {}
+
+    /** The manifest's fields as the newest schema has them. */
+    static Map<String, Object> migrate(Map<String, Object> body, int schema) {
+        return schema < 2 ? fromFirst(body) : body;
+    }
+
+    /** Schema 2 knows adapters that users added; those of schema 1 came with the checkpoint. */
+    private static Map<String, Object> fromFirst(Map<String, Object> body) {
+        if (!(body.get("adapters") instanceof List)) {
+            return body;
+        }
+        List<Object> adapters = new ArrayList<Object>();
+        for (Object adapter : (List<?>) body.get("adapters")) {
+            if (adapter instanceof Map) {
+                Map<String, Object> changed = new LinkedHashMap<String, Object>(JsonFields.object(adapter));
+                changed.put("file", null);
+                changed.put("combine", "replace");
+                changed.put("merged_from", Collections.<String, Object>emptyMap());
+                adapters.add(changed);
+            } else {
+                adapters.add(adapter);
+            }
+        }
+        Map<String, Object> result = new LinkedHashMap<String, Object>(body);
+        result.put("adapters", adapters);
+        return result;
+    }
+}
