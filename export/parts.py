@@ -83,7 +83,7 @@ def _attribute(node: ir.Node, name: str) -> int:
 def _part(where: str, name: str, adapters: tuple[str, ...], *, is_float: bool = False) -> str:
     if where != "decoder":
         return f"{where} encoder"
-    for adapter in adapters:
+    for adapter in sorted(adapters, key=len, reverse=True):  # "a" is also the beginning of "ab"
         if f".lora_A.{adapter}" in name or f".lora_B.{adapter}" in name:
             return f"adapter {adapter}"
     if name.startswith(("embed_tokens", "lm_head")):
