@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +14,7 @@ from palmtop.export.weight import Weight
 from palmtop.quantize import Quantizer
 from palmtop.quantize.rtn import rtn
 from palmtop.quantize.scheme import Scheme
+from palmtop.quantize.statistics import Statistics
 
 from .builder import MICROSOFT, GraphBuilder
 
@@ -26,12 +27,32 @@ class Precision:
         scheme: None keeps float32.
         accuracy_level: of MatMulNBits; 0 computes in float32, 4 quantises activations to int8 (faster).
         quantizer: turns rows of float32 into codes.
+        statistics: gives those of the layer's inputs when they are wanted; None where there are none.
     """
 
     scheme: Scheme | None
     accuracy_level: int = 0
     quantizer: Quantizer = rtn
+    statistics: Callable[[], Statistics] | None = None
 
+    def of(self, name: str) -> Precision:
+        """The same for every layer."""
+        return self
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedPrecision:
+    """A precision for every layer by its name, and one for those that have none of their own."""
+
+    by_name: Mapping[str, Precision]
+    default: Precision
+
+    def of(self, name: str) -> Precision:
+        """The layer's own."""
+        return self.by_name.get(name, self.default)
+
+
+Precisions = Precision | PlannedPrecision
 
 FLOAT = Precision(scheme=None)
 
@@ -73,10 +94,11 @@ def quantized(g: GraphBuilder, name: str, weight: Weight, precision: Precision) 
     groups = scheme.groups_per_row(columns)
     scales: list[NDArray[np.float32]] = []
     zeros: list[NDArray[np.uint8]] = []
+    statistics = None if precision.statistics is None else precision.statistics()
 
     def code_blocks() -> Iterator[NDArray[np.uint8]]:
         for block in weight.blocks():
-            part = precision.quantizer(finite(weight, block), scheme)
+            part = precision.quantizer(finite(weight, block), scheme, statistics)
             scales.append(part.scales)
             if part.zero_points is not None:
                 zeros.append(part.zero_points)
@@ -90,12 +112,24 @@ def quantized(g: GraphBuilder, name: str, weight: Weight, precision: Precision) 
     )
     return QuantizedValues(
         codes=codes,
-        scales=g.weight(f"{name}.scales", np.concatenate(scales)),
+        scales=_add_scales(g, name, np.concatenate(scales), scheme),
         zero_points=g.weight(f"{name}.zero_points", np.concatenate(zeros)) if zeros else None,
         rows=rows,
         columns=columns,
         scheme=scheme,
     )
+
+
+def _add_scales(g: GraphBuilder, name: str, scales: NDArray[np.float32], scheme: Scheme) -> ir.Value:
+    """Scales as the kernels want them, float32; half as many bytes stored where the scheme says so.
+
+    onnxruntime (1.29 and 1.31) folds the Cast when it loads the graph, before it prepacks: the kernel meets
+    a constant. float16 scales themselves would need float16 activations.
+    """
+    if scheme.scale_bits == 32:
+        return g.weight(f"{name}.scales", scales)
+    stored = g.weight(f"{name}.scales", scales.astype(np.float16))
+    return g.op("Cast", stored, to=int(ir.DataType.FLOAT), name=f"{name}.scales/widen")
 
 
 def matmul_nbits(g: GraphBuilder, x: ir.Value, w: QuantizedValues, accuracy_level: int, name: str) -> ir.Value:
@@ -117,7 +151,7 @@ def matmul_nbits(g: GraphBuilder, x: ir.Value, w: QuantizedValues, accuracy_leve
 
 
 def linear(
-    g: GraphBuilder, name: str, x: ir.Value, weight: Weight, precision: Precision, bias: Weight | None = None
+    g: GraphBuilder, name: str, x: ir.Value, weight: Weight, precision: Precisions, bias: Weight | None = None
 ) -> ir.Value:
     """``x @ weight.T + bias``.
 
@@ -126,17 +160,18 @@ def linear(
         name: of the node and, with suffixes, of its initialisers.
         x: [..., K].
         weight: [N, K] as checkpoints hold it.
-        precision: float32 or a scheme.
+        precision: float32 or a scheme, of this layer or of all by name.
         bias: [N].
 
     Returns:
         [..., N].
     """
-    if precision.scheme is None:
+    own = precision.of(name)
+    if own.scheme is None:
         transposed = np.ascontiguousarray(float_array(weight).T)
         y = g.op("MatMul", x, g.weight(f"{name}.weight", transposed), name=name)
     else:
-        y = matmul_nbits(g, x, quantized(g, name, weight, precision), precision.accuracy_level, name)
+        y = matmul_nbits(g, x, quantized(g, name, weight, own), own.accuracy_level, name)
     return y if bias is None else g.op("Add", y, g.weight(f"{name}.bias", float_array(bias)))
 
 
