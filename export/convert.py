@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
@@ -29,16 +31,20 @@ from .checkpoint import Checkpoint
 from .graph import conformer, siglip
 from .graph.builder import GraphBuilder, WeightSink
 from .graph.decoder import DecoderPrecision, build_decoder
-from .graph.linear import Precision
+from .graph.linear import Precision, Precisions
 from .graph.lora import Adapter
 from .parts import count_parts
-from .recipe import METHODS, Recipe
+from .recipe import CALIBRATED, METHODS, Recipe
 from .tokenizer_files import write_tokenizer
 from .weight import Weight, Weights
 from .write import WeightFile, written_beside
 
+if TYPE_CHECKING:
+    from .plan import Plan, Planned
+    from .plan.prepare import Request
+
 DECODER_FILE, VISION_FILE, AUDIO_FILE = "decoder.onnx", "vision.onnx", "audio.onnx"
-QUALITY_FILE = "quality.json"
+QUALITY_FILE, PLAN_FILE = "quality.json", "plan.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +63,7 @@ def export_model(
     *,
     overwrite: bool = False,
     verify: bool = False,
+    request: Request | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> Path:
     """Export a checkpoint folder to a bundle folder.
@@ -67,6 +74,7 @@ def export_model(
         recipe: choices; None takes the defaults.
         overwrite: replace a target that exists.
         verify: compare the bundle with the checkpoint when it is written, and keep the numbers in quality.json.
+        request: a size or a loss to meet, a plan to replay, samples to calibrate on.
         progress: called after each tensor.
 
     Returns:
@@ -83,27 +91,60 @@ def export_model(
     model = find(str(checkpoint.config.get("model_type"))).read_model(checkpoint, recipe.context)
     if progress is not None:
         checkpoint.report_reads(_reporter(checkpoint, progress))
-    with written_beside(Path(target), overwrite=overwrite, keep=Path(source)) as folder:
-        manifest = write_bundle(folder, checkpoint, model, recipe)
+    with (
+        written_beside(Path(target), overwrite=overwrite, keep=Path(source)) as folder,
+        _planned(checkpoint, model, recipe, request) as planned,
+    ):
+        manifest = write_bundle(folder, checkpoint, model, recipe, planned)
         if verify:
             checkpoint.report_reads(None)
             _prove(folder, manifest, checkpoint)
     return Path(target)
 
 
-def write_bundle(folder: Path, checkpoint: Checkpoint, model: Model, recipe: Recipe) -> Manifest:
+def make_plan(
+    source: str | os.PathLike[str], recipe: Recipe, request: Request, report: Callable[[str], None] | None = None
+) -> Plan:
+    """The plan that an export with this request would follow; writes no bundle."""
+    from .plan.prepare import prepared
+
+    checkpoint = Checkpoint(source)
+    model = find(str(checkpoint.config.get("model_type"))).read_model(checkpoint, recipe.context)
+    with prepared(checkpoint, model, recipe, request, report) as planned:
+        return planned.plan
+
+
+@contextmanager
+def _planned(
+    checkpoint: Checkpoint, model: Model, recipe: Recipe, request: Request | None
+) -> Iterator[Planned | None]:
+    """The plan of an export that has one, or whose method needs statistics."""
+    if request is None and recipe.method not in CALIBRATED:
+        yield None
+        return
+    from .plan.prepare import Request, prepared
+
+    with prepared(checkpoint, model, recipe, request or Request()) as planned:
+        yield planned
+
+
+def write_bundle(
+    folder: Path, checkpoint: Checkpoint, model: Model, recipe: Recipe, planned: Planned | None = None
+) -> Manifest:
     """Write every file of a bundle into an empty folder."""
     adapters = gated_adapters(model, recipe)
     graphs = []
     for part in export_parts(model):
         with WeightFile(folder, f"weights/{part}.bin") as sink:
-            graph = build_graphs(model, recipe, part, sink)
+            graph = build_graphs(model, recipe, part, sink, planned)
         ir.save(graph, folder / f"{part}.onnx")
         graphs.append((part, graph))
     manifest = expected_manifest(checkpoint, model, recipe)
     config = genai_config(manifest.decoder, model.processor.text)
     (folder / GENAI_CONFIG_FILE).write_text(json.dumps(config, indent=1), "utf-8")
     write_tokenizer(checkpoint.path, folder, model.chat_template)
+    if planned is not None:
+        planned.plan.write(folder / PLAN_FILE)
     parts = count_parts(graphs, [a.name for a in adapters])
     manifest = replace(manifest, parts=parts, files=list_files(folder))
     write_manifest(folder, manifest)
@@ -192,8 +233,10 @@ def export_parts(model: Model) -> list[str]:
     return [part for part, needed in there.items() if needed]
 
 
-def build_graphs(model: Model, recipe: Recipe, part: str, sink: WeightSink) -> ir.Model:
-    """Build one graph, its big weights going to the sink as they are read."""
+def build_graphs(
+    model: Model, recipe: Recipe, part: str, sink: WeightSink, planned: Planned | None = None
+) -> ir.Model:
+    """Build one graph, its big weights going to the sink as they are read; a plan goes before the recipe."""
     weights = merged_weights(model, recipe)
     g = GraphBuilder(part, sink)
     if part == "decoder":
@@ -201,10 +244,14 @@ def build_graphs(model: Model, recipe: Recipe, part: str, sink: WeightSink) -> i
         linears = Precision(scheme=recipe.decoder_scheme, accuracy_level=level, quantizer=method)
         head = Precision(scheme=recipe.head_scheme, accuracy_level=level, quantizer=method)
         precision = DecoderPrecision(linears=linears, head=head, adapters=linears)
+        if planned is not None:
+            precision = DecoderPrecision(*(planned.precision(part, default) for default in (linears, head, linears)))
         build_decoder(g, weights, model.decoder, gated_adapters(model, recipe), precision)
         return g.model()
     # The encoders' activations have outliers that int8 activations would clip: they compute in float32.
-    encoders = Precision(scheme=recipe.encoder_scheme, accuracy_level=0, quantizer=METHODS[recipe.method])
+    encoders: Precisions = Precision(scheme=recipe.encoder_scheme, quantizer=METHODS[recipe.method])
+    if planned is not None:
+        encoders = planned.precision(part, encoders)
     towers = weights.within("embed_tokens_extend.")
     if part == "vision" and model.vision is not None:
         siglip.build_vision(g, towers, model.vision, encoders)

@@ -51,7 +51,7 @@ class DecoderConfig:
     context: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class DecoderPrecision:
     """How each class of the decoder's weights is stored."""
 

@@ -33,7 +33,7 @@ class Precision:
     scheme: Scheme | None
     accuracy_level: int = 0
     quantizer: Quantizer = rtn
-    statistics: Callable[[], Statistics] | None = None
+    statistics: Callable[[], Statistics | None] | None = None
 
     def of(self, name: str) -> Precision:
         """The same for every layer."""

@@ -27,6 +27,8 @@ from palmtop.runtime.reference.text_tasks import INSTRUCTION, draw_task
 
 SEED = 104729  # of pictures and text tasks; evaluations use small ones
 EVALUATED_SOUNDS = 1000  # of seed 0; later ones are other recordings
+PROSE_FROM = 8192  # tokens of a vocabulary; the packaged model's 512 spell, they know no prose
+PROSE_LETTERS = 1500  # of a passage
 MEDIA_KEYS = ("image", "audio")
 
 
@@ -86,8 +88,10 @@ class Sample:
     positions: NDArray[np.int64]
 
 
-def packaged_questions(modes: Iterable[str], count: int) -> Iterator[Question]:
-    """``count`` of every mode that is asked for."""
+def packaged_questions(modes: Iterable[str], count: int, vocab_size: int) -> Iterator[Question]:
+    """``count`` of every mode that is asked for, and as much English prose for a model that has learnt any."""
+    if "text" in modes and vocab_size >= PROSE_FROM:
+        yield from islice(_prose(), count)
     for mode in (m for m in MODES if m in modes):
         if mode == "text":
             rng = np.random.default_rng(SEED)
@@ -102,6 +106,15 @@ def packaged_questions(modes: Iterable[str], count: int) -> Iterator[Question]:
             items = held_out_items(mode, count, SEED)  # type: ignore[arg-type]
         for item in items:
             yield Question(mode=mode, messages=item.messages, answer=item.expected)
+
+
+def _prose() -> Iterator[Question]:
+    """Passages of Python's reference documentation, which is wherever Python is."""
+    from pydoc_data.topics import topics
+
+    for text in topics.values():
+        if len(text) > PROSE_LETTERS:
+            yield Question(mode="text", messages=[], answer=" ".join(text[:PROSE_LETTERS].split()))
 
 
 def read_questions(path: Path) -> Iterator[Question]:

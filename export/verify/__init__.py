@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from palmtop.errors import BundleError
 from palmtop.export.arch import Model, find
 from palmtop.export.checkpoint import Checkpoint
-from palmtop.export.convert import build_graphs, expected_manifest, export_parts
+from palmtop.export.convert import PLAN_FILE, build_graphs, expected_manifest, export_parts
+from palmtop.export.plan import Planned
 from palmtop.export.recipe import Recipe
 from palmtop.export.tokenizer_files import CHAT_TEMPLATE_FILE
 from palmtop.runtime.bundle import Bundle
@@ -31,6 +32,7 @@ from palmtop.runtime.manifest import Manifest
 from .probe import DecoderProbe, ProbeInput
 from .quality import Agreement, Check, Quality, agreement, cosine, kl, snr_db
 from .samples import SampleReader, packaged_messages
+from .stored import AsStored
 from .tensors import ComparingSink, Likeness
 
 MIN_TENSOR_SNR_DB = {2: 5.0, 4: 12.0, 8: 30.0, 32: 120.0}  # a halved tensor has 6 dB, a foreign one about 0
@@ -82,7 +84,7 @@ def verify(bundle: Bundle, checkpoint: Checkpoint, *, items: int = 4, report: Re
         return _summed_up(started, checks, tensors, skipped=(reason,))
     with tempfile.TemporaryDirectory(prefix="palmtop-verify-") as temporary:
         tell("float reference")
-        reference = _make_reference(Path(temporary), checkpoint, model, recipe)
+        reference = _make_reference(Path(temporary), checkpoint, model, recipe, _planned(bundle))
         tell("logits")
         decoders = _Decoders(bundle, reference)
         pairs = list(_prompts(bundle, reference, items))
@@ -227,7 +229,14 @@ def _judge_tensors(tensors: dict[str, Likeness]) -> list[Check]:
     return checks
 
 
-def _make_reference(folder: Path, checkpoint: Checkpoint, model: Model, recipe: Recipe) -> _Reference:
+def _planned(bundle: Bundle) -> Planned | None:
+    """The bundle's codes where another export would need its plan, statistics and all, to come to the same."""
+    return AsStored(bundle.path) if PLAN_FILE in bundle.manifest.files else None
+
+
+def _make_reference(
+    folder: Path, checkpoint: Checkpoint, model: Model, recipe: Recipe, planned: Planned | None
+) -> _Reference:
     from palmtop.export.convert import write_bundle
 
     float_folder, plain_folder = folder / "float", folder / "plain"
@@ -236,7 +245,7 @@ def _make_reference(folder: Path, checkpoint: Checkpoint, model: Model, recipe: 
     as_float = replace(recipe, bits=32, head_bits=None, encoder_bits=None)
     float_manifest = write_bundle(float_folder, checkpoint, model, as_float)
     plain = replace(recipe, adapters="none") if recipe.adapter_mode == "gated" else recipe
-    plain_manifest = write_bundle(plain_folder, checkpoint, model, plain)
+    plain_manifest = write_bundle(plain_folder, checkpoint, model, plain, planned)
     return _Reference(float_folder, float_manifest, plain_folder, plain_manifest)
 
 
