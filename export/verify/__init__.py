@@ -29,7 +29,10 @@ from palmtop.runtime.bundle import Bundle
 from palmtop.runtime.machine import available_memory
 from palmtop.runtime.manifest import Manifest
 
-from .probe import DecoderProbe, ProbeInput
+from .answers import accuracy, worst
+from .decoders import STEPS, Decoders, Divergence, Question, Reference, compared_answers, encoders_snr
+from .neighbours import neighbours, weight_bytes
+from .probe import ProbeInput
 from .quality import Agreement, Check, Quality, agreement, cosine, kl, snr_db
 from .samples import SampleReader, packaged_messages
 from .stored import AsStored
@@ -39,28 +42,25 @@ MIN_TENSOR_SNR_DB = {2: 5.0, 4: 12.0, 8: 30.0, 32: 120.0}  # a halved tensor has
 MIN_EFFECT_COSINE = 0.6  # of the change of logits, against the float model's; measured 0.9 and more at 4 bits
 EFFECT_RATIO = (0.7, 1.4)  # of its size
 MAX_LOGIT_SHARE = {4: 0.5, 8: 0.2, 32: 1e-3}  # largest difference of a logit, of the range
-STEPS = 6  # teacher-forced tokens a question
 
 Report = Callable[[str], None]
 
 
-@dataclass(frozen=True, slots=True)
-class _Reference:
-    """The float bundle made of the checkpoint, and one without adapters made like the bundle under test."""
-
-    float_folder: Path
-    float_manifest: Manifest
-    plain_folder: Path
-    plain_manifest: Manifest
-
-
-def verify(bundle: Bundle, checkpoint: Checkpoint, *, items: int = 4, report: Report | None = None) -> Quality:
+def verify(
+    bundle: Bundle,
+    checkpoint: Checkpoint,
+    *,
+    items: int = 4,
+    answers: bool = False,
+    report: Report | None = None,
+) -> Quality:
     """Compare a bundle with its checkpoint.
 
     Args:
         bundle: an open bundle.
         checkpoint: what it should have been made of.
         items: packaged questions of each mode.
+        answers: compare whole answers and other bundles of the checkpoint too, for a page to read.
         report: told what is being done.
 
     Returns:
@@ -86,8 +86,9 @@ def verify(bundle: Bundle, checkpoint: Checkpoint, *, items: int = 4, report: Re
         tell("float reference")
         reference = _make_reference(Path(temporary), checkpoint, model, recipe, _planned(bundle))
         tell("logits")
-        decoders = _Decoders(bundle, reference)
-        pairs = list(_prompts(bundle, reference, items))
+        decoders = Decoders(bundle, reference)
+        questions, readers = _questions(bundle, reference, items)
+        pairs = [(readers[0].read(mode, m), readers[1].read(mode, m)) for mode, m, _ in questions]
         modes = {
             m: _mode_agreement(decoders, m, [p for p in pairs if p[0].mode == m]) for m in _common(bundle, reference)
         }
@@ -96,7 +97,20 @@ def verify(bundle: Bundle, checkpoint: Checkpoint, *, items: int = 4, report: Re
         adapters = {a.name: _adapter_effect(decoders, a.name, pairs) for a in bundle.manifest.adapters}
         checks += _judge_adapters(adapters)
         checks += _off_is_base(decoders, pairs)
-    return _summed_up(started, checks, tensors, modes=modes, adapters=adapters)
+        quality = _summed_up(started, checks, tensors, modes=modes, adapters=adapters)
+        quality = replace(quality, encoders=encoders_snr(pairs), weight_bytes=weight_bytes(bundle.path))
+        if not answers:
+            return quality
+        tell("answers")
+        compared = [
+            compared_answers(decoders, readers[0], p, question) for p, question in zip(pairs, questions, strict=True)
+        ]
+        tell("neighbours")
+        others = neighbours(Path(temporary), checkpoint, model, recipe, Divergence(decoders, questions, pairs))
+        seconds = round(time.perf_counter() - started, 2)
+        return replace(
+            quality, accuracy=accuracy(compared), worst=worst(compared), neighbours=others, seconds=seconds
+        )
 
 
 def _summed_up(
@@ -236,7 +250,7 @@ def _planned(bundle: Bundle) -> Planned | None:
 
 def _make_reference(
     folder: Path, checkpoint: Checkpoint, model: Model, recipe: Recipe, planned: Planned | None
-) -> _Reference:
+) -> Reference:
     from palmtop.export.convert import write_bundle
 
     float_folder, plain_folder = folder / "float", folder / "plain"
@@ -246,62 +260,24 @@ def _make_reference(
     float_manifest = write_bundle(float_folder, checkpoint, model, as_float)
     plain = replace(recipe, adapters="none") if recipe.adapter_mode == "gated" else recipe
     plain_manifest = write_bundle(plain_folder, checkpoint, model, plain, planned)
-    return _Reference(float_folder, float_manifest, plain_folder, plain_manifest)
+    return Reference(float_folder, float_manifest, plain_folder, plain_manifest)
 
 
-class _Decoders:
-    """The decoder under test, the float one and the one without adapters."""
-
-    def __init__(self, bundle: Bundle, reference: _Reference) -> None:
-        self.manifest = bundle.manifest
-        self.float_manifest = reference.float_manifest
-        self.found = DecoderProbe(bundle.file(bundle.manifest.decoder.file), bundle.manifest.decoder)
-        self.exact = DecoderProbe(
-            reference.float_folder / reference.float_manifest.decoder.file, reference.float_manifest.decoder
-        )
-        self.plain = DecoderProbe(
-            reference.plain_folder / reference.plain_manifest.decoder.file, reference.plain_manifest.decoder
-        )
-        if self.found.num_gates != len(bundle.manifest.adapters):
-            raise BundleError(
-                f"{bundle.path}: the decoder has {self.found.num_gates} adapter gates,"
-                f" expected {len(bundle.manifest.adapters)} as the manifest says"
-            )
-
-    def gates(self, manifest: Manifest, weights: dict[str, float]) -> NDArray[np.float32]:
-        """[A] gate weights in a manifest's order."""
-        gates = np.zeros(len(manifest.adapters), np.float32)
-        for adapter in manifest.adapters:
-            gates[adapter.gate] = weights.get(adapter.name, 0.0)
-        return gates
-
-    def both(
-        self, pair: tuple[ProbeInput, ProbeInput], weights: dict[str, float], tokens: NDArray[np.int64]
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Logits of the float decoder and of the one under test, each on its own encoders' features."""
-        exact, found = pair
-        return (
-            self.exact.logits(exact, self.gates(self.float_manifest, weights), tokens),
-            self.found.logits(found, self.gates(self.manifest, weights), tokens),
-        )
-
-
-def _prompts(bundle: Bundle, reference: _Reference, items: int) -> list[tuple[ProbeInput, ProbeInput]]:
-    """The same questions as (float encoders', bundle's encoders') inputs."""
+def _questions(
+    bundle: Bundle, reference: Reference, items: int
+) -> tuple[list[Question], tuple[SampleReader, SampleReader]]:
+    """Packaged questions, and readers of them with the float encoders and with the bundle's."""
     exact = SampleReader(reference.float_folder, reference.float_manifest)
     found = SampleReader(bundle.path, bundle.manifest)
-    return [
-        (exact.read(mode, messages), found.read(mode, messages))
-        for mode, messages in packaged_messages(_common(bundle, reference), items)
-    ]
+    return list(packaged_messages(_common(bundle, reference), items)), (exact, found)
 
 
-def _common(bundle: Bundle, reference: _Reference) -> list[str]:
+def _common(bundle: Bundle, reference: Reference) -> list[str]:
     """Modes that both serve; other differences of the routes are a check of their own."""
     return [mode for mode in bundle.manifest.modes if mode in reference.float_manifest.routes]
 
 
-def _mode_agreement(decoders: _Decoders, mode: str, pairs: list[tuple[ProbeInput, ProbeInput]]) -> Agreement:
+def _mode_agreement(decoders: Decoders, mode: str, pairs: list[tuple[ProbeInput, ProbeInput]]) -> Agreement:
     weights = decoders.float_manifest.routes[mode].adapters if decoders.manifest.adapters else {}
     exact, found = [], []
     for pair in pairs:
@@ -327,7 +303,7 @@ def _judge_modes(modes: dict[str, Agreement], recipe: Recipe) -> list[Check]:
     ]
 
 
-def _adapter_effect(decoders: _Decoders, name: str, pairs: list[tuple[ProbeInput, ProbeInput]]) -> dict[str, float]:
+def _adapter_effect(decoders: Decoders, name: str, pairs: list[tuple[ProbeInput, ProbeInput]]) -> dict[str, float]:
     """How the adapter changes the logits, against how it changes the float model's."""
     exact_changes, found_changes, effect, match = [], [], [], []
     for pair in pairs:
@@ -375,7 +351,7 @@ def _judge_adapters(adapters: dict[str, dict[str, float]]) -> list[Check]:
     return checks
 
 
-def _off_is_base(decoders: _Decoders, pairs: list[tuple[ProbeInput, ProbeInput]]) -> list[Check]:
+def _off_is_base(decoders: Decoders, pairs: list[tuple[ProbeInput, ProbeInput]]) -> list[Check]:
     if not decoders.manifest.adapters:
         return []
     worst = 0.0
