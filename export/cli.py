@@ -38,9 +38,7 @@ Examples:
 
 @click.command("export", epilog=EXAMPLES, short_help="Turn a checkpoint folder into a bundle.")
 @click.argument("checkpoint", type=click.Path(path_type=Path))
-@click.option(
-    "-o", "--output", "target", type=click.Path(path_type=Path), help="Bundle folder to write."
-)
+@click.option("-o", "--output", "target", type=click.Path(path_type=Path), help="Bundle folder to write.")
 @click.option("--bits", type=int, help="Decoder and adapters: 4 (default), 8, or 32 for float32.")
 @click.option("--head-bits", type=int, help="Embedding and head, one table when tied: 4, 8 or 32 (default: as --bits).")
 @click.option("--encoder-bits", type=int, help="Vision and audio encoders: 4, 8 or 32 (default: as --bits).")

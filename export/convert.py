@@ -115,9 +115,7 @@ def make_plan(
 
 
 @contextmanager
-def _planned(
-    checkpoint: Checkpoint, model: Model, recipe: Recipe, request: Request | None
-) -> Iterator[Planned | None]:
+def _planned(checkpoint: Checkpoint, model: Model, recipe: Recipe, request: Request | None) -> Iterator[Planned | None]:
     """The plan of an export that has one, or whose method needs statistics."""
     if request is None and recipe.method not in CALIBRATED:
         yield None
@@ -233,9 +231,7 @@ def export_parts(model: Model) -> list[str]:
     return [part for part, needed in there.items() if needed]
 
 
-def build_graphs(
-    model: Model, recipe: Recipe, part: str, sink: WeightSink, planned: Planned | None = None
-) -> ir.Model:
+def build_graphs(model: Model, recipe: Recipe, part: str, sink: WeightSink, planned: Planned | None = None) -> ir.Model:
     """Build one graph, its big weights going to the sink as they are read; a plan goes before the recipe."""
     weights = merged_weights(model, recipe)
     g = GraphBuilder(part, sink)

@@ -24,7 +24,7 @@ def plan_lines(plan: Plan) -> Iterator[str]:
 
 
 def tensor_class(key: str) -> str:
-    """ "decoder: layers.3.mlp.down_proj.lora_A.vision" -> "decoder mlp.down_proj lora_A vision"."""
+    """The key without its layer, such as decoder mlp.down_proj lora_A vision."""
     part, _, name = key.partition(": ")
     name = re.sub(r"^model\.embed_tokens_extend\.(image_embed|audio_embed)\.", "", name)
     name = re.sub(r"(?:^|.*\.)(?:layers|encoders)\.\d+\.", "", name)
@@ -33,5 +33,5 @@ def tensor_class(key: str) -> str:
 
 
 def scheme_words(scheme: Scheme | None) -> str:
-    """ "4 bits in 32s"."""
+    """Such as 4 bits in 32s."""
     return "float32" if scheme is None else f"{scheme.bits} bits in {scheme.group}s"

@@ -7,6 +7,7 @@ is the optimum of the relaxed problem at every size it passes, and off the optim
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -86,7 +87,7 @@ def _steps(tensors: Sequence[Sequence[Option]]) -> list[tuple[int, int, int]]:
     steps = []
     for tensor, options in enumerate(tensors):
         hull = _hull(options)
-        for before, after in zip(hull, hull[1:], strict=False):
+        for before, after in itertools.pairwise(hull):
             steps.append((-_slope(options[before], options[after]), tensor, before, after))
     return [(tensor, before, after) for _, tensor, before, after in sorted(steps)]
 

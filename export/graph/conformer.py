@@ -142,7 +142,9 @@ def _half_feed_forward(
     return module_linear(g, weights, "down_proj", gated, (h, f), precision, factor=0.5)
 
 
-def _convolution(g: GraphBuilder, weights: Weights, config: AudioConfig, x: ir.Value, precision: Precisions) -> ir.Value:
+def _convolution(
+    g: GraphBuilder, weights: Weights, config: AudioConfig, x: ir.Value, precision: Precisions
+) -> ir.Value:
     """The convolution module, causal: a step sees itself and ``kernel_size - 1`` steps before it."""
     h, wide = config.hidden_size, config.hidden_size * config.depthwise_multiplier
     x = layer_norm(g, weights, "layer_norm", x, h, LAYER_NORM_EPS)

@@ -244,7 +244,9 @@ def _pool(g: GraphBuilder, config: VisionConfig, hidden: ir.Value) -> ir.Value:
     return g.op("Reshape", mean, g.constant([-1, h]))
 
 
-def _project(g: GraphBuilder, weights: Weights, config: VisionConfig, rows: ir.Value, precision: Precisions) -> ir.Value:
+def _project(
+    g: GraphBuilder, weights: Weights, config: VisionConfig, rows: ir.Value, precision: Precisions
+) -> ir.Value:
     """[R, h] -> [R, H]."""
     h, wide = config.hidden_size, config.output_size
     up = module_linear(g, weights, "image_embed.img_projection_up", rows, (wide, h), precision)

@@ -20,7 +20,6 @@ from .float_model import FloatModel
 from .samples import MediaInput, Sample
 from .stages import Linear, Live
 
-_ADAPTER = re.compile(r"\.lora_[AB]\.(.+)$")
 Report = Callable[[str], None]
 
 
@@ -80,9 +79,6 @@ def _calibrate_encoder(
     collected = _Collected(part, folder)
 
     def tap(linear: Linear, run: int, entered: NDArray[np.float32]) -> None:
-        projector = lives[run].get("projector", np.zeros(1))
-        if "_proj_for_" in linear.name and ("vision_speech" in linear.name) != bool(projector[0]):
-            return  # both projectors were computed, this one's result was not taken
         collected.add(linear.name, "", entered)
 
     results = model.walk(part, lives, [None] * len(lives), tap, collected.close)
@@ -101,10 +97,7 @@ def _calibrate_decoder(
     collected = _Collected("decoder", folder)
 
     def tap(linear: Linear, run: int, entered: NDArray[np.float32]) -> None:
-        mode = samples[run].mode
-        adapter = _ADAPTER.search(linear.name)
-        if adapter is None or adapter[1] in model.adapters_of(mode):
-            collected.add(linear.name, mode, entered)
+        collected.add(linear.name, samples[run].mode, entered)
 
     model.walk("decoder", lives, [s.positions for s in samples], tap, collected.close)
 

@@ -90,7 +90,12 @@ class FloatModel:
         return graph.run(number, live, changed=given, exposed=exposed)
 
     def walk(
-        self, part: str, lives: list[Live], positions: Sequence[NDArray[np.int64] | None], tap: Tap, done: Callable[[], None]
+        self,
+        part: str,
+        lives: list[Live],
+        positions: Sequence[NDArray[np.int64] | None],
+        tap: Tap,
+        done: Callable[[], None],
     ) -> list[Live]:
         """Run every stage over several runs, one stage loaded at a time.
 
@@ -98,7 +103,7 @@ class FloatModel:
             part: of the graph.
             lives: graph inputs of each run; emptied on the way of what no later stage reads.
             positions: of each run that are judged; None in encoders.
-            tap: told what enters each linear layer.
+            tap: told what enters each linear layer whose result is used.
             done: called when a stage has seen every run.
 
         Returns:
@@ -107,12 +112,12 @@ class FloatModel:
         graph = self.graphs[part]
         results: list[Live] = [{} for _ in lives]
         for number, stage in enumerate(graph.stages):
-            wanted = [linear.input for linear in stage.linears if linear.input is not None]
+            wanted = [name for linear in stage.linears for name in (linear.input, linear.condition) if name]
             later = {name for after in graph.stages[number + 1 :] for name in after.inputs}
             for run, live in enumerate(lives):
                 found = self.step(part, number, live, positions[run], exposed=wanted)
                 for linear in stage.linears:
-                    if linear.input is not None:
+                    if linear.input is not None and _is_used(linear, found):
                         entered = found[linear.input]
                         tap(linear, run, entered.reshape(-1, entered.shape[-1]))
                 results[run] |= {name: found[name] for name in graph.outputs if name in found}
@@ -132,6 +137,10 @@ class FloatModel:
                 live |= self.step(media.part, number, live, changed=changed)
             runs.append(live)
         return media.features(runs)
+
+
+def _is_used(linear: Linear, found: Live) -> bool:
+    return linear.condition is None or bool(found[linear.condition]) == linear.wanted
 
 
 def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:

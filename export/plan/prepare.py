@@ -22,7 +22,8 @@ from .planner import Planner, measure
 from .samples import SampleReader, packaged_questions, read_questions
 from .size import float_bundle, graph_bytes, linear_names, other_bytes
 
-MAX_JUDGED = 32  # of a mode: sensitivity runs the model twice for every tensor and sample
+JUDGED_ALONE = 4  # samples of a mode that every tensor is judged on by itself, twice
+JUDGED_TOGETHER = 32  # that whole plans are judged on
 Report = Callable[[str], None]
 
 
@@ -92,10 +93,13 @@ def prepared(
         statistics = StatisticsFolder(folder / "statistics")
         calibrate(float_model, samples, statistics, lambda part: tell(f"calibration: {part}"))
         if request.is_solved:
-            judged = [s for mode in manifest.routes for s in [x for x in samples if x.mode == mode][:MAX_JUDGED]]
+            few, many = (
+                [s for mode in manifest.routes for s in [x for x in samples if x.mode == mode][-count:]]
+                for count in (JUDGED_ALONE, JUDGED_TOGETHER)
+            )
             opened = FloatModel(folder / "float", manifest, open_sessions=_stages_in_memory(checkpoint))
-            meter = LossMeter(opened, judged)
-            sensitivities = measure(opened, meter, quantizer, statistics.find, lambda key: tell(f"sensitivity: {key}"))
+            alone = LossMeter(opened, few)
+            sensitivities = measure(opened, alone, quantizer, statistics.find, lambda key: tell(f"sensitivity: {key}"))
             rest = other_bytes(folder / "float") - (folder / "float" / "bundle.json").stat().st_size
 
             def size_of(tensors: object) -> int:
@@ -103,7 +107,9 @@ def prepared(
                 return graphs + rest
 
             tell("solver")
-            planner = Planner(opened, meter, sensitivities, quantizer, plan.method, statistics.find, size_of)
+            planner = Planner(
+                opened, LossMeter(opened, many), sensitivities, quantizer, plan.method, statistics.find, size_of
+            )
             if request.size_bytes is not None:
                 plan = planner.for_size(request.size_bytes)
             elif request.loss is not None:

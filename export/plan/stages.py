@@ -35,12 +35,16 @@ class Linear:
         input: the value it reads; None for a table that is looked up.
         weight: its initialiser.
         is_turned: the initialiser is [K, N], not [N, K].
+        condition: the value whose truth decides whether its result is used; None for always.
+        wanted: that truth.
     """
 
     name: str
     input: str | None
     weight: str
     is_turned: bool
+    condition: str | None = None
+    wanted: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +68,7 @@ class StagedGraph:
     """A float graph of ours, ready to be run stage by stage.
 
     Attributes:
+        path: of the whole graph.
         stages: in order.
         outputs: names of the graph's outputs, past keys and values left out.
     """
@@ -76,16 +81,17 @@ class StagedGraph:
             threads: of onnxruntime; 0 is one a core.
             open_sessions: stages that are kept loaded.
         """
-        self._path = path
+        self.path = path
         self._threads = threads
         self._open_sessions = open_sessions
         self._sessions: OrderedDict[tuple[int, frozenset[str], frozenset[str]], Any] = OrderedDict()
         graph = onnx.load(path, load_external_data=False).graph
         self._weights = {w.name: w for w in graph.initializer}
         self._inputs = {i.name: i for i in graph.input}
-        nodes = list(_laid_open(graph.node, self._weights))
+        conditions: dict[str, tuple[str, bool]] = {}
+        nodes = list(_laid_open(graph.node, self._weights, conditions))
         self.outputs = tuple(o.name for o in graph.output if not o.name.startswith("present."))
-        self.stages = tuple(_cut(nodes, set(self._weights), self.outputs))
+        self.stages = tuple(_cut(nodes, set(self._weights), self.outputs, conditions))
 
     @property
     def last_hidden(self) -> str | None:
@@ -132,7 +138,7 @@ class StagedGraph:
     def weight(self, linear: Linear) -> NDArray[np.float32]:
         """The stored weight, [N, K]."""
         tensor = self._weights[linear.weight]
-        array = onnx.numpy_helper.to_array(tensor, base_dir=str(self._path.parent))
+        array = onnx.numpy_helper.to_array(tensor, base_dir=str(self.path.parent))
         return np.ascontiguousarray(array.T if linear.is_turned else array, np.float32)
 
     def close(self) -> None:
@@ -150,7 +156,7 @@ class StagedGraph:
             return self._sessions[key]
         while len(self._sessions) >= self._open_sessions:
             self._sessions.popitem(last=False)
-        path = self._path.with_name(f"{self._path.stem}-stage.onnx")
+        path = self.path.with_name(f"{self.path.stem}-stage.onnx")
         path.write_bytes(self._model(number, fed, wanted, live).SerializeToString())
         options = ort.SessionOptions()
         options.log_severity_level = 3
@@ -160,9 +166,7 @@ class StagedGraph:
         path.unlink()
         return self._sessions[key]
 
-    def _model(
-        self, number: int, fed: frozenset[str], wanted: frozenset[str], live: Mapping[str, NDArray[Any]]
-    ) -> Any:
+    def _model(self, number: int, fed: frozenset[str], wanted: frozenset[str], live: Mapping[str, NDArray[Any]]) -> Any:
         stage = self.stages[number]
         inputs = [
             self._inputs.get(name) or helper.make_tensor_value_info(name, _type(live[name]), [None] * live[name].ndim)
@@ -188,7 +192,7 @@ def _type(array: NDArray[Any]) -> int:
     return int(helper.np_dtype_to_tensor_dtype(array.dtype))
 
 
-def _laid_open(nodes: Iterable[Any], weights: dict[str, Any]) -> Iterable[Any]:
+def _laid_open(nodes: Iterable[Any], weights: dict[str, Any], conditions: dict[str, tuple[str, bool]]) -> Iterable[Any]:
     """Nodes with every ``If`` replaced by both its branches and a choice; their initialisers join ``weights``."""
     for node in nodes:
         if node.op_type != "If" or not any(_has_linear(attribute.g) for attribute in node.attribute):
@@ -198,7 +202,8 @@ def _laid_open(nodes: Iterable[Any], weights: dict[str, Any]) -> Iterable[Any]:
         for attribute in node.attribute:
             for weight in attribute.g.initializer:
                 weights[weight.name] = weight
-            yield from _laid_open(attribute.g.node, weights)
+                conditions[weight.name] = (node.input[0], attribute.name == "then_branch")
+            yield from _laid_open(attribute.g.node, weights, conditions)
             results[attribute.name] = attribute.g.output[0].name
         choice = [node.input[0], results["then_branch"], results["else_branch"]]
         yield helper.make_node("Where", choice, list(node.output), name=node.name)
@@ -220,7 +225,9 @@ def _read_by(node: Any) -> set[str]:
     return names
 
 
-def _cut(nodes: list[Any], weights: set[str], outputs: tuple[str, ...]) -> Iterable[Stage]:
+def _cut(
+    nodes: list[Any], weights: set[str], outputs: tuple[str, ...], conditions: dict[str, tuple[str, bool]]
+) -> Iterable[Stage]:
     """Start a stage at the first linear layer of every layer and at the last position."""
     parts: list[list[Any]] = [[]]
     seen: set[str] = set()
@@ -239,7 +246,7 @@ def _cut(nodes: list[Any], weights: set[str], outputs: tuple[str, ...]) -> Itera
             nodes=tuple(part),
             inputs=tuple(sorted(read[number] - made[number])),
             outputs=tuple(sorted(made[number] & later)),
-            linears=tuple(linear for node in part if (linear := _linear(node, weights)) is not None),
+            linears=tuple(linear for node in part if (linear := _linear(node, weights, conditions)) is not None),
         )
 
 
@@ -252,9 +259,10 @@ def _weight_of(node: Any, weights: set[str]) -> str | None:
     return None
 
 
-def _linear(node: Any, weights: set[str]) -> Linear | None:
+def _linear(node: Any, weights: set[str], conditions: dict[str, tuple[str, bool]]) -> Linear | None:
     weight = _weight_of(node, weights)
     if weight is None or not weight.endswith(".weight"):
         return None
     source = None if node.op_type == "Gather" else str(node.input[0])
-    return Linear(weight.removesuffix(".weight"), source, weight, node.op_type == "MatMul")
+    condition, wanted = conditions.get(weight, (None, True))
+    return Linear(weight.removesuffix(".weight"), source, weight, node.op_type == "MatMul", condition, wanted)

@@ -11,14 +11,12 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 
-from palmtop.errors import BundleError
 from palmtop.export.arch import Model, find
 from palmtop.export.checkpoint import Checkpoint
 from palmtop.export.convert import PLAN_FILE, build_graphs, expected_manifest, export_parts
@@ -108,9 +106,7 @@ def verify(
         tell("neighbours")
         others = neighbours(Path(temporary), checkpoint, model, recipe, Divergence(decoders, questions, pairs))
         seconds = round(time.perf_counter() - started, 2)
-        return replace(
-            quality, accuracy=accuracy(compared), worst=worst(compared), neighbours=others, seconds=seconds
-        )
+        return replace(quality, accuracy=accuracy(compared), worst=worst(compared), neighbours=others, seconds=seconds)
 
 
 def _summed_up(

@@ -67,8 +67,5 @@ def text_of(tokens: NDArray[np.int64], eos_ids: Sequence[int], decode: Callable[
 
 def prompt_text(messages: Sequence[Mapping[str, Any]]) -> str:
     """What a reader of the report sees of a question."""
-    words = []
-    for message in messages:
-        for part in message["content"]:
-            words.append(part["text"] if part["type"] == "text" else f"[{part['type']}]")
-    return " ".join(words)
+    parts = [part for message in messages for part in message["content"]]
+    return " ".join(part["text"] if part["type"] == "text" else f"[{part['type']}]" for part in parts)

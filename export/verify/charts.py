@@ -1,5 +1,7 @@
 """Small charts as inline SVG: a scatter on logarithmic axes, a heat map, intervals, a bar. Knows no meaning."""
 
+# ruff: noqa: E501 - markup reads better in one line
+
 from __future__ import annotations
 
 import math
@@ -7,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
-WIDTH, HEIGHT = 680, 340
-LEFT, RIGHT, TOP, BOTTOM = 64, 16, 14, 44
+WIDTH, HEIGHT = 400, 300  # about a phone's pixels, so that text keeps its size
+LEFT, RIGHT, TOP, BOTTOM = 54, 14, 24, 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +28,7 @@ def scatter(points: Sequence[Point], curve: Sequence[tuple[float, float]], x_tit
     line = [(x, y) for x, y in curve if y > 0]
     xs, ys = [p.x for p in points] + [x for x, _ in line], [max(p.y, 1e-9) for p in points] + [y for _, y in line]
     x_axis, y_axis = _Axis(min(xs), max(xs), LEFT, WIDTH - RIGHT), _Axis(min(ys), max(ys), HEIGHT - BOTTOM, TOP)
-    parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" font-size="14">']
+    parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" font-size="12">']
     for value, label in x_axis.ticks():
         at = x_axis.place(value)
         parts.append(f'<line class="axis" x1="{at:.1f}" x2="{at:.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>')
@@ -35,8 +37,8 @@ def scatter(points: Sequence[Point], curve: Sequence[tuple[float, float]], x_tit
         at = y_axis.place(value)
         parts.append(f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at:.1f}" y2="{at:.1f}"/>')
         parts.append(f'<text class="soft" x="{LEFT - 6}" y="{at + 5:.1f}" text-anchor="end">{label}</text>')
-    parts.append(f'<text class="soft" x="{WIDTH - RIGHT}" y="{HEIGHT - 6}" text-anchor="end">{escape(x_title)}</text>')
-    parts.append(f'<text class="soft" x="4" y="{TOP + 2}">{escape(y_title)}</text>')
+    parts.append(f'<text class="soft" x="{WIDTH - RIGHT}" y="{HEIGHT - 4}" text-anchor="end">{escape(x_title)}</text>')
+    parts.append(f'<text class="soft" x="4" y="12">{escape(y_title)}</text>')
     if line:
         path = " ".join(f"{x_axis.place(x):.1f},{y_axis.place(y):.1f}" for x, y in line)
         parts.append(f'<polyline points="{path}" fill="none" stroke="var(--soft)" stroke-dasharray="5 4"/>')
@@ -94,13 +96,13 @@ def heat_map(cells: Mapping[str, Mapping[str, float]]) -> str:
     columns = list(dict.fromkeys(name for row in cells.values() for name in row))
     values = [value for row in cells.values() for value in row.values()]
     low, high = min(values), max(values)
-    side, left = max(14, min(34, 620 // max(len(columns), 1))), 46
+    side, left = max(18, min(34, 340 // max(len(columns), 1))), 42
     width, height = left + side * len(columns) + 2, 20 + side * len(cells)
-    parts = [f'<svg viewBox="0 0 {width} {height}" style="max-width:{width}px" role="img" font-size="11">']
-    for at in range(len(columns)):
-        parts.append(
-            f'<text class="soft" x="{left + side * (at + 0.5):.1f}" y="13" text-anchor="middle">{at + 1}</text>'
-        )
+    parts = [f'<svg viewBox="0 0 {width} {height}" style="width:{width}px" role="img" font-size="11">']
+    parts += [
+        f'<text class="soft" x="{left + side * (at + 0.5):.1f}" y="13" text-anchor="middle">{at + 1}</text>'
+        for at in range(len(columns))
+    ]
     for down, (name, row) in enumerate(cells.items()):
         y = 18 + side * down
         parts.append(
@@ -110,14 +112,14 @@ def heat_map(cells: Mapping[str, Mapping[str, float]]) -> str:
             if column not in row:
                 continue
             share = (row[column] - low) / (high - low) if high > low else 1.0
-            shade = f"hsl({20 + 190 * share:.0f} 70% {38 + 34 * share:.0f}%)"
+            shade = _shade(share)
             parts.append(
                 f'<rect x="{left + side * at}" y="{y}" width="{side - 1}" height="{side - 1}" fill="{shade}">'
                 f"<title>{escape(name)} {escape(column)}: {row[column]:.1f} dB</title></rect>"
             )
     legend = (
-        f'<p class="note"><span style="color:hsl(20 70% 45%)">■</span> {low:.1f} dB to '
-        f'<span style="color:hsl(210 70% 60%)">■</span> {high:.1f} dB</p>'
+        f'<p class="note"><span style="color:{_shade(0)}">■</span> {low:.1f} dB to '
+        f'<span style="color:{_shade(1)}">■</span> {high:.1f} dB</p>'
     )
     names = "".join(f"<li>{escape(column)}</li>" for column in columns)
     return (
@@ -126,20 +128,27 @@ def heat_map(cells: Mapping[str, Mapping[str, float]]) -> str:
     )
 
 
+def _shade(share: float) -> str:
+    """From dark red by orange to a pale yellow: lightness alone tells, also without colours."""
+    return f"hsl({5 + 45 * share:.0f} 75% {26 + 60 * share:.0f}%)"
+
+
 def interval_rows(rows: Sequence[tuple[str, float, float, float, bool]]) -> str:
     """Lines of (name, value, low, high, is own), all shares, on one axis from the lowest end to 100 %."""
     low = min(row[2] for row in rows)
     start = max(0.0, math.floor(low * 10) / 10)
-    step, left = 26, 170
+    step, left = 24, 138
     height = 24 + step * len(rows)
 
     def place(share: float) -> float:
         return left + (share - start) / max(1 - start, 1e-9) * (WIDTH - left - 20)
 
-    parts = [f'<svg viewBox="0 0 {WIDTH} {height}" role="img" font-size="14">']
+    parts = [f'<svg viewBox="0 0 {WIDTH} {height}" role="img" font-size="12">']
     for tick in (start, (start + 1) / 2, 1.0):
         parts.append(f'<line class="axis" x1="{place(tick):.1f}" x2="{place(tick):.1f}" y1="0" y2="{height - 20}"/>')
-        parts.append(f'<text class="soft" x="{place(tick):.1f}" y="{height - 4}" text-anchor="middle">{tick:.0%}</text>')
+        parts.append(
+            f'<text class="soft" x="{place(tick):.1f}" y="{height - 4}" text-anchor="middle">{tick:.0%}</text>'
+        )
     for at, (name, value, lower, upper, is_own) in enumerate(rows):
         y, colour = 14 + step * at, "var(--mark)" if is_own else "var(--soft)"
         parts.append(f'<text x="{left - 10}" y="{y + 5}" text-anchor="end">{escape(name)}</text>')

@@ -121,6 +121,7 @@ class Divergence:
         self._decoders, self._questions, self._pairs = decoders, questions, pairs
 
     def __call__(self, folder: Path, manifest: Manifest) -> float:
+        """Of the bundle in a folder."""
         reader, own = SampleReader(folder, manifest), self._decoders
         probe = DecoderProbe(folder / manifest.decoder.file, manifest.decoder)
         found: dict[str, list[NDArray[np.float64]]] = {}

@@ -4,6 +4,8 @@ Knows the numbers and no bundle; draws with ``charts``. Nothing on the page is c
 each number in the JSON, which the page carries as well.
 """
 
+# ruff: noqa: E501 - markup reads better in one line
+
 from __future__ import annotations
 
 import json
@@ -19,14 +21,14 @@ STYLE = """
 @media(prefers-color-scheme:dark){:root{--ink:#e8ebee;--soft:#9aa5b0;--line:#333b44;--card:#1b2027;--page:#12161b;
 --good:#4cc38a;--bad:#ff7b6e;--mark:#7aa5ff}}
 *{box-sizing:border-box}body{margin:0;background:var(--page);color:var(--ink);font:16px/1.45 system-ui,sans-serif}
-main{max-width:760px;margin:0 auto;padding:16px}h1{font-size:1.35rem;margin:.2rem 0}h2{font-size:1.1rem;margin:0 0 .4rem}
+main{max-width:760px;margin:0 auto;padding:16px}h1{font-size:1.35rem;margin:.2rem 0}h3{font-size:.95rem;margin:.8rem 0 .2rem}h2{font-size:1.1rem;margin:0 0 .4rem}
 section{background:var(--card);border:1px solid var(--line);border-radius:10px;padding:14px;margin:12px 0;min-width:0}
 .tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(140px,1fr));gap:10px}
 .tile b{display:block;font-size:1.3rem}.tile span,.note,figcaption{color:var(--soft);font-size:.85rem}
 .wide{overflow-x:auto}table{border-collapse:collapse;width:100%;font-size:.9rem}
 th,td{text-align:left;padding:6px 8px;border-bottom:1px solid var(--line);vertical-align:top}
 td.n,th.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
-.good{color:var(--good)}.bad{color:var(--bad)}svg{width:100%;height:auto;display:block}svg text{fill:var(--ink)}
+.good{color:var(--good)}.bad{color:var(--bad)}svg{width:100%;max-width:560px;height:auto;display:block}svg text{fill:var(--ink)}
 svg .soft{fill:var(--soft)}svg .axis{stroke:var(--line)}details{margin-top:8px}summary{cursor:pointer}
 .pair{display:grid;grid-template-columns:1fr 1fr;gap:8px;margin:4px 0 12px}.pair div{border:1px solid var(--line);
 border-radius:6px;padding:6px 8px;overflow-wrap:anywhere}.pair small{color:var(--soft);display:block}
@@ -202,7 +204,9 @@ def _encoders(encoders: Mapping[str, float]) -> str:
     if not encoders:
         return ""
     rows = [(escape(mode), f"{value:.1f} dB") for mode, value in encoders.items()]
-    return _section("Encoders", "Feature rows of the bundle's encoders against float32's.", _table(("mode", "SNR"), rows))
+    return _section(
+        "Encoders", "Feature rows of the bundle's encoders against float32's.", _table(("mode", "SNR"), rows)
+    )
 
 
 def _worst(prompts: Sequence[Mapping[str, Any]]) -> str:
@@ -230,7 +234,9 @@ def _checks(checks: Sequence[Mapping[str, Any]], skipped: Sequence[str]) -> str:
     failed = [c for c in checks if not c["passed"]]
     state = "open" if failed else ""
     return _section(
-        "Checks", f"{len(failed)} of {len(checks)} fail.", f"<details {state}><summary>All</summary><table>{rows}</table></details>"
+        "Checks",
+        f"{len(failed)} of {len(checks)} fail.",
+        f"<details {state}><summary>All</summary><table>{rows}</table></details>",
     )
 
 
@@ -240,5 +246,5 @@ def _definitions() -> str:
 
 
 def megabytes(count: int) -> str:
-    """ "3.42 MB" or "2.20 GB"."""
+    """Such as 3.42 MB or 2.20 GB."""
     return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.2f} MB"

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from itertools import product
+from itertools import pairwise, product
 
 import pytest
 from hypothesis import given
@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from palmtop.quantize.budget import Option, frontier, within_bytes, within_loss
 
 OPTIONS = st.lists(
-    st.lists(st.builds(Option, st.integers(1, 30), st.integers(0, 50).map(float)), min_size=1, max_size=4), min_size=1, max_size=4
+    st.lists(st.builds(Option, st.integers(1, 30), st.integers(0, 50).map(float)), min_size=1, max_size=4),
+    min_size=1,
+    max_size=4,
 )
 
 
@@ -20,9 +22,7 @@ def best_loss(tensors: list[list[Option]], limit: int) -> float | None:
 
 
 @given(tensors=OPTIONS, limit=st.integers(1, 120))
-def test_a_solution_fits_and_is_off_the_optimum_by_less_than_one_step(
-    tensors: list[list[Option]], limit: int
-) -> None:
+def test_a_solution_fits_and_is_off_the_optimum_by_less_than_one_step(tensors: list[list[Option]], limit: int) -> None:
     best, found = best_loss(tensors, limit), within_bytes(tensors, limit)
     if best is None:
         assert found is None
@@ -36,7 +36,7 @@ def test_a_solution_fits_and_is_off_the_optimum_by_less_than_one_step(
 @given(tensors=OPTIONS)
 def test_the_frontier_only_gets_larger_and_better_and_is_optimal_at_its_points(tensors: list[list[Option]]) -> None:
     points = frontier(tensors)
-    for before, after in zip(points, points[1:], strict=False):
+    for before, after in pairwise(points):
         assert after.size_bytes > before.size_bytes and after.loss < before.loss
     for point in points:
         best = best_loss(tensors, point.size_bytes)
