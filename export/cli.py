@@ -21,7 +21,7 @@ from palmtop.errors import InputError
 from .recipe import Recipe
 
 if TYPE_CHECKING:
-    from .plan.prepare import Request
+    from .plan.request import Request
 
 EXAMPLES = """
 \b
@@ -126,7 +126,7 @@ def _request(
 ) -> Request | None:
     """What the options ask of a plan; None where there is nothing to plan."""
     from .plan import Plan
-    from .plan.prepare import Request
+    from .plan.request import Request
     from .recipe import CALIBRATED
 
     if samples is not None and size is None and loss is None and recipe.method not in CALIBRATED and plan_file is None:

@@ -41,7 +41,7 @@ from .write import WeightFile, written_beside
 
 if TYPE_CHECKING:
     from .plan import Plan, Planned
-    from .plan.prepare import Request
+    from .plan.request import Request
 
 DECODER_FILE, VISION_FILE, AUDIO_FILE = "decoder.onnx", "vision.onnx", "audio.onnx"
 QUALITY_FILE, PLAN_FILE = "quality.json", "plan.json"
@@ -120,7 +120,8 @@ def _planned(checkpoint: Checkpoint, model: Model, recipe: Recipe, request: Requ
     if request is None and recipe.method not in CALIBRATED:
         yield None
         return
-    from .plan.prepare import Request, prepared
+    from .plan.prepare import prepared
+    from .plan.request import Request
 
     with prepared(checkpoint, model, recipe, request or Request()) as planned:
         yield planned

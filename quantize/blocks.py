@@ -51,9 +51,12 @@ def quantize_in_parts(weight: NDArray[np.float32], scheme: Scheme, coder: Coder)
         codes[part] = np.moveaxis(_pack_first_axis(coded.astype(np.uint8), scheme.bits), 0, -1)
 
     step = max(1, PART_WEIGHTS // max(1, groups * scheme.group))
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for _ in pool.map(one, range(0, rows, step)):
-            pass
+    if step >= rows:  # a thread costs more than a small matrix
+        one(0)
+    else:
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            for _ in pool.map(one, range(0, rows, step)):
+                pass
     return QuantizedTensor(
         scheme=scheme,
         columns=columns,

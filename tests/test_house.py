@@ -29,12 +29,23 @@ STAIRS = {
         "palmtop.runtime.manifest",
         "palmtop.runtime.processor.spec",
     ),
+    "palmtop.export.plan": (
+        "palmtop.errors",
+        "palmtop.quantize",
+        "palmtop.export",
+        "palmtop.runtime.audio_windows",
+        "palmtop.runtime.machine",
+        "palmtop.runtime.manifest",
+        "palmtop.runtime.processor",
+        "palmtop.runtime.reference",
+    ),
     "palmtop.export.verify": (
         "palmtop.errors",
         "palmtop.quantize",
         "palmtop.export",
         "palmtop.runtime.bundle",
         "palmtop.runtime.encoders",
+        "palmtop.runtime.evaluate",
         "palmtop.runtime.machine",
         "palmtop.runtime.manifest",
         "palmtop.runtime.processor",
@@ -43,7 +54,7 @@ STAIRS = {
 }
 NATIVE = {
     "onnxruntime_genai": {"palmtop.runtime.session"},
-    "onnxruntime": {"palmtop.runtime.encoders", "palmtop.export.verify.probe"},
+    "onnxruntime": {"palmtop.runtime.encoders", "palmtop.export.plan.stages", "palmtop.export.verify.probe"},
 }
 ONLY_IN_TESTS = ("torch", "transformers", "peft", "sklearn", "skimage", "PIL", "torchvision")
 HEAVY = (

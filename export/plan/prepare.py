@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from palmtop.errors import InputError
@@ -19,43 +19,13 @@ from .calibrate import StatisticsFolder, calibrate
 from .float_model import FloatModel
 from .loss import LossMeter
 from .planner import Planner, measure
+from .request import Request
 from .samples import SampleReader, packaged_questions, read_questions
 from .size import float_bundle, graph_bytes, linear_names, other_bytes
 
 JUDGED_ALONE = 4  # samples of a mode that every tensor is judged on by itself, twice
 JUDGED_TOGETHER = 32  # that whole plans are judged on
 Report = Callable[[str], None]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
-    """What a user asks of a plan; at most one of size, loss and plan.
-
-    Attributes:
-        size_bytes: of the whole bundle at most, ``quality.json`` and ``plan.json`` left out.
-        loss: mean KL over the modes at most, in nats.
-        plan: to be replayed.
-        samples: lines of JSON; None for the packaged ones.
-        items: packaged samples of each mode.
-    """
-
-    size_bytes: int | None = None
-    loss: float | None = None
-    plan: Plan | None = None
-    samples: Path | None = None
-    items: int = 24
-
-    def __post_init__(self) -> None:
-        given = [name for name in ("size_bytes", "loss", "plan") if getattr(self, name) is not None]
-        if len(given) > 1:
-            raise InputError(f"{' and '.join(given)} are given, expected one of size, loss and plan file")
-        if self.loss is not None and not 0 < self.loss < float("inf"):
-            raise InputError(f"loss is {self.loss}, expected a positive number of nats")
-
-    @property
-    def is_solved(self) -> bool:
-        """A plan has to be found."""
-        return self.size_bytes is not None or self.loss is not None
 
 
 @contextmanager

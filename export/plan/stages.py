@@ -56,12 +56,14 @@ class Stage:
         inputs: values from outside, weights not among them.
         outputs: values that later stages, or the caller, want.
         linears: in order.
+        made: every value that its nodes give.
     """
 
     nodes: tuple[Any, ...]
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     linears: tuple[Linear, ...]
+    made: frozenset[str]
 
 
 class StagedGraph:
@@ -70,6 +72,7 @@ class StagedGraph:
     Attributes:
         path: of the whole graph.
         stages: in order.
+        last_hidden: the value whose last position the head reads; None in an encoder.
         outputs: names of the graph's outputs, past keys and values left out.
     """
 
@@ -91,16 +94,8 @@ class StagedGraph:
         conditions: dict[str, tuple[str, bool]] = {}
         nodes = list(_laid_open(graph.node, self._weights, conditions))
         self.outputs = tuple(o.name for o in graph.output if not o.name.startswith("present."))
+        self.last_hidden = next((str(n.input[0]) for n in nodes if n.name == LAST_POSITION), None)
         self.stages = tuple(_cut(nodes, set(self._weights), self.outputs, conditions))
-
-    @property
-    def last_hidden(self) -> str | None:
-        """The value whose last position the head reads; None in an encoder."""
-        for stage in self.stages:
-            for node in stage.nodes:
-                if node.name == LAST_POSITION:
-                    return str(node.input[0])
-        return None
 
     def linears(self) -> dict[str, tuple[int, Linear]]:
         """Every linear layer by name with the last stage that reads its weight."""
@@ -128,7 +123,7 @@ class StagedGraph:
         stage = self.stages[number]
         fed = frozenset(changed or ())
         wanted = [*stage.outputs, *(name for name in dict.fromkeys(exposed) if name not in stage.outputs)]
-        there = {name for node in stage.nodes for name in node.output}
+        there = stage.made
         session = self._session(number, fed, frozenset(wanted), live)
         asked = [name for name in wanted if name in there]
         feeds = {name: live[name] for name in stage.inputs} | dict(changed or {})
@@ -176,12 +171,11 @@ class StagedGraph:
         inputs += [
             helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, list(self._weights[name].dims)) for name in fed
         ]
-        there = {name for node in stage.nodes for name in node.output}
         graph = helper.make_graph(
             stage.nodes,
             f"stage{number}",
             inputs,
-            [onnx.ValueInfoProto(name=name) for name in sorted(wanted & there)],
+            [onnx.ValueInfoProto(name=name) for name in sorted(wanted & stage.made)],
             [w for name, w in self._weights.items() if name in used and name not in fed],
         )
         opsets = [helper.make_opsetid("", 20), helper.make_opsetid("com.microsoft", 1)]
@@ -246,6 +240,7 @@ def _cut(
             nodes=tuple(part),
             inputs=tuple(sorted(read[number] - made[number])),
             outputs=tuple(sorted(made[number] & later)),
+            made=frozenset(made[number]),
             linears=tuple(linear for node in part if (linear := _linear(node, weights, conditions)) is not None),
         )
 

@@ -20,7 +20,7 @@ from palmtop.export.plan import Plan, Planned, with_fallback
 from palmtop.export.plan.calibrate import StatisticsFolder, calibrate
 from palmtop.export.plan.float_model import FloatModel, rows_of
 from palmtop.export.plan.loss import LossMeter
-from palmtop.export.plan.prepare import Request
+from palmtop.export.plan.request import Request
 from palmtop.export.plan.samples import Sample, SampleReader, packaged_questions, read_questions
 from palmtop.export.plan.size import float_bundle, graph_bytes, linear_names
 from palmtop.export.recipe import METHODS, Recipe
