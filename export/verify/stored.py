@@ -1,4 +1,4 @@
-"""A bundle's own codes in place of a quantiser's: what was calibrated once is built into another graph without doing it again."""
+"""A bundle's own codes: what was calibrated once is built into another graph without doing it again."""
 
 from __future__ import annotations
 
