@@ -11,12 +11,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
+from palmtop.errors import InputError
+
 from .recipe import Recipe
 from .size_option import Size
+
+if TYPE_CHECKING:
+    from .plan.request import Request
 
 EXAMPLES = """
 \b
@@ -26,20 +31,30 @@ Examples:
   palmtop export my-finetune -o vision-only --adapters merge=vision
   palmtop export Phi-4-multimodal-instruct -o phi4mm-int4 --ram 2GB   # on a small machine
   palmtop export my-finetune -o parity --bits 32        # float32, to compare with the reference
+  palmtop export Phi-4-multimodal-instruct -o phone --size 2.2GB --save-plan plan.json
+  palmtop export Phi-4-multimodal-instruct --loss 0.02 --plan          # show, export nothing
+  palmtop export Phi-4-multimodal-instruct -o again --plan-file plan.json
 """
 
 
 @click.command("export", epilog=EXAMPLES, short_help="Turn a checkpoint folder into a bundle.")
 @click.argument("checkpoint", type=click.Path(path_type=Path))
-@click.option(
-    "-o", "--output", "target", required=True, type=click.Path(path_type=Path), help="Bundle folder to write."
-)
+@click.option("-o", "--output", "target", type=click.Path(path_type=Path), help="Bundle folder to write.")
 @click.option("--bits", type=int, help="Decoder and adapters: 4 (default), 8, or 32 for float32.")
 @click.option("--head-bits", type=int, help="Embedding and head, one table when tied: 4, 8 or 32 (default: as --bits).")
 @click.option("--encoder-bits", type=int, help="Vision and audio encoders: 4, 8 or 32 (default: as --bits).")
 @click.option("--group", type=int, help="Weights that share a scale: 16, 32 (default), 64, 128 or 256.")
 @click.option("--symmetric/--asymmetric", default=None, help="Without or with (default) zero points.")
-@click.option("--method", help="search (default: best of several ranges per group) or rtn (fastest).")
+@click.option("--scale-bits", type=int, help="Of a group's scale: 32 (default) or 16, which is smaller on disk.")
+@click.option("--method", help="search (default), rtn (fastest), hqq; gptq (best), awq: these two calibrate first.")
+@click.option(
+    "--size", type=Size(), help="Choose bits and group of every tensor for the best bundle of this size, e.g. 2.2GB."
+)
+@click.option("--loss", type=float, help="Likewise, for the smallest bundle of this mean KL divergence, in nats.")
+@click.option("--plan", "only_plan", is_flag=True, help="Show what --size or --loss comes to, and export nothing.")
+@click.option("--save-plan", type=click.Path(path_type=Path), help="Write the plan, to be edited and replayed.")
+@click.option("--plan-file", type=click.Path(path_type=Path), help="Replay a plan.")
+@click.option("--calibrate", "samples", type=click.Path(path_type=Path), help="JSONL samples instead of packaged ones.")
 @click.option("--accuracy-level", type=int, help="0: activations stay float32. 4 (default): int8, faster.")
 @click.option("--adapters", help="gated (default: switchable), none, or merge=NAME[=W][,NAME[=W]] into the base.")
 @click.option("--context", type=int, help="Longest sequence to serve, in tokens (default 8192).")
@@ -53,7 +68,13 @@ Examples:
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def export_command(
     checkpoint: Path,
-    target: Path,
+    target: Path | None,
+    size: int | None,
+    loss: float | None,
+    only_plan: bool,
+    save_plan: Path | None,
+    plan_file: Path | None,
+    samples: Path | None,
     recipe_file: Path | None,
     ram: int | None,
     threads: int | None,
@@ -73,6 +94,13 @@ def export_command(
 
     recipe = Recipe() if recipe_file is None else Recipe.from_toml(recipe_file)
     recipe = replace(recipe, **{k: v for k, v in options.items() if v is not None})
+    request = _request(recipe, size, loss, plan_file, samples)
+    if only_plan or save_plan is not None:
+        request = _shown(checkpoint, recipe, request, save_plan, as_json=as_json and only_plan)
+        if only_plan:
+            return
+    if target is None:
+        raise InputError("no output folder is given, expected -o BUNDLE")
     started = time.perf_counter()
     with _cleaned_up_when_terminated(), _ProgressBar(quiet=as_json or not sys.stderr.isatty()) as report:
         export_model(
@@ -81,6 +109,7 @@ def export_command(
             recipe,
             overwrite=force,
             verify=verify,
+            request=request,
             progress=report,
             ram_bytes=ram,
             threads=threads,
@@ -110,6 +139,46 @@ def export_command(
     )
     if quality is not None:
         click.echo(_measured(quality))
+
+
+def _request(
+    recipe: Recipe, size: int | None, loss: float | None, plan_file: Path | None, samples: Path | None
+) -> Request | None:
+    """What the options ask of a plan; None where there is nothing to plan."""
+    from .plan import Plan
+    from .plan.request import Request
+    from .recipe import CALIBRATED
+
+    if samples is not None and size is None and loss is None and recipe.method not in CALIBRATED and plan_file is None:
+        raise InputError(f"samples are given and method is '{recipe.method}', expected one of {', '.join(CALIBRATED)}")
+    if size is None and loss is None and plan_file is None and samples is None:
+        return None
+    return Request(
+        size_bytes=size,
+        loss=loss,
+        plan=None if plan_file is None else Plan.read(plan_file),
+        samples=samples,
+    )
+
+
+def _shown(
+    checkpoint: Path, recipe: Recipe, request: Request | None, save_plan: Path | None, *, as_json: bool
+) -> Request:
+    """Make the plan, show or save it, and turn the request into its replay."""
+    from .convert import make_plan
+    from .plan_table import plan_lines
+
+    if request is None:
+        raise InputError("there is nothing to plan, expected --size, --loss or --plan-file")
+    plan = make_plan(checkpoint, recipe, request, lambda step: click.echo(step, err=True) if _is_watched() else None)
+    if save_plan is not None:
+        plan.write(save_plan)
+    click.echo(json.dumps(plan.to_dict()) if as_json else "\n".join(plan_lines(plan)))
+    return replace(request, size_bytes=None, loss=None, plan=plan)
+
+
+def _is_watched() -> bool:
+    return sys.stderr.isatty()
 
 
 def _measured(quality: dict[str, Any]) -> str:

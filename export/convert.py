@@ -6,9 +6,11 @@ import hashlib
 import importlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
@@ -32,20 +34,24 @@ from .checkpoint import Checkpoint
 from .graph import conformer, siglip
 from .graph.builder import GraphBuilder, WeightSink
 from .graph.decoder import DecoderPrecision, build_decoder
-from .graph.linear import Precision
+from .graph.linear import Precision, Precisions
 from .graph.lora import Adapter
 from .journal import Journal
 from .parts import count_parts
 from .progress import Meter, Progress
-from .recipe import METHODS, Recipe
+from .recipe import CALIBRATED, METHODS, Recipe
 from .tokenizer_files import write_tokenizer
 from .weight import Weight, Weights
 from .weight_file import WeightFile
 from .workers import Workers, plan_workers
-from .write import journal_path, written_beside
+from .write import journal_path, refuse_target, written_beside
+
+if TYPE_CHECKING:
+    from .plan import Plan, Planned
+    from .plan.request import Request
 
 DECODER_FILE, VISION_FILE, AUDIO_FILE = "decoder.onnx", "vision.onnx", "audio.onnx"
-QUALITY_FILE = "quality.json"
+QUALITY_FILE, PLAN_FILE = "quality.json", "plan.json"
 
 
 def export_model(
@@ -55,6 +61,7 @@ def export_model(
     *,
     overwrite: bool = False,
     verify: bool = False,
+    request: Request | None = None,
     progress: Callable[[Progress], None] | None = None,
     ram_bytes: int | None = None,
     threads: int | None = None,
@@ -70,6 +77,7 @@ def export_model(
         recipe: choices; None takes the defaults.
         overwrite: replace a target that exists.
         verify: compare the bundle with the checkpoint when it is written, and keep the numbers in quality.json.
+        request: a size or a loss to meet, a plan to replay, samples to calibrate on.
         progress: called after each read and each tensor.
         ram_bytes: limit for the memory of this process; None takes what speed asks for (a few hundred MB).
         threads: None takes every core.
@@ -88,15 +96,18 @@ def export_model(
     checkpoint = Checkpoint(source)
     model = find(str(checkpoint.config.get("model_type"))).read_model(checkpoint, recipe.context)
     workers = plan_workers(ram_bytes, rss_bytes() or 0, threads)
-    meter = Meter(checkpoint.size_bytes, _teller(progress, ram_bytes))
-    checkpoint.report_reads(meter.read)
-    job = _job(checkpoint, recipe)
-    with written_beside(Path(target), overwrite=overwrite, keep=Path(source), job=job) as folder:
-        making = Making(workers=workers, meter=meter, journal=Journal(journal_path(folder)))
-        manifest = write_bundle(folder, checkpoint, model, recipe, making)
-        if verify:
-            checkpoint.report_reads(None)
-            _prove(folder, manifest, checkpoint, workers, ram_bytes)
+    tell = _teller(progress, ram_bytes)
+    meter = Meter(checkpoint.size_bytes, tell)
+    refuse_target(Path(target), overwrite=overwrite, keep=Path(source))  # before hours of planning
+    with _planned(checkpoint, model, recipe, request, _step_teller(tell, checkpoint.size_bytes)) as planned:
+        checkpoint.report_reads(meter.read)
+        job = _job(checkpoint, recipe, request, planned)
+        with written_beside(Path(target), overwrite=overwrite, keep=Path(source), job=job) as folder:
+            making = Making(workers=workers, meter=meter, journal=Journal(journal_path(folder)))
+            manifest = write_bundle(folder, checkpoint, model, recipe, making, planned)
+            if verify:
+                checkpoint.report_reads(None)
+                _prove(folder, manifest, checkpoint, workers, ram_bytes)
     return Path(target)
 
 
@@ -115,8 +126,40 @@ class Making:
     journal: Journal | None = None
 
 
+def make_plan(
+    source: str | os.PathLike[str], recipe: Recipe, request: Request, report: Callable[[str], None] | None = None
+) -> Plan:
+    """The plan that an export with this request would follow; writes no bundle."""
+    from .plan.prepare import prepared
+
+    checkpoint = Checkpoint(source)
+    model = find(str(checkpoint.config.get("model_type"))).read_model(checkpoint, recipe.context)
+    with prepared(checkpoint, model, recipe, request, report) as planned:
+        return planned.plan
+
+
+@contextmanager
+def _planned(
+    checkpoint: Checkpoint, model: Model, recipe: Recipe, request: Request | None, report: Callable[[str], None] | None
+) -> Iterator[Planned | None]:
+    """The plan of an export that has one, or whose method needs statistics."""
+    if request is None and recipe.method not in CALIBRATED:
+        yield None
+        return
+    from .plan.prepare import prepared
+    from .plan.request import Request
+
+    with prepared(checkpoint, model, recipe, request or Request(), report) as planned:
+        yield planned
+
+
 def write_bundle(
-    folder: Path, checkpoint: Checkpoint, model: Model, recipe: Recipe, making: Making | None = None
+    folder: Path,
+    checkpoint: Checkpoint,
+    model: Model,
+    recipe: Recipe,
+    making: Making | None = None,
+    planned: Planned | None = None,
 ) -> Manifest:
     """Write every file of a bundle into a folder that is empty, or that an earlier try has begun."""
     making = making or Making()
@@ -126,7 +169,7 @@ def write_bundle(
         with WeightFile(
             folder, f"weights/{part}.bin", workers=making.workers, journal=making.journal, meter=making.meter
         ) as sink:
-            graph = build_graphs(model, recipe, part, sink)
+            graph = build_graphs(model, recipe, part, sink, planned)
         hashes[sink.location] = sink.sha256
         ir.save(graph, folder / f"{part}.onnx")
         graphs.append((part, graph))
@@ -134,6 +177,8 @@ def write_bundle(
     config = genai_config(manifest.decoder, model.processor.text)
     (folder / GENAI_CONFIG_FILE).write_text(json.dumps(config, indent=1), "utf-8")
     write_tokenizer(checkpoint.path, folder, model.chat_template)
+    if planned is not None:
+        planned.plan.write(folder / PLAN_FILE)
     parts = count_parts(graphs, [a.name for a in adapters])
     manifest = replace(manifest, parts=parts, files=list_files(folder, hashes))
     write_manifest(folder, manifest)
@@ -224,8 +269,8 @@ def export_parts(model: Model) -> list[str]:
     return [part for part, needed in there.items() if needed]
 
 
-def build_graphs(model: Model, recipe: Recipe, part: str, sink: WeightSink) -> ir.Model:
-    """Build one graph, its big weights going to the sink as they are read."""
+def build_graphs(model: Model, recipe: Recipe, part: str, sink: WeightSink, planned: Planned | None = None) -> ir.Model:
+    """Build one graph, its big weights going to the sink as they are read; a plan goes before the recipe."""
     weights = merged_weights(model, recipe)
     g = GraphBuilder(part, sink)
     if part == "decoder":
@@ -233,10 +278,14 @@ def build_graphs(model: Model, recipe: Recipe, part: str, sink: WeightSink) -> i
         linears = Precision(scheme=recipe.decoder_scheme, accuracy_level=level, quantizer=method)
         head = Precision(scheme=recipe.head_scheme, accuracy_level=level, quantizer=method)
         precision = DecoderPrecision(linears=linears, head=head, adapters=linears)
+        if planned is not None:
+            precision = DecoderPrecision(*(planned.precision(part, default) for default in (linears, head, linears)))
         build_decoder(g, weights, model.decoder, gated_adapters(model, recipe), precision)
         return g.model()
     # The encoders' activations have outliers that int8 activations would clip: they compute in float32.
-    encoders = Precision(scheme=recipe.encoder_scheme, accuracy_level=0, quantizer=METHODS[recipe.method])
+    encoders: Precisions = Precision(scheme=recipe.encoder_scheme, quantizer=METHODS[recipe.method])
+    if planned is not None:
+        encoders = planned.precision(part, encoders)
     towers = weights.within("embed_tokens_extend.")
     if part == "vision" and model.vision is not None:
         siglip.build_vision(g, towers, model.vision, encoders)
@@ -313,12 +362,20 @@ def _teller(progress: Callable[[Progress], None] | None, ram_bytes: int | None) 
     return tell
 
 
-def _job(checkpoint: Checkpoint, recipe: Recipe) -> str:
-    """The same for two exports that would write the same bytes: of this checkpoint, recipe and exporter."""
+def _step_teller(tell: Callable[[Progress], None] | None, total_bytes: int) -> Callable[[str], None] | None:
+    """Tells what planning is at, before anything is counted."""
+    return None if tell is None else lambda step: tell(Progress(step, 0, total_bytes, 0))
+
+
+def _job(checkpoint: Checkpoint, recipe: Recipe, request: Request | None, planned: Planned | None) -> str:
+    """The same for two exports that would write the same bytes: of this checkpoint, recipe, plan and exporter."""
     code = hashlib.sha256()
     for module in ("palmtop.export", "palmtop.quantize"):
         for root in importlib.import_module(module).__path__:
             for file in sorted(Path(root).rglob("*.py")):
                 code.update(file.read_bytes())
     names = [checkpoint.mark(), recipe.to_dict(), palmtop.__version__, code.hexdigest()]
+    if planned is not None:
+        samples = None if request is None else request.samples_mark()
+        names.append([planned.plan.to_dict(), samples])
     return hashlib.sha256(json.dumps(names, sort_keys=True).encode()).hexdigest()[:12]

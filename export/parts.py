@@ -39,7 +39,8 @@ def count_parts(graphs: Iterable[tuple[str, ir.Model]], adapters: Iterable[str])
                 bits, group = (_attribute(node, key) for key in ("bits", "block_size"))
                 key = (_part(where, node.name or "", names), bits, group)
                 _add_quantized(counts.setdefault(key, _Count()), node, bits)
-                quantized.update(v.name for v in node.inputs if v is not None and v.name is not None)
+                tensors = (*(v.const_value for v in node.inputs if v is not None), stored_scales(node.inputs[2]))
+                quantized.update(t.name for t in tensors if t is not None and t.name is not None)
         for graph in (model.graph, *model.graph.subgraphs()):
             for name, value in graph.initializers.items():
                 tensor = value.const_value
@@ -65,9 +66,19 @@ def _add_quantized(count: _Count, node: ir.Node, bits: int) -> None:
         count.parameters += _attribute(node, "K") * _attribute(node, "N")
     else:
         count.parameters += codes.const_value.nbytes * 8 // bits
-    for value in node.inputs:
+    for value in (*node.inputs[:2], *node.inputs[3:]):
         if value is not None and value.const_value is not None:
             count.size_bytes += value.const_value.nbytes
+    scales = stored_scales(node.inputs[2])
+    count.size_bytes += 0 if scales is None else scales.nbytes
+
+
+def stored_scales(value: ir.Value | None) -> ir.TensorProtocol | None:
+    """The scales that a quantised node reads, as they are stored: float32, or float16 before a Cast."""
+    widen = None if value is None else value.producer()
+    if widen is not None and widen.op_type == "Cast" and widen.inputs[0] is not None:
+        return widen.inputs[0].const_value
+    return None if value is None else value.const_value
 
 
 def _place(tensor: ir.TensorProtocol) -> tuple[str, int] | int:

@@ -10,16 +10,20 @@ from typing import Any
 
 from palmtop.errors import InputError, QuantizeError
 from palmtop.quantize import Quantizer
+from palmtop.quantize.awq import awq
+from palmtop.quantize.gptq import gptq
+from palmtop.quantize.hqq import hqq
 from palmtop.quantize.rtn import rtn
 from palmtop.quantize.scheme import Scheme
 from palmtop.quantize.search import search
 
 DECODER_BITS = (4, 8, 32)
 ENCODER_BITS = (4, 8, 32)
-METHODS: dict[str, Quantizer] = {"rtn": rtn, "search": search}
+METHODS: dict[str, Quantizer] = {"rtn": rtn, "search": search, "hqq": hqq, "awq": awq, "gptq": gptq}
+CALIBRATED = ("awq", "gptq")  # they need statistics of each layer's inputs
 _MERGE_ITEM = re.compile(r"^([\w.-]+)(?:=([-+]?[0-9.]+(?:[eE][-+]?[0-9]+)?))?$")
 _TYPES: tuple[tuple[tuple[str, ...], type, str], ...] = (
-    (("bits", "head_bits", "encoder_bits", "group", "accuracy_level", "context"), int, "a whole number"),
+    (("bits", "head_bits", "encoder_bits", "group", "scale_bits", "accuracy_level", "context"), int, "a whole number"),
     (("symmetric",), bool, "true or false"),
     (("method", "adapters"), str, "text"),
 )
@@ -35,7 +39,9 @@ class Recipe:
         encoder_bits: of the vision and audio encoders' linears; None means as ``bits``.
         group: weights that share one scale.
         symmetric: no zero points.
-        method: "search" tries narrower ranges for each group, "rtn" rounds to nearest (fastest).
+        scale_bits: of a group's scale; 16 stores float16, which onnxruntime widens when it loads the graph.
+        method: "search" tries narrower ranges for each group, "rtn" rounds to nearest (fastest), "hqq" moves
+            zero points; "gptq" and "awq" look at what enters each layer first (calibration).
         accuracy_level: of MatMulNBits; 0 computes in float32, 4 quantises activations to int8.
         adapters: "gated", "none", or "merge=NAME[=W][,NAME[=W]...]".
         context: longest sequence the bundle serves, in tokens.
@@ -46,6 +52,7 @@ class Recipe:
     encoder_bits: int | None = None
     group: int = 32
     symmetric: bool = False
+    scale_bits: int = 32
     method: str = "search"
     accuracy_level: int = 4
     adapters: str = "gated"
@@ -84,7 +91,7 @@ class Recipe:
         """The quantisation of a part stored with this many bits; None for float32."""
         if bits == 32:
             return None
-        return Scheme(bits=bits, group=self.group, symmetric=self.symmetric)
+        return Scheme(bits=bits, group=self.group, symmetric=self.symmetric, scale_bits=self.scale_bits)
 
     @property
     def bits_of_head(self) -> int:

@@ -20,6 +20,6 @@ class Size(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic 
         if isinstance(value, int):
             return value
         match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([kmgt]?)(i?)b?", str(value).strip().lower())
-        if match is None:
+        if match is None or float(match[1]) == 0:
             raise InputError(f"{param.name if param else 'size'} is '{value}', expected a size such as 2GB or 800MB")
         return int(float(match[1]) * (1024 if match[3] else 1000) ** " kmgt".index(match[2] or " "))

@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from palmtop.errors import InputError
 
 from .size_option import Size
+
+if TYPE_CHECKING:
+    from palmtop.runtime.bundle import Bundle
 
 EXAMPLES = """
 \b
@@ -19,6 +23,7 @@ Examples:
   palmtop verify phi4mm-int4 --against Phi-4-multimodal-instruct    # tensors, logits, adapters
   palmtop verify phi4mm-int4 --against Phi-4-multimodal-instruct --json
   palmtop verify phi4mm-int4 --against Phi-4-multimodal-instruct --lora mine=my-lora
+  palmtop verify phi4mm-int4 --against Phi-4-multimodal-instruct --report report.html --items 50
 """
 
 
@@ -26,13 +31,20 @@ Examples:
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--against", "checkpoint", type=click.Path(path_type=Path), help="The checkpoint it was exported from.")
 @click.option("--items", type=click.IntRange(1), default=4, show_default=True, help="Packaged questions of each mode.")
+@click.option("--report", "page", type=click.Path(path_type=Path), help="Write a page for people, numbers included.")
 @click.option(
     "--lora", "loras", multiple=True, metavar="NAME=DIR", help="PEFT folder of an adapter that was added; repeatable."
 )
 @click.option("--ram", type=Size(), help="Most memory to use, such as 2GB; what does not fit is left out, and named.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def verify_command(
-    bundle: Path, checkpoint: Path | None, items: int, loras: tuple[str, ...], ram: int | None, as_json: bool
+    bundle: Path,
+    checkpoint: Path | None,
+    items: int,
+    page: Path | None,
+    loras: tuple[str, ...],
+    ram: int | None,
+    as_json: bool,
 ) -> None:
     """Check the BUNDLE's hashes and, with --against, its tensors, logits and adapters.
 
@@ -42,6 +54,8 @@ def verify_command(
 
     opened = open_bundle(bundle, hashes=False)
     check_hashes(opened)
+    if checkpoint is None and page is not None:
+        raise InputError("a report compares with the checkpoint, expected --against CHECKPOINT")
     if checkpoint is None:
         found = {"passed": True, "files": len(opened.manifest.files), "checks": []}
         click.echo(
@@ -58,7 +72,17 @@ def verify_command(
     folders = {name: Path(folder) for name, _, folder in (text.partition("=") for text in loras)}
     if foreign := [name for name in folders if opened.manifest.adapter(name) is None or not folders[name].is_dir()]:
         raise InputError(f"--lora {foreign[0]}: expected NAME=DIR with an adapter of the bundle and its PEFT folder")
-    quality = verify(opened, Checkpoint(checkpoint), items=items, report=report, loras=folders, ram_bytes=ram)
+    quality = verify(
+        opened,
+        Checkpoint(checkpoint),
+        items=items,
+        answers=page is not None,
+        report=report,
+        loras=folders,
+        ram_bytes=ram,
+    )
+    if page is not None:
+        _write_report(page, opened, quality.to_dict())
     if as_json:
         click.echo(json.dumps(quality.to_dict()))
     else:
@@ -68,3 +92,16 @@ def verify_command(
         for reason in quality.skipped:
             click.echo(f"{click.style('skip', fg='yellow')}  {reason}")
     sys.exit(0 if quality.passed else 1)
+
+
+def _write_report(page: Path, bundle: Bundle, quality: dict[str, Any]) -> None:
+    """The page, and its numbers beside it as quality.json has them."""
+    from .convert import PLAN_FILE
+    from .verify.report import render
+
+    plan = json.loads(bundle.file(PLAN_FILE).read_text("utf-8")) if PLAN_FILE in bundle.manifest.files else None
+    try:
+        page.with_suffix(".json").write_text(json.dumps(quality, indent=1), "utf-8")
+        page.write_text(render(quality, bundle.manifest.model, plan), "utf-8")
+    except OSError as error:
+        raise InputError(f"{page}: cannot be written ({error.strerror}), expected a file in a folder") from error

@@ -15,6 +15,7 @@ from palmtop.errors import CheckpointError, InputError
 from palmtop.runtime.manifest import MANIFEST_FILE
 
 JOURNAL_FILE, LOCK_FILE = "journal.jsonl", "lock"
+KEEP_ALL = "keep all"  # in place of a job: look, and change nothing
 NO_ROOM = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS)  # only writing ends in these
 _writing: set[Path] = set()  # partial folders of this process: a process id may come back, in a container always does
 
@@ -38,14 +39,7 @@ def written_beside(
         InputError: the target exists and may not be replaced, it cannot be written, or somebody else is at the job.
         CheckpointError: a file in ``keep`` could not be read.
     """
-    try:
-        place = target.resolve()
-        source = None if keep is None else keep.resolve()
-        _refuse_overlap(target, place, source)
-        _sweep(place, job)
-        _refuse_replacing(target, place, overwrite)
-    except (OSError, RuntimeError) as error:  # RuntimeError: a link that leads to itself
-        raise InputError(f"{target}: cannot be used ({_reason(error)}), expected a new folder") from error
+    place, source = refuse_target(target, overwrite=overwrite, keep=keep, job=job)
     partial = _beside(place, "partial", job)
     folder = partial if job is None else partial / "bundle"
     try:
@@ -76,6 +70,28 @@ def written_beside(
         if lock is not None:
             lock.close()
         _writing.discard(partial)
+
+
+def refuse_target(
+    target: Path, *, overwrite: bool = False, keep: Path | None = None, job: str | None = KEEP_ALL
+) -> tuple[Path, Path | None]:
+    """The real places of ``target`` and ``keep``, when a bundle may be written there.
+
+    Unless nothing is to be touched, what other jobs and killed exports left beside it goes first.
+
+    Raises:
+        InputError: the target exists and may not be replaced, overlaps ``keep``, or cannot be looked at.
+    """
+    try:
+        place = target.resolve()
+        source = None if keep is None else keep.resolve()
+        _refuse_overlap(target, place, source)
+        if job != KEEP_ALL:
+            _sweep(place, job)
+        _refuse_replacing(target, place, overwrite)
+    except (OSError, RuntimeError) as error:  # RuntimeError: a link that leads to itself
+        raise InputError(f"{target}: cannot be used ({_reason(error)}), expected a new folder") from error
+    return place, source
 
 
 def journal_path(folder: Path) -> Path:

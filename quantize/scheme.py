@@ -11,6 +11,7 @@ from palmtop.errors import QuantizeError
 
 BITS = (2, 4, 8)
 GROUPS = (16, 32, 64, 128, 256)  # what onnxruntime's CPU kernel computes correctly (512 once gave zeros)
+SCALE_BITS = (16, 32)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,17 +22,21 @@ class Scheme:
         bits: 2, 4 or 8 bits a weight.
         group: weights that share one scale (onnxruntime's ``block_size``).
         symmetric: no zero points stored; the zero is ``2 ** (bits - 1)``.
+        scale_bits: 32, or 16 for scales that are stored as float16 and widened when a graph is loaded.
     """
 
     bits: int
     group: int
     symmetric: bool = False
+    scale_bits: int = 32
 
     def __post_init__(self) -> None:
         if self.bits not in BITS:
             raise QuantizeError(f"bits is {self.bits}, expected one of {', '.join(map(str, BITS))}")
         if self.group not in GROUPS:
             raise QuantizeError(f"group is {self.group}, expected one of {', '.join(map(str, GROUPS))}")
+        if self.scale_bits not in SCALE_BITS:
+            raise QuantizeError(f"scale bits is {self.scale_bits}, expected one of {', '.join(map(str, SCALE_BITS))}")
 
     @property
     def levels(self) -> int:
@@ -47,6 +52,19 @@ class Scheme:
         """Groups along a row of K weights; the last one is padded."""
         return -(-columns // self.group)
 
+    def tensor_bytes(self, rows: int, columns: int) -> tuple[int, int, int]:
+        """Bytes of the codes, scales and zero points of an [N, K] matrix."""
+        groups = self.groups_per_row(columns)
+        zeros = 0 if self.symmetric else rows * -(-groups * self.bits // 8)
+        return rows * groups * self.group * self.bits // 8, rows * groups * self.scale_bits // 8, zeros
+
+    def stored(self, scales: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Scales as they will be read back."""
+        if self.scale_bits == 32:
+            return scales
+        largest = np.finfo(np.float16).max
+        return scales.clip(-largest, largest).astype(np.float16).astype(np.float32)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuantizedTensor:
@@ -56,7 +74,7 @@ class QuantizedTensor:
         scheme: how it was made.
         columns: K before padding.
         codes: [N, K/G, G*bits/8] uint8, first code in the low bits.
-        scales: [N, K/G] float32.
+        scales: [N, K/G] float32; with ``scale_bits`` 16 each is a float16's value.
         zero_points: [N, ceil(K/G*bits/8)] uint8 packed like the codes, or None when symmetric.
     """
 
@@ -69,4 +87,4 @@ class QuantizedTensor:
     @property
     def size_bytes(self) -> int:
         """Bytes on disk, scales and zero points counted."""
-        return self.codes.nbytes + self.scales.nbytes + (0 if self.zero_points is None else self.zero_points.nbytes)
+        return sum(self.scheme.tensor_bytes(len(self.codes), self.columns))

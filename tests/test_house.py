@@ -30,12 +30,23 @@ STAIRS = {
         "palmtop.runtime.manifest",
         "palmtop.runtime.processor.spec",
     ),
+    "palmtop.export.plan": (
+        "palmtop.errors",
+        "palmtop.quantize",
+        "palmtop.export",
+        "palmtop.runtime.audio_windows",
+        "palmtop.runtime.machine",
+        "palmtop.runtime.manifest",
+        "palmtop.runtime.processor",
+        "palmtop.runtime.reference",
+    ),
     "palmtop.export.verify": (
         "palmtop.errors",
         "palmtop.quantize",
         "palmtop.export",
         "palmtop.runtime.bundle",
         "palmtop.runtime.encoders",
+        "palmtop.runtime.evaluate",
         "palmtop.runtime.machine",
         "palmtop.runtime.manifest",
         "palmtop.runtime.processor",
@@ -46,7 +57,7 @@ STAIRS = {
 NATIVE = {
     "onnxruntime_genai": {"palmtop.runtime.session"},
     "llguidance": {"palmtop.runtime.guide"},
-    "onnxruntime": {"palmtop.runtime.encoders", "palmtop.export.verify.probe"},
+    "onnxruntime": {"palmtop.runtime.encoders", "palmtop.export.plan.stages", "palmtop.export.verify.probe"},
 }
 ONLY_IN_TESTS = ("torch", "transformers", "peft", "sklearn", "skimage", "PIL", "torchvision")
 HEAVY = (

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from palmtop.errors import CheckpointError, InputError
-from palmtop.export.recipe import METHODS, Recipe
+from palmtop.export.recipe import CALIBRATED, METHODS, Recipe
 from palmtop.export.weight_file import WeightFile
 from palmtop.quantize import Quantizer
 from palmtop.quantize.search import search
@@ -35,7 +35,6 @@ from .pack import Packed, extract, matrices, opened
 from .source import fitted_pairs, quantise, read_origin, read_peft
 
 ADAPTER_FOLDER = "adapters"
-PLAIN_METHODS = ("rtn", "search")  # those that need no samples
 
 
 def add_adapter(
@@ -228,8 +227,8 @@ def _free_name(manifest: Manifest, name: str) -> str:
 
 def _quantizer(manifest: Manifest) -> Quantizer:
     """The bundle's own method where that needs no samples of activations."""
-    method = manifest.recipe.get("method")
-    return METHODS[method] if method in PLAIN_METHODS else search
+    method = str(manifest.recipe.get("method"))
+    return search if method in CALIBRATED else METHODS.get(method, search)
 
 
 def _parts(name: str, deltas: Mapping[str, Delta]) -> list[PartSpec]:

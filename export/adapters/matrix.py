@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from palmtop.errors import BundleError
 from palmtop.export.graph.builder import GraphBuilder, WeightSink
-from palmtop.export.graph.linear import Precision, QuantizedValues, finite, matmul_nbits
+from palmtop.export.graph.linear import Precision, QuantizedValues, finite, matmul_nbits, widened
 from palmtop.export.weight import Weight
 from palmtop.quantize.rtn import dequantize
 from palmtop.quantize.scheme import QuantizedTensor, Scheme
@@ -65,7 +65,7 @@ class Matrix:
         values = {kind: g.place(f"{name}.{kind}", tensor) for kind, tensor in self.tensors.items()}
         quantized = QuantizedValues(
             codes=values["codes"],
-            scales=values["scales"],
+            scales=widened(g, f"{name}.scales", values["scales"]),
             zero_points=values.get("zero_points"),
             rows=self.rows,
             columns=self.columns,

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
-from numpy.typing import NDArray
 
 from palmtop.errors import CheckpointError
 from palmtop.export.config_keys import Keys, read_json_object
@@ -18,14 +13,13 @@ from palmtop.export.graph.lora import Adapter, LoraPair
 from palmtop.export.peft import FUSED_TARGETS, SPLIT_TARGETS, open_peft, read_adapter
 from palmtop.export.weight_file import WeightFile
 from palmtop.quantize import Quantizer
-from palmtop.quantize.scheme import QuantizedTensor, Scheme
+from palmtop.quantize.parallel import on_every_core
 
 from .fuse import fused_pair, parts_of
 from .graph import DecoderGraph, Delta
 from .matrix import store
 
 ORIGIN_FILE = "palmtop_adapter.json"  # beside PEFT's files, in folders that palmtop wrote
-CHUNK_WEIGHTS = 1 << 19  # a worker's share: small enough for its temporaries to stay in the cache
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,32 +114,12 @@ def quantise(
         CheckpointError: a value is not finite; names the tensor.
     """
     found = {}
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        in_parts = _in_parts(quantizer, pool)
-        for linear, pair in pairs.items():
-            precision = graph.precision(linear, in_parts)
-            a = store(sink, f"{linear}.lora_A.{name}", pair.a, precision)
-            b = store(sink, f"{linear}.lora_B.{name}", pair.b, precision)
-            found[linear] = Delta(a, b)
-            if progress is not None:
-                progress(linear)
+    in_parallel = on_every_core(quantizer)
+    for linear, pair in pairs.items():
+        precision = graph.precision(linear, in_parallel)
+        a = store(sink, f"{linear}.lora_A.{name}", pair.a, precision)
+        b = store(sink, f"{linear}.lora_B.{name}", pair.b, precision)
+        found[linear] = Delta(a, b)
+        if progress is not None:
+            progress(linear)
     return found
-
-
-def _in_parts(quantizer: Quantizer, pool: ThreadPoolExecutor) -> Quantizer:
-    """The same method on several cores: rows are quantised each by itself, and numpy lets go of Python's lock."""
-
-    def quantized(weight: NDArray[np.float32], scheme: Scheme) -> QuantizedTensor:
-        rows = max(1, CHUNK_WEIGHTS // weight.shape[1])
-        chunks = [weight[start : start + rows] for start in range(0, len(weight), rows)]
-        parts = list(pool.map(lambda chunk: quantizer(chunk, scheme), chunks))
-        zeros = [part.zero_points for part in parts if part.zero_points is not None]
-        return QuantizedTensor(
-            scheme=scheme,
-            columns=weight.shape[1],
-            codes=np.concatenate([part.codes for part in parts]),
-            scales=np.concatenate([part.scales for part in parts]),
-            zero_points=np.concatenate(zeros) if zeros else None,
-        )
-
-    return quantized

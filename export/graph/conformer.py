@@ -21,14 +21,14 @@ from .activation import activation, gelu
 from .audio_config import AudioConfig
 from .builder import GraphBuilder
 from .encoder_block import attention, layer_norm, module_linear, query_key_value
-from .linear import Precision, float_array, linear
+from .linear import Precisions, float_array, linear
 from .subsampling import CHANNELS_AT_ONCE, subsample
 
 LAYER_NORM_EPS = 1e-5  # torch's default; no config states it
 _TOWER = "audio_embed.encoder."
 
 
-def build_audio(g: GraphBuilder, weights: Weights, config: AudioConfig, precision: Precision) -> None:
+def build_audio(g: GraphBuilder, weights: Weights, config: AudioConfig, precision: Precisions) -> None:
     """Add the whole audio graph.
 
     Inputs: ``log_mel`` float32 [1, T, mels]; ``left_context`` int64 [1], steps to drop at the front, 0 or 1;
@@ -117,7 +117,7 @@ def _relative_bias(g: GraphBuilder, weights: Weights, config: AudioConfig, lengt
 
 
 def _block(
-    g: GraphBuilder, weights: Weights, config: AudioConfig, x: ir.Value, bias: ir.Value, precision: Precision
+    g: GraphBuilder, weights: Weights, config: AudioConfig, x: ir.Value, bias: ir.Value, precision: Precisions
 ) -> ir.Value:
     h = config.hidden_size
     x = g.op("Add", x, _half_feed_forward(g, weights.within("feed_forward_in."), config, x, precision))
@@ -131,7 +131,7 @@ def _block(
 
 
 def _half_feed_forward(
-    g: GraphBuilder, weights: Weights, config: AudioConfig, x: ir.Value, precision: Precision
+    g: GraphBuilder, weights: Weights, config: AudioConfig, x: ir.Value, precision: Precisions
 ) -> ir.Value:
     h, f = config.hidden_size, config.intermediate_size
     x = layer_norm(g, weights, "layer_norm", x, h, LAYER_NORM_EPS)
@@ -142,7 +142,9 @@ def _half_feed_forward(
     return module_linear(g, weights, "down_proj", gated, (h, f), precision, factor=0.5)
 
 
-def _convolution(g: GraphBuilder, weights: Weights, config: AudioConfig, x: ir.Value, precision: Precision) -> ir.Value:
+def _convolution(
+    g: GraphBuilder, weights: Weights, config: AudioConfig, x: ir.Value, precision: Precisions
+) -> ir.Value:
     """The convolution module, causal: a step sees itself and ``kernel_size - 1`` steps before it."""
     h, wide = config.hidden_size, config.hidden_size * config.depthwise_multiplier
     x = layer_norm(g, weights, "layer_norm", x, h, LAYER_NORM_EPS)
@@ -163,7 +165,7 @@ def _convolution(g: GraphBuilder, weights: Weights, config: AudioConfig, x: ir.V
     return _pointwise(g, weights, "ext_pw_conv_1d", x, h, h, precision)
 
 
-def _gated(g: GraphBuilder, weights: Weights, config: AudioConfig, x: ir.Value, precision: Precision) -> ir.Value:
+def _gated(g: GraphBuilder, weights: Weights, config: AudioConfig, x: ir.Value, precision: Precisions) -> ir.Value:
     """A pointwise convolution to twice the channels; the second half gates the first."""
     h = config.hidden_size
     # b1 and b2 shift the two halves after the convolution, so they join its bias.
@@ -180,7 +182,7 @@ def _pointwise(
     x: ir.Value,
     outputs: int,
     inputs: int,
-    precision: Precision,
+    precision: Precisions,
     shifts: np.ndarray[tuple[int], np.dtype[np.float32]] | None = None,
 ) -> ir.Value:
     """A convolution of kernel size 1 as the linear layer it is: [1, S, inputs] -> [1, S, outputs]."""
@@ -202,7 +204,7 @@ def _stack(g: GraphBuilder, config: AudioConfig, x: ir.Value, steps: ir.Value) -
 
 
 def _project(
-    g: GraphBuilder, weights: Weights, config: AudioConfig, name: str, rows: ir.Value, precision: Precision
+    g: GraphBuilder, weights: Weights, config: AudioConfig, name: str, rows: ir.Value, precision: Precisions
 ) -> ir.Value:
     """[rows, K] -> [rows, H] by one of the two projectors."""
     wide, k = config.output_size, config.hidden_size * config.downsample_rate

@@ -17,7 +17,7 @@ from palmtop.export.weight import Weights
 from .attention import AttentionConfig, AttentionInputs, attention, attention_inputs
 from .builder import MICROSOFT, GraphBuilder
 from .embedding import add_table, embed
-from .linear import Precision, float_array
+from .linear import Precisions, float_array
 from .lora import Adapter, Gate, LoraPair, adapted_linear, add_gates
 from .rope import RopeConfig
 
@@ -51,13 +51,13 @@ class DecoderConfig:
     context: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class DecoderPrecision:
     """How each class of the decoder's weights is stored."""
 
-    linears: Precision
-    head: Precision
-    adapters: Precision
+    linears: Precisions
+    head: Precisions
+    adapters: Precisions
 
 
 def build_decoder(

@@ -10,7 +10,7 @@ import onnx_ir as ir
 from palmtop.export.weight import Weights
 
 from .builder import GraphBuilder
-from .linear import Precision, QuantizedValues, finite, gather_quantized, linear, matmul_nbits, quantized
+from .linear import Precisions, QuantizedValues, finite, gather_quantized, linear, matmul_nbits, quantized
 
 EMBEDDING = "embed_tokens"
 
@@ -40,26 +40,27 @@ class Table:
         weights: Weights,
         vocab_size: int,
         hidden_size: int,
-        precision: Precision,
+        precision: Precisions,
     ) -> ir.Value:
         """[B, H] -> [B, V] logits."""
         if not self.is_tied:
             return linear(g, "lm_head", x, weights.get("lm_head.weight", vocab_size, hidden_size), precision)
         if isinstance(self.values, QuantizedValues):
-            return matmul_nbits(g, x, self.values, precision.accuracy_level, "lm_head")
+            return matmul_nbits(g, x, self.values, precision.of(EMBEDDING).accuracy_level, "lm_head")
         return g.op("Gemm", x, self.values, transB=1, name="lm_head")
 
 
 def add_table(
-    g: GraphBuilder, weights: Weights, vocab_size: int, hidden_size: int, is_tied: bool, precision: Precision
+    g: GraphBuilder, weights: Weights, vocab_size: int, hidden_size: int, is_tied: bool, precision: Precisions
 ) -> Table:
     """Read and store the embedding at the head's precision: tied, they are one set of bytes."""
     weight = weights.get(f"{EMBEDDING}.weight", vocab_size, hidden_size)
-    if precision.scheme is None:
+    own = precision.of(EMBEDDING)
+    if own.scheme is None:
         blocks = (finite(weight, block) for block in weight.blocks())
         values = g.streamed_weight(f"{EMBEDDING}.weight", weight.shape, np.dtype(np.float32), blocks)
         return Table(values, is_tied)
-    return Table(quantized(g, EMBEDDING, weight, precision), is_tied)
+    return Table(quantized(g, EMBEDDING, weight, own), is_tied)
 
 
 def embed(

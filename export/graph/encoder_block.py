@@ -7,7 +7,7 @@ import onnx_ir as ir
 from palmtop.export.weight import Weight, Weights, stacked
 
 from .builder import MICROSOFT, GraphBuilder
-from .linear import Precision, float_array, linear
+from .linear import Precisions, float_array, linear
 
 
 def layer_norm(g: GraphBuilder, weights: Weights, name: str, x: ir.Value, size: int, eps: float) -> ir.Value:
@@ -29,7 +29,7 @@ def module_linear(
     name: str,
     x: ir.Value,
     shape: tuple[int, int],
-    precision: Precision,
+    precision: Precisions,
     factor: float = 1.0,
 ) -> ir.Value:
     """A linear module with a bias, times ``factor`` (folded into the weights); ``shape`` is [N, K]."""
@@ -40,7 +40,7 @@ def module_linear(
 
 
 def query_key_value(
-    g: GraphBuilder, weights: Weights, x: ir.Value, size: int, precision: Precision
+    g: GraphBuilder, weights: Weights, x: ir.Value, size: int, precision: Precisions
 ) -> tuple[ir.Value, ir.Value, ir.Value]:
     """Three projections of [..., h] as one fused linear; ``weights`` is the attention module's."""
 

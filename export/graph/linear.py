@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +13,8 @@ from palmtop.errors import CheckpointError, QuantizeError
 from palmtop.export.weight import Weight
 from palmtop.quantize import Quantizer
 from palmtop.quantize.rtn import rtn
-from palmtop.quantize.scheme import Scheme
+from palmtop.quantize.scheme import QuantizedTensor, Scheme
+from palmtop.quantize.statistics import Statistics
 
 from .builder import MICROSOFT, GraphBuilder
 
@@ -25,12 +27,34 @@ class Precision:
         scheme: None keeps float32.
         accuracy_level: of MatMulNBits; 0 computes in float32, 4 quantises activations to int8 (faster).
         quantizer: turns rows of float32 into codes.
+        statistics: gives those of the layer's inputs when they are wanted; None where there are none.
+        stored: gives rows [start, stop) that are quantised already, in place of the quantiser; called from any thread.
     """
 
     scheme: Scheme | None
     accuracy_level: int = 0
     quantizer: Quantizer = rtn
+    statistics: Callable[[], Statistics | None] | None = None
+    stored: Callable[[int, int], QuantizedTensor] | None = None
 
+    def of(self, name: str) -> Precision:
+        """The same for every layer."""
+        return self
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedPrecision:
+    """A precision for every layer by its name, and one for those that have none of their own."""
+
+    by_name: Mapping[str, Precision]
+    default: Precision
+
+    def of(self, name: str) -> Precision:
+        """The layer's own."""
+        return self.by_name.get(name, self.default)
+
+
+Precisions = Precision | PlannedPrecision
 
 FLOAT = Precision(scheme=None)
 
@@ -70,29 +94,45 @@ def quantized(g: GraphBuilder, name: str, weight: Weight, precision: Precision) 
         raise QuantizeError(f"{name}: no scheme given")
     rows, columns = weight.shape
     groups = scheme.groups_per_row(columns)
-    quantizer = precision.quantizer
+    scale_type = np.dtype(np.float16 if scheme.scale_bits == 16 else np.float32)
+    statistics = None if precision.statistics is None or precision.stored is not None else precision.statistics()
 
     def one(rows: tuple[int, int]) -> tuple[NDArray[np.generic], ...]:
-        part = quantizer(finite(weight, weight.rows(*rows)), scheme)
-        return (part.codes, part.scales) if part.zero_points is None else (part.codes, part.scales, part.zero_points)
+        if precision.stored is not None:
+            part = precision.stored(*rows)
+        else:
+            part = precision.quantizer(finite(weight, weight.rows(*rows)), scheme, statistics)
+        scales = part.scales.astype(scale_type)
+        return (part.codes, scales) if part.zero_points is None else (part.codes, scales, part.zero_points)
 
     codes = (rows, groups, scheme.group * scheme.bits // 8)
     zeros = (rows, -(-groups * scheme.bits // 8))
     tensors: list[tuple[str, tuple[int, ...], np.dtype[np.generic]]] = [
         (f"{name}.codes", codes, np.dtype(np.uint8)),
-        (f"{name}.scales", (rows, groups), np.dtype(np.float32)),
+        (f"{name}.scales", (rows, groups), scale_type),
         *([] if scheme.symmetric else [(f"{name}.zero_points", zeros, np.dtype(np.uint8))]),
     ]
     workers = g.sink.workers
     values = g.weight_set(name, tensors, workers.map(one, weight.ranges(workers.block_bytes)))
     return QuantizedValues(
         codes=values[0],
-        scales=values[1],
+        scales=widened(g, f"{name}.scales", values[1]),
         zero_points=None if scheme.symmetric else values[2],
         rows=rows,
         columns=columns,
         scheme=scheme,
     )
+
+
+def widened(g: GraphBuilder, name: str, scales: ir.Value) -> ir.Value:
+    """Scales as the kernels want them, float32, where half as many bytes are stored.
+
+    onnxruntime (1.29 and 1.31) folds the Cast when it loads the graph, before it prepacks: the kernel meets
+    a constant. float16 scales themselves would need float16 activations.
+    """
+    if scales.dtype != ir.DataType.FLOAT16:
+        return scales
+    return g.op("Cast", scales, to=int(ir.DataType.FLOAT), name=f"{name}/widen")
 
 
 def matmul_nbits(g: GraphBuilder, x: ir.Value, w: QuantizedValues, accuracy_level: int, name: str) -> ir.Value:
@@ -114,7 +154,7 @@ def matmul_nbits(g: GraphBuilder, x: ir.Value, w: QuantizedValues, accuracy_leve
 
 
 def linear(
-    g: GraphBuilder, name: str, x: ir.Value, weight: Weight, precision: Precision, bias: Weight | None = None
+    g: GraphBuilder, name: str, x: ir.Value, weight: Weight, precision: Precisions, bias: Weight | None = None
 ) -> ir.Value:
     """``x @ weight.T + bias``.
 
@@ -123,17 +163,18 @@ def linear(
         name: of the node and, with suffixes, of its initialisers.
         x: [..., K].
         weight: [N, K] as checkpoints hold it.
-        precision: float32 or a scheme.
+        precision: float32 or a scheme, of this layer or of all by name.
         bias: [N].
 
     Returns:
         [..., N].
     """
-    if precision.scheme is None:
+    own = precision.of(name)
+    if own.scheme is None:
         transposed = np.ascontiguousarray(float_array(weight).T)
         y = g.op("MatMul", x, g.weight(f"{name}.weight", transposed), name=name)
     else:
-        y = matmul_nbits(g, x, quantized(g, name, weight, precision), precision.accuracy_level, name)
+        y = matmul_nbits(g, x, quantized(g, name, weight, own), own.accuracy_level, name)
     return y if bias is None else g.op("Add", y, g.weight(f"{name}.bias", float_array(bias)))
 
 

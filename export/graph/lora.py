@@ -16,7 +16,7 @@ from palmtop.errors import CheckpointError
 from palmtop.export.weight import Weight
 
 from .builder import GraphBuilder
-from .linear import Precision, linear
+from .linear import Precisions, linear
 
 GATES = "adapter_gates"
 Matmul = Callable[[GraphBuilder, ir.Value], ir.Value]
@@ -90,9 +90,9 @@ def adapted_linear(
     name: str,
     x: ir.Value,
     weight: Weight,
-    precision: Precision,
+    precision: Precisions,
     gates: Sequence[tuple[Gate, LoraPair | None]],
-    adapter_precision: Precision,
+    adapter_precision: Precisions,
 ) -> ir.Value:
     """``x @ weight.T + sum(gate * (x @ a.T) @ b.T)`` over the adapters that are on.
 
@@ -127,7 +127,7 @@ def _check_shapes(pair: LoraPair, rows: int, columns: int) -> None:
 
 
 def _add_if_on(
-    g: GraphBuilder, name: str, x: ir.Value, y: ir.Value, gate: Gate, pair: LoraPair, precision: Precision
+    g: GraphBuilder, name: str, x: ir.Value, y: ir.Value, gate: Gate, pair: LoraPair, precision: Precisions
 ) -> ir.Value:
     who = gate.adapter.name
     return add_branch(

@@ -22,7 +22,7 @@ from palmtop.export.weight import Weights
 from .activation import activation, gelu
 from .builder import GraphBuilder
 from .encoder_block import attention, layer_norm, module_linear, query_key_value
-from .linear import Precision, float_array
+from .linear import Precisions, float_array
 
 CHANNELS = 3
 HIDDEN = -1e30  # a score that softmax turns into 0, with room below for the head's own part
@@ -116,7 +116,7 @@ def position_table(patches: int) -> NDArray[np.int64]:
     return np.concatenate([np.zeros((1, patches), np.int64), buckets.astype(np.int64)])
 
 
-def build_vision(g: GraphBuilder, weights: Weights, config: VisionConfig, precision: Precision) -> None:
+def build_vision(g: GraphBuilder, weights: Weights, config: VisionConfig, precision: Precisions) -> None:
     """Add the whole vision graph.
 
     Inputs: ``pixel_values`` float32 [N, 3, C, C]; ``patch_mask`` bool [N, P, P], a rectangle at the top left.
@@ -214,7 +214,7 @@ def _layer(
     config: VisionConfig,
     x: ir.Value,
     columns: tuple[ir.Value, ir.Value],
-    precision: Precision,
+    precision: Precisions,
 ) -> ir.Value:
     h, f, heads = config.hidden_size, config.intermediate_size, config.num_attention_heads
     size, eps = h // heads, config.layer_norm_eps
@@ -244,7 +244,9 @@ def _pool(g: GraphBuilder, config: VisionConfig, hidden: ir.Value) -> ir.Value:
     return g.op("Reshape", mean, g.constant([-1, h]))
 
 
-def _project(g: GraphBuilder, weights: Weights, config: VisionConfig, rows: ir.Value, precision: Precision) -> ir.Value:
+def _project(
+    g: GraphBuilder, weights: Weights, config: VisionConfig, rows: ir.Value, precision: Precisions
+) -> ir.Value:
     """[R, h] -> [R, H]."""
     h, wide = config.hidden_size, config.output_size
     up = module_linear(g, weights, "image_embed.img_projection_up", rows, (wide, h), precision)

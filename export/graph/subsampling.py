@@ -12,7 +12,7 @@ from .activation import activation
 from .audio_config import AudioConfig
 from .builder import GraphBuilder
 from .encoder_block import module_linear
-from .linear import Precision, float_array
+from .linear import Precisions, float_array
 
 # Up to its first pointwise convolution every channel goes its own way, so channels run in groups: the first
 # output for a 40 s window of the reference model is 328 MB when all 1024 are held at once.
@@ -25,7 +25,7 @@ def subsample(
     config: AudioConfig,
     frames: ir.Value,
     left_context: ir.Value,
-    precision: Precision,
+    precision: Precisions,
 ) -> ir.Value:
     """Normalised frames to encoder steps.
 

@@ -19,7 +19,8 @@ import numpy as np
 from palmtop.export.adapters.install import add_adapter
 from palmtop.export.arch import Model, find
 from palmtop.export.checkpoint import Checkpoint
-from palmtop.export.convert import expected_manifest
+from palmtop.export.convert import PLAN_FILE, Making, expected_manifest
+from palmtop.export.plan import Planned
 from palmtop.export.recipe import Recipe
 from palmtop.export.tokenizer_files import CHAT_TEMPLATE_FILE
 from palmtop.export.workers import Workers, plan_workers
@@ -28,14 +29,16 @@ from palmtop.runtime.machine import available_memory, rss_bytes
 
 from . import adapters as proofs
 from .adapters import Loras
-from .decoders import Decoders, Pair, Reference
+from .answers import accuracy, worst
+from .decoders import STEPS, Decoders, Divergence, Pair, Question, Reference, compared_answers, encoders_snr
+from .neighbours import neighbours, weight_bytes
 from .quality import Agreement, Check, Quality, agreement
 from .samples import SampleReader, packaged_messages
+from .stored import AsStored
 from .tensor_checks import compare_tensors, judge_tensors
 from .tensors import Likeness
 
 MAX_LOGIT_SHARE = {4: 0.5, 8: 0.2, 32: 1e-3}  # largest difference of a logit, of the range
-STEPS = 6  # teacher-forced tokens a question
 
 Report = Callable[[str], None]
 
@@ -45,6 +48,7 @@ def verify(
     checkpoint: Checkpoint,
     *,
     items: int = 4,
+    answers: bool = False,
     report: Report | None = None,
     loras: Loras | None = None,
     workers: Workers | None = None,
@@ -56,6 +60,7 @@ def verify(
         bundle: an open bundle.
         checkpoint: what it should have been made of.
         items: packaged questions of each mode.
+        answers: compare whole answers and other bundles of the checkpoint too, for a page to read.
         report: told what is being done.
         loras: PEFT folders of adapters that were added, by name; one without folder is not compared with its float
             original.
@@ -90,10 +95,11 @@ def verify(
         return _summed_up(started, checks, tensors, skipped=(*skipped, reason))
     with tempfile.TemporaryDirectory(prefix="palmtop-verify-") as temporary:
         tell("float reference")
-        reference = _make_reference(Path(temporary), checkpoint, model, recipe, loras)
+        reference = _make_reference(Path(temporary), checkpoint, model, recipe, loras, _planned(bundle), workers)
         tell("logits")
         decoders = Decoders(bundle, reference)
-        pairs = list(_prompts(bundle, reference, items))
+        questions, readers = _questions(bundle, reference, items)
+        pairs = [(readers[0].read(mode, m), readers[1].read(mode, m)) for mode, m, _ in questions]
         modes = {
             m: _mode_agreement(decoders, m, [p for p in pairs if p[0].mode == m]) for m in _common(bundle, reference)
         }
@@ -102,10 +108,28 @@ def verify(
         adapters = {a.name: proofs.measure(decoders, a.name, pairs) for a in bundle.manifest.adapters}
         checks += proofs.judge(adapters)
         checks += proofs.off_is_base(decoders, pairs)
+        compared, others = [], []
+        if answers:
+            tell("answers")
+            compared = [
+                compared_answers(decoders, readers[0], p, question)
+                for p, question in zip(pairs, questions, strict=True)
+            ]
+            tell("neighbours")
+            divergence = Divergence(decoders, questions, pairs)
+            others = neighbours(Path(temporary), checkpoint, model, recipe, divergence, Making(workers=workers))
+            del divergence
         del decoders  # before more of them are loaded
         tell("blends")
         checks += proofs.blending(bundle, Bundle(reference.float_folder, reference.float_manifest), pairs)
-    return _summed_up(started, checks, tensors, modes=modes, adapters=adapters, skipped=skipped)
+    return replace(
+        _summed_up(started, checks, tensors, modes=modes, adapters=adapters, skipped=skipped),
+        encoders=encoders_snr(pairs),
+        weight_bytes=weight_bytes(bundle.path),
+        accuracy=accuracy(compared),
+        worst=worst(compared),
+        neighbours=others,
+    )
 
 
 def _summed_up(
@@ -166,7 +190,20 @@ def _same_manifest(bundle: Bundle, checkpoint: Checkpoint, model: Model, recipe:
     ]
 
 
-def _make_reference(folder: Path, checkpoint: Checkpoint, model: Model, recipe: Recipe, loras: Loras) -> Reference:
+def _planned(bundle: Bundle) -> Planned | None:
+    """The bundle's codes where another export would need its plan, statistics and all, to come to the same."""
+    return AsStored(bundle.path) if PLAN_FILE in bundle.manifest.files else None
+
+
+def _make_reference(
+    folder: Path,
+    checkpoint: Checkpoint,
+    model: Model,
+    recipe: Recipe,
+    loras: Loras,
+    planned: Planned | None,
+    workers: Workers,
+) -> Reference:
     from palmtop.export.convert import write_bundle
 
     float_folder, plain_folder = folder / "float", folder / "plain"
@@ -178,18 +215,17 @@ def _make_reference(folder: Path, checkpoint: Checkpoint, model: Model, recipe: 
         add_adapter(float_folder, path, name)
     float_manifest = open_bundle(float_folder, hashes=False).manifest
     plain = replace(recipe, adapters="none") if recipe.adapter_mode == "gated" else recipe
-    plain_manifest = write_bundle(plain_folder, checkpoint, model, plain)
+    plain_manifest = write_bundle(plain_folder, checkpoint, model, plain, Making(workers=workers), planned)
     return Reference(float_folder, float_manifest, plain_folder, plain_manifest)
 
 
-def _prompts(bundle: Bundle, reference: Reference, items: int) -> list[Pair]:
-    """The same questions as (float encoders', bundle's encoders') inputs."""
+def _questions(
+    bundle: Bundle, reference: Reference, items: int
+) -> tuple[list[Question], tuple[SampleReader, SampleReader]]:
+    """Packaged questions, and readers of them with the float encoders and with the bundle's."""
     exact = SampleReader(reference.float_folder, reference.float_manifest)
     found = SampleReader(bundle.path, bundle.manifest)
-    return [
-        (exact.read(mode, messages), found.read(mode, messages))
-        for mode, messages in packaged_messages(_common(bundle, reference), items)
-    ]
+    return list(packaged_messages(_common(bundle, reference), items)), (exact, found)
 
 
 def _common(bundle: Bundle, reference: Reference) -> list[str]:

@@ -1,9 +1,11 @@
-"""The decoders that a verification compares: the bundle's, a float32 one, and one without adapters."""
+"""The decoder under test beside the float one and the one without adapters, on the same questions."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,10 +14,18 @@ from palmtop.errors import BundleError
 from palmtop.runtime.bundle import Bundle
 from palmtop.runtime.manifest import Manifest
 
+from .answers import MAX_TOKENS, Compared, prompt_text, text_of
 from .probe import DecoderProbe, ProbeInput
+from .quality import kl, snr_db
+from .samples import SampleReader
+
+STEPS = 6  # teacher-forced tokens a question
 
 Pair = tuple[ProbeInput, ProbeInput]
 """The same question, media encoded by the float bundle's encoders and by those under test."""
+
+Question = tuple[str, list[Mapping[str, Any]], str]
+"""mode, messages, right answer"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,3 +73,65 @@ class Decoders:
             self.exact.logits(exact, self.gates(self.float_manifest, weights), tokens),
             self.found.logits(found, self.gates(self.manifest, weights), tokens),
         )
+
+
+def encoders_snr(pairs: list[Pair]) -> dict[str, float]:
+    """By mode with media: how exact the bundle's feature rows are."""
+    modes = dict.fromkeys(exact.mode for exact, _ in pairs if exact.media_places.any())
+    return {
+        mode: round(
+            snr_db(
+                np.concatenate([exact.features for exact, _ in pairs if exact.mode == mode]),
+                np.concatenate([found.features for _, found in pairs if found.mode == mode]),
+            ),
+            2,
+        )
+        for mode in modes
+    }
+
+
+def compared_answers(
+    decoders: Decoders,
+    reader: SampleReader,
+    pair: Pair,
+    question: Question,
+) -> Compared:
+    """One question answered greedily by both."""
+    mode, messages, expected = question
+    weights = decoders.float_manifest.routes[mode].adapters if decoders.manifest.adapters else {}
+    exact = decoders.exact.greedy(pair[0], decoders.gates(decoders.float_manifest, weights), MAX_TOKENS)
+    found = decoders.found.greedy(pair[1], decoders.gates(decoders.manifest, weights), MAX_TOKENS)
+    divergence = kl(*decoders.both(pair, weights, exact[:STEPS]))
+    return Compared(
+        mode=mode,
+        prompt=prompt_text(messages),
+        expected=expected,
+        reference=text_of(exact, reader.eos_ids, reader.text),
+        found=text_of(found, reader.eos_ids, reader.text),
+        kl=float(divergence.mean()),
+    )
+
+
+class Divergence:
+    """Mean KL over the modes of another bundle of the checkpoint, on the same questions."""
+
+    def __init__(
+        self,
+        decoders: Decoders,
+        questions: list[Question],
+        pairs: list[Pair],
+    ) -> None:
+        self._decoders, self._questions, self._pairs = decoders, questions, pairs
+
+    def __call__(self, folder: Path, manifest: Manifest) -> float:
+        """Of the bundle in a folder."""
+        reader, own = SampleReader(folder, manifest), self._decoders
+        probe = DecoderProbe(folder / manifest.decoder.file, manifest.decoder)
+        found: dict[str, list[NDArray[np.float64]]] = {}
+        for (mode, messages, _), (exact, _) in zip(self._questions, self._pairs, strict=True):
+            weights = own.float_manifest.routes[mode].adapters if own.manifest.adapters else {}
+            gates = own.gates(own.float_manifest, weights)
+            tokens = own.exact.greedy(exact, gates, STEPS)
+            logits = probe.logits(reader.read(mode, messages), own.gates(manifest, weights), tokens)
+            found.setdefault(mode, []).append(kl(own.exact.logits(exact, gates, tokens), logits))
+        return float(np.mean([np.concatenate(values).mean() for values in found.values()]))

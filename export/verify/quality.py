@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -56,6 +56,11 @@ class Quality:
         modes: agreement of logits by mode of input.
         adapters: how each adapter acts, against the float model.
         tensors: signal-to-noise ratio by stored tensor.
+        encoders: signal-to-noise ratio of media features by mode, in decibels.
+        weight_bytes: of the bundle's graphs and weights.
+        accuracy: right answers of float model and bundle by mode; only for a report.
+        worst: prompts on which they part most; likewise.
+        neighbours: other bundles of the checkpoint, with bytes and divergence; likewise.
         skipped: what could not be measured, and why.
         seconds: what it took.
     """
@@ -66,15 +71,25 @@ class Quality:
     tensors: dict[str, dict[str, float]]
     skipped: tuple[str, ...]
     seconds: float
+    encoders: dict[str, float] = field(default_factory=dict)
+    weight_bytes: int = 0
+    accuracy: dict[str, dict[str, float]] = field(default_factory=dict)
+    worst: list[dict[str, Any]] = field(default_factory=list)
+    neighbours: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def passed(self) -> bool:
         """Every check holds."""
         return all(c.passed for c in self.checks)
 
+    @property
+    def mean_kl(self) -> float | None:
+        """Of the modes, each with the same weight; None where logits were not compared."""
+        return float(np.mean([a.mean_kl for a in self.modes.values()])) if self.modes else None
+
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
-        return {"passed": self.passed, **asdict(self)}
+        return {"passed": self.passed, "mean_kl": self.mean_kl, **asdict(self)}
 
 
 def agreement(reference: NDArray[np.float32], found: NDArray[np.float32]) -> Agreement:

@@ -19,11 +19,11 @@ from .probe import ProbeInput
 SEED = 7
 
 
-def packaged_messages(modes: Sequence[str], count: int) -> Iterator[tuple[str, list[Mapping[str, Any]]]]:
-    """``count`` questions of every mode from the packaged held-out set, as (mode, messages)."""
+def packaged_messages(modes: Sequence[str], count: int) -> Iterator[tuple[str, list[Mapping[str, Any]], str]]:
+    """``count`` questions of every mode from the packaged held-out set, as (mode, messages, right answer)."""
     for mode in (m for m in MODES if m in modes):
         for item in held_out_items(mode, count, SEED):  # type: ignore[arg-type]
-            yield mode, list(item.messages)
+            yield mode, list(item.messages), item.expected
 
 
 class SampleReader:
@@ -31,6 +31,7 @@ class SampleReader:
 
     def __init__(self, folder: Path, manifest: Manifest) -> None:
         self._manifest = manifest
+        self.eos_ids = manifest.processor.text.eos_ids
         self._processor = Processor(manifest.processor, folder)
         self._encoders = Encoders(
             None if manifest.vision is None else folder / manifest.vision.file,
@@ -38,6 +39,10 @@ class SampleReader:
             manifest.processor,
             keep=True,
         )
+
+    def text(self, tokens: Sequence[int]) -> str:
+        """What tokens say."""
+        return self._processor.text.decode(tokens)
 
     def read(self, mode: str, messages: Sequence[Mapping[str, Any]]) -> ProbeInput:
         """One prompt.

@@ -16,6 +16,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from palmtop.export.parts import stored_scales
 from palmtop.export.workers import Workers
 from palmtop.quantize.rtn import dequantize
 from palmtop.quantize.scheme import QuantizedTensor, Scheme
@@ -34,7 +35,7 @@ class Stored:
     Attributes:
         tensor: the float tensor, or the codes.
         shape: [N, K] of a quantised matrix, K padded for a table; a float linear is [K, N].
-        bits: 4 or 8, 32 for float.
+        bits: 2, 4 or 8, 32 for float.
         group: weights that share a scale; 0 for float.
         scales: of a quantised matrix.
         zero_points: likewise, None when symmetric.
@@ -51,15 +52,27 @@ class Stored:
         """Leading rows, float32."""
         if self.scales is None:
             return np.asarray(_rows(self.tensor, self.tensor.shape.numpy()[0], start, stop), np.float32)
-        count, zeros = self.shape[0], self.zero_points
-        quantized = QuantizedTensor(
-            scheme=Scheme(bits=self.bits, group=self.group, symmetric=zeros is None),
+        return dequantize(self.quantized(start, stop))
+
+    @property
+    def scheme(self) -> Scheme | None:
+        """How it is quantised; None for float."""
+        if self.scales is None:
+            return None
+        scale_bits = 16 if self.scales.dtype == ir.DataType.FLOAT16 else 32
+        return Scheme(bits=self.bits, group=self.group, symmetric=self.zero_points is None, scale_bits=scale_bits)
+
+    def quantized(self, start: int, stop: int) -> QuantizedTensor:
+        """Leading rows of a quantised matrix as they are."""
+        count, zeros, scheme = self.shape[0], self.zero_points, self.scheme
+        assert scheme is not None and self.scales is not None  # callers have looked
+        return QuantizedTensor(
+            scheme=scheme,
             columns=self.shape[1],
             codes=_rows(self.tensor, count, start, stop).reshape(stop - start, -1, self.group * self.bits // 8),
             scales=np.asarray(_rows(self.scales, count, start, stop), np.float32),
             zero_points=None if zeros is None else _rows(zeros, count, start, stop),
         )
-        return dequantize(quantized)
 
 
 def _rows(tensor: ir.TensorProtocol, count: int, start: int, stop: int) -> NDArray[Any]:
@@ -99,7 +112,7 @@ class ComparingSink:
     def __init__(self, graph: Path, workers: Workers | None = None) -> None:
         self.found: dict[str, Likeness] = {}
         self.workers = workers or Workers()
-        self._stored = _stored(ir.load(graph))
+        self._stored = stored_tensors(ir.load(graph))
 
     def add(
         self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any], blocks: Iterable[NDArray[Any]]
@@ -151,7 +164,7 @@ def _sums(expected: NDArray[np.float32], found: NDArray[np.float32]) -> Sums:
     )
 
 
-def _stored(model: ir.Model) -> dict[str, Stored]:
+def stored_tensors(model: ir.Model) -> dict[str, Stored]:
     """Everything that holds weights, by initialiser for float and by node, or table, for quantised."""
     found: dict[str, Stored] = {}
     for graph in (model.graph, *model.graph.subgraphs()):
@@ -172,6 +185,7 @@ def _stored(model: ir.Model) -> dict[str, Stored]:
         if codes is None:
             continue
         zeros = values[3] if len(values) > 3 else None
+        scales = stored_scales(node.inputs[2])
         name = EMBEDDING if node.op_type == "GatherBlockQuantized" else node.name or ""
-        found[name] = Stored(codes, shape, bits, group, values[2], zeros)
+        found[name] = Stored(codes, shape, bits, group, scales, zeros)
     return found

@@ -16,12 +16,18 @@ import numpy as np
 import pytest
 
 from palmtop.errors import CheckpointError, InputError
+from palmtop.export import convert
+from palmtop.export.checkpoint import Checkpoint
 from palmtop.export.convert import export_model
 from palmtop.export.journal import Journal
+from palmtop.export.plan import Plan, Planned
+from palmtop.export.plan.request import Request
 from palmtop.export.progress import Progress
 from palmtop.export.recipe import Recipe
 from palmtop.export.weight_file import WeightFile
 from palmtop.export.workers import Workers, plan_workers
+from palmtop.quantize.rtn import rtn
+from palmtop.quantize.scheme import Scheme
 from palmtop.runtime.reference import checkpoint_path
 
 RECIPE = Recipe(method="rtn", context=64)
@@ -285,3 +291,20 @@ def test_a_set_is_kept_whole_or_not_at_all(tmp_path: Path) -> None:
     with WeightFile(tmp_path, "w.bin", journal=Journal(journal)) as sink:
         again = sink.add_set("a", tensors, iter(()))  # nothing is asked for
     np.testing.assert_array_equal(again[1].numpy(), scales)
+
+
+def test_another_plan_is_another_job(tmp_path: Path) -> None:
+    checkpoint = Checkpoint(checkpoint_path())
+    samples = tmp_path / "samples.jsonl"
+
+    def job(group: int, request: Request) -> str:
+        plan = Plan(method="rtn", tensors={"decoder: lm_head": Scheme(bits=4, group=group)})
+        planned = Planned(plan=plan, quantizer=rtn, statistics=lambda key: None)
+        return convert._job(checkpoint, RECIPE, request, planned)
+
+    assert job(32, Request()) == job(32, Request())
+    jobs = {convert._job(checkpoint, RECIPE, None, None), job(32, Request()), job(64, Request())}
+    for text in ("one", "other"):
+        samples.write_text(text)
+        jobs.add(job(32, Request(samples=samples)))
+    assert len(jobs) == 5

@@ -61,7 +61,7 @@ def onnxruntime_matmul(x: NDArray[np.float32], q: QuantizedTensor) -> NDArray[np
     rows=st.integers(1, 40),
     columns=st.integers(1, 200),
     group=st.sampled_from([16, 32, 64, 128]),
-    bits=st.sampled_from([4, 8]),
+    bits=st.sampled_from([2, 4, 8]),
     symmetric=st.booleans(),
     kind=st.sampled_from(["normal", "zero", "constant", "negative", "outlier"]),
     seed=st.integers(0, 99),
@@ -98,6 +98,58 @@ def test_bytes_are_those_of_onnxruntimes_own_packer(group: int, symmetric: bool,
     if not symmetric:
         assert ours.zero_points is not None
         np.testing.assert_array_equal(ours.zero_points, zeros.reshape(rows, -1))
+
+
+@pytest.mark.parametrize("kind", ["normal", "zero", "constant", "negative", "outlier"])
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("bits", [2, 8])
+def test_bytes_of_other_widths_are_onnxruntimes_too(bits: int, symmetric: bool, kind: str) -> None:
+    from onnxruntime.capi import _pybind_state
+
+    rows, columns, group = 24, 128, 32
+    weight = random_weight(rows, columns, 3, kind)
+    ours = rtn(weight, Scheme(bits=bits, group=group, symmetric=symmetric))
+    blocks, per_byte = columns // group, 8 // bits
+    codes = np.zeros((rows, blocks, group // per_byte), np.uint8)
+    scales = np.zeros(rows * blocks, np.float32)
+    zeros = np.zeros(rows * -(-blocks // per_byte), np.uint8)
+    packer = getattr(_pybind_state, f"quantize_matmul_{bits}bits")
+    packer(codes, np.ascontiguousarray(weight.T), scales, zeros, group, rows, columns, symmetric)
+    np.testing.assert_array_equal(ours.scales, scales.reshape(rows, blocks))
+    np.testing.assert_array_equal(ours.codes, codes)
+    if not symmetric:
+        assert ours.zero_points is not None
+        np.testing.assert_array_equal(ours.zero_points, zeros.reshape(rows, -1))
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("group", [16, 128])
+def test_a_table_is_looked_up_as_dequantize_says(bits: int, group: int) -> None:
+    table = rtn(random_weight(9, 256, bits), Scheme(bits=bits, group=group))
+    assert table.zero_points is not None
+    inputs = {"codes": table.codes.reshape(9, -1), "scales": table.scales, "zeros": table.zero_points}
+    node = helper.make_node(
+        "GatherBlockQuantized",
+        ["codes", "ids", "scales", "zeros"],
+        ["y"],
+        domain="com.microsoft",
+        bits=bits,
+        block_size=group,
+        gather_axis=0,
+        quantize_axis=1,
+    )
+    graph = helper.make_graph(
+        [node],
+        "one",
+        [helper.make_tensor_value_info("ids", TensorProto.INT64, [3])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [onnx.numpy_helper.from_array(v, k) for k, v in inputs.items()],
+    )
+    opsets = [helper.make_opsetid("", 20), helper.make_opsetid("com.microsoft", 1)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    found = session.run(None, {"ids": np.array([8, 0, 5])})[0]
+    np.testing.assert_array_equal(found, dequantize(table)[[8, 0, 5]])
 
 
 @given(

@@ -89,7 +89,7 @@ def test_a_branch_that_ignores_its_weight_is_no_blend(bundle: Path) -> None:
     from palmtop.export.verify.samples import SampleReader, packaged_messages
 
     reader = SampleReader(bundle, opened.manifest)
-    prompts = [reader.read(mode, messages) for mode, messages in packaged_messages(["text"], 1)]
+    prompts = [reader.read(mode, messages) for mode, messages, _ in packaged_messages(["text"], 1)]
     float_bundle = Bundle(opened.path, opened.manifest)
     checks = proofs.blending(opened, float_bundle, [(p, p) for p in prompts])
     assert "adapter mine: 0.5 + 0.5 is 1, float32" in {c.name for c in checks if not c.passed}

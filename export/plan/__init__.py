@@ -1,0 +1,147 @@
+"""A plan: bits and group of every tensor, as a file that can be read, edited and replayed.
+
+Making one needs a float model and samples (``prepare``); what is here needs neither.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from palmtop.errors import InputError, QuantizeError
+from palmtop.export.graph.linear import PlannedPrecision, Precision
+from palmtop.quantize import Quantizer
+from palmtop.quantize.scheme import Scheme
+from palmtop.quantize.search import search
+from palmtop.quantize.statistics import Statistics
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """How every tensor of a bundle is stored.
+
+    Attributes:
+        method: of quantisation.
+        tensors: by ``part: linear``; None keeps float32.
+        size_bytes: the whole bundle's, ``quality.json`` and ``plan.json`` left out; None after an edit.
+        loss: predicted mean KL over the modes, in nats; likewise.
+        frontier: (size_bytes, loss) of the neighbours.
+    """
+
+    method: str
+    tensors: Mapping[str, Scheme | None]
+    size_bytes: int | None = None
+    loss: float | None = None
+    frontier: tuple[tuple[int, float], ...] = field(default=())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return {
+            "schema": SCHEMA,
+            "method": self.method,
+            "predicted": {"size_bytes": self.size_bytes, "loss": self.loss},
+            "frontier": [{"size_bytes": size, "loss": loss} for size, loss in self.frontier],
+            "tensors": {name: _words(scheme) for name, scheme in self.tensors.items()},
+        }
+
+    def write(self, path: Path) -> None:
+        """Write the file, a tensor a line."""
+        data = self.to_dict()
+        tensors = data.pop("tensors")
+        head = json.dumps(data, indent=1).rstrip("}\n")
+        lines = ",\n".join(f"  {json.dumps(name)}: {json.dumps(words)}" for name, words in tensors.items())
+        path.write_text(f'{head},\n "tensors": {{\n{lines}\n }}\n}}\n', "utf-8")
+
+    @classmethod
+    def read(cls, path: Path) -> Plan:
+        """Read a plan.
+
+        Raises:
+            InputError: not readable, not a plan, or a tensor's words are not possible; names the tensor.
+        """
+        try:
+            data = json.loads(path.read_text("utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            raise InputError(f"{path}: is not a readable plan ({error})") from error
+        if not isinstance(data, dict) or not isinstance(data.get("tensors"), dict):
+            raise InputError(f"{path}: has no tensors, expected a plan as 'palmtop export --save-plan' writes it")
+        if data.get("schema") != SCHEMA:
+            raise InputError(f"{path}: schema is {data.get('schema')!r}, expected {SCHEMA}")
+        if not isinstance(data.get("method"), str):
+            raise InputError(f"{path}: method is {data.get('method')!r}, expected text")
+        return cls(
+            method=data["method"],
+            tensors={name: _scheme(words, f"{path}: tensor '{name}'") for name, words in data["tensors"].items()},
+        )
+
+
+def _words(scheme: Scheme | None) -> dict[str, Any]:
+    if scheme is None:
+        return {"bits": 32}
+    words = {"bits": scheme.bits, "group": scheme.group, "scale_bits": scheme.scale_bits}
+    return {**words, "symmetric": True} if scheme.symmetric else words
+
+
+def _scheme(words: Any, where: str) -> Scheme | None:
+    if not isinstance(words, dict):
+        raise InputError(f'{where} is {words!r}, expected {{"bits": 4, "group": 32}}')
+    if words.get("bits") == 32:
+        return None
+    known = {"bits": int, "group": int, "scale_bits": int, "symmetric": bool}
+    for key, value in words.items():
+        if key not in known or type(value) is not known[key]:
+            raise InputError(f"{where} has {key} {value!r}, expected {', '.join(known)}")
+    try:
+        return Scheme(**{"bits": 4, "group": 32, "scale_bits": 16, **words})
+    except QuantizeError as error:
+        raise InputError(f"{where}: {error}") from error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Planned:
+    """A plan with what is needed to carry it out.
+
+    Attributes:
+        plan: schemes by ``part: linear``; tensors it does not name are stored as the recipe says.
+        quantizer: turns rows into codes; it must do without statistics too.
+        statistics: of a linear's inputs; None where it was never run.
+    """
+
+    plan: Plan
+    quantizer: Quantizer
+    statistics: Callable[[str], Statistics | None]
+
+    def precision(self, part: str, default: Precision) -> PlannedPrecision:
+        """Of every linear of one graph."""
+        prefix = f"{part}: "
+        own = {
+            key.removeprefix(prefix): self._precision(key, scheme, default)
+            for key, scheme in self.plan.tensors.items()
+            if key.startswith(prefix)
+        }
+        return PlannedPrecision(by_name=own, default=replace(default, quantizer=self.quantizer))
+
+    def _precision(self, key: str, scheme: Scheme | None, default: Precision) -> Precision:
+        def of_inputs() -> Statistics | None:
+            return self.statistics(key)
+
+        return Precision(
+            scheme=scheme,
+            accuracy_level=default.accuracy_level,
+            quantizer=self.quantizer,
+            statistics=of_inputs,
+        )
+
+
+def with_fallback(quantizer: Quantizer) -> Quantizer:
+    """The quantiser, or clipped search for a linear whose inputs no sample has shown."""
+
+    def quantize(weight: Any, scheme: Scheme, statistics: Statistics | None = None, /) -> Any:
+        return (search if statistics is None else quantizer)(weight, scheme, statistics)
+
+    return quantize

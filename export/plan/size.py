@@ -1,0 +1,138 @@
+"""How large a bundle will be, to the byte, before it is written: the exporter's own code with nothing in it.
+
+Graphs are built from weights that are zeros and quantised by nobody; a sink adds up what would be written.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from palmtop.export.arch import Model
+from palmtop.export.checkpoint import Checkpoint
+from palmtop.export.convert import build_graphs, export_parts, write_bundle
+from palmtop.export.graph.lora import Adapter, LoraPair
+from palmtop.export.recipe import Recipe
+from palmtop.export.weight import Weight, Weights
+from palmtop.export.weight_file import LINE, PAGE, PAGE_ALIGNED_FROM
+from palmtop.export.workers import Workers
+from palmtop.quantize.scheme import QuantizedTensor, Scheme
+from palmtop.quantize.statistics import Statistics
+
+from . import Plan, Planned
+
+
+class CountingSink:
+    """Adds up what an external data file would hold.
+
+    Attributes:
+        size_bytes: so far.
+        workers: nobody works here.
+        names: of the tensors.
+    """
+
+    def __init__(self, part: str) -> None:
+        self._location = f"weights/{part}.bin"
+        self.size_bytes = 0
+        self.names: list[str] = []
+        self.workers = Workers()
+
+    def add(
+        self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any], blocks: Iterable[NDArray[Any]]
+    ) -> ir.ExternalTensor:
+        """Count a tensor; its blocks are not made."""
+        self.names.append(name)
+        length = int(np.prod(shape)) * dtype.itemsize
+        self.size_bytes += -self.size_bytes % (PAGE if length >= PAGE_ALIGNED_FROM else LINE)
+        offset = self.size_bytes
+        self.size_bytes += length
+        kind = ir.DataType.from_numpy(dtype)
+        return ir.ExternalTensor(self._location, offset, length, kind, shape=ir.Shape(shape), name=name)
+
+    def add_set(
+        self,
+        name: str,
+        tensors: Sequence[tuple[str, tuple[int, ...], np.dtype[Any]]],
+        blocks: Iterable[tuple[NDArray[Any], ...]],
+    ) -> list[ir.ExternalTensor]:
+        """Count tensors one after the other, as ``WeightFile`` writes them."""
+        return [self.add(each, shape, dtype, ()) for each, shape, dtype in tensors]
+
+    def inlined(self, name: str, array: NDArray[Any]) -> None:
+        """Counted with the graph."""
+
+
+def graph_bytes(model: Model, recipe: Recipe, plan: Plan) -> int:
+    """Of the graphs and their weights, as ``write_bundle`` would write them."""
+    blank, total = _blank_model(model), 0
+    for part in export_parts(model):
+        sink = CountingSink(part)
+        graph = build_graphs(blank, recipe, part, sink, _without_codes(plan))
+        with tempfile.TemporaryDirectory() as folder:
+            ir.save(graph, Path(folder) / "graph.onnx")
+            total += (Path(folder) / "graph.onnx").stat().st_size
+        total += sink.size_bytes
+    return total
+
+
+def linear_names(model: Model, recipe: Recipe) -> set[str]:
+    """``part: linear`` of everything that a plan may speak of."""
+    found, blank = set(), _blank_model(model)
+    everything = replace(recipe, bits=4, head_bits=None, encoder_bits=None)
+    for part in export_parts(model):
+        sink = CountingSink(part)
+        build_graphs(blank, everything, part, sink, _without_codes(Plan(method="", tensors={})))
+        found |= {f"{part}: {name.removesuffix('.codes')}" for name in sink.names if name.endswith(".codes")}
+    return found
+
+
+def other_bytes(folder: Path) -> int:
+    """Of a written bundle's files that no plan changes: configuration and tokenizer."""
+    files = (p for p in folder.rglob("*") if p.is_file())
+    return sum(p.stat().st_size for p in files if p.suffix not in (".onnx", ".bin"))
+
+
+def _without_codes(plan: Plan) -> Planned:
+    return Planned(plan=plan, quantizer=_empty, statistics=lambda key: None)
+
+
+def _blank_model(model: Model) -> Model:
+    weights = Weights(lambda name: _blank(model.weights.find(name)))
+    return replace(model, weights=weights, adapters=tuple(map(_bare, model.adapters)))
+
+
+def _empty(weight: NDArray[np.float32], scheme: Scheme, statistics: Statistics | None = None, /) -> QuantizedTensor:
+    rows, groups = len(weight), scheme.groups_per_row(weight.shape[1])
+    zeros = None if scheme.symmetric else np.zeros((rows, -(-groups * scheme.bits // 8)), np.uint8)
+    return QuantizedTensor(
+        scheme=scheme,
+        columns=weight.shape[1],
+        codes=np.zeros((rows, groups, scheme.group * scheme.bits // 8), np.uint8),
+        scales=np.zeros((rows, groups), np.float32),
+        zero_points=zeros,
+    )
+
+
+def _blank(weight: Weight) -> Weight:
+    return Weight(weight.name, weight.shape, lambda a, b: np.zeros((b - a, *weight.shape[1:]), np.float32))
+
+
+def _bare(adapter: Adapter) -> Adapter:
+    def pair(target: str) -> LoraPair | None:
+        found = adapter.pair(target)
+        return None if found is None else LoraPair(_blank(found.a), _blank(found.b))
+
+    return replace(adapter, pair=pair)
+
+
+def float_bundle(folder: Path, checkpoint: Checkpoint, model: Model, recipe: Recipe) -> Any:
+    """Write the float bundle that plans are made with; its manifest."""
+    folder.mkdir()
+    return write_bundle(folder, checkpoint, model, replace(recipe, bits=32, head_bits=None, encoder_bits=None))

@@ -1,0 +1,71 @@
+"""Whole answers of two decoders to the packaged questions: right ones, and the prompts on which they part most."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from palmtop.runtime.evaluate import wilson_interval
+
+MAX_TOKENS = 24
+WORST = 6
+
+Greedy = Callable[[Any, int], NDArray[np.int64]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compared:
+    """One question, answered by both.
+
+    Attributes:
+        mode: of input.
+        prompt: its text.
+        expected: the right answer.
+        reference: the float decoder's.
+        found: the bundle's.
+        kl: mean over the first answer tokens, in nats.
+    """
+
+    mode: str
+    prompt: str
+    expected: str
+    reference: str
+    found: str
+    kl: float
+
+
+def accuracy(compared: Sequence[Compared]) -> dict[str, dict[str, float]]:
+    """By mode: right answers of both, each with Wilson's 95 % interval, and of how many."""
+    table: dict[str, dict[str, float]] = {}
+    for mode in dict.fromkeys(c.mode for c in compared):
+        some = [c for c in compared if c.mode == mode]
+        row: dict[str, float] = {"items": len(some)}
+        for who in ("reference", "found"):
+            right = sum(getattr(c, who) == c.expected.strip() for c in some)
+            low, high = wilson_interval(right, len(some))
+            row |= {f"{who}_right": right, f"{who}_low": round(low, 4), f"{who}_high": round(high, 4)}
+        table[mode] = row
+    return table
+
+
+def worst(compared: Sequence[Compared]) -> list[dict[str, Any]]:
+    """The prompts with the largest divergence, largest first."""
+    order = sorted(compared, key=lambda c: -c.kl)
+    return [asdict(c) | {"kl": round(c.kl, 6)} for c in order[:WORST]]
+
+
+def text_of(tokens: NDArray[np.int64], eos_ids: Sequence[int], decode: Callable[[Sequence[int]], str]) -> str:
+    """An answer up to its end."""
+    ids = tokens.tolist()
+    ends = [ids.index(i) for i in eos_ids if i in ids]
+    return decode(ids[: min(ends, default=len(ids))]).strip()
+
+
+def prompt_text(messages: Sequence[Mapping[str, Any]]) -> str:
+    """What a reader of the report sees of a question."""
+    parts = [part for message in messages for part in message["content"]]
+    return " ".join(part["text"] if part["type"] == "text" else f"[{part['type']}]" for part in parts)

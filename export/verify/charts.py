@@ -1,0 +1,168 @@
+"""Small charts as inline SVG: a scatter on logarithmic axes, a heat map, intervals, a bar. Knows no meaning."""
+
+# ruff: noqa: E501 - markup reads better in one line
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+
+WIDTH, HEIGHT = 400, 300  # about a phone's pixels, so that text keeps its size
+LEFT, RIGHT, TOP, BOTTOM = 54, 14, 24, 40
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A named point; the own one stands out."""
+
+    x: float
+    y: float
+    name: str
+    is_own: bool = False
+
+
+def scatter(points: Sequence[Point], curve: Sequence[tuple[float, float]], x_title: str, y_title: str) -> str:
+    """Points and a line on two logarithmic axes."""
+    line = [(x, y) for x, y in curve if y > 0]
+    xs, ys = [p.x for p in points] + [x for x, _ in line], [max(p.y, 1e-9) for p in points] + [y for _, y in line]
+    x_axis, y_axis = _Axis(min(xs), max(xs), LEFT, WIDTH - RIGHT), _Axis(min(ys), max(ys), HEIGHT - BOTTOM, TOP)
+    parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" font-size="12">']
+    for value, label in x_axis.ticks():
+        at = x_axis.place(value)
+        parts.append(f'<line class="axis" x1="{at:.1f}" x2="{at:.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>')
+        parts.append(f'<text class="soft" x="{at:.1f}" y="{HEIGHT - 24}" text-anchor="middle">{label}</text>')
+    for value, label in y_axis.ticks():
+        at = y_axis.place(value)
+        parts.append(f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at:.1f}" y2="{at:.1f}"/>')
+        parts.append(f'<text class="soft" x="{LEFT - 6}" y="{at + 5:.1f}" text-anchor="end">{label}</text>')
+    parts.append(f'<text class="soft" x="{WIDTH - RIGHT}" y="{HEIGHT - 4}" text-anchor="end">{escape(x_title)}</text>')
+    parts.append(f'<text class="soft" x="4" y="12">{escape(y_title)}</text>')
+    if line:
+        path = " ".join(f"{x_axis.place(x):.1f},{y_axis.place(y):.1f}" for x, y in line)
+        parts.append(f'<polyline points="{path}" fill="none" stroke="var(--soft)" stroke-dasharray="5 4"/>')
+    taken: list[float] = []
+    for point in sorted(points, key=lambda p: p.is_own):
+        x, y = x_axis.place(point.x), y_axis.place(max(point.y, 1e-9))
+        colour, radius = ("var(--mark)", 8) if point.is_own else ("var(--soft)", 5)
+        parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius}" fill="{colour}"/>')
+        label_y = y - 10
+        while any(abs(label_y - other) < 15 for other in taken):
+            label_y += 15 if label_y < HEIGHT / 2 else -15
+            if not TOP < label_y < HEIGHT - BOTTOM:
+                break
+        taken.append(label_y)
+        anchor, shift = ("end", -10) if x > WIDTH / 2 else ("start", 10)
+        weight = "bold" if point.is_own else "normal"
+        parts.append(
+            f'<text x="{x + shift:.1f}" y="{label_y:.1f}" text-anchor="{anchor}" font-weight="{weight}">'
+            f"{escape(point.name)}</text>"
+        )
+    return "".join(parts) + "</svg>"
+
+
+class _Axis:
+    """A logarithmic axis with some room at its ends."""
+
+    def __init__(self, low: float, high: float, start: float, stop: float) -> None:
+        self._low, self._high = math.log10(low), math.log10(high)
+        room = max(0.06 * (self._high - self._low), 0.02)
+        self._low, self._high = self._low - room, self._high + room
+        self._start, self._stop = start, stop
+
+    def place(self, value: float) -> float:
+        share = (math.log10(value) - self._low) / (self._high - self._low)
+        return self._start + share * (self._stop - self._start)
+
+    def ticks(self) -> list[tuple[float, str]]:
+        """Round values, few enough to be read."""
+        steps: tuple[float, ...] = (1,)
+        if self._high - self._low < 2.5:
+            steps = (1, 2, 5)
+        if self._high - self._low < 0.7:
+            steps = (1, 1.5, 2, 2.5, 3, 4, 5, 6, 8)
+        found = []
+        for power in range(math.floor(self._low), math.ceil(self._high) + 1):
+            for step in steps:
+                value = step * 10.0**power
+                if self._low <= math.log10(value) <= self._high:
+                    found.append((value, f"{value:g}"))
+        return found
+
+
+def heat_map(cells: Mapping[str, Mapping[str, float]]) -> str:
+    """Rows and columns by name; the lowest value is darkest. Columns are numbered, their names are below."""
+    columns = list(dict.fromkeys(name for row in cells.values() for name in row))
+    values = [value for row in cells.values() for value in row.values()]
+    low, high = min(values), max(values)
+    side, left = max(18, min(34, 340 // max(len(columns), 1))), 42
+    width, height = left + side * len(columns) + 2, 20 + side * len(cells)
+    parts = [f'<svg viewBox="0 0 {width} {height}" style="width:{width}px" role="img" font-size="11">']
+    parts += [
+        f'<text class="soft" x="{left + side * (at + 0.5):.1f}" y="13" text-anchor="middle">{at + 1}</text>'
+        for at in range(len(columns))
+    ]
+    for down, (name, row) in enumerate(cells.items()):
+        y = 18 + side * down
+        parts.append(
+            f'<text class="soft" x="{left - 5}" y="{y + side / 2 + 4:.1f}" text-anchor="end">{escape(name)}</text>'
+        )
+        for at, column in enumerate(columns):
+            if column not in row:
+                continue
+            share = (row[column] - low) / (high - low) if high > low else 1.0
+            shade = _shade(share)
+            parts.append(
+                f'<rect x="{left + side * at}" y="{y}" width="{side - 1}" height="{side - 1}" fill="{shade}">'
+                f"<title>{escape(name)} {escape(column)}: {row[column]:.1f} dB</title></rect>"
+            )
+    legend = (
+        f'<p class="note"><span style="color:{_shade(0)}">■</span> {low:.1f} dB to '
+        f'<span style="color:{_shade(1)}">■</span> {high:.1f} dB</p>'
+    )
+    names = "".join(f"<li>{escape(column)}</li>" for column in columns)
+    return (
+        f'<div class="wide">{"".join(parts)}</svg></div>{legend}<details><summary class="note">columns</summary>'
+        f'<ol class="note">{names}</ol></details>'
+    )
+
+
+def _shade(share: float) -> str:
+    """From dark red by orange to a pale yellow: lightness alone tells, also without colours."""
+    return f"hsl({5 + 45 * share:.0f} 75% {26 + 60 * share:.0f}%)"
+
+
+def interval_rows(rows: Sequence[tuple[str, float, float, float, bool]]) -> str:
+    """Lines of (name, value, low, high, is own), all shares, on one axis from the lowest end to 100 %."""
+    low = min(row[2] for row in rows)
+    start = max(0.0, math.floor(low * 10) / 10)
+    step, left = 24, 138
+    height = 24 + step * len(rows)
+
+    def place(share: float) -> float:
+        return left + (share - start) / max(1 - start, 1e-9) * (WIDTH - left - 20)
+
+    parts = [f'<svg viewBox="0 0 {WIDTH} {height}" role="img" font-size="12">']
+    for tick in (start, (start + 1) / 2, 1.0):
+        parts.append(f'<line class="axis" x1="{place(tick):.1f}" x2="{place(tick):.1f}" y1="0" y2="{height - 20}"/>')
+        parts.append(
+            f'<text class="soft" x="{place(tick):.1f}" y="{height - 4}" text-anchor="middle">{tick:.0%}</text>'
+        )
+    for at, (name, value, lower, upper, is_own) in enumerate(rows):
+        y, colour = 14 + step * at, "var(--mark)" if is_own else "var(--soft)"
+        parts.append(f'<text x="{left - 10}" y="{y + 5}" text-anchor="end">{escape(name)}</text>')
+        parts.append(
+            f'<line x1="{place(lower):.1f}" x2="{place(upper):.1f}" y1="{y}" y2="{y}" stroke="{colour}" stroke-width="3"/>'
+            f'<circle cx="{place(value):.1f}" cy="{y}" r="6" fill="{colour}"/>'
+        )
+    return "".join(parts) + "</svg>"
+
+
+def bar(share: float) -> str:
+    """A thin bar below a name."""
+    return (
+        '<div style="background:var(--line);height:5px;border-radius:3px;margin-top:3px">'
+        f'<div style="background:var(--mark);height:5px;border-radius:3px;width:{100 * min(max(share, 0), 1):.1f}%">'
+        "</div></div>"
+    )

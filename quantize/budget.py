@@ -1,0 +1,115 @@
+"""One option for every tensor so that the whole is best for its bytes: a knapsack, solved on convex hulls.
+
+Of a tensor's options only those on the lower convex hull of (bytes, loss) can be right for some price of a
+byte. Starting from the smallest options, the step that buys most loss per byte is taken again and again: that
+is the optimum of the relaxed problem at every size it passes, and off the optimum by less than one step between.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One way to store a tensor."""
+
+    size_bytes: int
+    loss: float
+
+
+@dataclass(frozen=True, slots=True)
+class Solution:
+    """One option for every tensor.
+
+    Attributes:
+        chosen: index of each tensor's option.
+        size_bytes: of all.
+        loss: of all.
+    """
+
+    chosen: tuple[int, ...]
+    size_bytes: int
+    loss: float
+
+
+def frontier(tensors: Sequence[Sequence[Option]]) -> list[Solution]:
+    """The best solutions from the smallest to the most exact one."""
+    chosen = [hull[0] for hull in map(_hull, tensors)]
+    found = [_summed(tensors, chosen)]
+    for tensor, _, option in _steps(tensors):
+        chosen[tensor] = option
+        found.append(_summed(tensors, chosen))
+    return found
+
+
+def within_bytes(tensors: Sequence[Sequence[Option]], limit_bytes: int) -> Solution | None:
+    """The least loss in so many bytes, or None when even the smallest options need more.
+
+    >>> options = [[Option(1, 4.0), Option(2, 1.0)], [Option(1, 2.0), Option(3, 0.0)]]
+    >>> within_bytes(options, 3).chosen
+    (1, 0)
+    """
+    chosen = [hull[0] for hull in map(_hull, tensors)]
+    size_bytes = sum(options[at].size_bytes for options, at in zip(tensors, chosen, strict=True))
+    if size_bytes > limit_bytes:
+        return None
+    for tensor, before, option in _steps(tensors):
+        more = tensors[tensor][option].size_bytes - tensors[tensor][before].size_bytes
+        if chosen[tensor] == before and size_bytes + more <= limit_bytes:  # later steps of a tensor need the earlier
+            chosen[tensor] = option
+            size_bytes += more
+    best = _summed(tensors, chosen)
+    for uniform in _uniform(tensors):
+        if uniform.size_bytes <= limit_bytes and uniform.loss < best.loss:
+            best = uniform
+    return best
+
+
+def within_loss(tensors: Sequence[Sequence[Option]], limit: float) -> Solution | None:
+    """The fewest bytes with at most so much loss, or None when the most exact options lose more."""
+    there = [solution for solution in [*frontier(tensors), *_uniform(tensors)] if solution.loss <= limit]
+    return min(there, key=lambda solution: solution.size_bytes, default=None)
+
+
+def _uniform(tensors: Sequence[Sequence[Option]]) -> list[Solution]:
+    """The same option for every tensor, as far as all have as many."""
+    counts = {len(options) for options in tensors if len(options) > 1}
+    if len(counts) != 1:
+        return []
+    return [_summed(tensors, [min(at, len(o) - 1) for o in tensors]) for at in range(counts.pop())]
+
+
+def _steps(tensors: Sequence[Sequence[Option]]) -> list[tuple[int, int, int]]:
+    """(tensor, option before, option after) along every hull, most loss saved per byte first."""
+    steps = []
+    for tensor, options in enumerate(tensors):
+        hull = _hull(options)
+        for before, after in itertools.pairwise(hull):
+            steps.append((-_slope(options[before], options[after]), tensor, before, after))
+    return [(tensor, before, after) for _, tensor, before, after in sorted(steps)]
+
+
+def _hull(options: Sequence[Option]) -> list[int]:
+    """Indices on the lower convex hull, by size, from the smallest option down to the least loss."""
+    order = sorted(range(len(options)), key=lambda at: (options[at].size_bytes, options[at].loss))
+    hull: list[int] = []
+    for at in order:
+        if hull and options[at].loss >= options[hull[-1]].loss:
+            continue
+        while len(hull) > 1 and _slope(options[hull[-2]], options[hull[-1]]) <= _slope(options[hull[-1]], options[at]):
+            hull.pop()
+        hull.append(at)
+    return hull
+
+
+def _slope(before: Option, after: Option) -> float:
+    """Loss saved per byte."""
+    return (before.loss - after.loss) / max(after.size_bytes - before.size_bytes, 1)
+
+
+def _summed(tensors: Sequence[Sequence[Option]], chosen: Sequence[int]) -> Solution:
+    there = [options[at] for options, at in zip(tensors, chosen, strict=True)]
+    return Solution(tuple(chosen), sum(o.size_bytes for o in there), sum(o.loss for o in there))

@@ -1,0 +1,39 @@
+"""A method on every core: rows are quantised each by itself, and numpy lets go of Python's lock."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import Quantizer
+from .scheme import QuantizedTensor, Scheme
+from .statistics import Statistics
+
+CHUNK_WEIGHTS = 1 << 19  # a thread's share at a time
+
+
+def on_every_core(quantizer: Quantizer) -> Quantizer:
+    """The same method for whole matrices, their rows shared out; for callers that have no threads of their own."""
+
+    def quantize(
+        weight: NDArray[np.float32], scheme: Scheme, statistics: Statistics | None = None, /
+    ) -> QuantizedTensor:
+        step = max(1, CHUNK_WEIGHTS // max(1, weight.shape[-1]))
+        if weight.ndim != 2 or step >= len(weight):  # a thread costs more than a small matrix
+            return quantizer(weight, scheme, statistics)
+        chunks = [weight[start : start + step] for start in range(0, len(weight), step)]
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            parts = list(pool.map(lambda chunk: quantizer(chunk, scheme, statistics), chunks))
+        zeros = [part.zero_points for part in parts if part.zero_points is not None]
+        return QuantizedTensor(
+            scheme=scheme,
+            columns=weight.shape[1],
+            codes=np.concatenate([part.codes for part in parts]),
+            scales=np.concatenate([part.scales for part in parts]),
+            zero_points=np.concatenate(zeros) if zeros else None,
+        )
+
+    return quantize

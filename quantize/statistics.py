@@ -1,0 +1,66 @@
+"""What calibration leaves of a linear layer's inputs: their second moments. Knows no graph and no sample."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True, eq=False)  # compared and hashed by identity
+class Statistics:
+    """Second moments of the inputs x of ``y = W x``.
+
+    The error of quantised weights W' in the outputs is ``trace((W' - W) M (W' - W)^T)``: the mean over the
+    calibration inputs of the squared difference of y.
+
+    Attributes:
+        moments: [K, K] float32, the mean of ``x x^T``.
+        count: inputs that were seen.
+    """
+
+    moments: NDArray[np.float32]
+    count: int
+
+    @property
+    def importance(self) -> NDArray[np.float32]:
+        """[K] mean square of each input."""
+        return np.ascontiguousarray(np.diagonal(self.moments))
+
+    def through(self, matrix: NDArray[np.float32]) -> Statistics:
+        """Of ``matrix @ x``, [R, R]: what the second of two linear layers in a row sees."""
+        return Statistics(matrix @ self.moments @ matrix.T, self.count)
+
+    def scaled(self, scales: NDArray[np.float32]) -> Statistics:
+        """Of ``x / scales``."""
+        return Statistics(self.moments / scales[:, None] / scales, self.count)
+
+    def output_error(self, difference: NDArray[np.float32]) -> float:
+        """Mean squared change of the outputs, summed over them, for weights changed by [N, K]."""
+        return float(np.einsum("nk,nk->", difference @ self.moments, difference, dtype=np.float64))
+
+
+class Moments:
+    """Adds up ``x x^T``, some inputs at a time."""
+
+    def __init__(self, size: int) -> None:
+        self._sum = np.zeros((size, size), np.float32)
+        self.count = 0
+
+    def add(self, inputs: NDArray[np.float32], weight: float = 1.0) -> None:
+        """Take [T, K] inputs into account, each of them ``weight`` times."""
+        self._sum += np.float32(weight) * (inputs.T @ inputs)
+        self.count += len(inputs)
+
+    def statistics(self, total_weight: float | None = None) -> Statistics:
+        """The mean, over the inputs or over their total weight."""
+        return Statistics(self._sum / np.float32(max(total_weight or self.count, 1e-30)), self.count)
+
+
+def mixed(parts: Iterable[Statistics]) -> Statistics:
+    """Equal shares of several kinds of inputs, however many each has."""
+    there = [part for part in parts if part.count]
+    moments = np.mean([part.moments for part in there], axis=0, dtype=np.float32)
+    return Statistics(moments, sum(part.count for part in there))
