@@ -283,9 +283,8 @@ def build_graphs(model: Model, recipe: Recipe, part: str, sink: WeightSink, plan
         build_decoder(g, weights, model.decoder, gated_adapters(model, recipe), precision)
         return g.model()
     # The encoders' activations have outliers that int8 activations would clip: they compute in float32.
-    encoders: Precisions = Precision(scheme=recipe.encoder_scheme, quantizer=METHODS[recipe.method])
-    if planned is not None:
-        encoders = planned.precision(part, encoders)
+    own = Precision(scheme=recipe.encoder_scheme, quantizer=METHODS[recipe.method])
+    encoders: Precisions = own if planned is None else planned.precision(part, own)
     towers = weights.within("embed_tokens_extend.")
     if part == "vision" and model.vision is not None:
         siglip.build_vision(g, towers, model.vision, encoders)
@@ -374,7 +373,7 @@ def _job(checkpoint: Checkpoint, recipe: Recipe, request: Request | None, planne
         for root in importlib.import_module(module).__path__:
             for file in sorted(Path(root).rglob("*.py")):
                 code.update(file.read_bytes())
-    names = [checkpoint.mark(), recipe.to_dict(), palmtop.__version__, code.hexdigest()]
+    names: list[object] = [checkpoint.mark(), recipe.to_dict(), palmtop.__version__, code.hexdigest()]
     if planned is not None:
         samples = None if request is None else request.samples_mark()
         names.append([planned.plan.to_dict(), samples])

@@ -38,7 +38,8 @@ def search_range(
     """
     low, high = range_of(groups)
     factors = np.array(shrinks, np.float32)
-    scales, zeros = grid(*(np.multiply.outer(factors, end) for end in (low, high)), scheme)  # [shrinks, N, K/G]
+    lows, highs = np.multiply.outer(factors, low), np.multiply.outer(factors, high)  # [shrinks, N, K/G]
+    scales, zeros = grid(lows, highs, scheme)
     errors, off = np.empty_like(scales), np.empty_like(groups)
     for place in range(len(factors)):
         _squared_errors(groups, scales[place], zeros[place], scheme, off)

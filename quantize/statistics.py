@@ -31,7 +31,7 @@ class Statistics:
 
     def through(self, matrix: NDArray[np.float32]) -> Statistics:
         """Of ``matrix @ x``, [R, R]: what the second of two linear layers in a row sees."""
-        return Statistics(matrix @ self.moments @ matrix.T, self.count)
+        return Statistics(np.asarray(matrix @ self.moments @ matrix.T, np.float32), self.count)
 
     def scaled(self, scales: NDArray[np.float32]) -> Statistics:
         """Of ``x / scales``."""
@@ -62,5 +62,5 @@ class Moments:
 def mixed(parts: Iterable[Statistics]) -> Statistics:
     """Equal shares of several kinds of inputs, however many each has."""
     there = [part for part in parts if part.count]
-    moments = np.mean([part.moments for part in there], axis=0, dtype=np.float32)
+    moments = np.asarray(np.mean([part.moments for part in there], axis=0), np.float32)
     return Statistics(moments, sum(part.count for part in there))

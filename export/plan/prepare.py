@@ -12,6 +12,7 @@ from palmtop.errors import InputError
 from palmtop.export.arch import Model
 from palmtop.export.checkpoint import Checkpoint
 from palmtop.export.recipe import CALIBRATED, METHODS, Recipe
+from palmtop.quantize.scheme import Scheme
 from palmtop.runtime.machine import available_memory
 
 from . import Plan, Planned, with_fallback
@@ -96,9 +97,9 @@ def _stages_in_memory(checkpoint: Checkpoint) -> int:
     return 1 if free is not None and 12 * checkpoint.size_bytes // 2 > free else 4096
 
 
-def _uniform(model: FloatModel, recipe: Recipe) -> dict[str, object]:
+def _uniform(model: FloatModel, recipe: Recipe) -> dict[str, Scheme | None]:
     """What the recipe says, tensor by tensor."""
-    found: dict[str, object] = {}
+    found: dict[str, Scheme | None] = {}
     for part, graph in model.graphs.items():
         for name in graph.linears():
             is_head = name in ("embed_tokens", "lm_head")

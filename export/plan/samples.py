@@ -101,9 +101,9 @@ def packaged_questions(modes: Iterable[str], count: int, vocab_size: int) -> Ite
                 yield Question(mode=mode, messages=[{"role": "user", "content": content}], answer=answer)
             continue
         if mode == "audio":
-            items = islice(held_out_items("audio", EVALUATED_SOUNDS + count, 0), EVALUATED_SOUNDS, None)
+            items = list(islice(held_out_items("audio", EVALUATED_SOUNDS + count, 0), EVALUATED_SOUNDS, None))
         else:
-            items = held_out_items(mode, count, SEED)  # type: ignore[arg-type]
+            items = list(held_out_items(mode, count, SEED))  # type: ignore[arg-type]
         for item in items:
             yield Question(mode=mode, messages=item.messages, answer=item.expected)
 
@@ -233,4 +233,4 @@ class SampleReader:
         assert spec is not None
         frames = sum(run["log_mel"].shape[1] for run in media.feeds)
         steps = -(-frames // spec.compression_rate) - sum(int(run["left_context"][0]) for run in media.feeds)
-        return -(-steps // spec.downsample_rate)
+        return int(-(-steps // spec.downsample_rate))

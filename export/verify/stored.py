@@ -17,6 +17,7 @@ class AsStored(Planned):
     """The plan that a bundle was made with, its results included."""
 
     __slots__ = ("_folder",)
+    _folder: Path
 
     def __init__(self, folder: Path) -> None:
         """Nothing is read yet; ``folder`` is the bundle's."""
