@@ -20,6 +20,7 @@ from tests.runtime.toy import ORIGINAL_CONTEXT, write_toy_bundle
 
 from .jvm import Core, CoreError
 
+pytestmark = pytest.mark.android
 AVAILABLE_BYTES = 205_000_000  # a context of 8192 needs 211 MB, one of 4096 200 MB
 NO_OPTION_HERE = " (on_overflow='trim' does)"
 """What Python's sentence says of an option that the phone's core does not have."""
