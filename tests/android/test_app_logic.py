@@ -13,6 +13,7 @@ from tests.android.phone import java_classpath, phone_classes_or_skip
 
 TESTS = Path(__file__).with_name("applogic")
 CLASSES = ("ChatTest", "FilesTest", "MeasureTest")
+pytestmark = pytest.mark.android
 TIMEOUT_S = 300
 
 
