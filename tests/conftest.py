@@ -12,7 +12,7 @@ from palmtop.runtime.reference import checkpoint_path
 
 @pytest.fixture(scope="session", autouse=True)
 def interruptible() -> None:
-    """Ctrl-C acts in these tests and their children too when the shell that started them in the background ignores it."""
+    """Ctrl-C acts in the tests and their children, even if a shell that put them into the background ignores it."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
