@@ -13,8 +13,11 @@ import pytest
 
 import palmtop
 from palmtop.errors import InputError
+from palmtop.export.convert import export_model
+from palmtop.export.recipe import Recipe
 from palmtop.runtime.bundle import sha256_of
 from palmtop.runtime.options import GenerationOptions
+from palmtop.runtime.reference import checkpoint_path
 from palmtop.runtime.reference.heldout import held_out_items
 from tests.runtime.toy import ORIGINAL_CONTEXT, write_toy_bundle
 
@@ -133,15 +136,19 @@ def test_a_30_minute_recording_is_refused_before_it_is_read(talk: Core, tmp_path
     assert talk.respond(item("text"), max_tokens=4)["ids"]  # and the conversation goes on
 
 
-def test_100_seconds_are_heard_window_by_window_as_in_python(phone: Core, int4_bundle: Path) -> None:
-    """Three windows of 40 s in a heap of 256 MB; the rows are those of one whole log-mel."""
-    phone.ask("load", folder=str(int4_bundle), context=2048)
+def test_100_seconds_are_heard_window_by_window_as_in_python(phone: Core, tmp_path: Path) -> None:
+    """Three windows of 40 s in a heap of 256 MB; the rows are those of one whole log-mel.
+
+    At accuracy level 0: at 4 the kernels of two versions differ, and no such sound was in the model's training.
+    """
+    exact = export_model(checkpoint_path(), tmp_path / "exact", Recipe(accuracy_level=0))
+    phone.ask("load", folder=str(exact), context=2048)
     clips = [item("audio", number)[0]["content"][0]["audio"][0] for number in range(20)]
     samples = np.resize(np.concatenate(clips), 16000 * 100).astype(np.float32)
     messages = [{"role": "user", "content": [{"type": "audio", "audio": (samples, 16000)}]}]
     reply = phone.respond(messages, max_tokens=4)
     assert [step for step in reply["progress"] if step[0] == "LISTENING"][-1] == ["LISTENING", 3, 3]
-    with palmtop.load(int4_bundle, threads=1, context=2048) as session:
+    with palmtop.load(exact, threads=1, context=2048) as session:
         expected = session.answer(messages, options=GenerationOptions(max_tokens=4))
     assert reply["media_rows"] == expected.usage.media_rows
     assert reply["ids"] == list(expected.token_ids)
