@@ -8,11 +8,8 @@ from __future__ import annotations
 
 import json
 import os
-import zlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
-
-CHECK_BLOCK_BYTES = 4 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,22 +31,6 @@ class Entry:
     end: int
     crc32: int
     read_bytes: int
-
-    def is_in(self, path: Path) -> bool:
-        """Whether the file still holds the bytes that were written."""
-        crc, left = 0, self.end - self.offset
-        try:
-            with path.open("rb") as file:
-                file.seek(self.offset)
-                while left:
-                    block = file.read(min(left, CHECK_BLOCK_BYTES))
-                    if not block:
-                        return False
-                    crc = zlib.crc32(block, crc)
-                    left -= len(block)
-        except OSError:
-            return False
-        return crc == self.crc32
 
 
 class Journal:

@@ -128,17 +128,28 @@ class WeightFile:
         """A small weight stays in the graph; nothing to write."""
 
     def _is_kept(self, name: str, offset: int, end: int) -> bool:
+        """Whether an earlier try has written this set; its bytes are then counted as if they were written now."""
         entry = None if self._journal is None else self._journal.written(self.location, name, offset, end)
         if self._journal is None or entry is None:
             return False
-        if not entry.is_in(self.path):
+        before, sha256 = self.size_bytes, self._sha256.copy()
+        self._file.seek(before)
+        if not (self._reread(offset) and self._reread(end) and self._crc32 == entry.crc32):
+            self.size_bytes, self._sha256 = before, sha256
             self._journal.forget()
             return False
         self._journal.keep()
-        self._file.seek(self.size_bytes)
-        while self.size_bytes < end:
-            self._count(self._file.read(min(end - self.size_bytes, BLOCK_BYTES)))
         self._meter.keep(name, entry.read_bytes)
+        return True
+
+    def _reread(self, end: int) -> bool:
+        """Count the file's bytes up to here, with a checksum of their own; whether it has so many."""
+        self._crc32 = 0
+        while self.size_bytes < end:
+            block = self._file.read(min(end - self.size_bytes, BLOCK_BYTES))
+            if not block:
+                return False
+            self._count(block)
         return True
 
     def _write_set(

@@ -130,6 +130,15 @@ def test_a_damaged_leftover_is_written_again(tmp_path: Path, whole: dict[str, by
     assert content(target) == whole
 
 
+def test_a_leftover_that_is_too_short_is_written_again(tmp_path: Path, whole: dict[str, bytes]) -> None:
+    target = tmp_path / "bundle"
+    kill_at(target, 250)
+    weights = next(tmp_path.glob(".bundle.partial-*/bundle/weights/decoder.bin"))
+    os.truncate(weights, weights.stat().st_size // 3)
+    export_model(checkpoint_path(), target, RECIPE)
+    assert content(target) == whole
+
+
 def test_a_torn_journal_is_believed_up_to_the_tear(tmp_path: Path, whole: dict[str, bytes]) -> None:
     target = tmp_path / "bundle"
     kill_at(target, 250)
