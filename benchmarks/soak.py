@@ -19,8 +19,8 @@ import numpy as np
 
 import palmtop
 from palmtop.runtime.conversation import Conversation
+from palmtop.runtime.machine import open_handles, rss_bytes
 from palmtop.runtime.options import GenerationOptions
-from palmtop.runtime.process import open_handles, resident_bytes
 from palmtop.runtime.session import Session
 
 ALLOWED_GROWTH = 1.05
@@ -64,9 +64,7 @@ def soak(session: Session, turns: int, warm: int, seed: int = 0) -> list[dict[st
         if turn in moments:
             del conversation
             gc.collect()
-            rows.append(
-                {"turn": turn, "resident_bytes": resident_bytes(), "handles": open_handles(), "modes": {**modes}}
-            )
+            rows.append({"turn": turn, "resident_bytes": rss_bytes(), "handles": open_handles(), "modes": {**modes}})
     return rows
 
 

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import os
-from concurrent.futures import ThreadPoolExecutor
-
 import numpy as np
 from numpy.typing import NDArray
 
-from . import Quantizer
-from .scheme import QuantizedTensor, Scheme
-from .statistics import Statistics
+from palmtop.quantize import Quantizer
+from palmtop.quantize.scheme import QuantizedTensor, Scheme
+from palmtop.quantize.statistics import Statistics
+
+from .workers import Workers, usable_cores
 
 CHUNK_WEIGHTS = 1 << 19  # a thread's share at a time
 
 
 def on_every_core(quantizer: Quantizer) -> Quantizer:
     """The same method for whole matrices, their rows shared out; for callers that have no threads of their own."""
+    workers = Workers(threads=usable_cores())
 
     def quantize(
         weight: NDArray[np.float32], scheme: Scheme, statistics: Statistics | None = None, /
@@ -25,8 +25,7 @@ def on_every_core(quantizer: Quantizer) -> Quantizer:
         if weight.ndim != 2 or step >= len(weight):  # a thread costs more than a small matrix
             return quantizer(weight, scheme, statistics)
         chunks = [weight[start : start + step] for start in range(0, len(weight), step)]
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            parts = list(pool.map(lambda chunk: quantizer(chunk, scheme, statistics), chunks))
+        parts = list(workers.map(lambda chunk: quantizer(chunk, scheme, statistics), chunks))
         zeros = [part.zero_points for part in parts if part.zero_points is not None]
         return QuantizedTensor(
             scheme=scheme,

@@ -53,6 +53,11 @@ class Workers:
                     future.cancel()
 
 
+def usable_cores() -> int:
+    """Cores this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def plan_workers(ram_bytes: int | None, used_bytes: int, threads: int | None = None) -> Workers:
     """Threads and blocks whose copies fit into what is left of a memory limit.
 
@@ -64,8 +69,7 @@ def plan_workers(ram_bytes: int | None, used_bytes: int, threads: int | None = N
     Raises:
         InputError: not even one thread with the smallest block fits.
     """
-    count = threads or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else threads or os.cpu_count()
-    count = max(1, count or 1)
+    count = threads or usable_cores()
     if ram_bytes is None:
         return Workers(threads=count)
     left = ram_bytes - used_bytes

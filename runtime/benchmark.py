@@ -18,9 +18,8 @@ import numpy as np
 from palmtop.errors import InputError
 
 from .loading import SessionOptions
-from .machine import peak_rss_bytes
+from .machine import peak_rss_bytes, rss_bytes
 from .options import GenerationOptions
-from .process import resident_bytes
 from .reply import Usage
 from .session import Session, load_session
 
@@ -144,7 +143,7 @@ def benchmark(
                     done += 1
                     if progress is not None:
                         progress(done, total)
-                resident = resident_bytes()
+                resident = rss_bytes()
         measurements += [_measurement(mode, False, cold), _measurement(mode, True, warm)]
     return BenchmarkResult(
         model=model,

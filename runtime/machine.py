@@ -1,4 +1,4 @@
-"""How much memory this machine, and the cgroups around this process, have left; how much the process took."""
+"""How much memory this machine, and the cgroups around this process, have left; what the process holds."""
 
 from __future__ import annotations
 
@@ -25,6 +25,14 @@ def peak_rss_bytes() -> int | None:
 def rss_bytes() -> int | None:
     """Resident memory of this process now."""
     return _own("VmRSS:")
+
+
+def open_handles() -> int | None:
+    """Open files, sockets and pipes of this process; None where the system does not tell."""
+    try:
+        return len(list(Path("/proc/self/fd").iterdir()))
+    except OSError:
+        return None
 
 
 def _own(label: str) -> int | None:

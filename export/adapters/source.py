@@ -12,8 +12,8 @@ from palmtop.export.graph.attention import AttentionConfig
 from palmtop.export.graph.lora import Adapter, LoraPair
 from palmtop.export.peft import FUSED_TARGETS, SPLIT_TARGETS, open_peft, read_adapter
 from palmtop.export.weight_file import WeightFile
+from palmtop.export.whole_matrix import on_every_core
 from palmtop.quantize import Quantizer
-from palmtop.quantize.parallel import on_every_core
 
 from .fuse import fused_pair, parts_of
 from .graph import DecoderGraph, Delta

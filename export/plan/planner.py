@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from palmtop.errors import InputError
+from palmtop.export.whole_matrix import on_every_core
 from palmtop.quantize import Quantizer
 from palmtop.quantize.budget import Option, Solution, frontier, within_bytes, within_loss
-from palmtop.quantize.parallel import on_every_core
 from palmtop.quantize.rtn import dequantize
 from palmtop.quantize.scheme import Scheme
 from palmtop.quantize.statistics import Statistics

@@ -78,13 +78,13 @@ def verify(
     tell = report or (lambda _: None)
     recipe = Recipe.from_dict(bundle.manifest.recipe)
     model = find(str(checkpoint.config.get("model_type"))).read_model(checkpoint, recipe.context)
-    checks = _same_manifest(bundle, checkpoint, model, recipe)
+    workers = workers or plan_workers(ram_bytes, rss_bytes() or 0)
+    checks = _same_manifest(bundle, checkpoint, model, recipe, workers)
     loras = loras or {}
     unknown = proofs.added_without_source(bundle.manifest, loras)
     checks += proofs.names(bundle.manifest, proofs.given_adapters(model, loras), unknown)
     checks += proofs.gate_wiring(bundle)
     tell("tensors")
-    workers = workers or plan_workers(ram_bytes, rss_bytes() or 0)
     tensors = compare_tensors(bundle, model, recipe, workers) | proofs.compare_added(bundle, loras)
     checks += judge_tensors(tensors)
     skipped = tuple(
@@ -166,10 +166,12 @@ def _too_large(checkpoint: Checkpoint, ram_bytes: int | None) -> str | None:
     )
 
 
-def _same_manifest(bundle: Bundle, checkpoint: Checkpoint, model: Model, recipe: Recipe) -> list[Check]:
+def _same_manifest(
+    bundle: Bundle, checkpoint: Checkpoint, model: Model, recipe: Recipe, workers: Workers
+) -> list[Check]:
     """What the manifest says beside weights is what this checkpoint and recipe give."""
     manifest = bundle.manifest
-    expected = expected_manifest(checkpoint, model, recipe)
+    expected = expected_manifest(checkpoint, model, recipe, workers)
     template = bundle.file(CHAT_TEMPLATE_FILE).read_text("utf-8")
     pairs: dict[str, tuple[object, object]] = {
         "routes": ({n: r for n, r in manifest.routes.items() if n not in manifest.tasks}, expected.routes),

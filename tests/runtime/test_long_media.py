@@ -110,7 +110,7 @@ def test_memory_does_not_grow_with_the_recording(toy_session: Session, encoders:
 
 @pytest.mark.slow
 def test_half_an_hour_of_speech(session: Session, tmp_path: Path) -> None:
-    from palmtop.runtime.process import resident_bytes
+    from palmtop.runtime.machine import rss_bytes
 
     sounds = [sound for sound, _, _ in clips(40)]
     path = tmp_path / "talk.flac"
@@ -122,7 +122,7 @@ def test_half_an_hour_of_speech(session: Session, tmp_path: Path) -> None:
                 seconds += len(sound) / RATE + 0.5
     resident = []
     for segment in transcribe(session, path, prompt=clips(1)[0][1], options=GenerationOptions(max_tokens=64)):
-        resident.append(resident_bytes() or 0)
+        resident.append(rss_bytes() or 0)
         assert segment.end_s - segment.start_s <= 30
     assert segment.end_s >= 1799
     assert resident[-1] < 1.05 * resident[5]
