@@ -129,10 +129,10 @@ def _cold_start(results: dict[str, Any]) -> str:
 onnxruntime can save the kernels' copies of the weights (`session.save_external_prepacked_constant_initializers`);
 `python -m benchmarks.prepack_cache BUNDLE FOLDER` tries it. On this bundle, with onnxruntime 1.31.1, logits of every
 gate setting equal the uncached session's bit for bit, and the memory of a loaded session becomes pages of a file
-(0.26 GB anonymous instead of 3.47 GB). But the second load takes 8.8 to 11.9 s instead of 9.9 s: onnxruntime still
+(0.27 GB anonymous instead of 3.56 GB). But the second load takes 8.8 to 11.9 s instead of 9.9 s: onnxruntime still
 calls every kernel's packing and then drops the result for the saved one, so 0.4x of the first load cannot be reached
 this way, and the cache costs 6.8 GB of disk for a 3.0 GB decoder. `session.prepack.enable_parallel` gave 9.2 s and
-0.8 GB more memory. A cache that hardly starts faster and triples the disk is not worth its risk, so palmtop has none.
+0.9 GB more memory. A cache that hardly starts faster and triples the disk is not worth its risk, so palmtop has none.
 What it would have saved beyond the packed copies, the mapped pages, is given back after loading: resident memory is
 then 1.2x the decoder's weight files.
 """

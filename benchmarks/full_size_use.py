@@ -19,10 +19,12 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.measured_process import memory_of
 from palmtop.runtime.bundle import open_bundle
 from palmtop.runtime.conversation import Conversation
 from palmtop.runtime.encoders import Encoders
 from palmtop.runtime.loading import SessionOptions
+from palmtop.runtime.mapped_pages import mappings
 from palmtop.runtime.memory import plan_memory
 from palmtop.runtime.session import Session
 
@@ -39,26 +41,14 @@ CLEAR_REFERENCED = "1"  # to /proc/self/clear_refs
 
 def memory() -> dict[str, int]:
     """Resident bytes of this process, by kind."""
-    rows = (line.split() for line in Path("/proc/self/status").read_text("ascii", "replace").splitlines())
-    return {r[0][:-1]: int(r[1]) * 1024 for r in rows if r[0] in ("VmHWM:", "VmRSS:", "RssAnon:", "RssFile:")}
+    return {name: size for name, size in memory_of().items() if name in ("VmHWM", "VmRSS", "RssAnon", "RssFile")}
 
 
 def referenced(folder: Path) -> tuple[int, int]:
     """Bytes touched since they were cleared: of this process's own memory, and of mapped files of the bundle."""
-    own = mapped = 0
-    name = ""
-    for line in Path("/proc/self/smaps").read_text("utf-8", "replace").splitlines():
-        words = line.split()
-        if words[0].endswith(":"):
-            if words[0] == "Referenced:":
-                touched = int(words[1]) * 1024
-                if name.startswith(str(folder)):
-                    mapped += touched
-                elif not name.startswith("/"):
-                    own += touched
-        else:
-            name = " ".join(words[5:])
-    return own, mapped
+    found = [(m.name, m.sizes["Referenced"]) for m in mappings()]
+    own = sum(size for name, size in found if not name.startswith("/"))
+    return own, sum(size for name, size in found if name.startswith(str(folder)))
 
 
 def noise(workload: str) -> dict[str, Any]:

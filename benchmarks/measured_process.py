@@ -45,7 +45,7 @@ def measure(command: Sequence[str | Path], *, log: Path) -> Measured:
     with log.open("w+") as out, log.with_suffix(".err").open("w+") as err:
         process = subprocess.Popen([str(c) for c in command], stdout=out, stderr=err)
         while process.poll() is None:
-            status = _status(process.pid)
+            status = memory_of(process.pid)
             peak, anonymous = max(peak, status.get("VmHWM", 0)), max(anonymous, status.get("RssAnon", 0))
             time.sleep(POLL_SECONDS)
         seconds = time.perf_counter() - started
@@ -68,7 +68,8 @@ def measure(command: Sequence[str | Path], *, log: Path) -> Measured:
     )
 
 
-def _status(pid: int) -> dict[str, int]:
+def memory_of(pid: int | str = "self") -> dict[str, int]:
+    """Bytes of a process by the kernel's words for them: "VmRSS", "VmHWM", "RssAnon", ...; nothing when it is gone."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text("ascii", "replace").splitlines()
     except OSError:

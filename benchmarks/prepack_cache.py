@@ -20,6 +20,8 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
+from benchmarks.measured_process import memory_of
+
 STEPS = ("plain", "parallel", "save", "cached", "cached again")
 SAVE = {
     "session.optimized_model_external_initializers_file_name": "decoder.bin",
@@ -30,8 +32,7 @@ SAVE = {
 
 def memory() -> dict[str, float]:
     """Of this process, in GB."""
-    rows = (line.split() for line in Path("/proc/self/status").read_text("ascii", "replace").splitlines())
-    return {r[0][:-1]: round(int(r[1]) / 1e6, 2) for r in rows if r[0] in ("VmHWM:", "RssAnon:", "RssFile:")}
+    return {name: round(size / 1e9, 2) for name, size in memory_of().items() if name in ("VmHWM", "RssAnon", "RssFile")}
 
 
 def measure(bundle: Path, cache: Path, step: str) -> dict[str, Any]:
