@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-LORA_LAYERS = r"((layers.*self_attn\.(qkv|o)_proj)|(layers.*mlp\.(gate_up|down)_proj))"
+from tests.reference.upstream_config import AUDIO_EMBEDDING, conformer, image_embedding, lora
+
 IMAGE_EMBED, AUDIO_EMBED = "model.embed_tokens_extend.image_embed.", "model.embed_tokens_extend.audio_embed."
 
 
@@ -216,32 +217,17 @@ def config(d: Dimensions, token_ids: dict[str, int]) -> dict[str, Any]:
 
 
 def _multimodal(d: Dimensions, token_ids: dict[str, int]) -> dict[str, Any]:
-    image: dict[str, Any] = {
-        "crop_size": d.crop,
-        "embedding_cls": "tune_image",
-        "enable_gradient_checkpointing": True,
-        "hd_transform_order": "sub_glb",
-        "image_token_compression_cls": "avg_pool_2d",
-        "projection_cls": "mlp",
-        "use_hd_transform": True,
-        "with_learnable_separator": True,
-    }
-    if _tower(d) != _tower(Dimensions()):  # upstream states them nowhere
-        image["vision_config"] = _tower(d)
-    audio = {
-        "compression_rate": 8,
-        "downsample_rate": 1,
-        "embedding_cls": "audio",
-        "enable_gradient_checkpointing": True,
-        "projection_cls": "mlp",
-        "use_conv_downsample": False,
-        "use_qformer": False,
-    }
+    tower = _tower(d)
+    stated = None if tower == _tower(Dimensions()) else tower  # upstream states its own nowhere
     result: dict[str, Any] = {
         "audio_processor": {"name": "cascades", "config": _conformer(d)},
-        "embd_layer": {"audio_embd_layer": audio, "embedding_cls": "image_audio", "image_embd_layer": image},
-        "speech_lora": {"dp": 0.01, "layer": LORA_LAYERS, "lora_alpha": 2 * d.speech_rank, "r": d.speech_rank},
-        "vision_lora": {"dp": 0.0, "layer": LORA_LAYERS, "lora_alpha": 2 * d.vision_rank, "r": d.vision_rank},
+        "embd_layer": {
+            "audio_embd_layer": AUDIO_EMBEDDING,
+            "embedding_cls": "image_audio",
+            "image_embd_layer": image_embedding(d.crop, stated),
+        },
+        "speech_lora": lora(d.speech_rank, 2 * d.speech_rank, 0.01),
+        "vision_lora": lora(d.vision_rank, 2 * d.vision_rank, 0.0),
     }
     ids = {"image_token_id": token_ids["<|endoftext10|>"], "audio_token_id": token_ids["<|endoftext11|>"]}
     return result | ({} if set(ids.values()) == {200010, 200011} else ids)  # upstream takes these for granted
@@ -260,31 +246,11 @@ def _tower(d: Dimensions) -> dict[str, Any]:
 
 
 def _conformer(d: Dimensions) -> dict[str, Any]:
-    return {
-        "activation": "swish",
-        "activation_checkpointing": {"interval": 1, "module": "transformer", "offload": False},
-        "attention_dim": d.audio_hidden,
-        "attention_heads": d.audio_heads,
-        "batch_norm": False,
-        "bias_in_glu": True,
-        "causal": True,
-        "chunk_size": -1,
-        "cnn_layer_norm": True,
-        "conv_activation": "swish",
-        "conv_glu_type": "swish",
-        "depthwise_multiplier": 1,
-        "depthwise_seperable_out_channel": d.audio_hidden,
-        "dropout_rate": 0.0,
-        "encoder_embedding_config": {"input_size": 80},
-        "ext_pw_kernel_size": 1,
-        "ext_pw_out_channel": d.audio_hidden,
-        "input_layer": "nemo_conv",
-        "input_size": 80,
-        "kernel_size": 3,
-        "left_chunk": 18,
-        "linear_units": d.audio_intermediate,
-        "nemo_conv_settings": {"conv_channels": d.conv_channels},
-        "num_blocks": d.audio_blocks,
-        "relative_attention_bias_args": {"t5_bias_max_distance": d.bias_distance, "type": "t5"},
-        "time_reduction": 8,
-    }
+    return conformer(
+        hidden=d.audio_hidden,
+        heads=d.audio_heads,
+        intermediate=d.audio_intermediate,
+        blocks=d.audio_blocks,
+        conv_channels=d.conv_channels,
+        bias_distance=d.bias_distance,
+    )

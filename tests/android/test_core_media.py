@@ -22,6 +22,7 @@ from palmtop.runtime.processor.image_file import load_image
 from palmtop.runtime.processor.sound_file import load_audio
 from palmtop.runtime.processor.spec import AudioSpec, ImageSpec
 from palmtop.runtime.sampling import Sampler
+from tests.runtime.phi_specs import PHI_AUDIO
 from tests.runtime.processor.conftest import REAL, TINY, UNEVEN
 from tests.runtime.toy import write_toy_bundle
 
@@ -29,20 +30,7 @@ from .jvm import Core, CoreError
 
 LOG_MEL_TOLERANCE = 2e-5
 """The mel sums are in another order, in double precision; everything else is equal."""
-PHI = AudioSpec(
-    token_id=257,
-    rate_hz=16000,
-    n_fft=512,
-    win_length=400,
-    hop_length=160,
-    preemphasis=0.97,
-    n_mels=80,
-    mel_min_hz=0.0,
-    mel_max_hz=7690.0,
-    compression_rate=8,
-    downsample_rate=1,
-    window_steps=500,
-)
+PHI = replace(PHI_AUDIO, token_id=257)
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,10 @@ from typing import Any
 
 from transformers import Phi4MultimodalConfig
 
+from tests.reference.upstream_config import AUDIO_EMBEDDING, conformer, image_embedding, lora
+
 LORA_TARGETS = r"model\.layers\.\d+\.((self_attn\.(qkv_proj|o_proj))|(mlp\.(gate_up|down)_proj))"
 """The linears both adapters sit on; anchored, so that the conformer's own gate_up_proj is never hit."""
-UPSTREAM_LORA_LAYERS = r"((layers.*self_attn\.(qkv|o)_proj)|(layers.*mlp\.(gate_up|down)_proj))"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,13 +109,13 @@ def upstream_config(sizes: Sizes, token_ids: dict[str, int]) -> dict[str, Any]:
         "rope_scaling": None,
         "rope_theta": sizes.rope_theta,
         "sliding_window": sizes.sliding_window,
-        "speech_lora": _lora(sizes.speech_rank, sizes.speech_alpha, 0.01),
+        "speech_lora": lora(sizes.speech_rank, sizes.speech_alpha, 0.01),
         "tie_word_embeddings": sizes.tie_word_embeddings,
         "_name_or_path": "palmtop-reference",
         "torch_dtype": "bfloat16",
         "transformers_version": "4.46.1",
         "use_cache": True,
-        "vision_lora": _lora(sizes.vision_rank, sizes.vision_alpha, 0.0),
+        "vision_lora": lora(sizes.vision_rank, sizes.vision_alpha, 0.0),
         "vocab_size": sizes.vocab_size,
     }
     if sizes.longrope:
@@ -181,70 +182,30 @@ def port_config(upstream: dict[str, Any]) -> Phi4MultimodalConfig:
     return config
 
 
-def _lora(rank: int, alpha: int, dropout: float) -> dict[str, Any]:
-    return {"dp": dropout, "layer": UPSTREAM_LORA_LAYERS, "lora_alpha": alpha, "r": rank}
-
-
 def _embd_layer(sizes: Sizes) -> dict[str, Any]:
+    tower = {
+        "feature_layer": sizes.feature_layer,
+        "hidden_size": sizes.vision_hidden_size,
+        "image_size": sizes.crop_size,
+        "intermediate_size": sizes.vision_intermediate_size,
+        "num_attention_heads": sizes.vision_heads,
+        "num_hidden_layers": sizes.vision_layers,
+        "patch_size": sizes.patch_size,
+    }
     return {
-        "audio_embd_layer": {
-            "compression_rate": 8,
-            "downsample_rate": 1,
-            "embedding_cls": "audio",
-            "enable_gradient_checkpointing": True,
-            "projection_cls": "mlp",
-            "use_conv_downsample": False,
-            "use_qformer": False,
-        },
+        "audio_embd_layer": AUDIO_EMBEDDING,
         "embedding_cls": "image_audio",
-        "image_embd_layer": {
-            "crop_size": sizes.crop_size,
-            "embedding_cls": "tune_image",
-            "enable_gradient_checkpointing": True,
-            "hd_transform_order": "sub_glb",
-            "image_token_compression_cls": "avg_pool_2d",
-            "projection_cls": "mlp",
-            "use_hd_transform": True,
-            "vision_config": {
-                "feature_layer": sizes.feature_layer,
-                "hidden_size": sizes.vision_hidden_size,
-                "image_size": sizes.crop_size,
-                "intermediate_size": sizes.vision_intermediate_size,
-                "num_attention_heads": sizes.vision_heads,
-                "num_hidden_layers": sizes.vision_layers,
-                "patch_size": sizes.patch_size,
-            },
-            "with_learnable_separator": True,
-        },
+        "image_embd_layer": image_embedding(sizes.crop_size, tower),
     }
 
 
 def _audio_config(sizes: Sizes) -> dict[str, Any]:
-    return {
-        "activation": "swish",
-        "activation_checkpointing": {"interval": 1, "module": "transformer", "offload": False},
-        "attention_dim": sizes.audio_hidden_size,
-        "attention_heads": sizes.audio_heads,
-        "batch_norm": False,
-        "bias_in_glu": True,
-        "causal": True,
-        "chunk_size": -1,
-        "cnn_layer_norm": True,
-        "conv_activation": "swish",
-        "conv_glu_type": "swish",
-        "depthwise_multiplier": 1,
-        "depthwise_seperable_out_channel": sizes.audio_hidden_size,
-        "dropout_rate": 0.0,
-        "encoder_embedding_config": {"input_size": 80},
-        "ext_pw_kernel_size": 1,
-        "ext_pw_out_channel": sizes.audio_hidden_size,
-        "input_layer": "nemo_conv",
-        "input_size": 80,
-        "kernel_size": sizes.kernel_size,
-        "left_chunk": 18,
-        "linear_units": sizes.audio_intermediate_size,
-        "nemo_conv_settings": {"conv_channels": sizes.nemo_conv_channels},
-        "num_blocks": sizes.audio_blocks,
-        "relative_attention_bias_args": {"t5_bias_max_distance": sizes.bias_max_distance, "type": "t5"},
-        "time_reduction": 8,
-    }
+    return conformer(
+        hidden=sizes.audio_hidden_size,
+        heads=sizes.audio_heads,
+        intermediate=sizes.audio_intermediate_size,
+        blocks=sizes.audio_blocks,
+        conv_channels=sizes.nemo_conv_channels,
+        bias_distance=sizes.bias_max_distance,
+        kernel_size=sizes.kernel_size,
+    )

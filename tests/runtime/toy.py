@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,8 @@ from palmtop.runtime.manifest import (
     PartSpec,
     Route,
 )
-from palmtop.runtime.processor.spec import AudioSpec, ImageSpec, ProcessorSpec, TextSpec
+from palmtop.runtime.processor.spec import ImageSpec, ProcessorSpec, TextSpec
+from tests.runtime.phi_specs import PHI_AUDIO
 
 VOCAB, HIDDEN, LAYERS, HEADS, KV_HEADS, HEAD_SIZE = 264, 32, 2, 2, 1, 16
 ORIGINAL_CONTEXT, CONTEXT = 128, 256
@@ -92,20 +94,7 @@ def _manifest(files: dict[str, FileSpec]) -> Manifest:
                 mean=(0.5, 0.5, 0.5),
                 std=(0.5, 0.5, 0.5),
             ),
-            audio=AudioSpec(
-                token_id=AUDIO,
-                rate_hz=16000,
-                n_fft=512,
-                win_length=400,
-                hop_length=160,
-                preemphasis=0.97,
-                n_mels=80,
-                mel_min_hz=0.0,
-                mel_max_hz=7690.0,
-                compression_rate=8,
-                downsample_rate=1,
-                window_steps=500,
-            ),
+            audio=replace(PHI_AUDIO, token_id=AUDIO),
         ),
         decoder=DecoderSpec(
             file="decoder.onnx",

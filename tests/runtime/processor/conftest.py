@@ -19,6 +19,7 @@ import pytest
 from numpy.typing import NDArray
 
 from palmtop.runtime.processor.spec import AudioSpec, ImageSpec
+from tests.runtime.phi_specs import PHI_AUDIO
 
 Reference = Callable[[NDArray[np.uint8], ImageSpec], SimpleNamespace]
 
@@ -48,20 +49,7 @@ def tiny_spec() -> ImageSpec:
 
 @pytest.fixture
 def audio_spec() -> AudioSpec:
-    return AudioSpec(
-        token_id=200011,
-        rate_hz=16000,
-        n_fft=512,
-        win_length=400,
-        hop_length=160,
-        preemphasis=0.97,
-        n_mels=80,
-        mel_min_hz=0.0,
-        mel_max_hz=7690.0,
-        compression_rate=8,
-        downsample_rate=1,
-        window_steps=500,
-    )
+    return PHI_AUDIO
 
 
 @pytest.fixture(scope="session")

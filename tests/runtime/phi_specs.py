@@ -1,0 +1,20 @@
+"""What upstream's processors are, for tests that need them without a checkpoint."""
+
+from __future__ import annotations
+
+from palmtop.runtime.processor.spec import AudioSpec
+
+PHI_AUDIO = AudioSpec(
+    token_id=200011,
+    rate_hz=16000,
+    n_fft=512,
+    win_length=400,
+    hop_length=160,
+    preemphasis=0.97,
+    n_mels=80,
+    mel_min_hz=0.0,
+    mel_max_hz=7690.0,
+    compression_rate=8,
+    downsample_rate=1,
+    window_steps=500,
+)
