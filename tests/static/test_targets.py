@@ -1,4 +1,4 @@
-"""The manifest's targets: written when there are some, read back, refused when impossible; old bundles stay as they are."""
+"""The manifest's targets: written when there are some, read back, refused when impossible; others stay as they were."""
 
 from __future__ import annotations
 
@@ -106,5 +106,5 @@ def test_two_targets_of_one_provider_and_soc_are_refused(manifest: Manifest) -> 
 def test_a_target_is_no_reason_for_a_bundle_to_miss_files(manifest: Manifest, tmp_path: Path) -> None:
     folder = write_toy_bundle(tmp_path / "toy")
     (folder / "bundle.json").write_text(json.dumps(manifest.to_dict()))
-    with pytest.raises(BundleError, match="file 'v.onnx' is missing"):
+    with pytest.raises(BundleError, match=r"file 'v\.onnx' is missing"):
         open_bundle(folder)
