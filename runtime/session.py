@@ -19,7 +19,7 @@ from palmtop.errors import InputError, MemoryPlanError, RuntimeMissingError
 from .answer import Answer
 from .bundle import Bundle, open_bundle
 from .conversation import GREEDY, Conversation
-from .encoders import Encoders
+from .encoders import Encoders, open_session
 from .genai_config import check_genai_config
 from .genai_decoder import GenaiDecoder, decoder_inputs, native_errors
 from .guide import Guides
@@ -39,11 +39,13 @@ from .memory import (
     plan_memory,
 )
 from .options import GenerationOptions
+from .placement import CPU, placement
 from .processor import Processor
 from .question import Message
 from .reply import Reply
 from .routing import Wanted
 from .static_decoder import StaticDecoder
+from .static_openvino import open_on_openvino, openvino_decoder, openvino_device
 from .static_sessions import StaticSessions
 from .targets import StaticSpec
 from .tools import Tool
@@ -220,9 +222,14 @@ def load_session(path: str | os.PathLike[str], options: SessionOptions) -> Sessi
     Raises:
         BundleError: the bundle is damaged, or genai cannot load it.
         MemoryPlanError: it does not fit.
-        RuntimeMissingError: onnxruntime-genai is not installed.
+        RuntimeMissingError: onnxruntime-genai, or a provider's plugin, is not installed.
     """
-    return Session(open_bundle(path), options)
+    bundle = open_bundle(path)
+    where = placement(options.provider)
+    for provider in {where.vision, where.audio} - {CPU}:
+        openvino_device(provider)  # what is missing is said now, not at the first picture
+    static = None if where.decoder == CPU else openvino_decoder(bundle, where.decoder, options.threads)
+    return Session(bundle, options, static=static)
 
 
 def _plan(manifest: Manifest, options: SessionOptions, static: StaticSpec | None = None) -> MemoryPlan:
@@ -256,8 +263,17 @@ def _plan(manifest: Manifest, options: SessionOptions, static: StaticSpec | None
 
 
 def _encoders(bundle: Bundle, options: SessionOptions, check_room: Callable[[], None]) -> Encoders:
-    manifest = bundle.manifest
+    manifest, where = bundle.manifest, placement(options.provider)
     vision, audio = manifest.vision, manifest.audio
+
+    def open_encoder(kind: str, path: Path) -> Any:
+        provider = where.vision if kind == "image" else where.audio
+        return (
+            open_session(path, options.threads)
+            if provider == CPU
+            else open_on_openvino(path, provider, options.threads)
+        )
+
     return Encoders(
         bundle.file(vision.file) if vision else None,
         bundle.file(audio.file) if audio else None,
@@ -266,6 +282,7 @@ def _encoders(bundle: Bundle, options: SessionOptions, check_room: Callable[[], 
         threads=options.threads,
         keep=options.keep_encoders,
         check_room=check_room,
+        open_encoder=open_encoder,
     )
 
 

@@ -58,7 +58,12 @@ STAIRS = {
 NATIVE = {
     "onnxruntime_genai": {"palmtop.runtime.session"},
     "llguidance": {"palmtop.runtime.guide"},
-    "onnxruntime": {"palmtop.runtime.encoders", "palmtop.export.plan.stages", "palmtop.export.verify.probe"},
+    "onnxruntime": {
+        "palmtop.runtime.encoders",
+        "palmtop.runtime.static_openvino",
+        "palmtop.export.plan.stages",
+        "palmtop.export.verify.probe",
+    },
 }
 ONLY_IN_TESTS = ("torch", "transformers", "peft", "sklearn", "skimage", "PIL", "torchvision")
 HEAVY = (

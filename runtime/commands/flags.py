@@ -12,6 +12,7 @@ import click
 from palmtop.errors import InputError
 from palmtop.runtime.grammar import Grammar
 from palmtop.runtime.options import DEFAULT_MAX_TOKENS, GenerationOptions, OverflowRule
+from palmtop.runtime.placement import parse_provider
 from palmtop.runtime.routing import AdapterRequest, parse_adapters
 from palmtop.runtime.session import Session, SessionOptions, load_session
 
@@ -27,6 +28,13 @@ def session_flags(command: Command) -> Command:
     @click.option("--threads", type=int, help="Threads of the native libraries (default: theirs).")
     @click.option("--memory-limit", metavar="SIZE", help="Refuse to take more than this, e.g. 3.5GB.")
     @click.option("--keep-encoders", is_flag=True, help="Keep encoders loaded: faster, more memory.")
+    @click.option(
+        "--provider",
+        "providers",
+        multiple=True,
+        metavar="[PART=]NAME",
+        help="cpu (default) or openvino, for all or for a part: vision=openvino; repeatable.",
+    )
     @wraps(command)
     def with_loading(
         *args: Any,
@@ -34,6 +42,7 @@ def session_flags(command: Command) -> Command:
         threads: int | None,
         memory_limit: str | None,
         keep_encoders: bool,
+        providers: tuple[str, ...],
         **others: Any,
     ) -> Any:
         loading = SessionOptions(
@@ -41,6 +50,7 @@ def session_flags(command: Command) -> Command:
             threads=threads,
             keep_encoders=keep_encoders,
             memory_limit=None if memory_limit is None else size_bytes(memory_limit),
+            provider=parse_provider(providers),
         )
         return command(*args, loading=loading, **others)
 
