@@ -28,6 +28,7 @@ STAIRS = {
         "palmtop.runtime.genai_config",
         "palmtop.runtime.machine",
         "palmtop.runtime.manifest",
+        "palmtop.runtime.processor.positions",
         "palmtop.runtime.processor.spec",
     ),
     "palmtop.export.plan": (
