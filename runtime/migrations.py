@@ -35,8 +35,20 @@ def _to_1(body: Body, modes: tuple[str, ...]) -> Body | None:
     return {**body, "adapters": kept}
 
 
-MIGRATIONS: tuple[Callable[[Body], Body], ...] = (_from_1,)
+def _from_2(body: Body) -> Body:
+    """Schema 3 knows targets: graphs for providers that compile ahead."""
+    return {**body, "targets": []}
+
+
+def _to_2(body: Body, modes: tuple[str, ...]) -> Body | None:
+    """The same in schema 2, None where there are targets."""
+    return None if body["targets"] else {key: value for key, value in body.items() if key != "targets"}
+
+
+MIGRATIONS: tuple[Callable[[Body], Body], ...] = (_from_1, _from_2)
 """From schema 1, from schema 2, ..."""
+WAYS_BACK: tuple[Callable[[Body, tuple[str, ...]], Body | None], ...] = (_to_1, _to_2)
+"""To schema 1, to schema 2, ..."""
 
 
 def migrate(body: Body, schema: int) -> Body:
@@ -48,5 +60,10 @@ def migrate(body: Body, schema: int) -> Body:
 
 def oldest(body: Body, modes: tuple[str, ...]) -> Body:
     """A whole manifest in the oldest schema that can say what it says, that schema's number first."""
-    lower = _to_1(body, modes)
-    return {"schema": len(MIGRATIONS) + 1, **body} if lower is None else {"schema": 1, **lower}
+    schema = len(MIGRATIONS) + 1
+    for back in reversed(WAYS_BACK):
+        lower = back(body, modes)
+        if lower is None:
+            break
+        body, schema = lower, schema - 1
+    return {"schema": schema, **body}

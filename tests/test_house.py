@@ -30,6 +30,7 @@ STAIRS = {
         "palmtop.runtime.manifest",
         "palmtop.runtime.processor.positions",
         "palmtop.runtime.processor.spec",
+        "palmtop.runtime.targets",
     ),
     "palmtop.export.plan": (
         "palmtop.errors",
