@@ -20,12 +20,16 @@ from palmtop.quantize.search import search
 DECODER_BITS = (4, 8, 32)
 ENCODER_BITS = (4, 8, 32)
 METHODS: dict[str, Quantizer] = {"rtn": rtn, "search": search, "hqq": hqq, "awq": awq, "gptq": gptq}
+TARGETS = ("openvino",)
+TARGET_KEYS = ("target", "target_context", "chunk")
+TARGET_CONTEXT = 4096  # of a cache that is always read whole
 CALIBRATED = ("awq", "gptq")  # they need statistics of each layer's inputs
 _MERGE_ITEM = re.compile(r"^([\w.-]+)(?:=([-+]?[0-9.]+(?:[eE][-+]?[0-9]+)?))?$")
 _TYPES: tuple[tuple[tuple[str, ...], type, str], ...] = (
     (("bits", "head_bits", "encoder_bits", "group", "scale_bits", "accuracy_level", "context"), int, "a whole number"),
+    (("target_context", "chunk"), int, "a whole number"),
     (("symmetric",), bool, "true or false"),
-    (("method", "adapters"), str, "text"),
+    (("method", "adapters", "target"), str, "text"),
 )
 
 
@@ -45,6 +49,9 @@ class Recipe:
         accuracy_level: of MatMulNBits; 0 computes in float32, 4 quantises activations to int8.
         adapters: "gated", "none", or "merge=NAME[=W][,NAME[=W]...]".
         context: longest sequence the bundle serves, in tokens.
+        target: a provider that gets graphs of fixed shapes beside the bundle's own; None for none.
+        target_context: positions of those graphs' cache; None takes the context, at most 4096.
+        chunk: tokens that their prefill graphs read at a time.
     """
 
     bits: int = 4
@@ -57,6 +64,9 @@ class Recipe:
     accuracy_level: int = 4
     adapters: str = "gated"
     context: int = 8192
+    target: str | None = None
+    target_context: int | None = None
+    chunk: int = 128
 
     def __post_init__(self) -> None:
         self._check_types()
@@ -74,6 +84,14 @@ class Recipe:
             raise InputError(f"accuracy-level is {self.accuracy_level}, expected 0 or 4")
         if self.context < 16:
             raise InputError(f"context is {self.context}, expected at least 16 tokens")
+        if self.target is not None and self.target not in TARGETS:
+            raise InputError(f"target is '{self.target}', expected one of {', '.join(TARGETS)}")
+        if self.target_context is not None and not 16 <= self.target_context <= self.context:
+            raise InputError(
+                f"target-context is {self.target_context}, expected 16 to {self.context}, the context of the bundle"
+            )
+        if not 2 <= self.chunk <= self.context:
+            raise InputError(f"chunk is {self.chunk}, expected 2 to {self.context}, the context of the bundle")
         self.scheme(4)  # checks the group
         self.merge  # noqa: B018 - checks the adapters option
 
@@ -82,7 +100,7 @@ class Recipe:
         for names, kind, expected in _TYPES:
             for name in names:
                 value = getattr(self, name)
-                if value is None and name in ("head_bits", "encoder_bits"):
+                if value is None and name in ("head_bits", "encoder_bits", "target", "target_context"):
                     continue
                 if type(value) is not kind:  # a bool is no number
                     raise InputError(f"{name.replace('_', '-')} is {value!r}, expected {expected}")
@@ -121,6 +139,11 @@ class Recipe:
         return self.scheme(self.bits_of_encoders)
 
     @property
+    def context_of_target(self) -> int:
+        """Positions of the cache of the target's graphs."""
+        return min(self.context, TARGET_CONTEXT) if self.target_context is None else self.target_context
+
+    @property
     def adapter_mode(self) -> str:
         """How adapters are exported: gated, merged or none."""
         return "merged" if self.adapters.startswith("merge=") else self.adapters
@@ -148,8 +171,9 @@ class Recipe:
         return merged
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
-        return asdict(self)
+        """Plain JSON types; without a target nothing of one, so that older palmtops read it."""
+        found = asdict(self)
+        return found if self.target is not None else {k: v for k, v in found.items() if k not in TARGET_KEYS}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Recipe:

@@ -30,6 +30,7 @@ __all__ = [
     "Manifest",
     "PartSpec",
     "Route",
+    "TargetSpec",
     "is_adapter_name",
     "is_route_name",
 ]

@@ -9,7 +9,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from palmtop.export.arch import Model
-from palmtop.export.graph.builder import GraphBuilder, WeightSink
+from palmtop.export.graph.builder import OPSET, GraphBuilder, WeightSink
 from palmtop.export.graph.decoder import DecoderPrecision
 from palmtop.export.graph.embedding import EMBEDDING, add_table
 from palmtop.export.graph.linear import FLOAT, Precisions, linear
@@ -66,6 +66,7 @@ def static_graphs(
     *,
     context: int,
     chunk: int,
+    opset: int = OPSET,
 ) -> Iterator[StaticGraph]:
     """Build the graphs one after the other.
 
@@ -77,12 +78,13 @@ def static_graphs(
         wanted: by name the adapters of each route (``mixes``).
         context: C.
         chunk: S of the prefill graphs.
+        opset: of the graphs.
     """
     by_name = {adapter.name: adapter for adapter in model.adapters}
     for route, mix in wanted.items():
         on = [(by_name[name], weight) for name, weight in mix.items()]
         for role in ROLES:
-            g = GraphBuilder(f"{role}_{route}", sink)
+            g = GraphBuilder(f"{role}_{route}", sink, opset)
             shape = StaticShape(context, chunk if role == "prefill" else 1)
             build_static_decoder(g, weights, model.decoder, on, shape, linears)
             yield StaticGraph(route, role, g.model())
