@@ -40,6 +40,7 @@ from .journal import Journal
 from .parts import count_parts
 from .progress import Meter, Progress
 from .recipe import CALIBRATED, METHODS, Recipe
+from .static.graphs import embedding_graph
 from .static.openvino import write_openvino
 from .static.shared_weights import SharedWeights
 from .tokenizer_files import write_tokenizer
@@ -173,7 +174,9 @@ def write_bundle(
         ) as file:
             sink = SharedWeights(file)
             graph = build_graphs(model, recipe, part, sink, planned)
-            if part == "decoder" and recipe.target is not None:
+            if part == "decoder" and recipe.target == "qnn":
+                _write_qnn_embedding(folder, model, recipe, sink, planned)
+            if part == "decoder" and recipe.target == "openvino":
                 precision, routes = _decoder_precision(recipe, planned), _routes(model, recipe)
                 targets.append(
                     write_openvino(folder, model, recipe, merged_weights(model, recipe), routes, precision, sink)
@@ -188,9 +191,23 @@ def write_bundle(
     if planned is not None:
         planned.plan.write(folder / PLAN_FILE)
     parts = count_parts(graphs, [a.name for a in adapters])
+    if recipe.target == "qnn":
+        from .npu.target import write_qnn
+
+        targets += write_qnn(folder, model, merged_weights(model, recipe), recipe, manifest).targets
     manifest = replace(manifest, parts=parts, files=list_files(folder, hashes), targets=tuple(targets))
     write_manifest(folder, manifest)
     return manifest
+
+
+def _write_qnn_embedding(
+    folder: Path, model: Model, recipe: Recipe, sink: SharedWeights, planned: Planned | None
+) -> None:
+    """The table's lookup stays on the CPU, on the bytes of the bundle's own decoder."""
+    from .npu.target import EMBEDDING_FILE
+
+    head = _decoder_precision(recipe, planned).head
+    ir.save(embedding_graph(model, merged_weights(model, recipe), sink, head), folder / EMBEDDING_FILE)
 
 
 def expected_manifest(checkpoint: Checkpoint, model: Model, recipe: Recipe, workers: Workers | None = None) -> Manifest:

@@ -39,6 +39,8 @@ from .memory import (
     plan_memory,
 )
 from .options import GenerationOptions
+from .placed import PlacedBundle
+from .placement import read_placement
 from .processor import Processor
 from .question import Message
 from .reply import Reply
@@ -62,6 +64,7 @@ class Session:
         *,
         encoders: FeatureSource | None = None,
         static: StaticSessions | None = None,
+        placed: PlacedBundle | None = None,
     ) -> None:
         self.bundle = bundle
         self.manifest: Manifest = bundle.manifest
@@ -69,7 +72,10 @@ class Session:
         self.plan = _plan(self.manifest, options, None if static is None else static.spec)
         self._options = options
         self._processor = Processor(self.manifest.processor, bundle.path)
-        self._encoders = encoders or _encoders(bundle, options, self._check_encoder)
+        self._encoders: FeatureSource = encoders or _encoders(bundle, options, self._check_encoder)
+        if placed is not None:
+            self._encoders = placed.encoders(self._encoders, keep=options.keep_encoders)
+        self.placed = placed
         self._guides = Guides(
             bundle.file("tokenizer.json"), self.manifest.decoder.vocab_size, self.manifest.processor.text.eos_ids
         )
@@ -218,11 +224,20 @@ def load_session(path: str | os.PathLike[str], options: SessionOptions) -> Sessi
     """Open a bundle, check it, plan its memory and load it.
 
     Raises:
-        BundleError: the bundle is damaged, or genai cannot load it.
+        BundleError: the bundle is damaged, genai cannot load it, or its graphs do not fit the provider.
         MemoryPlanError: it does not fit.
-        RuntimeMissingError: onnxruntime-genai is not installed.
+        RuntimeMissingError: onnxruntime-genai or the provider is not installed.
+        InputError: the bundle has no graphs for the provider.
     """
-    return Session(open_bundle(path), options)
+    bundle, placement = open_bundle(path), read_placement(options.provider)
+    if not placement.providers:
+        return Session(bundle, options)
+    placed = PlacedBundle(
+        bundle, placement, fallback=options.fallback, recompile=options.recompile, threads=options.threads
+    )
+    placed.check()
+    static = placed.static(keep=options.keep_encoders)
+    return Session(bundle, options, static=static, placed=placed)
 
 
 def _plan(manifest: Manifest, options: SessionOptions, static: StaticSpec | None = None) -> MemoryPlan:

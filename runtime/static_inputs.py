@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .audio_windows import AudioWindow
 from .processor.positions import position_ids
 from .processor.spec import AudioSpec
 
@@ -34,14 +33,20 @@ def static_tile_feeds(pixels: NDArray[np.float32], patch_mask: NDArray[np.bool_]
     }
 
 
+def steps_of(frames: int, left_context: int, spec: AudioSpec) -> int:
+    """Encoder steps of a window of so many mel frames, its context left out."""
+    return -(-frames // spec.compression_rate) - left_context
+
+
 def static_audio_feeds(
-    log_mel: NDArray[np.float32], window: AudioWindow, spec: AudioSpec, steps: int
+    frames: NDArray[np.float32], left_context: int, fill_to: int, spec: AudioSpec, steps: int
 ) -> tuple[dict[str, NDArray[Any]], int]:
-    """Inputs of one window, and how many rows of its features count.
+    """Inputs of one window (``audio_windows``), and how many rows of its features count.
 
     Args:
-        log_mel: [T, mels], the whole sound.
-        window: which part of it.
+        frames: [F, mels] of the window.
+        left_context: steps in front that are context alone, 0 or 1.
+        fill_to: steps that the window is filled up to with zeros; 0 for none, else S.
         spec: sizes.
         steps: S of the graph, at least the window's own.
 
@@ -49,16 +54,15 @@ def static_audio_feeds(
         the feeds, and the rows to keep.
     """
     rate = spec.compression_rate
-    frames = log_mel[window.start : window.stop]
-    front = 0 if window.left_context else rate  # frames of context that this window lacks
+    front = 0 if left_context else rate  # frames of context that this window lacks
     length = (steps + 1) * rate
-    mel = np.zeros((1, length, log_mel.shape[1]), np.float32)
+    mel = np.zeros((1, length, frames.shape[1]), np.float32)
     mel[0, front : front + len(frames)] = frames
     mask = np.zeros((1, 1, length, 1), np.float32)
     mask[0, 0, front : front + len(frames)] = 1
-    count = -(-len(frames) // rate) - window.left_context
+    count = steps_of(len(frames), left_context, spec)
     bias = np.zeros((1, 1, 1, steps), np.float32)
-    if not window.fill_to:
+    if not fill_to:
         bias[..., count:] = HIDDEN  # a filled window attends to its zeros, as the reference does
     return {"log_mel": mel, "frame_mask": mask, "key_bias": bias}, -(-count // spec.downsample_rate)
 

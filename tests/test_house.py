@@ -32,6 +32,7 @@ STAIRS = {
         "palmtop.runtime.processor.spec",
         "palmtop.runtime.targets",
     ),
+    "palmtop.export.npu": ("palmtop.errors", "palmtop.export", "palmtop.runtime"),
     "palmtop.export.plan": (
         "palmtop.errors",
         "palmtop.quantize",
@@ -59,7 +60,13 @@ STAIRS = {
 NATIVE = {
     "onnxruntime_genai": {"palmtop.runtime.session"},
     "llguidance": {"palmtop.runtime.guide"},
-    "onnxruntime": {"palmtop.runtime.encoders", "palmtop.export.plan.stages", "palmtop.export.verify.probe"},
+    "onnxruntime": {
+        "palmtop.runtime.encoders",
+        "palmtop.runtime.providers",
+        "palmtop.export.npu.ranges",
+        "palmtop.export.plan.stages",
+        "palmtop.export.verify.probe",
+    },
 }
 ONLY_IN_TESTS = ("torch", "transformers", "peft", "sklearn", "skimage", "PIL", "torchvision")
 HEAVY = (

@@ -49,7 +49,7 @@ def build_static_audio(g: GraphBuilder, weights: Weights, config: AudioConfig, s
     tower, h = weights.within(TOWER), config.hidden_size
     x, there = _subsample(g, tower.within("embed."), config, normalise(g, tower, config, mel), mask, steps)
     x = g.op("Mul", x, there)
-    near = g.weight("relative_bias", relative_bias(tower, config, steps))
+    near = g.weight(f"relative_bias.{steps}", relative_bias(tower, config, steps))
 
     def attend(g: GraphBuilder, weights: Weights, x: ir.Value) -> ir.Value:
         return static_attention(g, weights, x, config.num_attention_heads, steps, h, FLOAT, [near, hidden_keys])

@@ -1,6 +1,6 @@
-"""A float graph of fixed shapes with its quantisation written into it, as HTP wants it: 16-bit activations, integer
-weights, a QuantizeLinear and DequantizeLinear on every edge (QDQ).
+"""Write quantisation into a float graph of fixed shapes, as HTP wants it.
 
+16-bit activations, integer weights, a QuantizeLinear and DequantizeLinear on every edge (QDQ).
 Knows operators and ranges; knows no model. Source: what HTP takes was tried out, operator by operator (docs/npu.md).
 """
 

@@ -28,7 +28,8 @@ def build_static_vision(g: GraphBuilder, weights: Weights, config: VisionConfig)
     """Add the whole graph, float32.
 
     Inputs: ``patches`` [1, R, 3*c*c], the pixels of each patch; ``position_ids`` int32 [1, R]; ``key_bias``
-    [1, 1, 1, R], 0 for a patch that is seen and a number that hides it (``runtime.static_inputs``) for one that is not. Outputs: ``tile_features`` [p*p, H], ``separators`` [2, H].
+    [1, 1, 1, R], 0 for a patch that is seen and a number that hides it (``runtime.static_inputs``) for one that is
+    not. Outputs: ``tile_features`` [p*p, H], ``separators`` [2, H].
 
     Args:
         g: an empty graph.

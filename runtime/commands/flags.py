@@ -12,6 +12,7 @@ import click
 from palmtop.errors import InputError
 from palmtop.runtime.grammar import Grammar
 from palmtop.runtime.options import DEFAULT_MAX_TOKENS, GenerationOptions, OverflowRule
+from palmtop.runtime.placement import parse_provider
 from palmtop.runtime.routing import AdapterRequest, parse_adapters
 from palmtop.runtime.session import Session, SessionOptions, load_session
 
@@ -21,12 +22,17 @@ bundle_argument = click.argument("bundle", type=click.Path(path_type=Path))
 
 
 def session_flags(command: Command) -> Command:
-    """Add --context, --threads, --memory-limit, --keep-encoders; the command gets ``loading``."""
+    """Add --context, --threads, --memory-limit, --keep-encoders, --provider; the command gets ``loading``."""
 
     @click.option("--context", type=int, help="Tokens the conversation may hold (default: what fits).")
     @click.option("--threads", type=int, help="Threads of the native libraries (default: theirs).")
     @click.option("--memory-limit", metavar="SIZE", help="Refuse to take more than this, e.g. 3.5GB.")
     @click.option("--keep-encoders", is_flag=True, help="Keep encoders loaded: faster, more memory.")
+    @click.option(
+        "--provider", default="cpu", help="cpu (default), qnn, openvino, or vision=qnn,audio=qnn,decoder=cpu."
+    )
+    @click.option("--fallback", is_flag=True, help="Run what the provider does not take on the CPU.")
+    @click.option("--recompile", is_flag=True, help="Compile the provider's graphs here, on this version.")
     @wraps(command)
     def with_loading(
         *args: Any,
@@ -34,12 +40,18 @@ def session_flags(command: Command) -> Command:
         threads: int | None,
         memory_limit: str | None,
         keep_encoders: bool,
+        provider: str,
+        fallback: bool,
+        recompile: bool,
         **others: Any,
     ) -> Any:
         loading = SessionOptions(
             context=context,
             threads=threads,
             keep_encoders=keep_encoders,
+            provider=parse_provider(provider),
+            fallback=fallback,
+            recompile=recompile,
             memory_limit=None if memory_limit is None else size_bytes(memory_limit),
         )
         return command(*args, loading=loading, **others)

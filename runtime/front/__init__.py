@@ -7,6 +7,7 @@ nothing heavy; onnxruntime and its friends are imported by the first call that n
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -43,7 +44,9 @@ def load(
     media_rows: int | None = None,
     keep_encoders: bool = False,
     memory_limit: int | None = None,
-    provider: str = "cpu",
+    provider: str | Mapping[str, str] = "cpu",
+    fallback: bool = False,
+    recompile: bool = False,
     prefill_chunk: int | None = None,
 ) -> Session:
     """Open a bundle.
@@ -55,14 +58,18 @@ def load(
         media_rows: rows of image and sound features a conversation may hold; None for as many as the context.
         keep_encoders: keep vision and audio encoders loaded after use: faster, and more memory.
         memory_limit: bytes the session may take; None for what the machine has left.
-        provider: execution provider.
+        provider: execution provider: "cpu", "qnn" or "openvino" for every part that the bundle has graphs for, or
+            part to provider, such as {"vision": "qnn", "decoder": "cpu"}.
+        fallback: operators that a provider does not take may run on the CPU; they are reported.
+        recompile: compile the bundle's graphs for a provider here, where another version compiled them.
         prefill_chunk: tokens of a prompt read at a time; shorter ones let cancelling, timeouts and other
             threads act sooner; None chooses 16 to 128 by the size of the model.
 
     Raises:
         BundleError: the bundle is missing or damaged; the message names file, found and expected.
         MemoryPlanError: it does not fit; the message has the numbers and the largest context that would.
-        InputError: an option is out of its range.
+        InputError: an option is out of its range, or the bundle has no graphs for the provider.
+        RuntimeMissingError: the provider is not installed; the message has the command.
 
     >>> with palmtop.load("phi4mm-int4") as session:  # doctest: +SKIP
     ...     print(session.answer([{"role": "user", "content": "Hello"}]).text)
@@ -77,6 +84,8 @@ def load(
         keep_encoders=keep_encoders,
         memory_limit=memory_limit,
         provider=provider,
+        fallback=fallback,
+        recompile=recompile,
         prefill_chunk=prefill_chunk,
     )
     return load_session(path, options)
