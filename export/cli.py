@@ -62,9 +62,7 @@ Examples:
 @click.option("--context", type=int, help="Longest sequence to serve, in tokens (default 8192).")
 @click.option("--target", help="Graphs of fixed shapes beside the bundle's own, for a provider: openvino, qnn.")
 @click.option("--soc", help="Of --target qnn: systems on chip to compile for, e.g. sm8650,sm8750 (default sm8750).")
-@click.option(
-    "--target-context", type=int, help="Positions of those graphs' cache (default: the context, at most 4096)."
-)
+@click.option("--target-context", type=int, help="Positions of their cache (default: the context, at most 4096).")
 @click.option("--chunk", type=int, help="Tokens of a prompt that those graphs read at a time (default 128).")
 @click.option("--recipe", "recipe_file", type=click.Path(path_type=Path), help="TOML file with these options.")
 @click.option(

@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from .plan.request import Request
 
 DECODER_FILE, VISION_FILE, AUDIO_FILE = "decoder.onnx", "vision.onnx", "audio.onnx"
-QUALITY_FILE, PLAN_FILE = "quality.json", "plan.json"
+QUALITY_FILE, PLAN_FILE, QNN_EMBEDDING_FILE = "quality.json", "plan.json", "qnn_embedding.onnx"
 
 
 def export_model(
@@ -175,7 +175,11 @@ def write_bundle(
             sink = SharedWeights(file)
             graph = build_graphs(model, recipe, part, sink, planned)
             if part == "decoder" and recipe.target == "qnn":
-                _write_qnn_embedding(folder, model, recipe, sink, planned)
+                # The lookup stays on the CPU, on the bytes of the bundle's own decoder.
+                table = embedding_graph(
+                    model, merged_weights(model, recipe), sink, _decoder_precision(recipe, planned).head
+                )
+                ir.save(table, folder / QNN_EMBEDDING_FILE)
             if part == "decoder" and recipe.target == "openvino":
                 precision, routes = _decoder_precision(recipe, planned), _routes(model, recipe)
                 targets.append(
@@ -198,16 +202,6 @@ def write_bundle(
     manifest = replace(manifest, parts=parts, files=list_files(folder, hashes), targets=tuple(targets))
     write_manifest(folder, manifest)
     return manifest
-
-
-def _write_qnn_embedding(
-    folder: Path, model: Model, recipe: Recipe, sink: SharedWeights, planned: Planned | None
-) -> None:
-    """The table's lookup stays on the CPU, on the bytes of the bundle's own decoder."""
-    from .npu.target import EMBEDDING_FILE
-
-    head = _decoder_precision(recipe, planned).head
-    ir.save(embedding_graph(model, merged_weights(model, recipe), sink, head), folder / EMBEDDING_FILE)
 
 
 def expected_manifest(checkpoint: Checkpoint, model: Model, recipe: Recipe, workers: Workers | None = None) -> Manifest:

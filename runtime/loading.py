@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from .manifest import Manifest
 from .memory import ENCODER_PARTS
 from .option_checks import check_whole, wrong
-from .placement import Provider, read_placement
+from .placement import CPU, Provider, placement
 
 LARGEST_CHUNK, SMALLEST_CHUNK = 128, 16
 """Tokens of a prompt read at a time. genai holds Python's lock meanwhile: cancelling, timeouts and other threads
@@ -27,8 +27,8 @@ class SessionOptions:
         threads: of the native libraries; None leaves it to them.
         keep_encoders: keep vision and audio encoders loaded after use.
         memory_limit: bytes the session may take; None for what the machine has.
-        provider: execution provider: "cpu", "qnn" or "openvino" for every part the bundle has graphs for, or part
-            ("vision", "audio", "decoder") to provider.
+        provider: that runs the bundle, or a mapping of "vision", "audio" and "decoder" to providers: "cpu",
+            "openvino", "qnn".
         fallback: operators that a provider does not take may run on the CPU; they are reported.
         recompile: compile the bundle's graphs for a provider here, where another version compiled them.
         prefill_chunk: tokens read at a time; cancelling acts between two chunks, and other threads of the
@@ -43,7 +43,7 @@ class SessionOptions:
     threads: int | None = None
     keep_encoders: bool = False
     memory_limit: int | None = None
-    provider: Provider = "cpu"
+    provider: Provider = CPU
     fallback: bool = False
     recompile: bool = False
     prefill_chunk: int | None = None
@@ -57,7 +57,7 @@ class SessionOptions:
             ("prefill_chunk", 1),
         ):
             check_whole(name, getattr(self, name), least, optional=True)
-        read_placement(self.provider)
+        placement(self.provider)
         for name in ("keep_encoders", "fallback", "recompile"):
             if not isinstance(getattr(self, name), bool):
                 raise wrong(name, getattr(self, name), "True or False")

@@ -1,4 +1,4 @@
-"""A bundle's targets on their providers: which files are opened, whether they are fit for this machine, what fell back.
+"""A bundle's target on its provider: which files are opened, whether they fit this machine, what fell back.
 
 A compiled graph belongs to one SoC and one version of the compiler. Its source, the quantised graph, lies beside it in
 the bundle, so that a device with another version can compile it again; whoever runs it asks for that.
@@ -17,7 +17,6 @@ from palmtop.errors import BundleError, InputError
 
 from .bundle import Bundle
 from .media import FeatureSource
-from .placement import PARTS, Placement
 from .providers import compiler_versions, fallen_back, find_devices, is_emulated, open_graph, this_soc
 from .static_encoders import StaticEncoders
 from .static_sessions import StaticSessions
@@ -26,15 +25,18 @@ from .targets import TargetSpec
 logger = logging.getLogger(__name__)
 
 SHOWN_NODES = 5
+COMPILER = "qairt"
+"""The version that a compiled graph belongs to."""
 
 
 @dataclass(slots=True)
 class PlacedBundle:
-    """The parts of a bundle that run on providers.
+    """The parts of a bundle that run on a provider that compiles ahead.
 
     Attributes:
         bundle: as opened.
-        placement: as asked for.
+        provider: its name.
+        parts: "vision", "audio", "decoder": those that run there; what the bundle's model lacks is passed over.
         fallback: operators may run on the CPU.
         recompile: graphs are compiled from their sources here, whatever was compiled before.
         threads: of onnxruntime.
@@ -43,7 +45,8 @@ class PlacedBundle:
     """
 
     bundle: Bundle
-    placement: Placement
+    provider: str
+    parts: tuple[str, ...]
     fallback: bool = False
     recompile: bool = False
     threads: int | None = None
@@ -54,51 +57,50 @@ class PlacedBundle:
         """Refuse what cannot work before anything is loaded.
 
         Raises:
-            RuntimeMissingError: a provider is not there.
-            InputError: a provider has no graphs in the bundle, or not for a part that was named.
+            RuntimeMissingError: the provider is not there.
+            InputError: the bundle has no graphs for it, or not for a part.
             BundleError: the graphs are for another SoC, or compiled by another version.
         """
-        for name in self.placement.providers:
-            find_devices(name)
-            target = self._target(name)
-            for part in PARTS:
-                if self.placement.is_named(part) and self.placement.of(part) == name and not _has(target, part):
-                    raise InputError(
-                        f"{self.bundle.path}: its graphs for provider '{name}' have no {part}, expected one; "
-                        f"run with --provider {part}=cpu"
-                    )
-            self._check_fit(target)
+        find_devices(self.provider)
+        target, manifest = self.target(), self.bundle.manifest
+        there = {"vision": manifest.vision, "audio": manifest.audio, "decoder": manifest.decoder}
+        for part in self.parts:
+            if there[part] is not None and not _has(target, part):
+                raise InputError(
+                    f"{self.bundle.path}: its graphs for provider '{self.provider}' have no {part}, expected one; "
+                    f"pass --provider {part}=cpu"
+                )
+        self._check_fit(target)
 
     def encoders(self, rest: FeatureSource, *, keep: bool) -> FeatureSource:
-        """Encoders on their providers; those without graphs are ``rest``'s."""
-        found = rest
-        for kind in ("vision", "audio"):
-            target = self._target_of(kind)
-            if target is None:
-                continue
-            files = {name: self.bundle.file(f) for name, f in target.encoders.items() if name.split(".")[0] == kind}
-            found = StaticEncoders(
-                files.get("vision"),
-                {_steps(name, self.bundle): path for name, path in files.items() if kind == "audio"},
-                self.bundle.manifest.processor,
-                lambda path, target=target: self.open(target, path),  # type: ignore[misc]
-                found,
-                keep=keep,
-            )
-        return found
+        """Encoders on the provider; those that are not are ``rest``'s."""
+        target = self.target()
+        files = {
+            name: self.bundle.file(file)
+            for name, file in target.encoders.items()
+            if name.partition(".")[0] in self.parts
+        }
+        if not files:
+            return rest
+        return StaticEncoders(
+            files.get("vision"),
+            {_steps(name, self.bundle): path for name, path in files.items() if name != "vision"},
+            self.bundle.manifest.processor,
+            lambda path: self.open(target, path),
+            rest,
+            keep=keep,
+        )
 
-    def static(self, *, keep: bool) -> StaticSessions | None:
-        """The decoder on its provider, None where it is the CPU's."""
-        target = self._target_of("decoder")
-        if target is None or target.decoder is None:
+    def static(self) -> StaticSessions | None:
+        """The decoder on the provider, None where it runs elsewhere."""
+        target = self.target()
+        if "decoder" not in self.parts or target.decoder is None:
             return None
-        spec = target.decoder
         return StaticSessions(
             self.bundle.path,
-            spec,
+            target.decoder,
             lambda path: self.open(target, path),
             lambda path: open_graph("cpu", path, threads=self.threads),
-            keep=keep,
         )
 
     def open(self, target: TargetSpec, path: Path) -> Any:
@@ -118,20 +120,17 @@ class PlacedBundle:
             logger.warning("%s: %d nodes fell back to the CPU: %s", path.name, len(nodes), shown)
         return session
 
-    def _target_of(self, part: str) -> TargetSpec | None:
-        """The target that serves a part; None where that is the CPU, or the target lacks what nobody named."""
-        name = self.placement.of(part)
-        if name == "cpu":
-            return None
-        target = self._target(name)
-        return target if _has(target, part) else None
+    def target(self) -> TargetSpec:
+        """The provider's graphs: for this SoC, or the first.
 
-    def _target(self, provider: str) -> TargetSpec:
-        there = [t for t in self.bundle.manifest.targets if t.provider == provider]
+        Raises:
+            InputError: there are none.
+        """
+        there = [t for t in self.bundle.manifest.targets if t.provider == self.provider]
         if not there:
             raise InputError(
-                f"{self.bundle.path}: has no graphs for provider '{provider}', expected a target; "
-                f"palmtop export CHECKPOINT -o BUNDLE --target {provider}"
+                f"{self.bundle.path}: has no graphs for provider '{self.provider}', expected a target; "
+                f"palmtop export CHECKPOINT -o BUNDLE --target {self.provider}"
             )
         soc = this_soc()
         return next((t for t in there if t.soc == soc), there[0])
@@ -151,12 +150,11 @@ class PlacedBundle:
                 f"{where} were compiled from other sources than lie beside them; {again} --soc {target.soc}"
             )
         found = compiler_versions(target.provider)
-        for name in ("qairt",):
-            if name in target.versions and found.get(name) != target.versions[name]:
-                raise BundleError(
-                    f"{where} were compiled by {name} {target.versions[name]}, found {found.get(name)}; "
-                    f"pass --recompile (recompile=True) to compile them here, or {again} --soc {target.soc}"
-                )
+        if COMPILER in target.versions and found.get(COMPILER) != target.versions[COMPILER]:
+            raise BundleError(
+                f"{where} were compiled by {COMPILER} {target.versions[COMPILER]}, found {found.get(COMPILER)}; "
+                f"pass --recompile (recompile=True) to compile them here, or {again} --soc {target.soc}"
+            )
 
 
 def source_of(target: TargetSpec, file: str) -> str:
@@ -181,9 +179,9 @@ def node_counts(bundle: Bundle, provider: str, progress: Callable[[str], None] |
     """Open each graph of a provider's target and count nodes: (file, provider to operators)."""
     from .providers import placement as placed_nodes
 
-    placed = PlacedBundle(bundle, Placement(everywhere=provider), fallback=True)
+    placed = PlacedBundle(bundle, provider, (), fallback=True)
     placed.check()
-    target = placed._target(provider)
+    target = placed.target()
     for file in dict.fromkeys(target.files):
         if target.decoder is not None and file == target.decoder.embedding:
             continue

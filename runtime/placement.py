@@ -1,68 +1,85 @@
-"""Which part of a bundle runs on which provider. Values only."""
+"""Which provider runs which part of a bundle. Values and their checks; opens nothing."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from .option_checks import wrong
+from palmtop.errors import InputError
 
+CPU = "cpu"
 PARTS = ("vision", "audio", "decoder")
-PROVIDERS = ("cpu", "qnn", "openvino")
+QNN = "qnn"
+PROVIDERS = (CPU, "openvino", QNN)
+DEVICES = {"openvino": ("cpu", "gpu", "npu")}
+"""Of providers that have several, the one that is taken first."""
 
 Provider = str | Mapping[str, str]
-"""One for every part that the bundle has graphs for, or part to provider; parts left out run on the CPU."""
+"""One provider for every part, or some parts' own; parts that are not named run on the CPU."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Placement:
-    """A provider for each part; None where the user left it to the bundle's target."""
+    """A provider for each part: "cpu", "qnn", "openvino", or with a device "openvino:gpu".
 
-    vision: str | None = None
-    audio: str | None = None
-    decoder: str | None = None
-    everywhere: str = "cpu"
+    Attributes:
+        vision: of the vision encoder.
+        audio: of the audio encoder.
+        decoder: of the decoder.
+    """
 
-    def of(self, part: str) -> str:
-        """The provider of a part."""
-        return getattr(self, part) or self.everywhere
+    vision: str = CPU
+    audio: str = CPU
+    decoder: str = CPU
 
-    def is_named(self, part: str) -> bool:
-        """Whether the user named this part: then it must be there."""
-        return getattr(self, part) is not None
-
-    @property
-    def providers(self) -> tuple[str, ...]:
-        """Those in use, without the CPU."""
-        return tuple(dict.fromkeys(p for p in (self.of(part) for part in PARTS) if p != "cpu"))
+    def parts_on(self, provider: str) -> tuple[str, ...]:
+        """The parts that run on a provider, whatever its device."""
+        return tuple(part for part in PARTS if getattr(self, part).partition(":")[0] == provider)
 
 
-def read_placement(provider: object) -> Placement:
-    """What the option ``provider`` says.
+def placement(provider: Provider) -> Placement:
+    """Read what a caller wrote.
 
     Raises:
-        InputError: an unknown provider or part.
+        InputError: a part or a provider that is not known.
+
+    >>> placement({"vision": "openvino"})
+    Placement(vision='openvino', audio='cpu', decoder='cpu')
     """
-    expected = f"one of {', '.join(PROVIDERS)}, or parts among {', '.join(PARTS)} with one each"
     if isinstance(provider, str):
-        if provider not in PROVIDERS:
-            raise wrong("provider", provider, expected)
-        return Placement(everywhere=provider)
-    if not isinstance(provider, Mapping) or not set(provider) <= set(PARTS):
-        raise wrong("provider", provider, expected)
-    for name in provider.values():
-        if name not in PROVIDERS:
-            raise wrong("provider", name, expected)
-    return Placement(**dict(provider))
+        return Placement(**dict.fromkeys(PARTS, _checked("provider", provider)))
+    if not isinstance(provider, Mapping):
+        raise InputError(f"option provider: found {type(provider).__name__}, expected a name, or names by part")
+    if unknown := [part for part in provider if part not in PARTS]:
+        raise InputError(f"option provider: found part {unknown[0]!r}, expected {', '.join(PARTS)}")
+    return Placement(**{part: _checked(f"provider of {part}", name) for part, name in provider.items()})
 
 
-def parse_provider(text: str) -> Provider:
-    """The command line's form.
+def parse_provider(texts: tuple[str, ...]) -> Provider:
+    """``NAME`` or ``PART=NAME``, as on the command line.
 
-    >>> parse_provider("qnn"), parse_provider("vision=qnn,audio=qnn")
-    ('qnn', {'vision': 'qnn', 'audio': 'qnn'})
+    Raises:
+        InputError: a name stands beside parts, or a part is given twice.
+
+    >>> parse_provider(("vision=openvino", "audio=openvino"))
+    {'vision': 'openvino', 'audio': 'openvino'}
     """
-    if "=" not in text:
-        return text.strip()
-    pairs = (item.partition("=") for item in text.split(","))
-    return {part.strip(): name.strip() for part, _, name in pairs}
+    if not texts:
+        return CPU
+    if len(texts) == 1 and "=" not in texts[0]:
+        return texts[0]
+    pairs = [text.partition("=") for text in texts]
+    parts = {part: name for part, _, name in pairs}
+    if len(parts) != len(texts) or not all(equals for _, equals, _ in pairs):
+        raise InputError(f"option provider: found {' and '.join(texts)}, expected one NAME, or PART=NAME for each part")
+    return parts
+
+
+def _checked(what: str, name: object) -> str:
+    """The name, as it was written."""
+    if isinstance(name, str):
+        base, colon, device = name.partition(":")
+        if base in PROVIDERS and (not colon or device in DEVICES.get(base, ())):
+            return name
+    devices = (f"{base}:{device}" for base, there in DEVICES.items() for device in there)
+    raise InputError(f"option {what}: found {name!r}, expected one of {', '.join((*PROVIDERS, *devices))}")

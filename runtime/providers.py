@@ -111,6 +111,8 @@ def find_devices(name: str) -> list[Any]:
     package = PACKAGES[name]
     if name not in _registered:
         try:
+            # libsndfile ends in a fault when it is loaded after QNN 2.51's libraries, and works when loaded before.
+            importlib.import_module("soundfile")
             module = importlib.import_module(package.module)
             ort.register_execution_provider_library(package.library, module.get_library_path())
         except ModuleNotFoundError as error:

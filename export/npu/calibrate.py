@@ -1,4 +1,4 @@
-"""Samples through float graphs of fixed shapes: the ranges of every value in them, and a run of each to compare with."""
+"""Samples through float graphs of fixed shapes: the ranges of every value, and a run of each to compare with."""
 
 from __future__ import annotations
 

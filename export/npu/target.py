@@ -1,4 +1,4 @@
-"""``--target qnn``: graphs of fixed shapes, calibrated, quantised, compiled for a SoC and put beside the bundle's own."""
+"""``--target qnn``: graphs of fixed shapes, calibrated, quantised, compiled for a SoC, beside the bundle's own."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from palmtop.errors import InputError
 from palmtop.export.arch import Model
+from palmtop.export.convert import QNN_EMBEDDING_FILE
 from palmtop.export.graph.builder import GraphBuilder
 from palmtop.export.plan.samples import SampleReader, packaged_questions
 from palmtop.export.recipe import Recipe
@@ -32,7 +33,6 @@ from .fusion import fuse_rms_norms
 from .qdq import WeightBits, add_qdq
 from .vision import build_static_vision
 
-EMBEDDING_FILE = f"{PROVIDER}_embedding.onnx"
 SHORT_STEPS = 64
 """Of a second audio graph: five seconds of sound need not pay for a window of forty."""
 ITEMS = 8  # of each mode, to calibrate with
@@ -63,7 +63,7 @@ def write_qnn(
     The float graphs lie beside the bundle meanwhile: 4 bytes for each weight.
 
     Args:
-        folder: of the bundle, whose other files are there, ``EMBEDDING_FILE`` among them.
+        folder: of the bundle, whose other files are there, ``QNN_EMBEDDING_FILE`` among them.
         model: what is exported.
         weights: the model's own, or with adapters merged into them.
         recipe: with this target.
@@ -191,6 +191,6 @@ def _target(soc: str, encoders: list[str], spec: StaticSpec) -> TargetSpec:
         provider=PROVIDER,
         soc=soc,
         versions={},
-        decoder=replace(spec, embedding=EMBEDDING_FILE, routes=routes),
+        decoder=replace(spec, embedding=QNN_EMBEDDING_FILE, routes=routes),
         encoders={name: f"{prefix}{name}.onnx" for name in encoders},
     )

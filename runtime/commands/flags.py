@@ -22,17 +22,21 @@ bundle_argument = click.argument("bundle", type=click.Path(path_type=Path))
 
 
 def session_flags(command: Command) -> Command:
-    """Add --context, --threads, --memory-limit, --keep-encoders, --provider; the command gets ``loading``."""
+    """Add --context, --threads, --memory-limit, --keep-encoders; the command gets ``loading``."""
 
     @click.option("--context", type=int, help="Tokens the conversation may hold (default: what fits).")
     @click.option("--threads", type=int, help="Threads of the native libraries (default: theirs).")
     @click.option("--memory-limit", metavar="SIZE", help="Refuse to take more than this, e.g. 3.5GB.")
     @click.option("--keep-encoders", is_flag=True, help="Keep encoders loaded: faster, more memory.")
     @click.option(
-        "--provider", default="cpu", help="cpu (default), qnn, openvino, or vision=qnn,audio=qnn,decoder=cpu."
+        "--provider",
+        "providers",
+        multiple=True,
+        metavar="[PART=]NAME",
+        help="cpu (default), openvino or qnn, for all or for a part: vision=qnn; repeatable.",
     )
-    @click.option("--fallback", is_flag=True, help="Run what the provider does not take on the CPU.")
-    @click.option("--recompile", is_flag=True, help="Compile the provider's graphs here, on this version.")
+    @click.option("--fallback", is_flag=True, help="What the provider does not take runs on the CPU, and is named.")
+    @click.option("--recompile", is_flag=True, help="Compile the provider's graphs here, with the version here.")
     @wraps(command)
     def with_loading(
         *args: Any,
@@ -40,7 +44,7 @@ def session_flags(command: Command) -> Command:
         threads: int | None,
         memory_limit: str | None,
         keep_encoders: bool,
-        provider: str,
+        providers: tuple[str, ...],
         fallback: bool,
         recompile: bool,
         **others: Any,
@@ -49,10 +53,10 @@ def session_flags(command: Command) -> Command:
             context=context,
             threads=threads,
             keep_encoders=keep_encoders,
-            provider=parse_provider(provider),
+            memory_limit=None if memory_limit is None else size_bytes(memory_limit),
+            provider=parse_provider(providers),
             fallback=fallback,
             recompile=recompile,
-            memory_limit=None if memory_limit is None else size_bytes(memory_limit),
         )
         return command(*args, loading=loading, **others)
 

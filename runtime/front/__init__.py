@@ -58,8 +58,9 @@ def load(
         media_rows: rows of image and sound features a conversation may hold; None for as many as the context.
         keep_encoders: keep vision and audio encoders loaded after use: faster, and more memory.
         memory_limit: bytes the session may take; None for what the machine has left.
-        provider: execution provider: "cpu", "qnn" or "openvino" for every part that the bundle has graphs for, or
-            part to provider, such as {"vision": "qnn", "decoder": "cpu"}.
+        provider: "cpu", "openvino", "qnn", or a mapping of "vision", "audio" and "decoder" to one of them; parts that
+            it leaves out run on the CPU. A decoder elsewhere, and any part on qnn, needs a bundle with graphs for it
+            (``export --target``).
         fallback: operators that a provider does not take may run on the CPU; they are reported.
         recompile: compile the bundle's graphs for a provider here, where another version compiled them.
         prefill_chunk: tokens of a prompt read at a time; shorter ones let cancelling, timeouts and other
@@ -68,8 +69,8 @@ def load(
     Raises:
         BundleError: the bundle is missing or damaged; the message names file, found and expected.
         MemoryPlanError: it does not fit; the message has the numbers and the largest context that would.
-        InputError: an option is out of its range, or the bundle has no graphs for the provider.
-        RuntimeMissingError: the provider is not installed; the message has the command.
+        InputError: an option is out of its range.
+        RuntimeMissingError: a provider's plugin is not installed, or has no device here.
 
     >>> with palmtop.load("phi4mm-int4") as session:  # doctest: +SKIP
     ...     print(session.answer([{"role": "user", "content": "Hello"}]).text)
