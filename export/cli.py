@@ -31,6 +31,7 @@ Examples:
   palmtop export my-finetune -o vision-only --adapters merge=vision
   palmtop export Phi-4-multimodal-instruct -o phi4mm-int4 --ram 2GB   # on a small machine
   palmtop export Phi-4-multimodal-instruct -o laptop --target openvino --context 4096 --chunk 128
+  palmtop export my-finetune -o phone --target qnn --soc sm8650,sm8750
   palmtop export my-finetune -o parity --bits 32        # float32, to compare with the reference
   palmtop export Phi-4-multimodal-instruct -o phone --size 2.2GB --save-plan plan.json
   palmtop export Phi-4-multimodal-instruct --loss 0.02 --plan          # show, export nothing
@@ -59,7 +60,8 @@ Examples:
 @click.option("--accuracy-level", type=int, help="0: activations stay float32. 4 (default): int8, faster.")
 @click.option("--adapters", help="gated (default: switchable), none, or merge=NAME[=W][,NAME[=W]] into the base.")
 @click.option("--context", type=int, help="Longest sequence to serve, in tokens (default 8192).")
-@click.option("--target", help="Graphs of fixed shapes beside the bundle's own, for this provider: openvino.")
+@click.option("--target", help="Graphs of fixed shapes beside the bundle's own, for a provider: openvino, qnn.")
+@click.option("--soc", help="Of --target qnn: systems on chip to compile for, e.g. sm8650,sm8750 (default sm8750).")
 @click.option("--target-context", type=int, help="Positions of their cache (default: the context, at most 4096).")
 @click.option("--chunk", type=int, help="Tokens of a prompt that those graphs read at a time (default 128).")
 @click.option("--recipe", "recipe_file", type=click.Path(path_type=Path), help="TOML file with these options.")

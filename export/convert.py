@@ -40,6 +40,7 @@ from .journal import Journal
 from .parts import count_parts
 from .progress import Meter, Progress
 from .recipe import CALIBRATED, METHODS, Recipe
+from .static.graphs import embedding_graph
 from .static.openvino import write_openvino
 from .static.shared_weights import SharedWeights
 from .tokenizer_files import write_tokenizer
@@ -53,7 +54,7 @@ if TYPE_CHECKING:
     from .plan.request import Request
 
 DECODER_FILE, VISION_FILE, AUDIO_FILE = "decoder.onnx", "vision.onnx", "audio.onnx"
-QUALITY_FILE, PLAN_FILE = "quality.json", "plan.json"
+QUALITY_FILE, PLAN_FILE, QNN_EMBEDDING_FILE = "quality.json", "plan.json", "qnn_embedding.onnx"
 
 
 def export_model(
@@ -174,10 +175,12 @@ def write_bundle(
             sink = SharedWeights(file)
             graph = build_graphs(model, recipe, part, sink, planned)
             if part == "decoder" and recipe.target is not None:
-                precision, routes = _decoder_precision(recipe, planned), _routes(model, recipe)
-                targets.append(
-                    write_openvino(folder, model, recipe, merged_weights(model, recipe), routes, precision, sink)
-                )
+                precision, base = _decoder_precision(recipe, planned), merged_weights(model, recipe)
+                if recipe.target == "qnn":  # the lookup stays on the CPU, on the bytes of the bundle's own decoder
+                    ir.save(embedding_graph(model, base, sink, precision.head), folder / QNN_EMBEDDING_FILE)
+                else:
+                    routes = _routes(model, recipe)
+                    targets.append(write_openvino(folder, model, recipe, base, routes, precision, sink))
         hashes[file.location] = file.sha256
         ir.save(graph, folder / f"{part}.onnx")
         graphs.append((part, graph))
@@ -188,6 +191,10 @@ def write_bundle(
     if planned is not None:
         planned.plan.write(folder / PLAN_FILE)
     parts = count_parts(graphs, [a.name for a in adapters])
+    if recipe.target == "qnn":
+        from .npu.target import write_qnn
+
+        targets += write_qnn(folder, model, merged_weights(model, recipe), recipe, manifest).targets
     manifest = replace(manifest, parts=parts, files=list_files(folder, hashes), targets=tuple(targets))
     write_manifest(folder, manifest)
     return manifest

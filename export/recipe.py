@@ -20,16 +20,18 @@ from palmtop.quantize.search import search
 DECODER_BITS = (4, 8, 32)
 ENCODER_BITS = (4, 8, 32)
 METHODS: dict[str, Quantizer] = {"rtn": rtn, "search": search, "hqq": hqq, "awq": awq, "gptq": gptq}
-TARGETS = ("openvino",)
-TARGET_KEYS = ("target", "target_context", "chunk")
+TARGETS = ("openvino", "qnn")
+TARGET_KEYS = ("target", "target_context", "chunk", "soc")
+SOC = "sm8750"
 TARGET_CONTEXT = 4096  # of a cache that is always read whole
 CALIBRATED = ("awq", "gptq")  # they need statistics of each layer's inputs
 _MERGE_ITEM = re.compile(r"^([\w.-]+)(?:=([-+]?[0-9.]+(?:[eE][-+]?[0-9]+)?))?$")
+_SOC_NAME = re.compile(r"^[a-z][a-z0-9]{2,15}$")
 _TYPES: tuple[tuple[tuple[str, ...], type, str], ...] = (
     (("bits", "head_bits", "encoder_bits", "group", "scale_bits", "accuracy_level", "context"), int, "a whole number"),
     (("target_context", "chunk"), int, "a whole number"),
     (("symmetric",), bool, "true or false"),
-    (("method", "adapters", "target"), str, "text"),
+    (("method", "adapters", "target", "soc"), str, "text"),
 )
 
 
@@ -52,6 +54,7 @@ class Recipe:
         target: a provider that gets graphs of fixed shapes beside the bundle's own; None for none.
         target_context: positions of those graphs' cache; None takes the context, at most 4096.
         chunk: tokens that their prefill graphs read at a time.
+        soc: systems on chip that a target compiles for, such as "sm8650,sm8750"; None for what it has by default.
     """
 
     bits: int = 4
@@ -67,6 +70,7 @@ class Recipe:
     target: str | None = None
     target_context: int | None = None
     chunk: int = 128
+    soc: str | None = None
 
     def __post_init__(self) -> None:
         self._check_types()
@@ -92,6 +96,8 @@ class Recipe:
             )
         if self.chunk < 2:
             raise InputError(f"chunk is {self.chunk}, expected at least 2 tokens")
+        if self.soc is not None and (self.target != "qnn" or not all(map(_SOC_NAME.match, self.socs))):
+            raise InputError(f"soc is '{self.soc}' with target {self.target}, expected names such as sm8750 for qnn")
         self.scheme(4)  # checks the group
         self.merge  # noqa: B018 - checks the adapters option
 
@@ -100,7 +106,7 @@ class Recipe:
         for names, kind, expected in _TYPES:
             for name in names:
                 value = getattr(self, name)
-                if value is None and name in ("head_bits", "encoder_bits", "target", "target_context"):
+                if value is None and name in ("head_bits", "encoder_bits", "target", "target_context", "soc"):
                     continue
                 if type(value) is not kind:  # a bool is no number
                     raise InputError(f"{name.replace('_', '-')} is {value!r}, expected {expected}")
@@ -137,6 +143,11 @@ class Recipe:
     def encoder_scheme(self) -> Scheme | None:
         """Of the encoders' linears."""
         return self.scheme(self.bits_of_encoders)
+
+    @property
+    def socs(self) -> tuple[str, ...]:
+        """Systems on chip to compile for, each once."""
+        return tuple(dict.fromkeys(name.strip().lower() for name in (self.soc or SOC).split(",")))
 
     @property
     def context_of_target(self) -> int:

@@ -28,7 +28,9 @@ class SessionOptions:
         keep_encoders: keep vision and audio encoders loaded after use.
         memory_limit: bytes the session may take; None for what the machine has.
         provider: that runs the bundle, or a mapping of "vision", "audio" and "decoder" to providers: "cpu",
-            "openvino".
+            "openvino", "qnn".
+        fallback: operators that a provider does not take may run on the CPU; they are reported.
+        recompile: compile the bundle's graphs for a provider here, where another version compiled them.
         prefill_chunk: tokens read at a time; cancelling acts between two chunks, and other threads of the
             process wait for the end of one. None chooses by the size of the model (``chunk_for``).
 
@@ -42,6 +44,8 @@ class SessionOptions:
     keep_encoders: bool = False
     memory_limit: int | None = None
     provider: Provider = CPU
+    fallback: bool = False
+    recompile: bool = False
     prefill_chunk: int | None = None
 
     def __post_init__(self) -> None:
@@ -54,8 +58,9 @@ class SessionOptions:
         ):
             check_whole(name, getattr(self, name), least, optional=True)
         placement(self.provider)
-        if not isinstance(self.keep_encoders, bool):
-            raise wrong("keep_encoders", self.keep_encoders, "True or False")
+        for name in ("keep_encoders", "fallback", "recompile"):
+            if not isinstance(getattr(self, name), bool):
+                raise wrong(name, getattr(self, name), "True or False")
 
 
 def chunk_for(manifest: Manifest) -> int:

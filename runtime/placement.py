@@ -9,7 +9,8 @@ from palmtop.errors import InputError
 
 CPU = "cpu"
 PARTS = ("vision", "audio", "decoder")
-PROVIDERS = (CPU, "openvino")
+QNN = "qnn"
+PROVIDERS = (CPU, "openvino", QNN)
 DEVICES = {"openvino": ("cpu", "gpu", "npu")}
 """Of providers that have several, the one that is taken first."""
 
@@ -19,7 +20,7 @@ Provider = str | Mapping[str, str]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Placement:
-    """A provider for each part: "cpu", "openvino", or with a device "openvino:gpu".
+    """A provider for each part: "cpu", "qnn", "openvino", or with a device "openvino:gpu".
 
     Attributes:
         vision: of the vision encoder.
@@ -30,6 +31,10 @@ class Placement:
     vision: str = CPU
     audio: str = CPU
     decoder: str = CPU
+
+    def parts_on(self, provider: str) -> tuple[str, ...]:
+        """The parts that run on a provider, whatever its device."""
+        return tuple(part for part in PARTS if getattr(self, part).partition(":")[0] == provider)
 
 
 def placement(provider: Provider) -> Placement:

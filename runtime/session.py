@@ -39,12 +39,14 @@ from .memory import (
     plan_memory,
 )
 from .options import GenerationOptions
-from .placement import CPU, placement
+from .placed import PlacedBundle
+from .placement import CPU, QNN, placement
 from .processor import Processor
 from .question import Message
 from .reply import Reply
 from .routing import Wanted
 from .static_decoder import StaticDecoder
+from .static_openvino import PROVIDER as OPENVINO
 from .static_openvino import open_on_openvino, openvino_decoder, openvino_device
 from .static_sessions import StaticSessions
 from .targets import StaticSpec
@@ -64,6 +66,7 @@ class Session:
         *,
         encoders: FeatureSource | None = None,
         static: StaticSessions | None = None,
+        placed: PlacedBundle | None = None,
     ) -> None:
         self.bundle = bundle
         self.manifest: Manifest = bundle.manifest
@@ -71,7 +74,10 @@ class Session:
         self.plan = _plan(self.manifest, options, None if static is None else static.spec)
         self._options = options
         self._processor = Processor(self.manifest.processor, bundle.path)
-        self._encoders = encoders or _encoders(bundle, options, self._check_encoder)
+        self._encoders: FeatureSource = encoders or _encoders(bundle, options, self._check_encoder)
+        self.placed = placed
+        if placed is not None:
+            self._encoders = placed.encoders(self._encoders, keep=options.keep_encoders)
         self._guides = Guides(
             bundle.file("tokenizer.json"), self.manifest.decoder.vocab_size, self.manifest.processor.text.eos_ids
         )
@@ -220,16 +226,23 @@ def load_session(path: str | os.PathLike[str], options: SessionOptions) -> Sessi
     """Open a bundle, check it, plan its memory and load it.
 
     Raises:
-        BundleError: the bundle is damaged, or genai cannot load it.
+        BundleError: the bundle is damaged, genai cannot load it, or its graphs do not fit the provider here.
+        InputError: the bundle has no graphs for a provider that needs them.
         MemoryPlanError: it does not fit.
         RuntimeMissingError: onnxruntime-genai, or a provider's plugin, is not installed.
     """
     bundle = open_bundle(path)
     where = placement(options.provider)
-    for provider in {where.vision, where.audio} - {CPU}:
+    for provider in {where.vision, where.audio} - {CPU, QNN}:
         openvino_device(provider)  # what is missing is said now, not at the first picture
-    static = None if where.decoder == CPU else openvino_decoder(bundle, where.decoder, options.threads)
-    return Session(bundle, options, static=static)
+    placed, static = None, None
+    if parts := where.parts_on(QNN):
+        placed = PlacedBundle(bundle, QNN, parts, options.fallback, options.recompile, options.threads)
+        placed.check()
+        static = placed.static()
+    if where.parts_on(OPENVINO) and where.decoder not in (CPU, QNN):
+        static = openvino_decoder(bundle, where.decoder, options.threads, fallback=options.fallback)
+    return Session(bundle, options, static=static, placed=placed)
 
 
 def _plan(manifest: Manifest, options: SessionOptions, static: StaticSpec | None = None) -> MemoryPlan:
@@ -270,8 +283,8 @@ def _encoders(bundle: Bundle, options: SessionOptions, check_room: Callable[[], 
         provider = where.vision if kind == "image" else where.audio
         return (
             open_session(path, options.threads)
-            if provider == CPU
-            else open_on_openvino(path, provider, options.threads)
+            if provider in (CPU, QNN)  # a part on qnn has graphs of its own, and does not come here
+            else open_on_openvino(path, provider, options.threads, fallback=options.fallback)
         )
 
     return Encoders(

@@ -28,9 +28,11 @@ STAIRS = {
         "palmtop.runtime.genai_config",
         "palmtop.runtime.machine",
         "palmtop.runtime.manifest",
+        "palmtop.runtime.processor.positions",
         "palmtop.runtime.processor.spec",
         "palmtop.runtime.targets",
     ),
+    "palmtop.export.npu": ("palmtop.errors", "palmtop.export", "palmtop.runtime"),
     "palmtop.export.plan": (
         "palmtop.errors",
         "palmtop.quantize",
@@ -60,7 +62,8 @@ NATIVE = {
     "llguidance": {"palmtop.runtime.guide"},
     "onnxruntime": {
         "palmtop.runtime.encoders",
-        "palmtop.runtime.static_openvino",
+        "palmtop.runtime.providers",
+        "palmtop.export.npu.ranges",
         "palmtop.export.plan.stages",
         "palmtop.export.verify.probe",
     },

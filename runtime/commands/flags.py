@@ -33,8 +33,10 @@ def session_flags(command: Command) -> Command:
         "providers",
         multiple=True,
         metavar="[PART=]NAME",
-        help="cpu (default) or openvino, for all or for a part: vision=openvino; repeatable.",
+        help="cpu (default), openvino or qnn, for all or for a part: vision=qnn; repeatable.",
     )
+    @click.option("--fallback", is_flag=True, help="What the provider does not take runs on the CPU, and is named.")
+    @click.option("--recompile", is_flag=True, help="Compile the provider's graphs here, with the version here.")
     @wraps(command)
     def with_loading(
         *args: Any,
@@ -43,6 +45,8 @@ def session_flags(command: Command) -> Command:
         memory_limit: str | None,
         keep_encoders: bool,
         providers: tuple[str, ...],
+        fallback: bool,
+        recompile: bool,
         **others: Any,
     ) -> Any:
         loading = SessionOptions(
@@ -51,6 +55,8 @@ def session_flags(command: Command) -> Command:
             keep_encoders=keep_encoders,
             memory_limit=None if memory_limit is None else size_bytes(memory_limit),
             provider=parse_provider(providers),
+            fallback=fallback,
+            recompile=recompile,
         )
         return command(*args, loading=loading, **others)
 

@@ -45,6 +45,8 @@ def load(
     keep_encoders: bool = False,
     memory_limit: int | None = None,
     provider: str | Mapping[str, str] = "cpu",
+    fallback: bool = False,
+    recompile: bool = False,
     prefill_chunk: int | None = None,
 ) -> Session:
     """Open a bundle.
@@ -56,8 +58,11 @@ def load(
         media_rows: rows of image and sound features a conversation may hold; None for as many as the context.
         keep_encoders: keep vision and audio encoders loaded after use: faster, and more memory.
         memory_limit: bytes the session may take; None for what the machine has left.
-        provider: "cpu", "openvino", or a mapping of "vision", "audio" and "decoder" to one of them; parts that it
-            leaves out run on the CPU. A decoder elsewhere needs a bundle with graphs for it (``export --target``).
+        provider: "cpu", "openvino", "qnn", or a mapping of "vision", "audio" and "decoder" to one of them; parts that
+            it leaves out run on the CPU. A decoder elsewhere, and any part on qnn, needs a bundle with graphs for it
+            (``export --target``).
+        fallback: operators that a provider does not take may run on the CPU; they are reported.
+        recompile: compile the bundle's graphs for a provider here, where another version compiled them.
         prefill_chunk: tokens of a prompt read at a time; shorter ones let cancelling, timeouts and other
             threads act sooner; None chooses 16 to 128 by the size of the model.
 
@@ -80,6 +85,8 @@ def load(
         keep_encoders=keep_encoders,
         memory_limit=memory_limit,
         provider=provider,
+        fallback=fallback,
+        recompile=recompile,
         prefill_chunk=prefill_chunk,
     )
     return load_session(path, options)
