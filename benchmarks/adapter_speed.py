@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks import adapter_inputs
-from benchmarks.tables import machine, put_between
+from benchmarks.adapter_page import ADD_MB, ADD_SECONDS, Row, report
+from benchmarks.tables import put_between
 from benchmarks.taking_turns import in_turns, ratio
 from palmtop.export.adapters.graph import DecoderGraph
 from palmtop.export.adapters.to_peft import export_adapter
@@ -41,28 +42,7 @@ MARK = "adapter_speed"
 CONTEXT, PROMPT = 256, 16
 BARE = "no adapters in the bundle"
 GOALS = {"off": 0.97, "vision on": 0.90, "speech on": 0.82}
-FASTER_THAN_INPUTS = 4.0
 BUNDLE_ADAPTERS = 8
-ADD_SECONDS, ADD_MB = 20, 1000
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """One line of the table.
-
-    Attributes:
-        what: configuration.
-        tokens_per_s: decode speed.
-        ratio: against the bundle without adapters, measured in turns with it.
-        goal: what the ratio must reach; None where there is none.
-        slower_than_ours: seconds a token, in units of the gated adapter's; for the other ways of serving it.
-    """
-
-    what: str
-    tokens_per_s: float
-    ratio: float
-    goal: float | None = None
-    slower_than_ours: float | None = None
 
 
 def prepare(work: Path, layers: int, group: int) -> tuple[Path, Path]:
@@ -225,41 +205,6 @@ def many(gated: Path, plain: Path, work: Path, threads: int, rounds: int) -> dic
     return {name: ratio(seconds[BARE], times) for name, times in seconds.items()}
 
 
-def report(layers: int, threads: int, found: Mapping[str, Any]) -> str:
-    """The measured part of docs/adapters.md."""
-    rows = [Row(**row) for row in found["rows"]]
-    lines = [
-        f"Phi-4-multimodal's sizes, {layers} layers, INT4, group {found['group']}, {threads} threads, {machine()}.",
-        "",
-        "| decoder | tokens/s | of the bundle without adapters | must be |",
-        "|---|---|---|---|",
-    ]
-    for row in rows:
-        goal = "" if row.goal is None else f"{row.goal:.2f}x"
-        if row.slower_than_ours is not None:
-            goal = f"ours {FASTER_THAN_INPUTS:.0f}x faster; is {row.slower_than_ours:.1f}x"
-        lines.append(f"| {row.what} | {row.tokens_per_s:.2f} | {row.ratio:.3f}x | {goal} |")
-    eight = found["many"]
-    again = " --full-size BUNDLE" if len(found["adding"]) > 1 else ""
-    free = [1 / row.ratio for row in rows if row.slower_than_ours is not None and "float32" in row.what]
-    lines += [
-        "",
-        f"Against float32 adapter files {FASTER_THAN_INPUTS:.0f}x cannot be had: without any adapter the decoder is at most",
-        f"{max(free):.1f} times as fast as with such a file, so that is what an adapter of no cost would reach.",
-        "",
-        f"- Switching between two requests, prefill aside: {found['switching_ms']:.3f} ms (must be 1 ms at most).",
-        *(
-            f"- Adding a LoRA of rank 256, float32, to {where}: {add['seconds']:.1f} s, peak {add['peak_rss_mb']:.0f} MB{must}."
-            for where, add, must in found["adding"]
-        ),
-        f"- A bundle with {BUNDLE_ADAPTERS} adapters: {eight['off']:.3f}x with all off and {eight['last on']:.3f}x with the"
-        " last one on, of the bundle without adapters.",
-        "",
-        f"`python -m benchmarks.adapter_speed --layers {layers}{again} --write`",
-    ]
-    return "\n".join(lines)
-
-
 def _run(module: str, *arguments: object) -> str:
     """A command in a process of its own, so that its memory is its own; its standard output."""
     command = [sys.executable, "-m", module, *map(str, arguments)]
@@ -295,7 +240,7 @@ def main(
         if full_size is not None:
             must = f" (must be {ADD_SECONDS} s and {ADD_MB:,} MB at most)"
             found["adding"].append(("the full-size bundle", adding(full_size, place), must))
-    text = report(layers, threads, found)
+    text = report(layers, threads, BUNDLE_ADAPTERS, found)
     click.echo(text)
     if write:
         put_between(PAGE, MARK, text)
