@@ -31,13 +31,14 @@ Examples:
   palmtop export my-finetune -o vision-only --adapters merge=vision
   palmtop export Phi-4-multimodal-instruct -o phi4mm-int4 --ram 2GB   # on a small machine
   palmtop export my-finetune -o parity --bits 32        # float32, to compare with the reference
+  palmtop export Phi-4-mini-Q8_0.gguf -o mini-int4      # a text model's GGUF; its grid is rounded once more
   palmtop export Phi-4-multimodal-instruct -o phone --size 2.2GB --save-plan plan.json
   palmtop export Phi-4-multimodal-instruct --loss 0.02 --plan          # show, export nothing
   palmtop export Phi-4-multimodal-instruct -o again --plan-file plan.json
 """
 
 
-@click.command("export", epilog=EXAMPLES, short_help="Turn a checkpoint folder into a bundle.")
+@click.command("export", epilog=EXAMPLES, short_help="Turn a checkpoint into a bundle.")
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.option("-o", "--output", "target", type=click.Path(path_type=Path), help="Bundle folder to write.")
 @click.option("--bits", type=int, help="Decoder and adapters: 4 (default), 8, or 32 for float32.")
@@ -83,7 +84,7 @@ def export_command(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Turn the CHECKPOINT folder (config.json, safetensors, tokenizer) into one INT4 ONNX bundle.
+    """Turn the CHECKPOINT, a folder (config.json, safetensors, tokenizer) or a GGUF file, into one INT4 ONNX bundle.
 
     Needs no torch and reads a few rows of a tensor at a time. The bundle appears whole or not at all; interrupted
     or killed, the same command goes on where it stopped.

@@ -37,6 +37,7 @@ from .graph.decoder import DecoderPrecision, build_decoder
 from .graph.linear import Precision, Precisions
 from .graph.lora import Adapter
 from .journal import Journal
+from .open_checkpoint import open_checkpoint
 from .parts import count_parts
 from .progress import Meter, Progress
 from .recipe import CALIBRATED, METHODS, Recipe
@@ -66,13 +67,13 @@ def export_model(
     ram_bytes: int | None = None,
     threads: int | None = None,
 ) -> Path:
-    """Export a checkpoint folder to a bundle folder.
+    """Export a checkpoint to a bundle folder.
 
     Killed at any moment it leaves no half bundle; called again with the same arguments it goes on from the tensors
     that are written already.
 
     Args:
-        source: folder with config.json, safetensors shards and tokenizer.
+        source: folder with config.json, safetensors shards and tokenizer; or a GGUF file.
         target: the bundle to write; it appears whole or not at all.
         recipe: choices; None takes the defaults.
         overwrite: replace a target that exists.
@@ -93,7 +94,7 @@ def export_model(
         BundleError: the bundle failed its proof; it is not kept.
     """
     recipe = recipe or Recipe()
-    checkpoint = Checkpoint(source)
+    checkpoint = open_checkpoint(source)
     model = find(str(checkpoint.config.get("model_type"))).read_model(checkpoint, recipe.context)
     workers = plan_workers(ram_bytes, rss_bytes() or 0, threads)
     tell = _teller(progress, ram_bytes)
@@ -132,7 +133,7 @@ def make_plan(
     """The plan that an export with this request would follow; writes no bundle."""
     from .plan.prepare import prepared
 
-    checkpoint = Checkpoint(source)
+    checkpoint = open_checkpoint(source)
     model = find(str(checkpoint.config.get("model_type"))).read_model(checkpoint, recipe.context)
     with prepared(checkpoint, model, recipe, request, report) as planned:
         return planned.plan
@@ -176,7 +177,7 @@ def write_bundle(
     manifest = expected_manifest(checkpoint, model, recipe, making.workers)
     config = genai_config(manifest.decoder, model.processor.text)
     (folder / GENAI_CONFIG_FILE).write_text(json.dumps(config, indent=1), "utf-8")
-    write_tokenizer(checkpoint.path, folder, model.chat_template)
+    write_tokenizer(checkpoint, folder, model.chat_template)
     if planned is not None:
         planned.plan.write(folder / PLAN_FILE)
     parts = count_parts(graphs, [a.name for a in adapters])

@@ -62,7 +62,7 @@ def verify_command(
             json.dumps(found) if as_json else f"{bundle}: {len(opened.manifest.files)} files have the right hash."
         )
         return
-    from .checkpoint import Checkpoint
+    from .open_checkpoint import open_checkpoint
     from .verify import verify
 
     def report(step: str) -> None:
@@ -74,7 +74,7 @@ def verify_command(
         raise InputError(f"--lora {foreign[0]}: expected NAME=DIR with an adapter of the bundle and its PEFT folder")
     quality = verify(
         opened,
-        Checkpoint(checkpoint),
+        open_checkpoint(checkpoint),
         items=items,
         answers=page is not None,
         report=report,
