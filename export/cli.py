@@ -32,6 +32,7 @@ Examples:
   palmtop export Phi-4-multimodal-instruct -o phi4mm-int4 --ram 2GB   # on a small machine
   palmtop export my-finetune -o parity --bits 32        # float32, to compare with the reference
   palmtop export Phi-4-mini-Q8_0.gguf -o mini-int4      # a text model's GGUF; its grid is rounded once more
+  palmtop export Phi-4-multimodal-instruct -o phi4mm-long --kv 8 --context 32768   # a quarter of the KV memory
   palmtop export Phi-4-multimodal-instruct -o phone --size 2.2GB --save-plan plan.json
   palmtop export Phi-4-multimodal-instruct --loss 0.02 --plan          # show, export nothing
   palmtop export Phi-4-multimodal-instruct -o again --plan-file plan.json
@@ -59,6 +60,7 @@ Examples:
 @click.option("--accuracy-level", type=int, help="0: activations stay float32. 4 (default): int8, faster.")
 @click.option("--adapters", help="gated (default: switchable), none, or merge=NAME[=W][,NAME[=W]] into the base.")
 @click.option("--context", type=int, help="Longest sequence to serve, in tokens (default 8192).")
+@click.option("--kv", type=int, help="Bits of the KV cache: 32 (default), 8 or 4; these two are calibrated first.")
 @click.option("--recipe", "recipe_file", type=click.Path(path_type=Path), help="TOML file with these options.")
 @click.option(
     "--ram", type=Size(), help="Most memory to use, such as 2GB (default: what speed asks for, below 0.5 GB)."
@@ -150,8 +152,12 @@ def _request(
     from .plan.request import Request
     from .recipe import CALIBRATED
 
-    if samples is not None and size is None and loss is None and recipe.method not in CALIBRATED and plan_file is None:
-        raise InputError(f"samples are given and method is '{recipe.method}', expected one of {', '.join(CALIBRATED)}")
+    is_used = size is not None or loss is not None or plan_file is not None or recipe.kv != 32
+    if samples is not None and not is_used and recipe.method not in CALIBRATED:
+        methods = ", ".join(CALIBRATED)
+        raise InputError(
+            f"samples are given and method is '{recipe.method}', expected one of {methods}, or --kv 8 or 4"
+        )
     if size is None and loss is None and plan_file is None and samples is None:
         return None
     return Request(

@@ -34,9 +34,11 @@ from .checkpoint import Checkpoint
 from .graph import conformer, siglip
 from .graph.builder import GraphBuilder, WeightSink
 from .graph.decoder import DecoderPrecision, build_decoder
+from .graph.kv_cache import KvCache
 from .graph.linear import Precision, Precisions
 from .graph.lora import Adapter
 from .journal import Journal
+from .kv import scale_bytes, with_cache
 from .open_checkpoint import open_checkpoint
 from .parts import count_parts
 from .progress import Meter, Progress
@@ -78,7 +80,7 @@ def export_model(
         recipe: choices; None takes the defaults.
         overwrite: replace a target that exists.
         verify: compare the bundle with the checkpoint when it is written, and keep the numbers in quality.json.
-        request: a size or a loss to meet, a plan to replay, samples to calibrate on.
+        request: a size or a loss to meet, a plan to replay, samples to calibrate on (weights and KV cache).
         progress: called after each read and each tensor.
         ram_bytes: limit for the memory of this process; None takes what speed asks for (a few hundred MB).
         threads: None takes every core.
@@ -100,7 +102,10 @@ def export_model(
     tell = _teller(progress, ram_bytes)
     meter = Meter(checkpoint.size_bytes, tell)
     refuse_target(Path(target), overwrite=overwrite, keep=Path(source))  # before hours of planning
-    with _planned(checkpoint, model, recipe, request, _step_teller(tell, checkpoint.size_bytes)) as planned:
+    step = _step_teller(tell, checkpoint.size_bytes)
+    cache = _calibrated_cache(checkpoint, model, recipe, request, step)
+    with _planned(checkpoint, model, recipe, request, step) as planned:
+        model = with_cache(model, cache)
         checkpoint.report_reads(meter.read)
         job = _job(checkpoint, recipe, request, planned)
         with written_beside(Path(target), overwrite=overwrite, keep=Path(source), job=job) as folder:
@@ -135,7 +140,8 @@ def make_plan(
 
     checkpoint = open_checkpoint(source)
     model = find(str(checkpoint.config.get("model_type"))).read_model(checkpoint, recipe.context)
-    with prepared(checkpoint, model, recipe, request, report) as planned:
+    asked = _leaving_room(request, scale_bytes(model, recipe.kv))
+    with prepared(checkpoint, model, recipe, asked, report) as planned:
         return planned.plan
 
 
@@ -144,14 +150,34 @@ def _planned(
     checkpoint: Checkpoint, model: Model, recipe: Recipe, request: Request | None, report: Callable[[str], None] | None
 ) -> Iterator[Planned | None]:
     """The plan of an export that has one, or whose method needs statistics."""
-    if request is None and recipe.method not in CALIBRATED:
+    is_asked = request is not None and (request.plan is not None or request.is_solved)
+    if not is_asked and recipe.method not in CALIBRATED:
         yield None
         return
     from .plan.prepare import prepared
     from .plan.request import Request
 
-    with prepared(checkpoint, model, recipe, request or Request(), report) as planned:
+    asked = _leaving_room(request or Request(), scale_bytes(model, recipe.kv))
+    with prepared(checkpoint, model, recipe, asked, report) as planned:
         yield planned
+
+
+def _calibrated_cache(
+    checkpoint: Checkpoint, model: Model, recipe: Recipe, request: Request | None, report: Callable[[str], None] | None
+) -> KvCache:
+    """What keys and values will be stored as."""
+    if recipe.kv == 32:
+        return KvCache()
+    from .kv.calibrate import calibrated_cache
+
+    return calibrated_cache(checkpoint, model, recipe, None if request is None else request.samples, report)
+
+
+def _leaving_room(request: Request, size_bytes: int) -> Request:
+    """The request, for a bundle to which something is added that no plan speaks of."""
+    if request.size_bytes is None:
+        return request
+    return replace(request, size_bytes=max(0, request.size_bytes - size_bytes))
 
 
 def write_bundle(
@@ -315,6 +341,7 @@ def _decoder_spec(model: Model) -> DecoderSpec:
         num_heads=decoder.attention.num_heads,
         num_kv_heads=decoder.attention.num_kv_heads,
         head_size=decoder.attention.cache_head_size,
+        kv_bits=decoder.attention.cache.bits,
         context_length=decoder.context,
         original_context=model.original_context,
         sampled_never=tuple(media),
@@ -375,7 +402,9 @@ def _job(checkpoint: Checkpoint, recipe: Recipe, request: Request | None, planne
             for file in sorted(Path(root).rglob("*.py")):
                 code.update(file.read_bytes())
     names: list[object] = [checkpoint.mark(), recipe.to_dict(), palmtop.__version__, code.hexdigest()]
+    samples = None if request is None else request.samples_mark()
     if planned is not None:
-        samples = None if request is None else request.samples_mark()
         names.append([planned.plan.to_dict(), samples])
+    if recipe.kv != 32:
+        names.append(["kv", samples])
     return hashlib.sha256(json.dumps(names, sort_keys=True).encode()).hexdigest()[:12]

@@ -18,12 +18,17 @@ from palmtop.quantize.scheme import Scheme
 from palmtop.quantize.search import search
 
 DECODER_BITS = (4, 8, 32)
+KV_BITS = (4, 8, 32)
 ENCODER_BITS = (4, 8, 32)
 METHODS: dict[str, Quantizer] = {"rtn": rtn, "search": search, "hqq": hqq, "awq": awq, "gptq": gptq}
 CALIBRATED = ("awq", "gptq")  # they need statistics of each layer's inputs
 _MERGE_ITEM = re.compile(r"^([\w.-]+)(?:=([-+]?[0-9.]+(?:[eE][-+]?[0-9]+)?))?$")
 _TYPES: tuple[tuple[tuple[str, ...], type, str], ...] = (
-    (("bits", "head_bits", "encoder_bits", "group", "scale_bits", "accuracy_level", "context"), int, "a whole number"),
+    (
+        ("bits", "head_bits", "encoder_bits", "group", "scale_bits", "accuracy_level", "context", "kv"),
+        int,
+        "a whole number",
+    ),
     (("symmetric",), bool, "true or false"),
     (("method", "adapters"), str, "text"),
 )
@@ -45,6 +50,7 @@ class Recipe:
         accuracy_level: of MatMulNBits; 0 computes in float32, 4 quantises activations to int8.
         adapters: "gated", "none", or "merge=NAME[=W][,NAME[=W]...]".
         context: longest sequence the bundle serves, in tokens.
+        kv: bits of the KV cache; 8 and 4 have a scale for each channel, calibrated on samples, 32 is float32.
     """
 
     bits: int = 4
@@ -57,6 +63,7 @@ class Recipe:
     accuracy_level: int = 4
     adapters: str = "gated"
     context: int = 8192
+    kv: int = 32
 
     def __post_init__(self) -> None:
         self._check_types()
@@ -72,6 +79,8 @@ class Recipe:
             raise InputError(f"method is '{self.method}', expected one of {', '.join(METHODS)}")
         if self.accuracy_level not in (0, 4):
             raise InputError(f"accuracy-level is {self.accuracy_level}, expected 0 or 4")
+        if self.kv not in KV_BITS:
+            raise InputError(f"kv is {self.kv}, expected one of {', '.join(map(str, KV_BITS))}")
         if self.context < 16:
             raise InputError(f"context is {self.context}, expected at least 16 tokens")
         self.scheme(4)  # checks the group

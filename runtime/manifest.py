@@ -38,6 +38,7 @@ MODES = ("text", "image", "audio", "image+audio")
 ADAPTER_MODES = ("gated", "merged", "none")
 AUDIO_PROJECTORS = ("speech", "vision")
 COMBINE = ("replace", "add")
+KV_BITS = (4, 8, 32)
 REQUIRED_FILES = ("genai_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 """Beside the graphs, what every bundle is loaded from: not listed, they would not be checked."""
 
@@ -64,6 +65,7 @@ class DecoderSpec:
         context_length: longest sequence the bundle serves, in tokens.
         original_context: beyond this many tokens the long LongRoPE factors apply; None without LongRoPE.
         sampled_never: ids that must not be sampled or come from user text: the media placeholders.
+        kv_bits: of an element of the KV cache: 32 for float32, 8 or 4 for codes.
     """
 
     file: str
@@ -76,6 +78,12 @@ class DecoderSpec:
     context_length: int = limited(1, MAX_CONTEXT)
     original_context: int | None = limited(1, MAX_CONTEXT)
     sampled_never: tuple[int, ...] = limited(0, (1 << 24) - 1)
+    kv_bits: int = field(default=32, metadata=limited(4, 32).metadata)
+
+    @property
+    def kv_width(self) -> int:
+        """Elements of a head in the cache's tensors: at 4 bits two channels share a byte."""
+        return self.head_size // 2 if self.kv_bits == 4 else self.head_size
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -276,6 +284,10 @@ class Manifest:
         if decoder.num_heads % decoder.num_kv_heads:
             expected = f"a divisor of num_heads, {decoder.num_heads}"
             raise refuse("decoder.num_kv_heads", decoder.num_kv_heads, expected)
+        if decoder.kv_bits not in KV_BITS:
+            raise refuse("decoder.kv_bits", decoder.kv_bits, "one of 4, 8, 32")
+        if decoder.kv_bits == 4 and decoder.head_size % 2:
+            raise refuse("decoder.head_size", decoder.head_size, "an even number, two channels share a byte")
         media = [spec.token_id for spec in (processor.image, processor.audio) if spec is not None]
         for number in (*decoder.sampled_never, *processor.text.eos_ids, *media):
             if number >= decoder.vocab_size:

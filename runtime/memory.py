@@ -123,9 +123,9 @@ def plan_memory(
 
 
 def kv_bytes_per_token(manifest: Manifest) -> int:
-    """Float32 keys and values of one token."""
+    """Keys and values of one token, float32 or codes."""
     decoder = manifest.decoder
-    return 2 * decoder.num_layers * decoder.num_kv_heads * decoder.head_size * 4
+    return 2 * decoder.num_layers * decoder.num_kv_heads * decoder.head_size * decoder.kv_bits // 8
 
 
 def largest_context(manifest: Manifest, plan: MemoryPlan, available_bytes: int) -> int:

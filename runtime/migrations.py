@@ -35,7 +35,20 @@ def _to_1(body: Body, modes: tuple[str, ...]) -> Body | None:
     return {**body, "adapters": kept}
 
 
-MIGRATIONS: tuple[Callable[[Body], Body], ...] = (_from_1,)
+def _from_2(body: Body) -> Body:
+    """Schema 3 knows KV caches of 8 and 4 bits."""
+    decoder = body.get("decoder")
+    return {**body, "decoder": {**decoder, "kv_bits": 32}} if isinstance(decoder, dict) else body
+
+
+def _to_2(body: Body) -> Body | None:
+    """The same in schema 2, None where that cannot say it: its KV caches are float32."""
+    if body["decoder"]["kv_bits"] != 32:
+        return None
+    return {**body, "decoder": {key: value for key, value in body["decoder"].items() if key != "kv_bits"}}
+
+
+MIGRATIONS: tuple[Callable[[Body], Body], ...] = (_from_1, _from_2)
 """From schema 1, from schema 2, ..."""
 
 
@@ -48,5 +61,9 @@ def migrate(body: Body, schema: int) -> Body:
 
 def oldest(body: Body, modes: tuple[str, ...]) -> Body:
     """A whole manifest in the oldest schema that can say what it says, that schema's number first."""
-    lower = _to_1(body, modes)
-    return {"schema": len(MIGRATIONS) + 1, **body} if lower is None else {"schema": 1, **lower}
+    schema, lower = len(MIGRATIONS) + 1, _to_2(body)
+    if lower is not None:
+        schema, body, lower = 2, lower, _to_1(lower, modes)
+    if lower is not None:
+        schema, body = 1, lower
+    return {"schema": schema, **body}
