@@ -16,14 +16,17 @@ from palmtop.quantize.hqq import hqq
 from palmtop.quantize.rtn import rtn
 from palmtop.quantize.scheme import Scheme
 from palmtop.quantize.search import search
+from palmtop.runtime.manifest import MAX_DRAFT_ROWS
 
 DECODER_BITS = (4, 8, 32)
 ENCODER_BITS = (4, 8, 32)
 METHODS: dict[str, Quantizer] = {"rtn": rtn, "search": search, "hqq": hqq, "awq": awq, "gptq": gptq}
+DRAFT_ROWS = 8  # of ``--speculation``: longer steps gain nothing on two x86 cores (docs/speculation.md)
 CALIBRATED = ("awq", "gptq")  # they need statistics of each layer's inputs
 _MERGE_ITEM = re.compile(r"^([\w.-]+)(?:=([-+]?[0-9.]+(?:[eE][-+]?[0-9]+)?))?$")
 _TYPES: tuple[tuple[tuple[str, ...], type, str], ...] = (
     (("bits", "head_bits", "encoder_bits", "group", "scale_bits", "accuracy_level", "context"), int, "a whole number"),
+    (("draft_rows",), int, "a whole number"),
     (("symmetric",), bool, "true or false"),
     (("method", "adapters"), str, "text"),
 )
@@ -45,6 +48,8 @@ class Recipe:
         accuracy_level: of MatMulNBits; 0 computes in float32, 4 quantises activations to int8.
         adapters: "gated", "none", or "merge=NAME[=W][,NAME[=W]...]".
         context: longest sequence the bundle serves, in tokens.
+        draft_rows: above 1 the decoder gives logits of every position of a step of at most so many tokens, so that
+            the runtime can guess ahead (speculation).
     """
 
     bits: int = 4
@@ -57,6 +62,7 @@ class Recipe:
     accuracy_level: int = 4
     adapters: str = "gated"
     context: int = 8192
+    draft_rows: int = 1
 
     def __post_init__(self) -> None:
         self._check_types()
@@ -74,6 +80,8 @@ class Recipe:
             raise InputError(f"accuracy-level is {self.accuracy_level}, expected 0 or 4")
         if self.context < 16:
             raise InputError(f"context is {self.context}, expected at least 16 tokens")
+        if not 1 <= self.draft_rows <= MAX_DRAFT_ROWS:
+            raise InputError(f"draft-rows is {self.draft_rows}, expected 1 to {MAX_DRAFT_ROWS}")
         self.scheme(4)  # checks the group
         self.merge  # noqa: B018 - checks the adapters option
 
@@ -148,8 +156,11 @@ class Recipe:
         return merged
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
-        return asdict(self)
+        """Plain JSON types; what an ordinary bundle has no need to say is left out."""
+        plain = asdict(self)
+        if self.draft_rows == 1:
+            del plain["draft_rows"]
+        return plain
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Recipe:
