@@ -17,7 +17,7 @@ import click
 
 from palmtop.errors import InputError
 
-from .recipe import Recipe
+from .recipe import DRAFT_ROWS, Recipe
 from .size_option import Size
 
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ Examples:
 @click.option("--adapters", help="gated (default: switchable), none, or merge=NAME[=W][,NAME[=W]] into the base.")
 @click.option("--context", type=int, help="Longest sequence to serve, in tokens (default 8192).")
 @click.option("--kv", type=int, help="Bits of the KV cache: 32 (default), 8 or 4; these two are calibrated first.")
+@click.option("--speculation", is_flag=True, help="Logits for guesses at what follows: see docs/speculation.md.")
 @click.option("--recipe", "recipe_file", type=click.Path(path_type=Path), help="TOML file with these options.")
 @click.option(
     "--ram", type=Size(), help="Most memory to use, such as 2GB (default: what speed asks for, below 0.5 GB)."
@@ -84,6 +85,7 @@ def export_command(
     force: bool,
     verify: bool,
     as_json: bool,
+    speculation: bool,
     **options: Any,
 ) -> None:
     """Turn the CHECKPOINT, a folder (config.json, safetensors, tokenizer) or a GGUF file, into one INT4 ONNX bundle.
@@ -97,6 +99,8 @@ def export_command(
 
     recipe = Recipe() if recipe_file is None else Recipe.from_toml(recipe_file)
     recipe = replace(recipe, **{k: v for k, v in options.items() if v is not None})
+    if speculation:
+        recipe = replace(recipe, draft_rows=max(DRAFT_ROWS, recipe.draft_rows))
     request = _request(recipe, size, loss, plan_file, samples)
     if only_plan or save_plan is not None:
         request = _shown(checkpoint, recipe, request, save_plan, as_json=as_json and only_plan)

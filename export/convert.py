@@ -307,7 +307,7 @@ def build_graphs(model: Model, recipe: Recipe, part: str, sink: WeightSink, plan
         precision = DecoderPrecision(linears=linears, head=head, adapters=linears)
         if planned is not None:
             precision = DecoderPrecision(*(planned.precision(part, default) for default in (linears, head, linears)))
-        build_decoder(g, weights, model.decoder, gated_adapters(model, recipe), precision)
+        build_decoder(g, weights, model.decoder, gated_adapters(model, recipe), precision, recipe.draft_rows)
         return g.model()
     # The encoders' activations have outliers that int8 activations would clip: they compute in float32.
     own = Precision(scheme=recipe.encoder_scheme, quantizer=METHODS[recipe.method])

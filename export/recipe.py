@@ -16,19 +16,18 @@ from palmtop.quantize.hqq import hqq
 from palmtop.quantize.rtn import rtn
 from palmtop.quantize.scheme import Scheme
 from palmtop.quantize.search import search
+from palmtop.runtime.manifest import MAX_DRAFT_ROWS
 
 DECODER_BITS = (4, 8, 32)
 KV_BITS = (4, 8, 32)
 ENCODER_BITS = (4, 8, 32)
 METHODS: dict[str, Quantizer] = {"rtn": rtn, "search": search, "hqq": hqq, "awq": awq, "gptq": gptq}
+DRAFT_ROWS = 8  # of ``--speculation``: longer steps gain nothing on two x86 cores (docs/speculation.md)
 CALIBRATED = ("awq", "gptq")  # they need statistics of each layer's inputs
 _MERGE_ITEM = re.compile(r"^([\w.-]+)(?:=([-+]?[0-9.]+(?:[eE][-+]?[0-9]+)?))?$")
 _TYPES: tuple[tuple[tuple[str, ...], type, str], ...] = (
-    (
-        ("bits", "head_bits", "encoder_bits", "group", "scale_bits", "accuracy_level", "context", "kv"),
-        int,
-        "a whole number",
-    ),
+    (("bits", "head_bits", "encoder_bits", "group", "scale_bits", "accuracy_level", "context"), int, "a whole number"),
+    (("kv", "draft_rows"), int, "a whole number"),
     (("symmetric",), bool, "true or false"),
     (("method", "adapters"), str, "text"),
 )
@@ -51,6 +50,8 @@ class Recipe:
         adapters: "gated", "none", or "merge=NAME[=W][,NAME[=W]...]".
         context: longest sequence the bundle serves, in tokens.
         kv: bits of the KV cache; 8 and 4 have a scale for each channel, calibrated on samples, 32 is float32.
+        draft_rows: above 1 the decoder gives logits of every position of a step of at most so many tokens, so that
+            the runtime can guess ahead (speculation).
     """
 
     bits: int = 4
@@ -64,6 +65,7 @@ class Recipe:
     adapters: str = "gated"
     context: int = 8192
     kv: int = 32
+    draft_rows: int = 1
 
     def __post_init__(self) -> None:
         self._check_types()
@@ -83,6 +85,8 @@ class Recipe:
             raise InputError(f"kv is {self.kv}, expected one of {', '.join(map(str, KV_BITS))}")
         if self.context < 16:
             raise InputError(f"context is {self.context}, expected at least 16 tokens")
+        if not 1 <= self.draft_rows <= MAX_DRAFT_ROWS:
+            raise InputError(f"draft-rows is {self.draft_rows}, expected 1 to {MAX_DRAFT_ROWS}")
         self.scheme(4)  # checks the group
         self.merge  # noqa: B018 - checks the adapters option
 
@@ -157,8 +161,11 @@ class Recipe:
         return merged
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
-        return asdict(self)
+        """Plain JSON types; what an ordinary bundle has no need to say is left out."""
+        plain = asdict(self)
+        if self.draft_rows == 1:
+            del plain["draft_rows"]
+        return plain
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Recipe:

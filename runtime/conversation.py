@@ -232,7 +232,7 @@ class Conversation:
     ) -> Pieces:
         """One turn; what had to be trimmed is taken out of ``history``."""
         clock = Stopwatch()
-        guide = self._guides.guide(options.grammar)
+        guide, drafter = self._guides.guide(options.grammar), self._talk.drafter(options)
         try:
             question = self._reader.read(messages, adapters, options, self._tools)
         except BaseException:
@@ -240,7 +240,7 @@ class Conversation:
             raise
         if history is not None and question.trimmed:
             history[:] = without_front(history, question.trimmed)
-        pieces = self._talk.answer(question, options, guide, stop, clock)
+        pieces = self._talk.answer(question, options, guide, drafter, stop, clock)
         yield from separate_thinking(pieces, self._text.spec.thinking, is_open=self._text.starts_thinking)
 
     @contextmanager

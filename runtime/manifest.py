@@ -18,7 +18,9 @@ from .processor.spec import ProcessorSpec
 
 __all__ = [
     "COMBINE",
+    "DRAFT_LOGITS",
     "MANIFEST_FILE",
+    "MAX_DRAFT_ROWS",
     "MODES",
     "REQUIRED_FILES",
     "SCHEMA",
@@ -42,6 +44,9 @@ KV_BITS = (4, 8, 32)
 REQUIRED_FILES = ("genai_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 """Beside the graphs, what every bundle is loaded from: not listed, they would not be checked."""
 
+DRAFT_LOGITS = "draft_logits"
+"""Output of a decoder exported for speculation: [B, R, V], R the length of a step of at most ``draft_rows``."""
+MAX_DRAFT_ROWS = 15  # shorter than a chunk of a prompt (``loading``), which needs its last position's logits alone
 MAX_CONTEXT = 1 << 24
 MAX_SIZE_BYTES = 1 << 48
 _SHA256 = re.compile("[0-9a-f]{64}")
@@ -202,6 +207,15 @@ class Manifest:
     palmtop: str
 
     @property
+    def draft_rows(self) -> int:
+        """Longest step whose positions all get logits; 1 where the bundle was not exported for speculation.
+
+        It stands in the recipe: older readers, and phones, open such a bundle and have no use for it.
+        """
+        rows: int = self.recipe.get("draft_rows", 1)
+        return rows
+
+    @property
     def modes(self) -> tuple[str, ...]:
         """The modes this bundle serves."""
         return tuple(mode for mode in MODES if mode in self.routes)
@@ -269,6 +283,9 @@ class Manifest:
 
     def _check_references(self) -> None:
         self._check_ids()
+        rows = self.recipe.get("draft_rows", 1)
+        if not isinstance(rows, int) or isinstance(rows, bool) or not 1 <= rows <= MAX_DRAFT_ROWS:
+            raise refuse("recipe.draft_rows", rows, f"1 to {MAX_DRAFT_ROWS}")
         self._check_adapters()
         for mode, route in self.routes.items():
             self._check_route(mode, route)

@@ -117,9 +117,15 @@ def plan_memory(
         kv_cache=context * kv_bytes_per_token(manifest),
         media=rows * decoder.hidden_size * 4 + context * 8,
         encoders=sum(needs.values()) if keep_encoders else max(needs.values(), default=0),
-        activations=4 * (min(chunk, context) * decoder.hidden_size * ACTIVATION_WIDTHS + 2 * decoder.vocab_size),
+        activations=4
+        * (min(chunk, context) * decoder.hidden_size * ACTIVATION_WIDTHS + logit_rows(manifest) * decoder.vocab_size),
         base=BASE_BYTES + (tokenizer.size_bytes * TOKENIZER_COPIES if tokenizer else 0),
     )
+
+
+def logit_rows(manifest: Manifest) -> int:
+    """Rows of logits alive at once: the last position's twice; in speculation those of a step, and their copy."""
+    return 2 if manifest.draft_rows == 1 else 2 + 2 * manifest.draft_rows
 
 
 def kv_bytes_per_token(manifest: Manifest) -> int:

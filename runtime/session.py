@@ -89,6 +89,7 @@ class Session:
             context=self.context,
             original_context=self.manifest.decoder.original_context,
             chunk=self._options.prefill_chunk or chunk_for(self.manifest),
+            draft_rows=self.manifest.draft_rows,
         )
         media = MediaReader(self._processor, self._encoders)
         return Conversation(self.manifest, track, self._processor.text, media, self._guides, system=system, tools=tools)

@@ -135,4 +135,6 @@ def _bare(adapter: Adapter) -> Adapter:
 def float_bundle(folder: Path, checkpoint: Checkpoint, model: Model, recipe: Recipe) -> Any:
     """Write the float bundle that plans are made with; its manifest."""
     folder.mkdir()
-    return write_bundle(folder, checkpoint, model, replace(recipe, bits=32, head_bits=None, encoder_bits=None))
+    return write_bundle(
+        folder, checkpoint, model, replace(recipe, bits=32, head_bits=None, encoder_bits=None, draft_rows=1)
+    )

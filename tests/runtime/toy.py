@@ -44,10 +44,10 @@ TEMPLATE = (
 )
 
 
-def write_toy_bundle(folder: Path, *, seed: int = 0) -> Path:
-    """Write the bundle into ``folder`` and return it."""
+def write_toy_bundle(folder: Path, *, seed: int = 0, draft_rows: int = 1) -> Path:
+    """Write the bundle into ``folder`` and return it; the weights depend on the seed alone."""
     folder.mkdir(parents=True, exist_ok=True)
-    onnx.save(_decoder(np.random.default_rng(seed)), str(folder / "decoder.onnx"))
+    onnx.save(_decoder(np.random.default_rng(seed), draft_rows), str(folder / "decoder.onnx"))
     decoder, text = _manifest({}).decoder, _manifest({}).processor.text
     (folder / "genai_config.json").write_text(json.dumps(genai_config(decoder, text)))
     (folder / "tokenizer.json").write_text(_tokenizer().to_str())
@@ -57,7 +57,10 @@ def write_toy_bundle(folder: Path, *, seed: int = 0) -> Path:
     for name in ("vision.onnx", "audio.onnx"):  # never opened: FakeEncoders stand in
         (folder / name).write_bytes(b"no graph")
     files = {p.name: FileSpec(size_bytes=p.stat().st_size, sha256=sha256_of(p)) for p in sorted(folder.iterdir())}
-    (folder / "bundle.json").write_text(json.dumps(_manifest(files).to_dict()))
+    manifest = _manifest(files)
+    if draft_rows > 1:
+        manifest = replace(manifest, recipe={**manifest.recipe, "draft_rows": draft_rows})
+    (folder / "bundle.json").write_text(json.dumps(manifest.to_dict()))
     return folder
 
 
@@ -172,7 +175,7 @@ class _Graph:
         return names[0]
 
 
-def _decoder(rng: np.random.Generator) -> onnx.ModelProto:
+def _decoder(rng: np.random.Generator, draft_rows: int) -> onnx.ModelProto:
     g = _Graph()
 
     def weight(*shape: int) -> str:
@@ -236,6 +239,9 @@ def _decoder(rng: np.random.Generator) -> onnx.ModelProto:
         info("rope_long", T.BOOL, [1]),
     ]
     outputs = [info("logits", T.FLOAT, ["B", 1, VOCAB])]
+    if draft_rows > 1:  # every position here, however long the step; the exporter's graph is tested with it
+        outputs.append(info("draft_logits", T.FLOAT, ["B", "S", VOCAB]))
+        g.nodes.append(h.make_node("MatMul", [x, g.nodes[-1].input[1]], ["draft_logits"]))
     for layer in range(LAYERS):
         inputs += [info(f"past_key_values.{layer}.{part}", T.FLOAT, kv) for part in ("key", "value")]
         outputs += [info(f"present.{layer}.{part}", T.FLOAT, kv) for part in ("key", "value")]
