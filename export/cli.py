@@ -30,6 +30,7 @@ Examples:
   palmtop export Phi-4-multimodal-instruct -o phi4mm-int4 --group 128 --context 4096
   palmtop export my-finetune -o vision-only --adapters merge=vision
   palmtop export Phi-4-multimodal-instruct -o phi4mm-int4 --ram 2GB   # on a small machine
+  palmtop export Phi-4-multimodal-instruct -o laptop --target openvino --context 4096 --chunk 128
   palmtop export my-finetune -o parity --bits 32        # float32, to compare with the reference
   palmtop export Phi-4-mini-Q8_0.gguf -o mini-int4      # a text model's GGUF; its grid is rounded once more
   palmtop export Phi-4-multimodal-instruct -o phi4mm-long --kv 8 --context 32768   # a quarter of the KV memory
@@ -41,7 +42,7 @@ Examples:
 
 @click.command("export", epilog=EXAMPLES, short_help="Turn a checkpoint into a bundle.")
 @click.argument("checkpoint", type=click.Path(path_type=Path))
-@click.option("-o", "--output", "target", type=click.Path(path_type=Path), help="Bundle folder to write.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Bundle folder to write.")
 @click.option("--bits", type=int, help="Decoder and adapters: 4 (default), 8, or 32 for float32.")
 @click.option("--head-bits", type=int, help="Embedding and head, one table when tied: 4, 8 or 32 (default: as --bits).")
 @click.option("--encoder-bits", type=int, help="Vision and audio encoders: 4, 8 or 32 (default: as --bits).")
@@ -62,6 +63,11 @@ Examples:
 @click.option("--context", type=int, help="Longest sequence to serve, in tokens (default 8192).")
 @click.option("--kv", type=int, help="Bits of the KV cache: 32 (default), 8 or 4; these two are calibrated first.")
 @click.option("--speculation", is_flag=True, help="Logits for guesses at what follows: see docs/speculation.md.")
+@click.option("--target", help="Graphs of fixed shapes beside the bundle's own, for this provider: openvino.")
+@click.option(
+    "--target-context", type=int, help="Positions of those graphs' cache (default: the context, at most 4096)."
+)
+@click.option("--chunk", type=int, help="Tokens of a prompt that those graphs read at a time (default 128).")
 @click.option("--recipe", "recipe_file", type=click.Path(path_type=Path), help="TOML file with these options.")
 @click.option(
     "--ram", type=Size(), help="Most memory to use, such as 2GB (default: what speed asks for, below 0.5 GB)."
@@ -72,7 +78,7 @@ Examples:
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def export_command(
     checkpoint: Path,
-    target: Path | None,
+    output: Path | None,
     size: int | None,
     loss: float | None,
     only_plan: bool,
@@ -106,13 +112,13 @@ def export_command(
         request = _shown(checkpoint, recipe, request, save_plan, as_json=as_json and only_plan)
         if only_plan:
             return
-    if target is None:
+    if output is None:
         raise InputError("no output folder is given, expected -o BUNDLE")
     started = time.perf_counter()
     with _cleaned_up_when_terminated(), _ProgressBar(quiet=as_json or not sys.stderr.isatty()) as report:
         export_model(
             checkpoint,
-            target,
+            output,
             recipe,
             overwrite=force,
             verify=verify,
@@ -122,15 +128,15 @@ def export_command(
             threads=threads,
         )
     seconds = time.perf_counter() - started
-    manifest = json.loads((target / "bundle.json").read_text("utf-8"))
+    manifest = json.loads((output / "bundle.json").read_text("utf-8"))
     size_bytes = sum(f["size_bytes"] for f in manifest["files"].values())
     peak_rss = peak_rss_bytes()
-    quality = json.loads((target / QUALITY_FILE).read_text("utf-8")) if verify else None
+    quality = json.loads((output / QUALITY_FILE).read_text("utf-8")) if verify else None
     for reason in quality["skipped"] if quality else ():
         click.echo(f"palmtop: warning: not measured: {reason}", err=True)
     if as_json:
         result = {
-            "bundle": str(target),
+            "bundle": str(output),
             "size_bytes": size_bytes,
             "seconds": round(seconds, 2),
             "peak_rss_bytes": peak_rss,
@@ -142,7 +148,7 @@ def export_command(
         return
     memory = "" if peak_rss is None else f", peak memory {peak_rss / 1e6:.0f} MB"
     click.echo(
-        f"{target}: {size_bytes / 1e6:.1f} MB in {seconds:.1f} s{memory}. Look inside with: palmtop inspect {target}"
+        f"{output}: {size_bytes / 1e6:.1f} MB in {seconds:.1f} s{memory}. Look inside with: palmtop inspect {output}"
     )
     if quality is not None:
         click.echo(_measured(quality))

@@ -43,6 +43,8 @@ from .open_checkpoint import open_checkpoint
 from .parts import count_parts
 from .progress import Meter, Progress
 from .recipe import CALIBRATED, METHODS, Recipe
+from .static.openvino import write_openvino
+from .static.shared_weights import SharedWeights
 from .tokenizer_files import write_tokenizer
 from .weight import Weight, Weights
 from .weight_file import WeightFile
@@ -191,13 +193,19 @@ def write_bundle(
     """Write every file of a bundle into a folder that is empty, or that an earlier try has begun."""
     making = making or Making()
     adapters = gated_adapters(model, recipe)
-    graphs, hashes = [], {}
+    graphs, hashes, targets = [], {}, []
     for part in export_parts(model):
         with WeightFile(
             folder, f"weights/{part}.bin", workers=making.workers, journal=making.journal, meter=making.meter
-        ) as sink:
+        ) as file:
+            sink = SharedWeights(file)
             graph = build_graphs(model, recipe, part, sink, planned)
-        hashes[sink.location] = sink.sha256
+            if part == "decoder" and recipe.target is not None:
+                precision, routes = _decoder_precision(recipe, planned), _routes(model, recipe)
+                targets.append(
+                    write_openvino(folder, model, recipe, merged_weights(model, recipe), routes, precision, sink)
+                )
+        hashes[file.location] = file.sha256
         ir.save(graph, folder / f"{part}.onnx")
         graphs.append((part, graph))
     manifest = expected_manifest(checkpoint, model, recipe, making.workers)
@@ -207,7 +215,7 @@ def write_bundle(
     if planned is not None:
         planned.plan.write(folder / PLAN_FILE)
     parts = count_parts(graphs, [a.name for a in adapters])
-    manifest = replace(manifest, parts=parts, files=list_files(folder, hashes))
+    manifest = replace(manifest, parts=parts, files=list_files(folder, hashes), targets=tuple(targets))
     write_manifest(folder, manifest)
     return manifest
 
@@ -301,12 +309,7 @@ def build_graphs(model: Model, recipe: Recipe, part: str, sink: WeightSink, plan
     weights = merged_weights(model, recipe)
     g = GraphBuilder(part, sink)
     if part == "decoder":
-        level, method = recipe.accuracy_level, METHODS[recipe.method]
-        linears = Precision(scheme=recipe.decoder_scheme, accuracy_level=level, quantizer=method)
-        head = Precision(scheme=recipe.head_scheme, accuracy_level=level, quantizer=method)
-        precision = DecoderPrecision(linears=linears, head=head, adapters=linears)
-        if planned is not None:
-            precision = DecoderPrecision(*(planned.precision(part, default) for default in (linears, head, linears)))
+        precision = _decoder_precision(recipe, planned)
         build_decoder(g, weights, model.decoder, gated_adapters(model, recipe), precision, recipe.draft_rows)
         return g.model()
     # The encoders' activations have outliers that int8 activations would clip: they compute in float32.
@@ -318,6 +321,15 @@ def build_graphs(model: Model, recipe: Recipe, part: str, sink: WeightSink, plan
     elif part == "audio" and model.audio is not None:
         conformer.build_audio(g, towers, model.audio, encoders)
     return g.model()
+
+
+def _decoder_precision(recipe: Recipe, planned: Planned | None) -> DecoderPrecision:
+    level, method = recipe.accuracy_level, METHODS[recipe.method]
+    linears = Precision(scheme=recipe.decoder_scheme, accuracy_level=level, quantizer=method)
+    head = Precision(scheme=recipe.head_scheme, accuracy_level=level, quantizer=method)
+    if planned is None:
+        return DecoderPrecision(linears=linears, head=head, adapters=linears)
+    return DecoderPrecision(*(planned.precision("decoder", default) for default in (linears, head, linears)))
 
 
 def gated_adapters(model: Model, recipe: Recipe) -> tuple[Adapter, ...]:

@@ -23,13 +23,17 @@ KV_BITS = (4, 8, 32)
 ENCODER_BITS = (4, 8, 32)
 METHODS: dict[str, Quantizer] = {"rtn": rtn, "search": search, "hqq": hqq, "awq": awq, "gptq": gptq}
 DRAFT_ROWS = 8  # of ``--speculation``: longer steps gain nothing on two x86 cores (docs/speculation.md)
+TARGETS = ("openvino",)
+TARGET_KEYS = ("target", "target_context", "chunk")
+TARGET_CONTEXT = 4096  # of a cache that is always read whole
+LATER = {"kv": 32, "draft_rows": 1}  # options that the first palmtop did not have
 CALIBRATED = ("awq", "gptq")  # they need statistics of each layer's inputs
 _MERGE_ITEM = re.compile(r"^([\w.-]+)(?:=([-+]?[0-9.]+(?:[eE][-+]?[0-9]+)?))?$")
 _TYPES: tuple[tuple[tuple[str, ...], type, str], ...] = (
     (("bits", "head_bits", "encoder_bits", "group", "scale_bits", "accuracy_level", "context"), int, "a whole number"),
-    (("kv", "draft_rows"), int, "a whole number"),
+    (("kv", "draft_rows", "target_context", "chunk"), int, "a whole number"),
     (("symmetric",), bool, "true or false"),
-    (("method", "adapters"), str, "text"),
+    (("method", "adapters", "target"), str, "text"),
 )
 
 
@@ -52,6 +56,9 @@ class Recipe:
         kv: bits of the KV cache; 8 and 4 have a scale for each channel, calibrated on samples, 32 is float32.
         draft_rows: above 1 the decoder gives logits of every position of a step of at most so many tokens, so that
             the runtime can guess ahead (speculation).
+        target: a provider that gets graphs of fixed shapes beside the bundle's own; None for none.
+        target_context: positions of those graphs' cache; None takes the context, at most 4096.
+        chunk: tokens that their prefill graphs read at a time.
     """
 
     bits: int = 4
@@ -66,6 +73,9 @@ class Recipe:
     context: int = 8192
     kv: int = 32
     draft_rows: int = 1
+    target: str | None = None
+    target_context: int | None = None
+    chunk: int = 128
 
     def __post_init__(self) -> None:
         self._check_types()
@@ -87,6 +97,14 @@ class Recipe:
             raise InputError(f"context is {self.context}, expected at least 16 tokens")
         if not 1 <= self.draft_rows <= MAX_DRAFT_ROWS:
             raise InputError(f"draft-rows is {self.draft_rows}, expected 1 to {MAX_DRAFT_ROWS}")
+        if self.target is not None and self.target not in TARGETS:
+            raise InputError(f"target is '{self.target}', expected one of {', '.join(TARGETS)}")
+        if self.target_context is not None and not 16 <= self.target_context <= self.context:
+            raise InputError(
+                f"target-context is {self.target_context}, expected 16 to {self.context}, the context of the bundle"
+            )
+        if not 2 <= self.chunk <= self.context:
+            raise InputError(f"chunk is {self.chunk}, expected 2 to {self.context}, the context of the bundle")
         self.scheme(4)  # checks the group
         self.merge  # noqa: B018 - checks the adapters option
 
@@ -95,7 +113,7 @@ class Recipe:
         for names, kind, expected in _TYPES:
             for name in names:
                 value = getattr(self, name)
-                if value is None and name in ("head_bits", "encoder_bits"):
+                if value is None and name in ("head_bits", "encoder_bits", "target", "target_context"):
                     continue
                 if type(value) is not kind:  # a bool is no number
                     raise InputError(f"{name.replace('_', '-')} is {value!r}, expected {expected}")
@@ -134,6 +152,11 @@ class Recipe:
         return self.scheme(self.bits_of_encoders)
 
     @property
+    def context_of_target(self) -> int:
+        """Positions of the cache of the target's graphs."""
+        return min(self.context, TARGET_CONTEXT) if self.target_context is None else self.target_context
+
+    @property
     def adapter_mode(self) -> str:
         """How adapters are exported: gated, merged or none."""
         return "merged" if self.adapters.startswith("merge=") else self.adapters
@@ -161,11 +184,10 @@ class Recipe:
         return merged
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types; what an ordinary bundle has no need to say is left out."""
-        plain = asdict(self)
-        if self.draft_rows == 1:
-            del plain["draft_rows"]
-        return plain
+        """Plain JSON types; what an ordinary bundle has no need to say is left out, so that older palmtops read it."""
+        unsaid = {name for name, value in LATER.items() if getattr(self, name) == value}
+        unsaid |= set(TARGET_KEYS) if self.target is None else set()
+        return {key: value for key, value in asdict(self).items() if key not in unsaid}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Recipe:

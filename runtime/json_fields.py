@@ -7,6 +7,7 @@ number which passes here must be one that the code behind can compute and alloca
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import field, fields
 from typing import Any, TypeVar
 
@@ -23,13 +24,14 @@ def limited(least: float, most: float) -> Any:
     return field(metadata={"limits": (least, most)})
 
 
-def read_flat(cls: type[FlatT], data: object, where: str) -> FlatT:
+def read_flat(cls: type[FlatT], data: object, where: str, nested: Mapping[str, object] | None = None) -> FlatT:
     """Read a dataclass of scalars, tuples of numbers and mappings of names to numbers.
 
     Args:
         cls: its fields' annotations are the types expected, ``limited`` their limits.
         data: what JSON gave.
         where: place in the manifest, for errors.
+        nested: fields that are neither, read already.
 
     Raises:
         BundleError: a key is missing or unknown, or a value of the wrong type or out of its limits.
@@ -37,10 +39,11 @@ def read_flat(cls: type[FlatT], data: object, where: str) -> FlatT:
     if not isinstance(data, dict):
         raise BundleError(f"{MANIFEST_FILE}: {where} is {_brief(data)}, expected an object")
     check_keys(cls, data, where)
+    done = nested or {}
     for spec in fields(cls):  # type: ignore[arg-type]
-        if spec.name in data:
+        if spec.name in data and spec.name not in done:
             _check(str(spec.type), data[spec.name], f"{where}.{spec.name}", spec.metadata.get("limits"))
-    return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in data.items()})
+    return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in data.items()} | done)
 
 
 def check_keys(cls: type[Any], data: dict[str, Any], where: str) -> None:

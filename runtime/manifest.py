@@ -15,6 +15,7 @@ from palmtop.errors import BundleError, BundleVersionError
 from .json_fields import MANIFEST_FILE, check_keys, limited, read_flat, refuse
 from .migrations import MIGRATIONS, migrate, oldest
 from .processor.spec import ProcessorSpec
+from .targets import TargetSpec, read_target
 
 __all__ = [
     "COMBINE",
@@ -31,6 +32,7 @@ __all__ = [
     "Manifest",
     "PartSpec",
     "Route",
+    "TargetSpec",
     "is_adapter_name",
     "is_route_name",
 ]
@@ -189,6 +191,7 @@ class Manifest:
         recipe: the export's options, as the user gave them.
         files: by path relative to the bundle, "/"-separated; every file but ``bundle.json``.
         palmtop: version that wrote the bundle.
+        targets: graphs for providers that compile ahead, beside the bundle's own; at most one a provider and SoC.
     """
 
     model: str
@@ -205,6 +208,7 @@ class Manifest:
     recipe: dict[str, Any]
     files: dict[str, FileSpec]
     palmtop: str
+    targets: tuple[TargetSpec, ...] = ()
 
     @property
     def draft_rows(self) -> int:
@@ -232,6 +236,10 @@ class Manifest:
             "audio": self.audio is not None and self.processor.audio is not None,
         }
         return all(there[kind] for kind in there.keys() & set(mode.split("+")))
+
+    def target(self, provider: str) -> TargetSpec | None:
+        """The first target of a provider, if there is one."""
+        return next((t for t in self.targets if t.provider == provider), None)
 
     def adapter(self, name: str) -> AdapterSpec | None:
         """The adapter of this name, if there is one."""
@@ -265,6 +273,7 @@ class Manifest:
         _check_type(body, "files", dict)
         _check_type(body, "adapters", list)
         _check_type(body, "parts", list)
+        _check_type(body, "targets", list)
         _check_type(body, "processor", dict)
         _check_type(body, "recipe", dict)
         for name in ("model", "architecture", "source_sha256", "adapter_mode", "palmtop"):
@@ -277,6 +286,7 @@ class Manifest:
         body["parts"] = tuple(read_flat(PartSpec, p, f"parts[{i}]") for i, p in enumerate(body["parts"]))
         body["routes"] = {k: read_flat(Route, r, f"routes.{k}") for k, r in body["routes"].items()}
         body["files"] = {k: read_flat(FileSpec, f, f"files.{k}") for k, f in body["files"].items()}
+        body["targets"] = tuple(read_target(t, f"targets[{i}]") for i, t in enumerate(body["targets"]))
         manifest = cls(**body)
         manifest._check_references()
         return manifest
@@ -287,6 +297,7 @@ class Manifest:
         if not isinstance(rows, int) or isinstance(rows, bool) or not 1 <= rows <= MAX_DRAFT_ROWS:
             raise refuse("recipe.draft_rows", rows, f"1 to {MAX_DRAFT_ROWS}")
         self._check_adapters()
+        self._check_targets()
         for mode, route in self.routes.items():
             self._check_route(mode, route)
         graphs = [spec.file for spec in (self.decoder, self.vision, self.audio) if spec is not None]
@@ -327,6 +338,23 @@ class Manifest:
                 raise refuse(f"{where}.combine", adapter.combine, f"one of {', '.join(COMBINE)}")
             if adapter.file is not None and adapter.file not in self.files:
                 raise refuse(f"{where}.file", adapter.file, "one of the bundle's files")
+
+    def _check_targets(self) -> None:
+        for place, target in enumerate(self.targets):
+            where = f"targets[{place}]"
+            if not is_adapter_name(target.provider):
+                raise refuse(f"{where}.provider", target.provider, "the name of a provider")
+            if any((t.provider, t.soc) == (target.provider, target.soc) for t in self.targets[:place]):
+                raise refuse(f"{where}.provider", target.provider, "each provider and SoC once")
+            for name in target.files:
+                if name not in self.files:
+                    raise refuse(f"{where}: a graph's file", name, "one of the bundle's files")
+            if unknown := target.encoders.keys() - {"vision", "audio"}:
+                raise refuse(f"{where}.encoders", min(unknown), "vision or audio")
+            for route in () if target.decoder is None else target.decoder.routes:
+                for name in route.adapters:
+                    if self.adapter(name) is None:
+                        raise refuse(f"{where}: a route's adapter", name, "one of the bundle's adapters")
 
     def _check_route(self, mode: str, route: Route) -> None:
         if not is_route_name(mode):

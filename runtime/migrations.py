@@ -36,20 +36,23 @@ def _to_1(body: Body, modes: tuple[str, ...]) -> Body | None:
 
 
 def _from_2(body: Body) -> Body:
-    """Schema 3 knows KV caches of 8 and 4 bits."""
-    decoder = body.get("decoder")
-    return {**body, "decoder": {**decoder, "kv_bits": 32}} if isinstance(decoder, dict) else body
+    """Schema 3 knows KV caches of 8 and 4 bits, and targets: graphs for providers that compile ahead."""
+    found, decoder = {**body, "targets": []}, body.get("decoder")
+    return {**found, "decoder": {**decoder, "kv_bits": 32}} if isinstance(decoder, dict) else found
 
 
-def _to_2(body: Body) -> Body | None:
-    """The same in schema 2, None where that cannot say it: its KV caches are float32."""
-    if body["decoder"]["kv_bits"] != 32:
+def _to_2(body: Body, modes: tuple[str, ...]) -> Body | None:
+    """The same in schema 2, None where that cannot say it: its KV caches are float32, and it knows no targets."""
+    if body["targets"] or body["decoder"]["kv_bits"] != 32:
         return None
-    return {**body, "decoder": {key: value for key, value in body["decoder"].items() if key != "kv_bits"}}
+    decoder = {key: value for key, value in body["decoder"].items() if key != "kv_bits"}
+    return {**{key: value for key, value in body.items() if key != "targets"}, "decoder": decoder}
 
 
 MIGRATIONS: tuple[Callable[[Body], Body], ...] = (_from_1, _from_2)
 """From schema 1, from schema 2, ..."""
+WAYS_BACK: tuple[Callable[[Body, tuple[str, ...]], Body | None], ...] = (_to_1, _to_2)
+"""To schema 1, to schema 2, ..."""
 
 
 def migrate(body: Body, schema: int) -> Body:
@@ -61,9 +64,10 @@ def migrate(body: Body, schema: int) -> Body:
 
 def oldest(body: Body, modes: tuple[str, ...]) -> Body:
     """A whole manifest in the oldest schema that can say what it says, that schema's number first."""
-    schema, lower = len(MIGRATIONS) + 1, _to_2(body)
-    if lower is not None:
-        schema, body, lower = 2, lower, _to_1(lower, modes)
-    if lower is not None:
-        schema, body = 1, lower
+    schema = len(MIGRATIONS) + 1
+    for back in reversed(WAYS_BACK):
+        lower = back(body, modes)
+        if lower is None:
+            break
+        body, schema = lower, schema - 1
     return {"schema": schema, **body}

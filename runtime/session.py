@@ -43,6 +43,9 @@ from .processor import Processor
 from .question import Message
 from .reply import Reply
 from .routing import Wanted
+from .static_decoder import StaticDecoder
+from .static_sessions import StaticSessions
+from .targets import StaticSpec
 from .tools import Tool
 from .track import Track
 
@@ -52,27 +55,37 @@ logger = logging.getLogger(__name__)
 class Session:
     """One loaded bundle. Made by ``palmtop.load``; close it, or use it in a ``with`` statement."""
 
-    def __init__(self, bundle: Bundle, options: SessionOptions, *, encoders: FeatureSource | None = None) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        options: SessionOptions,
+        *,
+        encoders: FeatureSource | None = None,
+        static: StaticSessions | None = None,
+    ) -> None:
         self.bundle = bundle
         self.manifest: Manifest = bundle.manifest
-        self.plan = _plan(self.manifest, options)
+        self._static = static
+        self.plan = _plan(self.manifest, options, None if static is None else static.spec)
         self._options = options
-        self._native = import_genai()
         self._processor = Processor(self.manifest.processor, bundle.path)
         self._encoders = encoders or _encoders(bundle, options, self._check_encoder)
         self._guides = Guides(
             bundle.file("tokenizer.json"), self.manifest.decoder.vocab_size, self.manifest.processor.text.eos_ids
         )
-        check_genai_config(bundle)
-        self._model = _open_model(self._native, bundle.path, self.plan.context, options.threads)
-        release_mapped_pages(bundle.path)
+        self._model: Any = static  # None once the session is closed
+        if static is None:
+            self._native = import_genai()
+            check_genai_config(bundle)
+            self._model = _open_model(self._native, bundle.path, self.plan.context, options.threads)
+            release_mapped_pages(bundle.path)
         self._default: Conversation | None = None
-        self._decoders: WeakSet[GenaiDecoder] = WeakSet()
+        self._decoders: WeakSet[GenaiDecoder | StaticDecoder] = WeakSet()
 
     @property
     def context(self) -> int:
         """Tokens a conversation may hold."""
-        return self.plan.context
+        return min(self.plan.context, self._options.context or self.plan.context)
 
     def conversation(self, *, system: str | None = None, tools: Sequence[Tool] = ()) -> Conversation:
         """A new dialogue with a KV cache of its own, allocated when it first reads something.
@@ -88,8 +101,9 @@ class Session:
             self._open_decoder,
             context=self.context,
             original_context=self.manifest.decoder.original_context,
-            chunk=self._options.prefill_chunk or chunk_for(self.manifest),
-            draft_rows=self.manifest.draft_rows,
+            chunk=self._options.prefill_chunk
+            or (chunk_for(self.manifest) if self._static is None else self._static.spec.chunk),
+            draft_rows=self.manifest.draft_rows if self._static is None else 1,
         )
         media = MediaReader(self._processor, self._encoders)
         return Conversation(self.manifest, track, self._processor.text, media, self._guides, system=system, tools=tools)
@@ -153,14 +167,20 @@ class Session:
             decoder.close()
         self._decoders.clear()
         self._encoders.close()
+        if self._static is not None:
+            self._static.close()
         self._model = None
 
-    def _open_decoder(self) -> GenaiDecoder:
+    def _open_decoder(self) -> GenaiDecoder | StaticDecoder:
         if self._model is None:
             raise InputError(f"{self.bundle.path}: the session is closed, expected an open one")
         self._check_room()
         inputs = decoder_inputs(self.manifest, self.plan)
-        decoder = GenaiDecoder(self._native, self._model, inputs, self.context, self.bundle)
+        decoder: GenaiDecoder | StaticDecoder
+        if self._static is not None:
+            decoder = self._static.decoder(self.manifest, inputs)
+        else:
+            decoder = GenaiDecoder(self._native, self._model, inputs, self.context, self.bundle)
         self._decoders.add(decoder)
         return decoder
 
@@ -206,9 +226,12 @@ def load_session(path: str | os.PathLike[str], options: SessionOptions) -> Sessi
     return Session(open_bundle(path), options)
 
 
-def _plan(manifest: Manifest, options: SessionOptions) -> MemoryPlan:
-    """The plan for the context asked for, or for the longest that fits; refuses what does not."""
-    serves = manifest.decoder.context_length
+def _plan(manifest: Manifest, options: SessionOptions, static: StaticSpec | None = None) -> MemoryPlan:
+    """The plan for the context asked for, or for the longest that fits; refuses what does not.
+
+    Graphs of fixed shapes hold the cache that they were made for, whatever is asked.
+    """
+    serves = manifest.decoder.context_length if static is None else static.context
     if options.context is not None and options.context > serves:
         raise InputError(f"option context: found {options.context}, this bundle serves at most {serves} tokens")
 
@@ -224,8 +247,8 @@ def _plan(manifest: Manifest, options: SessionOptions) -> MemoryPlan:
     available = available_memory()
     if options.memory_limit is not None:
         available = options.memory_limit if available is None else min(available, options.memory_limit)
-    wanted = plan(options.context or serves)
-    if options.context is None and available is not None and wanted.text > available:
+    wanted = plan(options.context or serves if static is None else serves)
+    if static is None and options.context is None and available is not None and wanted.text > available:
         fits = largest_context(manifest, wanted, available)
         logger.info("%s: a context of %d instead of %d fits into memory", manifest.model, fits, serves)
         wanted = plan(fits or MINIMUM_CONTEXT)

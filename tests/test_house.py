@@ -29,6 +29,7 @@ STAIRS = {
         "palmtop.runtime.machine",
         "palmtop.runtime.manifest",
         "palmtop.runtime.processor.spec",
+        "palmtop.runtime.targets",
     ),
     "palmtop.export.plan": (
         "palmtop.errors",

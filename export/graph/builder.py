@@ -64,9 +64,10 @@ class GraphBuilder:
     its own.
     """
 
-    def __init__(self, name: str, sink: WeightSink) -> None:
+    def __init__(self, name: str, sink: WeightSink, opset: int = OPSET) -> None:
         self.name = name
         self.sink = sink
+        self.opset = opset
         self._nodes: list[ir.Node] = []
         self._inputs: list[ir.Value] = []
         self._outputs: list[ir.Value] = []
@@ -174,7 +175,7 @@ class GraphBuilder:
 
     def branch(self, name: str, body: Callable[[GraphBuilder], ir.Value]) -> ir.Graph:
         """A subgraph with one output, made by ``body`` on a builder of its own."""
-        inner = GraphBuilder(name, self.sink)
+        inner = GraphBuilder(name, self.sink, self.opset)
         result = body(inner)
         if result.producer() is None or not any(result.producer() is n for n in inner._nodes):
             result = inner.op("Identity", result)
@@ -205,7 +206,7 @@ class GraphBuilder:
             self._outputs,
             nodes=self._nodes,
             initializers=list(self._initializers.values()),
-            opset_imports={"": OPSET, MICROSOFT: 1},
+            opset_imports={"": self.opset, MICROSOFT: 1},
             name=self.name,
         )
 

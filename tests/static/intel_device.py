@@ -1,0 +1,35 @@
+"""Lets the OpenVINO plugin offer its CPU device on processors of other makers, for tests and benchmarks alone.
+
+The plugin (1.8.1) offers the CPU device where onnxruntime says that the processor is Intel's; OpenVINO itself runs
+on any x86-64. Here the maker's number in onnxruntime's record of the processor is changed for as long as the plugin
+looks at it. Nothing of this is in the package: there a machine without such a device is told so.
+"""
+
+from __future__ import annotations
+
+import ctypes
+
+INTEL = 0x8086
+
+
+def register_openvino() -> bool:
+    """Register the plugin with onnxruntime; whether it offers a CPU device now. False where it is not installed."""
+    try:
+        import onnxruntime as ort
+        import onnxruntime_ep_openvino as plugin
+    except ImportError:
+        return False
+    name = plugin.get_ep_name()
+    if not any(device.ep_name == name for device in ort.get_ep_devices()):
+        device = next(d.device for d in ort.get_ep_devices() if d.ep_name == "CPUExecutionProvider")
+        # pybind11 keeps the pointer behind the object's head; the record begins with kind and maker.
+        record = (ctypes.c_uint32 * 2).from_address(ctypes.c_void_p.from_address(id(device) + 16).value or 0)
+        maker = device.vendor_id
+        if record[1] != maker:  # another layout than that of onnxruntime 1.31
+            return False
+        record[1] = INTEL
+        try:
+            ort.register_execution_provider_library(name, plugin.get_library_path())
+        finally:
+            record[1] = maker
+    return any(device.ep_name == name for device in ort.get_ep_devices())
