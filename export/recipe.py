@@ -103,7 +103,7 @@ class Recipe:
             raise InputError(
                 f"target-context is {self.target_context}, expected 16 to {self.context}, the context of the bundle"
             )
-        if not 2 <= self.chunk <= self.context:
+        if self.target is not None and not 2 <= self.chunk <= self.context:
             raise InputError(f"chunk is {self.chunk}, expected 2 to {self.context}, the context of the bundle")
         self.scheme(4)  # checks the group
         self.merge  # noqa: B018 - checks the adapters option
