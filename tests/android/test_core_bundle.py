@@ -70,6 +70,7 @@ def place(data: Any, where: str, value: object) -> None:
 
 
 WRONG = [
+    ("schema", 4),
     ("schema", 3),
     ("schema", 2),
     ("schema", 0),

@@ -20,6 +20,7 @@ final class ManifestFields {
         size("context_length", 24),
         new Field("original_context", "int | None", "1", "16777216"),
         new Field("sampled_never", "tuple[int, ...]", "0", "16777215"),
+        new Field("kv_bits", "int", "4", "32"),
     };
     static final Field[] ENCODER = {
         new Field("file", "str"), new Field("bytes_per_item", "int", "1", MAX_SIZE),
