@@ -150,7 +150,10 @@ def _memory(available: int | None) -> Finding:
         return Finding(name="memory", level="good", found="this system does not tell")
     found = f"{megabytes(available)} free to this process"
     if available < SMALL_MEMORY_BYTES:
-        advice = "a full-size bundle needs about 4 GB; see 'palmtop inspect BUNDLE', and pass a shorter --context"
+        advice = (
+            "a full-size bundle needs about 4 GB; see 'palmtop inspect BUNDLE', and pass a shorter --context"
+            " (a bundle exported with --kv 8 holds four times as many tokens in the same KV cache)"
+        )
         return Finding(name="memory", level="advice", found=found, advice=advice)
     return Finding(name="memory", level="good", found=found)
 

@@ -79,6 +79,8 @@ class Session:
             check_genai_config(bundle)
             self._model = _open_model(self._native, bundle.path, self.plan.context, options.threads)
             release_mapped_pages(bundle.path)
+            bits, size = self.manifest.decoder.kv_bits, megabytes(self.plan.kv_cache)
+            logger.info("%s: KV cache of %d bits, %s for %d tokens", self.manifest.model, bits, size, self.plan.context)
         self._default: Conversation | None = None
         self._decoders: WeakSet[GenaiDecoder | StaticDecoder] = WeakSet()
 

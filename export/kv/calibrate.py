@@ -84,12 +84,13 @@ def envelopes(
     spec = model.manifest.decoder
     found = [Envelope(rotary_size) for _ in range(spec.num_layers)]
     has_long = spec.original_context is not None and spec.original_context < spec.context_length
-    runs = [(sample, False) for sample in samples]
-    runs += [(sample, True) for sample in samples if has_long and sample.mode == "text"]
+    limit = min(LONGEST_SAMPLE, spec.context_length, spec.original_context or LONGEST_SAMPLE)
+    runs = [(_cut(sample, limit), False) for sample in samples]
+    runs += [(sample, True) for sample, _ in runs if has_long and sample.mode == "text"]
     for number, batch in enumerate(_batches(runs, LIVE_WIDTHS * 4 * spec.hidden_size), 1):
         lives = []
         for sample, is_long in batch:
-            live = model.decoder_inputs(_cut(sample), [features[id(m)] for m in sample.media])
+            live = model.decoder_inputs(sample, [features[id(m)] for m in sample.media])
             lives.append(live | {"rope_long": np.array([is_long])})
         _walk(model, lives, found, lambda layer, number=number: tell(f"KV cache: batch {number}, layer {layer}"))
     return found
@@ -141,7 +142,7 @@ def _batches(runs: Sequence[tuple[Sample, bool]], token_bytes: int) -> Iterator[
     batch: list[tuple[Sample, bool]] = []
     filled = 0
     for sample, is_long in runs:
-        size = min(len(sample.input_ids), LONGEST_SAMPLE) * token_bytes
+        size = len(sample.input_ids) * token_bytes
         if batch and filled + size > BATCH_BYTES:
             yield batch
             batch, filled = [], 0
@@ -151,7 +152,6 @@ def _batches(runs: Sequence[tuple[Sample, bool]], token_bytes: int) -> Iterator[
         yield batch
 
 
-def _cut(sample: Sample) -> Sample:
-    """No more tokens than attention can look at at once; the keys of the first do not depend on the later ones."""
-    ids, places = sample.input_ids[:LONGEST_SAMPLE], sample.places[:LONGEST_SAMPLE]
-    return replace(sample, input_ids=ids, places=places)
+def _cut(sample: Sample, tokens: int) -> Sample:
+    """No more tokens than can be looked at at once; the keys of the first do not depend on the later ones."""
+    return replace(sample, input_ids=sample.input_ids[:tokens], places=sample.places[:tokens])

@@ -34,8 +34,8 @@ from palmtop.runtime.machine import available_memory, rss_bytes
 from . import adapters as proofs
 from .adapters import Loras
 from .answers import accuracy, worst
-from .cache_loss import cache_loss, judge_cache
 from .decoders import STEPS, Decoders, Divergence, Pair, Question, Reference, compared_answers, encoders_snr
+from .kv_loss import cache_loss, judge_cache
 from .neighbours import neighbours, weight_bytes
 from .quality import Agreement, Check, Quality, agreement
 from .samples import SampleReader, packaged_messages

@@ -109,6 +109,11 @@ class DecoderProbe:
             ids = np.array(tokens[-1:], np.int64)
         return np.array(tokens, np.int64)
 
+    def cache(self, prompt: ProbeInput, gates: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
+        """Keys and values of a prompt, [1, KV, S, D] by name: ``key.0``, ``value.0``, ``key.1``, ..."""
+        _, cache = self._run(prompt.input_ids, prompt, gates, None, 0, False)
+        return {".".join(reversed(name.split(".")[1:])): array for name, array in cache.items()}
+
     def stream(
         self, ids: NDArray[np.int64], gates: NDArray[np.float32], chunk: int, *, is_long: bool = False
     ) -> Iterator[NDArray[np.float32]]:

@@ -14,21 +14,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from palmtop.export.kv.stored import with_float_cache
+from palmtop.export.graph.kv_cache import KvCache
+from palmtop.export.kv.stored import stored_cache, with_float_cache
 from palmtop.runtime.bundle import Bundle
 from palmtop.runtime.machine import available_memory
 
 from .decoders import STEPS
 from .long_text import long_text
 from .probe import DecoderProbe, ProbeInput
-from .quality import Agreement, Check, agreement
+from .quality import Agreement, Check, agreement, ratio_db
 from .samples import SampleReader, packaged_messages
 
 LONG_TOKENS = 8192
 CHUNK = 64  # tokens between two compared positions of the long text
 SHORTEST = 512  # a long text of fewer tokens says nothing that the prompts do not
 TOLD_EVERY = 1024  # tokens
-MAX_CACHE_SHARE = {8: 0.1, 4: 0.5}  # largest difference of a logit, of the range
+MAX_CACHE_SHARE = {8: 0.2, 4: 0.5}  # largest difference of a logit, of the range
+MAX_CLIPPED = 0.01  # of the energy of a layer's keys or values; scales of other layers, or keys' for values, clip more
 
 Report = Callable[[str], None]
 
@@ -40,12 +42,16 @@ class CacheLoss:
     Attributes:
         bits: of the cache.
         modes: by mode of input.
+        snr_db: of stored keys and values by layer ("key.0"), over those of the prompts.
+        clipped: likewise, the share of their energy that lies beyond the largest code.
         by_length: of a long text, the positions up to this many tokens and beyond the entry before.
         seconds: what the measurement took.
     """
 
     bits: int
     modes: dict[str, Agreement]
+    snr_db: dict[str, float]
+    clipped: dict[str, float]
     by_length: dict[int, Agreement] = field(default_factory=dict)
     seconds: float
 
@@ -53,7 +59,11 @@ class CacheLoss:
         """Plain JSON types."""
         lengths = [{"tokens": tokens, **asdict(each)} for tokens, each in self.by_length.items()]
         modes = {mode: asdict(each) for mode, each in self.modes.items()}
-        return {"bits": self.bits, "modes": modes, "by_length": lengths, "seconds": self.seconds}
+        layers = {
+            name: {"snr_db": round(value, 2), "clipped": round(self.clipped[name], 8)}
+            for name, value in self.snr_db.items()
+        }
+        return {"bits": self.bits, "modes": modes, "by_length": lengths, "layers": layers, "seconds": self.seconds}
 
 
 def cache_loss(bundle: Bundle, items: int, report: Report) -> tuple[CacheLoss, str | None]:
@@ -79,6 +89,9 @@ def cache_loss(bundle: Bundle, items: int, report: Report) -> tuple[CacheLoss, s
     exact = _Probed(bundle, clock, is_float=True)
     tokens_of = [exact.greedy(prompt) for prompt in prompts]
     expected = [exact.logits(prompt, ids) for prompt, ids in zip(prompts, tokens_of, strict=True)]
+    rounding = _Rounding(stored_cache(bundle.file(bundle.manifest.decoder.file), bundle.manifest.decoder))
+    for prompt in prompts:
+        rounding.add(exact.cache(prompt))
     far = exact.read(text)
     del exact  # one decoder at a time
     found = _Probed(bundle, clock, is_float=False)
@@ -88,6 +101,8 @@ def cache_loss(bundle: Bundle, items: int, report: Report) -> tuple[CacheLoss, s
     loss = CacheLoss(
         bits=bundle.manifest.decoder.kv_bits,
         modes={mode: agreement(*map(np.concatenate, zip(*each, strict=True))) for mode, each in modes.items()},
+        snr_db={name: ratio_db(signal, noise) for name, (signal, noise, _) in rounding.sums.items()},
+        clipped={name: beyond / max(signal, 1e-30) for name, (signal, _, beyond) in rounding.sums.items()},
         by_length=dict(_by_length(far, found.read(text))),
         seconds=round(time.perf_counter() - started, 2),
     )
@@ -95,9 +110,18 @@ def cache_loss(bundle: Bundle, items: int, report: Report) -> tuple[CacheLoss, s
 
 
 def judge_cache(loss: CacheLoss) -> list[Check]:
-    """One check a mode."""
+    """One check a mode, and one for the layer whose scales leave out most of its keys or values."""
     limit = MAX_CACHE_SHARE[loss.bits]
-    return [
+    worst, share = max(loss.clipped.items(), key=lambda item: item[1])
+    scales = Check(
+        name=f"KV cache of {loss.bits} bits: scales",
+        passed=share <= MAX_CLIPPED,
+        value=round(share, 8),
+        limit=MAX_CLIPPED,
+        detail=f"of {len(loss.clipped)} tensors '{worst}' clips most: {share:.3%} of its energy;"
+        f" least exact has {min(loss.snr_db.values()):.1f} dB",
+    )
+    return [scales] + [
         Check(
             name=f"{mode}: KV cache of {loss.bits} bits",
             passed=bool(a.max_abs <= limit),  # false for NaN
@@ -125,6 +149,9 @@ class _Probed:
     def logits(self, prompt: ProbeInput, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
         return self._probe.logits(prompt, self._gates(prompt.mode), tokens)
 
+    def cache(self, prompt: ProbeInput) -> dict[str, NDArray[np.float32]]:
+        return self._probe.cache(prompt, self._gates(prompt.mode))
+
     def read(self, text: NDArray[np.int64]) -> NDArray[np.float32]:
         """[T, V] logits behind every chunk of a text."""
         original = self._manifest.decoder.original_context
@@ -141,6 +168,29 @@ class _Probed:
         for adapter in self._manifest.adapters:
             gates[adapter.gate] = weights.get(adapter.name, 0.0)
         return gates
+
+
+class _Rounding:
+    """What the stored scales make of keys and values, in numpy: the kernel itself is judged by the logits.
+
+    Attributes:
+        sums: squares of the values, of what rounding and clipping change, and of what lies beyond the codes.
+    """
+
+    def __init__(self, cache: KvCache) -> None:
+        self.sums: dict[str, tuple[float, float, float]] = {}
+        self._cache = cache
+
+    def add(self, exact: dict[str, NDArray[np.float32]]) -> None:
+        most = (1 << self._cache.bits - 1) - 1
+        for name, array in exact.items():
+            which, layer = name.split(".")
+            scales = getattr(self._cache.layers[int(layer)], which)[:, None]  # [KV, 1, D]
+            found = np.clip(np.rint(array / scales), -most - 1, most) * scales
+            beyond = np.maximum(np.abs(array) - (most + 1) * scales, 0)
+            sums = [float(np.square(x, dtype=np.float64).sum()) for x in (array, found - array, beyond)]
+            before = self.sums.get(name, (0.0, 0.0, 0.0))
+            self.sums[name] = (before[0] + sums[0], before[1] + sums[1], before[2] + sums[2])
 
 
 class _Clock:
