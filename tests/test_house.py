@@ -68,6 +68,7 @@ HEAVY = (
     "onnx_ir",
     "cv2",
     "librosa",
+    "soxr",
     "llguidance",
     "tokenizers",
     "torch",
