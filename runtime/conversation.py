@@ -22,14 +22,15 @@ from .manifest import Manifest
 from .media import MediaReader
 from .options import GenerationOptions
 from .processor.text import TextProcessor
-from .question import Message, QuestionReader, without_front
+from .question import Message, QuestionReader, ReadingCancelledError, without_front
+from .reply import Piece
 from .routing import Wanted
 from .spoken import SpokenAnswers
 from .stopwatch import Stopwatch
 from .thinking import separate_thinking
 from .tools import Tool, check_tools, first_messages
 from .track import Track
-from .turn import Turn
+from .turn import Turn, unread
 
 GREEDY = GenerationOptions()
 POLL_S = 0.02  # how soon an answer that waits for its turn notices that it is not wanted any more
@@ -234,7 +235,11 @@ class Conversation:
         clock = Stopwatch()
         guide, drafter = self._guides.guide(options.grammar), self._talk.drafter(options)
         try:
-            question = self._reader.read(messages, adapters, options, self._tools)
+            question = self._reader.read(messages, adapters, options, self._tools, stop)
+        except ReadingCancelledError as stopped:
+            self._media.forget_pixels()
+            yield Piece(text="", reply=unread(stopped.choice, stop, clock))
+            return
         except BaseException:
             self._media.forget_pixels()
             raise

@@ -24,8 +24,8 @@ REQUIRED = {  # package: least version, as in pyproject.toml
     "tokenizers": "0.20",
     "jinja2": "3.1",
     "opencv-python-headless": "4.9",
-    "librosa": "0.10",
     "soundfile": "0.12",
+    "soxr": "0.3.2",
     "click": "8.1",
     "rich": "13",
 }

@@ -19,6 +19,7 @@ from .options import GenerationOptions
 from .processor.text import TextProcessor
 from .question import Question
 from .reply import FinishReason, Piece, Reply, ReprefillReason, Usage
+from .routing import Choice
 from .spoken import SpokenAnswers
 from .stopwatch import Stopwatch
 from .tools import find_tool_calls
@@ -143,3 +144,27 @@ class Turn:
             drafter=drafter,
             cancelled=interruption,
         )
+
+
+def unread(choice: Choice, interruption: Interruption, clock: Stopwatch) -> Reply:
+    """The empty reply to a question that was stopped while its media were decoded."""
+    usage = Usage(
+        prompt_tokens=0,
+        cached_tokens=0,
+        media_rows=0,
+        completion_tokens=0,
+        reprefilled=None,
+        encode_s=clock.ttft_s,
+        ttft_s=clock.ttft_s,
+        tokens_per_s=0.0,
+        peak_rss_bytes=peak_rss_bytes(),
+    )
+    return Reply(
+        text="",
+        token_ids=(),
+        finish_reason=interruption.reason or "cancelled",
+        mode=choice.mode,
+        adapters={name: weight for name, weight in choice.adapters.items() if weight},
+        tool_calls=(),
+        usage=usage,
+    )

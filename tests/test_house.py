@@ -69,6 +69,7 @@ HEAVY = (
     "onnx_ir",
     "cv2",
     "librosa",
+    "soxr",
     "llguidance",
     "tokenizers",
     "torch",
