@@ -31,6 +31,7 @@ Examples:
   palmtop export my-finetune -o vision-only --adapters merge=vision
   palmtop export Phi-4-multimodal-instruct -o phi4mm-int4 --ram 2GB   # on a small machine
   palmtop export Phi-4-multimodal-instruct -o laptop --target openvino --context 4096 --chunk 128
+  palmtop export my-finetune -o phone --target qnn --soc sm8650,sm8750
   palmtop export my-finetune -o parity --bits 32        # float32, to compare with the reference
   palmtop export Phi-4-mini-Q8_0.gguf -o mini-int4      # a text model's GGUF; its grid is rounded once more
   palmtop export Phi-4-multimodal-instruct -o phi4mm-long --kv 8 --context 32768   # a quarter of the KV memory
@@ -63,10 +64,9 @@ Examples:
 @click.option("--context", type=int, help="Longest sequence to serve, in tokens (default 8192).")
 @click.option("--kv", type=int, help="Bits of the KV cache: 32 (default), 8 or 4; these two are calibrated first.")
 @click.option("--speculation", is_flag=True, help="Logits for guesses at what follows: see docs/speculation.md.")
-@click.option("--target", help="Graphs of fixed shapes beside the bundle's own, for this provider: openvino.")
-@click.option(
-    "--target-context", type=int, help="Positions of those graphs' cache (default: the context, at most 4096)."
-)
+@click.option("--target", help="Graphs of fixed shapes beside the bundle's own, for a provider: openvino, qnn.")
+@click.option("--soc", help="Of --target qnn: systems on chip to compile for, e.g. sm8650,sm8750 (default sm8750).")
+@click.option("--target-context", type=int, help="Positions of their cache (default: the context, at most 4096).")
 @click.option("--chunk", type=int, help="Tokens of a prompt that those graphs read at a time (default 128).")
 @click.option("--recipe", "recipe_file", type=click.Path(path_type=Path), help="TOML file with these options.")
 @click.option(

@@ -43,6 +43,7 @@ from .open_checkpoint import open_checkpoint
 from .parts import count_parts
 from .progress import Meter, Progress
 from .recipe import CALIBRATED, METHODS, Recipe
+from .static.graphs import embedding_graph
 from .static.openvino import write_openvino
 from .static.shared_weights import SharedWeights
 from .tokenizer_files import write_tokenizer
@@ -56,7 +57,7 @@ if TYPE_CHECKING:
     from .plan.request import Request
 
 DECODER_FILE, VISION_FILE, AUDIO_FILE = "decoder.onnx", "vision.onnx", "audio.onnx"
-QUALITY_FILE, PLAN_FILE = "quality.json", "plan.json"
+QUALITY_FILE, PLAN_FILE, QNN_EMBEDDING_FILE = "quality.json", "plan.json", "qnn_embedding.onnx"
 
 
 def export_model(
@@ -200,7 +201,13 @@ def write_bundle(
         ) as file:
             sink = SharedWeights(file)
             graph = build_graphs(model, recipe, part, sink, planned)
-            if part == "decoder" and recipe.target is not None:
+            if part == "decoder" and recipe.target == "qnn":
+                # The lookup stays on the CPU, on the bytes of the bundle's own decoder.
+                table = embedding_graph(
+                    model, merged_weights(model, recipe), sink, _decoder_precision(recipe, planned).head
+                )
+                ir.save(table, folder / QNN_EMBEDDING_FILE)
+            if part == "decoder" and recipe.target == "openvino":
                 precision, routes = _decoder_precision(recipe, planned), _routes(model, recipe)
                 targets.append(
                     write_openvino(folder, model, recipe, merged_weights(model, recipe), routes, precision, sink)
@@ -215,6 +222,10 @@ def write_bundle(
     if planned is not None:
         planned.plan.write(folder / PLAN_FILE)
     parts = count_parts(graphs, [a.name for a in adapters])
+    if recipe.target == "qnn":
+        from .npu.target import write_qnn
+
+        targets += write_qnn(folder, model, merged_weights(model, recipe), recipe, manifest).targets
     manifest = replace(manifest, parts=parts, files=list_files(folder, hashes), targets=tuple(targets))
     write_manifest(folder, manifest)
     return manifest

@@ -23,17 +23,19 @@ KV_BITS = (4, 8, 32)
 ENCODER_BITS = (4, 8, 32)
 METHODS: dict[str, Quantizer] = {"rtn": rtn, "search": search, "hqq": hqq, "awq": awq, "gptq": gptq}
 DRAFT_ROWS = 8  # of ``--speculation``: longer steps gain nothing on two x86 cores (docs/speculation.md)
-TARGETS = ("openvino",)
-TARGET_KEYS = ("target", "target_context", "chunk")
+TARGETS = ("openvino", "qnn")
+TARGET_KEYS = ("target", "target_context", "chunk", "soc")
+SOC = "sm8750"
 TARGET_CONTEXT = 4096  # of a cache that is always read whole
 LATER = {"kv": 32, "draft_rows": 1}  # options that the first palmtop did not have
 CALIBRATED = ("awq", "gptq")  # they need statistics of each layer's inputs
 _MERGE_ITEM = re.compile(r"^([\w.-]+)(?:=([-+]?[0-9.]+(?:[eE][-+]?[0-9]+)?))?$")
+_SOC_NAME = re.compile(r"^[a-z][a-z0-9]{2,15}$")
 _TYPES: tuple[tuple[tuple[str, ...], type, str], ...] = (
     (("bits", "head_bits", "encoder_bits", "group", "scale_bits", "accuracy_level", "context"), int, "a whole number"),
     (("kv", "draft_rows", "target_context", "chunk"), int, "a whole number"),
     (("symmetric",), bool, "true or false"),
-    (("method", "adapters", "target"), str, "text"),
+    (("method", "adapters", "target", "soc"), str, "text"),
 )
 
 
@@ -59,6 +61,7 @@ class Recipe:
         target: a provider that gets graphs of fixed shapes beside the bundle's own; None for none.
         target_context: positions of those graphs' cache; None takes the context, at most 4096.
         chunk: tokens that their prefill graphs read at a time.
+        soc: systems on chip that a target compiles for, such as "sm8650,sm8750"; None for what it has by default.
     """
 
     bits: int = 4
@@ -76,6 +79,7 @@ class Recipe:
     target: str | None = None
     target_context: int | None = None
     chunk: int = 128
+    soc: str | None = None
 
     def __post_init__(self) -> None:
         self._check_types()
@@ -105,6 +109,8 @@ class Recipe:
             )
         if self.target is not None and not 2 <= self.chunk <= self.context:
             raise InputError(f"chunk is {self.chunk}, expected 2 to {self.context}, the context of the bundle")
+        if self.soc is not None and (self.target != "qnn" or not all(map(_SOC_NAME.match, self.socs))):
+            raise InputError(f"soc is '{self.soc}' with target {self.target}, expected names such as sm8750 for qnn")
         self.scheme(4)  # checks the group
         self.merge  # noqa: B018 - checks the adapters option
 
@@ -113,7 +119,7 @@ class Recipe:
         for names, kind, expected in _TYPES:
             for name in names:
                 value = getattr(self, name)
-                if value is None and name in ("head_bits", "encoder_bits", "target", "target_context"):
+                if value is None and name in ("head_bits", "encoder_bits", "target", "target_context", "soc"):
                     continue
                 if type(value) is not kind:  # a bool is no number
                     raise InputError(f"{name.replace('_', '-')} is {value!r}, expected {expected}")
@@ -150,6 +156,11 @@ class Recipe:
     def encoder_scheme(self) -> Scheme | None:
         """Of the encoders' linears."""
         return self.scheme(self.bits_of_encoders)
+
+    @property
+    def socs(self) -> tuple[str, ...]:
+        """Systems on chip to compile for, each once."""
+        return tuple(dict.fromkeys(name.strip().lower() for name in (self.soc or SOC).split(",")))
 
     @property
     def context_of_target(self) -> int:

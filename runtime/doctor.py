@@ -6,7 +6,7 @@ import importlib.metadata
 import os
 import platform
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType
@@ -14,6 +14,7 @@ from typing import Literal
 
 from .machine import available_memory
 from .memory import megabytes
+from .providers import ProviderState
 
 Level = Literal["good", "advice", "problem"]
 
@@ -59,17 +60,23 @@ class Finding:
         return asdict(self)
 
 
-def examine(import_genai: Callable[[], ModuleType], providers: Callable[[], list[str]]) -> Iterator[Finding]:
+def examine(
+    import_genai: Callable[[], ModuleType],
+    providers: Callable[[], list[str]],
+    packaged: Callable[[], Iterable[ProviderState]] = tuple,
+) -> Iterator[Finding]:
     """Look at everything; loads the native libraries.
 
     Args:
         import_genai: imports onnxruntime-genai.
         providers: execution providers that onnxruntime was built with.
+        packaged: those that are packages of their own.
     """
     yield _python()
     yield from _packages()
     yield _native("onnxruntime-genai", lambda: str(getattr(import_genai(), "__version__", "loads")))
     yield _native("execution providers", lambda: _providers(providers()))
+    yield from map(_packaged, packaged())
     yield _cpu(cpu_flags(), platform.machine())
     yield _cores(os.cpu_count())
     yield _memory(available_memory())
@@ -114,6 +121,16 @@ def _native(name: str, load: Callable[[], str]) -> Finding:
 
 def _providers(found: list[str]) -> str:
     return ", ".join(found) + "; palmtop uses CPUExecutionProvider"
+
+
+def _packaged(state: ProviderState) -> Finding:
+    """A provider that nobody needs may be missing."""
+    name = f"provider {state.name}"
+    if state.version is None:
+        return Finding(name=name, level="advice", found="not installed", advice=state.missing.partition("; ")[2])
+    if state.missing:
+        return Finding(name=name, level="advice", found=f"{state.version}, not usable", advice=state.missing)
+    return Finding(name=name, level="good", found=f"{state.version}, {'; '.join(state.devices)}")
 
 
 def _cpu(flags: frozenset[str] | None, machine: str) -> Finding:

@@ -36,6 +36,8 @@ POLL_S = 0.02  # how soon a run notices that it is to stop
 
 Progress = Callable[[int, int], None]  # batches done, batches in all
 ShouldStop = Callable[[], bool]
+OpenEncoder = Callable[[str, Path], Any]
+"""Opens the graph of "image" or "audio": an onnxruntime session."""
 
 
 class EncodingStopped(Exception):  # noqa: N818 - nothing went wrong: the caller asked for it
@@ -59,6 +61,7 @@ class Encoders:
         keep: bool = False,
         cache_bytes: int = CACHE_BYTES,
         check_room: Callable[[], None] | None = None,
+        open_encoder: OpenEncoder | None = None,
     ) -> None:
         """Nothing is loaded yet.
 
@@ -71,6 +74,7 @@ class Encoders:
             keep: sessions stay open after use.
             cache_bytes: of feature rows kept for inputs that come again.
             check_room: called before an encoder is loaded; raises when it would not fit into memory.
+            open_encoder: opens an encoder on another provider than the CPU.
 
         Raises:
             BundleError: window and stacking of the audio spec do not fit together.
@@ -86,7 +90,7 @@ class Encoders:
         self._paths = {"image": vision_path, "audio": audio_path}
         self._spec = spec
         self._tiles_at_once = max(1, BATCH_BYTES // max(1, tile_bytes))
-        self._threads = threads
+        self._open = open_encoder or (lambda kind, path: open_session(path, threads))
         self._sessions: dict[str, ort.InferenceSession] = {}
         self._lock = threading.Lock()
 
@@ -211,7 +215,7 @@ class Encoders:
         if kind not in self._sessions:
             if self._check_room is not None:
                 self._check_room()
-            self._sessions[kind] = _open(path, self._threads)
+            self._sessions[kind] = self._open(kind, path)
         return self._sessions[kind]
 
 
@@ -234,7 +238,13 @@ def available_providers() -> list[str]:
     return names
 
 
-def _open(path: Path, threads: int | None) -> ort.InferenceSession:
+def open_session(path: Path, threads: int | None) -> ort.InferenceSession:
+    """A session on the CPU.
+
+    Raises:
+        BundleError: onnxruntime cannot load the graph.
+        RuntimeMissingError: onnxruntime is not installed.
+    """
     try:
         import onnxruntime as ort
     except ImportError as error:

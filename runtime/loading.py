@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from .manifest import Manifest
 from .memory import ENCODER_PARTS
-from .option_checks import check_choice, check_whole, wrong
+from .option_checks import check_whole, wrong
+from .placement import CPU, Provider, placement
 
 LARGEST_CHUNK, SMALLEST_CHUNK = 128, 16
 """Tokens of a prompt read at a time. genai holds Python's lock meanwhile: cancelling, timeouts and other threads
@@ -14,7 +15,6 @@ wait for the end of a chunk (``benchmarks/event_loop.py``). INT4 kernels take as
 on (measured on 3072 x 8192 at accuracy level 4: 0.76 ms at 8, 0.73 at 16, 0.72 at 128, 0.70 at 256)."""
 CHUNK_MULTIPLICATIONS = 64e9
 """About a second of two x86 cores with AVX2 (35e9 a second each, measured as above)."""
-PROVIDERS = ("cpu",)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +27,10 @@ class SessionOptions:
         threads: of the native libraries; None leaves it to them.
         keep_encoders: keep vision and audio encoders loaded after use.
         memory_limit: bytes the session may take; None for what the machine has.
-        provider: execution provider.
+        provider: that runs the bundle, or a mapping of "vision", "audio" and "decoder" to providers: "cpu",
+            "openvino", "qnn".
+        fallback: operators that a provider does not take may run on the CPU; they are reported.
+        recompile: compile the bundle's graphs for a provider here, where another version compiled them.
         prefill_chunk: tokens read at a time; cancelling acts between two chunks, and other threads of the
             process wait for the end of one. None chooses by the size of the model (``chunk_for``).
 
@@ -40,7 +43,9 @@ class SessionOptions:
     threads: int | None = None
     keep_encoders: bool = False
     memory_limit: int | None = None
-    provider: str = "cpu"
+    provider: Provider = CPU
+    fallback: bool = False
+    recompile: bool = False
     prefill_chunk: int | None = None
 
     def __post_init__(self) -> None:
@@ -52,9 +57,10 @@ class SessionOptions:
             ("prefill_chunk", 1),
         ):
             check_whole(name, getattr(self, name), least, optional=True)
-        check_choice("provider", self.provider, PROVIDERS)
-        if not isinstance(self.keep_encoders, bool):
-            raise wrong("keep_encoders", self.keep_encoders, "True or False")
+        placement(self.provider)
+        for name in ("keep_encoders", "fallback", "recompile"):
+            if not isinstance(getattr(self, name), bool):
+                raise wrong(name, getattr(self, name), "True or False")
 
 
 def chunk_for(manifest: Manifest) -> int:

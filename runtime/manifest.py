@@ -349,7 +349,7 @@ class Manifest:
             for name in target.files:
                 if name not in self.files:
                     raise refuse(f"{where}: a graph's file", name, "one of the bundle's files")
-            if unknown := target.encoders.keys() - {"vision", "audio"}:
+            if unknown := {name.partition(".")[0] for name in target.encoders} - {"vision", "audio"}:
                 raise refuse(f"{where}.encoders", min(unknown), "vision or audio")
             for route in () if target.decoder is None else target.decoder.routes:
                 for name in route.adapters:

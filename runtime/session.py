@@ -19,7 +19,7 @@ from palmtop.errors import InputError, MemoryPlanError, RuntimeMissingError
 from .answer import Answer
 from .bundle import Bundle, open_bundle
 from .conversation import GREEDY, Conversation
-from .encoders import Encoders
+from .encoders import Encoders, open_session
 from .genai_config import check_genai_config
 from .genai_decoder import GenaiDecoder, decoder_inputs, native_errors
 from .guide import Guides
@@ -39,11 +39,15 @@ from .memory import (
     plan_memory,
 )
 from .options import GenerationOptions
+from .placed import PlacedBundle
+from .placement import CPU, QNN, placement
 from .processor import Processor
 from .question import Message
 from .reply import Reply
 from .routing import Wanted
 from .static_decoder import StaticDecoder
+from .static_openvino import PROVIDER as OPENVINO
+from .static_openvino import open_on_openvino, openvino_decoder, openvino_device
 from .static_sessions import StaticSessions
 from .targets import StaticSpec
 from .tools import Tool
@@ -62,6 +66,7 @@ class Session:
         *,
         encoders: FeatureSource | None = None,
         static: StaticSessions | None = None,
+        placed: PlacedBundle | None = None,
     ) -> None:
         self.bundle = bundle
         self.manifest: Manifest = bundle.manifest
@@ -69,7 +74,10 @@ class Session:
         self.plan = _plan(self.manifest, options, None if static is None else static.spec)
         self._options = options
         self._processor = Processor(self.manifest.processor, bundle.path)
-        self._encoders = encoders or _encoders(bundle, options, self._check_encoder)
+        self._encoders: FeatureSource = encoders or _encoders(bundle, options, self._check_encoder)
+        self.placed = placed
+        if placed is not None:
+            self._encoders = placed.encoders(self._encoders, keep=options.keep_encoders)
         self._guides = Guides(
             bundle.file("tokenizer.json"), self.manifest.decoder.vocab_size, self.manifest.processor.text.eos_ids
         )
@@ -221,11 +229,23 @@ def load_session(path: str | os.PathLike[str], options: SessionOptions) -> Sessi
     """Open a bundle, check it, plan its memory and load it.
 
     Raises:
-        BundleError: the bundle is damaged, or genai cannot load it.
+        BundleError: the bundle is damaged, genai cannot load it, or its graphs do not fit the provider here.
+        InputError: the bundle has no graphs for a provider that needs them.
         MemoryPlanError: it does not fit.
-        RuntimeMissingError: onnxruntime-genai is not installed.
+        RuntimeMissingError: onnxruntime-genai, or a provider's plugin, is not installed.
     """
-    return Session(open_bundle(path), options)
+    bundle = open_bundle(path)
+    where = placement(options.provider)
+    for provider in {where.vision, where.audio} - {CPU, QNN}:
+        openvino_device(provider)  # what is missing is said now, not at the first picture
+    placed, static = None, None
+    if parts := where.parts_on(QNN):
+        placed = PlacedBundle(bundle, QNN, parts, options.fallback, options.recompile, options.threads)
+        placed.check()
+        static = placed.static()
+    if where.parts_on(OPENVINO) and where.decoder not in (CPU, QNN):
+        static = openvino_decoder(bundle, where.decoder, options.threads)
+    return Session(bundle, options, static=static, placed=placed)
 
 
 def _plan(manifest: Manifest, options: SessionOptions, static: StaticSpec | None = None) -> MemoryPlan:
@@ -259,8 +279,17 @@ def _plan(manifest: Manifest, options: SessionOptions, static: StaticSpec | None
 
 
 def _encoders(bundle: Bundle, options: SessionOptions, check_room: Callable[[], None]) -> Encoders:
-    manifest = bundle.manifest
+    manifest, where = bundle.manifest, placement(options.provider)
     vision, audio = manifest.vision, manifest.audio
+
+    def open_encoder(kind: str, path: Path) -> Any:
+        provider = where.vision if kind == "image" else where.audio
+        return (
+            open_session(path, options.threads)
+            if provider in (CPU, QNN)  # a part on qnn has graphs of its own, and does not come here
+            else open_on_openvino(path, provider, options.threads)
+        )
+
     return Encoders(
         bundle.file(vision.file) if vision else None,
         bundle.file(audio.file) if audio else None,
@@ -269,6 +298,7 @@ def _encoders(bundle: Bundle, options: SessionOptions, check_room: Callable[[], 
         threads=options.threads,
         keep=options.keep_encoders,
         check_room=check_room,
+        open_encoder=open_encoder,
     )
 
 

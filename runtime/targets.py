@@ -85,7 +85,8 @@ class TargetSpec:
         soc: what was compiled for, None where the provider compiles when it loads.
         versions: of what made the graphs, by name; a device with others compiles again or refuses.
         decoder: None where the target has encoders alone.
-        encoders: "vision" and "audio" to files of graphs for the provider; those left out run as they are.
+        encoders: "vision" and "audio" to files of graphs for the provider; those left out run as they are. A graph
+            for shorter windows is "audio.64", by its steps.
     """
 
     provider: str

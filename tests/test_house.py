@@ -28,9 +28,11 @@ STAIRS = {
         "palmtop.runtime.genai_config",
         "palmtop.runtime.machine",
         "palmtop.runtime.manifest",
+        "palmtop.runtime.processor.positions",
         "palmtop.runtime.processor.spec",
         "palmtop.runtime.targets",
     ),
+    "palmtop.export.npu": ("palmtop.errors", "palmtop.export", "palmtop.runtime"),
     "palmtop.export.plan": (
         "palmtop.errors",
         "palmtop.quantize",
@@ -58,7 +60,14 @@ STAIRS = {
 NATIVE = {
     "onnxruntime_genai": {"palmtop.runtime.session"},
     "llguidance": {"palmtop.runtime.guide"},
-    "onnxruntime": {"palmtop.runtime.encoders", "palmtop.export.plan.stages", "palmtop.export.verify.probe"},
+    "onnxruntime": {
+        "palmtop.runtime.encoders",
+        "palmtop.runtime.providers",
+        "palmtop.runtime.static_openvino",
+        "palmtop.export.npu.ranges",
+        "palmtop.export.plan.stages",
+        "palmtop.export.verify.probe",
+    },
 }
 ONLY_IN_TESTS = ("torch", "transformers", "peft", "sklearn", "skimage", "PIL", "torchvision")
 HEAVY = (

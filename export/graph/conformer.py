@@ -12,6 +12,8 @@ softmax does not see; the graph leaves it out. ``downsample_rate`` > 1 is upstre
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import onnx_ir as ir
 
@@ -25,7 +27,7 @@ from .linear import Precisions, float_array, linear
 from .subsampling import CHANNELS_AT_ONCE, subsample
 
 LAYER_NORM_EPS = 1e-5  # torch's default; no config states it
-_TOWER = "audio_embed.encoder."
+TOWER = "audio_embed.encoder."
 
 
 def build_audio(g: GraphBuilder, weights: Weights, config: AudioConfig, precision: Precisions) -> None:
@@ -50,22 +52,27 @@ def build_audio(g: GraphBuilder, weights: Weights, config: AudioConfig, precisio
     left_context = g.input("left_context", ir.DataType.INT64, [1])
     window = g.input("window", ir.DataType.INT64, [1])
     projector = g.input("projector", ir.DataType.INT64, [1])
-    tower = weights.within(_TOWER)
+    tower = weights.within(TOWER)
 
-    x = subsample(g, tower.within("embed."), config, _normalise(g, tower, config, mel), left_context, precision)
+    x = subsample(g, tower.within("embed."), config, normalise(g, tower, config, mel), left_context, precision)
     steps = g.op("Shape", x, start=1, end=2)  # [1]
     x = _fill_up(g, x, g.op("Max", window, steps), steps)
     bias = _relative_bias(g, tower, config, g.op("Max", window, steps))
+
+    def attend(g: GraphBuilder, weights: Weights, x: ir.Value) -> ir.Value:
+        q, k, v = query_key_value(g, weights, x, config.hidden_size, precision)
+        return attention(g, q, k, v, config.num_attention_heads, bias=bias)
+
     for index in range(config.num_blocks):
-        x = _block(g, tower.within(f"encoders.{index}."), config, x, bias, precision)
+        x = block(g, tower.within(f"encoders.{index}."), config, x, attend, precision)
     x = g.op("Slice", x, g.constant([0]), steps, g.constant([1]))  # [1, S, h]
 
     rows = _stack(g, config, x, steps)  # [rows, downsample_rate * h]
     chosen = g.op(
         "If",
         g.op("Cast", g.op("Squeeze", projector), to=int(ir.DataType.BOOL)),
-        then_branch=g.branch("beside_images", lambda b: _project(b, weights, config, "vision_speech", rows, precision)),
-        else_branch=g.branch("alone", lambda b: _project(b, weights, config, "speech", rows, precision)),
+        then_branch=g.branch("beside_images", lambda b: project(b, weights, config, "vision_speech", rows, precision)),
+        else_branch=g.branch("alone", lambda b: project(b, weights, config, "speech", rows, precision)),
     )
     g.output(chosen, "audio_features", ir.DataType.FLOAT, ["rows", config.output_size])
 
@@ -83,7 +90,8 @@ def activation_bytes(config: AudioConfig, window_steps: int) -> int:
     return convolutions + blocks
 
 
-def _normalise(g: GraphBuilder, weights: Weights, config: AudioConfig, mel: ir.Value) -> ir.Value:
+def normalise(g: GraphBuilder, weights: Weights, config: AudioConfig, mel: ir.Value) -> ir.Value:
+    """Frames [1, T, mels], mean and variance of the training data taken out."""
     mean = weights.get("encoder_embedding.global_mean", config.input_size)
     inverse = weights.get("encoder_embedding.global_invstd", config.input_size)
     centred = g.op("Sub", mel, g.weight(mean.name, float_array(mean)))
@@ -116,14 +124,28 @@ def _relative_bias(g: GraphBuilder, weights: Weights, config: AudioConfig, lengt
     return g.op("Unsqueeze", g.op("Gather", by_head, index, axis=1), g.constant([0]))
 
 
-def _block(
-    g: GraphBuilder, weights: Weights, config: AudioConfig, x: ir.Value, bias: ir.Value, precision: Precisions
+def block(
+    g: GraphBuilder,
+    weights: Weights,
+    config: AudioConfig,
+    x: ir.Value,
+    attend: Callable[[GraphBuilder, Weights, ir.Value], ir.Value],
+    precision: Precisions,
 ) -> ir.Value:
+    """One conformer block, [1, S, h] -> [1, S, h].
+
+    Args:
+        g: the graph.
+        weights: the block's.
+        config: sizes.
+        x: hidden states.
+        attend: mixes normalised states, given the attention module's weights.
+        precision: of the linear layers.
+    """
     h = config.hidden_size
     x = g.op("Add", x, _half_feed_forward(g, weights.within("feed_forward_in."), config, x, precision))
     normed = layer_norm(g, weights, "layer_norm_att", x, h, LAYER_NORM_EPS)
-    q, k, v = query_key_value(g, weights.within("self_attn."), normed, h, precision)
-    mixed = attention(g, q, k, v, config.num_attention_heads, bias=bias)
+    mixed = attend(g, weights.within("self_attn."), normed)
     x = g.op("Add", x, module_linear(g, weights, "self_attn.o_proj", mixed, (h, h), precision))
     x = g.op("Add", x, _convolution(g, weights.within("conv."), config, x, precision))
     x = g.op("Add", x, _half_feed_forward(g, weights.within("feed_forward_out."), config, x, precision))
@@ -203,7 +225,7 @@ def _stack(g: GraphBuilder, config: AudioConfig, x: ir.Value, steps: ir.Value) -
     return g.op("Reshape", x, g.constant([-1, rate * config.hidden_size]))
 
 
-def _project(
+def project(
     g: GraphBuilder, weights: Weights, config: AudioConfig, name: str, rows: ir.Value, precision: Precisions
 ) -> ir.Value:
     """[rows, K] -> [rows, H] by one of the two projectors."""

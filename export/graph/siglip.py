@@ -10,14 +10,15 @@ there, and ``is_causal = True`` then makes attention causal: a slip of the port,
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 
 from palmtop.errors import UnsupportedModelError
 from palmtop.export.weight import Weights
+from palmtop.runtime.processor.positions import position_table
 
 from .activation import activation, gelu
 from .builder import GraphBuilder
@@ -26,7 +27,7 @@ from .linear import Precisions, float_array
 
 CHANNELS = 3
 HIDDEN = -1e30  # a score that softmax turns into 0, with room below for the head's own part
-_TOWER = "image_embed.img_processor."
+TOWER = "image_embed.img_processor."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,29 +94,6 @@ def activation_bytes(config: VisionConfig) -> int:
     return 2 * alive
 
 
-def position_table(patches: int) -> NDArray[np.int64]:
-    """Where the i-th of n valid patches of a side lies on the trained grid.
-
-    The reference buckets i/n in float32, boundaries as ``torch.arange`` computes them. Not copied is the
-    rounding that torch's vector lanes add: it differs between CPUs and, from 19 patches on, moves a bucket
-    for some sizes (27 and 32 not among them).
-
-    Args:
-        patches: side of the trained grid.
-
-    Returns:
-        [patches + 1, patches], by n and i.
-
-    >>> position_table(4).tolist()
-    [[0, 0, 0, 0], [0, 3, 3, 3], [0, 2, 3, 3], [0, 1, 2, 3], [0, 1, 2, 3]]
-    """
-    boundaries = np.arange(1 / patches, 1.0, 1 / patches).astype(np.float32)
-    steps = np.float32(1) / np.arange(1, patches + 1, dtype=np.float32)
-    fractions = np.minimum(np.arange(patches, dtype=np.float32) * steps[:, None], np.float32(1 - 1e-6))
-    buckets = np.searchsorted(boundaries, fractions.ravel(), side="right").reshape(fractions.shape)
-    return np.concatenate([np.zeros((1, patches), np.int64), buckets.astype(np.int64)])
-
-
 def build_vision(g: GraphBuilder, weights: Weights, config: VisionConfig, precision: Precisions) -> None:
     """Add the whole vision graph.
 
@@ -136,21 +114,17 @@ def build_vision(g: GraphBuilder, weights: Weights, config: VisionConfig, precis
     side, patches, pooled = config.image_size, config.patches, config.pooled
     pixels = g.input("pixel_values", ir.DataType.FLOAT, ["N", CHANNELS, side, side])
     mask = g.input("patch_mask", ir.DataType.BOOL, ["N", patches, patches])
-    tower = weights.within(_TOWER)
+    tower = weights.within(TOWER)
 
-    hidden = _embeddings(g, tower.within("embeddings."), config, pixels, mask)  # [N, P*P, h]
+    hidden = embeddings(g, tower.within("embeddings."), config, pixels, _position_ids(g, config, mask))
     columns = _hiding_columns(g, config, mask)
-    for index in range(config.layers_run):
-        hidden = _layer(g, tower.within(f"encoder.layers.{index}."), config, hidden, columns, precision)
 
-    rows = _pool(g, config, hidden)  # [N*p*p, h]
-    h = config.hidden_size
-    ends = [
-        weights.get("image_embed.sub_img_feature_extensor", 1, 1, 1, h),
-        weights.get("image_embed.global_img_feature_extensor", 1, 1, h),
-    ]
-    separators = g.weight("image_embed.separators", np.concatenate([float_array(e).reshape(1, h) for e in ends]))
-    projected = _project(g, weights, config, g.op("Concat", rows, separators, axis=0), precision)
+    def attend(g: GraphBuilder, weights: Weights, x: ir.Value) -> ir.Value:
+        return _attend(g, weights, config, x, columns, precision)
+
+    for index in range(config.layers_run):
+        hidden = layer(g, tower.within(f"encoder.layers.{index}."), config, hidden, attend, precision)
+    projected = project_rows(g, weights, config, hidden, precision)
     first, last, end = g.constant([0]), g.constant([-2]), g.constant([np.iinfo(np.int64).max])
     tiles = g.op(
         "Reshape",
@@ -161,7 +135,8 @@ def build_vision(g: GraphBuilder, weights: Weights, config: VisionConfig, precis
     g.output(g.op("Slice", projected, last, end, first), "separators", ir.DataType.FLOAT, [2, config.output_size])
 
 
-def _embeddings(g: GraphBuilder, weights: Weights, config: VisionConfig, pixels: ir.Value, mask: ir.Value) -> ir.Value:
+def embeddings(g: GraphBuilder, weights: Weights, config: VisionConfig, pixels: ir.Value, ids: ir.Value) -> ir.Value:
+    """[N, 3, C, C] pixels and [N, P*P] places on the trained grid -> [N, P*P, h]."""
     h, patch, patches = config.hidden_size, config.patch_size, config.patches
     kernel = weights.get("patch_embedding.weight", h, CHANNELS, patch, patch)
     bias = weights.get("patch_embedding.bias", h)
@@ -176,7 +151,7 @@ def _embeddings(g: GraphBuilder, weights: Weights, config: VisionConfig, pixels:
     embedded = g.op("Transpose", flat, perm=[0, 2, 1])  # [N, P*P, h]
 
     table = weights.get("position_embedding.weight", patches * patches, h)
-    positions = g.op("Gather", g.weight(table.name, float_array(table)), _position_ids(g, config, mask))
+    positions = g.op("Gather", g.weight(table.name, float_array(table)), ids)
     return g.op("Add", embedded, positions)
 
 
@@ -208,7 +183,34 @@ def _hiding_columns(g: GraphBuilder, config: VisionConfig, mask: ir.Value) -> tu
     return g.op("Add", g.op("Mul", keys, g.constant(0.0)), g.constant(1.0)), keys
 
 
-def _layer(
+def layer(
+    g: GraphBuilder,
+    weights: Weights,
+    config: VisionConfig,
+    x: ir.Value,
+    attend: Callable[[GraphBuilder, Weights, ir.Value], ir.Value],
+    precision: Precisions,
+) -> ir.Value:
+    """One layer of the tower, [N, P*P, h] -> [N, P*P, h].
+
+    Args:
+        g: the graph.
+        weights: the layer's.
+        config: sizes.
+        x: hidden states.
+        attend: mixes normalised states, given the attention module's weights.
+        precision: of the linear layers.
+    """
+    h, f, eps = config.hidden_size, config.intermediate_size, config.layer_norm_eps
+    mixed = attend(g, weights.within("self_attn."), layer_norm(g, weights, "layer_norm1", x, h, eps))
+    x = g.op("Add", x, module_linear(g, weights, "self_attn.out_proj", mixed, (h, h), precision))
+    normed = layer_norm(g, weights, "layer_norm2", x, h, eps)
+    wide = module_linear(g, weights, "mlp.fc1", normed, (f, h), precision)
+    wide = activation(config.hidden_act, "vision_config: hidden_act")(g, wide)
+    return g.op("Add", x, module_linear(g, weights, "mlp.fc2", wide, (h, f), precision))
+
+
+def _attend(
     g: GraphBuilder,
     weights: Weights,
     config: VisionConfig,
@@ -216,21 +218,28 @@ def _layer(
     columns: tuple[ir.Value, ir.Value],
     precision: Precisions,
 ) -> ir.Value:
-    h, f, heads = config.hidden_size, config.intermediate_size, config.num_attention_heads
-    size, eps = h // heads, config.layer_norm_eps
-    normed = layer_norm(g, weights, "layer_norm1", x, h, eps)
-    q, k, v = query_key_value(g, weights.within("self_attn."), normed, h, precision)
+    heads, size = config.num_attention_heads, config.hidden_size // config.num_attention_heads
+    q, k, v = query_key_value(g, weights, x, config.hidden_size, precision)
 
     def widened(x: ir.Value, column: ir.Value) -> ir.Value:  # [N, P*P, heads * size] -> [.., heads * (size + 1)]
         by_head = g.op("Reshape", x, g.constant([0, 0, heads, size]))
         return g.op("Reshape", g.op("Concat", by_head, column, axis=-1), g.constant([0, 0, heads * (size + 1)]))
 
-    mixed = attention(g, widened(q, columns[0]), widened(k, columns[1]), v, heads, scale=size**-0.5)
-    x = g.op("Add", x, module_linear(g, weights, "self_attn.out_proj", mixed, (h, h), precision))
-    normed = layer_norm(g, weights, "layer_norm2", x, h, eps)
-    wide = module_linear(g, weights, "mlp.fc1", normed, (f, h), precision)
-    wide = activation(config.hidden_act, "vision_config: hidden_act")(g, wide)
-    return g.op("Add", x, module_linear(g, weights, "mlp.fc2", wide, (h, f), precision))
+    return attention(g, widened(q, columns[0]), widened(k, columns[1]), v, heads, scale=size**-0.5)
+
+
+def project_rows(
+    g: GraphBuilder, weights: Weights, config: VisionConfig, hidden: ir.Value, precision: Precisions
+) -> ir.Value:
+    """[N, P*P, h] -> [N*p*p + 2, H]: pooled, projected, the two separators behind them."""
+    h = config.hidden_size
+    ends = [
+        weights.get("image_embed.sub_img_feature_extensor", 1, 1, 1, h),
+        weights.get("image_embed.global_img_feature_extensor", 1, 1, h),
+    ]
+    separators = g.weight("image_embed.separators", np.concatenate([float_array(e).reshape(1, h) for e in ends]))
+    rows = g.op("Concat", _pool(g, config, hidden), separators, axis=0)
+    return _project(g, weights, config, rows, precision)
 
 
 def _pool(g: GraphBuilder, config: VisionConfig, hidden: ir.Value) -> ir.Value:

@@ -45,21 +45,21 @@ def subsample(
     x = g.op("Unsqueeze", frames, g.constant([1]))  # [1, 1, T, mels]
 
     # In the port's Sequential a convolution and an activation come first, then three modules per halving.
-    first = _kernel(stages, 0, channels, 3)
-    second = _kernel(stages, 2, channels, 3) if config.reductions > 1 else None
+    first = kernel_of(stages, 0, channels, 3)
+    second = kernel_of(stages, 2, channels, 3) if config.reductions > 1 else None
     groups = []
     for start in range(0, channels, CHANNELS_AT_ONCE):
         part = slice(start, min(start + CHANNELS_AT_ONCE, channels))
-        y = act(g, _halve(g, f"{first.name}.{start}", x, first.of(part), 1))
+        y = act(g, halve(g, f"{first.name}.{start}", x, first.of(part), 1))
         if second is not None:
-            y = _halve(g, f"{second.name}.{start}", y, second.of(part), part.stop - start)
+            y = halve(g, f"{second.name}.{start}", y, second.of(part), part.stop - start)
         groups.append(y)
     x = groups[0] if len(groups) == 1 else g.op("Concat", *groups, axis=1)  # [1, channels, T/4, mels/4]
 
     for halving in range(1, config.reductions):
         if halving > 1:
-            depthwise = _kernel(stages, 3 * halving - 1, channels, 3)
-            x = _halve(g, depthwise.name, x, depthwise.of(slice(None)), channels)
+            depthwise = kernel_of(stages, 3 * halving - 1, channels, 3)
+            x = halve(g, depthwise.name, x, depthwise.of(slice(None)), channels)
         weight = stages.get(f"{3 * halving}.weight", channels, channels, 1, 1)
         bias = stages.get(f"{3 * halving}.bias", channels)
         mixed = g.op("Conv", x, g.weight(weight.name, float_array(weight)), g.weight(bias.name, float_array(bias)))
@@ -73,23 +73,25 @@ def subsample(
     return module_linear(g, weights, "out", flat, (config.hidden_size, width), precision)
 
 
-class _Kernel:
+class Kernel:
     """Weight and bias of a convolution with one input channel per output channel."""
 
     def __init__(self, name: str, weight: NDArray[np.float32], bias: NDArray[np.float32]) -> None:
         self.name, self.weight, self.bias = name, weight, bias
 
     def of(self, channels: slice) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Weight and bias of some channels."""
         return self.weight[channels], self.bias[channels]
 
 
-def _kernel(weights: Weights, place: int, channels: int, size: int) -> _Kernel:
+def kernel_of(weights: Weights, place: int, channels: int, size: int) -> Kernel:
+    """The square kernel at this place of the port's Sequential."""
     weight = weights.get(f"{place}.weight", channels, 1, size, size)
     bias = weights.get(f"{place}.bias", channels)
-    return _Kernel(weight.name.removesuffix(".weight"), float_array(weight), float_array(bias))
+    return Kernel(weight.name.removesuffix(".weight"), float_array(weight), float_array(bias))
 
 
-def _halve(
+def halve(
     g: GraphBuilder,
     name: str,
     x: ir.Value,

@@ -1,4 +1,4 @@
-"""Quantised matrices by ONNX's ``DequantizeLinear`` in blocks, on the bytes of the gated graph's MatMulNBits.
+"""Quantised matrices by ``DequantizeLinear`` in blocks, on the bytes that the gated graph gives to MatMulNBits.
 
 OpenVINO keeps the codes compressed in this form (measured with plugin 1.8.1 on its CPU device: as much memory and
 time as MatMulNBits, a quarter of the memory of float32), and it needs no operator outside ONNX. MatMulNBits packs

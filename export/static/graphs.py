@@ -97,7 +97,10 @@ def embedding_graph(model: Model, weights: Weights, sink: WeightSink, precision:
     table = add_table(g, weights, decoder.vocab_size, decoder.hidden_size, decoder.is_tied, precision)
     ids = g.input("input_ids", ir.DataType.INT64, [1, "sequence"])
     g.output(table.rows(g, ids), "rows", ir.DataType.FLOAT, [1, "sequence", decoder.hidden_size])
-    return g.model()
+    built = g.model()
+    for name in [name for name, value in built.graph.initializers.items() if not value.uses()]:
+        del built.graph.initializers[name]  # the head's view of the table
+    return built
 
 
 def stored_linear(precision: DecoderPrecision) -> StaticLinear:

@@ -10,6 +10,7 @@ import click
 from palmtop import __version__
 from palmtop.runtime.doctor import examine
 from palmtop.runtime.encoders import available_providers
+from palmtop.runtime.providers import PACKAGES, state
 from palmtop.runtime.session import import_genai
 
 EXAMPLES = """
@@ -28,7 +29,7 @@ def doctor_command(as_json: bool) -> None:
 
     Exit code 1 when there is a problem: palmtop will not work.
     """
-    findings = list(examine(import_genai, available_providers))
+    findings = list(examine(import_genai, available_providers, lambda: map(state, PACKAGES)))
     if as_json:
         click.echo(json.dumps({"palmtop": __version__, "findings": [finding.to_dict() for finding in findings]}))
     else:

@@ -12,6 +12,7 @@ import click
 from palmtop.errors import InputError
 from palmtop.runtime.grammar import Grammar
 from palmtop.runtime.options import DEFAULT_MAX_TOKENS, GenerationOptions, OverflowRule
+from palmtop.runtime.placement import parse_provider
 from palmtop.runtime.routing import AdapterRequest, parse_adapters
 from palmtop.runtime.session import Session, SessionOptions, load_session
 
@@ -27,6 +28,15 @@ def session_flags(command: Command) -> Command:
     @click.option("--threads", type=int, help="Threads of the native libraries (default: theirs).")
     @click.option("--memory-limit", metavar="SIZE", help="Refuse to take more than this, e.g. 3.5GB.")
     @click.option("--keep-encoders", is_flag=True, help="Keep encoders loaded: faster, more memory.")
+    @click.option(
+        "--provider",
+        "providers",
+        multiple=True,
+        metavar="[PART=]NAME",
+        help="cpu (default), openvino or qnn, for all or for a part: vision=qnn; repeatable.",
+    )
+    @click.option("--fallback", is_flag=True, help="What the provider does not take runs on the CPU, and is named.")
+    @click.option("--recompile", is_flag=True, help="Compile the provider's graphs here, with the version here.")
     @wraps(command)
     def with_loading(
         *args: Any,
@@ -34,6 +44,9 @@ def session_flags(command: Command) -> Command:
         threads: int | None,
         memory_limit: str | None,
         keep_encoders: bool,
+        providers: tuple[str, ...],
+        fallback: bool,
+        recompile: bool,
         **others: Any,
     ) -> Any:
         loading = SessionOptions(
@@ -41,6 +54,9 @@ def session_flags(command: Command) -> Command:
             threads=threads,
             keep_encoders=keep_encoders,
             memory_limit=None if memory_limit is None else size_bytes(memory_limit),
+            provider=parse_provider(providers),
+            fallback=fallback,
+            recompile=recompile,
         )
         return command(*args, loading=loading, **others)
 

@@ -7,6 +7,7 @@ nothing heavy; onnxruntime and its friends are imported by the first call that n
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -43,7 +44,9 @@ def load(
     media_rows: int | None = None,
     keep_encoders: bool = False,
     memory_limit: int | None = None,
-    provider: str = "cpu",
+    provider: str | Mapping[str, str] = "cpu",
+    fallback: bool = False,
+    recompile: bool = False,
     prefill_chunk: int | None = None,
 ) -> Session:
     """Open a bundle.
@@ -55,7 +58,11 @@ def load(
         media_rows: rows of image and sound features a conversation may hold; None for as many as the context.
         keep_encoders: keep vision and audio encoders loaded after use: faster, and more memory.
         memory_limit: bytes the session may take; None for what the machine has left.
-        provider: execution provider.
+        provider: "cpu", "openvino", "qnn", or a mapping of "vision", "audio" and "decoder" to one of them; parts that
+            it leaves out run on the CPU. A decoder elsewhere, and any part on qnn, needs a bundle with graphs for it
+            (``export --target``).
+        fallback: operators that a provider does not take may run on the CPU; they are reported.
+        recompile: compile the bundle's graphs for a provider here, where another version compiled them.
         prefill_chunk: tokens of a prompt read at a time; shorter ones let cancelling, timeouts and other
             threads act sooner; None chooses 16 to 128 by the size of the model.
 
@@ -63,6 +70,7 @@ def load(
         BundleError: the bundle is missing or damaged; the message names file, found and expected.
         MemoryPlanError: it does not fit; the message has the numbers and the largest context that would.
         InputError: an option is out of its range.
+        RuntimeMissingError: a provider's plugin is not installed, or has no device here.
 
     >>> with palmtop.load("phi4mm-int4") as session:  # doctest: +SKIP
     ...     print(session.answer([{"role": "user", "content": "Hello"}]).text)
@@ -77,6 +85,8 @@ def load(
         keep_encoders=keep_encoders,
         memory_limit=memory_limit,
         provider=provider,
+        fallback=fallback,
+        recompile=recompile,
         prefill_chunk=prefill_chunk,
     )
     return load_session(path, options)

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from palmtop.errors import CheckpointError, UnsupportedModelError
 from palmtop.export.graph.linear import FLOAT, Precision
-from palmtop.export.graph.siglip import VisionConfig, build_vision, position_table
+from palmtop.export.graph.siglip import VisionConfig, build_vision
 from palmtop.quantize.scheme import Scheme
+from palmtop.runtime.processor.positions import position_table
 from tests.export.towers import (
     arrays_of,
     image_embedding,

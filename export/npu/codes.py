@@ -1,0 +1,90 @@
+"""Weights and constants as the integers an NPU multiplies: symmetric, one scale for each output channel.
+
+HTP takes no groups along K but for int4, and there only with scales of its own making (docs/npu.md), so a channel is
+one group here; the clipped search of ``quantize`` is what keeps four bits usable.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+SHRINKS = tuple(1.0 - 0.04 * step for step in range(13))
+"""Shares of a channel's range that are tried: with hundreds of weights to a scale, clipping pays more than in a
+group of 32."""
+
+
+@dataclass(frozen=True, slots=True)
+class Codes:
+    """Integers with their scales.
+
+    Attributes:
+        codes: int8 (of 4 bits -8..7), uint16 or int32.
+        scales: [N], or a scalar.
+        zero: of uint16; 0 else.
+    """
+
+    codes: NDArray[np.generic]
+    scales: NDArray[np.float32]
+    zero: int = 0
+
+    def floats(self, axis: int | None = None) -> NDArray[np.float32]:
+        """The values that the codes mean."""
+        scales = self.scales
+        if axis is not None:
+            scales = scales.reshape([-1 if place == axis else 1 for place in range(self.codes.ndim)])
+        return (self.codes.astype(np.float32) - np.float32(self.zero)) * scales
+
+
+def channel_codes(weight: NDArray[np.float32], bits: int, axis: int) -> Codes:
+    """A weight with one scale for each entry of an axis; of several narrower ranges the one that is nearest.
+
+    Args:
+        weight: any shape.
+        bits: 4 or 8.
+        axis: of the output channels.
+    """
+    rows = np.moveaxis(weight, axis, 0).reshape(weight.shape[axis], -1)  # [N, K]
+    top = (1 << (bits - 1)) - 1
+    peaks = np.maximum(np.abs(rows).max(axis=1), np.float32(1e-10))
+    best = np.full(len(rows), np.inf, np.float32)
+    codes = np.zeros(rows.shape, np.int8)
+    scales = np.zeros(len(rows), np.float32)
+    for shrink in SHRINKS if bits == 4 else SHRINKS[:1]:
+        tried = (peaks * np.float32(shrink / top)).astype(np.float32)
+        near = np.rint(rows / tried[:, None]).clip(-top - 1, top)
+        errors = np.square(near * tried[:, None] - rows).sum(axis=1)
+        better = errors < best
+        best[better], scales[better], codes[better] = errors[better], tried[better], near[better].astype(np.int8)
+    shape = [weight.shape[axis], *np.delete(weight.shape, axis)]
+    return Codes(np.ascontiguousarray(np.moveaxis(codes.reshape(shape), 0, axis)), scales)
+
+
+def bias_codes(bias: NDArray[np.float32], scales: NDArray[np.float32]) -> Codes:
+    """The bias of a convolution in the units of its sums: scale of the input times those of the weight."""
+    limit = float(np.iinfo(np.int32).max)
+    codes = np.rint(bias.astype(np.float64) / scales.astype(np.float64)).clip(-limit, limit)
+    return Codes(codes.astype(np.int32), scales)
+
+
+def grid_of(low: float, high: float) -> tuple[np.float32, int]:
+    """Scale and zero point of 16 bits that cover a range, zero among it."""
+    low, high = min(low, 0.0), max(high, 0.0)
+    scale = np.float32(max((high - low) / 65535, 1e-9))
+    return scale, int(np.clip(round(-low / float(scale)), 0, 65535))
+
+
+def value_codes(values: NDArray[np.float32]) -> Codes:
+    """A constant in 16 bits."""
+    scale, zero = grid_of(float(values.min()), float(values.max()))
+    codes = np.rint(values / scale) + zero
+    return Codes(codes.clip(0, 65535).astype(np.uint16), np.array(scale, np.float32), zero)
+
+
+def packed_int4(codes: NDArray[np.int8]) -> NDArray[np.uint8]:
+    """Two codes a byte, the first in the low half, as ONNX stores INT4; an odd number ends in a zero."""
+    flat = codes.astype(np.int8).ravel().view(np.uint8) & 15
+    flat = np.append(flat, np.zeros(len(flat) % 2, np.uint8))
+    return flat[0::2] | (flat[1::2] << 4)

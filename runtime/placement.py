@@ -1,0 +1,85 @@
+"""Which provider runs which part of a bundle. Values and their checks; opens nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from palmtop.errors import InputError
+
+CPU = "cpu"
+PARTS = ("vision", "audio", "decoder")
+QNN = "qnn"
+PROVIDERS = (CPU, "openvino", QNN)
+DEVICES = {"openvino": ("cpu", "gpu", "npu")}
+"""Of providers that have several, the one that is taken first."""
+
+Provider = str | Mapping[str, str]
+"""One provider for every part, or some parts' own; parts that are not named run on the CPU."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placement:
+    """A provider for each part: "cpu", "qnn", "openvino", or with a device "openvino:gpu".
+
+    Attributes:
+        vision: of the vision encoder.
+        audio: of the audio encoder.
+        decoder: of the decoder.
+    """
+
+    vision: str = CPU
+    audio: str = CPU
+    decoder: str = CPU
+
+    def parts_on(self, provider: str) -> tuple[str, ...]:
+        """The parts that run on a provider, whatever its device."""
+        return tuple(part for part in PARTS if getattr(self, part).partition(":")[0] == provider)
+
+
+def placement(provider: Provider) -> Placement:
+    """Read what a caller wrote.
+
+    Raises:
+        InputError: a part or a provider that is not known.
+
+    >>> placement({"vision": "openvino"})
+    Placement(vision='openvino', audio='cpu', decoder='cpu')
+    """
+    if isinstance(provider, str):
+        return Placement(**dict.fromkeys(PARTS, _checked("provider", provider)))
+    if not isinstance(provider, Mapping):
+        raise InputError(f"option provider: found {type(provider).__name__}, expected a name, or names by part")
+    if unknown := [part for part in provider if part not in PARTS]:
+        raise InputError(f"option provider: found part {unknown[0]!r}, expected {', '.join(PARTS)}")
+    return Placement(**{part: _checked(f"provider of {part}", name) for part, name in provider.items()})
+
+
+def parse_provider(texts: tuple[str, ...]) -> Provider:
+    """``NAME`` or ``PART=NAME``, as on the command line.
+
+    Raises:
+        InputError: a name stands beside parts, or a part is given twice.
+
+    >>> parse_provider(("vision=openvino", "audio=openvino"))
+    {'vision': 'openvino', 'audio': 'openvino'}
+    """
+    if not texts:
+        return CPU
+    if len(texts) == 1 and "=" not in texts[0]:
+        return texts[0]
+    pairs = [text.partition("=") for text in texts]
+    parts = {part: name for part, _, name in pairs}
+    if len(parts) != len(texts) or not all(equals for _, equals, _ in pairs):
+        raise InputError(f"option provider: found {' and '.join(texts)}, expected one NAME, or PART=NAME for each part")
+    return parts
+
+
+def _checked(what: str, name: object) -> str:
+    """The name, as it was written."""
+    if isinstance(name, str):
+        base, colon, device = name.partition(":")
+        if base in PROVIDERS and (not colon or device in DEVICES.get(base, ())):
+            return name
+    devices = (f"{base}:{device}" for base, there in DEVICES.items() for device in there)
+    raise InputError(f"option {what}: found {name!r}, expected one of {', '.join((*PROVIDERS, *devices))}")

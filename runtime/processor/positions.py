@@ -1,0 +1,45 @@
+"""Where the patches of a tile lie on the grid that the vision encoder was trained with."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def position_table(patches: int) -> NDArray[np.int64]:
+    """Where the i-th of n valid patches of a side lies on the trained grid.
+
+    The reference buckets i/n in float32, boundaries as ``torch.arange`` computes them. Not copied is the
+    rounding that torch's vector lanes add: it differs between CPUs and, from 19 patches on, moves a bucket
+    for some sizes (27 and 32 not among them).
+
+    Args:
+        patches: side of the trained grid.
+
+    Returns:
+        [patches + 1, patches], by n and i.
+
+    >>> position_table(4).tolist()
+    [[0, 0, 0, 0], [0, 3, 3, 3], [0, 2, 3, 3], [0, 1, 2, 3], [0, 1, 2, 3]]
+    """
+    boundaries = np.arange(1 / patches, 1.0, 1 / patches).astype(np.float32)
+    steps = np.float32(1) / np.arange(1, patches + 1, dtype=np.float32)
+    fractions = np.minimum(np.arange(patches, dtype=np.float32) * steps[:, None], np.float32(1 - 1e-6))
+    buckets = np.searchsorted(boundaries, fractions.ravel(), side="right").reshape(fractions.shape)
+    return np.concatenate([np.zeros((1, patches), np.int64), buckets.astype(np.int64)])
+
+
+def position_ids(patch_mask: NDArray[np.bool_]) -> NDArray[np.int32]:
+    """The trained position of every patch of some tiles, as the graph of ``vision.onnx`` finds it.
+
+    Args:
+        patch_mask: [N, P, P], a rectangle at the top left of each tile.
+
+    Returns:
+        [N, P*P]; 0 for masked patches.
+    """
+    count, patches, _ = patch_mask.shape
+    table = position_table(patches)
+    rows, columns = table[patch_mask[:, :, 0].sum(axis=1)], table[patch_mask[:, 0, :].sum(axis=1)]  # [N, P]
+    ids = (rows[:, :, None] * patches + columns[:, None, :]) * patch_mask
+    return ids.reshape(count, -1).astype(np.int32)

@@ -1,0 +1,259 @@
+"""Execution providers that come as packages of their own: found, registered, and given graphs to run.
+
+Knows onnxruntime and the packages; knows no bundle. A graph runs on its provider whole or is refused: onnxruntime's
+silent way to the CPU is open only when asked for, and what went that way is counted.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from palmtop.errors import BundleError, InputError, RuntimeMissingError
+
+LOG_FATAL = 4  # what goes wrong is raised as well
+SOC_FILE = Path("/sys/devices/soc0/machine")
+FALLBACK_OFF = "session.disable_cpu_ep_fallback"
+RECORD = "session.record_ep_graph_assignment_info"
+CPU = "CPUExecutionProvider"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProviderPackage:
+    """One provider that palmtop knows.
+
+    Attributes:
+        name: as users write it.
+        package: on the package index.
+        version: that palmtop was tested with.
+        module: that the package installs.
+        library: what onnxruntime calls the provider.
+        options: for every session.
+    """
+
+    name: str
+    package: str
+    version: str
+    module: str
+    library: str
+    options: Mapping[str, str]
+
+
+PACKAGES = {
+    "qnn": ProviderPackage(
+        name="qnn",
+        package="onnxruntime-qnn",
+        version="2.7.0",
+        module="onnxruntime_qnn",
+        library="QNNExecutionProvider",
+        # The graphs' own inputs and outputs are float: without this their conversion would stay on the CPU.
+        options={"offload_graph_io_quantization": "0", "htp_graph_finalization_optimization_mode": "3"},
+    ),
+    "openvino": ProviderPackage(
+        name="openvino",
+        package="onnxruntime-ep-openvino",
+        version="1.8.1",
+        module="onnxruntime_ep_openvino",
+        library="OpenVINOExecutionProvider",
+        options={},
+    ),
+}
+_registered: set[str] = set()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProviderState:
+    """What there is of a provider.
+
+    Attributes:
+        name: as users write it.
+        version: of its package, None where it is not installed.
+        devices: what it runs on, for people.
+        missing: what is missing and the command that mends it; empty when nothing is.
+    """
+
+    name: str
+    version: str | None
+    devices: tuple[str, ...]
+    missing: str
+
+
+def state(name: str) -> ProviderState:
+    """Look at a provider without opening a graph; registers it."""
+    package = PACKAGES[name]
+    version = _version(package.package)
+    if version is None:
+        missing = f"not installed; pip install 'palmtop[{name}]'"
+        return ProviderState(name=name, version=None, devices=(), missing=missing)
+    try:
+        devices = tuple(_shown(name, device) for device in find_devices(name))
+    except (RuntimeMissingError, InputError) as error:
+        return ProviderState(name=name, version=version, devices=(), missing=str(error))
+    return ProviderState(name=name, version=version, devices=devices, missing="")
+
+
+def find_devices(name: str) -> list[Any]:
+    """Onnxruntime's devices of a provider, at least one.
+
+    Raises:
+        InputError: no provider is called so.
+        RuntimeMissingError: its package is not installed or cannot be loaded, or it has no device here.
+    """
+    import onnxruntime as ort
+
+    if name not in PACKAGES:
+        raise InputError(f"option provider: found '{name}', expected cpu or one of {', '.join(PACKAGES)}")
+    package = PACKAGES[name]
+    if name not in _registered:
+        try:
+            # libsndfile ends in a fault when it is loaded after QNN 2.51's libraries, and works when loaded before.
+            importlib.import_module("soundfile")
+            module = importlib.import_module(package.module)
+            ort.register_execution_provider_library(package.library, module.get_library_path())
+        except ModuleNotFoundError as error:
+            raise RuntimeMissingError(
+                f"provider '{name}' is not installed, expected {package.package}; pip install 'palmtop[{name}]'"
+            ) from error
+        except Exception as error:  # onnxruntime's exceptions have no common base of their own
+            raise RuntimeMissingError(
+                f"provider '{name}': {package.package} {_version(package.package)} cannot be loaded "
+                f"({' '.join(str(error).split())[:200]}); pip install --force-reinstall "
+                f"{package.package}=={package.version}"
+            ) from error
+        _registered.add(name)
+    devices = [device for device in ort.get_ep_devices() if device.ep_name == package.library]
+    if not devices:
+        raise RuntimeMissingError(
+            f"provider '{name}': {package.package} {_version(package.package)} finds no device on this machine, "
+            f"expected one of its own; run with --provider cpu"
+        )
+    return devices
+
+
+def open_graph(
+    name: str,
+    path: Path,
+    *,
+    fallback: bool = False,
+    threads: int | None = None,
+    options: Mapping[str, str] | None = None,
+    entries: Mapping[str, str] | None = None,
+) -> Any:
+    """A session whose graph runs on a provider, "cpu" among them.
+
+    Args:
+        name: of the provider.
+        path: of the graph.
+        fallback: operators that the provider does not take may run on the CPU; otherwise one is enough to refuse.
+        threads: of onnxruntime; None leaves it to it.
+        options: of the provider, beside those every session has.
+        entries: of the session's config.
+
+    Returns:
+        ``onnxruntime.InferenceSession``.
+
+    Raises:
+        InputError: no provider is called so.
+        RuntimeMissingError: the provider is not there.
+        BundleError: the graph cannot be loaded, or not by this provider alone.
+    """
+    import onnxruntime as ort
+
+    settings = ort.SessionOptions()
+    settings.log_severity_level = LOG_FATAL
+    settings.enable_cpu_mem_arena = False
+    settings.enable_mem_pattern = False
+    settings.add_session_config_entry(RECORD, "1")
+    if threads is not None:
+        settings.intra_op_num_threads = threads
+    for key, value in (entries or {}).items():
+        settings.add_session_config_entry(key, value)
+    if name == "cpu":
+        settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        return _session(path, settings, name, fallback, providers=[CPU])
+    devices = find_devices(name)
+    settings.add_session_config_entry(FALLBACK_OFF, "0" if fallback else "1")
+    settings.add_provider_for_devices(devices[:1], _options(name) | dict(options or {}))
+    return _session(path, settings, name, fallback)
+
+
+def placement(session: Any) -> dict[str, list[str]]:
+    """What runs where: provider, as onnxruntime calls it, to the operators of its nodes."""
+    found: dict[str, list[str]] = {}
+    for part in session.get_provider_graph_assignment_info():
+        found.setdefault(part.ep_name, []).extend(f"{node.op_type} {node.name}" for node in part.get_nodes())
+    return found
+
+
+def fallen_back(session: Any) -> list[str]:
+    """Nodes that run on the CPU though the session has another provider: "operator name" each."""
+    found = placement(session)
+    return found.get(CPU, []) if set(found) - {CPU} else []
+
+
+def compiler_versions(name: str) -> dict[str, str]:
+    """Versions that a compiled graph depends on, by name."""
+    import onnxruntime as ort
+
+    package = PACKAGES[name]
+    found = {"onnxruntime": str(ort.__version__), package.package: str(_version(package.package))}
+    if name == "qnn":
+        info = importlib.import_module(f"{package.module}.build_and_package_info")
+        found["qairt"] = str(info.qnn_version)
+    return found
+
+
+def is_emulated(name: str) -> bool:
+    """Whether the provider's NPU is a program here: QNN's HTP on x86."""
+    return name == "qnn" and platform.machine().lower() not in ("aarch64", "arm64")
+
+
+def this_soc(file: Path = SOC_FILE) -> str | None:
+    """The system on chip as Linux and Android name it, such as "sm8750"; None where the system does not tell."""
+    try:
+        return file.read_text("utf-8", "replace").strip().lower() or None
+    except OSError:
+        return None
+
+
+def _session(path: Path, settings: Any, name: str, fallback: bool, **how: Any) -> Any:
+    import onnxruntime as ort
+
+    ort.disable_telemetry_events()
+    try:
+        return ort.InferenceSession(str(path), settings, **how)
+    except Exception as error:  # onnxruntime's exceptions have no common base of their own
+        reason = " ".join(str(error).split())
+        if "fallback to CPU EP has been explicitly disabled" in reason:
+            raise BundleError(
+                f"{path.name}: provider '{name}' does not take every operator of it, expected all; "
+                f"pass --fallback (fallback=True) to run the rest on the CPU"
+            ) from error
+        raise BundleError(f"{path.name}: provider '{name}' cannot load it ({reason[:300]})") from error
+
+
+def _options(name: str) -> dict[str, str]:
+    package = PACKAGES[name]
+    found = dict(package.options)
+    if name == "qnn":
+        found["backend_path"] = str(importlib.import_module(package.module).get_qnn_htp_path())
+    return found
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _shown(name: str, device: Any) -> str:
+    kind = str(device.device.type).rpartition(".")[2]
+    if is_emulated(name):
+        return f"HTP emulated on the {kind} ({device.device.vendor}): right numbers, no speed"
+    return f"{kind} ({device.device.vendor})"
