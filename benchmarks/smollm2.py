@@ -134,7 +134,7 @@ class Source:
     path: Path
     config: dict[str, Any]
 
-    def sha256(self) -> str:
+    def sha256(self, workers: object = None) -> str:
         """None of a checkpoint's."""
         return "0" * 64
 

@@ -116,7 +116,7 @@ def export_model(
             manifest = write_bundle(folder, checkpoint, model, recipe, making, planned)
             if verify:
                 checkpoint.report_reads(None)
-                _prove(folder, manifest, checkpoint, workers, ram_bytes)
+                _prove(folder, manifest, checkpoint, workers, ram_bytes, progress)
     return Path(target)
 
 
@@ -255,11 +255,22 @@ def expected_manifest(checkpoint: Checkpoint, model: Model, recipe: Recipe, work
     )
 
 
-def _prove(folder: Path, manifest: Manifest, checkpoint: Checkpoint, workers: Workers, ram_bytes: int | None) -> None:
+def _prove(
+    folder: Path,
+    manifest: Manifest,
+    checkpoint: Checkpoint,
+    workers: Workers,
+    ram_bytes: int | None,
+    progress: Callable[[Progress], None] | None,
+) -> None:
     """Verify a bundle that is still being written, and keep what was measured in it."""
     from .verify import verify
 
-    quality = verify(Bundle(folder, manifest), checkpoint, workers=workers, ram_bytes=ram_bytes)
+    def tell(step: str) -> None:
+        if progress is not None:
+            progress(Progress(step, checkpoint.size_bytes, checkpoint.size_bytes, len(checkpoint.names)))
+
+    quality = verify(Bundle(folder, manifest), checkpoint, workers=workers, ram_bytes=ram_bytes, report=tell)
     if not quality.passed:
         failed = next(c for c in quality.checks if not c.passed)
         raise BundleError(f"the exported bundle failed its proof: {failed.name}: {failed.detail}")

@@ -99,9 +99,9 @@ def verify(
     kv_cache: dict[str, Any] = {}
     if bundle.manifest.decoder.kv_bits != 32:
         tell("KV cache")
-        loss, shortened = cache_loss(bundle, items, tell)
-        checks += judge_cache(loss)
-        kv_cache, skipped = loss.to_dict(), (*skipped, *filter(None, [shortened]))
+        loss, shortened = cache_loss(bundle, items, tell, ram_bytes)
+        checks += judge_cache(loss) if loss else []
+        kv_cache, skipped = loss.to_dict() if loss else {}, (*skipped, *filter(None, [shortened]))
     if reason := _too_large(checkpoint, ram_bytes):
         return _summed_up(started, checks, tensors, kv_cache=kv_cache, skipped=(*skipped, reason))
     with tempfile.TemporaryDirectory(prefix="palmtop-verify-") as temporary:

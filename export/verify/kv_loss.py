@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from palmtop.export.graph.kv_cache import KvCache
 from palmtop.export.kv.stored import stored_cache, with_float_cache
 from palmtop.runtime.bundle import Bundle
-from palmtop.runtime.machine import available_memory
+from palmtop.runtime.machine import available_memory, rss_bytes
 
 from .decoders import STEPS
 from .long_text import long_text
@@ -66,22 +66,32 @@ class CacheLoss:
         return {"bits": self.bits, "modes": modes, "by_length": lengths, "layers": layers, "seconds": self.seconds}
 
 
-def cache_loss(bundle: Bundle, items: int, report: Report) -> tuple[CacheLoss, str | None]:
+def cache_loss(
+    bundle: Bundle, items: int, report: Report, ram_bytes: int | None = None
+) -> tuple[CacheLoss | None, str | None]:
     """Measure a bundle whose cache is quantised.
 
     Args:
         bundle: an open bundle.
         items: packaged questions of each mode.
         report: told how far it is.
+        ram_bytes: limit for the memory of this process.
 
     Returns:
-        The loss, and why the long text is shorter than it could be or was left out; None where it is not.
+        The loss, and why the long text is shorter than it could be or was left out; None where it is not. No loss
+        where not even the decoder fits.
 
     Raises:
         BundleError: onnxruntime cannot load the decoder.
     """
     started = time.perf_counter()
-    tokens, reason = _affordable(bundle)
+    free = available_memory()
+    if ram_bytes is not None:
+        left = max(0, ram_bytes - (rss_bytes() or 0))
+        free = left if free is None else min(free, left)
+    tokens, reason = _affordable(bundle, free)
+    if tokens is None:
+        return None, reason
     text = long_text(bundle, tokens) if tokens else np.zeros(0, np.int64)
     reader = SampleReader(bundle.path, bundle.manifest)
     prompts = [reader.read(mode, m) for mode, m, _ in packaged_messages(bundle.manifest.modes, items)]
@@ -206,7 +216,7 @@ class _Clock:
         self._done += tokens
         if self._done % TOLD_EVERY < tokens:
             left = (time.perf_counter() - self._started) / self._done * max(0, self._total - self._done)
-            self._report(f"KV cache: {self._done} of {self._total} tokens, {left:.0f} s left")
+            self._report(f"KV cache, {self._total // 2} tokens: {self._done / self._total:.0%}, {left:.0f} s left")
 
 
 def _by_length(expected: NDArray[np.float32], found: NDArray[np.float32]) -> Iterator[tuple[int, Agreement]]:
@@ -219,15 +229,19 @@ def _by_length(expected: NDArray[np.float32], found: NDArray[np.float32]) -> Ite
         start = stop
 
 
-def _affordable(bundle: Bundle) -> tuple[int, str | None]:
-    """Tokens of the long text: what the bundle serves, and a float cache beside the weights has room for."""
+def _affordable(bundle: Bundle, free: int | None) -> tuple[int | None, str | None]:
+    """Tokens of the long text: what the bundle serves, and a float cache beside the weights has room for.
+
+    None, and why, where the weights alone have none.
+    """
     decoder = bundle.manifest.decoder
+    weights = 2 * sum(p.size_bytes for p in bundle.manifest.parts if not p.name.endswith(" encoder"))
+    if free is not None and weights > free:
+        return None, f"KV cache: the decoder needs about {weights / 1e9:.1f} GB, there are {free / 1e9:.1f} GB left"
     wanted = min(LONG_TOKENS, decoder.context_length) // CHUNK * CHUNK
     if wanted < SHORTEST or "text" not in bundle.manifest.routes:
         return 0, None
-    weights = 2 * sum(p.size_bytes for p in bundle.manifest.parts if not p.name.endswith(" encoder"))
     token = 2 * decoder.num_layers * decoder.num_kv_heads * decoder.head_size * 4 + decoder.vocab_size * 8 // CHUNK
-    free = available_memory()
     tokens = wanted
     while free is not None and weights + tokens * token > free and tokens >= SHORTEST:
         tokens = tokens // 2 // CHUNK * CHUNK

@@ -305,6 +305,7 @@ def test_the_loss_is_measured_by_mode_and_by_length(bundle: Bundle) -> None:
     told: list[str] = []
     loss, reason = cache_loss(bundle, 1, told.append)
     assert reason is None
+    assert loss is not None
     assert set(loss.modes) == {"text", "image", "audio", "image+audio"}
     assert list(loss.by_length) == [64, 128, 256, 512]
     assert sum(a.positions for a in loss.by_length.values()) == LONG // CHUNK
@@ -313,16 +314,27 @@ def test_the_loss_is_measured_by_mode_and_by_length(bundle: Bundle) -> None:
         assert 0 < agreement.mean_kl < {8: 0.01, 4: 1.0}[bits]
     assert all(check.passed for check in judge_cache(loss))
     assert loss.seconds > 0
+    assert min(loss.snr_db.values()) > {8: 30, 4: 12}[bits]
+    assert told[-1] == f"KV cache, {LONG} tokens: 100%, 0 s left"
     data = json.loads(json.dumps(loss.to_dict()))
     assert data["by_length"][-1]["tokens"] == LONG
 
 
 def test_what_has_no_room_is_shortened_and_named(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("palmtop.export.verify.kv_loss.available_memory", lambda: 1 << 20)
+    from palmtop.export.verify import kv_loss
+
+    weights = 2 * sum(p.size_bytes for p in bundle.manifest.parts if not p.name.endswith(" encoder"))
+    monkeypatch.setattr(kv_loss, "available_memory", lambda: weights + (1 << 18))
     loss, reason = cache_loss(bundle, 1, lambda _: None)
+    assert loss is not None
     assert loss.by_length == {}
     assert reason is not None
     assert "does not fit; measured up to 0" in reason
+    monkeypatch.setattr(kv_loss, "available_memory", lambda: weights - 1)
+    loss, reason = cache_loss(bundle, 1, lambda _: None)
+    assert loss is None
+    assert reason is not None
+    assert "KV cache: the decoder needs about" in reason
 
 
 def change_scales(bundle: Bundle, change: Callable[[LayerScales], LayerScales]) -> None:
@@ -351,6 +363,7 @@ def change_scales(bundle: Bundle, change: Callable[[LayerScales], LayerScales]) 
 def test_wrong_scales_are_noticed(copy: Bundle, change: Callable[[LayerScales], LayerScales]) -> None:
     change_scales(copy, change)
     loss, _ = cache_loss(open_bundle(copy.path), 1, lambda _: None)
+    assert loss is not None
     assert "scales" in " ".join(check.name for check in judge_cache(loss) if not check.passed)
 
 
