@@ -27,14 +27,17 @@ LONGEST_MATCH, SHORTEST_MATCH = 4, 2
 FIRST_CHANCE = 0.5
 """Of a guess, before there were any; it moves by ``LEARNING`` towards what came true."""
 LEARNING = 0.1
-STEP_COSTS = (1.0, 1.15, 1.68, 2.05, 2.5, 2.9, 3.4, 3.8)
-"""Seconds of a step of 1, 2, ... tokens over those of a step of one, before any was measured: two x86 cores with AVX2,
-full-size matrices at 4 bits and accuracy level 4 (``benchmarks/speculation.py``). Each further token: ``FURTHER``."""
-FURTHER = 0.43
+STEP_COSTS = (1.0, 1.0, 1.45, 1.8, 2.2, 2.5, 2.9, 3.3)
+"""Seconds of a step with 0, 1, 2, ... guesses over those of a step without, before any was measured; no token is read
+alone (``track``), so that the first guess is free. Two x86 cores with AVX2, full-size matrices at 4 bits and accuracy
+level 4 (``benchmarks/speculation.py``). Each further guess: ``FURTHER``."""
+FURTHER = 0.4
 SMOOTHING, OTHERS, FORGETTING = 0.3, 0.03, 0.001
 """How far a measured time moves the cost of its own step and of the others, and how far those drift back to
-``STEP_COSTS`` with every step of one token, so that what a busy moment made look dear is tried again. Chosen by
-simulation: where guesses do not pay they cost 5 % at most (``tests/runtime/test_drafting.py``)."""
+``STEP_COSTS`` with every step without guesses, so that what a busy moment made look dear is tried again. Chosen by
+simulation: where guesses do not pay they cost 8 % at most (``tests/runtime/test_drafting.py``)."""
+LOOK_EVERY, LOOK_FAR = 50, 2
+"""Steps after which this many guesses are tried, to see what they cost here."""
 DEAREST = 4.0  # times as dear as reading the tokens one by one: more is a moment in which the machine stood still
 SHORTEST_STEP_S = 1e-6
 
@@ -48,25 +51,28 @@ class Pace(Protocol):
     def judged(self, match: int, came_true: bool) -> None:
         """A guess came true, or did not, whether it was tried or not."""
 
-    def took(self, width: int, seconds: float) -> None:
-        """A step of so many tokens took so long."""
+    def took(self, guesses: int, seconds: float) -> None:
+        """A step with so many guesses took so long."""
 
 
 class MeasuredPace:
-    """As many guesses as the times and chances measured so far say pay off; none where none would.
+    """As many guesses as the times and chances measured so far say pay off; the first one is free.
 
     One for each conversation: chances are those of its text, times those of its decoder.
     """
 
     def __init__(self) -> None:
         self._chance = dict.fromkeys(range(SHORTEST_MATCH, LONGEST_MATCH + 1), FIRST_CHANCE)
-        self._single_s: float | None = None
-        self._costs = [step_cost(width) for width in range(1, MAX_DRAFT_ROWS + 1)]
+        self._least_s: float | None = None
+        self._costs = _usual_costs()
+        self._steps = 0
 
     def choose(self, match: int, found: int) -> int:
-        """The number that gives most tokens per second, the smaller of equals; none before a step was measured."""
-        if self._single_s is None:
-            return 0
+        """The number that gives most tokens per second, the smaller of equals; one before a step was measured."""
+        if self._least_s is None:
+            return min(1, found)
+        if self._steps % LOOK_EVERY == 0:
+            return min(LOOK_FAR, found)
         chance = self._chance[match]
         best, best_rate, expected, term = 0, 1.0, 1.0, 1.0
         for count in range(1, found + 1):
@@ -75,23 +81,24 @@ class MeasuredPace:
             rate = expected / self._costs[count]
             if rate > best_rate:
                 best, best_rate = count, rate
-        return best
+        return max(best, min(1, found))
 
     def judged(self, match: int, came_true: bool) -> None:
         """Move the chance of a guess after such a match."""
         self._chance[match] += LEARNING * (float(came_true) - self._chance[match])
 
-    def took(self, width: int, seconds: float) -> None:
+    def took(self, guesses: int, seconds: float) -> None:
         """Move the cost of this step, and a little those of the other longer ones."""
-        if width == 1:
-            before = seconds if self._single_s is None else self._single_s
-            self._single_s = max(before + SMOOTHING * (seconds - before), SHORTEST_STEP_S)
-            self._move([step_cost(each) for each in range(1, MAX_DRAFT_ROWS + 1)], FORGETTING)
-        elif self._single_s is not None:
-            found = min(seconds / self._single_s, DEAREST * width)
-            times = (found - 1) / (step_cost(width) - 1)
-            self._move([1 + (step_cost(each) - 1) * times for each in range(1, MAX_DRAFT_ROWS + 1)], OTHERS)
-            self._costs[width - 1] += SMOOTHING * (found - self._costs[width - 1])
+        self._steps += 1
+        if guesses <= 1:
+            before = seconds if self._least_s is None else self._least_s
+            self._least_s = max(before + SMOOTHING * (seconds - before), SHORTEST_STEP_S)
+            self._move(_usual_costs(), FORGETTING)
+        elif self._least_s is not None:
+            found = min(seconds / self._least_s, DEAREST * guesses)
+            times = (found - 1) / (step_cost(guesses) - 1)
+            self._move([1 + (usual - 1) * times for usual in _usual_costs()], OTHERS)
+            self._costs[guesses] += SMOOTHING * (found - self._costs[guesses])
 
     def _move(self, towards: list[float], share: float) -> None:
         self._costs = [cost + share * (goal - cost) for cost, goal in zip(self._costs, towards, strict=True)]
@@ -107,7 +114,7 @@ class EveryGuess:
     def judged(self, match: int, came_true: bool) -> None:
         """Learns nothing."""
 
-    def took(self, width: int, seconds: float) -> None:
+    def took(self, guesses: int, seconds: float) -> None:
         """Learns nothing."""
 
 
@@ -163,10 +170,10 @@ class Drafter:
         self.drafted += len(tried)
         return tried
 
-    def took(self, width: int, seconds: float) -> None:
-        """A step of so many tokens took so long."""
-        self._pace.took(width, seconds)
-        if width > 1:
+    def took(self, guesses: int, seconds: float) -> None:
+        """A step with so many guesses took so long."""
+        self._pace.took(guesses, seconds)
+        if guesses:
             self.steps_s += seconds
 
 
@@ -206,9 +213,14 @@ def _goes_on(ids: NDArray[np.int32], start: int, most: int, never: Collection[in
     return guess
 
 
-def step_cost(width: int) -> float:
+def step_cost(guesses: int) -> float:
     """``STEP_COSTS``, continued."""
-    return STEP_COSTS[width - 1] if width <= len(STEP_COSTS) else STEP_COSTS[-1] + FURTHER * (width - len(STEP_COSTS))
+    last = len(STEP_COSTS) - 1
+    return STEP_COSTS[guesses] if guesses <= last else STEP_COSTS[-1] + FURTHER * (guesses - last)
+
+
+def _usual_costs() -> list[float]:
+    return [step_cost(guesses) for guesses in range(MAX_DRAFT_ROWS)]
 
 
 def drafter_for(

@@ -81,7 +81,7 @@ class TokenStream:
         started = perf_counter()
         reason = track.extend(token, self._cancelled, draft)
         if reason is None:
-            drafter.took(1 + len(draft), perf_counter() - started)
+            drafter.took(len(draft), perf_counter() - started)
         self.reprefilled = reason or self.reprefilled
 
     def _draw(self) -> int:

@@ -114,7 +114,9 @@ class Track:
         context: tokens that the decoder can hold.
         original_context: sequences longer than this use the long LongRoPE factors; None without LongRoPE.
         chunk: tokens of a prefill step; cancellation acts between steps.
-        draft_rows: tokens of the longest step that gives logits of each.
+        draft_rows: tokens of the longest step that gives logits of each. Above 1 no token is read alone, but again
+            together with the one before it: onnxruntime's 4-bit kernels round otherwise in steps of one token than in
+            longer ones, which all agree to the bit, so that guesses would change the text (docs/speculation.md).
     """
 
     def __init__(
@@ -132,6 +134,7 @@ class Track:
         self._original_context = original_context
         self._chunk = chunk
         self._draft_rows = draft_rows
+        self._never_alone = draft_rows > 1 and chunk > 1
         self._held = NOTHING
         self._length = 0  # of the text; what is held behind it are guesses
         self._rows: NDArray[np.float32] | None = None  # logits of the last tokens held, guesses among them
@@ -289,7 +292,10 @@ class Track:
             for start in range(common, length, self._chunk):
                 if cancelled():
                     raise CancelledError
-                decoder.append(passage.ids[start : start + self._chunk])
+                first = start - 1 if self._never_alone and 0 < start == length - 1 else start
+                if first < start:
+                    decoder.rewind_to(first)
+                decoder.append(passage.ids[first : start + self._chunk])
         except (CancelledError, KeyboardInterrupt):
             raise
         except BaseException:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -150,9 +153,6 @@ def test_no_step_is_longer_than_a_chunk(speculating: Session, chunk: int) -> Non
 
 
 def test_a_graph_without_the_rows_that_the_manifest_names_is_refused(toy_bundle: Path, tmp_path: Path) -> None:
-    import json
-    import shutil
-
     folder = shutil.copytree(toy_bundle, tmp_path / "wrong")
     manifest = json.loads((folder / "bundle.json").read_text())
     manifest["recipe"]["draft_rows"] = 8
@@ -191,9 +191,26 @@ def test_the_trained_model_answers_the_same_in_every_mode(speculating_bundle: Pa
     assert all(accepted.values()), accepted
 
 
-def test_the_command_line_guesses_and_says_so(speculating_bundle: Path, int4_bundle: Path) -> None:
-    import json
+def test_steps_of_any_length_from_two_on_agree_to_the_bit(speculating_bundle: Path) -> None:
+    """What the promise of the same text rests on: a kernel that rounds by the length of a step breaks it."""
+    ids = np.random.default_rng(0).integers(3, 400, 40).astype(np.int32)
+    with palmtop.load(speculating_bundle, threads=1, context=64) as session:
+        decoder = session._open_decoder()
+        decoder.append(ids[:16])
+        rows = []
+        for width in (2, 3, 4, 5, 8):
+            decoder.rewind_to(16)
+            found = []
+            for start in range(16, 16 + 24 - 24 % width, width):
+                decoder.append(ids[start : start + width])
+                found.append(decoder.draft_logits(width))
+            rows.append(np.concatenate(found))
+    for other in rows[1:]:
+        length = min(len(other), len(rows[0]))
+        assert (other[:length] == rows[0][:length]).all()
 
+
+def test_the_command_line_guesses_and_says_so(speculating_bundle: Path, int4_bundle: Path) -> None:
     arguments = ["spell: banana.", "--json", "--max-tokens", "40", "--regex", "(na){20}", "--threads", "1"]
     usages = []
     for flags in (["--speculate"], ["--no-speculate"]):

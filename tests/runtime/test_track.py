@@ -224,10 +224,21 @@ def test_the_next_passage_keeps_what_it_shares_with_guesses(guessing: Track, she
     guessing.extend(3, never, [4, 5])
     assert guessing.bring_to(passage([1, 2, 3, 4, 6]), OFF, never) == (4, None)
     assert shelf.last.held == [1, 2, 3, 4, 6]
-    assert shelf.last.appended[-1] == [6]
-    guessing.extend(3, never, [4, 5])
-    assert guessing.bring_to(passage([1, 2, 3, 4, 6]), OFF, never) == (4, None)
-    assert shelf.last.appended[-1] == [6]
+    assert shelf.last.appended[-1] == [4, 6]
+
+
+def test_no_token_is_read_alone_where_guesses_may_be_read(guessing: Track, track: Track, shelf: Shelf) -> None:
+    """A step of one token rounds otherwise than a longer one."""
+    guessing.bring_to(passage(list(range(100, 109))), OFF, never)  # chunks of 8: one is left
+    assert shelf.last.appended == [list(range(100, 108)), [107, 108]]
+    guessing.extend(9, never)
+    assert shelf.last.appended[-1] == [108, 9]
+    assert shelf.last.held == [*range(100, 109), 9]
+    assert guessing.bring_to(passage([5]), OFF, never) == (0, None)
+    assert shelf.last.appended[-1] == [5]  # there is none before it
+    track.bring_to(passage([1, 2]), OFF, never)
+    track.extend(3, never)
+    assert shelf.last.appended == [[1, 2], [3]]  # an ordinary bundle is read as ever
 
 
 def test_guesses_stay_within_step_context_and_rope(guessing: Track, shelf: Shelf) -> None:
