@@ -201,17 +201,13 @@ def write_bundle(
         ) as file:
             sink = SharedWeights(file)
             graph = build_graphs(model, recipe, part, sink, planned)
-            if part == "decoder" and recipe.target == "qnn":
-                # The lookup stays on the CPU, on the bytes of the bundle's own decoder.
-                table = embedding_graph(
-                    model, merged_weights(model, recipe), sink, _decoder_precision(recipe, planned).head
-                )
-                ir.save(table, folder / QNN_EMBEDDING_FILE)
-            if part == "decoder" and recipe.target == "openvino":
-                precision, routes = _decoder_precision(recipe, planned), _routes(model, recipe)
-                targets.append(
-                    write_openvino(folder, model, recipe, merged_weights(model, recipe), routes, precision, sink)
-                )
+            if part == "decoder" and recipe.target is not None:
+                precision, base = _decoder_precision(recipe, planned), merged_weights(model, recipe)
+                if recipe.target == "qnn":  # the lookup stays on the CPU, on the bytes of the bundle's own decoder
+                    ir.save(embedding_graph(model, base, sink, precision.head), folder / QNN_EMBEDDING_FILE)
+                else:
+                    routes = _routes(model, recipe)
+                    targets.append(write_openvino(folder, model, recipe, base, routes, precision, sink))
         hashes[file.location] = file.sha256
         ir.save(graph, folder / f"{part}.onnx")
         graphs.append((part, graph))

@@ -107,8 +107,8 @@ class Recipe:
             raise InputError(
                 f"target-context is {self.target_context}, expected 16 to {self.context}, the context of the bundle"
             )
-        if self.target is not None and not 2 <= self.chunk <= self.context:
-            raise InputError(f"chunk is {self.chunk}, expected 2 to {self.context}, the context of the bundle")
+        if self.chunk < 2:
+            raise InputError(f"chunk is {self.chunk}, expected at least 2 tokens")
         if self.soc is not None and (self.target != "qnn" or not all(map(_SOC_NAME.match, self.socs))):
             raise InputError(f"soc is '{self.soc}' with target {self.target}, expected names such as sm8750 for qnn")
         self.scheme(4)  # checks the group

@@ -244,7 +244,7 @@ def load_session(path: str | os.PathLike[str], options: SessionOptions) -> Sessi
         placed.check()
         static = placed.static()
     if where.parts_on(OPENVINO) and where.decoder not in (CPU, QNN):
-        static = openvino_decoder(bundle, where.decoder, options.threads)
+        static = openvino_decoder(bundle, where.decoder, options.threads, fallback=options.fallback)
     return Session(bundle, options, static=static, placed=placed)
 
 
@@ -287,7 +287,7 @@ def _encoders(bundle: Bundle, options: SessionOptions, check_room: Callable[[], 
         return (
             open_session(path, options.threads)
             if provider in (CPU, QNN)  # a part on qnn has graphs of its own, and does not come here
-            else open_on_openvino(path, provider, options.threads)
+            else open_on_openvino(path, provider, options.threads, fallback=options.fallback)
         )
 
     return Encoders(

@@ -63,7 +63,6 @@ NATIVE = {
     "onnxruntime": {
         "palmtop.runtime.encoders",
         "palmtop.runtime.providers",
-        "palmtop.runtime.static_openvino",
         "palmtop.export.npu.ranges",
         "palmtop.export.plan.stages",
         "palmtop.export.verify.probe",
