@@ -22,7 +22,8 @@ from benchmarks import smollm2
 from benchmarks.kv_cache import PAGE
 from benchmarks.tables import machine, put_between
 from palmtop.export.arch import Model
-from palmtop.export.convert import build_graphs, expected_manifest
+from palmtop.export.bundle_files import build_graphs
+from palmtop.export.bundle_manifest import expected_manifest
 from palmtop.export.graph.kv_cache import FLOAT_CACHE, KvCache
 from palmtop.export.kv import with_cache
 from palmtop.export.kv.calibrate import envelopes

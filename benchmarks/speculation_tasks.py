@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.smollm2 import as_model, read_gguf, tokenizer
-from palmtop.export.convert import write_bundle
+from palmtop.export.bundle_files import write_bundle
 from palmtop.export.recipe import Recipe
 from palmtop.runtime.grammar import Grammar
 

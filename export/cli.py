@@ -101,7 +101,8 @@ def export_command(
     """
     from palmtop.runtime.machine import peak_rss_bytes
 
-    from .convert import QUALITY_FILE, export_model
+    from .bundle_manifest import QUALITY_FILE
+    from .convert import export_model
 
     recipe = Recipe() if recipe_file is None else Recipe.from_toml(recipe_file)
     recipe = replace(recipe, **{k: v for k, v in options.items() if v is not None})

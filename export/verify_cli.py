@@ -96,7 +96,7 @@ def verify_command(
 
 def _write_report(page: Path, bundle: Bundle, quality: dict[str, Any]) -> None:
     """The page, and its numbers beside it as quality.json has them."""
-    from .convert import PLAN_FILE
+    from .bundle_manifest import PLAN_FILE
     from .verify.report import render
 
     plan = json.loads(bundle.file(PLAN_FILE).read_text("utf-8")) if PLAN_FILE in bundle.manifest.files else None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -92,8 +93,12 @@ def envelopes(
         for sample, is_long in batch:
             live = model.decoder_inputs(sample, [features[id(m)] for m in sample.media])
             lives.append(live | {"rope_long": np.array([is_long])})
-        _walk(model, lives, found, lambda layer, number=number: tell(f"KV cache: batch {number}, layer {layer}"))
+        _walk(model, lives, found, partial(_tell_layer, tell, number))
     return found
+
+
+def _tell_layer(tell: Report, batch: int, layer: int) -> None:
+    tell(f"KV cache: batch {batch}, layer {layer}")
 
 
 def _walk(model: FloatModel, lives: list[Live], found: list[Envelope], tell: Callable[[int], None]) -> None:

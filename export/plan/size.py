@@ -16,8 +16,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from palmtop.export.arch import Model
+from palmtop.export.bundle_files import build_graphs, export_parts, write_bundle
 from palmtop.export.checkpoint import Checkpoint
-from palmtop.export.convert import build_graphs, export_parts, write_bundle
 from palmtop.export.graph.lora import Adapter, LoraPair
 from palmtop.export.recipe import Recipe
 from palmtop.export.weight import Weight, Weights

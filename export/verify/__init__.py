@@ -19,8 +19,9 @@ import numpy as np
 
 from palmtop.export.adapters.install import add_adapter
 from palmtop.export.arch import Model, find
+from palmtop.export.bundle_files import Making
+from palmtop.export.bundle_manifest import PLAN_FILE, expected_manifest
 from palmtop.export.checkpoint import Checkpoint
-from palmtop.export.convert import PLAN_FILE, Making, expected_manifest
 from palmtop.export.graph.kv_cache import KvCache
 from palmtop.export.kv import with_cache
 from palmtop.export.kv.stored import stored_cache
@@ -219,7 +220,7 @@ def _make_reference(
     bundle: Bundle,
     workers: Workers,
 ) -> Reference:
-    from palmtop.export.convert import write_bundle
+    from palmtop.export.bundle_files import write_bundle
 
     planned, decoder = _planned(bundle), bundle.manifest.decoder
     alike = with_cache(model, stored_cache(bundle.file(decoder.file), decoder))

@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 
 from palmtop.errors import CheckpointError, InputError
 from palmtop.export.arch import find
+from palmtop.export.bundle_manifest import list_files, write_manifest
 from palmtop.export.checkpoint import Checkpoint
 from palmtop.export.cli import export_command
-from palmtop.export.convert import export_model, list_files, write_manifest
+from palmtop.export.convert import export_model
 from palmtop.export.graph.kv_cache import LayerScales
 from palmtop.export.kv import scale_bytes, with_cache
 from palmtop.export.kv.calibrate import calibrated_cache, envelopes
