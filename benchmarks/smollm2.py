@@ -23,7 +23,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from palmtop.export.arch import Model
-from palmtop.export.convert import build_graphs, expected_manifest
+from palmtop.export.bundle_files import build_graphs
+from palmtop.export.bundle_manifest import expected_manifest
 from palmtop.export.graph.attention import AttentionConfig
 from palmtop.export.graph.decoder import DecoderConfig
 from palmtop.export.graph.rope import RopeConfig
@@ -134,7 +135,7 @@ class Source:
     path: Path
     config: dict[str, Any]
 
-    def sha256(self) -> str:
+    def sha256(self, workers: object = None) -> str:
         """None of a checkpoint's."""
         return "0" * 64
 

@@ -17,7 +17,7 @@ import click
 
 from palmtop.errors import InputError
 
-from .recipe import Recipe
+from .recipe import DRAFT_ROWS, Recipe
 from .size_option import Size
 
 if TYPE_CHECKING:
@@ -33,13 +33,15 @@ Examples:
   palmtop export Phi-4-multimodal-instruct -o laptop --target openvino --context 4096 --chunk 128
   palmtop export my-finetune -o phone --target qnn --soc sm8650,sm8750
   palmtop export my-finetune -o parity --bits 32        # float32, to compare with the reference
+  palmtop export Phi-4-mini-Q8_0.gguf -o mini-int4      # a text model's GGUF; its grid is rounded once more
+  palmtop export Phi-4-multimodal-instruct -o phi4mm-long --kv 8 --context 32768   # a quarter of the KV memory
   palmtop export Phi-4-multimodal-instruct -o phone --size 2.2GB --save-plan plan.json
   palmtop export Phi-4-multimodal-instruct --loss 0.02 --plan          # show, export nothing
   palmtop export Phi-4-multimodal-instruct -o again --plan-file plan.json
 """
 
 
-@click.command("export", epilog=EXAMPLES, short_help="Turn a checkpoint folder into a bundle.")
+@click.command("export", epilog=EXAMPLES, short_help="Turn a checkpoint into a bundle.")
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Bundle folder to write.")
 @click.option("--bits", type=int, help="Decoder and adapters: 4 (default), 8, or 32 for float32.")
@@ -60,6 +62,8 @@ Examples:
 @click.option("--accuracy-level", type=int, help="0: activations stay float32. 4 (default): int8, faster.")
 @click.option("--adapters", help="gated (default: switchable), none, or merge=NAME[=W][,NAME[=W]] into the base.")
 @click.option("--context", type=int, help="Longest sequence to serve, in tokens (default 8192).")
+@click.option("--kv", type=int, help="Bits of the KV cache: 32 (default), 8 or 4; these two are calibrated first.")
+@click.option("--speculation", is_flag=True, help="Logits for guesses at what follows: see docs/speculation.md.")
 @click.option("--target", help="Graphs of fixed shapes beside the bundle's own, for a provider: openvino, qnn.")
 @click.option("--soc", help="Of --target qnn: systems on chip to compile for, e.g. sm8650,sm8750 (default sm8750).")
 @click.option("--target-context", type=int, help="Positions of their cache (default: the context, at most 4096).")
@@ -87,19 +91,23 @@ def export_command(
     force: bool,
     verify: bool,
     as_json: bool,
+    speculation: bool,
     **options: Any,
 ) -> None:
-    """Turn the CHECKPOINT folder (config.json, safetensors, tokenizer) into one INT4 ONNX bundle.
+    """Turn the CHECKPOINT, a folder (config.json, safetensors, tokenizer) or a GGUF file, into one INT4 ONNX bundle.
 
     Needs no torch and reads a few rows of a tensor at a time. The bundle appears whole or not at all; interrupted
     or killed, the same command goes on where it stopped.
     """
     from palmtop.runtime.machine import peak_rss_bytes
 
-    from .convert import QUALITY_FILE, export_model
+    from .bundle_manifest import QUALITY_FILE
+    from .convert import export_model
 
     recipe = Recipe() if recipe_file is None else Recipe.from_toml(recipe_file)
     recipe = replace(recipe, **{k: v for k, v in options.items() if v is not None})
+    if speculation:
+        recipe = replace(recipe, draft_rows=max(DRAFT_ROWS, recipe.draft_rows))
     request = _request(recipe, size, loss, plan_file, samples)
     if only_plan or save_plan is not None:
         request = _shown(checkpoint, recipe, request, save_plan, as_json=as_json and only_plan)
@@ -155,8 +163,12 @@ def _request(
     from .plan.request import Request
     from .recipe import CALIBRATED
 
-    if samples is not None and size is None and loss is None and recipe.method not in CALIBRATED and plan_file is None:
-        raise InputError(f"samples are given and method is '{recipe.method}', expected one of {', '.join(CALIBRATED)}")
+    is_used = size is not None or loss is not None or plan_file is not None or recipe.kv != 32
+    if samples is not None and not is_used and recipe.method not in CALIBRATED:
+        methods = ", ".join(CALIBRATED)
+        raise InputError(
+            f"samples are given and method is '{recipe.method}', expected one of {methods}, or --kv 8 or 4"
+        )
     if size is None and loss is None and plan_file is None and samples is None:
         return None
     return Request(

@@ -87,6 +87,8 @@ class Session:
             check_genai_config(bundle)
             self._model = _open_model(self._native, bundle.path, self.plan.context, options.threads)
             release_mapped_pages(bundle.path)
+            bits, size = self.manifest.decoder.kv_bits, megabytes(self.plan.kv_cache)
+            logger.info("%s: KV cache of %d bits, %s for %d tokens", self.manifest.model, bits, size, self.plan.context)
         self._default: Conversation | None = None
         self._decoders: WeakSet[GenaiDecoder | StaticDecoder] = WeakSet()
 
@@ -111,6 +113,7 @@ class Session:
             original_context=self.manifest.decoder.original_context,
             chunk=self._options.prefill_chunk
             or (chunk_for(self.manifest) if self._static is None else self._static.spec.chunk),
+            draft_rows=self.manifest.draft_rows if self._static is None else 1,
         )
         media = MediaReader(self._processor, self._encoders)
         return Conversation(self.manifest, track, self._processor.text, media, self._guides, system=system, tools=tools)

@@ -77,6 +77,7 @@ HEAVY = (
     "onnx_ir",
     "cv2",
     "librosa",
+    "soxr",
     "llguidance",
     "tokenizers",
     "torch",

@@ -16,8 +16,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from palmtop.export.arch import Model
+from palmtop.export.bundle_files import build_graphs, export_parts, write_bundle
 from palmtop.export.checkpoint import Checkpoint
-from palmtop.export.convert import build_graphs, export_parts, write_bundle
 from palmtop.export.graph.lora import Adapter, LoraPair
 from palmtop.export.recipe import Recipe
 from palmtop.export.weight import Weight, Weights
@@ -135,4 +135,6 @@ def _bare(adapter: Adapter) -> Adapter:
 def float_bundle(folder: Path, checkpoint: Checkpoint, model: Model, recipe: Recipe) -> Any:
     """Write the float bundle that plans are made with; its manifest."""
     folder.mkdir()
-    return write_bundle(folder, checkpoint, model, replace(recipe, bits=32, head_bits=None, encoder_bits=None))
+    return write_bundle(
+        folder, checkpoint, model, replace(recipe, bits=32, head_bits=None, encoder_bits=None, draft_rows=1)
+    )

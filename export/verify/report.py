@@ -65,6 +65,7 @@ def render(quality: Mapping[str, Any], title: str, plan: Mapping[str, Any] | Non
         _summary(quality),
         _frontier(quality, plan),
         _modes(quality["modes"]),
+        _kv_cache(quality["kv_cache"]),
         _accuracy(quality["accuracy"]),
         _layers(quality["tensors"]),
         _adapters(quality["adapters"]),
@@ -140,6 +141,22 @@ def _modes(modes: Mapping[str, Any]) -> str:
     ]
     note = "Next-token distributions of bundle and float model, by mode of input."
     return _section("Agreement", note, _table(("mode", "KL", "worst", "same top", "tokens"), rows))
+
+
+def _kv_cache(loss: Mapping[str, Any]) -> str:
+    if not loss:
+        return ""
+    rows = [(escape(mode), each) for mode, each in loss["modes"].items()]
+    rows += [(f"text, up to {each['tokens']} tokens", each) for each in loss["by_length"]]
+    shown = [
+        (name, f"{each['mean_kl']:.5f}", f"{each['max_kl']:.4f}", f"{each['top1']:.1%}", str(each["positions"]))
+        for name, each in rows
+    ]
+    note = (
+        f"Keys and values are stored in {loss['bits']} bits. Next-token distributions of this bundle and of itself with a"
+        " float32 cache, everything else alike: what these bits alone cost."
+    )
+    return _section("KV cache", note, _table(("text", "KL", "worst", "same top", "tokens"), shown))
 
 
 def _accuracy(table: Mapping[str, Any]) -> str:

@@ -13,8 +13,9 @@ import pytest
 
 from palmtop.errors import InputError
 from palmtop.export.arch import Model, find
+from palmtop.export.bundle_files import write_bundle
 from palmtop.export.checkpoint import Checkpoint
-from palmtop.export.convert import export_model, write_bundle
+from palmtop.export.convert import export_model
 from palmtop.export.plan import Plan, Planned, with_fallback
 from palmtop.export.plan.calibrate import StatisticsFolder, calibrate
 from palmtop.export.plan.float_model import FloatModel, rows_of
