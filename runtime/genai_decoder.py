@@ -83,7 +83,8 @@ class GenaiDecoder:
                 f"{self._folder}: the decoder's {DRAFT_LOGITS} are {list(logits.shape)}, expected "
                 f"{[1, count, self._vocab_size]}"
             )
-        return logits[0]
+        rows: NDArray[np.float32] = logits[0]
+        return rows
 
     def rewind_to(self, count: int) -> None:
         """Forget all but the first tokens."""
