@@ -46,7 +46,7 @@ def with_float_cache(path: Path, spec: DecoderSpec) -> bytes:
             value.type = ir.TensorType(ir.DataType.FLOAT)
             assert value.shape is not None  # the exporter declares them
             value.shape = ir.Shape([*value.shape[:3], spec.head_size])
-    return ir.to_proto(model).SerializeToString()
+    return bytes(ir.to_proto(model).SerializeToString())
 
 
 def _attentions(model: ir.Model) -> list[ir.Node]:
