@@ -206,7 +206,17 @@ def _measured(quality: dict[str, Any]) -> str:
         counts.append(f"logits of {', '.join(quality['modes'])}")
     if quality["adapters"]:
         counts.append(f"adapters {', '.join(quality['adapters'])}")
+    if quality["kv_cache"]:
+        counts.append(_cache_cost(quality["kv_cache"]))
     return f"Compared with the checkpoint: {'; '.join(counts)} (numbers in quality.json)"
+
+
+def _cache_cost(loss: dict[str, Any]) -> str:
+    """What a quantised KV cache changes, and how long it took to find that out."""
+    rows = [(mode, each) for mode, each in loss["modes"].items()]
+    rows += [(f"text of {each['tokens']} tokens", each) for each in loss["by_length"][-1:]]
+    shown = ", ".join(f"{name} KL {each['mean_kl']:.4f} and {each['top1']:.0%} same top" for name, each in rows)
+    return f"KV cache of {loss['bits']} bits against float32 ({shown}; measured in {loss['seconds']:.0f} s)"
 
 
 @contextmanager
