@@ -136,22 +136,22 @@ def main(
     """Compare the CPU and OpenVINO."""
     if not register_openvino():
         raise click.ClickException("the plugin is not installed: pip install 'palmtop[openvino]'")
-    tables: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as temporary:
-        if bundle is None:
+        folder, name = bundle, "openvino speed of another bundle"
+        if folder is None:
             recipe = Recipe(target="openvino", context=CONTEXT, chunk=CHUNK)
-            folder = export_model(checkpoint_path(), Path(temporary) / "bundle", recipe)
+            folder, name = export_model(checkpoint_path(), Path(temporary) / "bundle", recipe), "openvino speed"
             if items:
-                tables["openvino accuracy"] = f"{accuracy_table(accuracy(folder, items, seed))}\n\n{machine()}."
-            name = "openvino speed"
-        else:
-            folder, name = bundle, "openvino speed of another bundle"
+                show("openvino accuracy", f"{accuracy_table(accuracy(folder, items, seed))}\n\n{machine()}.", page)
         found = speed(folder, modes, prompt, repeat, sides)
-        tables[name] = f"{speed_table(found)}\n\n{machine()}, {usable_cores()} cores."
-    for name, table in tables.items():
-        click.echo(f"{table}\n")
-        if page is not None:
-            put_between(page, name, table)
+        show(name, f"{speed_table(found)}\n\n{machine()}, {usable_cores()} cores.", page)
+
+
+def show(name: str, table: str, page: Path | None) -> None:
+    """Print a table and put it into the page as soon as it is measured."""
+    click.echo(f"{table}\n")
+    if page is not None:
+        put_between(page, name, table)
 
 
 if __name__ == "__main__":

@@ -37,6 +37,7 @@ from .memory import (
     largest_context,
     megabytes,
     plan_memory,
+    with_copies,
 )
 from .options import GenerationOptions
 from .placed import PlacedBundle
@@ -49,7 +50,6 @@ from .static_decoder import StaticDecoder
 from .static_openvino import PROVIDER as OPENVINO
 from .static_openvino import open_on_openvino, openvino_decoder, openvino_device
 from .static_sessions import StaticSessions
-from .targets import StaticSpec
 from .tools import Tool
 from .track import Track
 
@@ -71,7 +71,7 @@ class Session:
         self.bundle = bundle
         self.manifest: Manifest = bundle.manifest
         self._static = static
-        self.plan = _plan(self.manifest, options, None if static is None else static.spec)
+        self.plan = _plan(self.manifest, options, static)
         self._options = options
         self._processor = Processor(self.manifest.processor, bundle.path)
         self._encoders: FeatureSource = encoders or _encoders(bundle, options, self._check_encoder)
@@ -248,23 +248,24 @@ def load_session(path: str | os.PathLike[str], options: SessionOptions) -> Sessi
     return Session(bundle, options, static=static, placed=placed)
 
 
-def _plan(manifest: Manifest, options: SessionOptions, static: StaticSpec | None = None) -> MemoryPlan:
+def _plan(manifest: Manifest, options: SessionOptions, static: StaticSessions | None = None) -> MemoryPlan:
     """The plan for the context asked for, or for the longest that fits; refuses what does not.
 
     Graphs of fixed shapes hold the cache that they were made for, whatever is asked.
     """
-    serves = manifest.decoder.context_length if static is None else static.context
+    serves = manifest.decoder.context_length if static is None else static.spec.context
     if options.context is not None and options.context > serves:
         raise InputError(f"option context: found {options.context}, this bundle serves at most {serves} tokens")
 
     def plan(context: int) -> MemoryPlan:
-        return plan_memory(
+        needs = plan_memory(
             manifest,
             context=context,
             media_rows=options.media_rows,
             chunk=options.prefill_chunk or chunk_for(manifest),
             keep_encoders=options.keep_encoders,
         )
+        return needs if static is None else with_copies(manifest, needs, static.copies)
 
     available = available_memory()
     if options.memory_limit is not None:

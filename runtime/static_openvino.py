@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 
 PROVIDER = "openvino"
 SHOWN_NODES = 5
+COPIES = 5.0
+"""Memory of prefill and decode graph together in sizes of their INT4 weights: measured 2.5 each (docs/npu.md)."""
 
 
 def openvino_decoder(bundle: Bundle, provider: str, threads: int | None, *, fallback: bool = False) -> StaticSessions:
@@ -43,6 +45,7 @@ def openvino_decoder(bundle: Bundle, provider: str, threads: int | None, *, fall
         target.decoder,
         lambda path: open_on_openvino(path, provider, threads, fallback=fallback),
         lambda path: open_graph("cpu", path, threads=threads),
+        copies=COPIES,
     )
 
 

@@ -59,7 +59,7 @@ def sessions(bundle: Path, openvino: None) -> Iterator[tuple[Session, Session]]:
 
 @pytest.mark.parametrize("task", TASKS)
 def test_every_mode_answers_as_on_the_cpu(task: Any, sessions: tuple[Session, Session]) -> None:
-    for item in held_out_items(task, 5, 4):
+    for item in held_out_items(task, 3, 4):
         expected, found = (session.answer(item.messages, options=OPTIONS) for session in sessions)
         assert found.token_ids == expected.token_ids
         assert found.adapters == expected.adapters
