@@ -87,4 +87,4 @@ def packed_int4(codes: NDArray[np.int8]) -> NDArray[np.uint8]:
     """Two codes a byte, the first in the low half, as ONNX stores INT4; an odd number ends in a zero."""
     flat = codes.astype(np.int8).ravel().view(np.uint8) & 15
     flat = np.append(flat, np.zeros(len(flat) % 2, np.uint8))
-    return flat[0::2] | (flat[1::2] << 4)
+    return np.asarray(flat[0::2] | (flat[1::2] << 4), np.uint8)

@@ -42,4 +42,4 @@ def position_ids(patch_mask: NDArray[np.bool_]) -> NDArray[np.int32]:
     table = position_table(patches)
     rows, columns = table[patch_mask[:, :, 0].sum(axis=1)], table[patch_mask[:, 0, :].sum(axis=1)]  # [N, P]
     ids = (rows[:, :, None] * patches + columns[:, None, :]) * patch_mask
-    return ids.reshape(count, -1).astype(np.int32)
+    return np.asarray(ids.reshape(count, -1), np.int32)
