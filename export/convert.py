@@ -62,6 +62,7 @@ def export_model(
     overwrite: bool = False,
     verify: bool = False,
     request: Request | None = None,
+    on_plan: Callable[[Plan], None] | None = None,
     progress: Callable[[Progress], None] | None = None,
     ram_bytes: int | None = None,
     threads: int | None = None,
@@ -78,6 +79,7 @@ def export_model(
         overwrite: replace a target that exists.
         verify: compare the bundle with the checkpoint when it is written, and keep the numbers in quality.json.
         request: a size or a loss to meet, a plan to replay, samples to calibrate on.
+        on_plan: given the plan that is followed, before anything is written.
         progress: called after each read and each tensor.
         ram_bytes: limit for the memory of this process; None takes what speed asks for (a few hundred MB).
         threads: None takes every core.
@@ -99,7 +101,10 @@ def export_model(
     tell = _teller(progress, ram_bytes)
     meter = Meter(checkpoint.size_bytes, tell)
     refuse_target(Path(target), overwrite=overwrite, keep=Path(source))  # before hours of planning
-    with _planned(checkpoint, model, recipe, request, _step_teller(tell, checkpoint.size_bytes)) as planned:
+    step = _step_teller(tell, checkpoint.size_bytes)
+    with _planned(checkpoint, model, recipe, request, step, ram_bytes) as planned:
+        if planned is not None and on_plan is not None:
+            on_plan(planned.plan)
         checkpoint.report_reads(meter.read)
         job = _job(checkpoint, recipe, request, planned)
         with written_beside(Path(target), overwrite=overwrite, keep=Path(source), job=job) as folder:
@@ -127,20 +132,29 @@ class Making:
 
 
 def make_plan(
-    source: str | os.PathLike[str], recipe: Recipe, request: Request, report: Callable[[str], None] | None = None
+    source: str | os.PathLike[str],
+    recipe: Recipe,
+    request: Request,
+    report: Callable[[str], None] | None = None,
+    ram_bytes: int | None = None,
 ) -> Plan:
     """The plan that an export with this request would follow; writes no bundle."""
     from .plan.prepare import prepared
 
     checkpoint = Checkpoint(source)
     model = find(str(checkpoint.config.get("model_type"))).read_model(checkpoint, recipe.context)
-    with prepared(checkpoint, model, recipe, request, report) as planned:
+    with prepared(checkpoint, model, recipe, request, report, ram_bytes) as planned:
         return planned.plan
 
 
 @contextmanager
 def _planned(
-    checkpoint: Checkpoint, model: Model, recipe: Recipe, request: Request | None, report: Callable[[str], None] | None
+    checkpoint: Checkpoint,
+    model: Model,
+    recipe: Recipe,
+    request: Request | None,
+    report: Callable[[str], None] | None,
+    ram_bytes: int | None,
 ) -> Iterator[Planned | None]:
     """The plan of an export that has one, or whose method needs statistics."""
     if request is None and recipe.method not in CALIBRATED:
@@ -149,7 +163,7 @@ def _planned(
     from .plan.prepare import prepared
     from .plan.request import Request
 
-    with prepared(checkpoint, model, recipe, request or Request(), report) as planned:
+    with prepared(checkpoint, model, recipe, request or Request(), report, ram_bytes) as planned:
         yield planned
 
 
@@ -260,7 +274,12 @@ def list_files(folder: Path, hashes: Mapping[str, str] | None = None) -> dict[st
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write bundle.json."""
-    (folder / MANIFEST_FILE).write_text(json.dumps(manifest.to_dict(), indent=1, ensure_ascii=False), "utf-8")
+    (folder / MANIFEST_FILE).write_text(manifest_text(manifest), "utf-8")
+
+
+def manifest_text(manifest: Manifest) -> str:
+    """What bundle.json says."""
+    return json.dumps(manifest.to_dict(), indent=1, ensure_ascii=False)
 
 
 def export_parts(model: Model) -> list[str]:
