@@ -22,14 +22,14 @@ from palmtop.export.checkpoint import Checkpoint
 from palmtop.export.convert import export_model
 from palmtop.export.plan import Plan
 from palmtop.export.plan.calibrate import StatisticsFolder, calibrate
+from palmtop.export.plan.coded import CodedModel
 from palmtop.export.plan.loss import LossMeter
 from palmtop.export.plan.planner import Planner, measure
-from palmtop.export.plan.prepare import JUDGED_ALONE, judged_of
+from palmtop.export.plan.prepare import in_two, judged_of
 from palmtop.export.plan.request import Request
 from palmtop.export.plan.size import bundle_bytes
 from palmtop.export.recipe import METHODS, Recipe
 from palmtop.quantize.scheme import Scheme
-from palmtop.runtime.manifest import MODES
 from palmtop.runtime.reference import checkpoint_path
 
 from .quantisation import reference
@@ -50,8 +50,8 @@ def written_bytes(plan: Plan, folder: Path) -> int:
 
 @click.command()
 @click.option("--method", default="gptq", show_default=True)
-@click.option("--items", type=int, default=64, show_default=True, help="Samples of each mode to plan with.")
-@click.option("--judged", type=int, default=100, show_default=True, help="Held-out questions of each mode.")
+@click.option("--items", type=int, default=128, show_default=True, help="Samples of each mode to plan with.")
+@click.option("--judged", type=int, default=60, show_default=True, help="Held-out questions of each mode.")
 @click.option("--write", is_flag=True, help="Renew the table of docs/quantise.md.")
 def main(method: str, items: int, judged: int, write: bool) -> None:
     """Print a line a size."""
@@ -64,8 +64,9 @@ def main(method: str, items: int, judged: int, write: bool) -> None:
         statistics = StatisticsFolder(folder / "statistics")
         apart = judged_of(samples)
         calibrate(float_model, [s for s in samples if all(s is not other for other in apart)], statistics)
-        few = [s for mode in MODES for s in [x for x in apart if x.mode == mode][:JUDGED_ALONE]]
-        sensitivities = measure(float_model, LossMeter(float_model, few), quantizer, statistics.find)
+        alone, together = in_two(apart)
+        coded = CodedModel(float_model, quantizer, statistics.find, kept_bytes=1 << 30)
+        sensitivities = measure(float_model, LossMeter(float_model, alone), coded)
         click.echo("every tensor is measured", err=True)
 
         def size_of(tensors: Mapping[str, Scheme | None]) -> int:
@@ -73,10 +74,8 @@ def main(method: str, items: int, judged: int, write: bool) -> None:
             return bundle_bytes(folder / "float", float_model.manifest, model, recipe, own)
 
         planning, judging = (
-            Planner(
-                float_model, LossMeter(float_model, some), sensitivities, quantizer, method, statistics.find, size_of
-            )
-            for some in (apart, held_out)
+            Planner(float_model, LossMeter(float_model, some), sensitivities, coded, method, size_of)
+            for some in (together, held_out)
         )
         lines = [HEADER, "|---|---|---|---|---|---|---|---|"]
         for bits, group, scale_bits in SIZES:

@@ -13,6 +13,7 @@ from typing import Any
 
 from palmtop.errors import InputError, QuantizeError
 from palmtop.export.graph.linear import PlannedPrecision, Precision
+from palmtop.export.recipe import CALIBRATED, METHODS
 from palmtop.quantize import Quantizer
 from palmtop.quantize.scheme import Scheme
 from palmtop.quantize.search import search
@@ -147,7 +148,9 @@ class Planned:
 
 
 def with_fallback(quantizer: Quantizer) -> Quantizer:
-    """The quantiser, or clipped search for a linear whose inputs no sample has shown."""
+    """The quantiser; where it needs statistics, clipped search for a linear whose inputs no sample has shown."""
+    if quantizer not in (METHODS[name] for name in CALIBRATED):
+        return quantizer
 
     def quantize(weight: Any, scheme: Scheme, statistics: Statistics | None = None, /) -> Any:
         return (search if statistics is None else quantizer)(weight, scheme, statistics)

@@ -16,14 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from palmtop.errors import InputError
-from palmtop.export.whole_matrix import on_every_core
-from palmtop.quantize import Quantizer
 from palmtop.quantize.budget import Option, Solution, frontier, within_bytes, within_loss
 from palmtop.quantize.rtn import dequantize
 from palmtop.quantize.scheme import Scheme
 from palmtop.quantize.statistics import Statistics
 
-from . import Plan, with_fallback
+from . import Plan
+from .coded import CodedModel
 from .float_model import FloatModel
 from .loss import Loss, LossMeter
 from .size import FRONTIER_POINTS
@@ -67,28 +66,22 @@ class Sensitivity:
         ]
 
 
-def measure(
-    model: FloatModel,
-    meter: LossMeter,
-    quantizer: Quantizer,
-    statistics: Callable[[str], Statistics | None],
-    report: Report | None = None,
-) -> list[Sensitivity]:
+def measure(model: FloatModel, meter: LossMeter, coded: CodedModel, report: Report | None = None) -> list[Sensitivity]:
     """Quantise every tensor by itself and see what the answers say."""
-    tell, quantize = report or (lambda _: None), on_every_core(with_fallback(quantizer))
+    tell, quantize = report or (lambda _: None), coded.quantize
     found = []
     for part, graph in model.graphs.items():
         for name, (_, linear) in graph.linears().items():
             key = f"{part}: {name}"
             tell(key)
-            weight, inputs = graph.weight(linear), statistics(key)
+            weight, inputs = graph.weight(linear), coded.statistics(key)
             shape = (weight.shape[0], weight.shape[1])
             if inputs is None and linear.input is not None:
                 found.append(Sensitivity(key, shape, (UNSEEN,), (0.0,)))
                 continue
             anchors = []
             for scheme in ANCHORS:
-                changed = dequantize(quantize(weight, scheme, inputs))
+                changed = coded.weight(part, linear, scheme)
                 anchors.append(max(meter.loss({part: {name: changed}}).mean_kl, 1e-12))
             some = np.ascontiguousarray(weight[:: max(1, len(weight) // SAMPLE_ROWS)])
 
@@ -124,25 +117,23 @@ class Planner:
         model: FloatModel,
         meter: LossMeter,
         sensitivities: Sequence[Sensitivity],
-        quantizer: Quantizer,
+        coded: CodedModel,
         method: str,
-        statistics: Callable[[str], Statistics | None],
         size_of: SizeOf,
     ) -> None:
         """Nothing is solved yet.
 
         Args:
             model: the float model.
-            meter: of samples that nothing was calibrated on; whole plans are measured with it.
+            meter: of samples that have neither calibrated nor judged single tensors; it measures whole plans.
             sensitivities: of every tensor.
-            quantizer: that will be used.
-            method: its name.
-            statistics: of a tensor's inputs.
+            coded: the model's matrices, quantised.
+            method: by which they are.
             size_of: a whole bundle's bytes.
         """
         self._model, self._meter = model, meter
         self._sensitivities = sensitivities
-        self._quantize, self._method, self._statistics = on_every_core(with_fallback(quantizer)), method, statistics
+        self._coded, self._method = coded, method
         self._size_of = size_of
         self._options = [s.options for s in sensitivities]
 
@@ -206,8 +197,7 @@ class Planner:
             for name, (_, linear) in graph.linears().items():
                 scheme = tensors.get(f"{part}: {name}")
                 if scheme is not None:
-                    codes = self._quantize(graph.weight(linear), scheme, self._statistics(f"{part}: {name}"))
-                    changed.setdefault(part, {})[name] = dequantize(codes)
+                    changed.setdefault(part, {})[name] = self._coded.weight(part, linear, scheme)
         return self._meter.loss(changed)
 
     def _fitting(self, limit_bytes: int, fewest_bits: int) -> Solution | None:

@@ -20,6 +20,7 @@ from palmtop.runtime.manifest import Manifest
 
 from . import Plan, Planned, with_fallback
 from .calibrate import StatisticsFolder, calibrate
+from .coded import CodedModel
 from .float_model import FloatModel
 from .loss import LossMeter
 from .planner import Planner, measure
@@ -29,7 +30,7 @@ from .size import bundle_bytes, float_bundle, linear_names
 
 JUDGED_EVERY = 4  # of a mode's samples the fourth, the eighth ... are not calibrated on: plans are judged on them
 SPLIT_FROM = 8  # fewer samples serve both purposes
-JUDGED_ALONE = 8  # of those, that every tensor is judged on by itself, twice
+JUDGED_ALONE = 8  # of those, that every tensor is judged on by itself, twice; whole plans are on the others
 Report = Callable[[str], None]
 
 
@@ -72,20 +73,18 @@ def prepared(
         seen = [sample for sample in samples if id(sample) not in apart]
         calibrate(float_model, seen, statistics, lambda part: tell(f"calibration: {part}"))
         if request.is_solved:
-            few = [s for mode in manifest.routes for s in [x for x in judged if x.mode == mode][:JUDGED_ALONE]]
-            stages = _stages_in_memory(checkpoint, ram_bytes)
-            opened = FloatModel(folder / "float", manifest, open_sessions=stages)
-            alone = LossMeter(opened, few)
-            sensitivities = measure(opened, alone, quantizer, statistics.find, lambda key: tell(f"sensitivity: {key}"))
+            alone, together = in_two(judged)
+            opened = FloatModel(folder / "float", manifest, open_sessions=_stages_in_memory(checkpoint, ram_bytes))
+            coded = CodedModel(opened, quantizer, statistics.find)
+            meter = LossMeter(opened, alone)
+            sensitivities = measure(opened, meter, coded, lambda key: tell(f"sensitivity: {key}"))
 
             def size_of(tensors: Mapping[str, Scheme | None]) -> int:
                 own = Plan(method=plan.method, tensors=tensors)
                 return bundle_bytes(folder / "float", manifest, model, recipe, own)
 
             tell("solver")
-            planner = Planner(
-                opened, LossMeter(opened, judged), sensitivities, quantizer, plan.method, statistics.find, size_of
-            )
+            planner = Planner(opened, LossMeter(opened, together), sensitivities, coded, plan.method, size_of)
             if request.size_bytes is not None:
                 plan = planner.for_size(request.size_bytes)
             elif request.loss is not None:
@@ -113,6 +112,21 @@ def judged_of(samples: Sequence[Sample]) -> list[Sample]:
         own = [sample for sample in samples if sample.mode == mode]
         found += own[JUDGED_EVERY - 1 :: JUDGED_EVERY] if len(own) >= SPLIT_FROM else own
     return found
+
+
+def in_two(judged: Sequence[Sample]) -> tuple[list[Sample], list[Sample]]:
+    """Those that single tensors are judged on, and others for whole plans.
+
+    A solver takes what seems harmless on its samples; how harmless that is, other samples have to say.
+    """
+    alone: list[Sample] = []
+    together: list[Sample] = []
+    for mode in dict.fromkeys(sample.mode for sample in judged):
+        own = [sample for sample in judged if sample.mode == mode]
+        count = min(JUDGED_ALONE, len(own) // 2)
+        alone += own[:count] or own
+        together += own[count:]
+    return alone, together
 
 
 def refuse_little_memory(

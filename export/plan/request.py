@@ -27,7 +27,7 @@ class Request:
     loss: float | None = None
     plan: Plan | None = None
     samples: Path | None = None
-    items: int = 64
+    items: int = 96
 
     def __post_init__(self) -> None:
         given = [name for name in ("size_bytes", "loss", "plan") if getattr(self, name) is not None]

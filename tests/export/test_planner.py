@@ -14,16 +14,18 @@ from palmtop.errors import InputError
 from palmtop.export.arch import find
 from palmtop.export.checkpoint import Checkpoint
 from palmtop.export.cli import export_command
-from palmtop.export.plan import Plan, prepare
+from palmtop.export.plan import Plan, prepare, with_fallback
 from palmtop.export.plan.float_model import FloatModel
 from palmtop.export.plan.loss import Loss
 from palmtop.export.plan.planner import SCHEMES, Planner, Sensitivity
-from palmtop.export.plan.prepare import judged_of, refuse_little_memory
+from palmtop.export.plan.prepare import in_two, judged_of, refuse_little_memory
 from palmtop.export.plan.samples import Sample
 from palmtop.export.plan.size import float_bundle
-from palmtop.export.recipe import Recipe
+from palmtop.export.recipe import METHODS, Recipe
+from palmtop.quantize.hqq import hqq
 from palmtop.quantize.rtn import rtn
 from palmtop.quantize.scheme import Scheme
+from palmtop.quantize.search import search
 from palmtop.runtime.machine import rss_bytes
 from palmtop.runtime.reference import checkpoint_path
 
@@ -43,7 +45,7 @@ class Measured(Planner):
 
         sensitivities = [Sensitivity(key, SHAPE, SCHEMES, tuple(map(single, SCHEMES))) for key in KEYS]
         nothing = cast(Any, None)
-        super().__init__(nothing, nothing, sensitivities, rtn, "rtn", lambda key: None, self.size)
+        super().__init__(nothing, nothing, sensitivities, nothing, "rtn", self.size)
 
     def size(self, tensors: Mapping[str, Scheme | None]) -> int:
         return BESIDE + sum(sum(scheme.tensor_bytes(*SHAPE)) for scheme in tensors.values() if scheme is not None)
@@ -101,6 +103,23 @@ def test_every_fourth_sample_of_a_mode_judges_and_few_do_both() -> None:
     text, audio = [sample("text") for _ in range(10)], [sample("audio") for _ in range(7)]
     judged = [id(s) for s in judged_of([*text, *audio])]
     assert judged == [id(s) for s in (text[3], text[7], *audio)]
+
+
+def test_whole_plans_are_judged_on_other_samples_than_single_tensors() -> None:
+    samples = [sample(mode) for mode in ("text", "audio") for _ in range(20)]
+    alone, together = in_two(samples)
+    assert not {id(s) for s in alone} & {id(s) for s in together}
+    assert len(alone) == 16 and len(alone) + len(together) == 40
+    only = [sample("text")]
+    assert in_two(only) == (only, only)
+
+
+def test_only_methods_that_need_statistics_do_something_else_without_them() -> None:
+    weight, scheme = np.random.default_rng(0).standard_normal((8, 64)).astype(np.float32), Scheme(bits=4, group=32)
+    for name, alike in (("rtn", rtn), ("hqq", hqq), ("gptq", search), ("awq", search)):
+        found, expected = with_fallback(METHODS[name])(weight, scheme), alike(weight, scheme)
+        np.testing.assert_array_equal(found.codes, expected.codes)
+        np.testing.assert_array_equal(found.scales, expected.scales)
 
 
 @pytest.fixture(scope="module")
