@@ -43,6 +43,7 @@ def export_model(
     overwrite: bool = False,
     verify: bool = False,
     request: Request | None = None,
+    on_plan: Callable[[Plan], None] | None = None,
     progress: Callable[[Progress], None] | None = None,
     ram_bytes: int | None = None,
     threads: int | None = None,
@@ -59,6 +60,7 @@ def export_model(
         overwrite: replace a target that exists.
         verify: compare the bundle with the checkpoint when it is written, and keep the numbers in quality.json.
         request: a size or a loss to meet, a plan to replay, samples to calibrate on (weights and KV cache).
+        on_plan: given the plan that is followed, before anything is written.
         progress: called after each read and each tensor.
         ram_bytes: limit for the memory of this process; None takes what speed asks for (a few hundred MB).
         threads: None takes every core.
@@ -82,7 +84,9 @@ def export_model(
     refuse_target(Path(target), overwrite=overwrite, keep=Path(source))  # before hours of planning
     step = step_teller(tell, checkpoint.size_bytes)
     cache = cache_for(checkpoint, model, recipe, None if request is None else request.samples, step)
-    with _planned(checkpoint, model, recipe, request, step) as planned:
+    with _planned(checkpoint, model, recipe, request, step, ram_bytes) as planned:
+        if planned is not None and on_plan is not None:
+            on_plan(planned.plan)
         model = with_cache(model, cache)
         checkpoint.report_reads(meter.read)
         job = _job(checkpoint, recipe, request, planned)
@@ -96,7 +100,11 @@ def export_model(
 
 
 def make_plan(
-    source: str | os.PathLike[str], recipe: Recipe, request: Request, report: Callable[[str], None] | None = None
+    source: str | os.PathLike[str],
+    recipe: Recipe,
+    request: Request,
+    report: Callable[[str], None] | None = None,
+    ram_bytes: int | None = None,
 ) -> Plan:
     """The plan that an export with this request would follow; writes no bundle."""
     from .plan.prepare import prepared
@@ -104,13 +112,18 @@ def make_plan(
     checkpoint = open_checkpoint(source)
     model = find(str(checkpoint.config.get("model_type"))).read_model(checkpoint, recipe.context)
     asked = leaving_room(request, scale_bytes(model, recipe.kv))
-    with prepared(checkpoint, model, recipe, asked, report) as planned:
+    with prepared(checkpoint, model, recipe, asked, report, ram_bytes) as planned:
         return planned.plan
 
 
 @contextmanager
 def _planned(
-    checkpoint: Checkpoint, model: Model, recipe: Recipe, request: Request | None, report: Callable[[str], None] | None
+    checkpoint: Checkpoint,
+    model: Model,
+    recipe: Recipe,
+    request: Request | None,
+    report: Callable[[str], None] | None,
+    ram_bytes: int | None,
 ) -> Iterator[Planned | None]:
     """The plan of an export that has one, or whose method needs statistics."""
     is_asked = request is not None and (request.plan is not None or request.is_solved)
@@ -121,7 +134,7 @@ def _planned(
     from .plan.request import Request
 
     asked = leaving_room(request or Request(), scale_bytes(model, recipe.kv))
-    with prepared(checkpoint, model, recipe, asked, report) as planned:
+    with prepared(checkpoint, model, recipe, asked, report, ram_bytes) as planned:
         yield planned
 
 
