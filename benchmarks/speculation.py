@@ -7,7 +7,8 @@ Steps: checkpoints of Phi-4-mini's true sizes with random weights, of one layer 
 layers is the line through both. Guesses: the packaged reference model on its own tasks, and SmolLM2-135M-Instruct (see
 ``smollm2.py`` for its file), whose greedy answers are real text: copies, edits, lists in JSON, free answers. The same
 answers are then replayed with the step times of the full size, token by token, through the very code that decides how
-many guesses to try. Needs 3 GB of disk and 2 GB of memory.
+many guesses to try. Times are processor time of one thread, which other work on the machine disturbs least. Needs 3 GB
+of disk and 2 GB of memory.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from time import perf_counter
+from time import process_time
 from typing import Any
 
 import click
@@ -68,13 +69,12 @@ class Answered:
 @click.option("--layers", type=click.IntRange(1, 32), default=4, show_default=True)
 @click.option("--rounds", type=int, default=15, show_default=True, help="Of every step's time; the median counts.")
 @click.option("--items", type=int, default=6, show_default=True, help="Questions of each task.")
-@click.option("--threads", type=int)
 @click.option("--write", is_flag=True, help="Put the tables into docs/speculation.md.")
-def main(gguf: Path | None, layers: int, rounds: int, items: int, threads: int | None, write: bool) -> None:
+def main(gguf: Path | None, layers: int, rounds: int, items: int, write: bool) -> None:
     """Measure steps and guesses."""
     with tempfile.TemporaryDirectory() as folder:
-        few = _step_times(Path(folder) / "one", 1, rounds, threads)
-        many = few if layers == 1 else _step_times(Path(folder) / "many", layers, rounds, threads)
+        few = _step_times(Path(folder) / "one", 1, rounds)
+        many = few if layers == 1 else _step_times(Path(folder) / "many", layers, rounds)
         costs = {w: few[w] + (many[w] - few[w]) / max(1, layers - 1) * (FULL_LAYERS - 1) for w in WIDTHS}
         steps = _steps_table(layers, many, costs)
         click.echo(steps)
@@ -86,28 +86,28 @@ def main(gguf: Path | None, layers: int, rounds: int, items: int, threads: int |
     guesses = _guesses_table(rows, costs)
     click.echo(guesses)
     if write:
-        put_between(PAGE, "steps", f"{steps}\n\n{machine()}, {threads or 'all'} threads.")
-        put_between(PAGE, "guesses", f"{guesses}\n\n{machine()}.")
+        put_between(PAGE, "steps", f"{steps}\n\n{machine()}, processor time of one thread.")
+        put_between(PAGE, "guesses", f"{guesses}\n\n{machine()}, processor time of one thread.")
 
 
-def _step_times(folder: Path, layers: int, rounds: int, threads: int | None) -> dict[int, float]:
-    """Median seconds of a step by its tokens, logits fetched, behind ``BEFORE`` tokens."""
+def _step_times(folder: Path, layers: int, rounds: int) -> dict[int, float]:
+    """Median seconds of a step by its tokens, logits fetched, behind ``BEFORE`` tokens; on one thread."""
     made = ["-o", str(folder / "checkpoint"), "--text-only", "--layers", str(layers)]
     CliRunner().invoke(make_checkpoint, made, catch_exceptions=False)
     recipe = Recipe(group=128, method="rtn", context=1024, draft_rows=DRAFT_ROWS)
     bundle = export_model(folder / "checkpoint", folder / "bundle", recipe)
     taken: dict[int, list[float]] = {width: [] for width in WIDTHS}
-    with palmtop.load(bundle, threads=threads) as session:
+    with palmtop.load(bundle, threads=1) as session:
         decoder = session._open_decoder()
         ids = np.random.default_rng(0).integers(0, 100_000, BEFORE + max(WIDTHS)).astype(np.int32)
         for start in range(0, BEFORE, 64):
             decoder.append(ids[start : start + 64])
         for _ in range(rounds):
             for width in WIDTHS:  # in turns: what slows the machine down slows all of them down
-                started = perf_counter()
+                started = process_time()
                 decoder.append(ids[BEFORE : BEFORE + width])
                 decoder.draft_logits(width) if 1 < width <= DRAFT_ROWS else decoder.logits()
-                taken[width].append(perf_counter() - started)
+                taken[width].append(process_time() - started)
                 decoder.rewind_to(BEFORE)
     return {width: median(times) for width, times in taken.items()}
 
@@ -119,18 +119,23 @@ def _answers(bundle: Path, tasks: Mapping[str, Sequence[dict[str, Any]]]) -> dic
 
 
 def _asked(session: Session, messages: Any, **wanted: Any) -> Answered:
-    replies, prompt = [], ()
+    replies, seconds, prompt = [], [], ()
     for speculate in (False, True, None):
         conversation = session.conversation()
         options = GenerationOptions(**{"max_tokens": 200, "speculate": speculate, **wanted})
-        replies.append(conversation.respond(messages, options=options).result())
+        answer, started = conversation.respond(messages, options=options), process_time()
+        for number, _ in enumerate(answer):
+            started = process_time() if number == 0 else started  # from the first piece on: prefill is not counted
+        seconds.append(process_time() - started)
+        assert answer.reply is not None
+        replies.append(answer.reply)
         prompt = tuple(conversation._track.ids[: replies[-1].usage.prompt_tokens].tolist())
         conversation.close()
     usages = [reply.usage for reply in replies]
     return Answered(
         prompt=prompt,
         ids=replies[0].token_ids,
-        seconds=tuple(max(0, u.completion_tokens - 1) / u.tokens_per_s if u.tokens_per_s else 0.0 for u in usages),
+        seconds=(seconds[0], seconds[1], seconds[2]),
         drafted=tuple(u.drafted_tokens for u in usages),
         accepted=tuple(u.accepted_tokens for u in usages),
         is_same=len({reply.token_ids for reply in replies}) == 1,

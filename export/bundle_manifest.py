@@ -66,7 +66,12 @@ def list_files(folder: Path, hashes: Mapping[str, str] | None = None) -> dict[st
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write bundle.json."""
-    (folder / MANIFEST_FILE).write_text(json.dumps(manifest.to_dict(), indent=1, ensure_ascii=False), "utf-8")
+    (folder / MANIFEST_FILE).write_text(manifest_text(manifest), "utf-8")
+
+
+def manifest_text(manifest: Manifest) -> str:
+    """What bundle.json says."""
+    return json.dumps(manifest.to_dict(), indent=1, ensure_ascii=False)
 
 
 def _decoder_spec(model: Model) -> DecoderSpec:

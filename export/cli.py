@@ -21,6 +21,7 @@ from .recipe import DRAFT_ROWS, Recipe
 from .size_option import Size
 
 if TYPE_CHECKING:
+    from .plan import Plan
     from .plan.request import Request
 
 EXAMPLES = """
@@ -50,7 +51,7 @@ Examples:
 @click.option("--group", type=int, help="Weights that share a scale: 16, 32 (default), 64, 128 or 256.")
 @click.option("--symmetric/--asymmetric", default=None, help="Without or with (default) zero points.")
 @click.option("--scale-bits", type=int, help="Of a group's scale: 32 (default) or 16, which is smaller on disk.")
-@click.option("--method", help="search (default), rtn (fastest), hqq; gptq (best), awq: these two calibrate first.")
+@click.option("--method", help="search (default), rtn (fastest), hqq; calibrated: gptq (best), awq (its clipping).")
 @click.option(
     "--size", type=Size(), help="Choose bits and group of every tensor for the best bundle of this size, e.g. 2.2GB."
 )
@@ -102,17 +103,28 @@ def export_command(
     from palmtop.runtime.machine import peak_rss_bytes
 
     from .bundle_manifest import QUALITY_FILE
-    from .convert import export_model
+    from .convert import export_model, make_plan
+    from .plan_table import plan_lines
 
     recipe = Recipe() if recipe_file is None else Recipe.from_toml(recipe_file)
     recipe = replace(recipe, **{k: v for k, v in options.items() if v is not None})
     if speculation:
         recipe = replace(recipe, draft_rows=max(DRAFT_ROWS, recipe.draft_rows))
     request = _request(recipe, size, loss, plan_file, samples)
-    if only_plan or save_plan is not None:
-        request = _shown(checkpoint, recipe, request, save_plan, as_json=as_json and only_plan)
-        if only_plan:
-            return
+    if request is None and (only_plan or save_plan is not None):
+        raise InputError("there is nothing to plan, expected --size, --loss or --plan-file")
+
+    def show(plan: Plan) -> None:
+        if save_plan is not None:
+            plan.write(save_plan)
+        if only_plan and as_json:
+            click.echo(json.dumps(plan.to_dict()))
+        elif not as_json and (only_plan or save_plan is not None):
+            click.echo("\n".join(plan_lines(plan)))
+
+    if only_plan and request is not None:
+        show(make_plan(checkpoint, recipe, request, lambda s: click.echo(s, err=True) if _is_watched() else None, ram))
+        return
     if output is None:
         raise InputError("no output folder is given, expected -o BUNDLE")
     started = time.perf_counter()
@@ -124,6 +136,7 @@ def export_command(
             overwrite=force,
             verify=verify,
             request=request,
+            on_plan=show,
             progress=report,
             ram_bytes=ram,
             threads=threads,
@@ -179,22 +192,6 @@ def _request(
     )
 
 
-def _shown(
-    checkpoint: Path, recipe: Recipe, request: Request | None, save_plan: Path | None, *, as_json: bool
-) -> Request:
-    """Make the plan, show or save it, and turn the request into its replay."""
-    from .convert import make_plan
-    from .plan_table import plan_lines
-
-    if request is None:
-        raise InputError("there is nothing to plan, expected --size, --loss or --plan-file")
-    plan = make_plan(checkpoint, recipe, request, lambda step: click.echo(step, err=True) if _is_watched() else None)
-    if save_plan is not None:
-        plan.write(save_plan)
-    click.echo(json.dumps(plan.to_dict()) if as_json else "\n".join(plan_lines(plan)))
-    return replace(request, size_bytes=None, loss=None, plan=plan)
-
-
 def _is_watched() -> bool:
     return sys.stderr.isatty()
 
@@ -206,7 +203,17 @@ def _measured(quality: dict[str, Any]) -> str:
         counts.append(f"logits of {', '.join(quality['modes'])}")
     if quality["adapters"]:
         counts.append(f"adapters {', '.join(quality['adapters'])}")
+    if quality["kv_cache"]:
+        counts.append(_cache_cost(quality["kv_cache"]))
     return f"Compared with the checkpoint: {'; '.join(counts)} (numbers in quality.json)"
+
+
+def _cache_cost(loss: dict[str, Any]) -> str:
+    """What a quantised KV cache changes, and how long it took to find that out."""
+    rows = [(mode, each) for mode, each in loss["modes"].items()]
+    rows += [(f"text of {each['tokens']} tokens", each) for each in loss["by_length"][-1:]]
+    shown = ", ".join(f"{name} KL {each['mean_kl']:.4f} and {each['top1']:.0%} same top" for name, each in rows)
+    return f"KV cache of {loss['bits']} bits against float32 ({shown}; measured in {loss['seconds']:.0f} s)"
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import palmtop
-from palmtop.errors import BundleError, InputError
+from palmtop.errors import BundleError
 from palmtop.runtime.bundle import Bundle
 from palmtop.runtime.machine import rss_bytes
 from palmtop.runtime.manifest import Manifest
@@ -22,11 +22,10 @@ from .arch import Model, find
 from .bundle_files import Making, write_bundle
 from .bundle_manifest import QUALITY_FILE, list_files, write_manifest
 from .checkpoint import Checkpoint
-from .graph.kv_cache import KvCache
 from .journal import Journal
-from .kv import scale_bytes, with_cache
+from .kv import cache_for, leaving_room, scale_bytes, with_cache
 from .open_checkpoint import open_checkpoint
-from .progress import Meter, Progress
+from .progress import Meter, Progress, step_teller, teller
 from .recipe import CALIBRATED, Recipe
 from .workers import Workers, plan_workers
 from .write import journal_path, refuse_target, written_beside
@@ -44,6 +43,7 @@ def export_model(
     overwrite: bool = False,
     verify: bool = False,
     request: Request | None = None,
+    on_plan: Callable[[Plan], None] | None = None,
     progress: Callable[[Progress], None] | None = None,
     ram_bytes: int | None = None,
     threads: int | None = None,
@@ -60,6 +60,7 @@ def export_model(
         overwrite: replace a target that exists.
         verify: compare the bundle with the checkpoint when it is written, and keep the numbers in quality.json.
         request: a size or a loss to meet, a plan to replay, samples to calibrate on (weights and KV cache).
+        on_plan: given the plan that is followed, before anything is written.
         progress: called after each read and each tensor.
         ram_bytes: limit for the memory of this process; None takes what speed asks for (a few hundred MB).
         threads: None takes every core.
@@ -78,12 +79,14 @@ def export_model(
     checkpoint = open_checkpoint(source)
     model = find(str(checkpoint.config.get("model_type"))).read_model(checkpoint, recipe.context)
     workers = plan_workers(ram_bytes, rss_bytes() or 0, threads)
-    tell = _teller(progress, ram_bytes)
+    tell = teller(progress, ram_bytes)
     meter = Meter(checkpoint.size_bytes, tell)
     refuse_target(Path(target), overwrite=overwrite, keep=Path(source))  # before hours of planning
-    step = _step_teller(tell, checkpoint.size_bytes)
-    cache = _calibrated_cache(checkpoint, model, recipe, request, step)
-    with _planned(checkpoint, model, recipe, request, step) as planned:
+    step = step_teller(tell, checkpoint.size_bytes)
+    cache = cache_for(checkpoint, model, recipe, None if request is None else request.samples, step)
+    with _planned(checkpoint, model, recipe, request, step, ram_bytes) as planned:
+        if planned is not None and on_plan is not None:
+            on_plan(planned.plan)
         model = with_cache(model, cache)
         checkpoint.report_reads(meter.read)
         job = _job(checkpoint, recipe, request, planned)
@@ -97,21 +100,30 @@ def export_model(
 
 
 def make_plan(
-    source: str | os.PathLike[str], recipe: Recipe, request: Request, report: Callable[[str], None] | None = None
+    source: str | os.PathLike[str],
+    recipe: Recipe,
+    request: Request,
+    report: Callable[[str], None] | None = None,
+    ram_bytes: int | None = None,
 ) -> Plan:
     """The plan that an export with this request would follow; writes no bundle."""
     from .plan.prepare import prepared
 
     checkpoint = open_checkpoint(source)
     model = find(str(checkpoint.config.get("model_type"))).read_model(checkpoint, recipe.context)
-    asked = _leaving_room(request, scale_bytes(model, recipe.kv))
-    with prepared(checkpoint, model, recipe, asked, report) as planned:
+    asked = leaving_room(request, scale_bytes(model, recipe.kv))
+    with prepared(checkpoint, model, recipe, asked, report, ram_bytes) as planned:
         return planned.plan
 
 
 @contextmanager
 def _planned(
-    checkpoint: Checkpoint, model: Model, recipe: Recipe, request: Request | None, report: Callable[[str], None] | None
+    checkpoint: Checkpoint,
+    model: Model,
+    recipe: Recipe,
+    request: Request | None,
+    report: Callable[[str], None] | None,
+    ram_bytes: int | None,
 ) -> Iterator[Planned | None]:
     """The plan of an export that has one, or whose method needs statistics."""
     is_asked = request is not None and (request.plan is not None or request.is_solved)
@@ -121,27 +133,9 @@ def _planned(
     from .plan.prepare import prepared
     from .plan.request import Request
 
-    asked = _leaving_room(request or Request(), scale_bytes(model, recipe.kv))
-    with prepared(checkpoint, model, recipe, asked, report) as planned:
+    asked = leaving_room(request or Request(), scale_bytes(model, recipe.kv))
+    with prepared(checkpoint, model, recipe, asked, report, ram_bytes) as planned:
         yield planned
-
-
-def _calibrated_cache(
-    checkpoint: Checkpoint, model: Model, recipe: Recipe, request: Request | None, report: Callable[[str], None] | None
-) -> KvCache:
-    """What keys and values will be stored as."""
-    if recipe.kv == 32:
-        return KvCache()
-    from .kv.calibrate import calibrated_cache
-
-    return calibrated_cache(checkpoint, model, recipe, None if request is None else request.samples, report)
-
-
-def _leaving_room(request: Request, size_bytes: int) -> Request:
-    """The request, for a bundle to which something is added that no plan speaks of."""
-    if request.size_bytes is None:
-        return request
-    return replace(request, size_bytes=max(0, request.size_bytes - size_bytes))
 
 
 def _prove(
@@ -166,28 +160,6 @@ def _prove(
     (folder / QUALITY_FILE).write_text(json.dumps(quality.to_dict(), indent=1), "utf-8")
     hashes = {name: spec.sha256 for name, spec in manifest.files.items()}
     write_manifest(folder, replace(manifest, files=list_files(folder, hashes)))
-
-
-def _teller(progress: Callable[[Progress], None] | None, ram_bytes: int | None) -> Callable[[Progress], None] | None:
-    """Passes progress on, and stops when the process has outgrown its limit after all."""
-    if ram_bytes is None:
-        return progress
-
-    def tell(where: Progress) -> None:
-        used = rss_bytes() or 0
-        if used > ram_bytes:
-            raise InputError(
-                f"ram is {ram_bytes / 1e6:.0f} MB, but '{where.step}' needs {used / 1e6:.0f} MB; expected more"
-            )
-        if progress is not None:
-            progress(where)
-
-    return tell
-
-
-def _step_teller(tell: Callable[[Progress], None] | None, total_bytes: int) -> Callable[[str], None] | None:
-    """Tells what planning is at, before anything is counted."""
-    return None if tell is None else lambda step: tell(Progress(step, 0, total_bytes, 0))
 
 
 def _job(checkpoint: Checkpoint, recipe: Recipe, request: Request | None, planned: Planned | None) -> str:

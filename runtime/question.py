@@ -75,8 +75,8 @@ class QuestionReader:
         messages: Sequence[Message],
         adapters: Wanted,
         options: GenerationOptions,
-        tools: Sequence[Mapping[str, Any]] | None,
-        cancelled: Cancelled,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        cancelled: Cancelled = lambda: False,
     ) -> Question:
         """Turn messages into a passage and a route.
 

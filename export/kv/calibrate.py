@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from palmtop.errors import CheckpointError
 from palmtop.export.arch import Model
 from palmtop.export.checkpoint import Checkpoint
-from palmtop.export.graph.kv_cache import FLOAT_CACHE, KvCache
+from palmtop.export.graph.kv_cache import KvCache
 from palmtop.export.plan.float_model import FloatModel
 from palmtop.export.plan.samples import MediaInput, Sample, SampleReader, packaged_questions, read_questions
 from palmtop.export.plan.size import float_bundle
@@ -38,7 +38,7 @@ Report = Callable[[str], None]
 def calibrated_cache(
     checkpoint: Checkpoint, model: Model, recipe: Recipe, samples: Path | None, report: Report | None = None
 ) -> KvCache:
-    """The KV cache that a recipe asks for.
+    """The KV cache of 8 or 4 bits that a recipe asks for.
 
     Args:
         checkpoint: of the model.
@@ -51,8 +51,6 @@ def calibrated_cache(
         InputError: samples cannot be used.
         CheckpointError: the float model gives keys or values that are not finite.
     """
-    if recipe.kv == 32:
-        return FLOAT_CACHE
     tell = report or (lambda _: None)
     with tempfile.TemporaryDirectory(prefix="palmtop-kv-") as temporary:
         folder = Path(temporary) / "float"

@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
-from palmtop.errors import BundleError
+from palmtop.errors import BundleError, InputError
 from palmtop.runtime.providers import open_graph, placement
 
 from .calibrate import Calibrated
 
 PROVIDER = "qnn"
+COMPATIBILITY, SOC_FIELD = "ep_compatibility_info.QNNExecutionProvider", 5  # as onnxruntime-qnn 2.7 writes it
 LEAST_SNR_DB = 6.0
 """Below it a graph is wrong rather than rounded: the one that the compiler broke here had 1 to 3 dB, int4 has 15."""
 
@@ -49,6 +51,7 @@ def compile_graphs(
 
     Raises:
         RuntimeMissingError: the provider is not installed.
+        InputError: the compiler does not know the SoC.
         BundleError: an operator is not taken, or the compiled graph computes something else.
     """
     sessions: list[Any] = []  # a shared binary is written when the last of its sessions is opened
@@ -66,6 +69,7 @@ def compile_graphs(
                     entries["ep.stop_share_ep_contexts"] = "1"
             session = open_graph(PROVIDER, folder / source, options={"soc_model": soc.upper()}, entries=entries)
             sessions.append(session)
+            _check_soc(folder / file, soc)
             nodes = sum(len(names) for names in placement(session).values())
             sample = samples.get(source)
             done.append(
@@ -76,6 +80,14 @@ def compile_graphs(
     finally:
         sessions.clear()
     return done
+
+
+def _check_soc(context_model: Path, soc: str) -> None:
+    """QNN compiles for no SoC in particular when it does not know the name; what it took it for is in the file."""
+    notes = {entry.key: entry.value for entry in onnx.load(context_model, load_external_data=False).metadata_props}
+    fields = notes.get(COMPATIBILITY, "").split(":")
+    if len(fields) > SOC_FIELD and fields[SOC_FIELD] == "0":
+        raise InputError(f"soc is '{soc}', which QNN's compiler does not know, expected a name such as sm8750")
 
 
 def _proved(session: Any, sample: Calibrated, source: str) -> float:

@@ -35,7 +35,7 @@ from palmtop.runtime.machine import available_memory, rss_bytes
 from . import adapters as proofs
 from .adapters import Loras
 from .answers import accuracy, worst
-from .decoders import STEPS, Decoders, Divergence, Pair, Question, Reference, compared_answers, encoders_snr
+from .decoders import Decoders, Divergence, Pair, Question, Reference, compared_answers, encoders_snr
 from .kv_loss import cache_loss, judge_cache
 from .neighbours import neighbours, weight_bytes
 from .quality import Agreement, Check, Quality, agreement
@@ -256,7 +256,7 @@ def _mode_agreement(decoders: Decoders, mode: str, pairs: list[Pair]) -> Agreeme
     weights = decoders.float_manifest.routes[mode].adapters if decoders.manifest.adapters else {}
     exact, found = [], []
     for pair in pairs:
-        tokens = decoders.exact.greedy(pair[0], decoders.gates(decoders.float_manifest, weights), STEPS)
+        tokens = decoders.answer(pair[0], weights)
         e, f = decoders.both(pair, weights, tokens)
         exact.append(e)
         found.append(f)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,14 +98,18 @@ class DecoderProbe:
             rows.append(logits)
         return np.stack(rows)
 
-    def greedy(self, prompt: ProbeInput, gates: NDArray[np.float32], steps: int) -> NDArray[np.int64]:
-        """[steps] tokens of the greedy answer, end-of-answer tokens included and passed over."""
+    def greedy(
+        self, prompt: ProbeInput, gates: NDArray[np.float32], steps: int, ends: Collection[int] = ()
+    ) -> NDArray[np.int64]:
+        """At most ``steps`` tokens of the greedy answer; it stops behind one of ``ends``, others are passed over."""
         tokens: list[int] = []
         cache, length, ids = None, 0, prompt.input_ids
         for _ in range(steps):
             logits, cache = self._run(ids, prompt, gates, cache, length, False)
             length += len(ids)
             tokens.append(int(logits.argmax()))
+            if tokens[-1] in ends:
+                break
             ids = np.array(tokens[-1:], np.int64)
         return np.array(tokens, np.int64)
 

@@ -13,6 +13,8 @@ from palmtop.runtime.bundle import Bundle, open_bundle
 from palmtop.runtime.machine import available_memory
 from palmtop.runtime.manifest import Manifest
 from palmtop.runtime.memory import MemoryPlan, kv_bytes_per_token, largest_context, megabytes, plan_memory
+from palmtop.runtime.placed import node_counts
+from palmtop.runtime.providers import CPU
 
 from .flags import bundle_argument
 
@@ -22,6 +24,7 @@ Examples:
   palmtop inspect phi4mm-int4
   palmtop inspect phi4mm-int4 --context 4096
   palmtop inspect phi4mm-int4 --json | jq .memory
+  palmtop inspect phone --provider qnn    # nodes of each graph on the NPU and on the CPU
 """
 MEMORY_ROWS = (
     "weights",
@@ -41,20 +44,38 @@ MEMORY_ROWS = (
 @click.command("inspect", epilog=EXAMPLES, short_help="Show what is in a bundle and what it needs.")
 @bundle_argument
 @click.option("--context", type=int, help="Plan memory for this many tokens (default: all the bundle serves).")
+@click.option("--provider", type=click.Choice(["qnn"]), help="Load its graphs and count where their nodes run.")
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
-def inspect_command(bundle: Path, context: int | None, as_json: bool) -> None:
+def inspect_command(bundle: Path, context: int | None, provider: str | None, as_json: bool) -> None:
     """Show the BUNDLE's parts with bits, bytes and share, its adapters and routes, and the memory it needs.
 
-    Sizes are checked, hashes are not (see: palmtop verify); no model is loaded.
+    Sizes are checked, hashes are not (see: palmtop verify); no model is loaded, but for --provider.
     """
     if context is not None and context < 1:
         raise InputError(f"option context: found {context}, expected at least 1")
     opened = open_bundle(bundle, hashes=False)
+    if provider is not None:
+        _show_nodes(opened, provider, as_json=as_json)
+        return
     plan = plan_memory(opened.manifest, context=context or opened.manifest.decoder.context_length)
     if as_json:
         click.echo(json.dumps(_as_data(opened, plan)))
     else:
         _show(opened, plan)
+
+
+def _show_nodes(bundle: Bundle, provider: str, *, as_json: bool) -> None:
+    """Where the nodes of a provider's graphs run; those on the CPU by name."""
+    found = dict(node_counts(bundle, provider))
+    if as_json:
+        click.echo(
+            json.dumps({file: {name: len(nodes) for name, nodes in places.items()} for file, places in found.items()})
+        )
+        return
+    for file, places in found.items():
+        click.echo(f"{file}: " + ", ".join(f"{len(nodes)} nodes on {name}" for name, nodes in places.items()))
+        for node in places.get(CPU, []) if len(places) > 1 else []:
+            click.echo(f"  on the CPU: {node}")
 
 
 def _as_data(bundle: Bundle, plan: MemoryPlan) -> dict[str, Any]:
@@ -93,6 +114,10 @@ def _as_data(bundle: Bundle, plan: MemoryPlan) -> dict[str, Any]:
             "available": available,
             "largest_context": None if available is None else largest_context(manifest, plan, available),
         },
+        "targets": [
+            {"provider": t.provider, "soc": t.soc, "versions": t.versions, "graphs": list(t.files)}
+            for t in manifest.targets
+        ],
         "recipe": manifest.recipe,
         "files": {name: file.size_bytes for name, file in manifest.files.items()},
     }
@@ -123,6 +148,12 @@ def _show(bundle: Bundle, plan: MemoryPlan) -> None:
         )
     console.print(table)
     _show_routes(console, manifest)
+    for target in manifest.targets:
+        parts = [*target.encoders, *(["decoder"] if target.decoder is not None else [])]
+        made = ", ".join(f"{name} {version}" for name, version in target.versions.items() if name != "sources")
+        console.print(
+            f"graphs for {target.provider}{f' on {target.soc}' if target.soc else ''}: {', '.join(parts)} ({made})"
+        )
     _show_memory(console, manifest, plan)
 
 

@@ -41,5 +41,5 @@ def position_ids(patch_mask: NDArray[np.bool_]) -> NDArray[np.int32]:
     count, patches, _ = patch_mask.shape
     table = position_table(patches)
     rows, columns = table[patch_mask[:, :, 0].sum(axis=1)], table[patch_mask[:, 0, :].sum(axis=1)]  # [N, P]
-    ids: NDArray[np.int64] = (rows[:, :, None] * patches + columns[:, None, :]) * patch_mask
+    ids = (rows[:, :, None] * patches + columns[:, None, :]) * patch_mask
     return np.asarray(ids.reshape(count, -1), np.int32)

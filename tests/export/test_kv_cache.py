@@ -24,7 +24,7 @@ from palmtop.export.checkpoint import Checkpoint
 from palmtop.export.cli import export_command
 from palmtop.export.convert import export_model
 from palmtop.export.graph.kv_cache import LayerScales
-from palmtop.export.kv import scale_bytes, with_cache
+from palmtop.export.kv import cache_for, leaving_room, scale_bytes, with_cache
 from palmtop.export.kv.calibrate import calibrated_cache, envelopes
 from palmtop.export.kv.envelope import Envelope, key_reach
 from palmtop.export.kv.stored import FIRST_SCALE, stored_cache, with_float_cache
@@ -377,8 +377,12 @@ def test_verify_measures_it_and_off_is_base_with_the_same_scales(bundle: Bundle,
     assert quality.kv_cache["by_length"]
 
 
-def test_a_manifest_that_claims_another_cache_fails_its_proof(copy: Bundle, checkpoint: Checkpoint) -> None:
+def test_a_manifest_that_claims_another_cache_fails_its_proof(
+    copy: Bundle, checkpoint: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The recipe says one thing, the graph and its sizes another."""
+    monkeypatch.setattr("palmtop.export.verify._too_large", lambda *_: "left out: it costs time")
+    monkeypatch.setattr("palmtop.export.verify.cache_loss", lambda *_: (None, None))
     recipe = {**copy.manifest.recipe, "kv": {8: 4, 4: 8}[copy.manifest.decoder.kv_bits]}
     lying = Bundle(copy.path, replace(copy.manifest, recipe=recipe))
     quality = verify(lying, checkpoint, items=1)
@@ -395,6 +399,8 @@ def test_scales_take_no_more_room_than_a_plan_leaves_them(
     )
     assert 0 < own - plain <= scale_bytes(model, bundle.manifest.decoder.kv_bits)
     assert scale_bytes(model, 32) == 0
+    assert leaving_room(Request(size_bytes=1000), 300).size_bytes == 700
+    assert leaving_room(Request(loss=0.1), 300) == Request(loss=0.1)
 
 
 def test_old_manifests_have_float_caches_and_are_written_as_before(float_bundle: Path) -> None:
@@ -408,7 +414,7 @@ def test_old_manifests_have_float_caches_and_are_written_as_before(float_bundle:
 
 def test_a_model_keeps_everything_else(checkpoint: Checkpoint) -> None:
     model = find("phi4mm").read_model(checkpoint, LONG)
-    cache = calibrated_cache(checkpoint, model, Recipe(kv=32), None)
+    cache = cache_for(checkpoint, model, Recipe(kv=32), None, None)
     assert cache.bits == 32
     changed = with_cache(model, cache)
     assert replace(changed.decoder, attention=model.decoder.attention) == model.decoder

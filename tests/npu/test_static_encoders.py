@@ -1,0 +1,163 @@
+"""Encoder graphs of fixed shapes give what the bundle's own give, whatever part of a tile or window is there."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime as ort
+import pytest
+
+from palmtop.errors import BundleError, InputError
+from palmtop.export.arch import Model, find
+from palmtop.export.checkpoint import Checkpoint
+from palmtop.export.graph import conformer
+from palmtop.export.graph.builder import GraphBuilder
+from palmtop.export.graph.linear import FLOAT
+from palmtop.export.npu.audio import build_static_audio
+from palmtop.export.npu.vision import build_static_vision, rows_of
+from palmtop.export.weight_file import WeightFile
+from palmtop.runtime.encoders import Encoders
+from palmtop.runtime.processor.image import tile_image
+from palmtop.runtime.processor.spec import ProcessorSpec
+from palmtop.runtime.static_encoders import StaticEncoders
+
+TOLERANCE = 2e-6  # of the features' range: float32 in another order
+WINDOW, SHORT = 24, 8
+
+
+@pytest.fixture(scope="module")
+def model(reference_checkpoint: Path) -> Model:
+    return find("phi4mm").read_model(Checkpoint(reference_checkpoint), 256)
+
+
+@pytest.fixture(scope="module")
+def spec(model: Model) -> ProcessorSpec:
+    """Windows so short that a second of sound has several."""
+    assert model.processor.audio is not None
+    return replace(model.processor, audio=replace(model.processor.audio, window_steps=WINDOW))
+
+
+@pytest.fixture(scope="module")
+def folder(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("graphs")
+    towers = model.weights.within("embed_tokens_extend.")
+    assert model.vision is not None and model.audio is not None
+    for name, steps in (("vision", 0), ("short", SHORT), ("window", WINDOW)):
+        with WeightFile(folder, f"{name}.bin") as sink:
+            g = GraphBuilder(name, sink)
+            if steps:
+                build_static_audio(g, towers, model.audio, steps)
+            else:
+                build_static_vision(g, towers, model.vision)
+            ir.save(g.model(), folder / f"{name}.onnx")
+    return folder
+
+
+def static_encoders(folder: Path, spec: ProcessorSpec, opened: list[str]) -> StaticEncoders:
+    def open_graph(path: Path) -> Any:
+        opened.append(path.stem)
+        return ort.InferenceSession(path, providers=["CPUExecutionProvider"])
+
+    audio = {WINDOW: folder / "window.onnx", SHORT: folder / "short.onnx"}
+    return StaticEncoders(folder / "vision.onnx", audio, spec, open_graph, Encoders(None, None, spec), keep=True)
+
+
+def test_tiles_with_and_without_padding(float_bundle: Path, folder: Path, spec: ProcessorSpec) -> None:
+    rng = np.random.default_rng(3)
+    own = Encoders(float_bundle / "vision.onnx", None, spec)
+    opened: list[str] = []
+    static = static_encoders(folder, spec, opened)
+    assert spec.image is not None
+    for height, width in ((56, 56), (40, 130), (200, 61)):
+        tiles = tile_image(rng.integers(0, 255, (height, width, 3)).astype(np.uint8), spec.image)
+        expected, found = own.encode_image(tiles), static.encode_image(tiles)
+        assert np.abs(found - expected).max() <= TOLERANCE * np.ptp(expected)
+    assert not tiles.patch_mask.all()  # the last one is padded
+    assert opened == ["vision"]
+
+
+@pytest.mark.parametrize("frames", [1, 9, 64, 65, 192, 193, 201, 400])
+def test_sounds_of_every_length(float_bundle: Path, folder: Path, spec: ProcessorSpec, frames: int) -> None:
+    mel = np.random.default_rng(frames).standard_normal((frames, 80)).astype(np.float32) * 4
+    own = Encoders(None, float_bundle / "audio.onnx", spec, keep=True)
+    opened: list[str] = []
+    static = static_encoders(folder, spec, opened)
+    for beside_images in (False, True):
+        expected, found = own.encode_audio(mel, beside_images), static.encode_audio(mel, beside_images)
+        assert found.shape == expected.shape
+        assert np.abs(found - expected).max() <= TOLERANCE * np.ptp(expected)
+    assert opened == (["short"] if frames <= 8 * SHORT else ["window"])
+
+
+def test_steps_stacked_into_rows(model: Model, spec: ProcessorSpec, tmp_path: Path) -> None:
+    """Upstream's ``downsample_rate``: zeros fill the last row, in both graphs."""
+    assert model.audio is not None and spec.audio is not None
+    config = replace(model.audio, downsample_rate=2)
+    wide = replace(spec, audio=replace(spec.audio, downsample_rate=2))
+    towers = model.weights.within("embed_tokens_extend.")
+    find_weight = towers.find
+
+    def doubled(name: str) -> Any:
+        weight = find_weight(name)
+        if "up_proj_for" in name and name.endswith(".weight"):
+            return replace_shape(weight)
+        return weight
+
+    def replace_shape(weight: Any) -> Any:
+        array = np.concatenate([weight.array(), -weight.array()], axis=1)
+        return type(weight)(weight.name, array.shape, lambda a, b: array[a:b])
+
+    towers = type(towers)(doubled, "embed_tokens_extend.")
+    with WeightFile(tmp_path, "own.bin") as sink:
+        g = GraphBuilder("own", sink)
+        conformer.build_audio(g, towers.within(""), config, FLOAT)
+        ir.save(g.model(), tmp_path / "own.onnx")
+    with WeightFile(tmp_path, "static.bin") as sink:
+        g = GraphBuilder("static", sink)
+        build_static_audio(g, towers.within(""), config, WINDOW)
+        ir.save(g.model(), tmp_path / "static.onnx")
+    mel = np.random.default_rng(0).standard_normal((8 * 5 + 3, 80)).astype(np.float32) * 4
+    expected = Encoders(None, tmp_path / "own.onnx", wide).encode_audio(mel, False)
+    opener = lambda path: ort.InferenceSession(path, providers=["CPUExecutionProvider"])  # noqa: E731
+    static = StaticEncoders(None, {WINDOW: tmp_path / "static.onnx"}, wide, opener, Encoders(None, None, wide))
+    found = static.encode_audio(mel, False)
+    assert np.abs(found - expected).max() <= TOLERANCE * np.ptp(expected)
+
+
+def test_a_number_of_rows_that_the_compiler_breaks_is_not_used(model: Model) -> None:
+    assert model.vision is not None
+    assert (model.vision.patches**2, rows_of(model.vision)) == (16, 24)
+    assert rows_of(replace(model.vision, image_size=448)) == 1024
+
+
+def test_equal_inputs_are_encoded_once(folder: Path, spec: ProcessorSpec) -> None:
+    opened: list[str] = []
+    static = static_encoders(folder, spec, opened)
+    mel = np.zeros((40, 80), np.float32)
+    assert static.encode_audio(mel, False) is static.encode_audio(mel, False)
+    assert opened == ["short"]
+    static.close()
+    static.encode_audio(mel, False)
+    assert opened == ["short", "short"]
+
+
+def test_what_has_no_graph_goes_to_the_rest(spec: ProcessorSpec) -> None:
+    static = StaticEncoders(None, {}, spec, lambda path: None, Encoders(None, None, spec))
+    with pytest.raises(InputError, match="no audio encoder"):
+        static.encode_audio(np.zeros((9, 80), np.float32), False)
+
+
+def test_a_graph_that_fails_is_named(folder: Path, spec: ProcessorSpec) -> None:
+    class Broken:
+        def run(self, *_: object) -> None:
+            raise RuntimeError("no such output")
+
+    static = StaticEncoders(
+        None, {WINDOW: folder / "window.onnx"}, spec, lambda _: Broken(), Encoders(None, None, spec)
+    )
+    with pytest.raises(BundleError, match=r"window\.onnx: could not be run \(no such output\)"):
+        static.encode_audio(np.zeros((9, 80), np.float32), False)
