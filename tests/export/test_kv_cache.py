@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from palmtop.errors import CheckpointError, InputError
 from palmtop.export.arch import find
 from palmtop.export.checkpoint import Checkpoint
-from palmtop.export.cli import export_command
+from palmtop.export.cli import _measured, export_command
 from palmtop.export.convert import export_model, list_files, write_manifest
 from palmtop.export.graph.kv_cache import LayerScales
 from palmtop.export.kv import cache_for, leaving_room, scale_bytes, with_cache
@@ -35,6 +35,7 @@ from palmtop.export.recipe import Recipe
 from palmtop.export.verify import verify
 from palmtop.export.verify.kv_loss import CHUNK, cache_loss, judge_cache
 from palmtop.export.verify.probe import DecoderProbe, ProbeInput
+from palmtop.export.verify.report import render
 from palmtop.runtime.bundle import Bundle, open_bundle
 from palmtop.runtime.manifest import Manifest
 from tests.reference.port import random_checkpoint
@@ -374,6 +375,12 @@ def test_verify_measures_it_and_off_is_base_with_the_same_scales(bundle: Bundle,
     assert f"image: KV cache of {bundle.manifest.decoder.kv_bits} bits" in names
     assert quality.kv_cache["bits"] == bundle.manifest.decoder.kv_bits
     assert quality.kv_cache["by_length"]
+    page = render(quality.to_dict(), "a bundle")
+    assert f"stored in {bundle.manifest.decoder.kv_bits} bits" in page
+    assert "text, up to 512 tokens" in page
+    assert f"KV cache of {bundle.manifest.decoder.kv_bits} bits against float32 (text KL" in _measured(
+        quality.to_dict()
+    )
 
 
 def test_a_manifest_that_claims_another_cache_fails_its_proof(
