@@ -194,13 +194,18 @@ def test_keys_that_are_no_numbers_are_refused(float_model: FloatModel, samples: 
         envelopes(broken, samples[:1], rotary_size=48)
 
 
-@pytest.mark.parametrize("adapters", ["gated", "none", "merge=vision"])
-def test_every_adapter_mode_has_scales_of_its_own_weights(checkpoint: Checkpoint, adapters: str) -> None:
-    recipe = Recipe(kv=8, context=LONG, adapters=adapters)
+def test_every_adapter_mode_has_scales_of_its_own_weights(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    """Text switches no gate on; a merged adapter is in the weights."""
+    (tmp_path / "mine.jsonl").write_text('{"text": "abc abc"}\n')
     model = find("phi4mm").read_model(checkpoint, LONG)
-    cache = calibrated_cache(checkpoint, model, recipe, None)
-    assert [layer.key.shape for layer in cache.layers] == [(1, 64)] * 4
-    assert all((layer.key > 0).all() and (layer.value > 0).all() for layer in cache.layers)
+    gated, none, merged = (
+        calibrated_cache(checkpoint, model, Recipe(kv=8, context=LONG, adapters=a), tmp_path / "mine.jsonl").layers
+        for a in ("gated", "none", "merge=vision")
+    )
+    assert [layer.key.shape for layer in merged] == [(1, 64)] * 4
+    assert all((layer.key > 0).all() and (layer.value > 0).all() for layer in merged)
+    assert np.array_equal(gated[3].key, none[3].key)
+    assert not np.allclose(merged[3].key, none[3].key)
 
 
 def test_the_users_samples_are_calibrated_on(checkpoint: Checkpoint, tmp_path: Path) -> None:
