@@ -45,9 +45,9 @@ def write_input_bundle(plain: Bundle, deltas: Mapping[str, Delta], folder: Path,
     adapter = ort.AdapterFormat()
     adapter.set_adapter_version(1)
     adapter.set_model_version(1)
-    adapter.set_parameters(
-        {n: ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(a)) for n, a in parameters.items()}
-    )
+    # onnxruntime's AdapterFormat looks at these until it has written them, and keeps none of them alive.
+    values = {n: ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(a)) for n, a in parameters.items()}
+    adapter.set_parameters(values)
     adapter.export_adapter(str(folder / ADAPTER_FILE))
     return folder
 
@@ -127,40 +127,46 @@ def _overridable(graph: ir.Graph, name: str, default: ir.TensorProtocol, shape: 
     return value
 
 
-def tokens_per_s(folder: Path, arrays: Mapping[str, NDArray[Any]], *, context: int, threads: int, tokens: int) -> float:
-    """Greedy decode speed of such a folder in genai, its adapter on.
+class InputDecoder:
+    """Greedy decode of such a folder in genai, its adapter on.
 
     Args:
         folder: as ``write_input_bundle`` left it.
-        arrays: the decoder's other inputs.
+        arrays: the decoder's other inputs, read in place.
         context: tokens the cache holds.
         threads: of onnxruntime.
-        tokens: decoded and timed, one by one; the fastest half counts.
     """
-    import time
 
-    import onnxruntime_genai as og
+    def __init__(self, folder: Path, arrays: Mapping[str, NDArray[Any]], *, context: int, threads: int) -> None:
+        import onnxruntime_genai as og
 
-    config = og.Config(str(folder))
-    options = {"intra_op_num_threads": threads}
-    overlay = {"model": {"context_length": context, "decoder": {"session_options": options}}}
-    config.overlay(json.dumps({**overlay, "search": {"max_length": context}}))
-    model = og.Model(config)
-    adapters = og.Adapters(model)
-    adapters.load(str(folder / ADAPTER_FILE), "lora")
-    parameters = og.GeneratorParams(model)
-    parameters.set_search_options(max_length=context, batch_size=1, do_sample=False)
-    generator = og.Generator(model, parameters)
-    for name, array in arrays.items():
-        generator.set_model_input(name, array)
-    generator.set_active_adapter(adapters, "lora")
-    generator.append_tokens(np.arange(5, 9, dtype=np.int32))
-    seconds = []
-    for token in range(tokens):
-        started = time.perf_counter()
-        generator.append_tokens(np.array([100 + token], np.int32))
-        seconds.append(time.perf_counter() - started)
-    return 1.0 / float(np.median(seconds))
+        config = og.Config(str(folder))
+        options = {"intra_op_num_threads": threads}
+        overlay = {"model": {"context_length": context, "decoder": {"session_options": options}}}
+        config.overlay(json.dumps({**overlay, "search": {"max_length": context}}))
+        model = og.Model(config)
+        self._adapters = og.Adapters(model)
+        self._adapters.load(str(folder / ADAPTER_FILE), "lora")
+        parameters = og.GeneratorParams(model)
+        parameters.set_search_options(max_length=context, batch_size=1, do_sample=False)
+        self._arrays = dict(arrays)  # genai keeps no reference
+        self._generator = og.Generator(model, parameters)
+        for name, array in self._arrays.items():
+            self._generator.set_model_input(name, array)
+        self._generator.set_active_adapter(self._adapters, "lora")
+
+    @property
+    def token_count(self) -> int:
+        """Tokens in the KV cache."""
+        return int(self._generator.token_count())
+
+    def append(self, ids: NDArray[np.int32]) -> None:
+        """Run the graph over more tokens, [S]."""
+        self._generator.append_tokens(ids)
+
+    def rewind_to(self, count: int) -> None:
+        """Forget all but the first tokens."""
+        self._generator.rewind_to(count)
 
 
 def remove(folder: Path) -> None:

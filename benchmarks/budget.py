@@ -1,76 +1,102 @@
 """Plans against uniform bundles at eight equal sizes, on the packaged model: measured loss, predicted loss, size.
 
-    python -m benchmarks.budget
+    python -m benchmarks.budget --write
 
 Sizes are those of uniform schemes. Both sides use the same method and the same calibration samples; losses are
-measured on held-out questions that neither has seen, weights alone (activations float32).
+measured on held-out questions that neither planning nor calibration has seen, weights alone (activations float32).
+Each plan is then written as a bundle, whose files are counted.
 """
 
 from __future__ import annotations
 
-import json
 import tempfile
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import click
 
+from benchmarks.tables import machine, put_between
 from palmtop.export.arch import find
 from palmtop.export.checkpoint import Checkpoint
+from palmtop.export.convert import export_model
 from palmtop.export.plan import Plan
 from palmtop.export.plan.calibrate import StatisticsFolder, calibrate
+from palmtop.export.plan.coded import CodedModel
 from palmtop.export.plan.loss import LossMeter
 from palmtop.export.plan.planner import Planner, measure
-from palmtop.export.plan.size import graph_bytes
+from palmtop.export.plan.prepare import in_two, judged_of
+from palmtop.export.plan.request import Request
+from palmtop.export.plan.size import bundle_bytes
 from palmtop.export.recipe import METHODS, Recipe
 from palmtop.quantize.scheme import Scheme
 from palmtop.runtime.reference import checkpoint_path
 
 from .quantisation import reference
 
-SIZES = (*((4, group, 16) for group in (16, 32, 64, 128)), (4, 32, 32), (8, 32, 16), (8, 64, 16), (2, 16, 16))
+PAGE, MARK = Path(__file__).parent.parent / "docs" / "quantise.md", "plans"
+SIZES = ((2, 16, 16), *((4, group, 16) for group in (128, 64, 32, 16)), (4, 32, 32), (8, 64, 16), (8, 32, 16))
+HEADER = (
+    "| uniform | bytes | KL, uniform | KL, plan | share | KL predicted | of measured | written of predicted bytes |"
+)
+
+
+def written_bytes(plan: Plan, folder: Path) -> int:
+    """Of a bundle that follows a plan, without quality.json; rounding gives as many bytes as any method."""
+    request = Request(plan=replace(plan, method="rtn"))
+    bundle = export_model(checkpoint_path(), folder, Recipe(method="rtn"), request=request, overwrite=True)
+    return sum(path.stat().st_size for path in bundle.rglob("*") if path.is_file())
 
 
 @click.command()
 @click.option("--method", default="gptq", show_default=True)
-@click.option("--items", type=int, default=24, show_default=True, help="Samples of each mode, for either purpose.")
-@click.option("--alone", type=int, default=8, show_default=True, help="That tensors are judged on by themselves.")
-@click.option("--json", "as_json", is_flag=True)
-def main(method: str, items: int, alone: int, as_json: bool) -> None:
+@click.option("--items", type=int, default=128, show_default=True, help="Samples of each mode to plan with.")
+@click.option("--judged", type=int, default=60, show_default=True, help="Held-out questions of each mode.")
+@click.option("--write", is_flag=True, help="Renew the table of docs/quantise.md.")
+def main(method: str, items: int, judged: int, write: bool) -> None:
     """Print a line a size."""
     checkpoint, recipe, quantizer = Checkpoint(checkpoint_path()), Recipe(method=method), METHODS[method]
     model = find("phi4mm").read_model(checkpoint, recipe.context)
     with tempfile.TemporaryDirectory() as temporary:
-        float_model, calibration, judged = reference(Path(temporary), items)
-        (Path(temporary) / "statistics").mkdir()
-        statistics = StatisticsFolder(Path(temporary) / "statistics")
-        calibrate(float_model, calibration, statistics)
-        few = [s for place, s in enumerate(calibration) if place % items < alone]
-        sensitivities = measure(float_model, LossMeter(float_model, few), quantizer, statistics.find)
+        folder = Path(temporary)
+        float_model, samples, held_out = reference(folder, items, judged)
+        (folder / "statistics").mkdir()
+        statistics = StatisticsFolder(folder / "statistics")
+        apart = judged_of(samples)
+        calibrate(float_model, [s for s in samples if all(s is not other for other in apart)], statistics)
+        alone, together = in_two(apart)
+        coded = CodedModel(float_model, quantizer, statistics.find, kept_bytes=1 << 30)
+        sensitivities = measure(float_model, LossMeter(float_model, alone), coded)
+        click.echo("every tensor is measured", err=True)
 
-        def size_of(tensors: object) -> int:
-            return graph_bytes(model, recipe, Plan(method=method, tensors=tensors))  # type: ignore[arg-type]
+        def size_of(tensors: Mapping[str, Scheme | None]) -> int:
+            own = Plan(method=method, tensors=tensors)
+            return bundle_bytes(folder / "float", float_model.manifest, model, recipe, own)
 
-        planner = Planner(
-            float_model, LossMeter(float_model, calibration), sensitivities, quantizer, method, statistics.find, size_of
+        planning, judging = (
+            Planner(float_model, LossMeter(float_model, some), sensitivities, coded, method, size_of)
+            for some in (together, held_out)
         )
-        held_out = Planner(
-            float_model, LossMeter(float_model, judged), sensitivities, quantizer, method, statistics.find, size_of
-        )
+        lines = [HEADER, "|---|---|---|---|---|---|---|---|"]
         for bits, group, scale_bits in SIZES:
-            uniform = held_out.uniform(Scheme(bits=bits, group=group, scale_bits=scale_bits))
-            assert uniform.size_bytes is not None
-            plan = planner.for_size(uniform.size_bytes)
-            assert plan.loss is not None
-            found = held_out.measured(plan.tensors).mean_kl
-            row = {
-                "uniform": f"{bits} bits in {group}s, scales of {scale_bits}",
-                "size_bytes": uniform.size_bytes,
-                "plan_bytes": plan.size_bytes,
-                "uniform_kl": uniform.loss,
-                "plan_kl": found,
-                "predicted_kl": plan.loss,
-            }
-            click.echo(json.dumps(row) if as_json else "  ".join(f"{k} {v}" for k, v in row.items()))
+            uniform = judging.uniform(Scheme(bits=bits, group=group, scale_bits=scale_bits))
+            assert uniform.size_bytes is not None and uniform.loss is not None
+            plan = planning.for_size(uniform.size_bytes)
+            assert plan.loss is not None and plan.size_bytes is not None
+            found = judging.measured(plan.tensors).mean_kl
+            share = written_bytes(plan, folder / "bundle") / plan.size_bytes
+            lines.append(
+                f"| {bits} bits in {group}s, scales of {scale_bits} | {uniform.size_bytes:,} | {uniform.loss:.5f}"
+                f" | {found:.5f} | {found / uniform.loss:.2f} | {plan.loss:.5f} | {plan.loss / found:.2f}"
+                f" | {share:.5f} |"
+            )
+            click.echo(lines[-1])
+        if write:
+            under = (
+                f"{items} samples of each mode to plan with, every fourth of them to judge plans; {judged} other"
+                f" questions of each mode for this table; {method}; {machine()}."
+            )
+            put_between(PAGE, MARK, "\n".join(lines) + f"\n\n{under}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Methods at equal bytes: KL divergence from the float model on the packaged model or on SmolLM2.
 
-    python -m benchmarks.quantisation                                 # the packaged reference model
-    python -m benchmarks.quantisation --gguf SmolLM2-135M-Instruct.Q4_1.gguf
+    python -m benchmarks.quantisation --write                                       # the packaged reference model
+    python -m benchmarks.quantisation --write --gguf SmolLM2-135M-Instruct.Q4_1.gguf
 
 Every linear layer, table and head is quantised with one scheme by each method and by onnxruntime's own: its
 default rounding (whose bytes equal our rtn's, see tests/quantize/test_rtn.py) and its k_quant. Weights alone are
@@ -18,21 +18,25 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.tables import machine, put_between
 from palmtop.export.arch import find
 from palmtop.export.checkpoint import Checkpoint
-from palmtop.export.plan import with_fallback
 from palmtop.export.plan.calibrate import StatisticsFolder, calibrate
 from palmtop.export.plan.float_model import FloatModel
 from palmtop.export.plan.loss import LossMeter
 from palmtop.export.plan.samples import Question, Sample, SampleReader, packaged_questions
 from palmtop.export.plan.size import float_bundle
-from palmtop.export.recipe import METHODS, Recipe
+from palmtop.export.recipe import CALIBRATED, METHODS, Recipe
+from palmtop.export.whole_matrix import on_every_core
 from palmtop.quantize.rtn import dequantize
 from palmtop.quantize.scheme import Scheme
+from palmtop.quantize.search import search
 from palmtop.quantize.statistics import Statistics
 from palmtop.runtime.manifest import MODES
 from palmtop.runtime.reference import checkpoint_path
 from palmtop.runtime.reference.heldout import held_out_items
+
+PAGE = Path(__file__).parent.parent / "docs" / "quantise.md"
 
 
 def k_quant(weight: NDArray[np.float32], scheme: Scheme, statistics: Statistics | None = None) -> NDArray[np.float32]:
@@ -46,77 +50,116 @@ def k_quant(weight: NDArray[np.float32], scheme: Scheme, statistics: Statistics 
     return np.asarray(((codes - zeros) * scales).reshape(rows, -1)[:, :columns], np.float32)
 
 
-def reference(folder: Path, items: int) -> tuple[FloatModel, list[Sample], list[Sample]]:
-    """The packaged model, calibration samples, and held-out questions to judge on."""
+def reference(folder: Path, items: int, judged: int) -> tuple[FloatModel, list[Sample], list[Sample]]:
+    """The packaged model, calibration samples, and held-out questions to judge on: so many of each mode."""
     checkpoint = Checkpoint(checkpoint_path())
     model = find("phi4mm").read_model(checkpoint, Recipe().context)
     manifest = float_bundle(folder / "float", checkpoint, model, Recipe())
     reader = SampleReader(folder / "float", manifest)
     calibration = [reader.read(q) for q in packaged_questions(MODES, items, manifest.decoder.vocab_size)]
-    judged = [
+    questions = [
         reader.read(Question(mode=mode, messages=item.messages, answer=item.expected))
         for mode in MODES
-        for item in held_out_items(mode, items, 0)  # type: ignore[arg-type]
+        for item in held_out_items(mode, judged, 0)  # type: ignore[arg-type]
     ]
-    return FloatModel(folder / "float", manifest, open_sessions=4096), calibration, judged
+    return FloatModel(folder / "float", manifest, open_sessions=4096), calibration, questions
 
 
-def smollm2(folder: Path, gguf: Path, items: int, length: int) -> tuple[FloatModel, list[Sample], list[Sample]]:
+def smollm2(
+    folder: Path, gguf: Path, items: int, judged: int, length: int
+) -> tuple[FloatModel, list[Sample], list[Sample]]:
     """SmolLM2 off its grid, and passages of English."""
     from .smollm2 import english, float_model, read_gguf, rotated, tokenizer
 
     arrays, fields = read_gguf(gguf)
     tokens = tokenizer(fields)
-    model = float_model(rotated(arrays), folder / "float", open_sessions=4096)
+    model = float_model(rotated(arrays), folder / "float", open_sessions=4)
     calibration = english(tokens, part="calibration", length=length, count=items)
-    return model, calibration, english(tokens, part="evaluation", length=length, count=max(1, items // 4))
+    return model, calibration, english(tokens, part="evaluation", length=length, count=judged)
+
+
+def quantized(
+    model: FloatModel, statistics: StatisticsFolder, method: str, scheme: Scheme
+) -> dict[str, dict[str, NDArray[np.float32]]]:
+    """Every linear layer, table and head by one method, dequantised, by part and name."""
+    changed: dict[str, dict[str, NDArray[np.float32]]] = {}
+    quantize = None if method == "k_quant" else on_every_core(METHODS[method])
+    for part, graph in model.graphs.items():
+        for name, (_, linear) in graph.linears().items():
+            weight, inputs = graph.weight(linear), statistics.find(f"{part}: {name}")
+            if quantize is None:
+                changed.setdefault(part, {})[name] = k_quant(weight, scheme)
+            elif inputs is None and method in CALIBRATED:
+                changed.setdefault(part, {})[name] = dequantize(search(weight, scheme))
+            else:
+                changed.setdefault(part, {})[name] = dequantize(quantize(weight, scheme, inputs))
+    return changed
+
+
+def bits_a_weight(model: FloatModel, scheme: Scheme) -> float:
+    """Scales and zero points counted."""
+    shapes = [graph.shape(linear) for graph in model.graphs.values() for _, linear in graph.linears().values()]
+    stored = sum(sum(scheme.tensor_bytes(*shape)) for shape in shapes)
+    return 8 * stored / sum(rows * columns for rows, columns in shapes)
 
 
 @click.command()
 @click.option(
     "--gguf", type=click.Path(path_type=Path, exists=True), help="SmolLM2's file instead of the packaged model."
 )
-@click.option("--items", type=int, default=24, show_default=True, help="Calibration samples of each mode.")
-@click.option("--length", type=int, default=256, show_default=True, help="Tokens of a passage.")
+@click.option("--items", type=int, default=64, show_default=True, help="Calibration samples of each mode.")
+@click.option("--judged", type=int, default=None, help="Judged samples of each mode (default: 100; 16 of SmolLM2).")
+@click.option("--length", type=int, default=256, show_default=True, help="Tokens of a passage of English.")
 @click.option("--bits", type=int, default=4, show_default=True)
 @click.option("--group", type=int, default=32, show_default=True)
 @click.option("--symmetric", is_flag=True)
-@click.option("--method", "methods", multiple=True, default=("rtn", "k_quant", "search", "hqq", "awq", "gptq"))
+@click.option("--method", "methods", multiple=True, default=("rtn", "k_quant", "hqq", "search", "awq", "gptq"))
+@click.option("--write", is_flag=True, help="Renew the model's table in docs/quantise.md.")
 def main(
-    gguf: Path | None, items: int, length: int, bits: int, group: int, symmetric: bool, methods: tuple[str, ...]
+    gguf: Path | None,
+    items: int,
+    judged: int | None,
+    length: int,
+    bits: int,
+    group: int,
+    symmetric: bool,
+    methods: tuple[str, ...],
+    write: bool,
 ) -> None:
     """Print a line a method."""
     scheme = Scheme(bits=bits, group=group, symmetric=symmetric, scale_bits=16)
+    judged = judged or (100 if gguf is None else 16)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        model, calibration, judged = reference(folder, items) if gguf is None else smollm2(folder, gguf, items, length)
+        model, calibration, questions = (
+            reference(folder, items, judged) if gguf is None else smollm2(folder, gguf, items, judged, length)
+        )
         (folder / "statistics").mkdir()
         statistics = StatisticsFolder(folder / "statistics")
         calibrate(model, calibration, statistics)
-        meter = LossMeter(model, judged)
-        weights = {
-            (part, name): graph.weight(linear)
-            for part, graph in model.graphs.items()
-            for name, (_, linear) in graph.linears().items()
-        }
-        stored = sum(sum(scheme.tensor_bytes(*w.shape)) for w in weights.values())  # type: ignore[misc]
-        click.echo(f"{8 * stored / sum(w.size for w in weights.values()):.3f} bits a weight, {scheme}")
+        meter = LossMeter(model, questions)
+        positions = sum(len(s.positions) for s in questions)
+        about = (
+            f"{bits_a_weight(model, scheme):.3f} bits a weight ({bits} bits in {group}s, scales of 16,"
+            f" {'no ' if symmetric else ''}zero points), {len(calibration)} samples to calibrate on,"
+            f" {len(questions)} others with {positions} judged tokens; {machine()}."
+        )
+        click.echo(about)
+        lines = ["| method | mean KL, nats | of rtn's | same top token | KL by mode |", "|---|---|---|---|---|"]
+        plain = None
         for method in methods:
             started = time.perf_counter()
-            changed: dict[str, dict[str, NDArray[np.float32]]] = {}
-            for (part, name), weight in weights.items():
-                inputs = statistics.find(f"{part}: {name}")
-                if method == "k_quant":
-                    changed.setdefault(part, {})[name] = k_quant(weight, scheme)
-                else:
-                    quantized = with_fallback(METHODS[method])(weight, scheme, inputs)
-                    if inputs is None and method in ("rtn", "hqq"):
-                        quantized = METHODS[method](weight, scheme)
-                    changed.setdefault(part, {})[name] = dequantize(quantized)
+            changed = quantized(model, statistics, method, scheme)
             seconds = time.perf_counter() - started
             loss = meter.loss(changed)
-            modes = ", ".join(f"{mode} {kl:.4f}/{loss.top1[mode]:.1%}" for mode, kl in loss.kl.items())
-            click.echo(f"{method:8} KL {loss.mean_kl:.5f}  top-1 {loss.mean_top1:.2%}  ({modes})  {seconds:.0f} s")
+            plain = loss.mean_kl if method == "rtn" else plain
+            share = "" if plain is None else f"{loss.mean_kl / plain:.2f}"
+            modes = ", ".join(f"{mode} {kl:.5f}" for mode, kl in loss.kl.items())
+            lines.append(f"| `{method}` | {loss.mean_kl:.5f} | {share} | {loss.mean_top1:.2%} | {modes} |")
+            click.echo(f"{lines[-1]} {seconds:.0f} s")
+        if write:
+            mark = "methods, packaged model" if gguf is None else "methods, SmolLM2"
+            put_between(PAGE, mark, "\n".join(lines) + f"\n\n{about}")
 
 
 if __name__ == "__main__":

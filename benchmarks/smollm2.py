@@ -23,7 +23,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from palmtop.export.arch import Model
-from palmtop.export.convert import build_graphs, expected_manifest
+from palmtop.export.bundle_files import build_graphs
+from palmtop.export.bundle_manifest import expected_manifest
 from palmtop.export.graph.attention import AttentionConfig
 from palmtop.export.graph.decoder import DecoderConfig
 from palmtop.export.graph.rope import RopeConfig
@@ -104,27 +105,26 @@ def tokenizer(fields: dict[str, Any]) -> Any:
 
 
 def english(tokens: Any, *, part: str, length: int, count: int) -> list[Sample]:
-    """Passages of Python's reference documentation (``pydoc_data.topics``), every fourth topic for calibration.
+    """Passages of Python's reference documentation (``pydoc_data.topics``), every fourth topic for evaluation.
 
     Args:
         tokens: the tokenizer.
         part: "calibration" or "evaluation"; no topic is in both.
         length: tokens of a passage.
-        count: passages.
+        count: passages at most, spread over all there are; no two overlap.
     """
     from pydoc_data.topics import topics
 
-    wanted = [text for number, text in enumerate(topics.values()) if (number % 4 == 0) == (part == "calibration")]
-    long = [text for text in wanted if len(text) > 6 * length]
-    rng = np.random.default_rng(0 if part == "calibration" else 1)
-    samples = []
-    for number in range(count):
-        text = long[number % len(long)]
-        start = text.index("\n", int(rng.integers(0, len(text) - 6 * length)))
-        ids = np.array(tokens.encode(" ".join(text[start:].split())).ids[:length], np.int64)
-        places = np.zeros(len(ids), np.int64)
-        samples.append(Sample(mode="text", input_ids=ids, media=(), places=places, positions=np.arange(len(ids) - 1)))
-    return samples
+    passages: list[NDArray[np.int64]] = []
+    for number, text in enumerate(topics.values()):
+        if (number % 4 == 0) == (part == "evaluation"):
+            ids = np.array(tokens.encode(" ".join(text.split())).ids, np.int64)
+            passages += [ids[at : at + length] for at in range(0, len(ids) - length + 1, length)]
+    chosen = passages[:: max(1, len(passages) // count)][:count]
+    return [
+        Sample(mode="text", input_ids=ids, media=(), places=np.zeros(length, np.int64), positions=np.arange(length - 1))
+        for ids in chosen
+    ]
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ class Source:
     path: Path
     config: dict[str, Any]
 
-    def sha256(self) -> str:
+    def sha256(self, workers: object = None) -> str:
         """None of a checkpoint's."""
         return "0" * 64
 

@@ -17,10 +17,11 @@ import click
 
 from palmtop.errors import InputError
 
-from .recipe import Recipe
+from .recipe import DRAFT_ROWS, Recipe
 from .size_option import Size
 
 if TYPE_CHECKING:
+    from .plan import Plan
     from .plan.request import Request
 
 EXAMPLES = """
@@ -33,13 +34,15 @@ Examples:
   palmtop export Phi-4-multimodal-instruct -o laptop --target openvino --context 4096 --chunk 128
   palmtop export my-finetune -o phone --target qnn --soc sm8650,sm8750
   palmtop export my-finetune -o parity --bits 32        # float32, to compare with the reference
+  palmtop export Phi-4-mini-Q8_0.gguf -o mini-int4      # a text model's GGUF; its grid is rounded once more
+  palmtop export Phi-4-multimodal-instruct -o phi4mm-long --kv 8 --context 32768   # a quarter of the KV memory
   palmtop export Phi-4-multimodal-instruct -o phone --size 2.2GB --save-plan plan.json
   palmtop export Phi-4-multimodal-instruct --loss 0.02 --plan          # show, export nothing
   palmtop export Phi-4-multimodal-instruct -o again --plan-file plan.json
 """
 
 
-@click.command("export", epilog=EXAMPLES, short_help="Turn a checkpoint folder into a bundle.")
+@click.command("export", epilog=EXAMPLES, short_help="Turn a checkpoint into a bundle.")
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Bundle folder to write.")
 @click.option("--bits", type=int, help="Decoder and adapters: 4 (default), 8, or 32 for float32.")
@@ -48,7 +51,7 @@ Examples:
 @click.option("--group", type=int, help="Weights that share a scale: 16, 32 (default), 64, 128 or 256.")
 @click.option("--symmetric/--asymmetric", default=None, help="Without or with (default) zero points.")
 @click.option("--scale-bits", type=int, help="Of a group's scale: 32 (default) or 16, which is smaller on disk.")
-@click.option("--method", help="search (default), rtn (fastest), hqq; gptq (best), awq: these two calibrate first.")
+@click.option("--method", help="search (default), rtn (fastest), hqq; calibrated: gptq (best), awq (its clipping).")
 @click.option(
     "--size", type=Size(), help="Choose bits and group of every tensor for the best bundle of this size, e.g. 2.2GB."
 )
@@ -60,6 +63,8 @@ Examples:
 @click.option("--accuracy-level", type=int, help="0: activations stay float32. 4 (default): int8, faster.")
 @click.option("--adapters", help="gated (default: switchable), none, or merge=NAME[=W][,NAME[=W]] into the base.")
 @click.option("--context", type=int, help="Longest sequence to serve, in tokens (default 8192).")
+@click.option("--kv", type=int, help="Bits of the KV cache: 32 (default), 8 or 4; these two are calibrated first.")
+@click.option("--speculation", is_flag=True, help="Logits for guesses at what follows: see docs/speculation.md.")
 @click.option("--target", help="Graphs of fixed shapes beside the bundle's own, for a provider: openvino, qnn.")
 @click.option("--soc", help="Of --target qnn: systems on chip to compile for, e.g. sm8650,sm8750 (default sm8750).")
 @click.option("--target-context", type=int, help="Positions of their cache (default: the context, at most 4096).")
@@ -87,24 +92,39 @@ def export_command(
     force: bool,
     verify: bool,
     as_json: bool,
+    speculation: bool,
     **options: Any,
 ) -> None:
-    """Turn the CHECKPOINT folder (config.json, safetensors, tokenizer) into one INT4 ONNX bundle.
+    """Turn the CHECKPOINT, a folder (config.json, safetensors, tokenizer) or a GGUF file, into one INT4 ONNX bundle.
 
     Needs no torch and reads a few rows of a tensor at a time. The bundle appears whole or not at all; interrupted
     or killed, the same command goes on where it stopped.
     """
     from palmtop.runtime.machine import peak_rss_bytes
 
-    from .convert import QUALITY_FILE, export_model
+    from .bundle_manifest import QUALITY_FILE
+    from .convert import export_model, make_plan
+    from .plan_table import plan_lines
 
     recipe = Recipe() if recipe_file is None else Recipe.from_toml(recipe_file)
     recipe = replace(recipe, **{k: v for k, v in options.items() if v is not None})
+    if speculation:
+        recipe = replace(recipe, draft_rows=max(DRAFT_ROWS, recipe.draft_rows))
     request = _request(recipe, size, loss, plan_file, samples)
-    if only_plan or save_plan is not None:
-        request = _shown(checkpoint, recipe, request, save_plan, as_json=as_json and only_plan)
-        if only_plan:
-            return
+    if request is None and (only_plan or save_plan is not None):
+        raise InputError("there is nothing to plan, expected --size, --loss or --plan-file")
+
+    def show(plan: Plan) -> None:
+        if save_plan is not None:
+            plan.write(save_plan)
+        if only_plan and as_json:
+            click.echo(json.dumps(plan.to_dict()))
+        elif not as_json and (only_plan or save_plan is not None):
+            click.echo("\n".join(plan_lines(plan)))
+
+    if only_plan and request is not None:
+        show(make_plan(checkpoint, recipe, request, lambda s: click.echo(s, err=True) if _is_watched() else None, ram))
+        return
     if output is None:
         raise InputError("no output folder is given, expected -o BUNDLE")
     started = time.perf_counter()
@@ -116,6 +136,7 @@ def export_command(
             overwrite=force,
             verify=verify,
             request=request,
+            on_plan=show,
             progress=report,
             ram_bytes=ram,
             threads=threads,
@@ -155,8 +176,12 @@ def _request(
     from .plan.request import Request
     from .recipe import CALIBRATED
 
-    if samples is not None and size is None and loss is None and recipe.method not in CALIBRATED and plan_file is None:
-        raise InputError(f"samples are given and method is '{recipe.method}', expected one of {', '.join(CALIBRATED)}")
+    is_used = size is not None or loss is not None or plan_file is not None or recipe.kv != 32
+    if samples is not None and not is_used and recipe.method not in CALIBRATED:
+        methods = ", ".join(CALIBRATED)
+        raise InputError(
+            f"samples are given and method is '{recipe.method}', expected one of {methods}, or --kv 8 or 4"
+        )
     if size is None and loss is None and plan_file is None and samples is None:
         return None
     return Request(
@@ -165,22 +190,6 @@ def _request(
         plan=None if plan_file is None else Plan.read(plan_file),
         samples=samples,
     )
-
-
-def _shown(
-    checkpoint: Path, recipe: Recipe, request: Request | None, save_plan: Path | None, *, as_json: bool
-) -> Request:
-    """Make the plan, show or save it, and turn the request into its replay."""
-    from .convert import make_plan
-    from .plan_table import plan_lines
-
-    if request is None:
-        raise InputError("there is nothing to plan, expected --size, --loss or --plan-file")
-    plan = make_plan(checkpoint, recipe, request, lambda step: click.echo(step, err=True) if _is_watched() else None)
-    if save_plan is not None:
-        plan.write(save_plan)
-    click.echo(json.dumps(plan.to_dict()) if as_json else "\n".join(plan_lines(plan)))
-    return replace(request, size_bytes=None, loss=None, plan=plan)
 
 
 def _is_watched() -> bool:
@@ -194,7 +203,17 @@ def _measured(quality: dict[str, Any]) -> str:
         counts.append(f"logits of {', '.join(quality['modes'])}")
     if quality["adapters"]:
         counts.append(f"adapters {', '.join(quality['adapters'])}")
+    if quality["kv_cache"]:
+        counts.append(_cache_cost(quality["kv_cache"]))
     return f"Compared with the checkpoint: {'; '.join(counts)} (numbers in quality.json)"
+
+
+def _cache_cost(loss: dict[str, Any]) -> str:
+    """What a quantised KV cache changes, and how long it took to find that out."""
+    rows = [(mode, each) for mode, each in loss["modes"].items()]
+    rows += [(f"text of {each['tokens']} tokens", each) for each in loss["by_length"][-1:]]
+    shown = ", ".join(f"{name} KL {each['mean_kl']:.4f} and {each['top1']:.0%} same top" for name, each in rows)
+    return f"KV cache of {loss['bits']} bits against float32 ({shown}; measured in {loss['seconds']:.0f} s)"
 
 
 @contextmanager

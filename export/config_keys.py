@@ -94,16 +94,38 @@ def read_json_object(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: missing, not readable, not JSON, or something else.
     """
+    text = read_text(path)
+    if text is None:
+        raise CheckpointError(f"{path.parent}: '{path.name}' is missing")
+    return parse_json_object(text, str(path))
+
+
+def read_text(path: Path) -> str | None:
+    """A text file's content; None when there is no such file.
+
+    Raises:
+        CheckpointError: it cannot be read, or is not UTF-8.
+    """
     try:
-        if not path.is_file():
-            raise CheckpointError(f"{path.parent}: '{path.name}' is missing")
-        data = json.loads(path.read_text("utf-8"))
+        return path.read_text("utf-8") if path.is_file() else None
     except OSError as error:
         raise CheckpointError(f"{path}: could not be read ({error.strerror or error})") from error
     except ValueError as error:
-        raise CheckpointError(f"{path}: is not valid JSON ({error})") from error
+        raise CheckpointError(f"{path}: is not UTF-8 text ({error})") from error
+
+
+def parse_json_object(text: str, where: str) -> dict[str, Any]:
+    """The object that a JSON text holds.
+
+    Raises:
+        CheckpointError: it is not JSON, or something else.
+    """
+    try:
+        data = json.loads(text)
+    except ValueError as error:
+        raise CheckpointError(f"{where}: is not valid JSON ({error})") from error
     except RecursionError as error:
-        raise CheckpointError(f"{path}: is nested too deeply, expected plain JSON") from error
+        raise CheckpointError(f"{where}: is nested too deeply, expected plain JSON") from error
     if not isinstance(data, dict):
-        raise CheckpointError(f"{path}: is {type(data).__name__}, expected an object")
+        raise CheckpointError(f"{where}: is {type(data).__name__}, expected an object")
     return data

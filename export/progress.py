@@ -6,6 +6,9 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from palmtop.errors import InputError
+from palmtop.runtime.machine import rss_bytes
+
 
 @dataclass(frozen=True, slots=True)
 class Progress:
@@ -56,3 +59,25 @@ class Meter:
             self._tensors += tensors
             if self._tell is not None:
                 self._tell(Progress(name, min(self.done_bytes, self._total), self._total, self._tensors))
+
+
+def teller(progress: Callable[[Progress], None] | None, ram_bytes: int | None) -> Callable[[Progress], None] | None:
+    """Passes progress on, and stops when the process has outgrown its limit after all."""
+    if ram_bytes is None:
+        return progress
+
+    def tell(where: Progress) -> None:
+        used = rss_bytes() or 0
+        if used > ram_bytes:
+            raise InputError(
+                f"ram is {ram_bytes / 1e6:.0f} MB, but '{where.step}' needs {used / 1e6:.0f} MB; expected more"
+            )
+        if progress is not None:
+            progress(where)
+
+    return tell
+
+
+def step_teller(tell: Callable[[Progress], None] | None, total_bytes: int) -> Callable[[str], None] | None:
+    """Tells what planning is at, before anything is counted."""
+    return None if tell is None else lambda step: tell(Progress(step, 0, total_bytes, 0))

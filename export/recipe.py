@@ -16,20 +16,24 @@ from palmtop.quantize.hqq import hqq
 from palmtop.quantize.rtn import rtn
 from palmtop.quantize.scheme import Scheme
 from palmtop.quantize.search import search
+from palmtop.runtime.manifest import MAX_DRAFT_ROWS
 
 DECODER_BITS = (4, 8, 32)
+KV_BITS = (4, 8, 32)
 ENCODER_BITS = (4, 8, 32)
 METHODS: dict[str, Quantizer] = {"rtn": rtn, "search": search, "hqq": hqq, "awq": awq, "gptq": gptq}
+DRAFT_ROWS = 8  # of ``--speculation``: longer steps gain nothing on two x86 cores (docs/speculation.md)
 TARGETS = ("openvino", "qnn")
 TARGET_KEYS = ("target", "target_context", "chunk", "soc")
 SOC = "sm8750"
 TARGET_CONTEXT = 4096  # of a cache that is always read whole
+LATER = {"kv": 32, "draft_rows": 1}  # options that the first palmtop did not have
 CALIBRATED = ("awq", "gptq")  # they need statistics of each layer's inputs
 _MERGE_ITEM = re.compile(r"^([\w.-]+)(?:=([-+]?[0-9.]+(?:[eE][-+]?[0-9]+)?))?$")
 _SOC_NAME = re.compile(r"^[a-z][a-z0-9]{2,15}$")
 _TYPES: tuple[tuple[tuple[str, ...], type, str], ...] = (
     (("bits", "head_bits", "encoder_bits", "group", "scale_bits", "accuracy_level", "context"), int, "a whole number"),
-    (("target_context", "chunk"), int, "a whole number"),
+    (("kv", "draft_rows", "target_context", "chunk"), int, "a whole number"),
     (("symmetric",), bool, "true or false"),
     (("method", "adapters", "target", "soc"), str, "text"),
 )
@@ -51,6 +55,9 @@ class Recipe:
         accuracy_level: of MatMulNBits; 0 computes in float32, 4 quantises activations to int8.
         adapters: "gated", "none", or "merge=NAME[=W][,NAME[=W]...]".
         context: longest sequence the bundle serves, in tokens.
+        kv: bits of the KV cache; 8 and 4 have a scale for each channel, calibrated on samples, 32 is float32.
+        draft_rows: above 1 the decoder gives logits of every position of a step of at most so many tokens, so that
+            the runtime can guess ahead (speculation).
         target: a provider that gets graphs of fixed shapes beside the bundle's own; None for none.
         target_context: positions of those graphs' cache; None takes the context, at most 4096.
         chunk: tokens that their prefill graphs read at a time.
@@ -67,6 +74,8 @@ class Recipe:
     accuracy_level: int = 4
     adapters: str = "gated"
     context: int = 8192
+    kv: int = 32
+    draft_rows: int = 1
     target: str | None = None
     target_context: int | None = None
     chunk: int = 128
@@ -86,16 +95,20 @@ class Recipe:
             raise InputError(f"method is '{self.method}', expected one of {', '.join(METHODS)}")
         if self.accuracy_level not in (0, 4):
             raise InputError(f"accuracy-level is {self.accuracy_level}, expected 0 or 4")
+        if self.kv not in KV_BITS:
+            raise InputError(f"kv is {self.kv}, expected one of {', '.join(map(str, KV_BITS))}")
         if self.context < 16:
             raise InputError(f"context is {self.context}, expected at least 16 tokens")
+        if not 1 <= self.draft_rows <= MAX_DRAFT_ROWS:
+            raise InputError(f"draft-rows is {self.draft_rows}, expected 1 to {MAX_DRAFT_ROWS}")
         if self.target is not None and self.target not in TARGETS:
             raise InputError(f"target is '{self.target}', expected one of {', '.join(TARGETS)}")
         if self.target_context is not None and not 16 <= self.target_context <= self.context:
             raise InputError(
                 f"target-context is {self.target_context}, expected 16 to {self.context}, the context of the bundle"
             )
-        if not 2 <= self.chunk <= self.context:
-            raise InputError(f"chunk is {self.chunk}, expected 2 to {self.context}, the context of the bundle")
+        if self.chunk < 2:
+            raise InputError(f"chunk is {self.chunk}, expected at least 2 tokens")
         if self.soc is not None and (self.target != "qnn" or not all(map(_SOC_NAME.match, self.socs))):
             raise InputError(f"soc is '{self.soc}' with target {self.target}, expected names such as sm8750 for qnn")
         self.scheme(4)  # checks the group
@@ -182,9 +195,10 @@ class Recipe:
         return merged
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types; without a target nothing of one, so that older palmtops read it."""
-        found = asdict(self)
-        return found if self.target is not None else {k: v for k, v in found.items() if k not in TARGET_KEYS}
+        """Plain JSON types; what an ordinary bundle has no need to say is left out, so that older palmtops read it."""
+        unsaid = {name for name, value in LATER.items() if getattr(self, name) == value}
+        unsaid |= set(TARGET_KEYS) if self.target is None else set()
+        return {key: value for key, value in asdict(self).items() if key not in unsaid}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Recipe:

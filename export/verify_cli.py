@@ -62,7 +62,7 @@ def verify_command(
             json.dumps(found) if as_json else f"{bundle}: {len(opened.manifest.files)} files have the right hash."
         )
         return
-    from .checkpoint import Checkpoint
+    from .open_checkpoint import open_checkpoint
     from .verify import verify
 
     def report(step: str) -> None:
@@ -74,7 +74,7 @@ def verify_command(
         raise InputError(f"--lora {foreign[0]}: expected NAME=DIR with an adapter of the bundle and its PEFT folder")
     quality = verify(
         opened,
-        Checkpoint(checkpoint),
+        open_checkpoint(checkpoint),
         items=items,
         answers=page is not None,
         report=report,
@@ -96,7 +96,7 @@ def verify_command(
 
 def _write_report(page: Path, bundle: Bundle, quality: dict[str, Any]) -> None:
     """The page, and its numbers beside it as quality.json has them."""
-    from .convert import PLAN_FILE
+    from .bundle_manifest import PLAN_FILE
     from .verify.report import render
 
     plan = json.loads(bundle.file(PLAN_FILE).read_text("utf-8")) if PLAN_FILE in bundle.manifest.files else None

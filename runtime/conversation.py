@@ -22,14 +22,15 @@ from .manifest import Manifest
 from .media import MediaReader
 from .options import GenerationOptions
 from .processor.text import TextProcessor
-from .question import Message, QuestionReader, without_front
+from .question import Message, QuestionReader, ReadingCancelledError, without_front
+from .reply import Piece
 from .routing import Wanted
 from .spoken import SpokenAnswers
 from .stopwatch import Stopwatch
 from .thinking import separate_thinking
 from .tools import Tool, check_tools, first_messages
 from .track import Track
-from .turn import Turn
+from .turn import Turn, unread
 
 GREEDY = GenerationOptions()
 POLL_S = 0.02  # how soon an answer that waits for its turn notices that it is not wanted any more
@@ -232,15 +233,19 @@ class Conversation:
     ) -> Pieces:
         """One turn; what had to be trimmed is taken out of ``history``."""
         clock = Stopwatch()
-        guide = self._guides.guide(options.grammar)
+        guide, drafter = self._guides.guide(options.grammar), self._talk.drafter(options)
         try:
-            question = self._reader.read(messages, adapters, options, self._tools)
+            question = self._reader.read(messages, adapters, options, self._tools, stop)
+        except ReadingCancelledError as stopped:
+            self._media.forget_pixels()
+            yield Piece(text="", reply=unread(stopped.choice, stop, clock))
+            return
         except BaseException:
             self._media.forget_pixels()
             raise
         if history is not None and question.trimmed:
             history[:] = without_front(history, question.trimmed)
-        pieces = self._talk.answer(question, options, guide, stop, clock)
+        pieces = self._talk.answer(question, options, guide, drafter, stop, clock)
         yield from separate_thinking(pieces, self._text.spec.thinking, is_open=self._text.starts_thinking)
 
     @contextmanager

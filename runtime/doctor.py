@@ -25,8 +25,8 @@ REQUIRED = {  # package: least version, as in pyproject.toml
     "tokenizers": "0.20",
     "jinja2": "3.1",
     "opencv-python-headless": "4.9",
-    "librosa": "0.10",
     "soundfile": "0.12",
+    "soxr": "0.3.2",
     "click": "8.1",
     "rich": "13",
 }
@@ -167,7 +167,10 @@ def _memory(available: int | None) -> Finding:
         return Finding(name="memory", level="good", found="this system does not tell")
     found = f"{megabytes(available)} free to this process"
     if available < SMALL_MEMORY_BYTES:
-        advice = "a full-size bundle needs about 4 GB; see 'palmtop inspect BUNDLE', and pass a shorter --context"
+        advice = (
+            "a full-size bundle needs about 4 GB; see 'palmtop inspect BUNDLE', and pass a shorter --context"
+            " (a bundle exported with --kv 8 holds four times as many tokens in the same KV cache)"
+        )
         return Finding(name="memory", level="advice", found=found, advice=advice)
     return Finding(name="memory", level="good", found=found)
 

@@ -35,7 +35,7 @@ def genai_config(decoder: DecoderSpec, text: TextSpec) -> dict[str, Any]:
             "decoder": {
                 "filename": decoder.file,
                 "hidden_size": decoder.hidden_size,
-                "head_size": decoder.head_size,
+                "head_size": decoder.kv_width,  # genai allocates the cache by it, and reads it for nothing else
                 "num_attention_heads": decoder.num_heads,
                 "num_key_value_heads": decoder.num_kv_heads,
                 "num_hidden_layers": decoder.num_layers,

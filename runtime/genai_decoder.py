@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from palmtop.errors import BundleError, InputError
 
 from .bundle import Bundle
-from .manifest import Manifest
+from .manifest import DRAFT_LOGITS, Manifest
 from .memory import MemoryPlan
 from .track import DecoderInputs
 
@@ -27,7 +27,7 @@ class GenaiDecoder:
     """One native generator and the arrays it reads (``track.Decoder``).
 
     Raises:
-        BundleError: here and in ``append`` and ``logits``, when the graph is not what the manifest says.
+        BundleError: here, in ``append`` and where logits are given, when the graph is not what the manifest says.
     """
 
     def __init__(self, native: ModuleType, model: Any, inputs: DecoderInputs, context: int, bundle: Bundle) -> None:
@@ -72,6 +72,19 @@ class GenaiDecoder:
                 f"{self._vocab_size}"
             )
         return logits
+
+    def draft_logits(self, count: int) -> NDArray[np.float32]:
+        """Of the last tokens, which were appended together: [count, V]."""
+        generator = self._live
+        with native_errors(self._folder, f"give {DRAFT_LOGITS}"):
+            logits: NDArray[np.float32] = np.asarray(generator.get_output(DRAFT_LOGITS), np.float32)
+        if logits.shape != (1, count, self._vocab_size):
+            raise BundleError(
+                f"{self._folder}: the decoder's {DRAFT_LOGITS} are {list(logits.shape)}, expected "
+                f"{[1, count, self._vocab_size]}"
+            )
+        rows: NDArray[np.float32] = logits[0]
+        return rows
 
     def rewind_to(self, count: int) -> None:
         """Forget all but the first tokens."""

@@ -43,7 +43,7 @@ def read_flat(cls: type[FlatT], data: object, where: str, nested: Mapping[str, o
     for spec in fields(cls):  # type: ignore[arg-type]
         if spec.name in data and spec.name not in done:
             _check(str(spec.type), data[spec.name], f"{where}.{spec.name}", spec.metadata.get("limits"))
-    return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in data.items()} | done)
+    return cls(**{**{k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}, **done})
 
 
 def check_keys(cls: type[Any], data: dict[str, Any], where: str) -> None:

@@ -19,7 +19,9 @@ from .targets import TargetSpec, read_target
 
 __all__ = [
     "COMBINE",
+    "DRAFT_LOGITS",
     "MANIFEST_FILE",
+    "MAX_DRAFT_ROWS",
     "MODES",
     "REQUIRED_FILES",
     "SCHEMA",
@@ -40,9 +42,13 @@ MODES = ("text", "image", "audio", "image+audio")
 ADAPTER_MODES = ("gated", "merged", "none")
 AUDIO_PROJECTORS = ("speech", "vision")
 COMBINE = ("replace", "add")
+KV_BITS = (4, 8, 32)
 REQUIRED_FILES = ("genai_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 """Beside the graphs, what every bundle is loaded from: not listed, they would not be checked."""
 
+DRAFT_LOGITS = "draft_logits"
+"""Output of a decoder exported for speculation: [B, R, V], R the length of a step of at most ``draft_rows``."""
+MAX_DRAFT_ROWS = 15  # shorter than a chunk of a prompt (``loading``), which needs its last position's logits alone
 MAX_CONTEXT = 1 << 24
 MAX_SIZE_BYTES = 1 << 48
 _SHA256 = re.compile("[0-9a-f]{64}")
@@ -66,6 +72,7 @@ class DecoderSpec:
         context_length: longest sequence the bundle serves, in tokens.
         original_context: beyond this many tokens the long LongRoPE factors apply; None without LongRoPE.
         sampled_never: ids that must not be sampled or come from user text: the media placeholders.
+        kv_bits: of an element of the KV cache: 32 for float32, 8 or 4 for codes.
     """
 
     file: str
@@ -78,6 +85,12 @@ class DecoderSpec:
     context_length: int = limited(1, MAX_CONTEXT)
     original_context: int | None = limited(1, MAX_CONTEXT)
     sampled_never: tuple[int, ...] = limited(0, (1 << 24) - 1)
+    kv_bits: int = field(default=32, metadata=limited(4, 32).metadata)
+
+    @property
+    def kv_width(self) -> int:
+        """Elements of a head in the cache's tensors: at 4 bits two channels share a byte."""
+        return self.head_size // 2 if self.kv_bits == 4 else self.head_size
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -198,6 +211,15 @@ class Manifest:
     targets: tuple[TargetSpec, ...] = ()
 
     @property
+    def draft_rows(self) -> int:
+        """Longest step whose positions all get logits; 1 where the bundle was not exported for speculation.
+
+        It stands in the recipe: older readers, and phones, open such a bundle and have no use for it.
+        """
+        rows: int = self.recipe.get("draft_rows", 1)
+        return rows
+
+    @property
     def modes(self) -> tuple[str, ...]:
         """The modes this bundle serves."""
         return tuple(mode for mode in MODES if mode in self.routes)
@@ -271,6 +293,9 @@ class Manifest:
 
     def _check_references(self) -> None:
         self._check_ids()
+        rows = self.recipe.get("draft_rows", 1)
+        if not isinstance(rows, int) or isinstance(rows, bool) or not 1 <= rows <= MAX_DRAFT_ROWS:
+            raise refuse("recipe.draft_rows", rows, f"1 to {MAX_DRAFT_ROWS}")
         self._check_adapters()
         self._check_targets()
         for mode, route in self.routes.items():
@@ -287,6 +312,10 @@ class Manifest:
         if decoder.num_heads % decoder.num_kv_heads:
             expected = f"a divisor of num_heads, {decoder.num_heads}"
             raise refuse("decoder.num_kv_heads", decoder.num_kv_heads, expected)
+        if decoder.kv_bits not in KV_BITS:
+            raise refuse("decoder.kv_bits", decoder.kv_bits, "one of 4, 8, 32")
+        if decoder.kv_bits == 4 and decoder.head_size % 2:
+            raise refuse("decoder.head_size", decoder.head_size, "an even number, two channels share a byte")
         media = [spec.token_id for spec in (processor.image, processor.audio) if spec is not None]
         for number in (*decoder.sampled_never, *processor.text.eos_ids, *media):
             if number >= decoder.vocab_size:

@@ -65,15 +65,16 @@ class MediaReader:
         self._tiles: dict[str, Tiles] = {}
         self._frames: dict[str, Features] = {}
 
-    def measure(self, item: MediaItem) -> MeasuredItem:
+    def measure(self, item: MediaItem, *, cancelled: Callable[[], bool]) -> MeasuredItem:
         """Tell an item's rows.
 
         Raises:
             InputError: not usable, or of a kind that the model does not take.
+            CancelledError: asked to stop on the way.
         """
         key = f"{item.kind}:{source_key(item.source)}"
         if key not in self._rows:
-            self._rows[key] = self._prepare(key, item)
+            self._rows[key] = self._prepare(key, item, cancelled)
         return MeasuredItem(item, key, self._rows[key])
 
     def features(self, measured: MeasuredItem, *, vision_projector: bool, cancelled: Callable[[], bool]) -> Features:
@@ -85,7 +86,7 @@ class MediaReader:
         key, item = measured.key, measured.item
         try:
             if key not in self._tiles and key not in self._frames:
-                self._prepare(key, item)
+                self._prepare(key, item, cancelled)
             if item.kind == "image":
                 return self._encoders.encode_image(self._tiles[key], should_stop=cancelled)
             return self._encoders.encode_audio(self._frames[key], vision_projector, should_stop=cancelled)
@@ -97,13 +98,18 @@ class MediaReader:
         self._tiles.clear()
         self._frames.clear()
 
-    def _prepare(self, key: str, item: MediaItem) -> int:
+    def _prepare(self, key: str, item: MediaItem, cancelled: Callable[[], bool]) -> int:
         """Decode an item and keep what the encoder will want; its rows."""
+
+        def between() -> None:
+            if cancelled():
+                raise CancelledError
+
         if item.kind == "image":
-            tiles = self._processor.tiles(item)
+            tiles = self._processor.tiles(item, between)
             self._tiles[key] = tiles
             return tiles.rows
-        frames = self._processor.log_mel(item)
+        frames = self._processor.log_mel(item, between)
         self._frames[key] = frames
         return self._processor.sound_rows(len(frames))
 

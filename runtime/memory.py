@@ -5,7 +5,7 @@ The constants were measured with onnxruntime 1.31 on x86-64 (``benchmarks/full_s
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
 from palmtop.errors import MemoryPlanError
@@ -117,15 +117,36 @@ def plan_memory(
         kv_cache=context * kv_bytes_per_token(manifest),
         media=rows * decoder.hidden_size * 4 + context * 8,
         encoders=sum(needs.values()) if keep_encoders else max(needs.values(), default=0),
-        activations=4 * (min(chunk, context) * decoder.hidden_size * ACTIVATION_WIDTHS + 2 * decoder.vocab_size),
+        activations=4
+        * (min(chunk, context) * decoder.hidden_size * ACTIVATION_WIDTHS + logit_rows(manifest) * decoder.vocab_size),
         base=BASE_BYTES + (tokenizer.size_bytes * TOKENIZER_COPIES if tokenizer else 0),
     )
 
 
+def with_copies(manifest: Manifest, plan: MemoryPlan, copies: float) -> MemoryPlan:
+    """The plan where a provider holds the decoder's weights in copies of its own, one mix of adapters at a time.
+
+    Args:
+        manifest: of the bundle.
+        plan: for onnxruntime's CPU kernels.
+        copies: memory of the open graphs, in sizes of their weights.
+    """
+    own = {part.name: part.size_bytes for part in manifest.parts if part.name not in ENCODER_PARTS}
+    adapters = [size for name, size in own.items() if name.startswith("adapter ")]
+    weights = sum(own.values()) - sum(adapters) + max(adapters, default=0)
+    cache = plan.kv_cache * 32 // manifest.decoder.kv_bits  # float32, whatever the bundle's own decoder stores
+    return replace(plan, weights=0, used_weights=0, prepacked=int(copies * weights), kv_cache=cache)
+
+
+def logit_rows(manifest: Manifest) -> int:
+    """Rows of logits alive at once: the last position's twice; in speculation those of a step, and their copy."""
+    return 2 if manifest.draft_rows == 1 else 2 + 2 * manifest.draft_rows
+
+
 def kv_bytes_per_token(manifest: Manifest) -> int:
-    """Float32 keys and values of one token."""
+    """Keys and values of one token, float32 or codes."""
     decoder = manifest.decoder
-    return 2 * decoder.num_layers * decoder.num_kv_heads * decoder.head_size * 4
+    return 2 * decoder.num_layers * decoder.num_kv_heads * decoder.head_size * decoder.kv_bits // 8
 
 
 def largest_context(manifest: Manifest, plan: MemoryPlan, available_bytes: int) -> int:

@@ -36,13 +36,17 @@ def _to_1(body: Body, modes: tuple[str, ...]) -> Body | None:
 
 
 def _from_2(body: Body) -> Body:
-    """Schema 3 knows targets: graphs for providers that compile ahead."""
-    return {**body, "targets": []}
+    """Schema 3 knows KV caches of 8 and 4 bits, and targets: graphs for providers that compile ahead."""
+    found, decoder = {**body, "targets": []}, body.get("decoder")
+    return {**found, "decoder": {**decoder, "kv_bits": 32}} if isinstance(decoder, dict) else found
 
 
 def _to_2(body: Body, modes: tuple[str, ...]) -> Body | None:
-    """The same in schema 2, None where there are targets."""
-    return None if body["targets"] else {key: value for key, value in body.items() if key != "targets"}
+    """The same in schema 2, None where that cannot say it: its KV caches are float32, and it knows no targets."""
+    if body["targets"] or body["decoder"]["kv_bits"] != 32:
+        return None
+    decoder = {key: value for key, value in body["decoder"].items() if key != "kv_bits"}
+    return {**{key: value for key, value in body.items() if key != "targets"}, "decoder": decoder}
 
 
 MIGRATIONS: tuple[Callable[[Body], Body], ...] = (_from_1, _from_2)

@@ -34,6 +34,7 @@ class ProviderPackage:
         module: that the package installs.
         library: what onnxruntime calls the provider.
         options: for every session.
+        hardware: that it offers a device for.
     """
 
     name: str
@@ -42,6 +43,7 @@ class ProviderPackage:
     module: str
     library: str
     options: Mapping[str, str]
+    hardware: str
 
 
 PACKAGES = {
@@ -53,6 +55,7 @@ PACKAGES = {
         library="QNNExecutionProvider",
         # The graphs' own inputs and outputs are float: without this their conversion would stay on the CPU.
         options={"offload_graph_io_quantization": "0", "htp_graph_finalization_optimization_mode": "3"},
+        hardware="a Snapdragon's NPU, or x86-64 for its emulator",
     ),
     "openvino": ProviderPackage(
         name="openvino",
@@ -61,6 +64,7 @@ PACKAGES = {
         module="onnxruntime_ep_openvino",
         library="OpenVINOExecutionProvider",
         options={},
+        hardware="a processor, GPU or NPU of Intel's",
     ),
 }
 _registered: set[str] = set()
@@ -130,7 +134,7 @@ def find_devices(name: str) -> list[Any]:
     if not devices:
         raise RuntimeMissingError(
             f"provider '{name}': {package.package} {_version(package.package)} finds no device on this machine, "
-            f"expected one of its own; run with --provider cpu"
+            f"expected {package.hardware}; run with --provider cpu"
         )
     return devices
 
@@ -143,6 +147,7 @@ def open_graph(
     threads: int | None = None,
     options: Mapping[str, str] | None = None,
     entries: Mapping[str, str] | None = None,
+    device: Any = None,
 ) -> Any:
     """A session whose graph runs on a provider, "cpu" among them.
 
@@ -153,6 +158,7 @@ def open_graph(
         threads: of onnxruntime; None leaves it to it.
         options: of the provider, beside those every session has.
         entries: of the session's config.
+        device: one of ``find_devices``; None takes the first.
 
     Returns:
         ``onnxruntime.InferenceSession``.
@@ -176,9 +182,9 @@ def open_graph(
     if name == "cpu":
         settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
         return _session(path, settings, name, fallback, providers=[CPU])
-    devices = find_devices(name)
+    chosen = find_devices(name)[0] if device is None else device
     settings.add_session_config_entry(FALLBACK_OFF, "0" if fallback else "1")
-    settings.add_provider_for_devices(devices[:1], _options(name) | dict(options or {}))
+    settings.add_provider_for_devices([chosen], _options(name) | dict(options or {}))
     return _session(path, settings, name, fallback)
 
 

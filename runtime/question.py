@@ -1,6 +1,6 @@
 """Messages become a sequence that the decoder can read: rendered, measured, routed, and short enough.
 
-Nothing native runs here but the decoding of media files.
+Nothing native runs here but the decoding of media files, which may be ended between two pieces of it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .options import GenerationOptions
 from .processor.text import TextProcessor, expand_media
 from .routing import AdapterRequest, Choice, Wanted, choose, mode_of
 from .spoken import SpokenAnswers
-from .track import MediaSpan, Passage
+from .track import Cancelled, CancelledError, MediaSpan, Passage
 
 Message = Mapping[str, Any]
 
@@ -40,6 +40,14 @@ class Question:
     choice: Choice
     items: tuple[MeasuredItem, ...]
     trimmed: int
+
+
+class ReadingCancelledError(CancelledError):
+    """Somebody asked to stop while media were decoded; nothing of the question was kept."""
+
+    def __init__(self, choice: Choice) -> None:
+        super().__init__()
+        self.choice = choice
 
 
 class QuestionReader:
@@ -68,6 +76,7 @@ class QuestionReader:
         adapters: Wanted,
         options: GenerationOptions,
         tools: Sequence[Mapping[str, Any]] | None = None,
+        cancelled: Cancelled = lambda: False,
     ) -> Question:
         """Turn messages into a passage and a route.
 
@@ -77,13 +86,14 @@ class QuestionReader:
 
         Raises:
             InputError: messages, media or adapters are not usable, or the prompt does not fit.
+            ReadingCancelledError: asked to stop while media were decoded.
         """
         _check_adapters(adapters)
         trim = options.on_overflow == "trim"
         room = min(options.max_tokens, self._context // 4) if trim else 0
         left, trimmed = list(messages), 0
         while True:
-            question = self._read(left, adapters, tools, trimmed)
+            question = self._read(left, adapters, tools, trimmed, cancelled)
             length = len(question.passage.ids)
             if length <= self._context - room:
                 break
@@ -103,7 +113,7 @@ class QuestionReader:
         Raises:
             InputError: messages or media are not usable.
         """
-        return len(self._read(messages, None, tools, 0).passage.ids)
+        return len(self._read(messages, None, tools, 0, lambda: False).passage.ids)
 
     def _read(
         self,
@@ -111,12 +121,16 @@ class QuestionReader:
         adapters: Wanted,
         tools: Sequence[Mapping[str, Any]] | None,
         trimmed: int,
+        cancelled: Cancelled,
     ) -> Question:
         prompt = self._text.prompt(messages, tools=tools)
         kinds = {place.item.kind for place in prompt.media}
         mode = mode_of(has_image="image" in kinds, has_audio="audio" in kinds)
         choice = choose(self._manifest, mode, adapters)
-        items = tuple(self._media.measure(place.item) for place in prompt.media)
+        try:
+            items = tuple(self._media.measure(place.item, cancelled=cancelled) for place in prompt.media)
+        except CancelledError as stop:
+            raise ReadingCancelledError(choice) from stop
         template_ids, template_places = expand_media(prompt, [item.rows for item in items])
         ids, places = self._spoken.put_back(template_ids.astype(np.int32), template_places)
         return Question(Passage(ids, places, _spans(places, items, choice)), choice, items, trimmed)

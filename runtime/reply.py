@@ -26,6 +26,9 @@ class Usage:
         ttft_s: from the call to the first token: media, prefill and one step.
         tokens_per_s: after the first token; 0 with fewer than two.
         peak_rss_bytes: highest resident memory of the process so far; None where the system does not tell.
+        drafted_tokens: guesses at what follows that were read together with a sampled token (speculation).
+        accepted_tokens: those of them that were sampled then, and needed no step of their own.
+        draft_s: seconds of the steps that read guesses.
     """
 
     prompt_tokens: int
@@ -38,6 +41,9 @@ class Usage:
     ttft_s: float
     tokens_per_s: float
     peak_rss_bytes: int | None
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
+    draft_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -37,6 +37,7 @@ from .memory import (
     largest_context,
     megabytes,
     plan_memory,
+    with_copies,
 )
 from .options import GenerationOptions
 from .placed import PlacedBundle
@@ -49,7 +50,6 @@ from .static_decoder import StaticDecoder
 from .static_openvino import PROVIDER as OPENVINO
 from .static_openvino import open_on_openvino, openvino_decoder, openvino_device
 from .static_sessions import StaticSessions
-from .targets import StaticSpec
 from .tools import Tool
 from .track import Track
 
@@ -71,7 +71,7 @@ class Session:
         self.bundle = bundle
         self.manifest: Manifest = bundle.manifest
         self._static = static
-        self.plan = _plan(self.manifest, options, None if static is None else static.spec)
+        self.plan = _plan(self.manifest, options, static)
         self._options = options
         self._processor = Processor(self.manifest.processor, bundle.path)
         self._encoders: FeatureSource = encoders or _encoders(bundle, options, self._check_encoder)
@@ -87,6 +87,8 @@ class Session:
             check_genai_config(bundle)
             self._model = _open_model(self._native, bundle.path, self.plan.context, options.threads)
             release_mapped_pages(bundle.path)
+            bits, size = self.manifest.decoder.kv_bits, megabytes(self.plan.kv_cache)
+            logger.info("%s: KV cache of %d bits, %s for %d tokens", self.manifest.model, bits, size, self.plan.context)
         self._default: Conversation | None = None
         self._decoders: WeakSet[GenaiDecoder | StaticDecoder] = WeakSet()
 
@@ -111,6 +113,7 @@ class Session:
             original_context=self.manifest.decoder.original_context,
             chunk=self._options.prefill_chunk
             or (chunk_for(self.manifest) if self._static is None else self._static.spec.chunk),
+            draft_rows=self.manifest.draft_rows if self._static is None else 1,
         )
         media = MediaReader(self._processor, self._encoders)
         return Conversation(self.manifest, track, self._processor.text, media, self._guides, system=system, tools=tools)
@@ -241,27 +244,28 @@ def load_session(path: str | os.PathLike[str], options: SessionOptions) -> Sessi
         placed.check()
         static = placed.static()
     if where.parts_on(OPENVINO) and where.decoder not in (CPU, QNN):
-        static = openvino_decoder(bundle, where.decoder, options.threads)
+        static = openvino_decoder(bundle, where.decoder, options.threads, fallback=options.fallback)
     return Session(bundle, options, static=static, placed=placed)
 
 
-def _plan(manifest: Manifest, options: SessionOptions, static: StaticSpec | None = None) -> MemoryPlan:
+def _plan(manifest: Manifest, options: SessionOptions, static: StaticSessions | None = None) -> MemoryPlan:
     """The plan for the context asked for, or for the longest that fits; refuses what does not.
 
     Graphs of fixed shapes hold the cache that they were made for, whatever is asked.
     """
-    serves = manifest.decoder.context_length if static is None else static.context
+    serves = manifest.decoder.context_length if static is None else static.spec.context
     if options.context is not None and options.context > serves:
         raise InputError(f"option context: found {options.context}, this bundle serves at most {serves} tokens")
 
     def plan(context: int) -> MemoryPlan:
-        return plan_memory(
+        needs = plan_memory(
             manifest,
             context=context,
             media_rows=options.media_rows,
             chunk=options.prefill_chunk or chunk_for(manifest),
             keep_encoders=options.keep_encoders,
         )
+        return needs if static is None else with_copies(manifest, needs, static.copies)
 
     available = available_memory()
     if options.memory_limit is not None:
@@ -284,7 +288,7 @@ def _encoders(bundle: Bundle, options: SessionOptions, check_room: Callable[[], 
         return (
             open_session(path, options.threads)
             if provider in (CPU, QNN)  # a part on qnn has graphs of its own, and does not come here
-            else open_on_openvino(path, provider, options.threads)
+            else open_on_openvino(path, provider, options.threads, fallback=options.fallback)
         )
 
     return Encoders(

@@ -88,6 +88,14 @@ class StaticDecoder:
             raise InputError("the decoder has read nothing yet, expected tokens before logits")
         return self._logits
 
+    def draft_logits(self, count: int) -> NDArray[np.float32]:
+        """Not of these graphs: a step gives its last position's logits alone.
+
+        Raises:
+            BundleError: always.
+        """
+        raise BundleError(f"the graphs of {self._spec.routes[0].prefill} give no logits of {count} positions")
+
     def rewind_to(self, count: int) -> None:
         """Forget all but the first tokens; their keys and values stay, later ones are masked until overwritten."""
         self._count = min(count, self._count)

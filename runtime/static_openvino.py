@@ -1,79 +1,81 @@
-"""OpenVINO through its onnxruntime plugin: registration, devices, sessions, and its quirks.
+"""OpenVINO through its onnxruntime plugin: devices, sessions, and its quirks.
 
-The plugin offers its CPU device on Intel's processors alone, and asks for them by ``load_config``, not by options.
-Nodes that it does not take are not given to the CPU behind the caller's back: the session is refused.
+The plugin offers its CPU device on Intel's processors alone, and takes what is asked of a device as ``load_config``.
+Encoders run as they are in the bundle; the decoder has graphs of fixed shapes, one compiled copy of its weights each.
 """
 
 from __future__ import annotations
 
-import functools
 import json
+import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from palmtop.errors import BundleError, RuntimeMissingError
+from palmtop.errors import InputError, RuntimeMissingError
 
 from .bundle import Bundle
-from .encoders import open_session as open_on_cpu
 from .placement import DEVICES
+from .providers import fallen_back, find_devices, open_graph
 from .static_sessions import StaticSessions
 
-if TYPE_CHECKING:
-    import onnxruntime as ort
+logger = logging.getLogger(__name__)
 
 PROVIDER = "openvino"
-INSTALL = "pip install 'palmtop[openvino]'"
-LOG_ERRORS = 3  # onnxruntime's severity: errors and worse
+SHOWN_NODES = 5
+COPIES = 5.0
+"""Memory of prefill and decode graph together in sizes of their INT4 weights: measured 2.5 each (docs/npu.md)."""
 
 
-def openvino_decoder(bundle: Bundle, provider: str, threads: int | None) -> StaticSessions:
+def openvino_decoder(bundle: Bundle, provider: str, threads: int | None, *, fallback: bool = False) -> StaticSessions:
     """The decoder's graphs for OpenVINO, opened when they are first run.
 
     Raises:
-        BundleError: the bundle has none, or they cannot be loaded.
+        InputError: the bundle has none.
         RuntimeMissingError: the plugin is not installed, or has no such device here.
     """
     target = bundle.manifest.target(PROVIDER)
     if target is None or target.decoder is None:
-        raise BundleError(
-            f"{bundle.path}: has no graphs of fixed shapes for openvino, expected a bundle exported with --target"
-            " openvino; provider={'vision': 'openvino', 'audio': 'openvino'} runs the encoders alone"
+        raise InputError(
+            f"{bundle.path}: has no graphs for provider '{PROVIDER}', expected a target; palmtop export CHECKPOINT -o "
+            f"BUNDLE --target {PROVIDER}, or --provider vision={PROVIDER} --provider audio={PROVIDER} for the encoders"
         )
     openvino_device(provider)  # now rather than at the first question
     return StaticSessions(
         bundle.path,
         target.decoder,
-        lambda path: open_on_openvino(path, provider, threads),
-        lambda path: open_on_cpu(path, threads),
+        lambda path: open_on_openvino(path, provider, threads, fallback=fallback),
+        lambda path: open_graph("cpu", path, threads=threads),
+        copies=COPIES,
     )
 
 
-def open_on_openvino(path: Path, provider: str, threads: int | None) -> ort.InferenceSession:
-    """A session that runs every node on OpenVINO.
+def open_on_openvino(path: Path, provider: str, threads: int | None, *, fallback: bool = False) -> Any:
+    """A session whose nodes run on OpenVINO.
 
     Args:
         path: of the graph.
         provider: "openvino", or with a device "openvino:npu".
         threads: of its CPU device; None leaves it to OpenVINO.
+        fallback: nodes that it does not take may run on the CPU, and are named in the log; otherwise one is enough
+            to refuse.
 
     Raises:
         BundleError: OpenVINO cannot load the graph, or not the whole of it.
         RuntimeMissingError: the plugin is not installed, or has no such device here.
     """
-    device = openvino_device(provider)
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.log_severity_level = LOG_ERRORS
-    options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     wanted = {} if threads is None else {"CPU": {"INFERENCE_NUM_THREADS": str(threads)}}
-    options.add_provider_for_devices([device], {"load_config": json.dumps(wanted)} if wanted else {})
-    try:
-        return ort.InferenceSession(path, options)
-    except Exception as error:  # onnxruntime's exceptions have no common base of their own
-        raise BundleError(
-            f"{path}: OpenVINO cannot run it ({' '.join(str(error).split())}); provider 'cpu' can"
-        ) from error
+    session = open_graph(
+        PROVIDER,
+        path,
+        fallback=fallback,
+        threads=threads,
+        options={"load_config": json.dumps(wanted)} if wanted else {},
+        device=openvino_device(provider),
+    )
+    if nodes := fallen_back(session):
+        shown = ", ".join(nodes[:SHOWN_NODES]) + (", ..." if len(nodes) > SHOWN_NODES else "")
+        logger.warning("%s: %d nodes fell back to the CPU: %s", path.name, len(nodes), shown)
+    return session
 
 
 def openvino_device(provider: str) -> Any:
@@ -83,33 +85,10 @@ def openvino_device(provider: str) -> Any:
         RuntimeMissingError: the plugin is not installed, or has no such device here.
     """
     wanted = (provider.partition(":")[2] or DEVICES[PROVIDER][0]).upper()
-    name = _register()
-    import onnxruntime as ort
-
-    offered = {d.ep_metadata.get("ov_device", ""): d for d in ort.get_ep_devices() if d.ep_name == name}
+    offered = {device.ep_metadata.get("ov_device", ""): device for device in find_devices(PROVIDER)}
     if wanted not in offered:
-        there = ", ".join(sorted(offered)) or "none (it wants a processor, GPU or NPU of Intel's)"
         raise RuntimeMissingError(
-            f"provider 'openvino' has no device {wanted} on this machine, the plugin offers: {there}; "
-            "provider 'cpu' runs everywhere"
+            f"provider '{PROVIDER}': the plugin has no device {wanted} on this machine, it offers "
+            f"{', '.join(sorted(offered))}; --provider {PROVIDER}:{min(offered).lower()} takes that"
         )
     return offered[wanted]
-
-
-@functools.cache
-def _register() -> str:
-    """Load the plugin into onnxruntime, once; the provider's name there."""
-    try:
-        import onnxruntime as ort
-        import onnxruntime_ep_openvino as plugin
-    except ImportError as error:
-        raise RuntimeMissingError(f"provider 'openvino' needs a plugin that is not installed; {INSTALL}") from error
-    name: str = plugin.get_ep_name()
-    if not any(device.ep_name == name for device in ort.get_ep_devices()):
-        try:
-            ort.register_execution_provider_library(name, plugin.get_library_path())
-        except Exception as error:  # onnxruntime's exceptions have no common base of their own
-            raise RuntimeMissingError(
-                f"the OpenVINO plugin cannot be loaded ({' '.join(str(error).split())}); {INSTALL}"
-            ) from error
-    return name

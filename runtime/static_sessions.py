@@ -44,9 +44,11 @@ class StaticSessions:
         open_graph: opens prefill and decode graphs on the target's provider.
         open_embedding: opens the embedding graph, on the CPU.
         keep: graphs of routes that are not in use stay open.
+        copies: memory of a route's two graphs, in sizes of its weights.
 
     Attributes:
         spec: as given.
+        copies: likewise.
     """
 
     def __init__(
@@ -57,8 +59,10 @@ class StaticSessions:
         open_embedding: OpenGraph,
         *,
         keep: bool = False,
+        copies: float = 2.0,
     ) -> None:
         self.spec = spec
+        self.copies = copies
         self._folder = folder
         self._open = open_graph
         self._keep = keep

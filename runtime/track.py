@@ -1,13 +1,14 @@
 """What a decoder has in its KV cache, and how to bring it to another sequence with the least work.
 
-The invariant: the cache holds exactly ``ids[:count]``, computed under the gates and the rope factors that are
-set now. Every token goes through ``append``; none is left to the native loop, which would leave the last one
-of a turn without keys and values. Knows ids, places and feature rows; no text, no native library.
+The invariant: the cache holds exactly the ids held, computed under the gates and the rope factors that are
+set now. Behind the text there may be guesses at what follows: they are held as well, until they come true or the
+next step takes them back. Every token goes through ``append``; none is left to the native loop, which would leave
+the last one of a turn without keys and values. Knows ids, places and feature rows; no text, no native library.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -56,6 +57,9 @@ class Decoder(Protocol):
 
     def logits(self) -> NDArray[np.float32]:
         """Of the last token, [V]."""
+
+    def draft_logits(self, count: int) -> NDArray[np.float32]:
+        """Of the last tokens, which were appended together: [count, V]."""
 
     def rewind_to(self, count: int) -> None:
         """Forget all but the first tokens."""
@@ -110,23 +114,36 @@ class Track:
         context: tokens that the decoder can hold.
         original_context: sequences longer than this use the long LongRoPE factors; None without LongRoPE.
         chunk: tokens of a prefill step; cancellation acts between steps.
+        draft_rows: tokens of the longest step that gives logits of each. Above 1 no token is read alone, but again
+            together with the one before it: onnxruntime's 4-bit kernels round otherwise in steps of one token than in
+            longer ones, which all agree to the bit, so that guesses would change the text (docs/speculation.md).
     """
 
     def __init__(
-        self, open_decoder: Callable[[], Decoder], *, context: int, original_context: int | None, chunk: int
+        self,
+        open_decoder: Callable[[], Decoder],
+        *,
+        context: int,
+        original_context: int | None,
+        chunk: int,
+        draft_rows: int = 1,
     ) -> None:
         self.context = context
         self._open = open_decoder
         self._decoder: Decoder | None = None
         self._original_context = original_context
         self._chunk = chunk
+        self._draft_rows = draft_rows
+        self._never_alone = draft_rows > 1 and chunk > 1
         self._held = NOTHING
+        self._length = 0  # of the text; what is held behind it are guesses
+        self._rows: NDArray[np.float32] | None = None  # logits of the last tokens held, guesses among them
         self._rows_of: list[str] = []  # keys of the media whose features lie in the buffer, in order
 
     @property
     def ids(self) -> NDArray[np.int32]:
-        """What the cache holds, [S]."""
-        return self._held.ids
+        """The text that was read, [S]."""
+        return self._held.ids[: self._length]
 
     def place_media(self, passage: Passage, features: Callable[[int], NDArray[np.float32]]) -> None:
         """Put the features of a passage's media where the graph will look for them.
@@ -176,19 +193,44 @@ class Track:
         self._read(passage, common, cancelled)
         return common, reason
 
-    def extend(self, token: int, cancelled: Cancelled) -> ReprefillReason | None:
-        """Append one sampled token; across the LongRoPE boundary this reads the whole sequence again."""
+    def extend(self, token: int, cancelled: Cancelled, draft: Sequence[int] = ()) -> ReprefillReason | None:
+        """Append one sampled token; across the LongRoPE boundary this reads the whole sequence again.
+
+        Args:
+            token: costs nothing where it was guessed.
+            cancelled: asked between two steps.
+            draft: guesses at what follows, at most ``draft_room``; read in the same step.
+        """
+        if self.expects(token):
+            self._length += 1
+            return None
         decoder = self._ready()
-        held = self._held
-        ids, places = np.append(held.ids, np.int32(token)), np.append(held.places, np.int64(0))
+        held, before = self._held, self._length
+        ids = np.concatenate([held.ids[:before], np.array([token, *draft], np.int32)])
+        places = np.concatenate([held.places[:before], np.zeros(1 + len(draft), np.int64)])
         passage = Passage(ids, places, held.media)
-        reason = self._set_switches(decoder, decoder.inputs.adapter_gates, len(passage.ids))
-        self._read(passage, len(self._held.ids), cancelled)
+        reason = self._set_switches(decoder, decoder.inputs.adapter_gates, len(ids))
+        self._read(passage, min(before, len(self._held.ids)), cancelled)
+        if draft:
+            self._rows = decoder.draft_logits(1 + len(draft))
+            self._length = before + 1
         return reason
+
+    def expects(self, token: int) -> bool:
+        """Whether this token was guessed, and has been read."""
+        return self._length < len(self._held.ids) and int(self._held.ids[self._length]) == token
+
+    def draft_room(self) -> int:
+        """Guesses that may follow the next token in one step: none may cross the LongRoPE boundary."""
+        length = self._length + 1
+        room = min(self._draft_rows, self._chunk, self.room()) - 1
+        if self._original_context is not None and length <= self._original_context + 1:
+            room = min(room, self._original_context - length)
+        return max(0, room)
 
     def room(self) -> int:
         """Tokens that still fit."""
-        return self.context - len(self._held.ids)
+        return self.context - self._length
 
     def logits(self) -> NDArray[np.float32]:
         """After the last token, [V].
@@ -196,7 +238,8 @@ class Track:
         Raises:
             PalmtopError: they are not finite.
         """
-        logits = self._ready().logits()
+        guesses = len(self._held.ids) - self._length
+        logits = self._ready().logits() if self._rows is None else self._rows[len(self._rows) - 1 - guesses]
         if not np.isfinite(logits).all():
             raise PalmtopError(
                 "the decoder's logits are not finite: an adapter weight is too large, or weights are damaged"
@@ -206,7 +249,7 @@ class Track:
     def close(self) -> None:
         """Free the decoder; the next use opens another."""
         decoder, self._decoder = self._decoder, None
-        self._held = NOTHING
+        self._hold(NOTHING)
         self._rows_of = []
         if decoder is not None:
             decoder.close()
@@ -229,7 +272,7 @@ class Track:
             return None
         had_tokens = len(self._held.ids) > 0
         if had_tokens:
-            self._held = NOTHING
+            self._hold(NOTHING)
             decoder.rewind_to(0)
         if inputs.rope_long is not None:
             inputs.rope_long[0] = long
@@ -249,7 +292,10 @@ class Track:
             for start in range(common, length, self._chunk):
                 if cancelled():
                     raise CancelledError
-                decoder.append(passage.ids[start : start + self._chunk])
+                first = start - 1 if self._never_alone and 0 < start == length - 1 else start
+                if first < start:
+                    decoder.rewind_to(first)
+                decoder.append(passage.ids[first : start + self._chunk])
         except (CancelledError, KeyboardInterrupt):
             raise
         except BaseException:
@@ -258,7 +304,11 @@ class Track:
         finally:
             count = decoder.token_count if self._decoder is not None else 0
             media = tuple(span for span in passage.media if span.start < count)
-            self._held = Passage(passage.ids[:count], passage.places[:count], media)
+            self._hold(Passage(passage.ids[:count], passage.places[:count], media))
+
+    def _hold(self, passage: Passage) -> None:
+        """This is what the cache holds now, all of it text."""
+        self._held, self._length, self._rows = passage, len(passage.ids), None
 
 
 def _common_prefix(held: Passage, wanted: Passage) -> int:

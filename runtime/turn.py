@@ -8,6 +8,7 @@ from time import perf_counter
 import numpy as np
 from numpy.typing import NDArray
 
+from .drafting import Drafter, MeasuredPace, drafter_for
 from .generate import TokenStream
 from .guide import Guide
 from .interruption import Interruption
@@ -18,6 +19,7 @@ from .options import GenerationOptions
 from .processor.text import TextProcessor
 from .question import Question
 from .reply import FinishReason, Piece, Reply, ReprefillReason, Usage
+from .routing import Choice
 from .spoken import SpokenAnswers
 from .stopwatch import Stopwatch
 from .tools import find_tool_calls
@@ -45,12 +47,23 @@ class Turn:
         self._media = media
         self._spoken = spoken
         self._encode_s = 0.0
+        self._pace = MeasuredPace()
+
+    def drafter(self, options: GenerationOptions) -> Drafter | None:
+        """Who guesses ahead in an answer with these options, if anybody does.
+
+        Raises:
+            InputError: guesses are asked for, and the bundle cannot judge them.
+        """
+        never = *self._manifest.decoder.sampled_never, *self._manifest.processor.text.eos_ids
+        return drafter_for(options, self._manifest, self._pace, never)
 
     def answer(
         self,
         question: Question,
         options: GenerationOptions,
         guide: Guide | None,
+        drafter: Drafter | None,
         interruption: Interruption,
         clock: Stopwatch,
     ) -> Generator[Piece, None, None]:
@@ -62,7 +75,7 @@ class Turn:
         reprefilled: ReprefillReason | None = None
         try:
             cached, reprefilled = self._prefill(question, interruption)
-            stream = self._stream(options, guide, interruption)
+            stream = self._stream(options, guide, drafter, interruption)
             for token in stream:
                 clock.token()
                 if text := transcript.push(token):
@@ -94,6 +107,9 @@ class Turn:
             ttft_s=clock.ttft_s,
             tokens_per_s=clock.tokens_per_s,
             peak_rss_bytes=peak_rss_bytes(),
+            drafted_tokens=0 if drafter is None else drafter.drafted,
+            accepted_tokens=0 if drafter is None else drafter.accepted,
+            draft_s=0.0 if drafter is None else drafter.steps_s,
         )
         reply = Reply(
             text=transcript.text,
@@ -116,12 +132,39 @@ class Turn:
         self._encode_s = perf_counter() - started if question.items else 0.0
         return self._track.bring_to(question.passage, question.choice.gates(self._manifest), interruption)
 
-    def _stream(self, options: GenerationOptions, guide: Guide | None, interruption: Interruption) -> TokenStream:
+    def _stream(
+        self, options: GenerationOptions, guide: Guide | None, drafter: Drafter | None, interruption: Interruption
+    ) -> TokenStream:
         return TokenStream(
             self._track,
             options,
             eos_ids=self._manifest.processor.text.eos_ids,
             never=self._manifest.decoder.sampled_never,
             guide=guide,
+            drafter=drafter,
             cancelled=interruption,
         )
+
+
+def unread(choice: Choice, interruption: Interruption, clock: Stopwatch) -> Reply:
+    """The empty reply to a question that was stopped while its media were decoded."""
+    usage = Usage(
+        prompt_tokens=0,
+        cached_tokens=0,
+        media_rows=0,
+        completion_tokens=0,
+        reprefilled=None,
+        encode_s=clock.ttft_s,
+        ttft_s=clock.ttft_s,
+        tokens_per_s=0.0,
+        peak_rss_bytes=peak_rss_bytes(),
+    )
+    return Reply(
+        text="",
+        token_ids=(),
+        finish_reason=interruption.reason or "cancelled",
+        mode=choice.mode,
+        adapters={name: weight for name, weight in choice.adapters.items() if weight},
+        tool_calls=(),
+        usage=usage,
+    )

@@ -63,7 +63,6 @@ NATIVE = {
     "onnxruntime": {
         "palmtop.runtime.encoders",
         "palmtop.runtime.providers",
-        "palmtop.runtime.static_openvino",
         "palmtop.export.npu.ranges",
         "palmtop.export.plan.stages",
         "palmtop.export.verify.probe",
@@ -78,6 +77,7 @@ HEAVY = (
     "onnx_ir",
     "cv2",
     "librosa",
+    "soxr",
     "llguidance",
     "tokenizers",
     "torch",

@@ -176,9 +176,9 @@ def chat_template(checkpoint: Checkpoint) -> str:
     Raises:
         CheckpointError: there is none.
     """
-    apart = checkpoint.path / "chat_template.jinja"
-    if apart.is_file():
-        return apart.read_text("utf-8")
+    apart = checkpoint.text("chat_template.jinja")
+    if apart is not None:
+        return apart
     template = checkpoint.json("tokenizer_config.json").get("chat_template")
     if isinstance(template, list):  # several named templates: the default one
         template = next((t["template"] for t in template if t.get("name") == "default"), None)
@@ -265,7 +265,7 @@ def _named_id(checkpoint: Checkpoint, name: str, tokens: dict[str, int]) -> int 
 
 
 def _generation_eos(checkpoint: Checkpoint) -> Any:
-    if not (checkpoint.path / "generation_config.json").is_file():
+    if checkpoint.text("generation_config.json") is None:
         return None
     return checkpoint.json("generation_config.json").get("eos_token_id")
 

@@ -9,6 +9,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from .builder import MICROSOFT, GraphBuilder
+from .kv_cache import FLOAT_CACHE, KvCache
 from .rope import RopeConfig, add_rope_tables, rotate
 
 HEAD_STEP = 8  # GroupQueryAttention's CPU kernel wants head sizes, and halves of rotary sizes, in eights
@@ -24,6 +25,7 @@ class AttentionConfig:
         num_kv_heads: key/value heads.
         head_size: D of the checkpoint.
         window: tokens a query sees, itself included; None sees all.
+        cache: what keys and values are stored as.
     """
 
     num_layers: int
@@ -31,6 +33,7 @@ class AttentionConfig:
     num_kv_heads: int
     head_size: int
     window: int | None
+    cache: KvCache = FLOAT_CACHE
 
     @property
     def cache_head_size(self) -> int:
@@ -73,7 +76,9 @@ class AttentionInputs:
         total_length: scalar int32, length of the attention mask.
         tables: rotary cos and sin.
         past: per layer, key and value.
-        present: likewise, filled by ``attention``.
+        cache_shape: of each of them.
+        cache_type: likewise.
+        present: as ``past``, filled by ``attention``.
     """
 
     positions: ir.Value
@@ -82,6 +87,7 @@ class AttentionInputs:
     tables: tuple[ir.Value, ir.Value]
     past: list[tuple[ir.Value, ir.Value]]
     cache_shape: list[int | str]
+    cache_type: ir.DataType
     present: list[tuple[ir.Value, ir.Value]] = field(default_factory=list)
 
     def declare_outputs(self, g: GraphBuilder) -> None:
@@ -90,7 +96,7 @@ class AttentionInputs:
         shape[2] = "total_sequence"
         for layer, pair in enumerate(self.present):
             for kind, value in zip(("key", "value"), pair, strict=True):
-                g.output(value, f"present.{layer}.{kind}", ir.DataType.FLOAT, shape)
+                g.output(value, f"present.{layer}.{kind}", self.cache_type, shape)
 
 
 def attention_inputs(
@@ -98,11 +104,12 @@ def attention_inputs(
 ) -> AttentionInputs:
     """Declare attention_mask, past_key_values.* and, with LongRoPE, rope_long; derive positions."""
     mask = g.input("attention_mask", ir.DataType.INT64, ["batch", "total_sequence"])
-    cache_shape: list[int | str] = ["batch", config.num_kv_heads, "past_sequence", config.cache_head_size]
+    width, kind = config.cache.width(config.cache_head_size), config.cache.dtype
+    cache_shape: list[int | str] = ["batch", config.num_kv_heads, "past_sequence", width]
     past = [
         (
-            g.input(f"past_key_values.{layer}.key", ir.DataType.FLOAT, cache_shape),
-            g.input(f"past_key_values.{layer}.value", ir.DataType.FLOAT, cache_shape),
+            g.input(f"past_key_values.{layer}.key", kind, cache_shape),
+            g.input(f"past_key_values.{layer}.value", kind, cache_shape),
         )
         for layer in range(config.num_layers)
     ]
@@ -123,6 +130,7 @@ def attention_inputs(
         tables=add_rope_tables(g, rope, context, rope_long),
         past=past,
         cache_shape=cache_shape,
+        cache_type=kind,
     )
 
 
@@ -154,6 +162,7 @@ def attention(
         inputs.total_length,
         inputs.tables[0] if is_fused else None,
         inputs.tables[1] if is_fused else None,
+        *config.cache.inputs(g, layer),
         outputs=3,
         domain=MICROSOFT,
         name=f"{name}/attention",
@@ -163,6 +172,7 @@ def attention(
         do_rotary=int(is_fused),
         rotary_interleaved=0,
         local_window_size=-1 if config.window is None else config.window,
+        **config.cache.attributes(),
     )
     inputs.present.append((present_key, present_value))
     return mixed

@@ -1,4 +1,4 @@
-"""The decoder graph: token ids and media rows in, logits of the last position out.
+"""The decoder graph: token ids and media rows in, logits of the last position out (``head.py``).
 
 Pre-norm transformer with fused qkv and gate_up projections, grouped-query attention over a KV cache that
 genai owns, media rows by absolute position, gated adapters on every linear (design section 3).
@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import onnx_ir as ir
 
 from palmtop.export.weight import Weights
@@ -17,6 +16,7 @@ from palmtop.export.weight import Weights
 from .attention import AttentionConfig, AttentionInputs, attention, attention_inputs
 from .builder import MICROSOFT, GraphBuilder
 from .embedding import add_table, embed
+from .head import add_logits
 from .linear import Precisions, float_array
 from .lora import Adapter, Gate, LoraPair, adapted_linear, add_gates
 from .rope import RopeConfig
@@ -66,6 +66,7 @@ def build_decoder(
     config: DecoderConfig,
     adapters: Sequence[Adapter],
     precision: DecoderPrecision,
+    draft_rows: int = 1,
 ) -> None:
     """Build the whole graph, reading and writing one tensor at a time.
 
@@ -75,6 +76,7 @@ def build_decoder(
         config: sizes.
         adapters: gated ones, in gate order; merged ones are in the weights already.
         precision: per class.
+        draft_rows: longest step that gives logits of each of its positions (``head``).
 
     Raises:
         CheckpointError: a tensor is missing, of the wrong shape, or not finite.
@@ -107,16 +109,11 @@ def build_decoder(
         else:
             skip = g.op("Add", m, skip, name="last_residual")
 
-    # [B, S, H] -> [B, H]: only the last position needs logits
-    last = g.op("Gather", skip, g.constant(np.array(-1, np.int64)), axis=1, name="last_position")
-    last = norm.first("norm", last, weights, "norm.weight", config.hidden_size)
-    logits = table.head(g, last, weights, config.vocab_size, config.hidden_size, precision.head)
-    g.output(
-        g.op("Unsqueeze", logits, g.constant([1])),
-        "logits",
-        ir.DataType.FLOAT,
-        ["batch", 1, config.vocab_size],
-    )
+    def last_norm(rows: ir.Value) -> ir.Value:
+        return norm.first("norm", rows, weights, "norm.weight", config.hidden_size)
+
+    sizes = config.vocab_size, config.hidden_size
+    add_logits(g, skip, input_ids, table, weights, last_norm, sizes, precision.head, draft_rows)
     inputs.declare_outputs(g)
 
 

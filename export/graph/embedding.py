@@ -41,13 +41,20 @@ class Table:
         vocab_size: int,
         hidden_size: int,
         precision: Precisions,
+        *,
+        has_rows: bool = False,
     ) -> ir.Value:
-        """[B, H] -> [B, V] logits."""
+        """[B, H] -> [B, V] logits; with ``has_rows`` [B, R, H] -> [B, R, V]."""
         if not self.is_tied:
             return linear(g, "lm_head", x, weights.get("lm_head.weight", vocab_size, hidden_size), precision)
         if isinstance(self.values, QuantizedValues):
             return matmul_nbits(g, x, self.values, precision.of(EMBEDDING).accuracy_level, "lm_head")
-        return g.op("Gemm", x, self.values, transB=1, name="lm_head")
+        if not has_rows:
+            return g.op("Gemm", x, self.values, transB=1, name="lm_head")
+        flat = g.op("Reshape", x, g.constant([-1, hidden_size]))  # Gemm takes matrices only
+        logits = g.op("Gemm", flat, self.values, transB=1, name="lm_head")
+        outer = g.op("Shape", x, start=0, end=2)
+        return g.op("Reshape", logits, g.op("Concat", outer, g.constant([vocab_size]), axis=0))
 
 
 def add_table(

@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from palmtop.errors import InputError
 from palmtop.export.arch import Model
-from palmtop.export.convert import QNN_EMBEDDING_FILE
+from palmtop.export.bundle_manifest import QNN_EMBEDDING_FILE
 from palmtop.export.graph.builder import GraphBuilder
 from palmtop.export.plan.samples import SampleReader, packaged_questions
 from palmtop.export.recipe import Recipe

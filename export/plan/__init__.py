@@ -13,6 +13,7 @@ from typing import Any
 
 from palmtop.errors import InputError, QuantizeError
 from palmtop.export.graph.linear import PlannedPrecision, Precision
+from palmtop.export.recipe import CALIBRATED, METHODS
 from palmtop.quantize import Quantizer
 from palmtop.quantize.scheme import Scheme
 from palmtop.quantize.search import search
@@ -28,8 +29,8 @@ class Plan:
     Attributes:
         method: of quantisation.
         tensors: by ``part: linear``; None keeps float32.
-        size_bytes: the whole bundle's, ``quality.json`` and ``plan.json`` left out; None after an edit.
-        loss: predicted mean KL over the modes, in nats; likewise.
+        size_bytes: the whole bundle's, ``quality.json`` left out; None after an edit.
+        loss: mean KL over the modes, in nats, of this plan on samples that it was not calibrated on; likewise.
         frontier: (size_bytes, loss) of the neighbours.
     """
 
@@ -44,18 +45,22 @@ class Plan:
         return {
             "schema": SCHEMA,
             "method": self.method,
-            "predicted": {"size_bytes": self.size_bytes, "loss": self.loss},
-            "frontier": [{"size_bytes": size, "loss": loss} for size, loss in self.frontier],
+            "predicted": {"size_bytes": self.size_bytes, "loss": _short(self.loss)},
+            "frontier": [{"size_bytes": size, "loss": _short(loss)} for size, loss in self.frontier],
             "tensors": {name: _words(scheme) for name, scheme in self.tensors.items()},
         }
 
-    def write(self, path: Path) -> None:
-        """Write the file, a tensor a line."""
+    def text(self) -> str:
+        """The file, a tensor a line."""
         data = self.to_dict()
         tensors = data.pop("tensors")
         head = json.dumps(data, indent=1).rstrip("}\n")
         lines = ",\n".join(f"  {json.dumps(name)}: {json.dumps(words)}" for name, words in tensors.items())
-        path.write_text(f'{head},\n "tensors": {{\n{lines}\n }}\n}}\n', "utf-8")
+        return f'{head},\n "tensors": {{\n{lines}\n }}\n}}\n'
+
+    def write(self, path: Path) -> None:
+        """Write the file."""
+        path.write_text(self.text(), "utf-8")
 
     @classmethod
     def read(cls, path: Path) -> Plan:
@@ -78,6 +83,10 @@ class Plan:
             method=data["method"],
             tensors={name: _scheme(words, f"{path}: tensor '{name}'") for name, words in data["tensors"].items()},
         )
+
+
+def _short(loss: float | None) -> float | None:
+    return None if loss is None else float(f"{loss:.6g}")
 
 
 def _words(scheme: Scheme | None) -> dict[str, Any]:
@@ -139,7 +148,9 @@ class Planned:
 
 
 def with_fallback(quantizer: Quantizer) -> Quantizer:
-    """The quantiser, or clipped search for a linear whose inputs no sample has shown."""
+    """The quantiser; where it needs statistics, clipped search for a linear whose inputs no sample has shown."""
+    if quantizer not in (METHODS[name] for name in CALIBRATED):
+        return quantizer
 
     def quantize(weight: Any, scheme: Scheme, statistics: Statistics | None = None, /) -> Any:
         return (search if statistics is None else quantizer)(weight, scheme, statistics)

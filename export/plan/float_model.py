@@ -77,16 +77,24 @@ class FloatModel:
         number: int,
         live: Live,
         positions: NDArray[np.int64] | None = None,
-        changed: Changed | None = None,
+        given: Mapping[str, NDArray[np.float32]] | None = None,
         exposed: Sequence[str] = (),
     ) -> Live:
-        """One stage; before the head the positions become a batch, so that each one's logits are computed."""
+        """One stage; before the head the positions become a batch, so that each one's logits are computed.
+
+        Args:
+            part: of the graph.
+            number: of the stage.
+            live: what it reads.
+            positions: that are judged; None in encoders.
+            given: changed weights of the stage (``changed_weights``).
+            exposed: values inside the stage that are wanted as well.
+        """
         graph = self.graphs[part]
         hidden = graph.last_hidden
         if positions is not None and hidden in graph.stages[number].inputs and number == len(graph.stages) - 1:
             assert hidden is not None
             live = {**live, hidden: np.ascontiguousarray(live[hidden][0, positions][:, None])}  # [P, 1, H]
-        given = self.changed_weights(part, number, changed) if changed else None
         return graph.run(number, live, changed=given, exposed=exposed)
 
     def walk(
@@ -128,22 +136,23 @@ class FloatModel:
         graph.close()
         return results
 
-    def encode(self, media: MediaInput, changed: Changed | None = None) -> NDArray[np.float32]:
-        """Feature rows of one image or sound."""
-        runs = []
-        for feeds in media.feeds:
-            live: Live = dict(feeds)
-            for number in range(len(self.graphs[media.part].stages)):
-                live |= self.step(media.part, number, live, changed=changed)
-            runs.append(live)
-        return media.features(runs)
+    def encode(self, media: Sequence[MediaInput], changed: Changed | None = None) -> list[NDArray[np.float32]]:
+        """Feature rows of images or sounds, all of one part; each stage sees all of them before the next is loaded."""
+        part = media[0].part
+        lives: list[list[Live]] = [[dict(feeds) for feeds in item.feeds] for item in media]
+        for number in range(len(self.graphs[part].stages)):
+            given = self.changed_weights(part, number, changed) if changed else None
+            for runs in lives:
+                for live in runs:
+                    live |= self.step(part, number, live, given=given)
+        return [item.features(runs) for item, runs in zip(media, lives, strict=True)]
 
 
 def _is_used(linear: Linear, found: Live) -> bool:
     return linear.condition is None or bool(found[linear.condition]) == linear.wanted
 
 
-def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+def log_softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
     """Over the last axis."""
     shifted = logits - logits.max(-1, keepdims=True)
     return np.asarray(shifted - np.log(np.exp(shifted).sum(-1, keepdims=True)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,7 +37,10 @@ class Loss:
 
 
 class LossMeter:
-    """Judges changed weights on samples; what the float model does up to the first change is kept."""
+    """Judges changed weights on samples; what the float model does up to the first change is kept.
+
+    A stage is loaded once and sees every sample before the next one is: also where only one fits into memory.
+    """
 
     def __init__(self, model: FloatModel, samples: Sequence[Sample]) -> None:
         """Run the float model.
@@ -49,52 +52,80 @@ class LossMeter:
         self._model = model
         self._samples = samples
         decoder = model.graphs["decoder"]
-        self._features = {id(m): model.encode(m) for s in samples for m in s.media}
-        self._before: list[list[Live]] = [[] for _ in decoder.stages]  # by stage and sample: what it reads
-        self._expected: list[NDArray[np.float32]] = []
+        self._features = _encoded(model, samples, {})
+        self._before: list[list[Live]] = []  # by stage and sample: what it reads
         lives = [model.decoder_inputs(s, [self._features[id(m)] for m in s.media]) for s in samples]
         for number, stage in enumerate(decoder.stages):
+            self._before.append([{name: live[name] for name in stage.inputs} for live in lives])
             for live, sample in zip(lives, samples, strict=True):
-                self._before[number].append({name: live[name] for name in stage.inputs})
                 live |= model.step("decoder", number, live, sample.positions)
-        self._expected = [log_softmax(rows_of(live["logits"])) for live in lives]
+        self._expected = [rows_of(live["logits"]) for live in lives]
 
     def loss(self, changed: Mapping[str, Changed]) -> Loss:
         """Of weights by part and linear name, [N, K]."""
+        kl: dict[str, list[NDArray[np.float64]]] = {}
+        same: dict[str, list[NDArray[np.bool_]]] = {}
+        for place, found in self._logits(changed):
+            sample, expected = self._samples[place], self._expected[place]
+            kl.setdefault(sample.mode, []).append(_divergence(expected, expected if found is None else found))
+            same.setdefault(sample.mode, []).append(
+                np.ones(len(expected), np.bool_) if found is None else expected.argmax(-1) == found.argmax(-1)
+            )
+        modes = list(dict.fromkeys(sample.mode for sample in self._samples))
+        return Loss(
+            kl={mode: float(np.concatenate(kl[mode]).mean()) for mode in modes},
+            top1={mode: float(np.concatenate(same[mode]).mean()) for mode in modes},
+        )
+
+    def _logits(self, changed: Mapping[str, Changed]) -> Iterator[tuple[int, NDArray[np.float32] | None]]:
+        """[P, V] of every sample, or None where nothing that is changed is used."""
         encoders = {part: weights for part, weights in changed.items() if part != "decoder" and weights}
         own = changed.get("decoder", {})
         stages = self._model.graphs["decoder"].stages
         touched = [n for n, stage in enumerate(stages) if any(linear.name in own for linear in stage.linears)]
-        first = touched[0] if touched else len(stages)
-        kl: dict[str, list[NDArray[np.float32]]] = {}
-        same: dict[str, list[NDArray[np.bool_]]] = {}
-        for place, sample in enumerate(self._samples):
-            expected = self._expected[place]
-            found = self._logits(place, sample, encoders, own, first)
-            found = expected if found is None else log_softmax(found)
-            kl.setdefault(sample.mode, []).append((np.exp(expected) * (expected - found)).sum(-1).clip(0))
-            same.setdefault(sample.mode, []).append(expected.argmax(-1) == found.argmax(-1))
-        return Loss(
-            kl={mode: float(np.concatenate(values).mean(dtype=np.float64)) for mode, values in kl.items()},
-            top1={mode: float(np.concatenate(values).mean()) for mode, values in same.items()},
-        )
+        with_media = min((n for n, stage in enumerate(stages) if "media_features" in stage.inputs), default=0)
+        features = _encoded(self._model, self._samples, encoders) if encoders else {}
+        begins, lives = [], []
+        for sample in self._samples:
+            live: Live = {}
+            begin = touched[0] if touched else len(stages)
+            if any(id(m) in features for m in sample.media):
+                rows = [features.get(id(m), self._features[id(m)]) for m in sample.media]
+                live["media_features"] = np.concatenate(rows)
+                begin = min(begin, with_media)
+            begins.append(begin)
+            lives.append(live)
+        for number in range(min(begins), len(stages)):
+            given = self._model.changed_weights("decoder", number, own)
+            for place, sample in enumerate(self._samples):
+                if begins[place] > number:
+                    continue
+                live = {**self._before[number][place], **lives[place]}
+                lives[place] |= self._model.step("decoder", number, live, sample.positions, given)
+                if number == len(stages) - 1:
+                    yield place, rows_of(lives[place].pop("logits"))
+        yield from ((place, None) for place, begin in enumerate(begins) if begin == len(stages))
 
-    def _logits(
-        self, place: int, sample: Sample, encoders: Mapping[str, Changed], own: Changed, first: int
-    ) -> NDArray[np.float32] | None:
-        """[P, V], or None where nothing that is changed is used."""
-        stages = self._model.graphs["decoder"].stages
-        live: Live = {}
-        if any(m.part in encoders for m in sample.media):
-            features = [
-                self._model.encode(m, encoders[m.part]) if m.part in encoders else self._features[id(m)]
-                for m in sample.media
-            ]
-            live["media_features"] = np.concatenate(features)
-            first = min(n for n, stage in enumerate(stages) if "media_features" in stage.inputs)
-        if first == len(stages):
-            return None
-        for number in range(first, len(stages)):
-            live = {**self._before[number][place], **live}
-            live |= self._model.step("decoder", number, live, sample.positions, own)
-        return rows_of(live["logits"])
+
+def _encoded(
+    model: FloatModel, samples: Sequence[Sample], encoders: Mapping[str, Changed]
+) -> dict[int, NDArray[np.float32]]:
+    """Feature rows by a medium's identity: with changed encoders of those that they read, else of all."""
+    found: dict[int, NDArray[np.float32]] = {}
+    for part in ("vision", "audio"):
+        media = {id(m): m for s in samples for m in s.media if m.part == part}
+        if media and (not encoders or part in encoders):
+            features = model.encode(list(media.values()), encoders.get(part))
+            found |= dict(zip(media, features, strict=True))
+    return found
+
+
+def _divergence(expected: NDArray[np.float32], found: NDArray[np.float32]) -> NDArray[np.float64]:
+    """[P] KL in nats of [P, V] logits.
+
+    In float64: what one 4-bit tensor does to a small model is below float32's rounding of log-probabilities.
+    """
+    if expected is found:
+        return np.zeros(len(expected))
+    p, q = log_softmax(expected.astype(np.float64)), log_softmax(found.astype(np.float64))
+    return np.asarray((np.exp(p) * (p - q)).sum(-1).clip(0))

@@ -2,7 +2,8 @@
 
 A tensor is quantised twice by itself, at 4 and at 2 bits, and the divergence of the answers is measured. Other
 schemes are placed between by the error they make in the layer's outputs: divergence grows with it as it did
-between the two. Losses of tensors add up, nearly; how nearly is measured on the whole plan and corrected.
+between the two. Losses of tensors add up, nearly; a plan's own loss is measured on all of it together, on samples
+that nothing was calibrated on.
 """
 
 from __future__ import annotations
@@ -15,16 +16,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from palmtop.errors import InputError
-from palmtop.export.whole_matrix import on_every_core
-from palmtop.quantize import Quantizer
 from palmtop.quantize.budget import Option, Solution, frontier, within_bytes, within_loss
 from palmtop.quantize.rtn import dequantize
 from palmtop.quantize.scheme import Scheme
 from palmtop.quantize.statistics import Statistics
 
-from . import Plan, with_fallback
+from . import Plan
+from .coded import CodedModel
 from .float_model import FloatModel
 from .loss import Loss, LossMeter
+from .size import FRONTIER_POINTS
 
 SCHEMES: tuple[Scheme, ...] = tuple(
     Scheme(bits=bits, group=group, scale_bits=16)
@@ -34,8 +35,8 @@ SCHEMES: tuple[Scheme, ...] = tuple(
 ANCHORS = (Scheme(bits=4, group=32, scale_bits=16), Scheme(bits=2, group=32, scale_bits=16))
 UNSEEN = ANCHORS[0]  # of tensors that no sample has used: nothing says what they may lose
 SAMPLE_ROWS = 256  # of a matrix that schemes are compared on
-ROUNDS = 4
-FRONTIER_POINTS = 40
+ROUNDS = 6
+NEAR = 0.0005  # of a size that was asked for: nearer is not tried for
 Report = Callable[[str], None]
 SizeOf = Callable[[Mapping[str, Scheme | None]], int]
 
@@ -65,28 +66,22 @@ class Sensitivity:
         ]
 
 
-def measure(
-    model: FloatModel,
-    meter: LossMeter,
-    quantizer: Quantizer,
-    statistics: Callable[[str], Statistics | None],
-    report: Report | None = None,
-) -> list[Sensitivity]:
+def measure(model: FloatModel, meter: LossMeter, coded: CodedModel, report: Report | None = None) -> list[Sensitivity]:
     """Quantise every tensor by itself and see what the answers say."""
-    tell, quantize = report or (lambda _: None), on_every_core(with_fallback(quantizer))
+    tell, quantize = report or (lambda _: None), coded.quantize
     found = []
     for part, graph in model.graphs.items():
         for name, (_, linear) in graph.linears().items():
             key = f"{part}: {name}"
             tell(key)
-            weight, inputs = graph.weight(linear), statistics(key)
+            weight, inputs = graph.weight(linear), coded.statistics(key)
             shape = (weight.shape[0], weight.shape[1])
             if inputs is None and linear.input is not None:
                 found.append(Sensitivity(key, shape, (UNSEEN,), (0.0,)))
                 continue
             anchors = []
             for scheme in ANCHORS:
-                changed = dequantize(quantize(weight, scheme, inputs))
+                changed = coded.weight(part, linear, scheme)
                 anchors.append(max(meter.loss({part: {name: changed}}).mean_kl, 1e-12))
             some = np.ascontiguousarray(weight[:: max(1, len(weight) // SAMPLE_ROWS)])
 
@@ -115,46 +110,53 @@ def _curve(errors: Sequence[float], losses: Sequence[float]) -> Callable[[float]
 
 
 class Planner:
-    """Solves for sizes and losses, and checks what it says on the whole model."""
+    """Solves for sizes and losses, and believes what whole plans are measured to lose."""
 
     def __init__(
         self,
         model: FloatModel,
         meter: LossMeter,
         sensitivities: Sequence[Sensitivity],
-        quantizer: Quantizer,
+        coded: CodedModel,
         method: str,
-        statistics: Callable[[str], Statistics | None],
         size_of: SizeOf,
     ) -> None:
-        """Nothing is solved yet; ``size_of`` gives a whole bundle's bytes."""
+        """Nothing is solved yet.
+
+        Args:
+            model: the float model.
+            meter: of samples that have neither calibrated nor judged single tensors; it measures whole plans.
+            sensitivities: of every tensor.
+            coded: the model's matrices, quantised.
+            method: by which they are.
+            size_of: a whole bundle's bytes.
+        """
         self._model, self._meter = model, meter
         self._sensitivities = sensitivities
-        self._quantize, self._method, self._statistics = on_every_core(with_fallback(quantizer)), method, statistics
+        self._coded, self._method = coded, method
         self._size_of = size_of
         self._options = [s.options for s in sensitivities]
 
     def for_size(self, limit_bytes: int) -> Plan:
         """The best plan that fits.
 
+        What single tensors lose at 2 bits says least about what they lose together, so a solution without
+        2 bits and the best uniform one are measured beside the solver's own, and the best of them is taken.
+
         Raises:
             InputError: nothing fits; says what the smallest bundle needs.
         """
-        overhead = self._overhead(frontier(self._options)[0])
-        for _ in range(ROUNDS):
-            solution = within_bytes(self._options, limit_bytes - overhead)
-            if solution is None:
-                smallest = self._size_of(self._schemes(frontier(self._options)[0]))
-                raise InputError(
-                    f"size is {limit_bytes / 1e6:.1f} MB, expected at least {smallest / 1e6:.1f} MB for this model"
-                )
-            size_bytes = self._size_of(self._schemes(solution))
-            if size_bytes <= limit_bytes:
-                break
-            overhead += size_bytes - limit_bytes  # borders between tensors have moved
-        else:
-            raise InputError(f"size is {limit_bytes / 1e6:.1f} MB: no plan was found that fits")
-        return self._plan(solution, self._correction(solution))
+        found = [self._fitting(limit_bytes, fewest) for fewest in (2, 4)]
+        found.append(self._uniform_within(limit_bytes))
+        candidates = list(dict.fromkeys(solution for solution in found if solution is not None))
+        if not candidates:
+            smallest = self._size_of(self._schemes(frontier(self._options)[0]))
+            raise InputError(
+                f"size is {limit_bytes / 1e6:.1f} MB, expected at least {smallest / 1e6:.1f} MB for this model"
+            )
+        losses = [self._lost(solution) for solution in candidates]
+        best = losses.index(min(losses))
+        return self._plan(candidates[best], losses[best])
 
     def for_loss(self, limit: float) -> Plan:
         """The smallest plan that loses at most so much.
@@ -162,17 +164,25 @@ class Planner:
         Raises:
             InputError: the most exact plan loses more.
         """
-        correction, solution = 1.0, None
+        correction = 1.0
+        best: tuple[Solution, float] | None = None
         for _ in range(ROUNDS):
             solution = within_loss(self._options, limit / correction)
             if solution is None:
-                least = frontier(self._options)[-1].loss * correction
-                raise InputError(f"loss is {limit:g}, expected at least {least:.2g} for this model")
-            before, correction = correction, self._correction(solution)
-            if abs(correction / before - 1) < 0.05:
                 break
-        assert solution is not None  # ROUNDS is not 0
-        return self._plan(solution, correction)
+            lost = self._lost(solution)
+            if lost <= limit and (best is None or solution.size_bytes < best[0].size_bytes):
+                best = solution, lost
+            if 0.95 * limit <= lost <= limit:
+                break
+            correction = min(max(lost / max(solution.loss, 1e-12), 0.02), 50.0) * 1.01
+        if best is None:
+            finest = frontier(self._options)[-1]
+            lost = self._lost(finest)
+            if lost > limit:
+                raise InputError(f"loss is {limit:g}, expected at least {lost:.2g} for this model")
+            best = finest, lost
+        return self._plan(*best)
 
     def uniform(self, scheme: Scheme) -> Plan:
         """The same scheme for every tensor, to compare with."""
@@ -187,32 +197,57 @@ class Planner:
             for name, (_, linear) in graph.linears().items():
                 scheme = tensors.get(f"{part}: {name}")
                 if scheme is not None:
-                    codes = self._quantize(graph.weight(linear), scheme, self._statistics(f"{part}: {name}"))
-                    changed.setdefault(part, {})[name] = dequantize(codes)
+                    changed.setdefault(part, {})[name] = self._coded.weight(part, linear, scheme)
         return self._meter.loss(changed)
 
-    def _correction(self, solution: Solution) -> float:
-        """How much more, or less, is lost together than one by one."""
-        measured = self.measured(self._schemes(solution)).mean_kl
-        return min(max(measured / max(solution.loss, 1e-12), 0.05), 20.0)
+    def _fitting(self, limit_bytes: int, fewest_bits: int) -> Solution | None:
+        """The solver's choice of schemes of at least so many bits, for a whole bundle of a size."""
+        kept = [[at for at, scheme in enumerate(s.schemes) if scheme.bits >= fewest_bits] for s in self._sensitivities]
+        options = [[own[at] for at in some] for own, some in zip(self._options, kept, strict=True)]
+        overhead = 0
+        for _ in range(ROUNDS):
+            found = within_bytes(options, limit_bytes - overhead)
+            if found is None:
+                return None
+            chosen = tuple(some[at] for some, at in zip(kept, found.chosen, strict=True))
+            solution = Solution(chosen, found.size_bytes, found.loss)
+            size_bytes = self._size_of(self._schemes(solution))
+            if 0 <= limit_bytes - size_bytes <= NEAR * limit_bytes:
+                return solution
+            if size_bytes <= limit_bytes and overhead:
+                return solution
+            overhead += size_bytes - limit_bytes  # what no tensor's choice changes, and borders between tensors
+        return None
 
-    def _plan(self, solution: Solution, correction: float) -> Plan:
+    def _uniform_within(self, limit_bytes: int) -> Solution | None:
+        """The uniform solution that seems best of those that fit."""
+        found = []
+        for scheme in SCHEMES:
+            chosen = tuple(s.schemes.index(scheme) if scheme in s.schemes else 0 for s in self._sensitivities)
+            there = [options[at] for options, at in zip(self._options, chosen, strict=True)]
+            found.append(Solution(chosen, sum(o.size_bytes for o in there), sum(o.loss for o in there)))
+        for solution in sorted(found, key=lambda s: s.loss):
+            if solution.size_bytes < limit_bytes and self._size_of(self._schemes(solution)) <= limit_bytes:
+                return solution
+        return None
+
+    def _lost(self, solution: Solution) -> float:
+        return self.measured(self._schemes(solution)).mean_kl
+
+    def _plan(self, solution: Solution, loss: float) -> Plan:
+        """Its own loss is the measured one; that of its neighbours is the solver's, as far off as it was here."""
         tensors = self._schemes(solution)
         size_bytes = self._size_of(tensors)
-        every = frontier(self._options)
-        shown = every[:: max(1, len(every) // FRONTIER_POINTS)]
+        every, correction = frontier(self._options), loss / max(solution.loss, 1e-12)
+        shown = every[:: max(1, -(-len(every) // FRONTIER_POINTS))]
         beside = size_bytes - solution.size_bytes
         return Plan(
             method=self._method,
             tensors=tensors,
             size_bytes=size_bytes,
-            loss=solution.loss * correction,
+            loss=loss,
             frontier=tuple((s.size_bytes + beside, s.loss * correction) for s in shown),
         )
 
     def _schemes(self, solution: Solution) -> dict[str, Scheme | None]:
         return {s.key: s.schemes[at] for s, at in zip(self._sensitivities, solution.chosen, strict=True)}
-
-    def _overhead(self, solution: Solution) -> int:
-        """Bytes of a bundle that are not of tensors with a choice."""
-        return self._size_of(self._schemes(solution)) - solution.size_bytes

@@ -3,40 +3,51 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 from palmtop.errors import InputError
 from palmtop.export.arch import Model
+from palmtop.export.bundle_files import Making
 from palmtop.export.checkpoint import Checkpoint
 from palmtop.export.recipe import CALIBRATED, METHODS, Recipe
+from palmtop.export.workers import plan_workers
 from palmtop.quantize.scheme import Scheme
-from palmtop.runtime.machine import available_memory
+from palmtop.runtime.machine import available_memory, rss_bytes
+from palmtop.runtime.manifest import Manifest
 
 from . import Plan, Planned, with_fallback
 from .calibrate import StatisticsFolder, calibrate
+from .coded import CodedModel
 from .float_model import FloatModel
 from .loss import LossMeter
 from .planner import Planner, measure
 from .request import Request
-from .samples import SampleReader, packaged_questions, read_questions
-from .size import float_bundle, graph_bytes, linear_names, other_bytes
+from .samples import Sample, SampleReader, packaged_questions, read_questions
+from .size import bundle_bytes, float_bundle, linear_names
 
-JUDGED_ALONE = 4  # samples of a mode that every tensor is judged on by itself, twice
-JUDGED_TOGETHER = 32  # that whole plans are judged on
+JUDGED_EVERY = 4  # of a mode's samples the fourth, the eighth ... are not calibrated on: plans are judged on them
+SPLIT_FROM = 8  # fewer samples serve both purposes
+JUDGED_ALONE = 8  # of those, that every tensor is judged on by itself, twice; whole plans are on the others
 Report = Callable[[str], None]
 
 
 @contextmanager
 def prepared(
-    checkpoint: Checkpoint, model: Model, recipe: Recipe, request: Request, report: Report | None = None
+    checkpoint: Checkpoint,
+    model: Model,
+    recipe: Recipe,
+    request: Request,
+    report: Report | None = None,
+    ram_bytes: int | None = None,
 ) -> Iterator[Planned]:
     """A plan and its statistics, which are on disk while the block runs.
 
     Raises:
-        InputError: a size or loss cannot be had, samples cannot be used, or a plan names what is not there.
+        InputError: a size or loss cannot be had, samples cannot be used, a plan names what is not there, or the
+            work needs more than the memory limit.
     """
     tell = report or (lambda _: None)
     plan = request.plan or Plan(method=recipe.method, tensors={})
@@ -50,37 +61,30 @@ def prepared(
     with tempfile.TemporaryDirectory(prefix="palmtop-plan-") as temporary:
         folder = Path(temporary)
         tell("float model")
-        manifest = float_bundle(folder / "float", checkpoint, model, recipe)
+        making = Making(workers=plan_workers(ram_bytes, rss_bytes() or 0))
+        manifest = float_bundle(folder / "float", checkpoint, model, recipe, making)
         float_model = FloatModel(folder / "float", manifest)
-        reader = SampleReader(folder / "float", manifest)
-        prose = manifest.decoder.vocab_size
-        questions = (
-            packaged_questions(list(manifest.routes), request.items, prose)
-            if request.samples is None
-            else read_questions(request.samples)
-        )
-        samples = [reader.read(question) for question in questions]
+        samples = _samples(folder / "float", manifest, request)
+        judged = judged_of(samples) if request.is_solved else []
+        refuse_little_memory(float_model, samples, judged, ram_bytes)
         (folder / "statistics").mkdir()
         statistics = StatisticsFolder(folder / "statistics")
-        calibrate(float_model, samples, statistics, lambda part: tell(f"calibration: {part}"))
+        apart = {id(sample) for sample in judged} if len(judged) < len(samples) else set()
+        seen = [sample for sample in samples if id(sample) not in apart]
+        calibrate(float_model, seen, statistics, lambda part: tell(f"calibration: {part}"))
         if request.is_solved:
-            few, many = (
-                [s for mode in manifest.routes for s in [x for x in samples if x.mode == mode][-count:]]
-                for count in (JUDGED_ALONE, JUDGED_TOGETHER)
-            )
-            opened = FloatModel(folder / "float", manifest, open_sessions=_stages_in_memory(checkpoint))
-            alone = LossMeter(opened, few)
-            sensitivities = measure(opened, alone, quantizer, statistics.find, lambda key: tell(f"sensitivity: {key}"))
-            rest = other_bytes(folder / "float") - (folder / "float" / "bundle.json").stat().st_size
+            alone, together = in_two(judged)
+            opened = FloatModel(folder / "float", manifest, open_sessions=_stages_in_memory(checkpoint, ram_bytes))
+            coded = CodedModel(opened, quantizer, statistics.find)
+            meter = LossMeter(opened, alone)
+            sensitivities = measure(opened, meter, coded, lambda key: tell(f"sensitivity: {key}"))
 
-            def size_of(tensors: object) -> int:
-                graphs = graph_bytes(model, recipe, Plan(method=plan.method, tensors=tensors))  # type: ignore[arg-type]
-                return graphs + rest
+            def size_of(tensors: Mapping[str, Scheme | None]) -> int:
+                own = Plan(method=plan.method, tensors=tensors)
+                return bundle_bytes(folder / "float", manifest, model, recipe, own)
 
             tell("solver")
-            planner = Planner(
-                opened, LossMeter(opened, many), sensitivities, quantizer, plan.method, statistics.find, size_of
-            )
+            planner = Planner(opened, LossMeter(opened, together), sensitivities, coded, plan.method, size_of)
             if request.size_bytes is not None:
                 plan = planner.for_size(request.size_bytes)
             elif request.loss is not None:
@@ -91,10 +95,73 @@ def prepared(
         yield Planned(plan=plan, quantizer=with_fallback(quantizer), statistics=statistics.find)
 
 
-def _stages_in_memory(checkpoint: Checkpoint) -> int:
-    """Every stage where the float model fits twice into memory, else one at a time."""
-    free = available_memory()
-    return 1 if free is not None and 12 * checkpoint.size_bytes // 2 > free else 4096
+def _samples(folder: Path, manifest: Manifest, request: Request) -> list[Sample]:
+    reader, vocabulary = SampleReader(folder, manifest), manifest.decoder.vocab_size
+    questions = (
+        packaged_questions(list(manifest.routes), request.items, vocabulary)
+        if request.samples is None
+        else read_questions(request.samples)
+    )
+    return [reader.read(question) for question in questions]
+
+
+def judged_of(samples: Sequence[Sample]) -> list[Sample]:
+    """Of every mode those that plans are judged on; a mode with few samples gives all of them."""
+    found: list[Sample] = []
+    for mode in dict.fromkeys(sample.mode for sample in samples):
+        own = [sample for sample in samples if sample.mode == mode]
+        found += own[JUDGED_EVERY - 1 :: JUDGED_EVERY] if len(own) >= SPLIT_FROM else own
+    return found
+
+
+def in_two(judged: Sequence[Sample]) -> tuple[list[Sample], list[Sample]]:
+    """Those that single tensors are judged on, and others for whole plans.
+
+    A solver takes what seems harmless on its samples; how harmless that is, other samples have to say.
+    """
+    alone: list[Sample] = []
+    together: list[Sample] = []
+    for mode in dict.fromkeys(sample.mode for sample in judged):
+        own = [sample for sample in judged if sample.mode == mode]
+        count = min(JUDGED_ALONE, len(own) // 2)
+        alone += own[:count] or own
+        together += own[count:]
+    return alone, together
+
+
+def refuse_little_memory(
+    model: FloatModel, samples: Sequence[Sample], judged: Sequence[Sample], ram_bytes: int | None
+) -> None:
+    """Refuse a memory limit that one layer, its statistics and the judged samples do not fit into.
+
+    An estimate from below: a layer's weights mapped, copied and prepacked; second moments in float32 and four
+    times in float64 while they are solved; float32 logits, and a sample's three times in float64.
+    """
+    if ram_bytes is None:
+        return
+    stages = [stage for graph in model.graphs.values() for stage in graph.stages]
+    shapes = [
+        [graph.shape(linear) for linear in stage.linears] for graph in model.graphs.values() for stage in graph.stages
+    ]
+    layer = max(sum(4 * rows * columns for rows, columns in of_stage) for of_stage in shapes)
+    widest = max((columns for of_stage in shapes for _, columns in of_stage), default=0)
+    together = max(sum(4 * columns**2 for _, columns in of_stage) for of_stage in shapes)
+    positions = [len(sample.positions) for sample in judged]
+    logits = model.manifest.decoder.vocab_size * (4 * sum(positions) + 24 * max(positions, default=0))
+    hidden = 4 * model.manifest.decoder.hidden_size * sum(len(s.input_ids) for s in samples)
+    kept = len(stages) * hidden if judged else hidden
+    needed = (rss_bytes() or 0) + 3 * layer + together + 36 * widest**2 + logits + kept
+    if needed > ram_bytes:
+        raise InputError(
+            f"ram is {ram_bytes / 1e6:.0f} MB, expected at least {needed / 1e6:.0f} MB to calibrate or plan this model;"
+            " --plan-file replays a plan that was made with rtn, search or hqq in less"
+        )
+
+
+def _stages_in_memory(checkpoint: Checkpoint, ram_bytes: int | None) -> int:
+    """Every stage where the float model fits three times into memory, else one at a time."""
+    free = [count for count in (available_memory(), ram_bytes) if count is not None]
+    return 1 if free and 6 * checkpoint.size_bytes > min(free) else 4096
 
 
 def _uniform(model: FloatModel, recipe: Recipe) -> dict[str, Scheme | None]:

@@ -16,7 +16,7 @@ class Request:
     """What a user asks of a plan; at most one of size, loss and plan.
 
     Attributes:
-        size_bytes: of the whole bundle at most, ``quality.json`` and ``plan.json`` left out.
+        size_bytes: of the whole bundle at most, ``quality.json`` left out.
         loss: mean KL over the modes at most, in nats.
         plan: to be replayed.
         samples: lines of JSON; None for the packaged ones.
@@ -27,7 +27,7 @@ class Request:
     loss: float | None = None
     plan: Plan | None = None
     samples: Path | None = None
-    items: int = 24
+    items: int = 96
 
     def __post_init__(self) -> None:
         given = [name for name in ("size_bytes", "loss", "plan") if getattr(self, name) is not None]

@@ -16,17 +16,22 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from palmtop.export.arch import Model
+from palmtop.export.bundle_files import Making, build_graphs, export_parts, write_bundle
+from palmtop.export.bundle_manifest import PLAN_FILE, gated_adapters, manifest_text
 from palmtop.export.checkpoint import Checkpoint
-from palmtop.export.convert import build_graphs, export_parts, write_bundle
 from palmtop.export.graph.lora import Adapter, LoraPair
+from palmtop.export.parts import count_parts
 from palmtop.export.recipe import Recipe
 from palmtop.export.weight import Weight, Weights
 from palmtop.export.weight_file import LINE, PAGE, PAGE_ALIGNED_FROM
 from palmtop.export.workers import Workers
 from palmtop.quantize.scheme import QuantizedTensor, Scheme
 from palmtop.quantize.statistics import Statistics
+from palmtop.runtime.manifest import MANIFEST_FILE, FileSpec, Manifest
 
 from . import Plan, Planned
+
+PREDICTED, FRONTIER_POINTS = (1_000_000_000, 0.0123456), 40  # what a solved plan says, and of how many neighbours
 
 
 class CountingSink:
@@ -71,7 +76,32 @@ class CountingSink:
 
 def graph_bytes(model: Model, recipe: Recipe, plan: Plan) -> int:
     """Of the graphs and their weights, as ``write_bundle`` would write them."""
-    blank, total = _blank_model(model), 0
+    return _built(model, recipe, plan)[0]
+
+
+def bundle_bytes(folder: Path, manifest: Manifest, model: Model, recipe: Recipe, plan: Plan) -> int:
+    """Of a whole bundle that follows a plan, without ``quality.json``.
+
+    Args:
+        folder: of the float bundle; its configuration and tokenizer are the planned one's.
+        manifest: of the float bundle.
+        model: the checkpoint's.
+        recipe: of the planned bundle.
+        plan: solved or not: what it predicts is counted as if it were there, a digit more or less.
+    """
+    weights, graphs = _built(model, recipe, plan)
+    size_bytes, loss = PREDICTED
+    filled = replace(plan, size_bytes=size_bytes, loss=loss, frontier=(PREDICTED,) * FRONTIER_POINTS)
+    listed = {**manifest.files, PLAN_FILE: FileSpec(size_bytes=10_000, sha256="0" * 64)}
+    parts = count_parts(graphs, [a.name for a in gated_adapters(model, recipe)])
+    described = replace(manifest, parts=parts, files=listed, recipe=recipe.to_dict())
+    own = (".onnx", ".bin", MANIFEST_FILE)
+    others = (p.stat().st_size for p in folder.rglob("*") if p.is_file() and not p.name.endswith(own))
+    return weights + len(filled.text().encode()) + len(manifest_text(described).encode()) + sum(others)
+
+
+def _built(model: Model, recipe: Recipe, plan: Plan) -> tuple[int, list[tuple[str, ir.Model]]]:
+    blank, total, graphs = _blank_model(model), 0, []
     for part in export_parts(model):
         sink = CountingSink(part)
         graph = build_graphs(blank, recipe, part, sink, _without_codes(plan))
@@ -79,7 +109,8 @@ def graph_bytes(model: Model, recipe: Recipe, plan: Plan) -> int:
             ir.save(graph, Path(folder) / "graph.onnx")
             total += (Path(folder) / "graph.onnx").stat().st_size
         total += sink.size_bytes
-    return total
+        graphs.append((part, graph))
+    return total, graphs
 
 
 def linear_names(model: Model, recipe: Recipe) -> set[str]:
@@ -91,12 +122,6 @@ def linear_names(model: Model, recipe: Recipe) -> set[str]:
         build_graphs(blank, everything, part, sink, _without_codes(Plan(method="", tensors={})))
         found |= {f"{part}: {name.removesuffix('.codes')}" for name in sink.names if name.endswith(".codes")}
     return found
-
-
-def other_bytes(folder: Path) -> int:
-    """Of a written bundle's files that no plan changes: configuration and tokenizer."""
-    files = (p for p in folder.rglob("*") if p.is_file())
-    return sum(p.stat().st_size for p in files if p.suffix not in (".onnx", ".bin"))
 
 
 def _without_codes(plan: Plan) -> Planned:
@@ -132,7 +157,12 @@ def _bare(adapter: Adapter) -> Adapter:
     return replace(adapter, pair=pair)
 
 
-def float_bundle(folder: Path, checkpoint: Checkpoint, model: Model, recipe: Recipe) -> Any:
+def float_bundle(
+    folder: Path, checkpoint: Checkpoint, model: Model, recipe: Recipe, making: Making | None = None
+) -> Manifest:
     """Write the float bundle that plans are made with; its manifest."""
     folder.mkdir()
-    return write_bundle(folder, checkpoint, model, replace(recipe, bits=32, head_bits=None, encoder_bits=None))
+    as_float = replace(
+        recipe, bits=32, head_bits=None, encoder_bits=None, draft_rows=1, target=None, target_context=None, soc=None
+    )
+    return write_bundle(folder, checkpoint, model, as_float, making)

@@ -136,6 +136,11 @@ class StagedGraph:
         array = onnx.numpy_helper.to_array(tensor, base_dir=str(self.path.parent))
         return np.ascontiguousarray(array.T if linear.is_turned else array, np.float32)
 
+    def shape(self, linear: Linear) -> tuple[int, int]:
+        """Of that weight."""
+        first, second = (int(size) for size in self._weights[linear.weight].dims)
+        return (second, first) if linear.is_turned else (first, second)
+
     def close(self) -> None:
         """Drop every loaded stage."""
         self._sessions.clear()
@@ -151,6 +156,9 @@ class StagedGraph:
             return self._sessions[key]
         while len(self._sessions) >= self._open_sessions:
             self._sessions.popitem(last=False)
+        others = [other for other in self._sessions if other[1]]
+        while len(others) >= len(self.stages):  # of weights that were changed once and will not be again
+            del self._sessions[others.pop(0)]
         path = self.path.with_name(f"{self.path.stem}-stage.onnx")
         path.write_bytes(self._model(number, fed, wanted, live).SerializeToString())
         options = ort.SessionOptions()

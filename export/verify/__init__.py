@@ -13,13 +13,18 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from palmtop.export.adapters.install import add_adapter
 from palmtop.export.arch import Model, find
+from palmtop.export.bundle_files import Making
+from palmtop.export.bundle_manifest import PLAN_FILE, expected_manifest
 from palmtop.export.checkpoint import Checkpoint
-from palmtop.export.convert import PLAN_FILE, Making, expected_manifest
+from palmtop.export.graph.kv_cache import KvCache
+from palmtop.export.kv import with_cache
+from palmtop.export.kv.stored import stored_cache
 from palmtop.export.plan import Planned
 from palmtop.export.recipe import Recipe
 from palmtop.export.tokenizer_files import CHAT_TEMPLATE_FILE
@@ -30,7 +35,8 @@ from palmtop.runtime.machine import available_memory, rss_bytes
 from . import adapters as proofs
 from .adapters import Loras
 from .answers import accuracy, worst
-from .decoders import STEPS, Decoders, Divergence, Pair, Question, Reference, compared_answers, encoders_snr
+from .decoders import Decoders, Divergence, Pair, Question, Reference, compared_answers, encoders_snr
+from .kv_loss import cache_loss, judge_cache
 from .neighbours import neighbours, weight_bytes
 from .quality import Agreement, Check, Quality, agreement
 from .samples import SampleReader, packaged_messages
@@ -91,11 +97,17 @@ def verify(
         f"adapter {name}: was added; to compare it with its original name the folder: --lora {name}=PEFT_FOLDER"
         for name in unknown
     )
+    kv_cache: dict[str, Any] = {}
+    if bundle.manifest.decoder.kv_bits != 32:
+        tell("KV cache")
+        loss, shortened = cache_loss(bundle, items, tell, ram_bytes)
+        checks += judge_cache(loss) if loss else []
+        kv_cache, skipped = loss.to_dict() if loss else {}, (*skipped, *filter(None, [shortened]))
     if reason := _too_large(checkpoint, ram_bytes):
-        return _summed_up(started, checks, tensors, skipped=(*skipped, reason))
+        return _summed_up(started, checks, tensors, kv_cache=kv_cache, skipped=(*skipped, reason))
     with tempfile.TemporaryDirectory(prefix="palmtop-verify-") as temporary:
         tell("float reference")
-        reference = _make_reference(Path(temporary), checkpoint, model, recipe, loras, _planned(bundle), workers)
+        reference = _make_reference(Path(temporary), checkpoint, model, recipe, loras, bundle, workers)
         tell("logits")
         decoders = Decoders(bundle, reference)
         questions, readers = _questions(bundle, reference, items)
@@ -123,7 +135,7 @@ def verify(
         tell("blends")
         checks += proofs.blending(bundle, Bundle(reference.float_folder, reference.float_manifest), pairs)
     return replace(
-        _summed_up(started, checks, tensors, modes=modes, adapters=adapters, skipped=skipped),
+        _summed_up(started, checks, tensors, modes=modes, adapters=adapters, kv_cache=kv_cache, skipped=skipped),
         encoders=encoders_snr(pairs),
         weight_bytes=weight_bytes(bundle.path),
         accuracy=accuracy(compared),
@@ -139,6 +151,7 @@ def _summed_up(
     *,
     modes: dict[str, Agreement] | None = None,
     adapters: dict[str, dict[str, float]] | None = None,
+    kv_cache: dict[str, Any],
     skipped: tuple[str, ...] = (),
 ) -> Quality:
     return Quality(
@@ -146,6 +159,7 @@ def _summed_up(
         modes=modes or {},
         adapters=adapters or {},
         tensors={k: {"snr_db": round(v.snr_db, 2), "bits": v.bits} for k, v in tensors.items()},
+        kv_cache=kv_cache,
         skipped=skipped,
         seconds=round(time.perf_counter() - started, 2),
     )
@@ -171,7 +185,7 @@ def _same_manifest(
 ) -> list[Check]:
     """What the manifest says beside weights is what this checkpoint and recipe give."""
     manifest = bundle.manifest
-    expected = expected_manifest(checkpoint, model, recipe, workers)
+    expected = expected_manifest(checkpoint, with_cache(model, KvCache(bits=recipe.kv)), recipe, workers)
     template = bundle.file(CHAT_TEMPLATE_FILE).read_text("utf-8")
     pairs: dict[str, tuple[object, object]] = {
         "routes": ({n: r for n, r in manifest.routes.items() if n not in manifest.tasks}, expected.routes),
@@ -203,10 +217,13 @@ def _make_reference(
     model: Model,
     recipe: Recipe,
     loras: Loras,
-    planned: Planned | None,
+    bundle: Bundle,
     workers: Workers,
 ) -> Reference:
-    from palmtop.export.convert import write_bundle
+    from palmtop.export.bundle_files import write_bundle
+
+    planned, decoder = _planned(bundle), bundle.manifest.decoder
+    alike = with_cache(model, stored_cache(bundle.file(decoder.file), decoder))
 
     float_folder, plain_folder = folder / "float", folder / "plain"
     for each in (float_folder, plain_folder):
@@ -217,7 +234,7 @@ def _make_reference(
         add_adapter(float_folder, path, name)
     float_manifest = open_bundle(float_folder, hashes=False).manifest
     plain = replace(recipe, adapters="none") if recipe.adapter_mode == "gated" else recipe
-    plain_manifest = write_bundle(plain_folder, checkpoint, model, plain, Making(workers=workers), planned)
+    plain_manifest = write_bundle(plain_folder, checkpoint, alike, plain, Making(workers=workers), planned)
     return Reference(float_folder, float_manifest, plain_folder, plain_manifest)
 
 
@@ -239,7 +256,7 @@ def _mode_agreement(decoders: Decoders, mode: str, pairs: list[Pair]) -> Agreeme
     weights = decoders.float_manifest.routes[mode].adapters if decoders.manifest.adapters else {}
     exact, found = [], []
     for pair in pairs:
-        tokens = decoders.exact.greedy(pair[0], decoders.gates(decoders.float_manifest, weights), STEPS)
+        tokens = decoders.answer(pair[0], weights)
         e, f = decoders.both(pair, weights, tokens)
         exact.append(e)
         found.append(f)
@@ -247,7 +264,7 @@ def _mode_agreement(decoders: Decoders, mode: str, pairs: list[Pair]) -> Agreeme
 
 
 def _judge_modes(modes: dict[str, Agreement], recipe: Recipe) -> list[Check]:
-    limit = MAX_LOGIT_SHARE[min(recipe.bits, recipe.bits_of_head, recipe.bits_of_encoders)]
+    limit = MAX_LOGIT_SHARE[min(recipe.bits, recipe.bits_of_head, recipe.bits_of_encoders, recipe.kv)]
     return [
         Check(
             name=f"{mode}: logits",

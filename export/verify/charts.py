@@ -11,6 +11,10 @@ from html import escape
 
 WIDTH, HEIGHT = 400, 300  # about a phone's pixels, so that text keeps its size
 LEFT, RIGHT, TOP, BOTTOM = 54, 14, 24, 40
+LETTER = 6.6  # width of a letter, about
+
+_Box = tuple[float, float, float, float]
+"""left, top, right, bottom"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,24 +46,32 @@ def scatter(points: Sequence[Point], curve: Sequence[tuple[float, float]], x_tit
     if line:
         path = " ".join(f"{x_axis.place(x):.1f},{y_axis.place(y):.1f}" for x, y in line)
         parts.append(f'<polyline points="{path}" fill="none" stroke="var(--soft)" stroke-dasharray="5 4"/>')
-    taken: list[float] = []
-    for point in sorted(points, key=lambda p: p.is_own):
-        x, y = x_axis.place(point.x), y_axis.place(max(point.y, 1e-9))
+    places = [(x_axis.place(p.x), y_axis.place(max(p.y, 1e-9))) for p in points]
+    taken: list[_Box] = [(x - 8, y - 8, x + 8, y + 8) for x, y in places]
+    for point, (x, y) in sorted(zip(points, places, strict=True), key=lambda pair: not pair[0].is_own):
         colour, radius = ("var(--mark)", 8) if point.is_own else ("var(--soft)", 5)
         parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius}" fill="{colour}"/>')
-        label_y = y - 10
-        while any(abs(label_y - other) < 15 for other in taken):
-            label_y += 15 if label_y < HEIGHT / 2 else -15
-            if not TOP < label_y < HEIGHT - BOTTOM:
-                break
-        taken.append(label_y)
-        anchor, shift = ("end", -10) if x > WIDTH / 2 else ("start", 10)
+        box = _free_place(x, y, LETTER * len(point.name), taken)
+        taken.append(box)
         weight = "bold" if point.is_own else "normal"
-        parts.append(
-            f'<text x="{x + shift:.1f}" y="{label_y:.1f}" text-anchor="{anchor}" font-weight="{weight}">'
-            f"{escape(point.name)}</text>"
-        )
+        parts.append(f'<text x="{box[0]:.1f}" y="{box[3] - 3:.1f}" font-weight="{weight}">{escape(point.name)}</text>')
     return "".join(parts) + "</svg>"
+
+
+def _free_place(x: float, y: float, width: float, taken: Sequence[_Box]) -> _Box:
+    """Where a label of a point fits beside what is there: the nearest of several places, the first if none is free."""
+    boxes = []
+    for down in (0, -14, 14, -28, 28, -42, 42):
+        for left in (x + 11, x - 11 - width, x - width / 2):
+            box = (left, y + down - 7, left + width, y + down + 7)
+            if left >= 0 and box[2] <= WIDTH and box[1] >= 12 and box[3] <= HEIGHT - BOTTOM:
+                boxes.append(box)
+    free = (box for box in boxes if not any(_overlap(box, other) for other in taken))
+    return next(free, (x + 11, y - 7, x + 11 + width, y + 7))
+
+
+def _overlap(one: _Box, other: _Box) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
 class _Axis:

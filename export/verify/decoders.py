@@ -19,7 +19,7 @@ from .probe import DecoderProbe, ProbeInput
 from .quality import kl, snr_db
 from .samples import SampleReader
 
-STEPS = 6  # teacher-forced tokens a question
+STEPS = 6  # teacher-forced tokens a question at most: what comes after an answer's end nobody sees
 
 Pair = tuple[ProbeInput, ProbeInput]
 """The same question, media encoded by the float bundle's encoders and by those under test."""
@@ -64,6 +64,11 @@ class Decoders:
             gates[adapter.gate] = weights.get(adapter.name, 0.0)
         return gates
 
+    def answer(self, prompt: ProbeInput, weights: dict[str, float], steps: int = STEPS) -> NDArray[np.int64]:
+        """The float decoder's greedy answer up to its end, which is included."""
+        ends = self.float_manifest.processor.text.eos_ids
+        return self.exact.greedy(prompt, self.gates(self.float_manifest, weights), steps, ends)
+
     def both(
         self, pair: Pair, weights: dict[str, float], tokens: NDArray[np.int64]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -99,8 +104,8 @@ def compared_answers(
     """One question answered greedily by both."""
     mode, messages, expected = question
     weights = decoders.float_manifest.routes[mode].adapters if decoders.manifest.adapters else {}
-    exact = decoders.exact.greedy(pair[0], decoders.gates(decoders.float_manifest, weights), MAX_TOKENS)
-    found = decoders.found.greedy(pair[1], decoders.gates(decoders.manifest, weights), MAX_TOKENS)
+    exact = decoders.answer(pair[0], weights, MAX_TOKENS)
+    found = decoders.found.greedy(pair[1], decoders.gates(decoders.manifest, weights), MAX_TOKENS, reader.eos_ids)
     divergence = kl(*decoders.both(pair, weights, exact[:STEPS]))
     return Compared(
         mode=mode,
@@ -131,7 +136,7 @@ class Divergence:
         for (mode, messages, _), (exact, _) in zip(self._questions, self._pairs, strict=True):
             weights = own.float_manifest.routes[mode].adapters if own.manifest.adapters else {}
             gates = own.gates(own.float_manifest, weights)
-            tokens = own.exact.greedy(exact, gates, STEPS)
+            tokens = own.answer(exact, weights)
             logits = probe.logits(reader.read(mode, messages), own.gates(manifest, weights), tokens)
             found.setdefault(mode, []).append(kl(own.exact.logits(exact, gates, tokens), logits))
         return float(np.mean([np.concatenate(values).mean() for values in found.values()]))

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from palmtop.export.arch import Model
+from palmtop.export.bundle_files import Making, write_bundle
 from palmtop.export.checkpoint import Checkpoint
-from palmtop.export.convert import Making, write_bundle
 from palmtop.export.recipe import Recipe
 from palmtop.runtime.manifest import Manifest
 

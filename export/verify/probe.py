@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from palmtop.errors import BundleError
 from palmtop.runtime.manifest import DecoderSpec
 
 LOG_ERRORS = 3
+CACHE_TYPES = {"tensor(float)": np.float32, "tensor(int8)": np.int8, "tensor(uint8)": np.uint8}
 WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 
 
@@ -96,16 +98,67 @@ class DecoderProbe:
             rows.append(logits)
         return np.stack(rows)
 
-    def greedy(self, prompt: ProbeInput, gates: NDArray[np.float32], steps: int) -> NDArray[np.int64]:
-        """[steps] tokens of the greedy answer, end-of-answer tokens included and passed over."""
+    def greedy(
+        self, prompt: ProbeInput, gates: NDArray[np.float32], steps: int, ends: Collection[int] = ()
+    ) -> NDArray[np.int64]:
+        """At most ``steps`` tokens of the greedy answer; it stops behind one of ``ends``, others are passed over."""
         tokens: list[int] = []
         cache, length, ids = None, 0, prompt.input_ids
         for _ in range(steps):
             logits, cache = self._run(ids, prompt, gates, cache, length, False)
             length += len(ids)
             tokens.append(int(logits.argmax()))
+            if tokens[-1] in ends:
+                break
             ids = np.array(tokens[-1:], np.int64)
         return np.array(tokens, np.int64)
+
+    def cache(self, prompt: ProbeInput, gates: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
+        """Keys and values of a prompt, [1, KV, S, D] by name: ``key.0``, ``value.0``, ``key.1``, ..."""
+        _, cache = self._run(prompt.input_ids, prompt, gates, None, 0, False)
+        return {".".join(reversed(name.split(".")[1:])): array for name, array in cache.items()}
+
+    def stream(
+        self, ids: NDArray[np.int64], gates: NDArray[np.float32], chunk: int, *, is_long: bool = False
+    ) -> Iterator[NDArray[np.float32]]:
+        """Logits [V] after each chunk of a text, in one cache that is allocated once and written in place.
+
+        Args:
+            ids: [S] the text.
+            gates: [A] adapter weights; ignored by a graph without adapters.
+            chunk: tokens that are read at a time.
+            is_long: use the long LongRoPE factors.
+        """
+        import onnxruntime as ort
+
+        binding = self._session.io_binding()
+        binding.bind_output("logits")  # the first of its outputs
+        for name, array in self._caches(len(ids)).items():
+            cache = ort.OrtValue.ortvalue_from_numpy(array)
+            binding.bind_ortvalue_input(name, cache)
+            binding.bind_ortvalue_output(name.replace("past_key_values.", "present."), cache)
+        fixed: dict[str, NDArray[Any]] = {
+            "media_index": np.zeros(len(ids), np.int64),
+            "media_features": np.zeros((1, self._spec.hidden_size), np.float32),
+            "adapter_gates": gates,
+            "rope_long": np.array([is_long]),
+        }
+        for start in range(0, len(ids), chunk):
+            stop = min(start + chunk, len(ids))
+            fed = {"input_ids": ids[None, start:stop], "attention_mask": np.ones((1, stop), np.int64), **fixed}
+            for name in fed.keys() & self._inputs.keys():
+                binding.bind_cpu_input(name, np.ascontiguousarray(fed[name]))
+            binding.bind_output("logits")
+            self._session.run_with_iobinding(binding)
+            yield binding.get_outputs()[0].numpy()[0, -1]
+
+    def _caches(self, length: int) -> dict[str, NDArray[Any]]:
+        """Zeros for every input of the cache, in the type that the graph has."""
+        return {
+            name: np.zeros((1, self._spec.num_kv_heads, length, there.shape[3]), CACHE_TYPES[there.type])
+            for name, there in self._inputs.items()
+            if name.startswith("past_key_values.")
+        }
 
     def _run(
         self,
@@ -127,10 +180,7 @@ class DecoderProbe:
             "adapter_gates": gates,
             "rope_long": np.array([is_long]),
         }
-        empty = np.zeros((1, self._spec.num_kv_heads, 0, self._spec.head_size), np.float32)
-        for name in self._inputs:
-            if name.startswith("past_key_values."):
-                feeds[name] = empty if cache is None else cache[name]
+        feeds |= self._caches(0) if cache is None else cache
         found = self._session.run(self._outputs, {k: v for k, v in feeds.items() if k in self._inputs})
         by_name = dict(zip(self._outputs, found, strict=True))
         logits = by_name.pop("logits")[0, -1]

@@ -61,6 +61,7 @@ class Quality:
         accuracy: right answers of float model and bundle by mode; only for a report.
         worst: prompts on which they part most; likewise.
         neighbours: other bundles of the checkpoint, with bytes and divergence; likewise.
+        kv_cache: what a quantised cache costs against a float one, by mode and by length of a text.
         skipped: what could not be measured, and why.
         seconds: what it took.
     """
@@ -72,6 +73,7 @@ class Quality:
     skipped: tuple[str, ...]
     seconds: float
     encoders: dict[str, float] = field(default_factory=dict)
+    kv_cache: dict[str, Any] = field(default_factory=dict)
     weight_bytes: int = 0
     accuracy: dict[str, dict[str, float]] = field(default_factory=dict)
     worst: list[dict[str, Any]] = field(default_factory=list)

@@ -32,12 +32,14 @@ td.n,th.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
 svg .soft{fill:var(--soft)}svg .axis{stroke:var(--line)}details{margin-top:8px}summary{cursor:pointer}
 .pair{display:grid;grid-template-columns:1fr 1fr;gap:8px;margin:4px 0 12px}.pair div{border:1px solid var(--line);
 border-radius:6px;padding:6px 8px;overflow-wrap:anywhere}.pair small{color:var(--soft);display:block}
+@media(max-width:480px){th,td{padding:5px 3px;font-size:.78rem}main{padding:10px}section{padding:12px}}
 pre{white-space:pre-wrap;overflow-wrap:anywhere;font-size:.75rem}dt{font-weight:600;margin-top:.5rem}dd{margin:0}
 """
 
 DEFINITIONS = {
     "KL": "Kullback-Leibler divergence of the bundle's next-token distribution from the float model's, in nats; the mean"
-    " over the judged tokens of the packaged questions. 0 is no difference.",
+    " over the tokens of the float model's answers to packaged questions, six of each at most. Computed by the bundle's own"
+    " kernels, with 8-bit activations where it asks for them. 0 is no difference.",
     "Mean KL": "The mean of the modes' KL, each mode with the same weight.",
     "Same top token": "Share of judged tokens whose most likely token is the float model's.",
     "Signal-to-noise ratio": "Energy of the float32 values over that of the difference, in decibels: 20 dB is an error"
@@ -48,8 +50,8 @@ DEFINITIONS = {
     " float model's: 1 and 1 are the same change.",
     "Neighbours": "Bundles of the same checkpoint that were made for this page by rounding with one setting for every"
     " layer, judged on the same questions.",
-    "Predicted": "What the planner says of other sizes: losses of single layers added up and corrected on one whole"
-    " plan.",
+    "Predicted": "What the planner says of other sizes: losses of single layers added up, as far off as they were for"
+    " the plan that was chosen. Of the weights alone, on its own questions: compare it with itself.",
 }
 
 
@@ -65,6 +67,7 @@ def render(quality: Mapping[str, Any], title: str, plan: Mapping[str, Any] | Non
         _summary(quality),
         _frontier(quality, plan),
         _modes(quality["modes"]),
+        _kv_cache(quality["kv_cache"]),
         _accuracy(quality["accuracy"]),
         _layers(quality["tensors"]),
         _adapters(quality["adapters"]),
@@ -142,6 +145,22 @@ def _modes(modes: Mapping[str, Any]) -> str:
     return _section("Agreement", note, _table(("mode", "KL", "worst", "same top", "tokens"), rows))
 
 
+def _kv_cache(loss: Mapping[str, Any]) -> str:
+    if not loss:
+        return ""
+    rows = [(escape(mode), each) for mode, each in loss["modes"].items()]
+    rows += [(f"text, up to {each['tokens']} tokens", each) for each in loss["by_length"]]
+    shown = [
+        (name, f"{each['mean_kl']:.5f}", f"{each['max_kl']:.4f}", f"{each['top1']:.1%}", str(each["positions"]))
+        for name, each in rows
+    ]
+    note = (
+        f"Keys and values are stored in {loss['bits']} bits. Next-token distributions of this bundle and of itself with a"
+        " float32 cache, everything else alike: what these bits alone cost."
+    )
+    return _section("KV cache", note, _table(("text", "KL", "worst", "same top", "tokens"), shown))
+
+
 def _accuracy(table: Mapping[str, Any]) -> str:
     if not table:
         return ""
@@ -157,7 +176,7 @@ def _accuracy(table: Mapping[str, Any]) -> str:
             escape(mode),
             f"{row['reference_right']}/{row['items']}",
             f"{row['found_right']}/{row['items']}",
-            f"{row['found_low']:.0%} to {row['found_high']:.0%}",
+            f"{100 * row['found_low']:.0f} to {row['found_high']:.0%}",
         )
         for mode, row in table.items()
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from palmtop.export.arch import Model
-from palmtop.export.convert import build_graphs, export_parts
+from palmtop.export.bundle_files import build_graphs, export_parts
 from palmtop.export.recipe import Recipe
 from palmtop.export.workers import Workers
 from palmtop.runtime.bundle import Bundle

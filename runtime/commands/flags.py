@@ -82,6 +82,11 @@ def generation_flags(command: Command) -> Command:
         show_default=True,
         help="Of the context: refuse the question, or leave out the oldest ones with their answers.",
     )
+    @click.option(
+        "--speculate/--no-speculate",
+        default=None,
+        help="Guess ahead from the text wherever possible, or never (default: where it is measured faster).",
+    )
     @click.option("--schema", type=click.Path(path_type=Path), help="Answer in JSON that this JSON schema allows.")
     @click.option("--regex", help="Answer with a text that matches this regular expression.")
     @click.option("--lark", type=click.Path(path_type=Path), help="Answer in the language of this Lark grammar.")
@@ -97,6 +102,7 @@ def generation_flags(command: Command) -> Command:
         stop: tuple[str, ...],
         timeout_s: float | None,
         on_overflow: OverflowRule,
+        speculate: bool | None,
         schema: Path | None,
         regex: str | None,
         lark: Path | None,
@@ -112,6 +118,7 @@ def generation_flags(command: Command) -> Command:
             stop=stop,
             timeout_s=timeout_s,
             on_overflow=on_overflow,
+            speculate=speculate,
             grammar=_grammar(schema, regex, lark),
         )
         return command(*args, options=options, **others)

@@ -12,7 +12,7 @@ from palmtop.errors import InputError
 from palmtop.runtime.bundle import Bundle, open_bundle
 from palmtop.runtime.machine import available_memory
 from palmtop.runtime.manifest import Manifest
-from palmtop.runtime.memory import MemoryPlan, largest_context, megabytes, plan_memory
+from palmtop.runtime.memory import MemoryPlan, kv_bytes_per_token, largest_context, megabytes, plan_memory
 from palmtop.runtime.placed import node_counts
 from palmtop.runtime.providers import CPU
 
@@ -107,6 +107,7 @@ def _as_data(bundle: Bundle, plan: MemoryPlan) -> dict[str, Any]:
         "routes": {name: route.adapters for name, route in manifest.routes.items()},
         "context_length": manifest.decoder.context_length,
         "original_context": manifest.decoder.original_context,
+        "kv_cache": {"bits": manifest.decoder.kv_bits, "bytes_per_token": kv_bytes_per_token(manifest)},
         "memory": {
             "context": plan.context,
             **{name: getattr(plan, name) for name in MEMORY_ROWS},
@@ -176,6 +177,7 @@ def _show_memory(console: Any, manifest: Manifest, plan: MemoryPlan) -> None:
     decoder = manifest.decoder
     rope = "" if decoder.original_context is None else f" (long rotary factors beyond {decoder.original_context})"
     console.print(f"context: up to {decoder.context_length} tokens{rope}")
+    console.print(f"KV cache: {decoder.kv_bits} bits, {kv_bytes_per_token(manifest)} bytes a token")
     table = Table(f"memory for {plan.context} tokens")
     table.add_column("bytes", justify="right")
     for name in MEMORY_ROWS:

@@ -114,6 +114,8 @@ def summary(reply: Reply) -> str:
         f"[{reply.mode}, {adapters}; {usage.prompt_tokens} prompt tokens ({usage.cached_tokens} cached), "
         f"{usage.ttft_s:.2f} s to the first of {usage.completion_tokens}, then {usage.tokens_per_s:.1f}/s"
     )
+    if usage.drafted_tokens:
+        line += f"; {usage.accepted_tokens} of {usage.drafted_tokens} guesses came true"
     if usage.trimmed_messages:
         line += f"; {usage.trimmed_messages} oldest messages left out"
     if usage.reprefilled is not None:

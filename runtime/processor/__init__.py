@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from palmtop.errors import BundleError, InputError
 
+from .between import Between, go_on
 from .spec import AudioSpec, ImageSpec, ProcessorSpec, TextSpec
 
 if TYPE_CHECKING:
@@ -71,8 +72,12 @@ class Processor:
         """Token ids of a conversation, and its media; see ``TextProcessor.prompt``."""
         return self.text.prompt(messages, tools=tools, add_generation_prompt=add_generation_prompt)
 
-    def tiles(self, item: MediaItem) -> ImageTiles:
+    def tiles(self, item: MediaItem, between: Between = go_on) -> ImageTiles:
         """Encoder input of an image; its ``rows`` is its number of feature rows.
+
+        Args:
+            item: the image.
+            between: called between two pieces of the work.
 
         Raises:
             InputError: the image cannot be read or used.
@@ -81,10 +86,14 @@ class Processor:
 
         if self.spec.image is None or item.kind != "image":
             raise InputError(f"{item.kind} {item.number}: expected an image and a model that takes images")
-        return tile_image(load_image(item.source), self.spec.image)
+        return tile_image(load_image(item.source, between), self.spec.image, between)
 
-    def log_mel(self, item: MediaItem) -> NDArray[np.float32]:
+    def log_mel(self, item: MediaItem, between: Between = go_on) -> NDArray[np.float32]:
         """Encoder input [T, n_mels] of a sound.
+
+        Args:
+            item: the sound.
+            between: called between two pieces of the work.
 
         Raises:
             InputError: the sound cannot be read or used.
@@ -93,7 +102,8 @@ class Processor:
 
         if self.spec.audio is None or item.kind != "audio":
             raise InputError(f"{item.kind} {item.number}: expected a sound and a model that takes sounds")
-        return log_mel(load_audio(item.source, self.spec.audio.rate_hz), self.spec.audio)
+        samples = load_audio(item.source, self.spec.audio.rate_hz, between)
+        return log_mel(samples, self.spec.audio, between)
 
     def sound_rows(self, frames: int) -> int:
         """Feature rows of a sound of that many frames.

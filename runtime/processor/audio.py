@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from palmtop.errors import InputError
 
+from .between import Between, go_on
 from .sound_file import load_audio
 from .spec import AudioSpec
 
@@ -26,12 +27,13 @@ FULL_SCALE = np.float32(32768)
 """The features were made for 16-bit samples."""
 
 
-def log_mel(samples: NDArray[np.float32], spec: AudioSpec) -> NDArray[np.float32]:
+def log_mel(samples: NDArray[np.float32], spec: AudioSpec, between: Between = go_on) -> NDArray[np.float32]:
     """Features of a sound.
 
     Args:
         samples: [N] mono, -1..1, at ``spec.rate_hz``.
         spec: frame and filter sizes.
+        between: called between two blocks of frames.
 
     Returns:
         [T, n_mels], T = (N - win_length) // hop_length + 1.
@@ -42,6 +44,7 @@ def log_mel(samples: NDArray[np.float32], spec: AudioSpec) -> NDArray[np.float32
     result = np.empty((count_frames(len(samples), spec), spec.n_mels), np.float32)
     start = 0
     for block in log_mel_blocks(samples, spec):
+        between()
         result[start : start + len(block)] = block
         start += len(block)
     return result

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from palmtop.errors import InputError
 
+from .between import Between, go_on
 from .image_file import load_image
 from .resize import resize_cubic, resize_triangle
 from .spec import ImageSpec
@@ -56,12 +57,13 @@ class _Layout:
     padding_below: int
 
 
-def tile_image(rgb: NDArray[np.uint8], spec: ImageSpec) -> ImageTiles:
+def tile_image(rgb: NDArray[np.uint8], spec: ImageSpec, between: Between = go_on) -> ImageTiles:
     """Resize, pad, normalise and cut an image.
 
     Args:
         rgb: [H, W, 3].
         spec: sizes and normalisation.
+        between: called between two pieces of the work.
 
     Raises:
         InputError: so narrow that the reference refuses it.
@@ -70,14 +72,15 @@ def tile_image(rgb: NDArray[np.uint8], spec: ImageSpec) -> ImageTiles:
     rows, columns = layout.grid
     side = spec.crop_size
     canvas = np.full((rows * side, columns * side, 3), WHITE, np.uint8)
-    canvas[: layout.height, : layout.width] = resize_triangle(rgb, layout.width, layout.height)
+    canvas[: layout.height, : layout.width] = resize_triangle(rgb, layout.width, layout.height, between)
     # [rows * C, columns * C, 3] -> [rows * columns, 3, C, C]
     tiles = canvas.reshape(rows, side, columns, side, 3).transpose(0, 2, 4, 1, 3).reshape(-1, 3, side, side)
     pixels = np.empty((1 + rows * columns, 3, side, side), np.float32)
     for channel in range(3):
+        between()
         levels = _grey_levels(spec.mean[channel], spec.std[channel])
         pixels[1:, channel] = levels[tiles[:, channel]]
-        pixels[0, channel] = resize_cubic(levels[canvas[None, :, :, channel]], side, side)[0]
+        pixels[0, channel] = resize_cubic(levels[canvas[None, :, :, channel]], side, side, between)[0]
     mask = _patch_mask(layout, spec)
     kept = mask[1:, ::2, ::2].reshape(rows, columns, spec.pooled, spec.pooled)
     useful = (int(kept[:, 0, :, 0].sum()), int(kept[0, :, 0].sum()))

@@ -14,18 +14,22 @@ from numpy.typing import NDArray
 
 from palmtop.errors import InputError
 
+from .between import Between, go_on
 from .image_header import EXPECTED, ImageHeader, read_header
 
 MAX_PIXELS = 1 << 27
 """Decoded, this many pixels are 400 MB."""
 MAX_FILE_BYTES = 1 << 28
+BLEND_ROWS = 256
+"""Rows laid over white at a time: bounds working memory and the wait for whoever wants to stop."""
 
 
-def load_image(source: str | Path | bytes | NDArray[np.uint8]) -> NDArray[np.uint8]:
+def load_image(source: str | Path | bytes | NDArray[np.uint8], between: Between = go_on) -> NDArray[np.uint8]:
     """Decode an image, upright and without alpha.
 
     Args:
         source: a path, the bytes of a file, or pixels: [H, W], [H, W, 1], [H, W, 3] RGB or [H, W, 4] RGBA.
+        between: called between two pieces of the work; OpenCV's decoding is one piece, of ``MAX_PIXELS`` at most.
 
     Returns:
         [H, W, 3] RGB.
@@ -34,7 +38,7 @@ def load_image(source: str | Path | bytes | NDArray[np.uint8]) -> NDArray[np.uin
         InputError: missing, empty, truncated, too large, or not an image.
     """
     if isinstance(source, np.ndarray):
-        return _from_pixels(source, "image array")
+        return _from_pixels(source, "image array", between)
     if not isinstance(source, (str, Path, bytes)):
         raise InputError(f"image: found {type(source).__name__}, expected a path, bytes, or an array of pixels")
     name = f"image of {len(source)} bytes" if isinstance(source, bytes) else str(source)
@@ -46,7 +50,10 @@ def load_image(source: str | Path | bytes | NDArray[np.uint8]) -> NDArray[np.uin
     if header.width * header.height > MAX_PIXELS:
         size = f"{header.width} x {header.height} pixels"
         raise InputError(f"{name}: found a {header.format} of {size}, expected at most {MAX_PIXELS} in all")
-    return _from_pixels(_decode(data, header, name), name)
+    between()
+    pixels = _decode(data, header, name)
+    between()
+    return _from_pixels(pixels, name, between)
 
 
 def _read_file(path: Path, name: str) -> bytes:
@@ -101,7 +108,7 @@ def _turn_upright(image: NDArray[Any], orientation: int) -> NDArray[Any]:
     return image
 
 
-def _from_pixels(image: NDArray[Any], name: str) -> NDArray[np.uint8]:
+def _from_pixels(image: NDArray[Any], name: str, between: Between) -> NDArray[np.uint8]:
     if image.dtype != np.uint8:
         raise InputError(f"{name}: the pixels are {image.dtype}, expected uint8")
     if image.ndim == 2:
@@ -111,7 +118,7 @@ def _from_pixels(image: NDArray[Any], name: str) -> NDArray[np.uint8]:
     if image.shape[2] == 1:
         image = np.repeat(image, 3, axis=2)
     elif image.shape[2] == 4:
-        image = _lay_over_white(image)
+        image = _lay_over_white(image, between)
     return np.ascontiguousarray(image)
 
 
@@ -121,8 +128,13 @@ def _finish_blend(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.asarray(np.minimum(blend, 255), np.uint8)
 
 
-def _lay_over_white(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def _lay_over_white(image: NDArray[np.uint8], between: Between) -> NDArray[np.uint8]:
     """Pillow's alpha_composite onto opaque white, with its integer rounding."""
-    alpha = image[:, :, 3:].astype(np.uint32)
-    blend = (image[:, :, :3] * alpha + 255 * (255 - alpha) + 128) << 7
-    return ((((blend >> 8) + blend) >> 8) >> 7).astype(np.uint8)
+    result = np.empty((*image.shape[:2], 3), np.uint8)
+    for top in range(0, len(image), BLEND_ROWS):
+        between()
+        rows = image[top : top + BLEND_ROWS]
+        alpha = rows[:, :, 3:].astype(np.uint32)
+        blend = (rows[:, :, :3] * alpha + 255 * (255 - alpha) + 128) << 7
+        result[top : top + BLEND_ROWS] = (((blend >> 8) + blend) >> 8) >> 7
+    return result

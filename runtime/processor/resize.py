@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .between import Between, go_on
+
 BAND_OUTPUTS = 64
 """Outputs of one small dense matrix: the filter is banded, a full matrix would be mostly zeros."""
 BLOCK_ROWS = 128
@@ -34,13 +36,14 @@ class _Band:
     matrix: NDArray[np.float32]
 
 
-def resize_triangle(image: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
+def resize_triangle(image: NDArray[np.uint8], width: int, height: int, between: Between = go_on) -> NDArray[np.uint8]:
     """Bilinear resize that antialiases when it shrinks, as torchvision's on uint8.
 
     Args:
         image: [H, W, C].
         width: columns of the result.
         height: rows of the result.
+        between: called between two pieces of the work.
 
     Returns:
         [height, width, C]; at most 1 grey level from torch's (equal where sums fit into 24 bits: up to 4x
@@ -56,6 +59,7 @@ def resize_triangle(image: NDArray[np.uint8], width: int, height: int) -> NDArra
         bands, scale = _triangle_bands(old_width, width)
         planes = np.empty((channels, old_height, width), np.uint8)
         for top in range(0, old_height, BLOCK_ROWS):
+            between()
             rows = image[top : top + BLOCK_ROWS].transpose(2, 0, 1).astype(np.float32)  # [C, rows, W]
             for band in bands:
                 sums = rows[:, :, band.first : band.last] @ band.matrix
@@ -66,18 +70,20 @@ def resize_triangle(image: NDArray[np.uint8], width: int, height: int) -> NDArra
     result = np.empty((height, width, channels), np.uint8)
     for band in bands:
         for channel in range(channels):
+            between()
             sums = band.matrix.T @ planes[channel, band.first : band.last].astype(np.float32)
             result[band.start : band.stop, :, channel] = _round(sums, scale)
     return result
 
 
-def resize_cubic(image: NDArray[np.float32], width: int, height: int) -> NDArray[np.float32]:
+def resize_cubic(image: NDArray[np.float32], width: int, height: int, between: Between = go_on) -> NDArray[np.float32]:
     """Bicubic resize without antialiasing, as torch's on float32.
 
     Args:
         image: [C, H, W].
         width: columns of the result.
         height: rows of the result.
+        between: called between two pieces of the work.
 
     Returns:
         [C, height, width]; not clamped, so edges may overshoot the input's range.
@@ -86,6 +92,7 @@ def resize_cubic(image: NDArray[np.float32], width: int, height: int) -> NDArray
     columns, column_weights = _cubic_taps(image.shape[2], width)
     result = np.zeros((image.shape[0], height, width), np.float32)
     for top in range(0, height, BLOCK_ROWS):
+        between()
         block = slice(top, top + BLOCK_ROWS)
         narrow = np.zeros((image.shape[0], len(rows[block]), image.shape[2]), np.float32)
         for tap in range(4):

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from palmtop.errors import InputError
 
+from .between import Between, go_on
+
 EXPECTED = "expected a WAV, FLAC, Ogg or MP3 file"
 MIN_SOUND_S = 0.02
 MAX_SAMPLES = 1 << 27
@@ -22,13 +24,16 @@ MIN_RATE_HZ, MAX_RATE_HZ = 1_000, 768_000
 BLOCK_SAMPLES = 1 << 18
 
 
-def load_audio(source: str | Path | bytes | tuple[NDArray[Any], int], rate_hz: int) -> NDArray[np.float32]:
+def load_audio(
+    source: str | Path | bytes | tuple[NDArray[Any], int], rate_hz: int, between: Between = go_on
+) -> NDArray[np.float32]:
     """Decode a sound.
 
     Args:
         source: a path, the bytes of a file, or (samples, rate in Hz); samples are [N] or [N, channels],
             floats of -1..1 or integers over their type's range.
         rate_hz: the rate wanted.
+        between: called between two blocks that are decoded or resampled.
 
     Returns:
         [M] float32, mono.
@@ -46,7 +51,7 @@ def load_audio(source: str | Path | bytes | tuple[NDArray[Any], int], rate_hz: i
         raise InputError(f"sound: found {type(source).__name__}, expected a path, bytes, or (samples, rate in Hz)")
     else:
         name = f"sound of {len(source)} bytes" if isinstance(source, bytes) else str(source)
-        samples, rate = _decode(source, rate_hz, name)
+        samples, rate = _decode(source, rate_hz, name, between)
     finite = np.isfinite(samples)
     if not finite.all():
         place = int(np.argmin(finite))
@@ -54,10 +59,10 @@ def load_audio(source: str | Path | bytes | tuple[NDArray[Any], int], rate_hz: i
     if len(samples) < MIN_SOUND_S * rate:
         length_ms = 1000 * len(samples) / rate
         raise InputError(f"{name}: the sound lasts {length_ms:.1f} ms, expected at least {1000 * MIN_SOUND_S:.0f} ms")
-    return _resample(samples, rate, rate_hz)
+    return _resample(samples, rate, rate_hz, between)
 
 
-def _decode(source: str | Path | bytes, rate_hz: int, name: str) -> tuple[NDArray[np.float32], int]:
+def _decode(source: str | Path | bytes, rate_hz: int, name: str, between: Between) -> tuple[NDArray[np.float32], int]:
     """Mono samples at the file's own rate, and that rate."""
     import soundfile
 
@@ -79,6 +84,7 @@ def _decode(source: str | Path | bytes, rate_hz: int, name: str) -> tuple[NDArra
             blocks = []
             # Not file.blocks(): behind a stream that breaks off it yields stale memory (soundfile 0.13).
             while len(block := file.read(BLOCK_SAMPLES, dtype="float32", always_2d=True)):
+                between()
                 blocks.append(block.mean(axis=1))
     except soundfile.LibsndfileError as error:
         reason = error.error_string.rstrip(".") or "broken stream"
@@ -127,10 +133,19 @@ def _check_size(samples: int, rate: int, rate_hz: int, name: str) -> None:
         raise InputError(f"{name}: the sound lasts {samples / rate:.0f} s at {rate} Hz, expected at most {most:.0f} s")
 
 
-def _resample(samples: NDArray[np.float32], rate: int, rate_hz: int) -> NDArray[np.float32]:
+def _resample(samples: NDArray[np.float32], rate: int, rate_hz: int, between: Between) -> NDArray[np.float32]:
+    """As ``librosa.resample`` with soxr_hq: the same library, block by block, and the same length."""
     if rate == rate_hz:
         return samples
-    import librosa
+    import soxr
 
-    resampled = librosa.resample(samples, orig_sr=rate, target_sr=rate_hz, res_type="soxr_hq")
-    return np.asarray(resampled, np.float32)
+    stream = soxr.ResampleStream(rate, rate_hz, 1, dtype="float32", quality="HQ")
+    result = np.zeros(-(-len(samples) * rate_hz // rate), np.float32)
+    done = 0
+    for start in range(0, len(samples), BLOCK_SAMPLES):
+        between()
+        stop = start + BLOCK_SAMPLES
+        block = stream.resample_chunk(samples[start:stop], last=stop >= len(samples))[: len(result) - done]
+        result[done : done + len(block)] = block
+        done += len(block)
+    return result

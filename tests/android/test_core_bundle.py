@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import os
 import re
@@ -70,6 +71,7 @@ def place(data: Any, where: str, value: object) -> None:
 
 
 WRONG = [
+    ("schema", 4),
     ("schema", 3),
     ("schema", 2),
     ("schema", 0),
@@ -282,11 +284,31 @@ def test_values_are_written_as_python_writes_them(core: Core, value: object) -> 
     assert core.ask("repr", of=value) == repr(value)
 
 
+KV_WRONG = [("decoder.kv_bits", value) for value in (..., 0, 5, 16, 64, 8.0, "8", True, None)]
+KV_WRONG += [("decoder.head_size", 17), ("schema", 2), ("decoder.kv_bits", 8)]
+
+
+@pytest.mark.parametrize(("where", "value"), KV_WRONG)
+def test_wrong_caches_are_refused_in_the_same_words(core: Core, tmp_path: Path, where: str, value: object) -> None:
+    """Of a bundle of 4 bits; of 8 bits, its genai_config.json would be another."""
+    bundle = write_toy_bundle(tmp_path / "toy", kv_bits=4)
+    core.ask("open", folder=str(bundle), hashes=True)
+    data = json.loads((bundle / "bundle.json").read_text())
+    place(data, where, value)
+    (bundle / "bundle.json").write_text(json.dumps(data))
+    same_words(core, bundle)
+
+
 @pytest.mark.parametrize("context", [64, 100, 5000, 131072])
 @pytest.mark.parametrize("media_rows", [None, 64])
-def test_memory_plans_are_equal(core: Core, int4_bundle: Path, context: int, media_rows: int | None) -> None:
+@pytest.mark.parametrize("kv_bits", [32, 8, 4])
+def test_memory_plans_are_equal(
+    core: Core, int4_bundle: Path, context: int, media_rows: int | None, kv_bits: int
+) -> None:
     data = json.loads((int4_bundle / "bundle.json").read_text())
     manifest = Manifest.from_dict(data)
+    manifest = dataclasses.replace(manifest, decoder=dataclasses.replace(manifest.decoder, kv_bits=kv_bits))
+    data = json.loads(json.dumps(manifest.to_dict()))
     plan = plan_memory(manifest, context=context, media_rows=media_rows, chunk=64)
     for available in (1 << 20, plan.text - 1, plan.text, plan.total, 1 << 33):
         asked = {"manifest": data, "context": context, "media_rows": media_rows, "chunk": 64, "available": available}

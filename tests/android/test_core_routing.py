@@ -1,4 +1,4 @@
-"""Manifests of both schemas and the rule of routes and adapters: the phone as the Python runtime, in the same words."""
+"""Older manifests and the rule of routes and adapters: the phone as the Python runtime, in the same words."""
 
 from __future__ import annotations
 
@@ -62,6 +62,7 @@ def test_a_file_that_is_null_may_be_missing(core: Core, bundle: Path) -> None:
     ("where", "value"),
     [
         ("schema", 1),
+        ("schema", 4),
         ("schema", 3),
         ("adapters.2.combine", ...),
         ("adapters.2.combine", "multiply"),

@@ -128,6 +128,21 @@ def test_at_accuracy_level_4_logits_are_near(usual: Both, task: Task) -> None:
     assert worst <= 0.02
 
 
+@pytest.fixture(scope="module")
+def speculating(
+    reference_checkpoint: Path, usual: Both, phone: Core, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Both]:
+    """After the tests of ``usual``: a bundle whose head gives logits of several positions."""
+    recipe = Recipe(accuracy_level=0, draft_rows=8)
+    yield from both(export_model(reference_checkpoint, tmp_path_factory.mktemp("bundles") / "rows", recipe), phone)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_bundle_for_speculation_answers_on_the_phone_without_guesses(speculating: Both, task: Task) -> None:
+    for number, item in enumerate(held_out_items(task, 6, 0)):
+        assert speculating.phone(item)["ids"] == list(speculating.python(task, number, item).token_ids)
+
+
 def teacher_forced(session: Session, item: Item, forced: list[int]) -> NDArray[np.float32]:
     """Python's logits after the prompt and after each forced token but the last."""
     conversation = session.conversation()

@@ -13,15 +13,16 @@ import pytest
 
 from palmtop.errors import InputError
 from palmtop.export.arch import Model, find
+from palmtop.export.bundle_files import write_bundle
 from palmtop.export.checkpoint import Checkpoint
-from palmtop.export.convert import export_model, write_bundle
+from palmtop.export.convert import export_model
 from palmtop.export.plan import Plan, Planned, with_fallback
 from palmtop.export.plan.calibrate import StatisticsFolder, calibrate
 from palmtop.export.plan.float_model import FloatModel, rows_of
 from palmtop.export.plan.loss import LossMeter
 from palmtop.export.plan.request import Request
 from palmtop.export.plan.samples import Sample, SampleReader, packaged_questions, read_questions
-from palmtop.export.plan.size import float_bundle, graph_bytes, linear_names
+from palmtop.export.plan.size import FRONTIER_POINTS, bundle_bytes, float_bundle, graph_bytes, linear_names
 from palmtop.export.recipe import METHODS, Recipe
 from palmtop.export.size_option import Size
 from palmtop.export.verify.neighbours import weight_bytes
@@ -76,7 +77,7 @@ def test_stages_one_after_the_other_are_the_whole_graph(
 ) -> None:
     probe = DecoderProbe(folder / "decoder.onnx", float_model.manifest.decoder, threads=1)
     for sample in samples:
-        features = [float_model.encode(m) for m in sample.media]
+        features = [float_model.encode([m])[0] for m in sample.media]
         live = float_model.decoder_inputs(sample, features)
         gates = live["adapter_gates"]
         for number in range(len(float_model.graphs["decoder"].stages)):
@@ -143,8 +144,17 @@ def test_predicted_bytes_are_those_written(checkpoint: Checkpoint, model: Model,
     assert graph_bytes(model, recipe, MIXED) == weight_bytes(tmp_path / "bundle")
 
 
-def test_an_export_follows_its_plan_tensor_by_tensor_and_passes_its_proof(tmp_path: Path) -> None:
-    export_model(checkpoint_path(), tmp_path / "b", Recipe(method="rtn"), verify=True, request=Request(plan=MIXED))
+def test_an_export_follows_its_plan_tensor_by_tensor_passes_its_proof_and_is_as_large_as_predicted(
+    float_model: FloatModel, folder: Path, model: Model, tmp_path: Path
+) -> None:
+    recipe, told = Recipe(method="rtn"), []
+    solved = replace(MIXED, size_bytes=5_000_000, loss=0.01, frontier=((5_000_000, 0.0123456),) * FRONTIER_POINTS)
+    request = Request(plan=solved)
+    export_model(checkpoint_path(), tmp_path / "b", recipe, verify=True, request=request, on_plan=told.append)
+    assert told == [solved]
+    files = [p for p in (tmp_path / "b").rglob("*") if p.is_file() and p.name != "quality.json"]
+    predicted = bundle_bytes(folder, float_model.manifest, model, recipe, MIXED)
+    assert sum(p.stat().st_size for p in files) == pytest.approx(predicted, rel=1e-3)
     nodes = {n.name: n for n in ir.load(tmp_path / "b" / "decoder.onnx").graph.all_nodes()}
 
     def stored(name: str) -> tuple[int, int, int]:

@@ -12,8 +12,8 @@ import onnx_ir as ir
 import pytest
 from click.testing import CliRunner
 
+from palmtop.export.bundle_manifest import list_files, write_manifest
 from palmtop.export.checkpoint import Checkpoint
-from palmtop.export.convert import list_files, write_manifest
 from palmtop.export.verify import verify
 from palmtop.export.verify.quality import Quality
 from palmtop.export.verify_cli import verify_command

@@ -147,6 +147,14 @@ def test_a_genai_config_that_the_manifest_does_not_give_is_refused(
         answer(bundle)
 
 
+def test_weights_with_two_names_are_refused_before_onnxruntime_does(int4_bundle: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(int4_bundle, tmp_path / "bundle"))
+    open_bundle(copy)
+    os.link(copy / "weights" / "decoder.bin", tmp_path / "again")
+    with pytest.raises(BundleError, match=r"'weights/decoder\.bin' has 2 hard links, .* expected a copy"):
+        open_bundle(copy)
+
+
 def test_a_folder_that_is_a_link_is_refused(bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     (bundle / "weights").symlink_to(tmp_path / "elsewhere")

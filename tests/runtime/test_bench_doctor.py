@@ -68,17 +68,17 @@ def findings(name: str) -> list[doctor.Finding]:
 
 
 def test_doctor_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    versions = {"numpy": "1.20.3", "llguidance": None, "librosa": None}
+    versions = {"numpy": "1.20.3", "llguidance": None, "soxr": None}
     real = doctor._version
     monkeypatch.setattr(doctor, "_version", lambda package: versions.get(package, real(package)))
     monkeypatch.setattr(doctor, "available_memory", lambda: 2 << 30)
     monkeypatch.setattr(doctor, "cpu_flags", lambda: frozenset({"sse4_2", "avx"}))
     old, extra, gone, native, memory, cpu = (
-        findings(name)[-1] for name in ("numpy", "llguidance", "librosa", "onnxruntime-genai", "memory", "cpu")
+        findings(name)[-1] for name in ("numpy", "llguidance", "soxr", "onnxruntime-genai", "memory", "cpu")
     )
     assert (old.level, old.advice) == ("problem", "pip install --upgrade 'numpy>=1.26'")
     assert (extra.level, "palmtop[guidance]" in extra.advice) == ("advice", True)
-    assert (gone.level, gone.advice) == ("problem", "pip install 'librosa>=0.10'")
+    assert (gone.level, gone.advice) == ("problem", "pip install 'soxr>=0.3.2'")
     assert native.level == "problem"
     assert "libgomp" in native.found
     assert memory.level == "advice"

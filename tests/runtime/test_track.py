@@ -41,6 +41,10 @@ class FakeDecoder:
     def logits(self) -> NDArray[np.float32]:
         return np.full(8, np.nan if self.held[-1] == 99 else 0, np.float32)
 
+    def draft_logits(self, count: int) -> NDArray[np.float32]:
+        assert count == len(self.appended[-1])
+        return np.array([np.full(8, token, np.float32) for token in self.held[-count:]])
+
     def rewind_to(self, count: int) -> None:
         self.held = self.held[:count]
 
@@ -188,3 +192,83 @@ def test_logits_that_are_not_numbers_are_refused(track: Track) -> None:
     track.bring_to(passage([99]), OFF, never)
     with pytest.raises(PalmtopError, match="not finite"):
         track.logits()
+
+
+@pytest.fixture
+def guessing(shelf: Shelf) -> Track:
+    return Track(shelf.open, context=CONTEXT, original_context=20, chunk=8, draft_rows=5)
+
+
+def test_guesses_that_come_true_cost_no_step(guessing: Track, shelf: Shelf) -> None:
+    guessing.bring_to(passage([1, 2]), OFF, never)
+    guessing.extend(3, never, [4, 5, 6])
+    assert (guessing.ids.tolist(), guessing.logits()[0]) == ([1, 2, 3], 3)
+    assert guessing.expects(4) and not guessing.expects(5)
+    assert guessing.extend(4, never) is None
+    assert guessing.extend(5, never) is None
+    assert (guessing.ids.tolist(), guessing.logits()[0]) == ([1, 2, 3, 4, 5], 5)
+    assert shelf.last.appended == [[1, 2], [3, 4, 5, 6]]
+
+
+def test_a_wrong_guess_is_taken_back_with_all_behind_it(guessing: Track, shelf: Shelf) -> None:
+    guessing.bring_to(passage([1, 2]), OFF, never)
+    guessing.extend(3, never, [4, 5, 6])
+    guessing.extend(4, never)
+    guessing.extend(7, never, [8])
+    assert shelf.last.held == [1, 2, 3, 4, 7, 8]
+    assert (guessing.ids.tolist(), guessing.logits()[0]) == ([1, 2, 3, 4, 7], 7)
+
+
+def test_the_next_passage_keeps_what_it_shares_with_guesses(guessing: Track, shelf: Shelf) -> None:
+    guessing.bring_to(passage([1, 2]), OFF, never)
+    guessing.extend(3, never, [4, 5])
+    assert guessing.bring_to(passage([1, 2, 3, 4, 6]), OFF, never) == (4, None)
+    assert shelf.last.held == [1, 2, 3, 4, 6]
+    assert shelf.last.appended[-1] == [4, 6]
+
+
+def test_no_token_is_read_alone_where_guesses_may_be_read(guessing: Track, track: Track, shelf: Shelf) -> None:
+    """A step of one token rounds otherwise than a longer one."""
+    guessing.bring_to(passage(list(range(100, 109))), OFF, never)  # chunks of 8: one is left
+    assert shelf.last.appended == [list(range(100, 108)), [107, 108]]
+    guessing.extend(9, never)
+    assert shelf.last.appended[-1] == [108, 9]
+    assert shelf.last.held == [*range(100, 109), 9]
+    assert guessing.bring_to(passage([5]), OFF, never) == (0, None)
+    assert shelf.last.appended[-1] == [5]  # there is none before it
+    track.bring_to(passage([1, 2]), OFF, never)
+    track.extend(3, never)
+    assert shelf.last.appended == [[1, 2], [3]]  # an ordinary bundle is read as ever
+
+
+def test_guesses_stay_within_step_context_and_rope(guessing: Track, shelf: Shelf) -> None:
+    guessing.bring_to(passage([1, 2]), OFF, never)
+    assert guessing.draft_room() == 4
+    guessing.bring_to(passage(list(range(100, 117))), OFF, never)  # 17, 18 with the next one, of 20
+    assert guessing.draft_room() == 2
+    guessing.extend(1, never, [2, 3])
+    guessing.extend(2, never)
+    guessing.extend(3, never)
+    assert guessing.draft_room() == 0  # the next token reads everything again, for the longer factors
+    assert guessing.extend(4, never) == "rope"
+    assert guessing.draft_room() == 4
+    guessing.bring_to(passage(list(range(100, 162))), OFF, never)
+    assert guessing.draft_room() == 1  # 62, 63 with the next one, of 64
+
+
+def test_a_failure_while_guesses_are_read_loses_no_text(guessing: Track, shelf: Shelf) -> None:
+    guessing.bring_to(passage([1, 2]), OFF, never)
+    with pytest.raises(RuntimeError, match="kernel failed"):
+        guessing.extend(3, never, [13])
+    assert shelf.opened[0].closed
+    assert guessing.bring_to(passage([1, 2, 3]), OFF, never) == (0, None)
+    assert not guessing.expects(13)
+
+
+def test_a_turn_that_ends_among_guesses_can_be_cancelled_and_go_on(guessing: Track, shelf: Shelf) -> None:
+    guessing.bring_to(passage([1, 2]), OFF, never)
+    guessing.extend(3, never, [4, 5])
+    with pytest.raises(CancelledError):
+        guessing.extend(9, lambda: True, [8])
+    assert guessing.ids.tolist() == [1, 2, 3]
+    assert guessing.bring_to(passage([1, 2, 3, 4]), OFF, never) == (3, None)

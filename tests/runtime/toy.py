@@ -44,11 +44,11 @@ TEMPLATE = (
 )
 
 
-def write_toy_bundle(folder: Path, *, seed: int = 0) -> Path:
-    """Write the bundle into ``folder`` and return it."""
+def write_toy_bundle(folder: Path, *, seed: int = 0, draft_rows: int = 1, kv_bits: int = 32) -> Path:
+    """Write the bundle into ``folder`` and return it; the weights depend on the seed alone."""
     folder.mkdir(parents=True, exist_ok=True)
-    onnx.save(_decoder(np.random.default_rng(seed)), str(folder / "decoder.onnx"))
-    decoder, text = _manifest({}).decoder, _manifest({}).processor.text
+    onnx.save(_decoder(np.random.default_rng(seed), draft_rows, kv_bits), str(folder / "decoder.onnx"))
+    decoder, text = _manifest({}, kv_bits).decoder, _manifest({}).processor.text
     (folder / "genai_config.json").write_text(json.dumps(genai_config(decoder, text)))
     (folder / "tokenizer.json").write_text(_tokenizer().to_str())
     config = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|endoftext|>"}
@@ -57,7 +57,10 @@ def write_toy_bundle(folder: Path, *, seed: int = 0) -> Path:
     for name in ("vision.onnx", "audio.onnx"):  # never opened: FakeEncoders stand in
         (folder / name).write_bytes(b"no graph")
     files = {p.name: FileSpec(size_bytes=p.stat().st_size, sha256=sha256_of(p)) for p in sorted(folder.iterdir())}
-    (folder / "bundle.json").write_text(json.dumps(_manifest(files).to_dict()))
+    manifest = _manifest(files, kv_bits)
+    if draft_rows > 1:
+        manifest = replace(manifest, recipe={**manifest.recipe, "draft_rows": draft_rows})
+    (folder / "bundle.json").write_text(json.dumps(manifest.to_dict()))
     return folder
 
 
@@ -70,7 +73,7 @@ def _tokenizer() -> Tokenizer:
     return tokenizer
 
 
-def _manifest(files: dict[str, FileSpec]) -> Manifest:
+def _manifest(files: dict[str, FileSpec], kv_bits: int = 32) -> Manifest:
     return Manifest(
         model="toy",
         architecture="phi4mm",
@@ -107,6 +110,7 @@ def _manifest(files: dict[str, FileSpec]) -> Manifest:
             context_length=CONTEXT,
             original_context=ORIGINAL_CONTEXT,
             sampled_never=(IMAGE, AUDIO),
+            kv_bits=kv_bits,
         ),
         vision=EncoderSpec(file="vision.onnx", bytes_per_item=1000),
         audio=EncoderSpec(file="audio.onnx", bytes_per_item=1000),
@@ -172,8 +176,14 @@ class _Graph:
         return names[0]
 
 
-def _decoder(rng: np.random.Generator) -> onnx.ModelProto:
+def _decoder(rng: np.random.Generator, draft_rows: int, kv_bits: int) -> onnx.ModelProto:
     g = _Graph()
+    cache: dict[str, Any] = {
+        "k_quant_type": "PER_CHANNEL",
+        "v_quant_type": "PER_CHANNEL",
+        "kv_cache_bit_width": kv_bits,
+    }
+    kind = {32: T.FLOAT, 8: T.INT8, 4: T.UINT8}[kv_bits]
 
     def weight(*shape: int) -> str:
         return g.const((rng.standard_normal(shape) / np.sqrt(shape[0])).astype(np.float32))
@@ -210,22 +220,25 @@ def _decoder(rng: np.random.Generator) -> onnx.ModelProto:
             qkv = g.op("Add", qkv, g.op("Mul", strength, g.op("MatMul", x, weight(HIDDEN, width))))
         name = f"past_key_values.{layer}"
         attended = f"attended{layer}"
+        scale = np.full((KV_HEADS, HEAD_SIZE), 16 / (1 << kv_bits) if kv_bits < 32 else 0, np.float32)
+        scales = ["", "", "", g.const(scale), g.const(scale)] if kv_bits < 32 else []
         g.nodes.append(
             h.make_node(
                 "GroupQueryAttention",
-                [qkv, "", "", f"{name}.key", f"{name}.value", seqlens, total_length, cos, sin],
+                [qkv, "", "", f"{name}.key", f"{name}.value", seqlens, total_length, cos, sin, *scales],
                 [attended, f"present.{layer}.key", f"present.{layer}.value"],
                 domain="com.microsoft",
                 num_heads=HEADS,
                 kv_num_heads=KV_HEADS,
                 do_rotary=1,
+                **(cache if kv_bits < 32 else {}),
             )
         )
         x = g.op("Add", x, g.op("MatMul", attended, weight(HEADS * HEAD_SIZE, HIDDEN)))
     final = g.op("Sub", length, one)
     last = g.op("Gather", x, final, axis=1)  # [B, 1, H]
     g.nodes.append(h.make_node("MatMul", [last, weight(HIDDEN, VOCAB)], ["logits"]))
-    kv: list[str | int | None] = ["B", KV_HEADS, "P", HEAD_SIZE]
+    kv: list[str | int | None] = ["B", KV_HEADS, "P", HEAD_SIZE // 2 if kv_bits == 4 else HEAD_SIZE]
     info = h.make_tensor_value_info
     inputs = [
         info("input_ids", T.INT64, ["B", "S"]),
@@ -236,9 +249,12 @@ def _decoder(rng: np.random.Generator) -> onnx.ModelProto:
         info("rope_long", T.BOOL, [1]),
     ]
     outputs = [info("logits", T.FLOAT, ["B", 1, VOCAB])]
+    if draft_rows > 1:  # every position here, however long the step; the exporter's graph is tested with it
+        outputs.append(info("draft_logits", T.FLOAT, ["B", "S", VOCAB]))
+        g.nodes.append(h.make_node("MatMul", [x, g.nodes[-1].input[1]], ["draft_logits"]))
     for layer in range(LAYERS):
-        inputs += [info(f"past_key_values.{layer}.{part}", T.FLOAT, kv) for part in ("key", "value")]
-        outputs += [info(f"present.{layer}.{part}", T.FLOAT, kv) for part in ("key", "value")]
+        inputs += [info(f"past_key_values.{layer}.{part}", kind, kv) for part in ("key", "value")]
+        outputs += [info(f"present.{layer}.{part}", kind, kv) for part in ("key", "value")]
     graph = h.make_graph(g.nodes, "toy", inputs, outputs, g.weights)
     opsets = [h.make_opsetid("", 17), h.make_opsetid("com.microsoft", 1)]
     return h.make_model(graph, opset_imports=opsets, ir_version=10)

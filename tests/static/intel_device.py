@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import ctypes
 
+from palmtop.errors import RuntimeMissingError
+
 INTEL = 0x8086
 
 
@@ -19,17 +21,25 @@ def register_openvino() -> bool:
         import onnxruntime_ep_openvino as plugin
     except ImportError:
         return False
+    from palmtop.runtime import providers
+
     name = plugin.get_ep_name()
-    if not any(device.ep_name == name for device in ort.get_ep_devices()):
-        device = next(d.device for d in ort.get_ep_devices() if d.ep_name == "CPUExecutionProvider")
-        # pybind11 keeps the pointer behind the object's head; the record begins with kind and maker.
-        record = (ctypes.c_uint32 * 2).from_address(ctypes.c_void_p.from_address(id(device) + 16).value or 0)
-        maker = device.vendor_id
-        if record[1] != maker:  # another layout than that of onnxruntime 1.31
-            return False
-        record[1] = INTEL
-        try:
-            ort.register_execution_provider_library(name, plugin.get_library_path())
-        finally:
-            record[1] = maker
-    return any(device.ep_name == name for device in ort.get_ep_devices())
+    if any(device.ep_name == name for device in ort.get_ep_devices()):
+        return True
+    if "openvino" in providers._registered:  # somebody looked, and found no device
+        ort.unregister_execution_provider_library(name)
+        providers._registered.discard("openvino")
+    device = next(d.device for d in ort.get_ep_devices() if d.ep_name == "CPUExecutionProvider")
+    # pybind11 keeps the pointer behind the object's head; the record begins with kind and maker.
+    record = (ctypes.c_uint32 * 2).from_address(ctypes.c_void_p.from_address(id(device) + 16).value or 0)
+    maker = device.vendor_id
+    if record[1] != maker:  # another layout than that of onnxruntime 1.31
+        return False
+    record[1] = INTEL
+    try:
+        providers.find_devices("openvino")
+    except RuntimeMissingError:
+        return False
+    finally:
+        record[1] = maker
+    return True

@@ -46,7 +46,7 @@ def assert_equal_logits(both: tuple[Session, Session]) -> None:
 
 @pytest.mark.parametrize("task", TASKS)
 def test_tokens_and_logits_are_the_float_bundles(task: Any, both: tuple[Session, Session]) -> None:
-    for item in held_out_items(task, 20, 3):
+    for item in held_out_items(task, 8, 3):
         expected, found = (session.answer(item.messages, options=OPTIONS) for session in both)
         assert found.token_ids == expected.token_ids
         assert (found.mode, found.adapters) == (expected.mode, expected.adapters)
@@ -102,7 +102,7 @@ def test_the_context_fills_to_its_last_position(both: tuple[Session, Session]) -
 
 
 @pytest.mark.parametrize("where", ["prompt", "decode", "later turn"])
-@pytest.mark.parametrize("task", ["text", "image+audio"])
+@pytest.mark.parametrize("task", ["image+audio"])
 def test_long_factors_answer_as_the_reference(
     task: Any, where: str, reference_checkpoint: Path, float_bundle: Path, tmp_path: Path
 ) -> None:

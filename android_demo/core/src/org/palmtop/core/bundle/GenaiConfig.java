@@ -35,7 +35,7 @@ public final class GenaiConfig {
         Map<String, Object> graph = object(
                 "filename", decoder.file,
                 "hidden_size", decoder.hiddenSize,
-                "head_size", decoder.headSize,
+                "head_size", decoder.kvWidth(),
                 "num_attention_heads", decoder.numHeads,
                 "num_key_value_heads", decoder.numKvHeads,
                 "num_hidden_layers", decoder.numLayers,

@@ -44,6 +44,8 @@ public final class Manifest {
         /** Beyond this many tokens the long LongRoPE factors apply; null without LongRoPE. */
         public final Integer originalContext;
         public final int[] sampledNever;
+        /** Of an element of the KV cache: 32 for float32, 8 or 4 for codes. */
+        public final int kvBits;
 
         Decoder(Map<String, Object> data) {
             file = (String) data.get("file");
@@ -57,6 +59,12 @@ public final class Manifest {
             Object original = data.get("original_context");
             originalContext = original == null ? null : ProcessorSpec.integer(data, "original_context");
             sampledNever = ProcessorSpec.integers(data.get("sampled_never"));
+            kvBits = ProcessorSpec.integer(data, "kv_bits");
+        }
+
+        /** Elements of a head in the cache's tensors: at 4 bits two channels share a byte. */
+        int kvWidth() {
+            return kvBits == 4 ? headSize / 2 : headSize;
         }
     }
 
@@ -141,8 +149,12 @@ public final class Manifest {
         Map<String, Object> body = new LinkedHashMap<String, Object>(JsonFields.object(data));
         body = Migrations.migrate(body, schema(body.remove("schema")));
         JsonFields.checkKeys(body, "", Arrays.asList(ManifestFields.MANIFEST));
-        for (String key : new String[] {"routes", "files", "adapters", "parts", "processor", "recipe"}) {
-            checkType(body, key, key.equals("adapters") || key.equals("parts") ? "list" : "dict");
+        for (String key : new String[] {"routes", "files", "processor", "recipe"}) {
+            checkType(body, key, "dict");
+        }
+        // Targets are graphs for providers that this app does not have; it runs the bundle's own.
+        for (String key : new String[] {"adapters", "parts", "targets"}) {
+            checkType(body, key, "list");
         }
         for (String key : new String[] {"model", "architecture", "source_sha256", "adapter_mode", "palmtop"}) {
             checkType(body, key, "str");

@@ -7,7 +7,7 @@ final class ManifestFields {
     private static final String MAX_SIZE = "281474976710656";
     static final String[] MANIFEST = {
         "model", "architecture", "source_sha256", "adapter_mode", "processor", "decoder", "vision", "audio",
-        "adapters", "routes", "parts", "recipe", "files", "palmtop"
+        "adapters", "routes", "parts", "recipe", "files", "palmtop", "targets"
     };
     static final Field[] DECODER = {
         new Field("file", "str"),
@@ -20,6 +20,7 @@ final class ManifestFields {
         size("context_length", 24),
         new Field("original_context", "int | None", "1", "16777216"),
         new Field("sampled_never", "tuple[int, ...]", "0", "16777215"),
+        new Field("kv_bits", "int", "4", "32"),
     };
     static final Field[] ENCODER = {
         new Field("file", "str"), new Field("bytes_per_item", "int", "1", MAX_SIZE),

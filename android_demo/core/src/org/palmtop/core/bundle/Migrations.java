@@ -11,13 +11,26 @@ import java.util.Map;
  * Manifest} refuses it afterwards.
  */
 final class Migrations {
-    static final int NEWEST = 2;
+    static final int NEWEST = 3;
 
     private Migrations() {}
 
     /** The manifest's fields as the newest schema has them. */
     static Map<String, Object> migrate(Map<String, Object> body, int schema) {
-        return schema < 2 ? fromFirst(body) : body;
+        Map<String, Object> second = schema < 2 ? fromFirst(body) : body;
+        return schema < 3 ? fromSecond(second) : second;
+    }
+
+    /** Schema 3 knows KV caches of 8 and 4 bits, and targets. */
+    private static Map<String, Object> fromSecond(Map<String, Object> body) {
+        Map<String, Object> result = new LinkedHashMap<String, Object>(body);
+        result.put("targets", new ArrayList<Object>());
+        if (body.get("decoder") instanceof Map) {
+            Map<String, Object> decoder = new LinkedHashMap<String, Object>(JsonFields.object(body.get("decoder")));
+            decoder.put("kv_bits", 32);
+            result.put("decoder", decoder);
+        }
+        return result;
     }
 
     /** Schema 2 knows adapters that users added; those of schema 1 came with the checkpoint. */

@@ -136,7 +136,7 @@ public final class MemoryPlan {
 
     private static long kvBytesPerToken(Manifest manifest) {
         Manifest.Decoder decoder = manifest.decoder;
-        return 2L * decoder.numLayers * decoder.numKvHeads * decoder.headSize * 4;
+        return 2L * decoder.numLayers * decoder.numKvHeads * decoder.headSize * decoder.kvBits / 8;
     }
 
     /** Mapped pages, those still read, and copies, of a part once it is loaded; see {@code runtime/memory.py}. */

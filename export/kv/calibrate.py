@@ -1,0 +1,160 @@
+"""Scales of a KV cache: samples of every mode through the float model, a layer in memory at a time.
+
+Media go through their encoders, and each sample through the adapters that its mode switches on. Nothing here needs
+torch; the samples are those that quantisation calibrates on, or the user's.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from palmtop.errors import CheckpointError
+from palmtop.export.arch import Model
+from palmtop.export.checkpoint import Checkpoint
+from palmtop.export.graph.kv_cache import KvCache
+from palmtop.export.plan.float_model import FloatModel
+from palmtop.export.plan.samples import MediaInput, Sample, SampleReader, packaged_questions, read_questions
+from palmtop.export.plan.size import float_bundle
+from palmtop.export.plan.stages import Live
+from palmtop.export.recipe import Recipe
+
+from .envelope import Envelope
+
+ITEMS = 8  # packaged samples of each mode
+LONGEST_SAMPLE = 2048  # tokens; attention to more at once would need gigabytes, and later keys are no longer ones
+BATCH_BYTES = 256 << 20  # of hidden states that wait between two layers
+LIVE_WIDTHS = 4  # vectors of the hidden size that a token keeps alive between two layers
+
+Report = Callable[[str], None]
+
+
+def calibrated_cache(
+    checkpoint: Checkpoint, model: Model, recipe: Recipe, samples: Path | None, report: Report | None = None
+) -> KvCache:
+    """The KV cache of 8 or 4 bits that a recipe asks for.
+
+    Args:
+        checkpoint: of the model.
+        model: with a float cache.
+        recipe: its ``kv`` and adapters count.
+        samples: lines of JSON; None for the packaged ones.
+        report: told what is being done.
+
+    Raises:
+        InputError: samples cannot be used.
+        CheckpointError: the float model gives keys or values that are not finite.
+    """
+    tell = report or (lambda _: None)
+    with tempfile.TemporaryDirectory(prefix="palmtop-kv-") as temporary:
+        folder = Path(temporary) / "float"
+        tell("KV cache: float model")
+        manifest = float_bundle(folder, checkpoint, model, recipe)
+        questions = (
+            packaged_questions(list(manifest.routes), ITEMS, manifest.decoder.vocab_size)
+            if samples is None
+            else read_questions(samples)
+        )
+        reader = SampleReader(folder, manifest)
+        read = [reader.read(question) for question in questions]
+        found = envelopes(FloatModel(folder, manifest), read, model.decoder.rope.rotary_size, tell)
+    return KvCache(bits=recipe.kv, layers=tuple(each.scales(recipe.kv) for each in found))
+
+
+def envelopes(
+    model: FloatModel, samples: Sequence[Sample], rotary_size: int, report: Report | None = None
+) -> list[Envelope]:
+    """Largest keys and values by layer.
+
+    Where LongRoPE changes its factors within the context, text is read with the long ones as well: the keys of a
+    layer keep their lengths, but what enters the next layer is another.
+
+    Raises:
+        CheckpointError: a key or value is not finite.
+    """
+    tell = report or (lambda _: None)
+    features = _features(model, samples, tell)
+    spec = model.manifest.decoder
+    found = [Envelope(rotary_size) for _ in range(spec.num_layers)]
+    has_long = spec.original_context is not None and spec.original_context < spec.context_length
+    limit = min(LONGEST_SAMPLE, spec.context_length, spec.original_context or LONGEST_SAMPLE)
+    runs = [(_cut(sample, limit), False) for sample in samples]
+    runs += [(sample, True) for sample, _ in runs if has_long and sample.mode == "text"]
+    for number, batch in enumerate(_batches(runs, LIVE_WIDTHS * 4 * spec.hidden_size), 1):
+        lives = []
+        for sample, is_long in batch:
+            live = model.decoder_inputs(sample, [features[id(m)] for m in sample.media])
+            lives.append(live | {"rope_long": np.array([is_long])})
+        _walk(model, lives, found, partial(_tell_layer, tell, number))
+    return found
+
+
+def _tell_layer(tell: Report, batch: int, layer: int) -> None:
+    tell(f"KV cache: batch {batch}, layer {layer}")
+
+
+def _walk(model: FloatModel, lives: list[Live], found: list[Envelope], tell: Callable[[int], None]) -> None:
+    """One layer after the other over all runs, until the last one has shown its keys and values."""
+    graph = model.graphs["decoder"]
+    layers = [sorted(int(name.split(".")[1]) for name in s.made if name.startswith("present.")) for s in graph.stages]
+    last = max(number for number, there in enumerate(layers) if there)
+    for number, stage in enumerate(graph.stages[: last + 1]):
+        later = {name for after in graph.stages[number + 1 :] for name in after.inputs}
+        shown = sorted(set(layers[number]))
+        wanted = [f"present.{layer}.{which}" for layer in shown for which in ("key", "value")]
+        for layer in shown:
+            tell(layer)
+        for live in lives:
+            made = model.step("decoder", number, live, exposed=wanted)
+            for layer in shown:
+                key, value = made[f"present.{layer}.key"], made[f"present.{layer}.value"]
+                if not (np.isfinite(key).all() and np.isfinite(value).all()):
+                    raise CheckpointError(f"layer {layer}: keys or values are not finite, expected numbers to scale")
+                found[layer].add(key, value)
+            live |= {name: made[name] for name in stage.outputs}
+            for name in [name for name in live if name not in later]:
+                del live[name]
+    graph.close()
+
+
+def _features(model: FloatModel, samples: Iterable[Sample], tell: Report) -> dict[int, NDArray[np.float32]]:
+    """Feature rows of every image and sound, by its identity."""
+    found: dict[int, NDArray[np.float32]] = {}
+    media = {id(m): m for sample in samples for m in sample.media}
+    for part in ("vision", "audio"):
+        own: dict[int, MediaInput] = {key: item for key, item in media.items() if item.part == part}
+        if not own:
+            continue
+        tell(f"KV cache: {part} encoder")
+        owner = [key for key, item in own.items() for _ in item.feeds]
+        lives: list[Live] = [dict(feeds) for item in own.values() for feeds in item.feeds]
+        results = model.walk(part, lives, [None] * len(lives), lambda *_: None, lambda: None)
+        for key, item in own.items():
+            found[key] = item.features([r for r, k in zip(results, owner, strict=True) if k == key])
+    return found
+
+
+def _batches(runs: Sequence[tuple[Sample, bool]], token_bytes: int) -> Iterator[list[tuple[Sample, bool]]]:
+    """Runs whose hidden states fit into memory together."""
+    batch: list[tuple[Sample, bool]] = []
+    filled = 0
+    for sample, is_long in runs:
+        size = len(sample.input_ids) * token_bytes
+        if batch and filled + size > BATCH_BYTES:
+            yield batch
+            batch, filled = [], 0
+        batch.append((sample, is_long))
+        filled += size
+    if batch:
+        yield batch
+
+
+def _cut(sample: Sample, tokens: int) -> Sample:
+    """No more tokens than can be looked at at once; the keys of the first do not depend on the later ones."""
+    return replace(sample, input_ids=sample.input_ids[:tokens], places=sample.places[:tokens])

@@ -1,0 +1,35 @@
+"""A text as long as a context, in words that the model knows: prose, or dialogues where it has learnt no other."""
+
+from __future__ import annotations
+
+from itertools import cycle, islice
+
+import numpy as np
+from numpy.typing import NDArray
+
+from palmtop.export.plan.samples import SampleReader, packaged_questions
+from palmtop.runtime.bundle import Bundle
+
+MOST = 512  # questions or passages before they repeat
+CALIBRATED = 32  # the first of them may have been calibrated on
+
+
+def long_text(bundle: Bundle, tokens: int) -> NDArray[np.int64]:
+    """[tokens] ids: packaged passages, one after the other, or questions with their answers.
+
+    Prose where the vocabulary is a real one: passages come first then, and nothing else is taken.
+    """
+    manifest = bundle.manifest
+    spec = manifest.processor.text
+    end = spec.eos_ids[0] if spec.end_of_turn_id is None else spec.end_of_turn_id
+    questions = list(packaged_questions(["text"], MOST, manifest.decoder.vocab_size))
+    prose = [question for question in questions if not question.messages]
+    reader = SampleReader(bundle.path, manifest)
+    ids: list[int] = []
+    for question in cycle(list(islice(prose or questions, CALIBRATED, None)) or questions):
+        ids += reader.read(question).input_ids.tolist()
+        if question.messages:
+            ids.append(end)
+        if len(ids) >= tokens:
+            return np.array(ids[:tokens], np.int64)
+    raise AssertionError("a cycle has no end")
