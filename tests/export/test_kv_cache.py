@@ -22,7 +22,7 @@ from palmtop.export.arch import find
 from palmtop.export.bundle_manifest import list_files, write_manifest
 from palmtop.export.checkpoint import Checkpoint
 from palmtop.export.cli import _measured, export_command
-from palmtop.export.convert import export_model, list_files, write_manifest
+from palmtop.export.convert import export_model
 from palmtop.export.graph.kv_cache import LayerScales
 from palmtop.export.kv import cache_for, leaving_room, scale_bytes, with_cache
 from palmtop.export.kv.calibrate import calibrated_cache, envelopes
