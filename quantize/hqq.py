@@ -37,8 +37,8 @@ def _code(groups: NDArray[np.float32], scheme: Scheme) -> Coded:
     size[size == 0] = 1
     beta = np.float32(BETA)
     for _ in range(ROUNDS):
-        off = groups - (codes - zeros) * scales
-        aim = groups - _shrink(off / size, beta) * size
+        off = np.asarray((groups - (codes - zeros) * scales) / size, np.float32)
+        aim = groups - _shrink(off, beta) * size
         scales, zeros = _fitted(codes, aim, scales, zeros, scheme)
         codes = nearest(groups, scales, zeros, scheme)
         norm = _norm(groups, codes, scales, zeros)

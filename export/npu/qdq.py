@@ -164,7 +164,7 @@ class _Pass:
             stored = codes.codes if bits == 8 else packed_int4(codes.codes.astype(np.int8))
             yield stored.reshape(-1), codes.scales
 
-        wanted = [
+        wanted: list[tuple[str, tuple[int, ...], np.dtype[Any]]] = [
             (f"{name}/codes", (size,), np.dtype(type_)),
             (f"{name}/scales", (shape[axis],), np.dtype(np.float32)),
         ]
