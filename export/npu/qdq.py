@@ -7,6 +7,7 @@ Knows operators and ranges; knows no model. Source: what HTP takes was tried out
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
