@@ -36,11 +36,11 @@ CONTEXT, CHUNK = 256, 32  # the packaged model's questions have 14 to 40 tokens
 PLACEMENTS = {"whole": "qnn", "encoders": {"vision": "qnn", "audio": "qnn"}}
 
 
-def answers(bundle: Path, provider: Any, task: Any, items: int) -> list[bool]:
+def answers(bundle: Path, provider: Any, task: Any, items: int, skip: int) -> list[bool]:
     """Right or wrong, question by question."""
     questions = [
         Question(task=i.task, messages=i.messages, expected=i.expected, group=i.group)
-        for i in held_out_items(task, items, 0)
+        for i in list(held_out_items(task, skip + items, 0))[skip:]
     ]
     with palmtop.load(bundle, keep_encoders=True, provider=provider) as session:
         return [o.correct for o in evaluate(session, questions, options=GenerationOptions(max_tokens=32))]
@@ -73,17 +73,18 @@ def _compared(wanted: Session, found: Session, task: Any, items: int) -> tuple[f
     return snr_db(a, b), float(cosine.min())
 
 
-def accuracy_rows(bundle: Path, items: int, tasks: Sequence[str], placement: str) -> list[str]:
+def accuracy_rows(bundle: Path, items: int, skip: int, tasks: Sequence[str], placement: str) -> list[str]:
     """Lines of the table, printed as they are made."""
     lines = ["| input | items | CPU | QNN | difference in points |", "|---|---|---|---|---|"]
     for task in tasks:
-        cpu, qnn = (answers(bundle, provider, task, items) for provider in ("cpu", PLACEMENTS[placement]))
+        cpu, qnn = (answers(bundle, provider, task, items, skip) for provider in ("cpu", PLACEMENTS[placement]))
         difference, low, high = (100 * x for x in paired_difference(cpu, qnn))
         lines.append(
             f"| {task} | {items} | {sum(cpu) / items:.1%} | {sum(qnn) / items:.1%} "
             f"| {difference:+.1f} ({low:+.1f} to {high:+.1f}) |"
         )
-        click.echo(lines[-1])
+        lost = sum(a and not b for a, b in zip(cpu, qnn, strict=True))
+        click.echo(f"{lines[-1]} {lost} lost, {lost + sum(qnn) - sum(cpu)} won")
     return lines
 
 
@@ -102,11 +103,12 @@ def operator_rows(bundle: Path) -> list[str]:
 
 @click.command()
 @click.option("--items", type=int, default=60, show_default=True, help="Of each mode.")
+@click.option("--skip", type=int, default=0, help="Leave out the first so many, to go on where a run ended.")
 @click.option("--task", "tasks", multiple=True, default=TASKS)
 @click.option("--placement", type=click.Choice([*PLACEMENTS]), default="whole", show_default=True)
 @click.option("--bundle", type=click.Path(path_type=Path), help="With a target qnn; made when not given.")
 @click.option("--write", is_flag=True, help="Renew the tables of docs/npu.md.")
-def main(items: int, tasks: tuple[str, ...], placement: str, bundle: Path | None, write: bool) -> None:
+def main(items: int, skip: int, tasks: tuple[str, ...], placement: str, bundle: Path | None, write: bool) -> None:
     """Compare QNN's emulator with the CPU."""
     with tempfile.TemporaryDirectory() as temporary:
         if bundle is None:
@@ -116,7 +118,7 @@ def main(items: int, tasks: tuple[str, ...], placement: str, bundle: Path | None
         found = features(bundle, min(items, 12))
         for name, (snr, cosine) in found.items():
             click.echo(f"{name}: SNR {snr:.1f} dB, least cosine {cosine:.4f}")
-        lines = accuracy_rows(bundle, items, tasks, placement)
+        lines = accuracy_rows(bundle, items, skip, tasks, placement)
     if write:
         encoders = "; ".join(f"{n} {snr:.1f} dB (least cosine {c:.4f})" for n, (snr, c) in found.items())
         put_between(PAGE, "emulator graphs", "\n".join(operators))

@@ -90,11 +90,11 @@ class Layer:
     bits: int
 
 
-def layers() -> dict[str, Layer]:
+def layers(routes: tuple[str, ...]) -> dict[str, Layer]:
     """By kind, in the dimensions of the real model."""
     return {
         "decoder": Layer(
-            {f"{role}_{route}": _decoder(role, route) for route in RANKS for role in ("prefill", "decode")}, 4
+            {f"{role}_{route}": _decoder(role, route) for route in routes for role in ("prefill", "decode")}, 4
         ),
         "vision": Layer({"vision_layer": _vision}, 8),
         "audio": Layer({"conformer_block": _audio}, 8),
@@ -225,9 +225,10 @@ def quantised_sources(folder: Path, layer: Layer) -> tuple[dict[str, Calibrated]
 @click.command()
 @click.option("--soc", default="sm8650,sm8750", show_default=True)
 @click.option("--kind", "kinds", multiple=True, default=("vision", "audio", "decoder"))
+@click.option("--route", "routes", multiple=True, default=tuple(RANKS), help="Of the decoder layer.")
 @click.option("--run/--no-run", "is_run", default=True, help="Also run each graph on the emulator, against float32.")
 @click.option("--write", is_flag=True, help="Renew the table of docs/npu.md.")
-def main(soc: str, kinds: tuple[str, ...], is_run: bool, write: bool) -> None:
+def main(soc: str, kinds: tuple[str, ...], routes: tuple[str, ...], is_run: bool, write: bool) -> None:
     """Compile one layer of each kind."""
     lines = [
         "| layer | SoC | graphs | nodes on QNN | compiled in | binary | codes of its weights | SNR, emulator |",
@@ -235,7 +236,7 @@ def main(soc: str, kinds: tuple[str, ...], is_run: bool, write: bool) -> None:
     ]
     click.echo("\n".join(lines))
     for kind in kinds:
-        layer = layers()[kind]
+        layer = layers(routes)[kind]
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary)
             calibrated, _ = quantised_sources(folder, layer)
@@ -269,7 +270,8 @@ def _groups(layer: Layer) -> dict[str, list[str]]:
     if len(names) == 1:
         return {names[0]: names}
     pair = [name for name in names if name.endswith("_none")]
-    return {"prefill": pair[:1], "decode": pair[1:], "prefill and decode": pair, "all six": names}
+    found = {"prefill": pair[:1], "decode": pair[1:], "prefill and decode": pair}
+    return found if names == pair else found | {"all routes": names}
 
 
 if __name__ == "__main__":

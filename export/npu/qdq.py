@@ -6,7 +6,8 @@ Knows operators and ranges; knows no model. Source: what HTP takes was tried out
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -20,8 +21,6 @@ from .ranges import Range
 OPSET = 21  # the first with int4 and uint16 in QuantizeLinear and DequantizeLinear
 MOVES = ("Reshape", "Transpose", "Slice", "Split", "Squeeze", "Unsqueeze", "Gather", "Expand", "Identity", "Pad")
 """Operators that only move values: what comes out has the grid of what goes in."""
-WEIGHTED = {"MatMul": (1, 1), "Conv": (1, 0)}
-"""Operator to the place of its weight and the weight's axis of output channels."""
 FIXED = {"Softmax": (0.0, 1.0), "Sigmoid": (0.0, 1.0)}
 
 WeightBits = Callable[[str], int]
@@ -125,14 +124,16 @@ class _Pass:
 
     def _quantise_constants(self, node: ir.Node) -> None:
         """Weights by channel, the bias of a convolution in its sums' units, other float constants in 16 bits."""
-        weighted = WEIGHTED.get(node.op_type)
         scales: NDArray[np.float32] | None = None
         for place, value in enumerate(node.inputs):
+            if value is not None and node.op_type == "MatMul" and _is_matrix(value):
+                node.replace_input_with(place, self._matrix(value, 1))
+                continue
             array = _float_constant(value)
             if value is None or array is None:
                 continue
-            if weighted is not None and place == weighted[0] and (array.ndim == 2 or node.op_type == "Conv"):
-                scales, new = self._weight(value, array, weighted[1], node)
+            if node.op_type == "Conv" and place == 1:
+                scales, new = self._weight(value, array, 0, node)
             elif node.op_type == "Conv" and place == 2 and scales is not None:
                 source = node.inputs[0]
                 own, _ = grid_of(*self.ranges[str(source.name).removesuffix("/dequantised")] if source else (0, 0))
@@ -144,12 +145,40 @@ class _Pass:
     def _weight(
         self, value: ir.Value, array: NDArray[np.float32], axis: int, node: ir.Node
     ) -> tuple[NDArray[np.float32], ir.Value]:
+        """A convolution's weight, whose scales its bias needs."""
         name = str(value.name)
         codes = channel_codes(array, self.bits(name), axis)
-        key = (name, "weight")
-        if key not in self.done:
-            self.done[key] = self._dequantised(name, codes, axis, node, self.bits(name))
-        return codes.scales, self.done[key]
+        return codes.scales, self._dequantised(name, codes, axis, node, self.bits(name))
+
+    def _matrix(self, value: ir.Value, axis: int) -> ir.Value:
+        """A matrix, quantised when the sink asks for it: another graph may have written it."""
+        name, bits = str(value.name), self.bits(str(value.name))
+        if (name, "weight") in self.done:
+            return self.done[name, "weight"]
+        tensor = value.const_value
+        assert tensor is not None  # the caller has looked
+        shape = tuple(int(size) for size in tensor.shape.numpy())
+        size, type_ = (int(np.prod(shape)), np.int8) if bits == 8 else (-(-int(np.prod(shape)) // 2), np.uint8)
+
+        def made() -> Iterator[tuple[NDArray[np.generic], ...]]:
+            codes = channel_codes(np.asarray(tensor.numpy(), np.float32), bits, axis)
+            stored = codes.codes if bits == 8 else packed_int4(codes.codes.astype(np.int8))
+            yield stored.reshape(-1), codes.scales
+
+        wanted: list[tuple[str, tuple[int, ...], np.dtype[Any]]] = [
+            (f"{name}/codes", (size,), np.dtype(type_)),
+            (f"{name}/scales", (shape[axis],), np.dtype(np.float32)),
+        ]
+        places = self.sink.add_set(f"{name}/matrix", wanted, made())
+        stored = self._register(f"{name}/codes", _seen_as(places[0], f"{name}/codes", bits, shape))
+        scales = self._register(f"{name}/scales", places[1])
+        zeros = np.zeros(shape[axis], np.int8)
+        zero = self._int4(f"{name}/zeros", zeros) if bits == 4 else self._constant(f"{name}/zeros", zeros)
+        dq = ir.node("DequantizeLinear", [stored, scales, zero], {"axis": axis}, name=f"{name}/dq")
+        dq.outputs[0].name = f"{name}/dequantised"
+        self.graph.insert_before(self.graph[0], [dq])
+        self.done[name, "weight"] = dq.outputs[0]
+        return dq.outputs[0]
 
     def _shared(self, value: ir.Value, array: NDArray[np.float32], node: ir.Node) -> ir.Value:
         key = (str(value.name), "value")
@@ -178,20 +207,11 @@ class _Pass:
 
     def _int4(self, name: str, codes: NDArray[np.generic]) -> ir.Value:
         packed = packed_int4(codes.astype(np.int8))
-        shape = ir.Shape(codes.shape)
         if packed.nbytes <= INLINE_BYTES:
-            return self._register(name, ir.PackedTensor(packed, ir.DataType.INT4, shape=shape, name=name))
+            small = ir.PackedTensor(packed, ir.DataType.INT4, shape=ir.Shape(codes.shape), name=name)
+            return self._register(name, small)
         there = self.sink.add(name, packed.shape, packed.dtype, [packed])
-        tensor = ir.ExternalTensor(
-            there.location,
-            there.offset,
-            there.length,
-            ir.DataType.INT4,
-            shape=shape,
-            name=name,
-            base_dir=there.base_dir,
-        )
-        return self._register(name, tensor)
+        return self._register(name, _seen_as(there, name, 4, codes.shape))
 
     def _register(self, name: str, tensor: ir.TensorProtocol) -> ir.Value:
         value = ir.Value(
@@ -199,6 +219,25 @@ class _Pass:
         )
         self.graph.register_initializer(value)
         return value
+
+
+def _is_matrix(value: ir.Value) -> bool:
+    """Whether a float initialiser is a weight that a product reads."""
+    tensor = value.const_value
+    return tensor is not None and tensor.dtype == ir.DataType.FLOAT and len(tensor.shape) == 2
+
+
+def _seen_as(there: ir.ExternalTensor, name: str, bits: int, shape: tuple[int, ...]) -> ir.ExternalTensor:
+    """The same bytes as codes of a shape."""
+    return ir.ExternalTensor(
+        there.location,
+        there.offset,
+        there.length,
+        ir.DataType.INT4 if bits == 4 else ir.DataType.INT8,
+        shape=ir.Shape(shape),
+        name=name,
+        base_dir=there.base_dir,
+    )
 
 
 def _float_constant(value: ir.Value | None) -> NDArray[np.float32] | None:
