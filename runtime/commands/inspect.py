@@ -44,7 +44,9 @@ MEMORY_ROWS = (
 @click.command("inspect", epilog=EXAMPLES, short_help="Show what is in a bundle and what it needs.")
 @bundle_argument
 @click.option("--context", type=int, help="Plan memory for this many tokens (default: all the bundle serves).")
-@click.option("--provider", type=click.Choice(["qnn"]), help="Load its graphs and count where their nodes run.")
+@click.option(
+    "--provider", type=click.Choice(["openvino", "qnn"]), help="Load its graphs and count where their nodes run."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def inspect_command(bundle: Path, context: int | None, provider: str | None, as_json: bool) -> None:
     """Show the BUNDLE's parts with bits, bytes and share, its adapters and routes, and the memory it needs.

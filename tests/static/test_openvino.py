@@ -185,6 +185,14 @@ def test_commands_take_a_provider(bundle: Path, openvino: None) -> None:
     assert isinstance(twice.exception, InputError)
 
 
+def test_inspect_counts_every_node_on_openvino(bundle: Path, openvino: None) -> None:
+    run = CliRunner().invoke(cli, ["inspect", str(bundle), "--provider", "openvino"])
+    assert run.exit_code == 0, run.output
+    lines = [line for line in run.output.splitlines() if line.startswith("openvino_")]
+    assert len(lines) == 6  # prefill and decode of none, vision, speech
+    assert all(line.endswith("nodes on OpenVINOExecutionProvider") for line in lines)
+
+
 def test_an_export_that_was_killed_goes_on(
     reference_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bundle: Path
 ) -> None:
