@@ -37,7 +37,7 @@ from .quantisation import reference
 PAGE, MARK = Path(__file__).parent.parent / "docs" / "quantise.md", "plans"
 SIZES = ((2, 16, 16), *((4, group, 16) for group in (128, 64, 32, 16)), (4, 32, 32), (8, 64, 16), (8, 32, 16))
 HEADER = (
-    "| uniform | bytes | KL, uniform | KL, plan | share | KL predicted | of measured | written of predicted bytes |"
+    "| uniform | bytes | KL, uniform | KL, plan | share | KL predicted | single sum | of measured | written bytes |"
 )
 
 
@@ -50,7 +50,7 @@ def written_bytes(plan: Plan, folder: Path) -> int:
 
 @click.command()
 @click.option("--method", default="gptq", show_default=True)
-@click.option("--items", type=int, default=128, show_default=True, help="Samples of each mode to plan with.")
+@click.option("--items", type=int, default=160, show_default=True, help="Samples of each mode to plan with.")
 @click.option("--judged", type=int, default=60, show_default=True, help="Held-out questions of each mode.")
 @click.option("--write", is_flag=True, help="Renew the table of docs/quantise.md.")
 def main(method: str, items: int, judged: int, write: bool) -> None:
@@ -77,18 +77,19 @@ def main(method: str, items: int, judged: int, write: bool) -> None:
             Planner(float_model, LossMeter(float_model, some), sensitivities, coded, method, size_of)
             for some in (together, held_out)
         )
-        lines = [HEADER, "|---|---|---|---|---|---|---|---|"]
+        lines = [HEADER, "|---|---|---|---|---|---|---|---|---|"]
         for bits, group, scale_bits in SIZES:
             uniform = judging.uniform(Scheme(bits=bits, group=group, scale_bits=scale_bits))
             assert uniform.size_bytes is not None and uniform.loss is not None
             plan = planning.for_size(uniform.size_bytes)
             assert plan.loss is not None and plan.size_bytes is not None
             found = judging.measured(plan.tensors).mean_kl
+            alone_sum = sum(s.losses[s.schemes.index(scheme)] for s in sensitivities if (scheme := plan.tensors[s.key]))
             share = written_bytes(plan, folder / "bundle") / plan.size_bytes
             lines.append(
-                f"| {bits} bits in {group}s, scales of {scale_bits} | {uniform.size_bytes:,} | {uniform.loss:.5f}"
-                f" | {found:.5f} | {found / uniform.loss:.2f} | {plan.loss:.5f} | {plan.loss / found:.2f}"
-                f" | {share:.5f} |"
+                f"| {bits} bits in {group}s, scales of {scale_bits} | {uniform.size_bytes:,} | {uniform.loss:.2e}"
+                f" | {found:.2e} | {found / uniform.loss:.2f} | {plan.loss:.2e} | {alone_sum:.2e}"
+                f" | {plan.loss / found:.2f} | {share:.5f} |"
             )
             click.echo(lines[-1])
         if write:

@@ -33,8 +33,8 @@ def _code(groups: NDArray[np.float32], scheme: Scheme) -> Coded:
     scales, zeros = grid(*range_of(groups), scheme)
     codes = nearest(groups, scales, zeros, scheme)
     best_scales, best_zeros, least = scales, zeros, _norm(groups, codes, scales, zeros)
-    size = np.sqrt(np.square(groups).mean(axis=0, dtype=np.float32))
-    size = np.asarray(np.where(size > 0, size, np.float32(1)), np.float32)
+    size: NDArray[np.float32] = np.sqrt(np.square(groups).mean(axis=0, dtype=np.float32))
+    size[size == 0] = 1
     beta = np.float32(BETA)
     for _ in range(ROUNDS):
         off = np.asarray((groups - (codes - zeros) * scales) / size, np.float32)

@@ -9,10 +9,10 @@ from .memory import ENCODER_PARTS
 from .option_checks import check_whole, wrong
 from .placement import CPU, Provider, placement
 
-LARGEST_CHUNK, SMALLEST_CHUNK = 128, 16
+LARGEST_CHUNK, SMALLEST_CHUNK = 128, 8
 """Tokens of a prompt read at a time. genai holds Python's lock meanwhile: cancelling, timeouts and other threads
-wait for the end of a chunk (``benchmarks/event_loop.py``). INT4 kernels take as long per token from 8 tokens
-on (measured on 3072 x 8192 at accuracy level 4: 0.76 ms at 8, 0.73 at 16, 0.72 at 128, 0.70 at 256)."""
+wait for the end of a chunk. INT4 kernels take as long per token from 8 tokens on: the whole 5.6 B model 139 ms of
+processor time at 8, 134 at 16, 136 at 64 (docs/event-loop.md); 4 tokens take a third more each."""
 CHUNK_MULTIPLICATIONS = 64e9
 """About a second of two x86 cores with AVX2 (35e9 a second each, measured as above)."""
 
@@ -64,10 +64,13 @@ class SessionOptions:
 
 
 def chunk_for(manifest: Manifest) -> int:
-    """Tokens to read at a time, so that a chunk takes about a second at most: a power of two, 16 to 128."""
+    """Tokens to read at a time, so that a chunk takes about a second at most: a power of two, 8 to 128.
+
+    More than ``draft_rows``, or the head would run on every position of a prompt.
+    """
     weights = sum(part.parameters for part in manifest.parts if not part.name.startswith(ENCODER_PARTS))
     fits = CHUNK_MULTIPLICATIONS / max(1, weights)
     chunk = LARGEST_CHUNK
-    while chunk > max(fits, SMALLEST_CHUNK):
+    while chunk > max(fits, SMALLEST_CHUNK) and chunk // 2 > manifest.draft_rows:
         chunk //= 2
     return chunk

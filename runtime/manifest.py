@@ -48,7 +48,7 @@ REQUIRED_FILES = ("genai_config.json", "tokenizer.json", "tokenizer_config.json"
 
 DRAFT_LOGITS = "draft_logits"
 """Output of a decoder exported for speculation: [B, R, V], R the length of a step of at most ``draft_rows``."""
-MAX_DRAFT_ROWS = 15  # shorter than a chunk of a prompt (``loading``), which needs its last position's logits alone
+MAX_DRAFT_ROWS = 15  # longer steps gain nothing, and a prompt's chunks must be longer (``loading.chunk_for``)
 MAX_CONTEXT = 1 << 24
 MAX_SIZE_BYTES = 1 << 48
 _SHA256 = re.compile("[0-9a-f]{64}")

@@ -7,6 +7,7 @@ Knows operators and ranges; knows no model. Source: what HTP takes was tried out
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -164,7 +165,7 @@ class _Pass:
             stored = codes.codes if bits == 8 else packed_int4(codes.codes.astype(np.int8))
             yield stored.reshape(-1), codes.scales
 
-        wanted = [
+        wanted: list[tuple[str, tuple[int, ...], np.dtype[Any]]] = [
             (f"{name}/codes", (size,), np.dtype(type_)),
             (f"{name}/scales", (shape[axis],), np.dtype(np.float32)),
         ]

@@ -36,6 +36,7 @@ ANCHORS = (Scheme(bits=4, group=32, scale_bits=16), Scheme(bits=2, group=32, sca
 UNSEEN = ANCHORS[0]  # of tensors that no sample has used: nothing says what they may lose
 SAMPLE_ROWS = 256  # of a matrix that schemes are compared on
 ROUNDS = 6
+CLEARLY = 0.9  # of the uniform plan's loss: a smaller gain may be the samples' chance, and the plain plan is taken
 NEAR = 0.0005  # of a size that was asked for: nearer is not tried for
 Report = Callable[[str], None]
 SizeOf = Callable[[Mapping[str, Scheme | None]], int]
@@ -146,8 +147,8 @@ class Planner:
         Raises:
             InputError: nothing fits; says what the smallest bundle needs.
         """
-        found = [self._fitting(limit_bytes, fewest) for fewest in (2, 4)]
-        found.append(self._uniform_within(limit_bytes))
+        plain = self._uniform_within(limit_bytes)
+        found = [plain, *(self._fitting(limit_bytes, fewest) for fewest in (2, 4))]
         candidates = list(dict.fromkeys(solution for solution in found if solution is not None))
         if not candidates:
             smallest = self._size_of(self._schemes(frontier(self._options)[0]))
@@ -156,6 +157,8 @@ class Planner:
             )
         losses = [self._lost(solution) for solution in candidates]
         best = losses.index(min(losses))
+        if plain is not None and losses[best] > CLEARLY * losses[0]:
+            best = 0
         return self._plan(candidates[best], losses[best])
 
     def for_loss(self, limit: float) -> Plan:

@@ -90,22 +90,32 @@ def static_attention(
     query = rotated(g, f"{name}/query", query, inputs, rotary_size, size)
     key = rotated(g, f"{name}/key", key, inputs, rotary_size, size)
 
-    past_key, past_value = inputs.past[layer]
-    keys = g.op("Concat", past_key, key, axis=2, name=f"{name}/keys")  # [1, KV, C + S, D]
-    values = g.op("Concat", past_value, value, axis=2, name=f"{name}/values")
     # The heads that share a key are rows of one product: no key is copied for each of them.
     scaled = g.op("Mul", query, g.constant(float(config.head_size**-0.5)), name=f"{name}/scale")
     stacked = g.op("Reshape", scaled, g.constant([1, kv_heads, group * rows, size]))
-    turned = g.op("Transpose", keys, perm=[0, 1, 3, 2])
-    scores = g.op("MatMul", stacked, turned, name=f"{name}/scores")  # [1, KV, G * S, C + S]
-    columns = shape.context + rows
+    past_key, past_value = inputs.past[layer]
+    if shape.is_apart:
+        scores = g.op("Concat", *(products(g, stacked, keys) for keys in (past_key, key)), axis=3)
+    else:
+        scores = products(g, stacked, g.op("Concat", past_key, key, axis=2, name=f"{name}/keys"), f"{name}/scores")
+    columns = shape.context + rows  # scores [1, KV, G * S, C + S]
     apart = g.op("Reshape", scores, g.constant([1, heads, rows, columns]))
     seen = g.op("Softmax", g.op("Add", apart, inputs.bias, name=f"{name}/mask"), axis=-1, name=f"{name}/softmax")
     together = g.op("Reshape", seen, g.constant([1, kv_heads, group * rows, columns]))
-    mixed = g.op("MatMul", together, values, name=f"{name}/mix")  # [1, KV, G * S, D]
+    if shape.is_apart:
+        old, new = g.ops("Split", together, g.constant([shape.context, rows]), outputs=2, axis=-1)
+        mixed = g.op("Add", g.op("MatMul", old, past_value), g.op("MatMul", new, value), name=f"{name}/mix")
+    else:
+        values = g.op("Concat", past_value, value, axis=2, name=f"{name}/values")
+        mixed = g.op("MatMul", together, values, name=f"{name}/mix")  # [1, KV, G * S, D]
     mixed = g.op("Reshape", mixed, g.constant([1, heads, rows, size]))
     mixed = g.op("Transpose", mixed, perm=[0, 2, 1, 3])
     return g.op("Reshape", mixed, g.constant([1, rows, heads * size]), name=f"{name}/joined"), key, value
+
+
+def products(g: GraphBuilder, queries: ir.Value, keys: ir.Value, name: str = "") -> ir.Value:
+    """[1, KV, G * S, D] and [1, KV, C, D] -> [1, KV, G * S, C]."""
+    return g.op("MatMul", queries, g.op("Transpose", keys, perm=[0, 1, 3, 2]), name=name)
 
 
 def by_head(g: GraphBuilder, x: ir.Value, count: int, size: int, rows: int) -> ir.Value:

@@ -14,6 +14,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from palmtop.errors import QuantizeError
 from palmtop.export.graph.builder import GraphBuilder
 from palmtop.export.graph.decoder import DecoderPrecision
 from palmtop.export.graph.linear import QuantizedValues, quantized, widened
@@ -25,6 +26,7 @@ from .graphs import precision_of, stored_linear
 
 BLOCKWISE_OPSET = 21  # the first with blocks and 4-bit types
 BLOCK_BYTES = 4 << 20
+TYPES = {4: ir.DataType.UINT4, 8: ir.DataType.UINT8}
 
 
 def dequantized_linear(precision: DecoderPrecision) -> StaticLinear:
@@ -42,8 +44,14 @@ def dequantized_linear(precision: DecoderPrecision) -> StaticLinear:
 
 
 def multiplied(g: GraphBuilder, name: str, x: ir.Value, w: QuantizedValues) -> ir.Value:
-    """[1, S, K] -> [1, S, N] through the dequantised matrix."""
+    """[1, S, K] -> [1, S, N] through the dequantised matrix.
+
+    Raises:
+        QuantizeError: of a width that ONNX has no type for.
+    """
     scheme = w.scheme
+    if scheme.bits not in TYPES:
+        raise QuantizeError(f"{name}: has {scheme.bits} bits, a target's graphs take {' or '.join(map(str, TYPES))}")
     groups = scheme.groups_per_row(w.columns)
     columns = groups * scheme.group
     codes = g.place(f"{name}.blocks", seen_as(w.codes, f"{name}.blocks", scheme.bits, (w.rows, columns)))
@@ -60,9 +68,14 @@ def seen_as(value: ir.Value, name: str, bits: int, shape: tuple[int, ...]) -> ir
     """The same bytes as unsigned numbers of so many bits."""
     there = value.const_value
     assert isinstance(there, ir.ExternalTensor)  # weight sets always go to the external data file
-    dtype = {4: ir.DataType.UINT4, 8: ir.DataType.UINT8}[bits]
     return ir.ExternalTensor(
-        there.location, there.offset, there.length, dtype, shape=ir.Shape(shape), name=name, base_dir=there.base_dir
+        there.location,
+        there.offset,
+        there.length,
+        TYPES[bits],
+        shape=ir.Shape(shape),
+        name=name,
+        base_dir=there.base_dir,
     )
 
 

@@ -67,6 +67,7 @@ def static_graphs(
     context: int,
     chunk: int,
     opset: int = OPSET,
+    is_apart: bool = False,
 ) -> Iterator[StaticGraph]:
     """Build the graphs one after the other.
 
@@ -79,13 +80,14 @@ def static_graphs(
         context: C.
         chunk: S of the prefill graphs.
         opset: of the graphs.
+        is_apart: of their attention (``StaticShape``).
     """
     by_name = {adapter.name: adapter for adapter in model.adapters}
     for route, mix in wanted.items():
         on = [(by_name[name], weight) for name, weight in mix.items()]
         for role in ROLES:
             g = GraphBuilder(f"{role}_{route}", sink, opset)
-            shape = StaticShape(context, chunk if role == "prefill" else 1)
+            shape = StaticShape(context, chunk if role == "prefill" else 1, is_apart)
             build_static_decoder(g, weights, model.decoder, on, shape, linears)
             yield StaticGraph(route, role, g.model())
 

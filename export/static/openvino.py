@@ -55,7 +55,7 @@ def write_openvino(
     linears = dequantized_linear(precision)
     files: dict[tuple[str, str], str] = {}
     for graph in static_graphs(
-        model, weights, sink, linears, wanted, context=context, chunk=chunk, opset=BLOCKWISE_OPSET
+        model, weights, sink, linears, wanted, context=context, chunk=chunk, opset=BLOCKWISE_OPSET, is_apart=True
     ):
         file = f"{PROVIDER}_{graph.role}_{re.sub(r'[^A-Za-z0-9._-]', '_', graph.route)}.onnx"
         ir.save(graph.model, folder / file)

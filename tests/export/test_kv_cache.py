@@ -21,7 +21,7 @@ from palmtop.errors import CheckpointError, InputError
 from palmtop.export.arch import find
 from palmtop.export.bundle_manifest import list_files, write_manifest
 from palmtop.export.checkpoint import Checkpoint
-from palmtop.export.cli import export_command
+from palmtop.export.cli import _measured, export_command
 from palmtop.export.convert import export_model
 from palmtop.export.graph.kv_cache import LayerScales
 from palmtop.export.kv import cache_for, leaving_room, scale_bytes, with_cache
@@ -36,6 +36,7 @@ from palmtop.export.recipe import Recipe
 from palmtop.export.verify import verify
 from palmtop.export.verify.kv_loss import CHUNK, cache_loss, judge_cache
 from palmtop.export.verify.probe import DecoderProbe, ProbeInput
+from palmtop.export.verify.report import render
 from palmtop.runtime.bundle import Bundle, open_bundle
 from palmtop.runtime.manifest import Manifest
 from tests.reference.port import random_checkpoint
@@ -194,13 +195,18 @@ def test_keys_that_are_no_numbers_are_refused(float_model: FloatModel, samples: 
         envelopes(broken, samples[:1], rotary_size=48)
 
 
-@pytest.mark.parametrize("adapters", ["gated", "none", "merge=vision"])
-def test_every_adapter_mode_has_scales_of_its_own_weights(checkpoint: Checkpoint, adapters: str) -> None:
-    recipe = Recipe(kv=8, context=LONG, adapters=adapters)
+def test_every_adapter_mode_has_scales_of_its_own_weights(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    """Text switches no gate on; a merged adapter is in the weights."""
+    (tmp_path / "mine.jsonl").write_text('{"text": "abc abc"}\n')
     model = find("phi4mm").read_model(checkpoint, LONG)
-    cache = calibrated_cache(checkpoint, model, recipe, None)
-    assert [layer.key.shape for layer in cache.layers] == [(1, 64)] * 4
-    assert all((layer.key > 0).all() and (layer.value > 0).all() for layer in cache.layers)
+    gated, none, merged = (
+        calibrated_cache(checkpoint, model, Recipe(kv=8, context=LONG, adapters=a), tmp_path / "mine.jsonl").layers
+        for a in ("gated", "none", "merge=vision")
+    )
+    assert [layer.key.shape for layer in merged] == [(1, 64)] * 4
+    assert all((layer.key > 0).all() and (layer.value > 0).all() for layer in merged)
+    assert np.array_equal(gated[3].key, none[3].key)
+    assert not np.allclose(merged[3].key, none[3].key)
 
 
 def test_the_users_samples_are_calibrated_on(checkpoint: Checkpoint, tmp_path: Path) -> None:
@@ -375,6 +381,12 @@ def test_verify_measures_it_and_off_is_base_with_the_same_scales(bundle: Bundle,
     assert f"image: KV cache of {bundle.manifest.decoder.kv_bits} bits" in names
     assert quality.kv_cache["bits"] == bundle.manifest.decoder.kv_bits
     assert quality.kv_cache["by_length"]
+    page = render(quality.to_dict(), "a bundle")
+    assert f"stored in {bundle.manifest.decoder.kv_bits} bits" in page
+    assert "text, up to 512 tokens" in page
+    assert f"KV cache of {bundle.manifest.decoder.kv_bits} bits against float32 (text KL" in _measured(
+        quality.to_dict()
+    )
 
 
 def test_a_manifest_that_claims_another_cache_fails_its_proof(

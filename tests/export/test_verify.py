@@ -15,7 +15,9 @@ from click.testing import CliRunner
 from palmtop.export.bundle_manifest import list_files, write_manifest
 from palmtop.export.checkpoint import Checkpoint
 from palmtop.export.verify import verify
+from palmtop.export.verify.probe import DecoderProbe
 from palmtop.export.verify.quality import Quality
+from palmtop.export.verify.samples import SampleReader, packaged_messages
 from palmtop.export.verify_cli import verify_command
 from palmtop.runtime.bundle import open_bundle
 
@@ -182,3 +184,15 @@ def test_an_untied_head_is_verified_too(tmp_path: Path) -> None:
     random_checkpoint(tmp_path / "checkpoint", 3, num_hidden_layers=1, tie_word_embeddings=False, **SMALL_TOWERS)
     export_model(tmp_path / "checkpoint", tmp_path / "bundle", Recipe(bits=8, context=1024))
     assert failed(tmp_path / "bundle", tmp_path / "checkpoint") == []
+
+
+def test_an_answer_is_judged_up_to_its_end(int4_bundle: Path) -> None:
+    bundle = open_bundle(int4_bundle)
+    probe = DecoderProbe(bundle.file(bundle.manifest.decoder.file), bundle.manifest.decoder)
+    reader = SampleReader(bundle.path, bundle.manifest)
+    _, messages, _ = next(packaged_messages(["text"], 1))
+    prompt, gates = reader.read("text", messages), np.zeros(len(bundle.manifest.adapters), np.float32)
+    passed_over = probe.greedy(prompt, gates, 12).tolist()
+    end = next(at for at, token in enumerate(passed_over) if token in reader.eos_ids)
+    assert end < 11
+    assert probe.greedy(prompt, gates, 12, reader.eos_ids).tolist() == passed_over[: end + 1]

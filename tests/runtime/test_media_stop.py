@@ -17,7 +17,7 @@ from palmtop.runtime.options import GenerationOptions
 from palmtop.runtime.processor.audio import BLOCK_FRAMES, log_mel
 from palmtop.runtime.processor.image import load_image, tile_image
 from palmtop.runtime.processor.image_file import BLEND_ROWS
-from palmtop.runtime.processor.resize import BLOCK_ROWS
+from palmtop.runtime.processor.resize import BAND_OUTPUTS, BLOCK_ROWS, resize_cubic, resize_triangle
 from palmtop.runtime.processor.sound_file import BLOCK_SAMPLES, load_audio
 from palmtop.runtime.processor.spec import ImageSpec
 from palmtop.runtime.session import Session
@@ -70,12 +70,27 @@ def hear(between: Callable[[], None]) -> NDArray[np.float32]:
 
 
 def test_the_work_comes_in_as_many_pieces_as_it_is_large() -> None:
-    seen, heard = Counter(), Counter()
-    see(seen)
-    hear(heard)
-    assert seen.calls >= 2000 // BLEND_ROWS + 2000 // BLOCK_ROWS + 3
-    blocks = 60 * RATE // BLOCK_SAMPLES
-    assert heard.calls >= 2 * blocks + 60 * 100 // BLOCK_FRAMES
+    """Each kind of work by itself, so that none can stand in for another."""
+
+    def pieces(work: Callable[[Callable[[], None]], object]) -> int:
+        counter = Counter()
+        work(counter)
+        return counter.calls
+
+    samples = np.zeros(60 * RATE, np.float32)
+    blocks = -(-len(samples) // BLOCK_SAMPLES)
+    assert pieces(lambda between: load_audio((samples, RATE), PHI_AUDIO.rate_hz, between)) == blocks
+    assert pieces(lambda between: load_audio(speech(60), RATE, between)) == blocks
+    frames = len(log_mel(samples, PHI_AUDIO))
+    assert pieces(lambda between: log_mel(samples, PHI_AUDIO, between)) == -(-frames // BLOCK_FRAMES)
+
+    clear = np.zeros((2000, 30, 4), np.uint8)
+    assert pieces(lambda between: load_image(clear, between)) == -(-2000 // BLEND_ROWS)
+    opaque = np.zeros((2000, 300, 3), np.uint8)
+    assert pieces(lambda between: resize_triangle(opaque, 100, 2000, between)) == -(-2000 // BLOCK_ROWS)
+    assert pieces(lambda between: resize_triangle(opaque, 300, 1000, between)) == 3 * -(-1000 // BAND_OUTPUTS)
+    single = np.zeros((1, 50, 50), np.float32)
+    assert pieces(lambda between: resize_cubic(single, 60, 1000, between)) == -(-1000 // BLOCK_ROWS)
 
 
 @pytest.mark.parametrize("work", [see, hear])

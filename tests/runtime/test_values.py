@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from palmtop.errors import InputError, MemoryPlanError
 from palmtop.runtime.bundle import open_bundle
+from palmtop.runtime.loading import chunk_for
 from palmtop.runtime.manifest import Manifest, PartSpec
 from palmtop.runtime.memory import check_encoder, check_plan, largest_context, plan_memory
 from palmtop.runtime.options import GenerationOptions
@@ -209,3 +210,24 @@ def test_loading_copies_codes_and_keeps_scales_and_adapters_mapped(manifest: Man
     assert plan("decoder linears", 32) == (16384, 0, 16384)
     assert plan("norms and tables", 32) == (16384, 16384, 0)
     assert plan("vision encoder") == (0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "draft_rows", "chunk"),
+    [
+        (4_700e6, 1, 8),
+        (3_800e6, 1, 16),
+        (4_700e6, 8, 16),
+        (4_700e6, 15, 16),
+        (4_700e6, 4, 8),
+        (1e6, 1, 128),
+        (60e9, 1, 8),
+    ],
+)
+def test_a_chunk_is_as_long_as_about_a_second(
+    manifest: Manifest, parameters: float, draft_rows: int, chunk: int
+) -> None:
+    """And longer than a step that gives logits of all its tokens."""
+    part = PartSpec(name="decoder linears", bits=4, group=32, parameters=int(parameters), size_bytes=1)
+    recipe = {**manifest.recipe, "draft_rows": draft_rows}
+    assert chunk_for(dataclasses.replace(manifest, parts=(part,), recipe=recipe)) == chunk

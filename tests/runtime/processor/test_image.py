@@ -79,7 +79,7 @@ def test_the_comparison_would_notice_a_resize_without_antialiasing(
 ) -> None:
     import cv2
 
-    def plain_bilinear(image: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
+    def plain_bilinear(image: NDArray[np.uint8], width: int, height: int, between: object) -> NDArray[np.uint8]:
         return np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR), np.uint8)
 
     monkeypatch.setattr("palmtop.runtime.processor.image.resize_triangle", plain_bilinear)
