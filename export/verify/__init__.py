@@ -228,6 +228,7 @@ def _make_reference(
     float_folder, plain_folder = folder / "float", folder / "plain"
     for each in (float_folder, plain_folder):
         each.mkdir()
+    recipe = replace(recipe, target=None, soc=None)  # what is compared runs on the CPU
     as_float = replace(recipe, bits=32, head_bits=None, encoder_bits=None)
     write_bundle(float_folder, checkpoint, model, as_float)
     for name, path in loras.items():

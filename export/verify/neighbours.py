@@ -32,7 +32,9 @@ def neighbours(
     """Uniform bundles made by rounding, each with its bytes and its mean divergence."""
     found = []
     for bits, group in UNIFORM:
-        own = replace(recipe, bits=bits, group=group, head_bits=None, encoder_bits=None, method="rtn")
+        own = replace(
+            recipe, bits=bits, group=group, head_bits=None, encoder_bits=None, method="rtn", target=None, soc=None
+        )
         place = folder / f"uniform-{bits}-{group}"
         place.mkdir()
         manifest = write_bundle(place, checkpoint, model, own, making)
