@@ -38,7 +38,7 @@ def _code(groups: NDArray[np.float32], scheme: Scheme) -> Coded:
     beta = np.float32(BETA)
     for _ in range(ROUNDS):
         off = groups - (codes - zeros) * scales
-        aim = groups - _shrink(off / size, beta) * size
+        aim = groups - _shrink(np.divide(off, size, dtype=np.float32), beta) * size
         scales, zeros = _fitted(codes, aim, scales, zeros, scheme)
         codes = nearest(groups, scales, zeros, scheme)
         norm = _norm(groups, codes, scales, zeros)
