@@ -26,6 +26,7 @@ from palmtop.export.plan.float_model import FloatModel
 from palmtop.export.plan.loss import LossMeter
 from palmtop.export.plan.samples import Question, Sample, SampleReader, packaged_questions
 from palmtop.export.plan.size import float_bundle
+from palmtop.export.plan_table import tensor_class
 from palmtop.export.recipe import CALIBRATED, METHODS, Recipe
 from palmtop.export.whole_matrix import on_every_core
 from palmtop.quantize.rtn import dequantize
@@ -114,6 +115,7 @@ def bits_a_weight(model: FloatModel, scheme: Scheme) -> float:
 @click.option("--group", type=int, default=32, show_default=True)
 @click.option("--symmetric", is_flag=True)
 @click.option("--method", "methods", multiple=True, default=("rtn", "k_quant", "hqq", "search", "awq", "gptq"))
+@click.option("--by-kind", is_flag=True, help="Print what each kind of tensor loses when it alone is quantised.")
 @click.option("--write", is_flag=True, help="Renew the model's table in docs/quantise.md.")
 def main(
     gguf: Path | None,
@@ -124,6 +126,7 @@ def main(
     group: int,
     symmetric: bool,
     methods: tuple[str, ...],
+    by_kind: bool,
     write: bool,
 ) -> None:
     """Print a line a method."""
@@ -157,6 +160,15 @@ def main(
             modes = ", ".join(f"{mode} {kl:.5f}" for mode, kl in loss.kl.items())
             lines.append(f"| `{method}` | {loss.mean_kl:.5f} | {share} | {loss.mean_top1:.2%} | {modes} |")
             click.echo(f"{lines[-1]} {seconds:.0f} s")
+            if by_kind:
+                for kind in dict.fromkeys(
+                    tensor_class(f"{part}: {name}") for part in changed for name in changed[part]
+                ):
+                    alone = {
+                        part: {name: w for name, w in own.items() if tensor_class(f"{part}: {name}") == kind}
+                        for part, own in changed.items()
+                    }
+                    click.echo(f"    {kind} alone: {meter.loss(alone).mean_kl:.5f}")
         if write:
             mark = "methods, packaged model" if gguf is None else "methods, SmolLM2"
             put_between(PAGE, mark, "\n".join(lines) + f"\n\n{about}")
