@@ -273,7 +273,7 @@ def test_a_checkpoint_is_never_replaced_by_its_bundle(copy: Path) -> None:
 
 def test_the_command_line_says_what_was_measured(copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     quality = {"checks": [{"name": "names"}, {"name": "tensors"}], "skipped": ["logits: too large"]}
-    quality |= {"tensors": {"a": {}}, "modes": {}, "adapters": {}}
+    quality |= {"tensors": {"a": {}}, "modes": {}, "adapters": {}, "kv_cache": None}
 
     def export(source: Path, target: Path, *_: object, **__: object) -> Path:
         export_model(source, target, Recipe(context=64))
