@@ -173,7 +173,7 @@ class SampleReader:
         self._manifest = manifest
 
     def read(self, question: Question) -> Sample:
-        """One sample.
+        """One sample; of more tokens than the bundle's context the first count.
 
         Raises:
             InputError: the model does not serve this mode, or the messages do not fit it.
@@ -201,7 +201,11 @@ class SampleReader:
         places: NDArray[np.int64],
         positions: NDArray[np.int64],
     ) -> Sample:
-        return Sample(mode=mode, input_ids=ids, media=media, places=places, positions=positions)
+        most = self._manifest.decoder.context_length
+        inside = positions[positions < most - 1] if len(ids) > most else positions
+        if not len(inside):
+            inside = np.array([most - 2])
+        return Sample(mode=mode, input_ids=ids[:most], media=media, places=places[:most], positions=inside)
 
     def _media(self, item: Any, mode: str) -> MediaInput:
         spec = self._manifest.processor

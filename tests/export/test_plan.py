@@ -261,6 +261,15 @@ def test_samples_of_ones_own_are_read_and_bad_lines_named(tmp_path: Path) -> Non
         list(read_questions(path))
 
 
+def test_samples_longer_than_the_context_are_calibrated_on_up_to_there(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    """A graph of 32 positions has no rotation for more: onnxruntime would end the export with its own words."""
+    samples = tmp_path / "samples.jsonl"
+    samples.write_text(json.dumps({"text": "digits: one two three. " * 20}) + "\n")
+    recipe = Recipe(method="gptq", context=32)
+    export_model(checkpoint.path, tmp_path / "bundle", recipe, request=Request(samples=samples))
+    assert (tmp_path / "bundle" / "bundle.json").is_file()
+
+
 def test_two_wishes_at_once_are_refused() -> None:
     with pytest.raises(InputError, match="size_bytes and loss are given"):
         Request(size_bytes=10, loss=0.1)
