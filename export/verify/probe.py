@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from palmtop.errors import BundleError
-from palmtop.runtime.manifest import DecoderSpec
+from palmtop.runtime.manifest import DRAFT_LOGITS, DecoderSpec
 
 LOG_ERRORS = 3
 CACHE_TYPES = {"tensor(float)": np.float32, "tensor(int8)": np.int8, "tensor(uint8)": np.uint8}
@@ -64,7 +64,7 @@ class DecoderProbe:
             raise BundleError(f"{path}: onnxruntime cannot load it ({str(error).splitlines()[0]})") from error
         self._spec = spec
         self._inputs = {i.name: i for i in self._session.get_inputs()}
-        self._outputs = [o.name for o in self._session.get_outputs()]
+        self._outputs = [o.name for o in self._session.get_outputs() if o.name != DRAFT_LOGITS]  # the same, more rows
 
     @property
     def num_gates(self) -> int:
