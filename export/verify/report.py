@@ -211,8 +211,10 @@ def _layers(tensors: Mapping[str, Any]) -> str:
 def _adapters(adapters: Mapping[str, Any]) -> str:
     if not adapters:
         return ""
+    columns = (("cosine", 4), ("ratio", 3), ("effect_kl", 3), ("match_kl", 4))
+    # An adapter that was added has nothing to be compared with unless its folder is given (--lora).
     rows = [
-        (escape(n), f"{a['cosine']:.4f}", f"{a['ratio']:.3f}", f"{a['effect_kl']:.3f}", f"{a['match_kl']:.4f}")
+        (escape(n), *(f"{a[key]:.{digits}f}" if key in a else "-" for key, digits in columns))
         for n, a in adapters.items()
     ]
     note = "Each adapter changes the logits as in the checkpoint; with every gate off they equal a bundle without any."

@@ -91,6 +91,11 @@ def test_a_failed_check_is_open_at_once() -> None:
     assert "<details open>" in page and "FAIL" in page and "<details open>" not in render(quality(), "model")
 
 
+def test_an_added_adapter_that_was_compared_with_nothing_has_dashes() -> None:
+    page = render(quality(adapters={"mine": {"effect_kl": 1.5463, "changed": 9.7}}), "model")
+    assert "<td>mine</td><td>-</td><td>-</td><td>1.546</td><td>-</td>" in re.sub(r"(<td)[^>]*>", r"\1>", page)
+
+
 def test_what_was_not_compared_is_left_out() -> None:
     bare = quality(modes={}, adapters={}, encoders={}, accuracy={}, worst=[], neighbours=[], skipped=("too large",))
     headings = re.findall("<h2>(.*?)</h2>", render(bare, "model"))
