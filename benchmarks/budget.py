@@ -25,7 +25,7 @@ from palmtop.export.plan.calibrate import StatisticsFolder, calibrate
 from palmtop.export.plan.coded import CodedModel
 from palmtop.export.plan.loss import LossMeter
 from palmtop.export.plan.planner import Planner, measure
-from palmtop.export.plan.prepare import in_two, judged_of
+from palmtop.export.plan.prepare import in_two, judged_beside, judged_of
 from palmtop.export.plan.request import Request
 from palmtop.export.plan.size import bundle_bytes
 from palmtop.export.recipe import METHODS, Recipe
@@ -51,7 +51,7 @@ def written_bytes(plan: Plan, folder: Path) -> int:
 @click.command()
 @click.option("--method", default="gptq", show_default=True)
 @click.option("--items", type=int, default=160, show_default=True, help="Samples of each mode to plan with.")
-@click.option("--judged", type=int, default=60, show_default=True, help="Held-out questions of each mode.")
+@click.option("--judged", type=int, default=250, show_default=True, help="Held-out questions of each mode.")
 @click.option("--write", is_flag=True, help="Renew the table of docs/quantise.md.")
 def main(method: str, items: int, judged: int, write: bool) -> None:
     """Print a line a size."""
@@ -65,6 +65,7 @@ def main(method: str, items: int, judged: int, write: bool) -> None:
         apart = judged_of(samples)
         calibrate(float_model, [s for s in samples if all(s is not other for other in apart)], statistics)
         alone, together = in_two(apart)
+        together += judged_beside(folder / "float", float_model.manifest, items)
         coded = CodedModel(float_model, quantizer, statistics.find, kept_bytes=1 << 30)
         sensitivities = measure(float_model, LossMeter(float_model, alone), coded)
         click.echo("every tensor is measured", err=True)
@@ -94,8 +95,8 @@ def main(method: str, items: int, judged: int, write: bool) -> None:
             click.echo(lines[-1])
         if write:
             under = (
-                f"{items} samples of each mode to plan with, every fourth of them to judge plans; {judged} other"
-                f" questions of each mode for this table; {method}; {machine()}."
+                f"{items} samples of each mode to plan with, every fourth of them and 128 more to judge plans;"
+                f" {judged} other questions of each mode for this table; {method}; {machine()}."
             )
             put_between(PAGE, MARK, "\n".join(lines) + f"\n\n{under}")
 

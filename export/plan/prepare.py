@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import zip_longest
 from pathlib import Path
 
 from palmtop.errors import InputError
@@ -25,11 +26,13 @@ from .float_model import FloatModel
 from .loss import LossMeter
 from .planner import Planner, measure
 from .request import Request
-from .samples import Sample, SampleReader, packaged_questions, read_questions
+from .samples import Sample, SampleReader, later_questions, packaged_questions, read_questions
 from .size import bundle_bytes, float_bundle, linear_names
 
 JUDGED_EVERY = 4  # of a mode's samples the fourth, the eighth ... are not calibrated on: plans are judged on them
 SPLIT_FROM = 8  # fewer samples serve both purposes
+JUDGED_BESIDE = 128  # packaged samples of each mode that whole plans are judged on besides
+JUDGED_LOGITS_BYTES = 256 << 20  # of those
 JUDGED_ALONE = 8  # of those, that every tensor is judged on by itself, twice; whole plans are on the others
 Report = Callable[[str], None]
 
@@ -66,7 +69,8 @@ def prepared(
         float_model = FloatModel(folder / "float", manifest)
         samples = _samples(folder / "float", manifest, request)
         judged = judged_of(samples) if request.is_solved else []
-        refuse_little_memory(float_model, samples, judged, ram_bytes)
+        more = judged_beside(folder / "float", manifest, request.items) if judged and request.samples is None else []
+        refuse_little_memory(float_model, [*samples, *more], [*judged, *more], ram_bytes)
         (folder / "statistics").mkdir()
         statistics = StatisticsFolder(folder / "statistics")
         apart = {id(sample) for sample in judged} if len(judged) < len(samples) else set()
@@ -84,7 +88,8 @@ def prepared(
                 return bundle_bytes(folder / "float", manifest, model, recipe, own)
 
             tell("solver")
-            planner = Planner(opened, LossMeter(opened, together), sensitivities, coded, plan.method, size_of)
+            whole = LossMeter(opened, [*together, *more])
+            planner = Planner(opened, whole, sensitivities, coded, plan.method, size_of)
             if request.size_bytes is not None:
                 plan = planner.for_size(request.size_bytes)
             elif request.loss is not None:
@@ -111,6 +116,30 @@ def judged_of(samples: Sequence[Sample]) -> list[Sample]:
     for mode in dict.fromkeys(sample.mode for sample in samples):
         own = [sample for sample in samples if sample.mode == mode]
         found += own[JUDGED_EVERY - 1 :: JUDGED_EVERY] if len(own) >= SPLIT_FROM else own
+    return found
+
+
+def judged_beside(folder: Path, manifest: Manifest, seen: int) -> list[Sample]:
+    """More packaged samples to judge whole plans on: what they lose hangs on few tokens, so it takes many to tell.
+
+    As many of each mode as the float model's logits have room for.
+
+    Args:
+        folder: of the float model.
+        manifest: its own.
+        seen: packaged samples of each mode that are used already.
+    """
+    reader, vocabulary = SampleReader(folder, manifest), manifest.decoder.vocab_size
+    questions = list(later_questions(manifest.routes, seen, JUDGED_BESIDE, vocabulary))
+    by_mode = [[q for q in questions if q.mode == mode] for mode in manifest.routes]
+    found: list[Sample] = []
+    left = JUDGED_LOGITS_BYTES
+    for row in zip_longest(*by_mode):
+        some = [reader.read(question) for question in row if question is not None]
+        left -= 4 * vocabulary * sum(len(sample.positions) for sample in some)
+        if left < 0:
+            break
+        found += some
     return found
 
 

@@ -108,6 +108,14 @@ def packaged_questions(modes: Iterable[str], count: int, vocab_size: int) -> Ite
             yield Question(mode=mode, messages=item.messages, answer=item.expected)
 
 
+def later_questions(modes: Iterable[str], seen: int, count: int, vocab_size: int) -> Iterator[Question]:
+    """``count`` more of every mode, behind the first ``seen`` that ``packaged_questions`` gives."""
+    for mode in modes:
+        found = list(packaged_questions([mode], seen + count, vocab_size))
+        for is_prose in (True, False):
+            yield from [question for question in found if (not question.messages) == is_prose][seen:]
+
+
 def _prose() -> Iterator[Question]:
     """Passages of Python's reference documentation, which is wherever Python is."""
     from pydoc_data.topics import topics
