@@ -116,7 +116,10 @@ def _decoder(role: str, route: str) -> Callable[[GraphBuilder], None]:
         )
         shape = StaticShape(CONTEXT, CHUNK if role == "prefill" else 1)
         rank = RANKS[route]
-        on = [] if rank is None else [(Adapter(route, rank, 2.0 * rank, _pairs(route, rank, config)), 1.0)]
+        on = []
+        if rank is not None:
+            pairs = _pairs(route, rank, config)
+            on.append((Adapter(name=route, rank=rank, alpha=2.0 * rank, pair=pairs), 1.0))
         build_static_decoder(g, RandomWeights(), config, on, shape, stored_linear(FLOAT_DECODER))
 
     return build
