@@ -35,6 +35,7 @@ SCHEMES: tuple[Scheme, ...] = tuple(
 ANCHORS = (Scheme(bits=4, group=32, scale_bits=16), Scheme(bits=2, group=32, scale_bits=16))
 UNSEEN = ANCHORS[0]  # of tensors that no sample has used: nothing says what they may lose
 SAMPLE_ROWS = 256  # of a matrix that schemes are compared on
+UNIFORM = 3  # uniform solutions that are measured for a size
 ROUNDS = 6
 CLEARLY = 0.9  # of the uniform plan's loss: a smaller gain may be the samples' chance, and the plain plan is taken
 NEAR = 0.0005  # of a size that was asked for: nearer is not tried for
@@ -142,13 +143,13 @@ class Planner:
         """The best plan that fits.
 
         What single tensors lose at 2 bits says least about what they lose together, so a solution without
-        2 bits and the best uniform one are measured beside the solver's own, and the best of them is taken.
+        2 bits and those uniform ones that seem best are measured beside the solver's own, and the best is taken.
 
         Raises:
             InputError: nothing fits; says what the smallest bundle needs.
         """
         plain = self._uniform_within(limit_bytes)
-        found = [plain, *(self._fitting(limit_bytes, fewest) for fewest in (2, 4))]
+        found = [*plain, *(self._fitting(limit_bytes, fewest) for fewest in (2, 4))]
         candidates = list(dict.fromkeys(solution for solution in found if solution is not None))
         if not candidates:
             smallest = self._size_of(self._schemes(frontier(self._options)[0]))
@@ -157,8 +158,9 @@ class Planner:
             )
         losses = [self._lost(solution) for solution in candidates]
         best = losses.index(min(losses))
-        if plain is not None and losses[best] > CLEARLY * losses[0]:
-            best = 0
+        plainest = losses.index(min(losses[: len(plain)])) if plain else best
+        if losses[best] > CLEARLY * losses[plainest]:
+            best = plainest
         return self._plan(candidates[best], losses[best])
 
     def for_loss(self, limit: float) -> Plan:
@@ -222,17 +224,20 @@ class Planner:
             overhead += size_bytes - limit_bytes  # what no tensor's choice changes, and borders between tensors
         return None
 
-    def _uniform_within(self, limit_bytes: int) -> Solution | None:
-        """The uniform solution that seems best of those that fit."""
+    def _uniform_within(self, limit_bytes: int) -> list[Solution]:
+        """The uniform solutions that seem best of those that fit."""
         found = []
         for scheme in SCHEMES:
             chosen = tuple(s.schemes.index(scheme) if scheme in s.schemes else 0 for s in self._sensitivities)
             there = [options[at] for options, at in zip(self._options, chosen, strict=True)]
             found.append(Solution(chosen, sum(o.size_bytes for o in there), sum(o.loss for o in there)))
+        fitting: list[Solution] = []
         for solution in sorted(found, key=lambda s: s.loss):
             if solution.size_bytes < limit_bytes and self._size_of(self._schemes(solution)) <= limit_bytes:
-                return solution
-        return None
+                fitting.append(solution)
+            if len(fitting) == UNIFORM:
+                break
+        return fitting
 
     def _lost(self, solution: Solution) -> float:
         return self.measured(self._schemes(solution)).mean_kl
