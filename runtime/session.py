@@ -236,8 +236,6 @@ def load_session(path: str | os.PathLike[str], options: SessionOptions) -> Sessi
     """
     bundle = open_bundle(path)
     where = placement(options.provider)
-    for provider in {where.vision, where.audio} - {CPU, QNN}:
-        openvino_device(provider)  # what is missing is said now, not at the first picture
     placed, static = None, None
     if parts := where.parts_on(QNN):
         placed = PlacedBundle(bundle, QNN, parts, options.fallback, options.recompile, options.threads)
@@ -245,6 +243,8 @@ def load_session(path: str | os.PathLike[str], options: SessionOptions) -> Sessi
         static = placed.static()
     if where.parts_on(OPENVINO) and where.decoder not in (CPU, QNN):
         static = openvino_decoder(bundle, where.decoder, options.threads, fallback=options.fallback)
+    for provider in {where.vision, where.audio} - {CPU, QNN}:
+        openvino_device(provider)  # what is missing is said now, not at the first picture
     return Session(bundle, options, static=static, placed=placed)
 
 

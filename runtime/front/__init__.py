@@ -64,7 +64,7 @@ def load(
         fallback: operators that a provider does not take may run on the CPU; they are reported.
         recompile: compile the bundle's graphs for a provider here, where another version compiled them.
         prefill_chunk: tokens of a prompt read at a time; shorter ones let cancelling, timeouts and other
-            threads act sooner; None chooses 16 to 128 by the size of the model.
+            threads act sooner; None chooses 8 to 128 by the size of the model.
 
     Raises:
         BundleError: the bundle is missing or damaged; the message names file, found and expected.
