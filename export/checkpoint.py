@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from palmtop.errors import CheckpointError
 
@@ -15,45 +15,6 @@ from .config_keys import parse_json_object, read_text
 from .tensor_folder import TensorFolder
 from .weight import Weight
 from .workers import Workers
-
-
-class Tensors(Protocol):
-    """Tensors by name, read when they are needed: of a folder of safetensors, or of one GGUF file.
-
-    Attributes:
-        path: of folder or file.
-        on_read: told the name and bytes of every read, for progress.
-    """
-
-    path: Path
-    on_read: Callable[[str, int], None] | None
-
-    @property
-    def names(self) -> list[str]:
-        """All tensor names, sorted."""
-        ...
-
-    @property
-    def size_bytes(self) -> int:
-        """Of all tensors."""
-        ...
-
-    @property
-    def marks(self) -> dict[str, tuple[int, int, int]]:
-        """Inode, size and modification time of every file."""
-        ...
-
-    def shape(self, name: str) -> tuple[int, ...] | None:
-        """The tensor's shape, or None when there is no such tensor."""
-        ...
-
-    def weight(self, name: str) -> Weight:
-        """A tensor, to be read later."""
-        ...
-
-    def sha256(self, workers: Workers | None = None) -> str:
-        """Hash of everything that reading gives."""
-        ...
 
 
 class Checkpoint:
@@ -71,7 +32,7 @@ class Checkpoint:
         except OSError as error:
             raise CheckpointError(f"{self.path}: could not be read ({error.strerror or error})") from error
         self.config = self.json("config.json")
-        self._tensors: Tensors = TensorFolder(self.path)
+        self._tensors = TensorFolder(self.path)
         self._beside: dict[str, TensorFolder] = {}
         self._on_read: Callable[[str, int], None] | None = None
         self._sha256: tuple[int, str] | None = None

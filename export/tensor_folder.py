@@ -1,7 +1,6 @@
-"""Find and read the tensors of a folder of safetensors files. Knows the file format and no model.
+"""Find the tensors of a folder of safetensors files, and give them by name. Knows the file format and no model.
 
-Tensors are read with ``pread``, a few rows at a time, never mapped: mapped pages would count as this
-process's memory. The safetensors layout (8-byte length, JSON header, bytes) is parsed here because the
+The safetensors layout (8-byte length, JSON header, bytes) is parsed here because the
 library hands out whole tensors, and bfloat16 only through torch.
 """
 
@@ -9,13 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import struct
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -24,42 +20,18 @@ from numpy.typing import NDArray
 from palmtop.errors import CheckpointError
 
 from .config_keys import read_json_object
+from .tensor_place import Place, TensorPlace, mark_of, read_blocks, read_rows, refuse_truncated
 from .weight import Weight
 from .workers import Workers
 
 INDEX_FILE = "model.safetensors.index.json"
 MAX_HEADER_BYTES = 100 << 20  # the limit of the safetensors library
-HASH_BLOCK_BYTES = 8 << 20
 DTYPES: dict[str, np.dtype[Any]] = {
     "F64": np.dtype("<f8"),
     "F32": np.dtype("<f4"),
     "F16": np.dtype("<f2"),
     "BF16": np.dtype(ml_dtypes.bfloat16),
 }
-
-
-@dataclass(frozen=True, slots=True)
-class TensorPlace:
-    """Where a tensor's bytes are.
-
-    Attributes:
-        file: the shard.
-        offset: of the first byte.
-        dtype: as stored.
-        shape: of the whole tensor.
-        mark: the shard's inode, size and modification time when its header was read.
-    """
-
-    file: Path
-    offset: int
-    dtype: np.dtype[Any]
-    shape: tuple[int, ...]
-    mark: tuple[int, int, int]
-
-    @property
-    def size_bytes(self) -> int:
-        """Bytes in the file."""
-        return int(np.prod(self.shape)) * self.dtype.itemsize
 
 
 class TensorFolder:
@@ -73,10 +45,10 @@ class TensorFolder:
         CheckpointError: no tensors there, or a file is missing, truncated, or contradicts another.
     """
 
-    def __init__(self, path: Path, places: dict[str, TensorPlace] | None = None) -> None:
+    def __init__(self, path: Path, places: Mapping[str, Place] | None = None) -> None:
         self.path = path
         self.on_read: Callable[[str, int], None] | None = None
-        self._places = _find_tensors(path) if places is None else places
+        self._places: Mapping[str, Place] = _find_tensors(path) if places is None else places
 
     @property
     def names(self) -> list[str]:
@@ -104,10 +76,10 @@ class TensorFolder:
             raise CheckpointError(f"{self.path}: tensor '{name}' is missing")
 
         def rows(start: int, stop: int) -> NDArray[np.float32]:
-            block = _read_rows(name, place, start, stop)
+            data = read_rows(name, place, start, stop)
             if self.on_read is not None:
-                self.on_read(name, block.size * place.dtype.itemsize)
-            return block
+                self.on_read(name, len(data))
+            return place.floats(data, stop - start)
 
         return Weight(name, place.shape, rows)
 
@@ -120,9 +92,9 @@ class TensorFolder:
 
         def one(name: str) -> str:
             place, digest = self._places[name], hashlib.sha256()
-            for block in _read_blocks(name, place):
+            for block in read_blocks(name, place):
                 digest.update(block)
-            return f"{name}:{place.dtype}:{list(place.shape)}:{digest.hexdigest()}\n"
+            return f"{name}:{place.stored_as}:{list(place.shape)}:{digest.hexdigest()}\n"
 
         whole = hashlib.sha256()
         for line in (workers or Workers()).map(one, self.names):
@@ -180,7 +152,7 @@ def _read_header(file: Path) -> dict[str, TensorPlace]:
 
 def _parse_header(file: Path) -> dict[str, TensorPlace]:
     with file.open("rb") as stream:
-        mark = _mark(stream)
+        mark = mark_of(stream)
         size_bytes = mark[1]
         start = stream.read(8)
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
@@ -199,12 +171,7 @@ def _parse_header(file: Path) -> dict[str, TensorPlace]:
             raise CheckpointError(f"{file}: the safetensors header is nested too deeply") from error
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             raise CheckpointError(f"{file}: the safetensors header is not valid ({error})") from error
-    for name, place in places.items():
-        if place.offset + place.size_bytes > size_bytes:
-            raise CheckpointError(
-                f"{file}: is truncated: tensor '{name}' ends at byte {place.offset + place.size_bytes},"
-                f" the file has {size_bytes}"
-            )
+    refuse_truncated(file, places)
     return places
 
 
@@ -219,68 +186,3 @@ def _place(file: Path, base: int, name: str, entry: dict[str, Any], mark: tuple[
             f"{file}: tensor '{name}' has {stop - start} bytes, expected {place.size_bytes} for {list(place.shape)}"
         )
     return place
-
-
-def file_mark(path: Path) -> tuple[int, int, int]:
-    """Inode, size and modification time: another file in the same place has another one."""
-    with path.open("rb") as file:
-        return _mark(file)
-
-
-def _mark(file: IO[bytes]) -> tuple[int, int, int]:
-    stat = os.fstat(file.fileno())
-    return stat.st_ino, stat.st_size, stat.st_mtime_ns
-
-
-@contextmanager
-def _open(place: TensorPlace) -> Iterator[IO[bytes]]:
-    """The shard, if it is still the one whose header was read: offsets of another would give any bytes.
-
-    Raises:
-        CheckpointError: it was replaced or written to.
-    """
-    with place.file.open("rb", buffering=0) as file:
-        if _mark(file) != place.mark:
-            raise CheckpointError(
-                f"{place.file}: was replaced or changed while it was read, expected it to stay as it is"
-            )
-        yield file
-
-
-def _read_blocks(name: str, place: TensorPlace) -> Iterator[bytes]:
-    """The tensor's bytes in the file, a block at a time."""
-    try:
-        with _open(place) as file:
-            file.seek(place.offset)
-            left = place.size_bytes
-            while left:
-                block = file.read(min(left, HASH_BLOCK_BYTES))
-                if not block:
-                    raise CheckpointError(f"{place.file}: tensor '{name}' ends too early")
-                left -= len(block)
-                yield block
-    except OSError as error:
-        raise CheckpointError(f"{place.file}: tensor '{name}' could not be read ({error.strerror})") from error
-
-
-def _read_rows(name: str, place: TensorPlace, start: int, stop: int) -> NDArray[np.float32]:
-    tail = place.shape[1:]
-    row_bytes = int(np.prod(tail)) * place.dtype.itemsize
-    if not place.shape:
-        start, stop, row_bytes = 0, 1, place.dtype.itemsize
-    try:
-        with _open(place) as file:
-            data = os.pread(file.fileno(), (stop - start) * row_bytes, place.offset + start * row_bytes)
-            while len(data) < (stop - start) * row_bytes:  # pread stops at 2 GiB
-                more = os.pread(
-                    file.fileno(),
-                    (stop - start) * row_bytes - len(data),
-                    place.offset + start * row_bytes + len(data),
-                )
-                if not more:
-                    raise CheckpointError(f"{place.file}: tensor '{name}' ends too early")
-                data += more
-    except OSError as error:
-        raise CheckpointError(f"{place.file}: tensor '{name}' could not be read ({error.strerror})") from error
-    shape = (stop - start, *tail) if place.shape else ()
-    return np.frombuffer(data, place.dtype).reshape(shape).astype(np.float32)

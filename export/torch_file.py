@@ -20,7 +20,8 @@ import numpy as np
 
 from palmtop.errors import CheckpointError
 
-from .tensor_folder import DTYPES, TensorPlace, file_mark
+from .tensor_folder import DTYPES
+from .tensor_place import TensorPlace, file_mark
 
 MAX_PICKLE_BYTES = 64 << 20
 LOCAL_HEADER = struct.Struct("<4s5H3I2H")  # of a zip entry, before its name

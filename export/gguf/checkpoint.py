@@ -11,9 +11,11 @@ import gguf
 
 from palmtop.errors import CheckpointError, UnsupportedModelError
 from palmtop.export.checkpoint import Checkpoint
+from palmtop.export.tensor_folder import TensorFolder
+from palmtop.export.tensor_place import file_mark, refuse_truncated
 
 from . import phi3
-from .tensors import GgufPlace, GgufTensors
+from .place import GgufPlace
 from .tokenizer import tokenizer_config, tokenizer_json
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
@@ -41,10 +43,10 @@ class GgufCheckpoint(Checkpoint):
             raise CheckpointError(
                 f"{self.path}: is one of {fields['split.count']} parts, expected one file (llama-gguf-split --merge)"
             )
-        raw = GgufTensors(self.path, places)
+        raw = TensorFolder(self.path, places)
         self.config = phi3.config(fields, raw)
         kept = {phi3.transformers_name(n): p for n, p in places.items() if n not in phi3.FACTORS.values()}
-        self._tensors = GgufTensors(self.path, kept)
+        self._tensors = TensorFolder(self.path, kept)
         self._beside = {}
         self._on_read = None
         self._sha256 = None
@@ -100,14 +102,16 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, GgufPlace]]:
     try:
         if path.stat().st_size == 0:
             raise ValueError("it is empty")
+        mark = file_mark(path)
         reader = gguf.GGUFReader(path)
         fields = {key: field.contents() for key, field in reader.fields.items()}
         places = {
-            t.name: GgufPlace(int(t.data_offset), t.tensor_type, tuple(int(n) for n in reversed(t.shape)))
+            t.name: GgufPlace(path, int(t.data_offset), t.tensor_type, tuple(int(n) for n in reversed(t.shape)), mark)
             for t in reader.tensors
         }
     except OSError as error:
         raise CheckpointError(f"{path}: could not be read ({error.strerror or error})") from error
     except (ValueError, KeyError, IndexError, TypeError, OverflowError, MemoryError) as error:
         raise CheckpointError(f"{path}: is truncated or not GGUF ({' '.join(str(error).split())})") from error
+    refuse_truncated(path, places)
     return fields, places

@@ -10,8 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from palmtop.errors import CheckpointError
-
-from .tensors import GgufTensors
+from palmtop.export.tensor_folder import TensorFolder
 
 ARCHITECTURE = "phi3"
 MODEL_NAMES = {
@@ -40,7 +39,7 @@ def transformers_name(name: str) -> str:
     return f"model.layers.{match[1]}.{LAYER_NAMES[match[2]]}.weight"
 
 
-def config(fields: Mapping[str, Any], tensors: GgufTensors) -> dict[str, Any]:
+def config(fields: Mapping[str, Any], tensors: TensorFolder) -> dict[str, Any]:
     """What config.json would say.
 
     Args:
@@ -96,7 +95,7 @@ def config(fields: Mapping[str, Any], tensors: GgufTensors) -> dict[str, Any]:
     }
 
 
-def _scaling(tensors: GgufTensors, attention_factor: float | None) -> dict[str, Any] | None:
+def _scaling(tensors: TensorFolder, attention_factor: float | None) -> dict[str, Any] | None:
     """LongRoPE's factors, which are tensors here; None without."""
     found = {key: name for key, name in FACTORS.items() if tensors.shape(name) is not None}
     if not found:

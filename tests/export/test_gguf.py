@@ -7,6 +7,7 @@ import functools
 import json
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,12 @@ from palmtop.export.arch.phi4mm import read_model
 from palmtop.export.checkpoint import Checkpoint
 from palmtop.export.convert import export_model
 from palmtop.export.gguf.checkpoint import GgufCheckpoint
-from palmtop.export.gguf.tensors import GgufPlace, GgufTensors
+from palmtop.export.gguf.place import GgufPlace
 from palmtop.export.gguf.tokenizer import O200K, tokenizer_json
 from palmtop.export.open_checkpoint import open_checkpoint
 from palmtop.export.recipe import Recipe
+from palmtop.export.tensor_folder import TensorFolder
+from palmtop.export.tensor_place import file_mark
 from palmtop.runtime.reference import checkpoint_path
 from palmtop.runtime.reference.heldout import held_out_items
 from tests.export.test_phi3 import longrope, write_phi3
@@ -199,15 +202,16 @@ def test_the_split_of_phi_4_keeps_words_and_threes_of_digits_together() -> None:
 @pytest.mark.parametrize("kind", ["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q4_K", "Q5_K", "Q6_K", "Q3_K"])
 def test_rows_are_those_of_the_whole(kind: str, tmp_path: Path) -> None:
     """K-quants cannot be written by the package, so their bytes are drawn: every byte means something but scales."""
-    place = GgufPlace(7, gguf.GGMLQuantizationType[kind], (6, 512))
+    file = tmp_path / "model.gguf"
+    place = GgufPlace(file, 7, gguf.GGMLQuantizationType[kind], (6, 512), (0, 0, 0))
     rng = np.random.default_rng(0)
     if kind in ("Q4_K", "Q5_K", "Q6_K", "Q3_K"):
         data = rng.integers(0, 60, (6, place.row_bytes), np.uint8)  # as float16 scales: small and finite
     else:
         data = gguf.quants.quantize(rng.standard_normal((6, 512)).astype(np.float32), place.kind)
     raw = np.ascontiguousarray(data).view(np.uint8)
-    (tmp_path / "model.gguf").write_bytes(b"1234567" + raw.tobytes())
-    weight = GgufTensors(tmp_path / "model.gguf", {"w": place}).weight("w")
+    file.write_bytes(b"1234567" + raw.tobytes())
+    weight = TensorFolder(file, {"w": replace(place, mark=file_mark(file))}).weight("w")
     whole = gguf.quants.dequantize(data, place.kind)
     assert weight.array().shape == (6, 512)
     np.testing.assert_array_equal(weight.array(), whole)

@@ -1,0 +1,175 @@
+"""Where a tensor lies in a file, and how its bytes are read: ``pread``, a few rows at a time.
+
+Never mapped: mapped pages would count as this process's memory. Knows no file format; a format whose bytes are not
+plain numbers brings a place of its own.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from palmtop.errors import CheckpointError
+
+HASH_BLOCK_BYTES = 8 << 20
+
+
+class Place(Protocol):
+    """Where a tensor's bytes are, and what they mean."""
+
+    @property
+    def file(self) -> Path:
+        """That holds them."""
+
+    @property
+    def offset(self) -> int:
+        """Of the first byte."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the whole tensor."""
+
+    @property
+    def mark(self) -> tuple[int, int, int]:
+        """The file's inode, size and modification time when its header was read."""
+
+    @property
+    def stored_as(self) -> str:
+        """The type's name; part of the tensor's hash."""
+
+    @property
+    def row_bytes(self) -> int:
+        """Of one of the leading rows."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Of the whole tensor."""
+
+    def floats(self, data: bytes, rows: int) -> NDArray[np.float32]:
+        """So many rows' bytes as [rows, ...]."""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorPlace:
+    """A ``Place`` of plain numbers.
+
+    Attributes:
+        file: the shard.
+        offset: of the first byte.
+        dtype: as stored.
+        shape: of the whole tensor.
+        mark: the shard's inode, size and modification time when its header was read.
+    """
+
+    file: Path
+    offset: int
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    mark: tuple[int, int, int]
+
+    @property
+    def stored_as(self) -> str:
+        """The numbers' type."""
+        return str(self.dtype)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row; of a single number, that one."""
+        return int(np.prod(self.shape[1:])) * self.dtype.itemsize
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes in the file."""
+        return int(np.prod(self.shape)) * self.dtype.itemsize
+
+    def floats(self, data: bytes, rows: int) -> NDArray[np.float32]:
+        """So many rows' bytes as [rows, ...]; a single number as []."""
+        shape = (rows, *self.shape[1:]) if self.shape else ()
+        return np.frombuffer(data, self.dtype).reshape(shape).astype(np.float32)
+
+
+def file_mark(path: Path) -> tuple[int, int, int]:
+    """Inode, size and modification time: another file in the same place has another one."""
+    with path.open("rb") as file:
+        return mark_of(file)
+
+
+def mark_of(file: IO[bytes]) -> tuple[int, int, int]:
+    """The same of an open file."""
+    stat = os.fstat(file.fileno())
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns
+
+
+def refuse_truncated(file: Path, places: Mapping[str, Place]) -> None:
+    """Refuse a file whose header speaks of more than it holds.
+
+    Raises:
+        CheckpointError: a tensor ends behind the file's end.
+    """
+    for name, place in places.items():
+        size_bytes = place.mark[1]
+        if place.offset + place.size_bytes > size_bytes:
+            raise CheckpointError(
+                f"{file}: is truncated: tensor '{name}' ends at byte {place.offset + place.size_bytes},"
+                f" the file has {size_bytes}"
+            )
+
+
+def read_blocks(name: str, place: Place) -> Iterator[bytes]:
+    """The tensor's bytes in the file, a block at a time.
+
+    Raises:
+        CheckpointError: the file was replaced, ends too early, or could not be read.
+    """
+    try:
+        with _open(place) as file:
+            file.seek(place.offset)
+            left = place.size_bytes
+            while left:
+                block = file.read(min(left, HASH_BLOCK_BYTES))
+                if not block:
+                    raise CheckpointError(f"{place.file}: tensor '{name}' ends too early")
+                left -= len(block)
+                yield block
+    except OSError as error:
+        raise CheckpointError(f"{place.file}: tensor '{name}' could not be read ({error.strerror})") from error
+
+
+def read_rows(name: str, place: Place, start: int, stop: int) -> bytes:
+    """The bytes of some leading rows, or of a single number; errors as ``read_blocks``."""
+    if not place.shape:
+        start, stop = 0, 1
+    length, offset = (stop - start) * place.row_bytes, place.offset + start * place.row_bytes
+    try:
+        with _open(place) as file:
+            data = os.pread(file.fileno(), length, offset)
+            while len(data) < length:  # pread stops at 2 GiB
+                more = os.pread(file.fileno(), length - len(data), offset + len(data))
+                if not more:
+                    raise CheckpointError(f"{place.file}: tensor '{name}' ends too early")
+                data += more
+    except OSError as error:
+        raise CheckpointError(f"{place.file}: tensor '{name}' could not be read ({error.strerror})") from error
+    return data
+
+
+@contextmanager
+def _open(place: Place) -> Iterator[IO[bytes]]:
+    """The file, if it is still the one whose header was read: offsets of another would give any bytes.
+
+    Raises:
+        CheckpointError: it was replaced or written to.
+    """
+    with place.file.open("rb", buffering=0) as file:
+        if mark_of(file) != place.mark:
+            raise CheckpointError(
+                f"{place.file}: was replaced or changed while it was read, expected it to stay as it is"
+            )
+        yield file
