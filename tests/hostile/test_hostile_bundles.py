@@ -15,6 +15,7 @@ from palmtop.errors import BundleError
 from palmtop.runtime.bundle import open_bundle, sha256_of
 from palmtop.runtime.manifest import REQUIRED_FILES, Manifest
 from palmtop.runtime.session import Session, SessionOptions
+from tests.hostile.wrong_values import IMPOSSIBLE, at
 from tests.runtime.toy import FakeEncoders, write_toy_bundle
 
 
@@ -45,54 +46,10 @@ def answer(bundle: Path) -> None:
         session.answer([{"role": "user", "content": "hi"}], max_tokens=1)
 
 
-@pytest.mark.parametrize(
-    ("place", "value"),
-    [
-        ("routes.image.adapters.vision", "1"),
-        ("routes.image.adapters.vision", float("nan")),
-        ("routes.image.adapters.vision", True),
-        ("routes.image.audio_projector", "sideways"),
-        ("decoder.context_length", 0),
-        ("decoder.context_length", 1 << 25),
-        ("decoder.head_size", -8),
-        ("decoder.hidden_size", 10**30),
-        ("decoder.num_kv_heads", 0),
-        ("decoder.vocab_size", 5),
-        ("decoder.sampled_never", ["1"]),
-        ("vision.bytes_per_item", -1),
-        ("adapters.0.gate", -1),
-        ("adapters.0.rank", 0),
-        ("adapters.0.alpha", float("inf")),
-        ("adapters.0.name", "speech"),
-        ("adapter_mode", "sometimes"),
-        ("model", 5),
-        ("recipe", []),
-        ("files", {"decoder.onnx": {"size_bytes": -1, "sha256": "0" * 64}}),
-        ("files", {"decoder.onnx": {"size_bytes": 1, "sha256": "short"}}),
-        ("processor.image.patch_size", 0),
-        ("processor.image.patch_size", "14"),
-        ("processor.image.patch_size", 100),
-        ("processor.image.crop_size", "448"),
-        ("processor.image.crop_size", 4096),
-        ("processor.image.mean", [0.5]),
-        ("processor.image.std", [0.5, 0.0, 0.5]),
-        ("processor.audio.hop_length", 0),
-        ("processor.audio.win_length", 1024),
-        ("processor.audio.rate_hz", 16000.5),
-        ("processor.audio.mel_max_hz", 9000.0),
-        ("processor.text.adds_bos", "no"),
-        ("processor.text.eos_ids", 5),
-        ("processor.text", None),
-        ("vision", None),
-        ("processor.audio", None),
-    ],
-)
+@pytest.mark.parametrize(("place", "value"), IMPOSSIBLE)
 def test_impossible_values_are_refused(good: Path, place: str, value: object) -> None:
     data: Any = json.loads((good / "bundle.json").read_text())
-    *steps, last = place.split(".")
-    there = data
-    for step in steps:
-        there = there[int(step) if isinstance(there, list) else step]
+    there, last = at(data, place)
     assert last in there
     there[last] = value
     with pytest.raises(BundleError, match=r"bundle\.json: "):
