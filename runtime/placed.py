@@ -17,14 +17,13 @@ from palmtop.errors import BundleError, InputError
 
 from .bundle import Bundle
 from .media import FeatureSource
-from .providers import compiler_versions, fallen_back, find_devices, is_emulated, open_graph, this_soc
+from .providers import compiler_versions, find_devices, is_emulated, open_graph, tell_fallen_back, this_soc
 from .static_encoders import StaticEncoders
 from .static_sessions import StaticSessions
 from .targets import TargetSpec
 
 logger = logging.getLogger(__name__)
 
-SHOWN_NODES = 5
 COMPILER = "qairt"
 """The version that a compiled graph belongs to."""
 
@@ -114,10 +113,8 @@ class PlacedBundle:
             logger.info("%s: compiled here from %s", path.name, source)
         options = {} if target.soc is None or file == path else {"soc_model": target.soc.upper()}
         session = open_graph(target.provider, file, fallback=self.fallback, threads=self.threads, options=options)
-        if nodes := fallen_back(session):
+        if nodes := tell_fallen_back(session, path.name):
             self.fell_back[path.name] = nodes
-            shown = ", ".join(nodes[:SHOWN_NODES]) + (", ..." if len(nodes) > SHOWN_NODES else "")
-            logger.warning("%s: %d nodes fell back to the CPU: %s", path.name, len(nodes), shown)
         return session
 
     def target(self) -> TargetSpec:

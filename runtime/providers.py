@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import logging
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -67,7 +68,10 @@ PACKAGES = {
         hardware="a processor, GPU or NPU of Intel's",
     ),
 }
+SHOWN_NODES = 5  # of those that fell back
 _registered: set[str] = set()
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,6 +204,15 @@ def fallen_back(session: Any) -> list[str]:
     """Nodes that run on the CPU though the session has another provider: "operator name" each."""
     found = placement(session)
     return found.get(CPU, []) if set(found) - {CPU} else []
+
+
+def tell_fallen_back(session: Any, file: str) -> list[str]:
+    """Name in the log what ``fallen_back`` finds in a graph's session, and give it back."""
+    nodes = fallen_back(session)
+    if nodes:
+        shown = ", ".join(nodes[:SHOWN_NODES]) + (", ..." if len(nodes) > SHOWN_NODES else "")
+        logger.warning("%s: %d nodes fell back to the CPU: %s", file, len(nodes), shown)
+    return nodes
 
 
 def compiler_versions(name: str) -> dict[str, str]:

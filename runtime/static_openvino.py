@@ -7,7 +7,6 @@ Encoders run as they are in the bundle; the decoder has graphs of fixed shapes, 
 from __future__ import annotations
 
 import json
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +14,10 @@ from palmtop.errors import InputError, RuntimeMissingError
 
 from .bundle import Bundle
 from .placement import DEVICES
-from .providers import fallen_back, find_devices, open_graph
+from .providers import find_devices, open_graph, tell_fallen_back
 from .static_sessions import StaticSessions
 
-logger = logging.getLogger(__name__)
-
 PROVIDER = "openvino"
-SHOWN_NODES = 5
 COPIES = 5.0
 """Memory of prefill and decode graph together in sizes of their INT4 weights: measured 2.5 each (docs/npu.md)."""
 
@@ -72,9 +68,7 @@ def open_on_openvino(path: Path, provider: str, threads: int | None, *, fallback
         options={"load_config": json.dumps(wanted)} if wanted else {},
         device=openvino_device(provider),
     )
-    if nodes := fallen_back(session):
-        shown = ", ".join(nodes[:SHOWN_NODES]) + (", ..." if len(nodes) > SHOWN_NODES else "")
-        logger.warning("%s: %d nodes fell back to the CPU: %s", path.name, len(nodes), shown)
+    tell_fallen_back(session, path.name)
     return session
 
 
