@@ -10,6 +10,7 @@ from palmtop.errors import CheckpointError
 from palmtop.export.config_keys import Keys, read_json_object
 from palmtop.export.graph.attention import AttentionConfig
 from palmtop.export.graph.lora import Adapter, LoraPair
+from palmtop.export.graph.padded_heads import padded_pair
 from palmtop.export.peft import FUSED_TARGETS, SPLIT_TARGETS, open_peft, read_adapter
 from palmtop.export.weight_file import WeightFile
 from palmtop.export.whole_matrix import on_every_core
@@ -68,7 +69,7 @@ def fitted_pairs(adapter: Adapter, graph: DecoderGraph, attention: AttentionConf
         pair = fused_pair(adapter, linear, parts)
         if pair is not None:
             used.update({linear, *(name for name, _ in parts)})
-            found[linear] = _padded(pair, linear, attention)
+            found[linear] = padded_pair(pair, linear, attention)
             _check(found[linear], pair, graph.linears[linear])
     if foreign := [target for target in adapter.targets if target not in used]:
         pair = adapter.pair(foreign[0])
@@ -79,17 +80,6 @@ def fitted_pairs(adapter: Adapter, graph: DecoderGraph, attention: AttentionConf
             + ", ".join(name.removeprefix("layers.0.") for name in graph.linears if name.startswith("layers.0."))
         )
     return found
-
-
-def _padded(pair: LoraPair, linear: str, attention: AttentionConfig) -> LoraPair:
-    """Heads of odd size are stored padded: so are the adapter's rows and columns that belong to them."""
-    rows, columns = attention.padded_rows(), attention.padded_columns()
-    if rows is not None and linear.endswith(".qkv_proj") and pair.b.shape[0] == attention.qkv_size:
-        return LoraPair(pair.a, pair.b.permuted_rows(rows))
-    width = attention.num_heads * attention.head_size
-    if columns is not None and linear.endswith(".o_proj") and pair.a.shape[1] == width:
-        return LoraPair(pair.a.permuted_columns(columns), pair.b)
-    return pair
 
 
 def _check(pair: LoraPair, given: LoraPair, shape: tuple[int, int]) -> None:

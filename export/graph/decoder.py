@@ -19,6 +19,7 @@ from .embedding import add_table, embed
 from .head import add_logits
 from .linear import Precisions, float_array
 from .lora import Adapter, Gate, LoraPair, adapted_linear, add_gates
+from .padded_heads import attention_weights, padded_pair
 from .rope import RopeConfig
 
 
@@ -144,8 +145,9 @@ class _Norm:
         return y, total
 
 
-def _with_pairs(gates: Sequence[Gate], target: str) -> list[tuple[Gate, LoraPair | None]]:
-    return [(gate, gate.adapter.pair(target)) for gate in gates]
+def _with_pairs(gates: Sequence[Gate], target: str, attention: AttentionConfig) -> list[tuple[Gate, LoraPair | None]]:
+    pairs = [(gate, gate.adapter.pair(target)) for gate in gates]
+    return [(gate, None if pair is None else padded_pair(pair, target, attention)) for gate, pair in pairs]
 
 
 def _attention_block(
@@ -159,15 +161,9 @@ def _attention_block(
     precision: DecoderPrecision,
 ) -> ir.Value:
     sizes, prefix = config.attention, f"layers.{layer}.self_attn."
-    qkv_weight = weights.get("self_attn.qkv_proj.weight", sizes.qkv_size, config.hidden_size)
-    o_weight = weights.get("self_attn.o_proj.weight", config.hidden_size, sizes.num_heads * sizes.head_size)
-    rows, columns = sizes.padded_rows(), sizes.padded_columns()
-    qkv_pairs = _with_pairs(gates, f"{prefix}qkv_proj")
-    o_pairs = _with_pairs(gates, f"{prefix}o_proj")
-    if rows is not None and columns is not None:
-        qkv_weight, o_weight = qkv_weight.permuted_rows(rows), o_weight.permuted_columns(columns)
-        qkv_pairs = [(t, None if p is None else LoraPair(p.a, p.b.permuted_rows(rows))) for t, p in qkv_pairs]
-        o_pairs = [(t, None if p is None else LoraPair(p.a.permuted_columns(columns), p.b)) for t, p in o_pairs]
+    qkv_weight, o_weight = attention_weights(weights, sizes, config.hidden_size)
+    qkv_pairs = _with_pairs(gates, f"{prefix}qkv_proj", sizes)
+    o_pairs = _with_pairs(gates, f"{prefix}o_proj", sizes)
     qkv = adapted_linear(g, f"{prefix}qkv_proj", x, qkv_weight, precision.linears, qkv_pairs, precision.adapters)
     mixed = attention(g, layer, qkv, inputs, sizes, config.rope)
     return adapted_linear(g, f"{prefix}o_proj", mixed, o_weight, precision.linears, o_pairs, precision.adapters)
@@ -189,7 +185,7 @@ def _mlp_block(
         x,
         weights.get("mlp.gate_up_proj.weight", 2 * width, config.hidden_size),
         precision.linears,
-        _with_pairs(gates, f"{prefix}mlp.gate_up_proj"),
+        _with_pairs(gates, f"{prefix}mlp.gate_up_proj", config.attention),
         precision.adapters,
     )
     gate, up = g.ops("Split", gate_up, outputs=2, axis=-1, num_outputs=2, name=f"{prefix}mlp/split")
@@ -200,6 +196,6 @@ def _mlp_block(
         activated,
         weights.get("mlp.down_proj.weight", config.hidden_size, width),
         precision.linears,
-        _with_pairs(gates, f"{prefix}mlp.down_proj"),
+        _with_pairs(gates, f"{prefix}mlp.down_proj", config.attention),
         precision.adapters,
     )

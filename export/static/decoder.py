@@ -10,11 +10,13 @@ from collections.abc import Callable, Mapping, Sequence
 
 import onnx_ir as ir
 
+from palmtop.export.graph.attention import AttentionConfig
 from palmtop.export.graph.builder import GraphBuilder
 from palmtop.export.graph.decoder import DecoderConfig
 from palmtop.export.graph.embedding import EMBEDDING
 from palmtop.export.graph.linear import float_array
 from palmtop.export.graph.lora import Adapter, LoraPair
+from palmtop.export.graph.padded_heads import attention_weights, padded_pair
 from palmtop.export.weight import Weight, Weights
 
 from .attention import StaticInputs, static_attention, static_inputs
@@ -93,14 +95,8 @@ def attention_block(
 ) -> tuple[ir.Value, ir.Value, ir.Value]:
     """[1, S, H] -> [1, S, H], and the new keys and values."""
     sizes, prefix = config.attention, f"layers.{layer}.self_attn."
-    qkv_weight = weights.get("self_attn.qkv_proj.weight", sizes.qkv_size, config.hidden_size)
-    o_weight = weights.get("self_attn.o_proj.weight", config.hidden_size, sizes.num_heads * sizes.head_size)
-    qkv_pairs, o_pairs = pairs(on, f"{prefix}qkv_proj"), pairs(on, f"{prefix}o_proj")
-    rows, columns = sizes.padded_rows(), sizes.padded_columns()
-    if rows is not None and columns is not None:
-        qkv_weight, o_weight = qkv_weight.permuted_rows(rows), o_weight.permuted_columns(columns)
-        qkv_pairs = {n: (LoraPair(p.a, p.b.permuted_rows(rows)), w) for n, (p, w) in qkv_pairs.items()}
-        o_pairs = {n: (LoraPair(p.a.permuted_columns(columns), p.b), w) for n, (p, w) in o_pairs.items()}
+    qkv_weight, o_weight = attention_weights(weights, sizes, config.hidden_size)
+    qkv_pairs, o_pairs = pairs(on, f"{prefix}qkv_proj", sizes), pairs(on, f"{prefix}o_proj", sizes)
     qkv = adapted(g, f"{prefix}qkv_proj", x, qkv_weight, qkv_pairs, linear)
     mixed, key, value = static_attention(g, layer, qkv, inputs, sizes, config.rope.rotary_size, shape)
     return adapted(g, f"{prefix}o_proj", mixed, o_weight, o_pairs, linear), key, value
@@ -112,17 +108,17 @@ def mlp_block(
     """[1, S, H] -> [1, S, H]."""
     width, up_name, down_name = config.intermediate_size, f"{prefix}mlp.gate_up_proj", f"{prefix}mlp.down_proj"
     up_weight = weights.get("mlp.gate_up_proj.weight", 2 * width, config.hidden_size)
-    gate_up = adapted(g, up_name, x, up_weight, pairs(on, up_name), linear)
+    gate_up = adapted(g, up_name, x, up_weight, pairs(on, up_name, config.attention), linear)
     gate, up = g.ops("Split", gate_up, outputs=2, axis=-1, num_outputs=2, name=f"{prefix}mlp/split")
     activated = g.op("Mul", g.op("Mul", gate, g.op("Sigmoid", gate)), up)
     down_weight = weights.get("mlp.down_proj.weight", config.hidden_size, width)
-    return adapted(g, down_name, activated, down_weight, pairs(on, down_name), linear)
+    return adapted(g, down_name, activated, down_weight, pairs(on, down_name, config.attention), linear)
 
 
-def pairs(on: On, target: str) -> dict[str, tuple[LoraPair, float]]:
+def pairs(on: On, target: str, attention: AttentionConfig) -> dict[str, tuple[LoraPair, float]]:
     """By adapter name the delta of a linear and its weight, where there is one."""
     found = ((adapter.name, adapter.pair(target), weight) for adapter, weight in on)
-    return {name: (pair, weight) for name, pair, weight in found if pair is not None}
+    return {name: (padded_pair(pair, target, attention), weight) for name, pair, weight in found if pair is not None}
 
 
 def adapted(
