@@ -12,6 +12,7 @@ import string
 from pathlib import Path
 from typing import Any
 
+from palmtop.export.gguf.tokenizer import byte_level_bpe
 from tests.reference.vocabulary import CHAT_TEMPLATE, SPLIT
 
 # Upstream's ids; what lies between them is filled with names nobody types, so that every id decodes.
@@ -107,30 +108,9 @@ def _byte_alphabet() -> list[str]:
 
 
 def _document(vocab: dict[str, int], merges: list[tuple[str, str]], added: list[dict[str, Any]]) -> dict[str, Any]:
-    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
-    split = {"type": "Split", "pattern": {"Regex": SPLIT}, "behavior": "Isolated", "invert": False}
-    return {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": added,
-        "normalizer": None,
-        "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, byte_level]},
-        "post_processor": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": False, "use_regex": True},
-        "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
-        "model": {
-            "type": "BPE",
-            "dropout": None,
-            "unk_token": None,
-            "continuing_subword_prefix": None,
-            "end_of_word_suffix": None,
-            "fuse_unk": False,
-            "byte_fallback": False,
-            "ignore_merges": True,  # a word that is a token is one: genai takes it whole, merges may not lead there
-            "vocab": vocab,
-            "merges": merges,
-        },
-    }
+    # A word that is a token is one: genai takes it whole, merges may not lead there.
+    document = byte_level_bpe(vocab, merges, added, split=SPLIT, ignore_merges=True)
+    return {**document, "post_processor": {**document["decoder"], "trim_offsets": False}}
 
 
 def _write_json(path: Path, value: object) -> None:

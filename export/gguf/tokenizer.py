@@ -6,7 +6,7 @@ own tokenizer.json have under these names.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,27 +52,51 @@ def tokenizer_json(fields: Mapping[str, Any], path: Path) -> dict[str, Any]:
     if not isinstance(types, list) or len(types) != len(tokens):
         raise CheckpointError(f"{path}: tokenizer.ggml.token_type is not a list of {len(tokens)} numbers")
     special = [i for i, kind in enumerate(types) if kind in (CONTROL, USER_DEFINED)]
+    added = [
+        {
+            "id": i,
+            "content": tokens[i],
+            "single_word": False,
+            "lstrip": False,
+            "rstrip": False,
+            "normalized": False,
+            "special": types[i] == CONTROL,
+        }
+        for i in special
+    ]
+    # All of them: tokenizers numbers an added token that is not among them after the last, whatever its id.
+    vocab = {token: i for i, token in enumerate(tokens) if types[i] != UNUSED}
+    pairs = [merge.split(" ", 1) for merge in merges]
+    return byte_level_bpe(vocab, pairs, added, split=SPLITS[pre], ignore_merges=pre == "llama-bpe")
+
+
+def byte_level_bpe(
+    vocab: Mapping[str, int],
+    merges: Sequence[Sequence[str]],
+    added: Sequence[Mapping[str, Any]],
+    *,
+    split: str,
+    ignore_merges: bool,
+) -> dict[str, Any]:
+    """tokenizer.json of byte-level BPE.
+
+    Args:
+        vocab: id by piece.
+        merges: pairs of pieces, the first to be merged first.
+        added: tokens that are found in the text before.
+        split: expression whose matches are tokenised by themselves.
+        ignore_merges: a match that is a piece is one, whatever the merges lead to.
+    """
     return {
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": [
-            {
-                "id": i,
-                "content": tokens[i],
-                "single_word": False,
-                "lstrip": False,
-                "rstrip": False,
-                "normalized": False,
-                "special": types[i] == CONTROL,
-            }
-            for i in special
-        ],
+        "added_tokens": added,
         "normalizer": None,
         "pre_tokenizer": {
             "type": "Sequence",
             "pretokenizers": [
-                {"type": "Split", "pattern": {"Regex": SPLITS[pre]}, "behavior": "Isolated", "invert": False},
+                {"type": "Split", "pattern": {"Regex": split}, "behavior": "Isolated", "invert": False},
                 {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False},
             ],
         },
@@ -86,10 +110,9 @@ def tokenizer_json(fields: Mapping[str, Any], path: Path) -> dict[str, Any]:
             "end_of_word_suffix": None,
             "fuse_unk": False,
             "byte_fallback": False,
-            "ignore_merges": pre == "llama-bpe",
-            # All of them: tokenizers numbers an added token that is not among them after the last, whatever its id.
-            "vocab": {token: i for i, token in enumerate(tokens) if types[i] != UNUSED},
-            "merges": [merge.split(" ", 1) for merge in merges],
+            "ignore_merges": ignore_merges,
+            "vocab": vocab,
+            "merges": merges,
         },
     }
 
