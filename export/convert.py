@@ -73,6 +73,7 @@ def export_model(
         UnsupportedModelError: no architecture file for its model_type.
         InputError: the target exists or cannot be written, the recipe asks for an adapter that is not there, or
             the memory limit is too low.
+        RuntimeMissingError: the target's compiler is not installed.
         BundleError: the bundle failed its proof; it is not kept.
     """
     recipe = recipe or Recipe()
@@ -82,6 +83,10 @@ def export_model(
     tell = teller(progress, ram_bytes)
     meter = Meter(checkpoint.size_bytes, tell)
     refuse_target(Path(target), overwrite=overwrite, keep=Path(source))  # before hours of planning
+    if recipe.target == "qnn":  # likewise: its compiler is a package of its own
+        from .npu.compile import require_compiler
+
+        require_compiler()
     step = step_teller(tell, checkpoint.size_bytes)
     cache = cache_for(checkpoint, model, recipe, None if request is None else request.samples, step)
     with _planned(checkpoint, model, recipe, request, step, ram_bytes) as planned:

@@ -12,7 +12,7 @@ import onnx
 from numpy.typing import NDArray
 
 from palmtop.errors import BundleError, InputError
-from palmtop.runtime.providers import open_graph, placement
+from palmtop.runtime.providers import find_devices, open_graph, placement
 
 from .calibrate import Calibrated
 
@@ -35,6 +35,15 @@ class Compiled:
     file: str
     nodes: int
     snr_db: float | None
+
+
+def require_compiler() -> None:
+    """Refuse to go on without it.
+
+    Raises:
+        RuntimeMissingError: the provider's package is not installed, cannot be loaded, or has no device here.
+    """
+    find_devices(PROVIDER)
 
 
 def compile_graphs(

@@ -22,13 +22,13 @@ from palmtop.export.weight_file import WeightFile
 from palmtop.runtime.bundle import sha256_of
 from palmtop.runtime.manifest import Manifest
 from palmtop.runtime.placed import hash_of_files, source_of
-from palmtop.runtime.providers import compiler_versions, find_devices
+from palmtop.runtime.providers import compiler_versions
 from palmtop.runtime.static_inputs import HIDDEN
 from palmtop.runtime.targets import StaticRoute, StaticSpec, TargetSpec
 
 from .audio import build_static_audio
 from .calibrate import Calibrated, DecoderCalibration, EncoderCalibration, calibrate
-from .compile import PROVIDER, Compiled, binary_of, compile_graphs
+from .compile import PROVIDER, Compiled, binary_of, compile_graphs, require_compiler
 from .fusion import fuse_rms_norms
 from .qdq import WeightBits, add_qdq
 from .vision import build_static_vision
@@ -75,7 +75,7 @@ def write_qnn(
         InputError: the model has no encoders and the decoder is not wanted.
         BundleError: the compiler does not take a graph, or makes something else of it.
     """
-    find_devices(PROVIDER)
+    require_compiler()
     tell = report or (lambda step: None)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.float-") as work:
         floats = Path(work)

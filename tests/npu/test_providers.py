@@ -17,11 +17,14 @@ from onnx import TensorProto, helper
 import palmtop
 from palmtop.__main__ import cli
 from palmtop.errors import BundleError, InputError, RuntimeMissingError
+from palmtop.export.convert import export_model
+from palmtop.export.recipe import Recipe
 from palmtop.runtime import placed, providers
 from palmtop.runtime.bundle import Bundle, open_bundle
 from palmtop.runtime.doctor import examine
 from palmtop.runtime.manifest import FileSpec
 from palmtop.runtime.placed import PlacedBundle, hash_of_files, source_of
+from palmtop.runtime.reference import checkpoint_path
 from palmtop.runtime.targets import TargetSpec
 
 VERSIONS = {"qairt": "2.51.0", "onnxruntime": "1.31.1", "onnxruntime-qnn": "2.7.0"}
@@ -101,6 +104,15 @@ def test_a_bundle_without_graphs_is_told_how_to_get_them(int4_bundle: Path, monk
     monkeypatch.setattr(placed, "find_devices", lambda name: [name])
     with pytest.raises(InputError, match=r"has no graphs for provider 'qnn', expected a target; palmtop export"):
         palmtop.load(int4_bundle, provider="qnn")
+
+
+def test_an_export_without_the_compiler_ends_before_it_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(providers.PACKAGES, "qnn", replace(providers.PACKAGES["qnn"], module="no_such_module"))
+    monkeypatch.setattr(providers, "_registered", set())
+    monkeypatch.setattr("palmtop.export.convert.write_bundle", lambda *_: pytest.fail("hours of work were begun"))
+    with pytest.raises(RuntimeMissingError, match=r"pip install 'palmtop\[qnn\]'$"):
+        export_model(checkpoint_path(), tmp_path / "bundle", Recipe(context=256, chunk=32, target="qnn"))
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_absent_provider_is_one_sentence_with_the_command(
