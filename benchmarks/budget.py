@@ -25,7 +25,7 @@ from palmtop.export.plan.calibrate import StatisticsFolder, calibrate
 from palmtop.export.plan.coded import CodedModel
 from palmtop.export.plan.loss import LossMeter
 from palmtop.export.plan.planner import Planner, measure
-from palmtop.export.plan.prepare import in_two, judged_beside, judged_of
+from palmtop.export.plan.prepare import JUDGED_BESIDE, in_two, judged_beside, judged_of
 from palmtop.export.plan.request import Request
 from palmtop.export.plan.size import bundle_bytes
 from palmtop.export.recipe import METHODS, Recipe
@@ -51,7 +51,7 @@ def written_bytes(plan: Plan, folder: Path) -> int:
 @click.command()
 @click.option("--method", default="gptq", show_default=True)
 @click.option("--items", type=int, default=160, show_default=True, help="Samples of each mode to plan with.")
-@click.option("--judged", type=int, default=250, show_default=True, help="Held-out questions of each mode.")
+@click.option("--judged", type=int, default=1000, show_default=True, help="Held-out questions of each mode.")
 @click.option("--write", is_flag=True, help="Renew the table of docs/quantise.md.")
 def main(method: str, items: int, judged: int, write: bool) -> None:
     """Print a line a size."""
@@ -75,7 +75,7 @@ def main(method: str, items: int, judged: int, write: bool) -> None:
             return bundle_bytes(folder / "float", float_model.manifest, model, recipe, own)
 
         planning, judging = (
-            Planner(float_model, LossMeter(float_model, some), sensitivities, coded, method, size_of)
+            Planner(float_model, LossMeter(float_model, some, from_start=True), sensitivities, coded, method, size_of)
             for some in (together, held_out)
         )
         lines = [HEADER, "|---|---|---|---|---|---|---|---|---|"]
@@ -95,8 +95,8 @@ def main(method: str, items: int, judged: int, write: bool) -> None:
             click.echo(lines[-1])
         if write:
             under = (
-                f"{items} samples of each mode to plan with, every fourth of them and 128 more to judge plans;"
-                f" {judged} other questions of each mode for this table; {method}; {machine()}."
+                f"{items} samples of each mode to plan with, every fourth of them and {JUDGED_BESIDE} more to judge"
+                f" plans; {judged} other questions of each mode for this table; {method}; {machine()}."
             )
             put_between(PAGE, MARK, "\n".join(lines) + f"\n\n{under}")
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from .float_model import Changed, FloatModel, log_softmax, rows_of
 from .samples import Sample
-from .stages import Live
+from .stages import Live, Stage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,23 +42,29 @@ class LossMeter:
     A stage is loaded once and sees every sample before the next one is: also where only one fits into memory.
     """
 
-    def __init__(self, model: FloatModel, samples: Sequence[Sample]) -> None:
+    def __init__(self, model: FloatModel, samples: Sequence[Sample], *, from_start: bool = False) -> None:
         """Run the float model.
 
         Args:
             model: kept open; as many stages stay loaded as it was told.
             samples: all of whose positions are judged.
+            from_start: keep nothing but the inputs, for changes that begin at the first layer anyway.
         """
         self._model = model
         self._samples = samples
-        decoder = model.graphs["decoder"]
+        self._from_start = from_start
         self._features = _encoded(model, samples, {})
-        self._before: list[list[Live]] = []  # by stage and sample: what it reads
+        stages = model.graphs["decoder"].stages
         lives = [model.decoder_inputs(s, [self._features[id(m)] for m in s.media]) for s in samples]
-        for number, stage in enumerate(decoder.stages):
-            self._before.append([{name: live[name] for name in stage.inputs} for live in lives])
+        self._before: list[list[Live]] = []  # by stage and sample: what it reads; of the first stage, what all read
+        for number, stage in enumerate(stages):
+            if from_start and not number:
+                self._before.append([dict(live) for live in lives])
+            elif not from_start:
+                self._before.append([{name: live[name] for name in stage.inputs} for live in lives])
             for live, sample in zip(lives, samples, strict=True):
                 live |= model.step("decoder", number, live, sample.positions)
+                _forget(live, stages[number + 1 :])
         self._expected = [rows_of(live["logits"]) for live in lives]
 
     def loss(self, changed: Mapping[str, Changed]) -> Loss:
@@ -88,7 +94,7 @@ class LossMeter:
         begins, lives = [], []
         for sample in self._samples:
             live: Live = {}
-            begin = touched[0] if touched else len(stages)
+            begin = 0 if self._from_start else touched[0] if touched else len(stages)
             if any(id(m) in features for m in sample.media):
                 rows = [features.get(id(m), self._features[id(m)]) for m in sample.media]
                 live["media_features"] = np.concatenate(rows)
@@ -100,11 +106,19 @@ class LossMeter:
             for place, sample in enumerate(self._samples):
                 if begins[place] > number:
                     continue
-                live = {**self._before[number][place], **lives[place]}
-                lives[place] |= self._model.step("decoder", number, live, sample.positions, given)
+                before = self._before[min(number, len(self._before) - 1)][place]
+                lives[place] |= self._model.step("decoder", number, before | lives[place], sample.positions, given)
+                _forget(lives[place], stages[number + 1 :])
                 if number == len(stages) - 1:
                     yield place, rows_of(lives[place].pop("logits"))
         yield from ((place, None) for place, begin in enumerate(begins) if begin == len(stages))
+
+
+def _forget(live: Live, later: Sequence[Stage]) -> None:
+    """Values that no later stage reads, but for the answer."""
+    wanted = {name for stage in later for name in stage.inputs} | {"logits"}
+    for name in [name for name in live if name not in wanted]:
+        del live[name]
 
 
 def _encoded(

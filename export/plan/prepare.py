@@ -31,7 +31,7 @@ from .size import bundle_bytes, float_bundle, linear_names
 
 JUDGED_EVERY = 4  # of a mode's samples the fourth, the eighth ... are not calibrated on: plans are judged on them
 SPLIT_FROM = 8  # fewer samples serve both purposes
-JUDGED_BESIDE = 128  # packaged samples of each mode that whole plans are judged on besides
+JUDGED_BESIDE = 1000  # packaged samples of each mode that whole plans are judged on besides
 JUDGED_LOGITS_BYTES = 256 << 20  # of those
 JUDGED_ALONE = 8  # of those, that every tensor is judged on by itself, twice; whole plans are on the others
 Report = Callable[[str], None]
@@ -70,14 +70,15 @@ def prepared(
         samples = _samples(folder / "float", manifest, request)
         judged = judged_of(samples) if request.is_solved else []
         more = judged_beside(folder / "float", manifest, request.items) if judged and request.samples is None else []
-        refuse_little_memory(float_model, [*samples, *more], [*judged, *more], ram_bytes)
+        alone, together = in_two(judged)
+        together += more
+        refuse_little_memory(float_model, samples, alone, together, ram_bytes)
         (folder / "statistics").mkdir()
         statistics = StatisticsFolder(folder / "statistics")
         apart = {id(sample) for sample in judged} if len(judged) < len(samples) else set()
         seen = [sample for sample in samples if id(sample) not in apart]
         calibrate(float_model, seen, statistics, lambda part: tell(f"calibration: {part}"))
         if request.is_solved:
-            alone, together = in_two(judged)
             opened = FloatModel(folder / "float", manifest, open_sessions=_stages_in_memory(checkpoint, ram_bytes))
             coded = CodedModel(opened, quantizer, statistics.find)
             meter = LossMeter(opened, alone)
@@ -88,7 +89,7 @@ def prepared(
                 return bundle_bytes(folder / "float", manifest, model, recipe, own)
 
             tell("solver")
-            whole = LossMeter(opened, [*together, *more])
+            whole = LossMeter(opened, together, from_start=True)
             planner = Planner(opened, whole, sensitivities, coded, plan.method, size_of)
             if request.size_bytes is not None:
                 plan = planner.for_size(request.size_bytes)
@@ -130,10 +131,11 @@ def judged_beside(folder: Path, manifest: Manifest, seen: int) -> list[Sample]:
         seen: packaged samples of each mode that are used already.
     """
     reader, vocabulary = SampleReader(folder, manifest), manifest.decoder.vocab_size
-    questions = list(later_questions(manifest.routes, seen, JUDGED_BESIDE, vocabulary))
+    left = JUDGED_LOGITS_BYTES
+    most = left // (4 * vocabulary * len(manifest.routes))  # each has a position at least
+    questions = list(later_questions(manifest.routes, seen, min(JUDGED_BESIDE, most), vocabulary))
     by_mode = [[q for q in questions if q.mode == mode] for mode in manifest.routes]
     found: list[Sample] = []
-    left = JUDGED_LOGITS_BYTES
     for row in zip_longest(*by_mode):
         some = [reader.read(question) for question in row if question is not None]
         left -= 4 * vocabulary * sum(len(sample.positions) for sample in some)
@@ -159,12 +161,17 @@ def in_two(judged: Sequence[Sample]) -> tuple[list[Sample], list[Sample]]:
 
 
 def refuse_little_memory(
-    model: FloatModel, samples: Sequence[Sample], judged: Sequence[Sample], ram_bytes: int | None
+    model: FloatModel,
+    samples: Sequence[Sample],
+    alone: Sequence[Sample],
+    together: Sequence[Sample],
+    ram_bytes: int | None,
 ) -> None:
     """Refuse a memory limit that one layer, its statistics and the judged samples do not fit into.
 
     An estimate from below: a layer's weights mapped, copied and prepacked; second moments in float32 and four
-    times in float64 while they are solved; float32 logits, and a sample's three times in float64.
+    times in float64 while they are solved; float32 logits, and a sample's three times in float64; hidden states
+    between layers, of the samples that single tensors are judged on those of every layer.
     """
     if ram_bytes is None:
         return
@@ -174,12 +181,19 @@ def refuse_little_memory(
     ]
     layer = max(sum(4 * rows * columns for rows, columns in of_stage) for of_stage in shapes)
     widest = max((columns for of_stage in shapes for _, columns in of_stage), default=0)
-    together = max(sum(4 * columns**2 for _, columns in of_stage) for of_stage in shapes)
+    moments = max(sum(4 * columns**2 for _, columns in of_stage) for of_stage in shapes)
+    judged = [*alone, *together]
     positions = [len(sample.positions) for sample in judged]
     logits = model.manifest.decoder.vocab_size * (4 * sum(positions) + 24 * max(positions, default=0))
-    hidden = 4 * model.manifest.decoder.hidden_size * sum(len(s.input_ids) for s in samples)
-    kept = len(stages) * hidden if judged else hidden
-    needed = (rss_bytes() or 0) + 3 * layer + together + 36 * widest**2 + logits + kept
+    kept = (
+        4
+        * model.manifest.decoder.hidden_size
+        * (
+            max(sum(len(sample.input_ids) for sample in some) for some in (samples, together))
+            + len(stages) * sum(len(sample.input_ids) for sample in alone)
+        )
+    )
+    needed = (rss_bytes() or 0) + 3 * layer + moments + 36 * widest**2 + logits + kept
     if needed > ram_bytes:
         raise InputError(
             f"ram is {ram_bytes / 1e6:.0f} MB, expected at least {needed / 1e6:.0f} MB to calibrate or plan this model;"

@@ -132,10 +132,10 @@ def float_model(tmp_path_factory: pytest.TempPathFactory) -> FloatModel:
 def test_a_memory_limit_that_one_layer_does_not_fit_into_is_refused(float_model: FloatModel) -> None:
     samples = [sample("text", 100)] * 50
     used = rss_bytes() or 0
-    refuse_little_memory(float_model, samples, samples, None)
-    refuse_little_memory(float_model, samples, samples, used + (1 << 30))
+    refuse_little_memory(float_model, samples, samples, samples, None)
+    refuse_little_memory(float_model, samples, samples, samples, used + (1 << 30))
     with pytest.raises(InputError, match=r"ram is \d+ MB, expected at least \d+ MB to calibrate or plan this model"):
-        refuse_little_memory(float_model, samples, samples, used + (1 << 20))
+        refuse_little_memory(float_model, samples, samples, samples, used + (1 << 20))
 
 
 def test_a_plan_that_is_saved_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -85,7 +85,9 @@ def test_rows_in_parts_are_quantised_as_the_whole() -> None:
         whole = method(weight, INT4, statistics)
         parts = [method(weight[at : at + 16], INT4, statistics) for at in (0, 16, 32)]
         np.testing.assert_array_equal(np.concatenate([p.codes for p in parts]), whole.codes)
-        np.testing.assert_array_equal(np.concatenate([p.scales for p in parts]), whole.scales)
+        scales = np.concatenate([p.scales for p in parts])
+        # gptq fits scales through matrix products, which round as the number of rows has it
+        np.testing.assert_allclose(scales, whole.scales, rtol=1e-6 if method is gptq else 0, atol=0)
 
 
 @pytest.mark.parametrize("method", [awq, gptq])

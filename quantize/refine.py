@@ -1,0 +1,103 @@
+"""Coordinate descent on what a quantised layer's outputs are off by: scales, then codes, one after the other.
+
+A method that takes a row's weights once, like gptq, chooses its grids before it has seen a code and a code before
+it has seen the later ones. Here everything is there: every scale in turn is set to the one that is best while all
+else stays, then every code is. Zero points stay; no step makes the error in the outputs larger, but for the
+rounding of a scale to 16 bits.
+
+The steps are those of Behdin et al., "QuantEase: Optimization-based Quantization for Language Models", 2023,
+section 3, for codes; the scale of a group is the same least-squares problem in one unknown.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .scheme import Scheme
+
+Array = NDArray[np.float32]
+
+BLOCK = 64  # codes whose changes are held back and applied to the rest at once
+
+
+def refine(
+    weight: Array,
+    scheme: Scheme,
+    codes: Array,
+    scales: Array,
+    zeros: Array,
+    moments: Array,
+    damping: float,
+    passes: int,
+) -> None:
+    """Make codes and scales better, in place.
+
+    Args:
+        weight: [N, K] that is quantised.
+        scheme: by which.
+        codes: [N, K] whole numbers.
+        scales: [N, K/G], as they are stored.
+        zeros: [N, K/G] zero points, whole numbers.
+        moments: [K, K] second moments of the layer's inputs.
+        damping: what is added to their diagonal, more than 0.
+        passes: over all scales and all codes.
+    """
+    columns = weight.shape[1]
+    for _ in range(passes):
+        gradient = _gradient(weight, scheme, codes, scales, zeros, moments, damping)
+        for group in range(scales.shape[1]):
+            own = slice(group * scheme.group, min(columns, (group + 1) * scheme.group))
+            _refine_scales(
+                scheme, codes[:, own] - zeros[:, group, None], scales[:, group], gradient, own, moments, damping
+            )
+        gradient = _gradient(weight, scheme, codes, scales, zeros, moments, damping)
+        for begin in range(0, columns, BLOCK):
+            own = slice(begin, min(columns, begin + BLOCK))
+            _refine_codes(scheme, codes, scales, gradient, own, moments, damping)
+
+
+def _gradient(
+    weight: Array, scheme: Scheme, codes: Array, scales: Array, zeros: Array, moments: Array, damping: float
+) -> Array:
+    """[N, K] of half the error, by the codes' values: how much each should still grow, times the moments."""
+    off = np.repeat(zeros, scheme.group, axis=1)[:, : weight.shape[1]]
+    np.subtract(codes, off, out=off)
+    off *= np.repeat(scales, scheme.group, axis=1)[:, : weight.shape[1]]
+    np.subtract(weight, off, out=off)
+    gradient = np.asarray(off @ moments, np.float32)
+    off *= np.float32(damping)
+    gradient += off
+    return gradient
+
+
+def _refine_scales(
+    scheme: Scheme, steps: Array, scales: Array, gradient: Array, own: slice, moments: Array, damping: float
+) -> None:
+    """The best scale of one group of every row; ``steps`` [N, G] are its codes from its zero points."""
+    curvature = np.einsum("ng,ng->n", steps @ moments[own, own], steps) + np.float32(damping) * (steps**2).sum(axis=1)
+    slope = np.einsum("ng,ng->n", steps, gradient[:, own])
+    better = scheme.stored(scales + np.where(curvature > 0, slope / np.where(curvature > 0, curvature, 1), 0))
+    change = (better - scales)[:, None] * steps
+    scales[:] = better
+    gradient -= change @ moments[own]
+    gradient[:, own] -= np.float32(damping) * change
+
+
+def _refine_codes(
+    scheme: Scheme, codes: Array, scales: Array, gradient: Array, own: slice, moments: Array, damping: float
+) -> None:
+    """The best code of every row in each of a few columns, one column after the other."""
+    left = gradient[:, own].T.copy()  # a column is contiguous
+    change = np.empty_like(left)
+    for place, column in enumerate(range(own.start, own.stop)):
+        step = scales[:, column // scheme.group]
+        curvature = moments[column, column] + np.float32(damping)
+        wanted = left[place] / (curvature * np.where(step != 0, step, np.float32(1)))
+        better = np.rint(codes[:, column] + wanted).clip(0, scheme.levels)
+        change[place] = (better - codes[:, column]) * step
+        codes[:, column] = better
+        left -= moments[own, column, None] * change[place]
+        left[place] -= np.float32(damping) * change[place]
+    gradient -= change.T @ moments[own]
+    gradient[:, own] -= np.float32(damping) * change.T
