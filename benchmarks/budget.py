@@ -23,9 +23,9 @@ from palmtop.export.convert import export_model
 from palmtop.export.plan import Plan
 from palmtop.export.plan.calibrate import StatisticsFolder, calibrate
 from palmtop.export.plan.coded import CodedModel
+from palmtop.export.plan.judged import JUDGED_BESIDE, in_two, judged_beside, judged_of
 from palmtop.export.plan.loss import LossMeter
 from palmtop.export.plan.planner import Planner, measure
-from palmtop.export.plan.prepare import JUDGED_BESIDE, in_two, judged_beside, judged_of
 from palmtop.export.plan.request import Request
 from palmtop.export.plan.size import bundle_bytes
 from palmtop.export.recipe import METHODS, Recipe

@@ -21,16 +21,18 @@ from numpy.typing import NDArray
 from benchmarks.tables import machine, put_between
 from palmtop.export.arch import find
 from palmtop.export.checkpoint import Checkpoint
+from palmtop.export.plan import with_fallback
 from palmtop.export.plan.calibrate import StatisticsFolder, calibrate
 from palmtop.export.plan.float_model import FloatModel
+from palmtop.export.plan.in_order import quantize_in_order
 from palmtop.export.plan.loss import LossMeter
 from palmtop.export.plan.samples import Question, Sample, SampleReader, packaged_questions
 from palmtop.export.plan.size import float_bundle
 from palmtop.export.plan_table import tensor_class
-from palmtop.export.recipe import CALIBRATED, METHODS, Recipe
+from palmtop.export.recipe import CALIBRATED, IN_ORDER, METHODS, Recipe
 from palmtop.export.whole_matrix import on_every_core
 from palmtop.quantize.rtn import dequantize
-from palmtop.quantize.scheme import Scheme
+from palmtop.quantize.scheme import QuantizedTensor, Scheme
 from palmtop.quantize.search import search
 from palmtop.quantize.statistics import Statistics
 from palmtop.runtime.manifest import MODES
@@ -97,6 +99,25 @@ def quantized(
     return changed
 
 
+def quantized_in_order(
+    model: FloatModel, calibration: list[Sample], method: str, scheme: Scheme
+) -> dict[str, dict[str, NDArray[np.float32]]]:
+    """Likewise, layer after layer; what no sample has used by clipped search."""
+    changed: dict[str, dict[str, NDArray[np.float32]]] = {part: {} for part in model.graphs}
+
+    def keep(key: str, tensor: QuantizedTensor) -> None:
+        part, _, name = key.partition(": ")
+        changed[part][name] = dequantize(tensor)
+
+    every = {f"{part}: {name}": scheme for part, graph in model.graphs.items() for name in graph.linears()}
+    quantize_in_order(model, calibration, every, on_every_core(with_fallback(METHODS[method])), keep)
+    for part, graph in model.graphs.items():
+        for name, (_, linear) in graph.linears().items():
+            if name not in changed[part]:
+                changed[part][name] = dequantize(search(graph.weight(linear), scheme))
+    return changed
+
+
 def bits_a_weight(model: FloatModel, scheme: Scheme) -> float:
     """Scales and zero points counted."""
     shapes = [graph.shape(linear) for graph in model.graphs.values() for _, linear in graph.linears().values()]
@@ -114,7 +135,9 @@ def bits_a_weight(model: FloatModel, scheme: Scheme) -> float:
 @click.option("--bits", type=int, default=4, show_default=True)
 @click.option("--group", type=int, default=32, show_default=True)
 @click.option("--symmetric", is_flag=True)
-@click.option("--method", "methods", multiple=True, default=("rtn", "k_quant", "hqq", "search", "awq", "gptq"))
+@click.option(
+    "--method", "methods", multiple=True, default=("rtn", "k_quant", "hqq", "search", "awq", "gptq", "gptq-in-order")
+)
 @click.option("--by-kind", is_flag=True, help="Print what each kind of tensor loses when it alone is quantised.")
 @click.option("--write", is_flag=True, help="Renew the model's table in docs/quantise.md.")
 def main(
@@ -152,7 +175,10 @@ def main(
         plain = None
         for method in methods:
             started = time.perf_counter()
-            changed = quantized(model, statistics, method, scheme)
+            if method in IN_ORDER:
+                changed = quantized_in_order(model, calibration, method, scheme)
+            else:
+                changed = quantized(model, statistics, method, scheme)
             seconds = time.perf_counter() - started
             loss = meter.loss(changed)
             plain = loss.mean_kl if method == "rtn" else plain

@@ -21,14 +21,22 @@ from palmtop.runtime.manifest import MAX_DRAFT_ROWS
 DECODER_BITS = (4, 8, 32)
 KV_BITS = (4, 8, 32)
 ENCODER_BITS = (4, 8, 32)
-METHODS: dict[str, Quantizer] = {"rtn": rtn, "search": search, "hqq": hqq, "awq": awq, "gptq": gptq}
+METHODS: dict[str, Quantizer] = {
+    "rtn": rtn,
+    "search": search,
+    "hqq": hqq,
+    "awq": awq,
+    "gptq": gptq,
+    "gptq-in-order": gptq,
+}
 DRAFT_ROWS = 8  # of ``--speculation``: longer steps gain nothing on two x86 cores (docs/speculation.md)
 TARGETS = ("openvino", "qnn")
 TARGET_KEYS = ("target", "target_context", "chunk", "soc")
 SOC = "sm8750"
 TARGET_CONTEXT = 4096  # of a cache that is always read whole
 LATER = {"kv": 32, "draft_rows": 1}  # options that the first palmtop did not have
-CALIBRATED = ("awq", "gptq")  # they need statistics of each layer's inputs
+CALIBRATED = ("awq", "gptq", "gptq-in-order")  # they need statistics of each layer's inputs
+IN_ORDER = ("gptq-in-order",)  # on the inputs that the quantised layers before hand over
 _MERGE_ITEM = re.compile(r"^([\w.-]+)(?:=([-+]?[0-9.]+(?:[eE][-+]?[0-9]+)?))?$")
 _SOC_NAME = re.compile(r"^[a-z][a-z0-9]{2,15}$")
 _TYPES: tuple[tuple[tuple[str, ...], type, str], ...] = (
@@ -51,7 +59,8 @@ class Recipe:
         symmetric: no zero points.
         scale_bits: of a group's scale; 16 stores float16, which onnxruntime widens when it loads the graph.
         method: "search" tries narrower ranges for each group, "rtn" rounds to nearest (fastest), "hqq" moves
-            zero points; "gptq" and "awq" look at what enters each layer first (calibration).
+            zero points; "gptq" and "awq" look at what enters each layer first (calibration); "gptq-in-order" quantises
+            layer after layer and lets each make up for those before it.
         accuracy_level: of MatMulNBits; 0 computes in float32, 4 quantises activations to int8.
         adapters: "gated", "none", or "merge=NAME[=W][,NAME[=W]...]".
         context: longest sequence the bundle serves, in tokens.

@@ -15,11 +15,12 @@ from palmtop.errors import InputError, QuantizeError
 from palmtop.export.graph.linear import PlannedPrecision, Precision
 from palmtop.export.recipe import CALIBRATED, METHODS
 from palmtop.quantize import Quantizer
-from palmtop.quantize.scheme import Scheme
+from palmtop.quantize.scheme import QuantizedTensor, Scheme
 from palmtop.quantize.search import search
 from palmtop.quantize.statistics import Statistics
 
 SCHEMA = 1
+StoredRows = Callable[[int, int], QuantizedTensor]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,11 +120,13 @@ class Planned:
         plan: schemes by ``part: linear``; tensors it does not name are stored as the recipe says.
         quantizer: turns rows into codes; it must do without statistics too.
         statistics: of a linear's inputs; None where it was never run.
+        stored: what gives a linear's rows that are quantised already; None where they are not.
     """
 
     plan: Plan
     quantizer: Quantizer
     statistics: Callable[[str], Statistics | None]
+    stored: Callable[[str], StoredRows | None] = lambda key: None
 
     def precision(self, part: str, default: Precision) -> PlannedPrecision:
         """Of every linear of one graph."""
@@ -144,6 +147,7 @@ class Planned:
             accuracy_level=default.accuracy_level,
             quantizer=self.quantizer,
             statistics=of_inputs,
+            stored=self.stored(key),
         )
 
 

@@ -44,6 +44,11 @@ class CodedModel:
         self._kept: dict[tuple[str, str, Scheme], QuantizedTensor] = {}
         self._room = kept_bytes
 
+    def take(self, key: str, tensor: QuantizedTensor) -> None:
+        """From now on ``part: linear`` is this one in its scheme."""
+        part, _, name = key.partition(": ")
+        self._kept[part, name, tensor.scheme] = tensor
+
     def weight(self, part: str, linear: Linear, scheme: Scheme) -> NDArray[np.float32]:
         """[N, K] as it comes back."""
         key = (part, linear.name, scheme)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from palmtop.runtime.manifest import Manifest
 from .samples import MediaInput, Sample
 from .stages import Linear, Live, StagedGraph
 
+ENCODED_AT_ONCE = 256  # images or sounds whose values between two stages are in memory
 Changed = Mapping[str, NDArray[np.float32]]
 """[N, K] weights by linear name, in place of the stored ones"""
 
@@ -121,7 +123,6 @@ class FloatModel:
         results: list[Live] = [{} for _ in lives]
         for number, stage in enumerate(graph.stages):
             wanted = [name for linear in stage.linears for name in (linear.input, linear.condition) if name]
-            later = {name for after in graph.stages[number + 1 :] for name in after.inputs}
             for run, live in enumerate(lives):
                 found = self.step(part, number, live, positions[run], exposed=wanted)
                 for linear in stage.linears:
@@ -130,22 +131,25 @@ class FloatModel:
                         tap(linear, run, entered.reshape(-1, entered.shape[-1]))
                 results[run] |= {name: found[name] for name in graph.outputs if name in found}
                 live |= {name: found[name] for name in stage.outputs}
-                for name in [name for name in live if name not in later]:
-                    del live[name]
+                graph.forget(live, number, keep_outputs=False)
             done()
         graph.close()
         return results
 
     def encode(self, media: Sequence[MediaInput], changed: Changed | None = None) -> list[NDArray[np.float32]]:
-        """Feature rows of images or sounds, all of one part; each stage sees all of them before the next is loaded."""
+        """Feature rows of images or sounds, all of one part; a stage sees many of them before the next is loaded."""
         part = media[0].part
-        lives: list[list[Live]] = [[dict(feeds) for feeds in item.feeds] for item in media]
-        for number in range(len(self.graphs[part].stages)):
-            given = self.changed_weights(part, number, changed) if changed else None
-            for runs in lives:
-                for live in runs:
+        found: list[NDArray[np.float32]] = []
+        for begin in range(0, len(media), ENCODED_AT_ONCE):
+            some = media[begin : begin + ENCODED_AT_ONCE]
+            lives: list[list[Live]] = [[dict(feeds) for feeds in item.feeds] for item in some]
+            for number in range(len(self.graphs[part].stages)):
+                given = self.changed_weights(part, number, changed) if changed else None
+                for live in itertools.chain(*lives):
                     live |= self.step(part, number, live, given=given)
-        return [item.features(runs) for item, runs in zip(media, lives, strict=True)]
+                    self.graphs[part].forget(live, number)
+            found += [item.features(runs) for item, runs in zip(some, lives, strict=True)]
+        return found
 
 
 def _is_used(linear: Linear, found: Live) -> bool:

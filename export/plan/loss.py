@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from .float_model import Changed, FloatModel, log_softmax, rows_of
 from .samples import Sample
-from .stages import Live, Stage
+from .stages import Live
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,17 +54,17 @@ class LossMeter:
         self._samples = samples
         self._from_start = from_start
         self._features = _encoded(model, samples, {})
-        stages = model.graphs["decoder"].stages
+        graph = model.graphs["decoder"]
         lives = [model.decoder_inputs(s, [self._features[id(m)] for m in s.media]) for s in samples]
         self._before: list[list[Live]] = []  # by stage and sample: what it reads; of the first stage, what all read
-        for number, stage in enumerate(stages):
+        for number, stage in enumerate(graph.stages):
             if from_start and not number:
                 self._before.append([dict(live) for live in lives])
             elif not from_start:
                 self._before.append([{name: live[name] for name in stage.inputs} for live in lives])
             for live, sample in zip(lives, samples, strict=True):
                 live |= model.step("decoder", number, live, sample.positions)
-                _forget(live, stages[number + 1 :])
+                graph.forget(live, number)
         self._expected = [rows_of(live["logits"]) for live in lives]
 
     def loss(self, changed: Mapping[str, Changed]) -> Loss:
@@ -87,7 +87,8 @@ class LossMeter:
         """[P, V] of every sample, or None where nothing that is changed is used."""
         encoders = {part: weights for part, weights in changed.items() if part != "decoder" and weights}
         own = changed.get("decoder", {})
-        stages = self._model.graphs["decoder"].stages
+        graph = self._model.graphs["decoder"]
+        stages = graph.stages
         touched = [n for n, stage in enumerate(stages) if any(linear.name in own for linear in stage.linears)]
         with_media = min((n for n, stage in enumerate(stages) if "media_features" in stage.inputs), default=0)
         features = _encoded(self._model, self._samples, encoders) if encoders else {}
@@ -108,17 +109,10 @@ class LossMeter:
                     continue
                 before = self._before[min(number, len(self._before) - 1)][place]
                 lives[place] |= self._model.step("decoder", number, before | lives[place], sample.positions, given)
-                _forget(lives[place], stages[number + 1 :])
+                graph.forget(lives[place], number)
                 if number == len(stages) - 1:
                     yield place, rows_of(lives[place].pop("logits"))
         yield from ((place, None) for place, begin in enumerate(begins) if begin == len(stages))
-
-
-def _forget(live: Live, later: Sequence[Stage]) -> None:
-    """Values that no later stage reads, but for the answer."""
-    wanted = {name for stage in later for name in stage.inputs} | {"logits"}
-    for name in [name for name in live if name not in wanted]:
-        del live[name]
 
 
 def _encoded(

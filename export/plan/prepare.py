@@ -6,34 +6,33 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from itertools import zip_longest
 from pathlib import Path
 
 from palmtop.errors import InputError
 from palmtop.export.arch import Model
 from palmtop.export.bundle_files import Making
 from palmtop.export.checkpoint import Checkpoint
-from palmtop.export.recipe import CALIBRATED, METHODS, Recipe
+from palmtop.export.recipe import CALIBRATED, IN_ORDER, METHODS, Recipe
+from palmtop.export.whole_matrix import on_every_core
 from palmtop.export.workers import plan_workers
-from palmtop.quantize.scheme import Scheme
-from palmtop.runtime.machine import available_memory, rss_bytes
+from palmtop.quantize.scheme import QuantizedTensor, Scheme
+from palmtop.runtime.machine import rss_bytes
 from palmtop.runtime.manifest import Manifest
 
 from . import Plan, Planned, with_fallback
 from .calibrate import StatisticsFolder, calibrate
 from .coded import CodedModel
+from .codes import CodesFolder
 from .float_model import FloatModel
+from .in_order import quantize_in_order
+from .judged import in_two, judged_beside, judged_of
 from .loss import LossMeter
+from .memory import refuse_little_memory, stages_in_memory
 from .planner import Planner, measure
 from .request import Request
-from .samples import Sample, SampleReader, later_questions, packaged_questions, read_questions
+from .samples import Sample, SampleReader, packaged_questions, read_questions
 from .size import bundle_bytes, float_bundle, linear_names
 
-JUDGED_EVERY = 4  # of a mode's samples the fourth, the eighth ... are not calibrated on: plans are judged on them
-SPLIT_FROM = 8  # fewer samples serve both purposes
-JUDGED_BESIDE = 1000  # packaged samples of each mode that whole plans are judged on besides
-JUDGED_LOGITS_BYTES = 256 << 20  # of those
-JUDGED_ALONE = 8  # of those, that every tensor is judged on by itself, twice; whole plans are on the others
 Report = Callable[[str], None]
 
 
@@ -72,33 +71,89 @@ def prepared(
         more = judged_beside(folder / "float", manifest, request.items) if judged and request.samples is None else []
         alone, together = in_two(judged)
         together += more
-        refuse_little_memory(float_model, samples, alone, together, ram_bytes)
-        (folder / "statistics").mkdir()
-        statistics = StatisticsFolder(folder / "statistics")
+        is_in_order = plan.method in IN_ORDER
+        refuse_little_memory(float_model, samples, alone, together, ram_bytes, runs=2 if is_in_order else 1)
+        work = _Work(folder, checkpoint, model, recipe, manifest, ram_bytes, tell)
         apart = {id(sample) for sample in judged} if len(judged) < len(samples) else set()
         seen = [sample for sample in samples if id(sample) not in apart]
-        calibrate(float_model, seen, statistics, lambda part: tell(f"calibration: {part}"))
+        if request.is_solved or not is_in_order:
+            calibrate(float_model, seen, work.statistics, lambda part: tell(f"calibration: {part}"))
+        planner: Planner | None = None
         if request.is_solved:
-            opened = FloatModel(folder / "float", manifest, open_sessions=_stages_in_memory(checkpoint, ram_bytes))
-            coded = CodedModel(opened, quantizer, statistics.find)
-            meter = LossMeter(opened, alone)
-            sensitivities = measure(opened, meter, coded, lambda key: tell(f"sensitivity: {key}"))
-
-            def size_of(tensors: Mapping[str, Scheme | None]) -> int:
-                own = Plan(method=plan.method, tensors=tensors)
-                return bundle_bytes(folder / "float", manifest, model, recipe, own)
-
+            planner = work.planner(plan.method, alone, together)
             tell("solver")
-            whole = LossMeter(opened, together, from_start=True)
-            planner = Planner(opened, whole, sensitivities, coded, plan.method, size_of)
             if request.size_bytes is not None:
                 plan = planner.for_size(request.size_bytes)
             elif request.loss is not None:
                 plan = planner.for_loss(request.loss)
-        elif not plan.tensors:
-            plan = replace(plan, tensors=_uniform(float_model, recipe))
+        elif not plan.tensors or is_in_order:  # what comes in order has to know all that comes before
+            plan = replace(plan, tensors=_uniform(float_model, recipe) | dict(plan.tensors))
         _check_names(plan, model, recipe)
-        yield Planned(plan=plan, quantizer=with_fallback(quantizer), statistics=statistics.find)
+        if is_in_order:
+            work.quantize_in_order(plan, seen)
+            plan = plan if planner is None else _judged_again(plan, planner)
+        yield Planned(
+            plan=plan,
+            quantizer=with_fallback(quantizer),
+            statistics=work.statistics.find,
+            stored=work.codes.rows,
+        )
+
+
+class _Work:
+    """One float model on disk with what is found out about it."""
+
+    def __init__(
+        self,
+        folder: Path,
+        checkpoint: Checkpoint,
+        model: Model,
+        recipe: Recipe,
+        manifest: Manifest,
+        ram_bytes: int | None,
+        report: Report,
+    ) -> None:
+        self._folder, self._model, self._recipe, self._manifest = folder, model, recipe, manifest
+        self._open_sessions = stages_in_memory(checkpoint, ram_bytes)
+        self._report = report
+        for name in ("statistics", "codes"):
+            (folder / name).mkdir()
+        self.statistics = StatisticsFolder(folder / "statistics")
+        self.codes = CodesFolder(folder / "codes")
+        self._coded: CodedModel | None = None
+
+    def planner(self, method: str, alone: Sequence[Sample], together: Sequence[Sample]) -> Planner:
+        """Measure every tensor on the first samples; whole plans will be on the others."""
+        opened = FloatModel(self._folder / "float", self._manifest, open_sessions=self._open_sessions)
+        coded = self._coded = CodedModel(opened, METHODS[method], self.statistics.find)
+        meter = LossMeter(opened, alone)
+        sensitivities = measure(opened, meter, coded, lambda key: self._report(f"sensitivity: {key}"))
+
+        def size_of(tensors: Mapping[str, Scheme | None]) -> int:
+            own = Plan(method=method, tensors=tensors)
+            return bundle_bytes(self._folder / "float", self._manifest, self._model, self._recipe, own)
+
+        whole = LossMeter(opened, together, from_start=True)
+        return Planner(opened, whole, sensitivities, coded, method, size_of)
+
+    def quantize_in_order(self, plan: Plan, samples: Sequence[Sample]) -> None:
+        """Fill ``codes``; what is measured from here on is of them."""
+        model = FloatModel(self._folder / "float", self._manifest, open_sessions=2)
+
+        def keep(key: str, tensor: QuantizedTensor) -> None:
+            kept = self.codes.keep(key, tensor)
+            if self._coded is not None:
+                self._coded.take(key, kept)
+
+        quantizer = on_every_core(with_fallback(METHODS[plan.method]))
+        quantize_in_order(model, samples, plan.tensors, quantizer, keep, lambda at: self._report(f"in order: {at}"))
+
+
+def _judged_again(plan: Plan, planner: Planner) -> Plan:
+    """With the loss of the codes that were made in order; neighbours are as much better as it is."""
+    loss = planner.measured(plan.tensors).mean_kl
+    share = loss / max(plan.loss or loss, 1e-12)
+    return replace(plan, loss=loss, frontier=tuple((size, lost * share) for size, lost in plan.frontier))
 
 
 def _samples(folder: Path, manifest: Manifest, request: Request) -> list[Sample]:
@@ -109,102 +164,6 @@ def _samples(folder: Path, manifest: Manifest, request: Request) -> list[Sample]
         else read_questions(request.samples)
     )
     return [reader.read(question) for question in questions]
-
-
-def judged_of(samples: Sequence[Sample]) -> list[Sample]:
-    """Of every mode those that plans are judged on; a mode with few samples gives all of them."""
-    found: list[Sample] = []
-    for mode in dict.fromkeys(sample.mode for sample in samples):
-        own = [sample for sample in samples if sample.mode == mode]
-        found += own[JUDGED_EVERY - 1 :: JUDGED_EVERY] if len(own) >= SPLIT_FROM else own
-    return found
-
-
-def judged_beside(folder: Path, manifest: Manifest, seen: int) -> list[Sample]:
-    """More packaged samples to judge whole plans on: what they lose hangs on few tokens, so it takes many to tell.
-
-    As many of each mode as the float model's logits have room for.
-
-    Args:
-        folder: of the float model.
-        manifest: its own.
-        seen: packaged samples of each mode that are used already.
-    """
-    reader, vocabulary = SampleReader(folder, manifest), manifest.decoder.vocab_size
-    left = JUDGED_LOGITS_BYTES
-    most = left // (4 * vocabulary * len(manifest.routes))  # each has a position at least
-    questions = list(later_questions(manifest.routes, seen, min(JUDGED_BESIDE, most), vocabulary))
-    by_mode = [[q for q in questions if q.mode == mode] for mode in manifest.routes]
-    found: list[Sample] = []
-    for row in zip_longest(*by_mode):
-        some = [reader.read(question) for question in row if question is not None]
-        left -= 4 * vocabulary * sum(len(sample.positions) for sample in some)
-        if left < 0:
-            break
-        found += some
-    return found
-
-
-def in_two(judged: Sequence[Sample]) -> tuple[list[Sample], list[Sample]]:
-    """Those that single tensors are judged on, and others for whole plans.
-
-    A solver takes what seems harmless on its samples; how harmless that is, other samples have to say.
-    """
-    alone: list[Sample] = []
-    together: list[Sample] = []
-    for mode in dict.fromkeys(sample.mode for sample in judged):
-        own = [sample for sample in judged if sample.mode == mode]
-        count = min(JUDGED_ALONE, len(own) // 2)
-        alone += own[:count] or own
-        together += own[count:]
-    return alone, together
-
-
-def refuse_little_memory(
-    model: FloatModel,
-    samples: Sequence[Sample],
-    alone: Sequence[Sample],
-    together: Sequence[Sample],
-    ram_bytes: int | None,
-) -> None:
-    """Refuse a memory limit that one layer, its statistics and the judged samples do not fit into.
-
-    An estimate from below: a layer's weights mapped, copied and prepacked; second moments in float32 and four
-    times in float64 while they are solved; float32 logits, and a sample's three times in float64; hidden states
-    between layers, of the samples that single tensors are judged on those of every layer.
-    """
-    if ram_bytes is None:
-        return
-    stages = [stage for graph in model.graphs.values() for stage in graph.stages]
-    shapes = [
-        [graph.shape(linear) for linear in stage.linears] for graph in model.graphs.values() for stage in graph.stages
-    ]
-    layer = max(sum(4 * rows * columns for rows, columns in of_stage) for of_stage in shapes)
-    widest = max((columns for of_stage in shapes for _, columns in of_stage), default=0)
-    moments = max(sum(4 * columns**2 for _, columns in of_stage) for of_stage in shapes)
-    judged = [*alone, *together]
-    positions = [len(sample.positions) for sample in judged]
-    logits = model.manifest.decoder.vocab_size * (4 * sum(positions) + 24 * max(positions, default=0))
-    kept = (
-        4
-        * model.manifest.decoder.hidden_size
-        * (
-            max(sum(len(sample.input_ids) for sample in some) for some in (samples, together))
-            + len(stages) * sum(len(sample.input_ids) for sample in alone)
-        )
-    )
-    needed = (rss_bytes() or 0) + 3 * layer + moments + 36 * widest**2 + logits + kept
-    if needed > ram_bytes:
-        raise InputError(
-            f"ram is {ram_bytes / 1e6:.0f} MB, expected at least {needed / 1e6:.0f} MB to calibrate or plan this model;"
-            " --plan-file replays a plan that was made with rtn, search or hqq in less"
-        )
-
-
-def _stages_in_memory(checkpoint: Checkpoint, ram_bytes: int | None) -> int:
-    """Every stage where the float model fits three times into memory, else one at a time."""
-    free = [count for count in (available_memory(), ram_bytes) if count is not None]
-    return 1 if free and 6 * checkpoint.size_bytes > min(free) else 4096
 
 
 def _uniform(model: FloatModel, recipe: Recipe) -> dict[str, Scheme | None]:

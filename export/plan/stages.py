@@ -130,6 +130,14 @@ class StagedGraph:
         found = dict(zip(asked, session.run(asked, feeds), strict=True))
         return found | {name: live[name] for name in wanted if name not in there}
 
+    def forget(self, live: Live, number: int, *, keep_outputs: bool = True) -> None:
+        """Drop values that no stage behind one reads; the graph's outputs may be wanted themselves."""
+        wanted = {name for stage in self.stages[number + 1 :] for name in stage.inputs}
+        if keep_outputs:
+            wanted.update(self.outputs)
+        for name in [name for name in live if name not in wanted]:
+            del live[name]
+
     def weight(self, linear: Linear) -> NDArray[np.float32]:
         """The stored weight, [N, K]."""
         tensor = self._weights[linear.weight]

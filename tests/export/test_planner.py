@@ -16,9 +16,10 @@ from palmtop.export.checkpoint import Checkpoint
 from palmtop.export.cli import export_command
 from palmtop.export.plan import Plan, prepare, with_fallback
 from palmtop.export.plan.float_model import FloatModel
+from palmtop.export.plan.judged import in_two, judged_of
 from palmtop.export.plan.loss import Loss
+from palmtop.export.plan.memory import refuse_little_memory
 from palmtop.export.plan.planner import SCHEMES, Planner, Sensitivity
-from palmtop.export.plan.prepare import in_two, judged_of, refuse_little_memory
 from palmtop.export.plan.samples import Sample
 from palmtop.export.plan.size import float_bundle
 from palmtop.export.recipe import METHODS, Recipe
