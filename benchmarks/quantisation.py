@@ -162,8 +162,9 @@ def main(
         )
         (folder / "statistics").mkdir()
         statistics = StatisticsFolder(folder / "statistics")
-        calibrate(model, calibration, statistics)
-        meter = LossMeter(model, questions)
+        if any(method in CALIBRATED and method not in IN_ORDER for method in methods):
+            calibrate(model, calibration, statistics)
+        meter = LossMeter(model, questions, from_start=True)
         positions = sum(len(s.positions) for s in questions)
         about = (
             f"{bits_a_weight(model, scheme):.3f} bits a weight ({bits} bits in {group}s, scales of 16,"

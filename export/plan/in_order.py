@@ -262,11 +262,10 @@ def summed(stage: Stage, linear: Linear) -> list[str]:
     value = next(node.output[0] for node in stage.nodes if linear.weight in node.input)
     while True:
         readers = [node for node in stage.nodes if value in node.input]
-        choice = next((node for node in readers if node.op_type == "Where" and value in node.input[1:]), None)
-        if choice is not None:
-            value = choice.output[0]
-            continue
-        if len(readers) == 1 and readers[0].op_type == "Add":
+        kept_as_it_is = next((node for node in readers if node.op_type in ("Identity", "Where")), None)
+        if kept_as_it_is is not None:  # an adapter's branch; the other side of it adds to the same value
+            value = kept_as_it_is.output[0]
+        elif len(readers) == 1 and readers[0].op_type == "Add":
             value = readers[0].output[0]
         elif len(readers) == 1 and readers[0].op_type == "SkipSimplifiedLayerNormalization":
             return [readers[0].input[0], readers[0].input[1]]

@@ -1,0 +1,132 @@
+"""Quantising layer after layer: a layer's aim, that it makes up for what came before, and the bundle it gives."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from palmtop.export.arch import find
+from palmtop.export.checkpoint import Checkpoint
+from palmtop.export.convert import export_model
+from palmtop.export.plan import Plan
+from palmtop.export.plan.codes import CodesFolder
+from palmtop.export.plan.float_model import Changed, FloatModel
+from palmtop.export.plan.in_order import in_groups, quantize_in_order, summed
+from palmtop.export.plan.loss import LossMeter
+from palmtop.export.plan.request import Request
+from palmtop.export.plan.samples import Sample, SampleReader, later_questions, packaged_questions
+from palmtop.export.plan.size import float_bundle
+from palmtop.export.recipe import Recipe
+from palmtop.quantize.rtn import dequantize, rtn
+from palmtop.quantize.scheme import QuantizedTensor, Scheme
+from palmtop.quantize.statistics import Statistics
+from palmtop.runtime.manifest import MODES
+from palmtop.runtime.reference import checkpoint_path
+
+INT4 = Scheme(bits=4, group=32, scale_bits=16)
+QKV = "layers.1.self_attn.qkv_proj"
+Reader = tuple[FloatModel, list[Sample], list[Sample]]
+
+
+@pytest.fixture(scope="module")
+def there(tmp_path_factory: pytest.TempPathFactory) -> Reader:
+    """The packaged model in float, samples to calibrate on and others to judge on."""
+    folder = tmp_path_factory.mktemp("in-order") / "float"
+    checkpoint = Checkpoint(checkpoint_path())
+    manifest = float_bundle(folder, checkpoint, find("phi4mm").read_model(checkpoint, Recipe().context), Recipe())
+    reader = SampleReader(folder, manifest)
+    vocabulary = manifest.decoder.vocab_size
+    seen = [reader.read(question) for question in packaged_questions(MODES, 16, vocabulary)]
+    judged = [reader.read(question) for question in later_questions(MODES, 16, 24, vocabulary)]
+    return FloatModel(folder, manifest, open_sessions=4096), seen, judged
+
+
+def everything(model: FloatModel, scheme: Scheme) -> dict[str, Scheme | None]:
+    return {f"{part}: {name}": scheme for part, graph in model.graphs.items() for name in graph.linears()}
+
+
+def by_part(codes: dict[str, QuantizedTensor]) -> dict[str, Changed]:
+    found: dict[str, dict[str, NDArray[np.float32]]] = {}
+    for key, tensor in codes.items():
+        part, _, name = key.partition(": ")
+        found.setdefault(part, {})[name] = dequantize(tensor)
+    return dict(found)
+
+
+def test_first_and_second_matrices_of_adapters_come_in_turn_behind_what_they_read(there: Reader) -> None:
+    stage = next(s for s in there[0].graphs["decoder"].stages if any(n.name == QKV for n in s.linears))
+    names = [[linear.name.removeprefix("layers.1.") for linear in group] for group in in_groups(stage)]
+    assert names[0][0] == "self_attn.qkv_proj" and sorted(names[0][1:]) == [
+        f"self_attn.qkv_proj.lora_A.{adapter}" for adapter in ("speech", "vision")
+    ]
+    assert sorted(names[1]) == [f"self_attn.qkv_proj.lora_B.{adapter}" for adapter in ("speech", "vision")]
+    assert names[2][0] == "self_attn.o_proj"
+    assert sorted(name for group in names for name in group) == sorted(
+        n.name.removeprefix("layers.1.") for n in stage.linears
+    )
+
+
+def test_a_layers_aim_is_the_sum_behind_its_adapters_and_the_residual_stream(there: Reader) -> None:
+    stage = next(s for s in there[0].graphs["decoder"].stages if any(n.name == QKV for n in s.linears))
+    by_name = {linear.name: linear for linear in stage.linears}
+    base, up = by_name[QKV], by_name[f"{QKV}.lora_B.vision"]
+    assert len(summed(stage, base)) == 1
+    assert summed(stage, base)[0] != next(n.output[0] for n in stage.nodes if base.weight in n.input)
+    assert summed(stage, up) == summed(stage, base)
+    assert len(summed(stage, by_name["layers.1.self_attn.o_proj"])) == 2  # with the residual stream
+    down = by_name[f"{QKV}.lora_A.vision"]
+    assert summed(stage, down) == [next(n.output[0] for n in stage.nodes if down.weight in n.input)]
+
+
+def rounded(weight: NDArray[np.float32], scheme: Scheme, _: Statistics | None = None, /) -> QuantizedTensor:
+    return rtn(weight, scheme)
+
+
+def test_layers_make_up_for_those_before_them(there: Reader) -> None:
+    """The rounding is the same on both sides: what is gained comes from where the weights were moved to."""
+    model, seen, judged = there
+    schemes, codes = everything(model, INT4), dict[str, QuantizedTensor]()
+    quantize_in_order(model, seen, schemes, rounded, codes.__setitem__)
+    plain: dict[str, QuantizedTensor] = {}
+    for part, graph in model.graphs.items():
+        for name, (_, linear) in graph.linears().items():
+            plain[f"{part}: {name}"] = rtn(graph.weight(linear), INT4)
+    assert plain.keys() == codes.keys()
+    meter = LossMeter(model, judged, from_start=True)
+    alone, in_order = meter.loss(by_part(plain)), meter.loss(by_part(codes))
+    assert in_order.mean_kl < 0.7 * alone.mean_kl
+
+
+def test_losses_are_the_same_whatever_is_kept(there: Reader) -> None:
+    model, _, judged = there
+    graph = model.graphs["decoder"]
+    weights = {QKV: dequantize(rtn(graph.weight(graph.linears()[QKV][1]), INT4))}
+    kept, anew = (LossMeter(model, judged, from_start=flag).loss({"decoder": weights}) for flag in (False, True))
+    assert kept.mean_kl == pytest.approx(anew.mean_kl, rel=1e-6)
+    assert kept.kl.keys() == anew.kl.keys()
+
+
+def test_an_export_stores_the_codes_that_were_made_in_order(
+    there: Reader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from palmtop.export.plan import prepare
+
+    made: dict[str, QuantizedTensor] = {}
+    keep = CodesFolder.keep
+
+    def seen(self: CodesFolder, key: str, tensor: QuantizedTensor) -> QuantizedTensor:
+        made[key] = tensor
+        return keep(self, key, tensor)
+
+    monkeypatch.setattr(prepare.CodesFolder, "keep", seen)
+    recipe = Recipe(method="gptq-in-order", scale_bits=16)
+    bundle = export_model(checkpoint_path(), tmp_path / "b", recipe, request=Request(items=3), verify=False)
+    import onnx
+
+    graph = onnx.load(bundle / "decoder.onnx").graph
+    codes = {w.name: onnx.numpy_helper.to_array(w) for w in graph.initializer if w.name == f"{QKV}.codes"}
+    np.testing.assert_array_equal(codes[f"{QKV}.codes"], made[f"decoder: {QKV}"].codes)
+    assert Plan.read(bundle / "plan.json").method == "gptq-in-order"
