@@ -23,10 +23,11 @@ from palmtop.export.convert import export_model
 from palmtop.export.plan import Plan
 from palmtop.export.plan.calibrate import StatisticsFolder, calibrate
 from palmtop.export.plan.coded import CodedModel
-from palmtop.export.plan.judged import JUDGED_BESIDE, in_two, judged_beside, judged_of
+from palmtop.export.plan.judged import JUDGED_BESIDE, in_turns, in_two, judged_beside, judged_of
 from palmtop.export.plan.loss import LossMeter
 from palmtop.export.plan.planner import Planner, measure
 from palmtop.export.plan.request import Request
+from palmtop.export.plan.samples import Sample
 from palmtop.export.plan.size import bundle_bytes
 from palmtop.export.recipe import METHODS, Recipe
 from palmtop.quantize.scheme import Scheme
@@ -51,7 +52,7 @@ def written_bytes(plan: Plan, folder: Path) -> int:
 @click.command()
 @click.option("--method", default="gptq", show_default=True)
 @click.option("--items", type=int, default=160, show_default=True, help="Samples of each mode to plan with.")
-@click.option("--judged", type=int, default=1000, show_default=True, help="Held-out questions of each mode.")
+@click.option("--judged", type=int, default=600, show_default=True, help="Held-out questions of each mode.")
 @click.option("--write", is_flag=True, help="Renew the table of docs/quantise.md.")
 def main(method: str, items: int, judged: int, write: bool) -> None:
     """Print a line a size."""
@@ -65,7 +66,8 @@ def main(method: str, items: int, judged: int, write: bool) -> None:
         apart = judged_of(samples)
         calibrate(float_model, [s for s in samples if all(s is not other for other in apart)], statistics)
         alone, together = in_two(apart)
-        together += judged_beside(folder / "float", float_model.manifest, items)
+        choosing, verdict = in_turns(judged_beside(folder / "float", float_model.manifest, items))
+        together += choosing
         coded = CodedModel(float_model, quantizer, statistics.find, kept_bytes=1 << 30)
         sensitivities = measure(float_model, LossMeter(float_model, alone), coded)
         click.echo("every tensor is measured", err=True)
@@ -74,10 +76,11 @@ def main(method: str, items: int, judged: int, write: bool) -> None:
             own = Plan(method=method, tensors=tensors)
             return bundle_bytes(folder / "float", float_model.manifest, model, recipe, own)
 
-        planning, judging = (
-            Planner(float_model, LossMeter(float_model, some, from_start=True), sensitivities, coded, method, size_of)
-            for some in (together, held_out)
-        )
+        def planner(some: list[Sample], last: list[Sample] | None) -> Planner:
+            meters = [LossMeter(float_model, own, from_start=True) for own in (some, last) if own]
+            return Planner(float_model, meters[0], sensitivities, coded, method, size_of, meters[-1])
+
+        planning, judging = planner(together, verdict), planner(held_out, None)
         lines = [HEADER, "|---|---|---|---|---|---|---|---|---|"]
         for bits, group, scale_bits in SIZES:
             uniform = judging.uniform(Scheme(bits=bits, group=group, scale_bits=scale_bits))
@@ -95,8 +98,9 @@ def main(method: str, items: int, judged: int, write: bool) -> None:
             click.echo(lines[-1])
         if write:
             under = (
-                f"{items} samples of each mode to plan with, every fourth of them and {JUDGED_BESIDE} more to judge"
-                f" plans; {judged} other questions of each mode for this table; {method}; {machine()}."
+                f"{items} samples of each mode to plan with, every fourth of them and {JUDGED_BESIDE} more to judge plans,"
+                f" three in four of those to predict with; {judged} other questions of each mode for this table;"
+                f" {method}; {machine()}."
             )
             put_between(PAGE, MARK, "\n".join(lines) + f"\n\n{under}")
 

@@ -15,7 +15,7 @@ from palmtop.runtime.manifest import Manifest
 from .samples import MediaInput, Sample
 from .stages import Linear, Live, StagedGraph
 
-ENCODED_AT_ONCE = 256  # images or sounds whose values between two stages are in memory
+ENCODED_AT_ONCE = 64  # images or sounds whose values between two stages are in memory
 Changed = Mapping[str, NDArray[np.float32]]
 """[N, K] weights by linear name, in place of the stored ones"""
 

@@ -12,7 +12,8 @@ from .samples import Sample, SampleReader, later_questions
 
 JUDGED_EVERY = 4  # of a mode's samples the fourth, the eighth ... are not calibrated on: plans are judged on them
 SPLIT_FROM = 8  # fewer samples serve both purposes
-JUDGED_BESIDE = 1000  # packaged samples of each mode that whole plans are judged on besides
+JUDGED_BESIDE = 800  # packaged samples of each mode that whole plans are judged on besides
+CHOOSING = 4  # every so many-th of those helps to choose a plan; the others say what the chosen one loses
 JUDGED_LOGITS_BYTES = 256 << 20  # of those
 JUDGED_ALONE = 8  # of those, that every tensor is judged on by itself, twice; whole plans are on the others
 
@@ -64,3 +65,18 @@ def in_two(judged: Sequence[Sample]) -> tuple[list[Sample], list[Sample]]:
         alone += own[:count] or own
         together += own[count:]
     return alone, together
+
+
+def in_turns(beside: Sequence[Sample]) -> tuple[list[Sample], list[Sample]]:
+    """Those that plans are chosen by, and those that say what the chosen one loses.
+
+    The best of several on some samples was lucky there; most are kept for the verdict, because a few tokens hold most
+    of a loss.
+    """
+    choosing: list[Sample] = []
+    verdict: list[Sample] = []
+    for mode in dict.fromkeys(sample.mode for sample in beside):
+        own = [sample for sample in beside if sample.mode == mode]
+        choosing += own[::CHOOSING]
+        verdict += [sample for place, sample in enumerate(own) if place % CHOOSING]
+    return choosing, verdict

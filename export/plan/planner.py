@@ -122,18 +122,20 @@ class Planner:
         coded: CodedModel,
         method: str,
         size_of: SizeOf,
+        verdict: LossMeter | None = None,
     ) -> None:
         """Nothing is solved yet.
 
         Args:
             model: the float model.
-            meter: of samples that have neither calibrated nor judged single tensors; it measures whole plans.
+            meter: of samples that have neither calibrated nor judged single tensors; it chooses between whole plans.
             sensitivities: of every tensor.
             coded: the model's matrices, quantised.
             method: by which they are.
             size_of: a whole bundle's bytes.
+            verdict: of still others, which say what the chosen plan loses; None for the same.
         """
-        self._model, self._meter = model, meter
+        self._model, self._meter, self._verdict = model, meter, verdict or meter
         self._sensitivities = sensitivities
         self._coded, self._method = coded, method
         self._size_of = size_of
@@ -161,7 +163,7 @@ class Planner:
         plainest = losses.index(min(losses[: len(plain)])) if plain else best
         if losses[best] > CLEARLY * losses[plainest]:
             best = plainest
-        return self._plan(candidates[best], losses[best])
+        return self._plan(candidates[best], self._predicted(candidates[best]))
 
     def for_loss(self, limit: float) -> Plan:
         """The smallest plan that loses at most so much.
@@ -175,7 +177,7 @@ class Planner:
             solution = within_loss(self._options, limit / correction)
             if solution is None:
                 break
-            lost = self._lost(solution)
+            lost = self._predicted(solution)
             if lost <= limit and (best is None or solution.size_bytes < best[0].size_bytes):
                 best = solution, lost
             if 0.95 * limit <= lost <= limit:
@@ -183,7 +185,7 @@ class Planner:
             correction = min(max(lost / max(solution.loss, 1e-12), 0.02), 50.0) * 1.01
         if best is None:
             finest = frontier(self._options)[-1]
-            lost = self._lost(finest)
+            lost = self._predicted(finest)
             if lost > limit:
                 raise InputError(f"loss is {limit:g}, expected at least {lost:.2g} for this model")
             best = finest, lost
@@ -196,14 +198,21 @@ class Planner:
         return Plan(method=self._method, tensors=chosen, size_bytes=self._size_of(chosen), loss=loss)
 
     def measured(self, tensors: Mapping[str, Scheme | None]) -> Loss:
-        """Quantise everything as planned and measure what is lost."""
+        """Quantise everything as planned and measure what is lost on the samples that choose."""
+        return self._meter.loss(self._changed(tensors))
+
+    def predicted(self, tensors: Mapping[str, Scheme | None]) -> Loss:
+        """Likewise, on those that choose nothing."""
+        return self._verdict.loss(self._changed(tensors))
+
+    def _changed(self, tensors: Mapping[str, Scheme | None]) -> dict[str, dict[str, NDArray[np.float32]]]:
         changed: dict[str, dict[str, NDArray[np.float32]]] = {}
         for part, graph in self._model.graphs.items():
             for name, (_, linear) in graph.linears().items():
                 scheme = tensors.get(f"{part}: {name}")
                 if scheme is not None:
                     changed.setdefault(part, {})[name] = self._coded.weight(part, linear, scheme)
-        return self._meter.loss(changed)
+        return changed
 
     def _fitting(self, limit_bytes: int, fewest_bits: int) -> Solution | None:
         """The solver's choice of schemes of at least so many bits, for a whole bundle of a size."""
@@ -241,6 +250,9 @@ class Planner:
 
     def _lost(self, solution: Solution) -> float:
         return self.measured(self._schemes(solution)).mean_kl
+
+    def _predicted(self, solution: Solution) -> float:
+        return self.predicted(self._schemes(solution)).mean_kl
 
     def _plan(self, solution: Solution, loss: float) -> Plan:
         """Its own loss is the measured one; that of its neighbours is the solver's, as far off as it was here."""

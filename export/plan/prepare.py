@@ -25,7 +25,7 @@ from .coded import CodedModel
 from .codes import CodesFolder
 from .float_model import FloatModel
 from .in_order import quantize_in_order
-from .judged import in_two, judged_beside, judged_of
+from .judged import in_turns, in_two, judged_beside, judged_of
 from .loss import LossMeter
 from .memory import refuse_little_memory, stages_in_memory
 from .planner import Planner, measure
@@ -70,9 +70,12 @@ def prepared(
         judged = judged_of(samples) if request.is_solved else []
         more = judged_beside(folder / "float", manifest, request.items) if judged and request.samples is None else []
         alone, together = in_two(judged)
-        together += more
+        choosing, verdict = in_turns(more)
+        together += choosing
         is_in_order = plan.method in IN_ORDER
-        refuse_little_memory(float_model, samples, alone, together, ram_bytes, runs=2 if is_in_order else 1)
+        refuse_little_memory(
+            float_model, samples, alone, [*together, *verdict], ram_bytes, runs=2 if is_in_order else 1
+        )
         work = _Work(folder, checkpoint, model, recipe, manifest, ram_bytes, tell)
         apart = {id(sample) for sample in judged} if len(judged) < len(samples) else set()
         seen = [sample for sample in samples if id(sample) not in apart]
@@ -80,7 +83,7 @@ def prepared(
             calibrate(float_model, seen, work.statistics, lambda part: tell(f"calibration: {part}"))
         planner: Planner | None = None
         if request.is_solved:
-            planner = work.planner(plan.method, alone, together)
+            planner = work.planner(plan.method, alone, together, verdict)
             tell("solver")
             if request.size_bytes is not None:
                 plan = planner.for_size(request.size_bytes)
@@ -122,8 +125,10 @@ class _Work:
         self.codes = CodesFolder(folder / "codes")
         self._coded: CodedModel | None = None
 
-    def planner(self, method: str, alone: Sequence[Sample], together: Sequence[Sample]) -> Planner:
-        """Measure every tensor on the first samples; whole plans will be on the others."""
+    def planner(
+        self, method: str, alone: Sequence[Sample], together: Sequence[Sample], verdict: Sequence[Sample]
+    ) -> Planner:
+        """Measure every tensor on the first samples; whole plans will be on the second, the chosen one on the last."""
         opened = FloatModel(self._folder / "float", self._manifest, open_sessions=self._open_sessions)
         coded = self._coded = CodedModel(opened, METHODS[method], self.statistics.find)
         meter = LossMeter(opened, alone)
@@ -134,7 +139,8 @@ class _Work:
             return bundle_bytes(self._folder / "float", self._manifest, self._model, self._recipe, own)
 
         whole = LossMeter(opened, together, from_start=True)
-        return Planner(opened, whole, sensitivities, coded, method, size_of)
+        last = LossMeter(opened, verdict, from_start=True) if verdict else None
+        return Planner(opened, whole, sensitivities, coded, method, size_of, last)
 
     def quantize_in_order(self, plan: Plan, samples: Sequence[Sample]) -> None:
         """Fill ``codes``; what is measured from here on is of them."""
@@ -151,7 +157,7 @@ class _Work:
 
 def _judged_again(plan: Plan, planner: Planner) -> Plan:
     """With the loss of the codes that were made in order; neighbours are as much better as it is."""
-    loss = planner.measured(plan.tensors).mean_kl
+    loss = planner.predicted(plan.tensors).mean_kl
     share = loss / max(plan.loss or loss, 1e-12)
     return replace(plan, loss=loss, frontier=tuple((size, lost * share) for size, lost in plan.frontier))
 

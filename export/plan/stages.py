@@ -172,6 +172,7 @@ class StagedGraph:
         options = ort.SessionOptions()
         options.log_severity_level = 3
         options.intra_op_num_threads = self._threads
+        options.enable_cpu_mem_arena = False  # inputs have every length: arenas would grow to twice all that lives
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self._sessions[key] = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         path.unlink()

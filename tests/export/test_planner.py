@@ -16,7 +16,7 @@ from palmtop.export.checkpoint import Checkpoint
 from palmtop.export.cli import export_command
 from palmtop.export.plan import Plan, prepare, with_fallback
 from palmtop.export.plan.float_model import FloatModel
-from palmtop.export.plan.judged import in_two, judged_of
+from palmtop.export.plan.judged import in_turns, in_two, judged_of
 from palmtop.export.plan.loss import Loss
 from palmtop.export.plan.memory import refuse_little_memory
 from palmtop.export.plan.planner import SCHEMES, Planner, Sensitivity
@@ -39,6 +39,7 @@ class Measured(Planner):
     """A planner of three matrices whose whole plans lose what a table says; single ones seem to lose less at 2 bits."""
 
     true_2_bits = 1.0
+    harder = 1.0  # are the samples of the verdict
 
     def __init__(self) -> None:
         def single(scheme: Scheme) -> float:
@@ -55,6 +56,9 @@ class Measured(Planner):
         each = {2: self.true_2_bits, 4: 1e-3, 8: 1e-6}
         lost = sum(each[scheme.bits] * scheme.group for scheme in tensors.values() if scheme is not None)
         return Loss(kl={"text": lost}, top1={"text": 1.0})
+
+    def predicted(self, tensors: Mapping[str, Scheme | None]) -> Loss:
+        return Loss(kl={"text": self.harder * self.measured(tensors).mean_kl}, top1={"text": 1.0})
 
 
 def bits_of(plan: Plan) -> set[int]:
@@ -88,6 +92,25 @@ def test_a_loss_is_met_by_the_whole_plan_and_not_by_its_sum() -> None:
     assert planner.measured(plan.tensors).mean_kl == plan.loss <= 0.2
     with pytest.raises(InputError, match=r"loss is 1e-06, expected at least 9.6e-05"):
         planner.for_loss(1e-6)
+
+
+def test_what_a_plan_predicts_and_promises_is_the_verdict_of_samples_that_chose_nothing() -> None:
+    planner = Measured()
+    limit = planner.size(dict.fromkeys(KEYS, Scheme(bits=4, group=32, scale_bits=16)))
+    easy = planner.for_size(limit)
+    planner.harder = 3.0
+    hard = planner.for_size(limit)
+    assert hard.tensors == easy.tensors and easy.loss and hard.loss == pytest.approx(3 * easy.loss)
+    plan = planner.for_loss(0.05)
+    assert plan.loss == planner.predicted(plan.tensors).mean_kl <= 0.05 < 3 * 0.05
+
+
+def test_samples_beside_choose_or_judge_and_every_mode_does_both() -> None:
+    beside = [sample(mode, place) for place in range(8) for mode in ("text", "audio")]
+    choosing, verdict = in_turns(beside)
+    assert sorted(len(s.input_ids) for s in choosing) == [0, 0, 4, 4]
+    assert len(verdict) == 12 and not {id(s) for s in choosing} & {id(s) for s in verdict}
+    assert in_turns([]) == ([], [])
 
 
 def test_a_size_that_nothing_fits_into_is_refused_with_the_smallest() -> None:
