@@ -98,8 +98,8 @@ def main(method: str, items: int, judged: int, write: bool) -> None:
             click.echo(lines[-1])
         if write:
             under = (
-                f"{items} samples of each mode to plan with, every fourth of them and {JUDGED_BESIDE} more to judge plans,"
-                f" three in four of those to predict with; {judged} other questions of each mode for this table;"
+                f"{items} samples of each mode to plan with, every fourth of them and {JUDGED_BESIDE} more to judge"
+                f" plans, three in four of those to predict with; {judged} other questions of each mode for this table;"
                 f" {method}; {machine()}."
             )
             put_between(PAGE, MARK, "\n".join(lines) + f"\n\n{under}")
