@@ -51,7 +51,10 @@ Examples:
 @click.option("--group", type=int, help="Weights that share a scale: 16, 32 (default), 64, 128 or 256.")
 @click.option("--symmetric/--asymmetric", default=None, help="Without or with (default) zero points.")
 @click.option("--scale-bits", type=int, help="Of a group's scale: 32 (default) or 16, which is smaller on disk.")
-@click.option("--method", help="search (default), rtn (fastest), hqq; calibrated: gptq (best), awq (its clipping).")
+@click.option(
+    "--method",
+    help="search (default), rtn (fastest), hqq; calibrated: gptq, gptq-in-order (best, slowest), awq (its clipping).",
+)
 @click.option(
     "--size", type=Size(), help="Choose bits and group of every tensor for the best bundle of this size, e.g. 2.2GB."
 )

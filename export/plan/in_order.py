@@ -114,7 +114,7 @@ class _Walk:
         self._model, self._part = model, part
         self._graph = model.graphs[part]
         self._schemes, self._quantizer, self._keep, self._report = schemes, quantizer, keep, report
-        self._done: dict[str, QuantizedTensor] = {}  # tied tables, which are met again
+        self._tables: dict[str, Array] = {}  # a tied head meets its own again
 
     def run(self, pairs: list[_Pair]) -> None:
         """Quantise stage after stage; the pairs end with the graph's outputs."""
@@ -134,15 +134,16 @@ class _Walk:
         self._graph.close()
 
     def _quantize(self, number: int, group: Sequence[Linear], pairs: list[_Pair], given: dict[str, Array]) -> None:
-        """Linears that read the same; their new weights join ``given``."""
+        """One group of ``in_groups``; the new weights join ``given``."""
         stage, todo = self._graph.stages[number], []
         for linear in group:
             key = f"{self._part}: {linear.name}"
             scheme = self._schemes.get(key)
-            if linear.name in self._done:
-                given[linear.weight] = _as_stored(linear, dequantize(self._done[linear.name]))
+            if linear.name in self._tables:
+                given[linear.weight] = _as_stored(linear, self._tables[linear.name])
             elif scheme is not None and linear.input is None:
                 self._put(linear, self._quantizer(self._graph.weight(linear), scheme, None), given)
+                self._tables[linear.name] = given[linear.weight]
             elif scheme is not None:
                 todo.append((linear, scheme, _Aim(summed(stage, linear))))
         if not todo:
@@ -167,7 +168,6 @@ class _Walk:
             self._put(linear, self._quantizer(weight + move, scheme, statistics), given)
 
     def _put(self, linear: Linear, tensor: QuantizedTensor, given: dict[str, Array]) -> None:
-        self._done[linear.name] = tensor
         given[linear.weight] = _as_stored(linear, dequantize(tensor))
         self._keep(f"{self._part}: {linear.name}", tensor)
 
@@ -220,8 +220,8 @@ class _Aim:
         moments, missing = self._means
         damped = moments.astype(np.float64)
         damped[np.diag_indices_from(damped)] += max(CAUTION * float(np.diagonal(moments).mean()), 1e-12)
-        move = np.linalg.solve(damped, missing.T.astype(np.float64)).T.astype(np.float32)
-        return move, Statistics(moments, self._seen)
+        inverse = np.linalg.inv(damped).astype(np.float32)
+        return np.asarray(missing @ inverse, np.float32), Statistics(moments, self._seen)
 
     def _end_mode(self) -> None:
         if self._count:
@@ -234,23 +234,21 @@ class _Aim:
 
 
 def in_groups(stage: Stage) -> list[list[Linear]]:
-    """Linears that can be quantised together: neighbours of which none reads what another one makes.
+    """Linears that can be quantised together, in order: of a group none hangs on what another one of it makes.
 
-    The second matrices of several adapters are such neighbours too, behind the first ones.
+    The first matrices of adapters come with the layer they belong to, all second ones behind them.
     """
     groups: list[list[Linear]] = []
+    level_of: dict[str, int] = {}
     made_by: dict[str, set[str]] = {}  # by value: linears that it hangs on
     for node in stage.nodes:
         before = set().union(*(made_by.get(name, set()) for name in node.input), set())
         own = next((linear for linear in stage.linears if linear.weight in node.input), None)
         if own is not None:
-            level = (
-                next((at for at, group in reversed(list(enumerate(groups))) if before & {g.name for g in group}), -1)
-                + 1
-            )
-            if level == len(groups):
-                groups.append([])
+            level = 1 + max((level_of[name] for name in before), default=-1)
+            groups += [[] for _ in range(level + 1 - len(groups))]
             groups[level].append(own)
+            level_of[own.name] = level
             before = before | {own.name}
         for name in node.output:
             made_by[name] = before

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from numpy.typing import NDArray
 
@@ -97,7 +98,7 @@ def test_layers_make_up_for_those_before_them(there: Reader) -> None:
     assert plain.keys() == codes.keys()
     meter = LossMeter(model, judged, from_start=True)
     alone, in_order = meter.loss(by_part(plain)), meter.loss(by_part(codes))
-    assert in_order.mean_kl < 0.7 * alone.mean_kl
+    assert in_order.mean_kl < 0.8 * alone.mean_kl
 
 
 def test_losses_are_the_same_whatever_is_kept(there: Reader) -> None:
@@ -122,10 +123,12 @@ def test_an_export_stores_the_codes_that_were_made_in_order(
         return keep(self, key, tensor)
 
     monkeypatch.setattr(prepare.CodesFolder, "keep", seen)
-    recipe = Recipe(method="gptq-in-order", scale_bits=16)
-    bundle = export_model(checkpoint_path(), tmp_path / "b", recipe, request=Request(items=3), verify=False)
-    import onnx
+    samples = tmp_path / "samples.jsonl"
+    samples.write_text('{"text": "seven plus three is ten"}\n{"text": "spell the word palm"}\n')
+    recipe, request = Recipe(method="gptq-in-order", scale_bits=16), Request(samples=samples)
+    bundle = export_model(checkpoint_path(), tmp_path / "b", recipe, request=request)
 
+    assert f"decoder: {QKV}" in made and f"decoder: {QKV}.lora_A.vision" not in made  # which text does not use
     graph = onnx.load(bundle / "decoder.onnx").graph
     codes = {w.name: onnx.numpy_helper.to_array(w) for w in graph.initializer if w.name == f"{QKV}.codes"}
     np.testing.assert_array_equal(codes[f"{QKV}.codes"], made[f"decoder: {QKV}"].codes)
