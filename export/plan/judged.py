@@ -40,8 +40,8 @@ def judged_beside(folder: Path, manifest: Manifest, seen: int) -> list[Sample]:
     reader, vocabulary = SampleReader(folder, manifest), manifest.decoder.vocab_size
     left = JUDGED_LOGITS_BYTES
     most = left // (4 * vocabulary * len(manifest.routes))  # each has a position at least
-    questions = list(later_questions(manifest.routes, seen, min(JUDGED_BESIDE, most), vocabulary))
-    by_mode = [[q for q in questions if q.mode == mode] for mode in manifest.routes]
+    count = min(JUDGED_BESIDE, most)
+    by_mode = [later_questions([mode], seen, count, vocabulary) for mode in manifest.routes]  # pictures one by one
     found: list[Sample] = []
     for row in zip_longest(*by_mode):
         some = [reader.read(question) for question in row if question is not None]

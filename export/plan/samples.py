@@ -22,7 +22,7 @@ from palmtop.runtime.manifest import MODES, Manifest
 from palmtop.runtime.processor import Processor
 from palmtop.runtime.processor.image import feature_order
 from palmtop.runtime.processor.text import expand_media
-from palmtop.runtime.reference.heldout import held_out_items
+from palmtop.runtime.reference.heldout import Item, held_out_items
 from palmtop.runtime.reference.text_tasks import INSTRUCTION, draw_task
 
 SEED = 104729  # of pictures and text tasks; evaluations use small ones
@@ -101,9 +101,9 @@ def packaged_questions(modes: Iterable[str], count: int, vocab_size: int) -> Ite
                 yield Question(mode=mode, messages=[{"role": "user", "content": content}], answer=answer)
             continue
         if mode == "audio":
-            items = list(islice(held_out_items("audio", EVALUATED_SOUNDS + count, 0), EVALUATED_SOUNDS, None))
+            items: Iterator[Item] = islice(held_out_items("audio", EVALUATED_SOUNDS + count, 0), EVALUATED_SOUNDS, None)
         else:
-            items = list(held_out_items(mode, count, SEED))  # type: ignore[arg-type]
+            items = held_out_items(mode, count, SEED)  # type: ignore[arg-type]
         for item in items:
             yield Question(mode=mode, messages=item.messages, answer=item.expected)
 
@@ -111,9 +111,12 @@ def packaged_questions(modes: Iterable[str], count: int, vocab_size: int) -> Ite
 def later_questions(modes: Iterable[str], seen: int, count: int, vocab_size: int) -> Iterator[Question]:
     """``count`` more of every mode, behind the first ``seen`` that ``packaged_questions`` gives."""
     for mode in modes:
-        found = list(packaged_questions([mode], seen + count, vocab_size))
-        for is_prose in (True, False):
-            yield from [question for question in found if (not question.messages) == is_prose][seen:]
+        passed = {True: 0, False: 0}  # prose and questions are counted apart
+        for question in packaged_questions([mode], seen + count, vocab_size):
+            is_prose = not question.messages
+            passed[is_prose] += 1
+            if passed[is_prose] > seen:
+                yield question
 
 
 def _prose() -> Iterator[Question]:

@@ -88,6 +88,7 @@ class StagedGraph:
         self._threads = threads
         self._open_sessions = open_sessions
         self._sessions: OrderedDict[tuple[int, frozenset[str], frozenset[str]], Any] = OrderedDict()
+        self._latest: Live = {}  # what the first stage has last given
         graph = onnx.load(path, load_external_data=False).graph
         self._weights = {w.name: w for w in graph.initializer}
         self._inputs = {i.name: i for i in graph.input}
@@ -128,7 +129,16 @@ class StagedGraph:
         asked = [name for name in wanted if name in there]
         feeds = {name: live[name] for name in stage.inputs} | dict(changed or {})
         found = dict(zip(asked, session.run(asked, feeds), strict=True))
+        if number == 0:
+            found = {name: self._shared(name, value) for name, value in found.items()}
         return found | {name: live[name] for name in wanted if name not in there}
+
+    def _shared(self, name: str, value: NDArray[Any]) -> NDArray[Any]:
+        """The same array for every sample where it is the same: rotary tables of the whole context, a MB each."""
+        kept = self._latest.get(name)
+        if kept is None or not np.array_equal(kept, value):
+            kept = self._latest[name] = value
+        return kept
 
     def forget(self, live: Live, number: int, *, keep_outputs: bool = True) -> None:
         """Drop values that no stage behind one reads; the graph's outputs may be wanted themselves."""
@@ -152,6 +162,7 @@ class StagedGraph:
     def close(self) -> None:
         """Drop every loaded stage."""
         self._sessions.clear()
+        self._latest.clear()
 
     def _session(
         self, number: int, fed: frozenset[str], wanted: frozenset[str], live: Mapping[str, NDArray[Any]]

@@ -94,6 +94,19 @@ def test_stages_one_after_the_other_are_the_whole_graph(
         assert np.abs(rows_of(live["logits"]) - expected).max() < 1e-5 * np.ptp(expected)
 
 
+def test_what_is_the_same_for_every_sample_is_in_memory_once(float_model: FloatModel, samples: list[Sample]) -> None:
+    graph = float_model.graphs["decoder"]
+    text = [sample for sample in samples if sample.mode == "text"][0]
+    longer = replace(text, input_ids=np.concatenate([text.input_ids, text.input_ids[:3]]))
+    longer = replace(longer, places=np.zeros(len(longer.input_ids), np.int64))
+    first, second = (graph.run(0, float_model.decoder_inputs(sample, [])) for sample in (text, longer))
+    large = [name for name, value in first.items() if value.nbytes > 1 << 16]
+    assert large, "no table of the whole context comes out of the first stage"
+    assert all(first[name] is second[name] for name in large)
+    others = [name for name in first if name not in large and first[name].shape != second[name].shape]
+    assert others and all(first[name] is not second[name] for name in others)
+
+
 def test_statistics_are_of_what_enters_and_adapters_see_only_their_modes(
     float_model: FloatModel, folder: Path, samples: list[Sample]
 ) -> None:
