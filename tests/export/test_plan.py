@@ -96,7 +96,7 @@ def test_stages_one_after_the_other_are_the_whole_graph(
 
 def test_what_is_the_same_for_every_sample_is_in_memory_once(float_model: FloatModel, samples: list[Sample]) -> None:
     graph = float_model.graphs["decoder"]
-    text = [sample for sample in samples if sample.mode == "text"][0]
+    text = next(sample for sample in samples if sample.mode == "text")
     longer = replace(text, input_ids=np.concatenate([text.input_ids, text.input_ids[:3]]))
     longer = replace(longer, places=np.zeros(len(longer.input_ids), np.int64))
     first, second = (graph.run(0, float_model.decoder_inputs(sample, [])) for sample in (text, longer))
