@@ -27,7 +27,6 @@ from palmtop.export.plan.judged import JUDGED_BESIDE, in_turns, in_two, judged_b
 from palmtop.export.plan.loss import LossMeter
 from palmtop.export.plan.planner import Planner, measure
 from palmtop.export.plan.request import Request
-from palmtop.export.plan.samples import Sample
 from palmtop.export.plan.size import bundle_bytes
 from palmtop.export.recipe import METHODS, Recipe
 from palmtop.quantize.scheme import Scheme
@@ -76,11 +75,11 @@ def main(method: str, items: int, judged: int, write: bool) -> None:
             own = Plan(method=method, tensors=tensors)
             return bundle_bytes(folder / "float", float_model.manifest, model, recipe, own)
 
-        def planner(some: list[Sample], last: list[Sample] | None) -> Planner:
-            meters = [LossMeter(float_model, own, from_start=True) for own in (some, last) if own]
-            return Planner(float_model, meters[0], sensitivities, coded, method, size_of, meters[-1])
+        def planner(meter: LossMeter, last: LossMeter | None = None) -> Planner:
+            return Planner(float_model, meter, sensitivities, coded, method, size_of, last)
 
-        planning, judging = planner(together, verdict), planner(held_out, None)
+        meters = [LossMeter(float_model, some, from_start=True) for some in (together, verdict, held_out)]
+        planning, judging = planner(meters[0], meters[1]), planner(meters[2])
         lines = [HEADER, "|---|---|---|---|---|---|---|---|---|"]
         for bits, group, scale_bits in SIZES:
             uniform = judging.uniform(Scheme(bits=bits, group=group, scale_bits=scale_bits))

@@ -18,6 +18,8 @@ from palmtop.quantize.statistics import Statistics
 
 from .builder import MICROSOFT, GraphBuilder
 
+StoredRows = Callable[[int, int], QuantizedTensor]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Precision:
@@ -35,7 +37,7 @@ class Precision:
     accuracy_level: int = 0
     quantizer: Quantizer = rtn
     statistics: Callable[[], Statistics | None] | None = None
-    stored: Callable[[int, int], QuantizedTensor] | None = None
+    stored: StoredRows | None = None
 
     def of(self, name: str) -> Precision:
         """The same for every layer."""

@@ -19,7 +19,7 @@ from palmtop.errors import CheckpointError
 from palmtop.export.arch import Model
 from palmtop.export.checkpoint import Checkpoint
 from palmtop.export.graph.kv_cache import KvCache
-from palmtop.export.plan.float_model import FloatModel
+from palmtop.export.plan.float_model import FloatModel, feature_rows
 from palmtop.export.plan.samples import MediaInput, Sample, SampleReader, packaged_questions, read_questions
 from palmtop.export.plan.size import float_bundle
 from palmtop.export.plan.stages import Live
@@ -105,7 +105,6 @@ def _walk(model: FloatModel, lives: list[Live], found: list[Envelope], tell: Cal
     layers = [sorted(int(name.split(".")[1]) for name in s.made if name.startswith("present.")) for s in graph.stages]
     last = max(number for number, there in enumerate(layers) if there)
     for number, stage in enumerate(graph.stages[: last + 1]):
-        later = {name for after in graph.stages[number + 1 :] for name in after.inputs}
         shown = sorted(set(layers[number]))
         wanted = [f"present.{layer}.{which}" for layer in shown for which in ("key", "value")]
         for layer in shown:
@@ -118,8 +117,7 @@ def _walk(model: FloatModel, lives: list[Live], found: list[Envelope], tell: Cal
                     raise CheckpointError(f"layer {layer}: keys or values are not finite, expected numbers to scale")
                 found[layer].add(key, value)
             live |= {name: made[name] for name in stage.outputs}
-            for name in [name for name in live if name not in later]:
-                del live[name]
+            graph.forget(live, number, keep_outputs=False)
     graph.close()
 
 
@@ -132,11 +130,9 @@ def _features(model: FloatModel, samples: Iterable[Sample], tell: Report) -> dic
         if not own:
             continue
         tell(f"KV cache: {part} encoder")
-        owner = [key for key, item in own.items() for _ in item.feeds]
         lives: list[Live] = [dict(feeds) for item in own.values() for feeds in item.feeds]
-        results = model.walk(part, lives, [None] * len(lives), lambda *_: None, lambda: None)
-        for key, item in own.items():
-            found[key] = item.features([r for r, k in zip(results, owner, strict=True) if k == key])
+        model.walk(part, lives, [None] * len(lives), lambda *_: None, lambda: None)
+        found |= feature_rows(own, lives)
     return found
 
 

@@ -6,21 +6,21 @@ Making one needs a float model and samples (``prepare``); what is here needs nei
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from palmtop.errors import InputError, QuantizeError
-from palmtop.export.graph.linear import PlannedPrecision, Precision
+from palmtop.export.graph.linear import PlannedPrecision, Precision, StoredRows
 from palmtop.export.recipe import CALIBRATED, METHODS
 from palmtop.quantize import Quantizer
-from palmtop.quantize.scheme import QuantizedTensor, Scheme
+from palmtop.quantize.scheme import Scheme
 from palmtop.quantize.search import search
 from palmtop.quantize.statistics import Statistics
 
 SCHEMA = 1
-StoredRows = Callable[[int, int], QuantizedTensor]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +84,11 @@ class Plan:
             method=data["method"],
             tensors={name: _scheme(words, f"{path}: tensor '{name}'") for name, words in data["tensors"].items()},
         )
+
+
+def file_stem(key: str) -> str:
+    """A file's name for what is kept of ``part: linear``."""
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", key)
 
 
 def _short(loss: float | None) -> float | None:

@@ -6,7 +6,6 @@ adapter sees the modes that switch it on; an encoder sees its own media.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -16,7 +15,8 @@ from numpy.typing import NDArray
 
 from palmtop.quantize.statistics import Moments, Statistics
 
-from .float_model import FloatModel
+from . import file_stem
+from .float_model import FloatModel, feature_rows
 from .samples import MediaInput, Sample
 from .stages import Linear, Live
 
@@ -45,7 +45,7 @@ class StatisticsFolder:
             return Statistics(stored["moments"], int(stored["count"]))
 
     def _path(self, key: str) -> Path:
-        return self._folder / f"{re.sub(r'[^A-Za-z0-9_.-]', '_', key)}.npz"
+        return self._folder / f"{file_stem(key)}.npz"
 
 
 def calibrate(
@@ -74,17 +74,14 @@ def _calibrate_encoder(
     model: FloatModel, part: str, media: dict[int, MediaInput], folder: StatisticsFolder
 ) -> dict[int, NDArray[np.float32]]:
     """Feature rows of every image or sound, by its identity."""
-    owner = [key for key, item in media.items() for _ in item.feeds]
     lives: list[Live] = [dict(feeds) for item in media.values() for feeds in item.feeds]
     collected = _Collected(part, folder)
 
     def tap(linear: Linear, run: int, entered: NDArray[np.float32]) -> None:
         collected.add(linear.name, "", entered)
 
-    results = model.walk(part, lives, [None] * len(lives), tap, collected.close)
-    return {
-        key: item.features([r for r, k in zip(results, owner, strict=True) if k == key]) for key, item in media.items()
-    }
+    model.walk(part, lives, [None] * len(lives), tap, collected.close)
+    return feature_rows(media, lives)
 
 
 def _calibrate_decoder(

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from palmtop.export.graph.linear import StoredRows
 from palmtop.quantize.scheme import QuantizedTensor
+
+from . import file_stem
 
 
 class CodesFolder:
@@ -31,7 +32,7 @@ class CodesFolder:
         mapped: dict[str, NDArray[Any]] = {}
         for name, array in arrays.items():
             if array is not None:
-                path = self._folder / f"{re.sub(r'[^A-Za-z0-9_.-]', '_', key)}.{name}.npy"
+                path = self._folder / f"{file_stem(key)}.{name}.npy"
                 np.save(path, array)
                 mapped[name] = np.load(path, mmap_mode="r")
         kept = self._kept[key] = QuantizedTensor(
@@ -43,7 +44,7 @@ class CodesFolder:
         )
         return kept
 
-    def rows(self, key: str) -> Callable[[int, int], QuantizedTensor] | None:
+    def rows(self, key: str) -> StoredRows | None:
         """What gives rows [start, stop) of it; None where it was never kept."""
         tensor = self._kept.get(key)
         if tensor is None:
@@ -54,9 +55,9 @@ class CodesFolder:
             return QuantizedTensor(
                 scheme=tensor.scheme,
                 columns=tensor.columns,
-                codes=np.array(tensor.codes[start:stop]),
-                scales=np.array(tensor.scales[start:stop]),
-                zero_points=None if zeros is None else np.array(zeros[start:stop]),
+                codes=tensor.codes[start:stop],
+                scales=tensor.scales[start:stop],
+                zero_points=None if zeros is None else zeros[start:stop],
             )
 
         return part

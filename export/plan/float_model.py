@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -106,35 +106,31 @@ class FloatModel:
         positions: Sequence[NDArray[np.int64] | None],
         tap: Tap,
         done: Callable[[], None],
-    ) -> list[Live]:
+    ) -> None:
         """Run every stage over several runs, one stage loaded at a time.
+
+        Logits are computed and not kept: of every token of every sample they would take more than all else.
 
         Args:
             part: of the graph.
-            lives: graph inputs of each run; emptied on the way of what no later stage reads.
+            lives: graph inputs of each run, which end as the encoder's outputs; what no later stage reads goes.
             positions: of each run that are judged; None in encoders.
             tap: told what enters each linear layer whose result is used.
             done: called when a stage has seen every run.
-
-        Returns:
-            The graph's outputs of each run.
         """
         graph = self.graphs[part]
-        results: list[Live] = [{} for _ in lives]
         for number, stage in enumerate(graph.stages):
             wanted = [name for linear in stage.linears for name in (linear.input, linear.condition) if name]
             for run, live in enumerate(lives):
                 found = self.step(part, number, live, positions[run], exposed=wanted)
                 for linear in stage.linears:
-                    if linear.input is not None and _is_used(linear, found):
+                    if linear.input is not None and is_used(linear, found):
                         entered = found[linear.input]
                         tap(linear, run, entered.reshape(-1, entered.shape[-1]))
-                results[run] |= {name: found[name] for name in graph.outputs if name in found}
                 live |= {name: found[name] for name in stage.outputs}
-                graph.forget(live, number, keep_outputs=False)
+                graph.forget(live, number, keep_outputs=part != "decoder")
             done()
         graph.close()
-        return results
 
     def encode(self, media: Sequence[MediaInput], changed: Changed | None = None) -> list[NDArray[np.float32]]:
         """Feature rows of images or sounds, all of one part; a stage sees many of them before the next is loaded."""
@@ -152,7 +148,14 @@ class FloatModel:
         return found
 
 
-def _is_used(linear: Linear, found: Live) -> bool:
+def feature_rows(media: Mapping[int, MediaInput], runs: Iterable[Live]) -> dict[int, NDArray[np.float32]]:
+    """Rows of every image or sound by its identity, from the encoder's outputs of all their runs in order."""
+    left = iter(runs)
+    return {key: item.features([next(left) for _ in item.feeds]) for key, item in media.items()}
+
+
+def is_used(linear: Linear, found: Live) -> bool:
+    """The linear's side of its condition was taken in a run that gave these values."""
     return linear.condition is None or bool(found[linear.condition]) == linear.wanted
 
 

@@ -24,7 +24,7 @@ from palmtop.quantize.rtn import dequantize
 from palmtop.quantize.scheme import QuantizedTensor, Scheme
 from palmtop.quantize.statistics import Statistics
 
-from .float_model import FloatModel
+from .float_model import FloatModel, feature_rows, is_used
 from .samples import MediaInput, Sample
 from .stages import Linear, Live, Stage
 
@@ -86,17 +86,9 @@ class _Pair:
 
 def _encoded(walk: _Walk, media: Mapping[int, MediaInput]) -> tuple[dict[int, Array], dict[int, Array]]:
     """Feature rows of every image or sound by its identity: exact ones, and those of the quantised encoder."""
-    owner = [key for key, item in media.items() for _ in item.feeds]
     pairs = [_Pair(dict(feeds), dict(feeds), "") for item in media.values() for feeds in item.feeds]
     walk.run(pairs)
-
-    def rows(lives: list[Live]) -> dict[int, Array]:
-        return {
-            key: item.features([v for v, k in zip(lives, owner, strict=True) if k == key])
-            for key, item in media.items()
-        }
-
-    return rows([pair.exact for pair in pairs]), rows([pair.changed for pair in pairs])
+    return feature_rows(media, [pair.exact for pair in pairs]), feature_rows(media, [pair.changed for pair in pairs])
 
 
 class _Walk:
@@ -114,18 +106,19 @@ class _Walk:
         self._model, self._part = model, part
         self._graph = model.graphs[part]
         self._schemes, self._quantizer, self._keep, self._report = schemes, quantizer, keep, report
-        self._tables: dict[str, Array] = {}  # a tied head meets its own again
+        self._tables: dict[str, Array] = {}  # [V, H] as they come back: a tied head meets its own again
 
     def run(self, pairs: list[_Pair]) -> None:
         """Quantise stage after stage; the pairs end with the graph's outputs."""
         stages = self._graph.stages
         for number, stage in enumerate(stages):
             self._report(f"{self._part} {number + 1}/{len(stages)}")
-            given: dict[str, Array] = {}
+            new = dict(self._tables)
             for group in in_groups(stage):
-                self._quantize(number, group, pairs, given)
+                self._quantize(number, group, pairs, new)
             if number + 1 == len(stages) and self._part == "decoder":
                 break  # nobody asks for the logits
+            given = self._model.changed_weights(self._part, number, new)
             for pair in pairs:
                 pair.exact |= self._step(number, pair, pair.exact, {})
                 pair.changed |= self._step(number, pair, pair.changed, given)
@@ -133,18 +126,18 @@ class _Walk:
                     self._graph.forget(live, number)
         self._graph.close()
 
-    def _quantize(self, number: int, group: Sequence[Linear], pairs: list[_Pair], given: dict[str, Array]) -> None:
-        """One group of ``in_groups``; the new weights join ``given``."""
+    def _quantize(self, number: int, group: Sequence[Linear], pairs: list[_Pair], new: dict[str, Array]) -> None:
+        """One group of ``in_groups``; its weights as they come back, [N, K] by name, join ``new``."""
         stage, todo = self._graph.stages[number], []
         for linear in group:
             key = f"{self._part}: {linear.name}"
             scheme = self._schemes.get(key)
-            if linear.name in self._tables:
-                given[linear.weight] = _as_stored(linear, self._tables[linear.name])
-            elif scheme is not None and linear.input is None:
-                self._put(linear, self._quantizer(self._graph.weight(linear), scheme, None), given)
-                self._tables[linear.name] = given[linear.weight]
-            elif scheme is not None:
+            if scheme is None or linear.name in new:
+                continue
+            if linear.input is None:
+                new[linear.name] = self._kept(key, self._quantizer(self._graph.weight(linear), scheme, None))
+                self._tables[linear.name] = new[linear.name]
+            else:
                 todo.append((linear, scheme, _Aim(summed(stage, linear))))
         if not todo:
             return
@@ -154,22 +147,24 @@ class _Walk:
             *(n for _, _, aim in todo for n in aim.names),
             *conditions,
         ]
+        given = self._model.changed_weights(self._part, number, new)
         for pair in pairs:
             exact = self._step(number, pair, pair.exact, {}, wanted)
             changed = self._step(number, pair, pair.changed, given, wanted)
             for linear, _, aim in todo:
-                if linear.condition is None or bool(exact[linear.condition]) == linear.wanted:
+                if is_used(linear, exact):
                     aim.add(pair.mode, changed[linear.input or ""], exact, changed)
         for linear, scheme, aim in todo:
             if not aim.is_seen:
                 continue  # nothing says what it does: it is stored as without samples
-            weight = self._graph.weight(linear)
             move, statistics = aim.solved()
-            self._put(linear, self._quantizer(weight + move, scheme, statistics), given)
+            tensor = self._quantizer(self._graph.weight(linear) + move, scheme, statistics)
+            new[linear.name] = self._kept(f"{self._part}: {linear.name}", tensor)
 
-    def _put(self, linear: Linear, tensor: QuantizedTensor, given: dict[str, Array]) -> None:
-        given[linear.weight] = _as_stored(linear, dequantize(tensor))
-        self._keep(f"{self._part}: {linear.name}", tensor)
+    def _kept(self, key: str, tensor: QuantizedTensor) -> Array:
+        """Hand a tensor on; it comes back as [N, K]."""
+        self._keep(key, tensor)
+        return dequantize(tensor)
 
     def _step(
         self, number: int, pair: _Pair, live: Live, given: Mapping[str, Array], exposed: Sequence[str] = ()
@@ -269,7 +264,3 @@ def summed(stage: Stage, linear: Linear) -> list[str]:
             return [readers[0].input[0], readers[0].input[1]]
         else:
             return [value]
-
-
-def _as_stored(linear: Linear, weight: Array) -> Array:
-    return np.ascontiguousarray(weight.T) if linear.is_turned else weight

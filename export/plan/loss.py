@@ -92,10 +92,13 @@ class LossMeter:
         touched = [n for n, stage in enumerate(stages) if any(linear.name in own for linear in stage.linears)]
         with_media = min((n for n, stage in enumerate(stages) if "media_features" in stage.inputs), default=0)
         features = _encoded(self._model, self._samples, encoders) if encoders else {}
+        first = touched[0] if touched else len(stages)
+        if self._from_start:
+            first = 0
         begins, lives = [], []
         for sample in self._samples:
             live: Live = {}
-            begin = 0 if self._from_start else touched[0] if touched else len(stages)
+            begin = first
             if any(id(m) in features for m in sample.media):
                 rows = [features.get(id(m), self._features[id(m)]) for m in sample.media]
                 live["media_features"] = np.concatenate(rows)
@@ -107,7 +110,7 @@ class LossMeter:
             for place, sample in enumerate(self._samples):
                 if begins[place] > number:
                     continue
-                before = self._before[min(number, len(self._before) - 1)][place]
+                before = self._before[0 if self._from_start else number][place]
                 lives[place] |= self._model.step("decoder", number, before | lives[place], sample.positions, given)
                 graph.forget(lives[place], number)
                 if number == len(stages) - 1:

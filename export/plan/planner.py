@@ -163,7 +163,8 @@ class Planner:
         plainest = losses.index(min(losses[: len(plain)])) if plain else best
         if losses[best] > CLEARLY * losses[plainest]:
             best = plainest
-        return self._plan(candidates[best], self._predicted(candidates[best]))
+        is_judged = self._verdict is self._meter  # on the samples of the verdict, by choosing
+        return self._plan(candidates[best], losses[best] if is_judged else self._predicted(candidates[best]))
 
     def for_loss(self, limit: float) -> Plan:
         """The smallest plan that loses at most so much.

@@ -47,7 +47,7 @@ class Measured(Planner):
 
         sensitivities = [Sensitivity(key, SHAPE, SCHEMES, tuple(map(single, SCHEMES))) for key in KEYS]
         nothing = cast(Any, None)
-        super().__init__(nothing, nothing, sensitivities, nothing, "rtn", self.size)
+        super().__init__(nothing, nothing, sensitivities, nothing, "rtn", self.size, cast(Any, object()))
 
     def size(self, tensors: Mapping[str, Scheme | None]) -> int:
         return BESIDE + sum(sum(scheme.tensor_bytes(*SHAPE)) for scheme in tensors.values() if scheme is not None)
