@@ -8,24 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
-from typing import Any
 
 from palmtop.errors import InputError
 
-from .interruption import Interruption
+from .answer_steps import AnswerSteps, Pieces
 from .reply import Piece, Reply
-
-Pieces = Generator[Piece, None, None]
-Asker = tuple[int, "asyncio.Task[Any] | None"]
 
 
 class Answer:
     """Pieces of text as they are sampled; nothing runs before the first one is asked for.
 
-    Closing it, or leaving its ``with`` statement, ends the answer early.
+    An answer ends early when it is closed, when its ``with`` statement is left, or when nothing refers to it any more,
+    as behind a ``break`` out of a loop over ``session.chat(...)``.
 
     >>> for piece in conversation.say("Hello"):  # doctest: +SKIP
     ...     print(piece.text, end="", flush=True)
@@ -36,21 +33,19 @@ class Answer:
         reply: the whole answer, once the last piece has been given.
     """
 
-    def __init__(self, give: Callable[[Interruption, Answer], Pieces], timeout_s: float | None) -> None:
+    def __init__(self, give: Callable[[AnswerSteps], Pieces], timeout_s: float | None) -> None:
         self.reply: Reply | None = None
-        self._interruption = Interruption(timeout_s)
-        self._pieces = give(self._interruption, self)
-        self._stepping = threading.Lock()
-        self._asker: Asker | None = None
         self._worker: ThreadPoolExecutor | None = None
         self._step: Future[Piece | None] | None = None
+        self._steps = AnswerSteps(give, timeout_s)
 
     def cancel(self) -> None:
         """Stop after the chunk or token that is being computed; from any thread, at any time.
 
-        The last piece still comes, and its reply says "cancelled". An answer that has not begun ends at once.
+        The last piece still comes, and its reply says "cancelled"; the conversation is free for the next answer
+        whether it is asked for or not. An answer that has not begun ends at once.
         """
-        self._interruption.request()
+        self._steps.cancel()
 
     def result(self) -> Reply:
         """The whole answer; pieces that were not asked for yet are passed over."""
@@ -62,35 +57,41 @@ class Answer:
 
     def close(self) -> None:
         """End the answer; what was said so far stays in the conversation."""
-        self._interruption.request()
-        with self._stepping:  # a thread may be at work; it stops at the next chunk
-            self._pieces.close()
+        self._steps.close()  # a thread may be at work; it stops at the next chunk
         self._dismiss()
+
+    def __del__(self) -> None:
+        steps = getattr(self, "_steps", None)
+        if steps is not None:
+            steps.drop()
+            self._dismiss()
 
     def __iter__(self) -> Answer:
         return self
 
     def __next__(self) -> Piece:
-        if self._asker is None:
-            self._asker = threading.get_ident(), None
-        return self._next()
+        if self._steps.asked_by is None:
+            self._steps.asked_by = threading.get_ident(), None
+        piece = self._steps.step()
+        if piece is None:
+            raise StopIteration
+        return self._seen(piece)
 
     def __aiter__(self) -> Answer:
         return self
 
     async def __anext__(self) -> Piece:
-        if self._asker is None:
-            self._asker = threading.get_ident(), asyncio.current_task()
+        if self._steps.asked_by is None:
+            self._steps.asked_by = threading.get_ident(), asyncio.current_task()
         if self._worker is None:
             self._worker = ThreadPoolExecutor(1, thread_name_prefix="palmtop-answer")
         if self._step is not None and not self._step.done():
             raise InputError("a piece of this answer is being waited for already, expected one task at a time")
-        self._step = self._worker.submit(next, self, None)  # a future cannot carry StopIteration
+        self._step = self._worker.submit(self._steps.step)  # refers to the steps alone: see answer_steps
         try:
             piece = await asyncio.wrap_future(self._step)
         except asyncio.CancelledError:
-            self._interruption.request()  # whoever waited is gone: free the thread, and the conversation
-            self._step.add_done_callback(lambda _: self._pieces.close())
+            self._steps.drop()  # whoever waited is gone: free the thread, and the conversation
             self._dismiss()
             raise
         except BaseException:
@@ -99,15 +100,13 @@ class Answer:
         if piece is None:
             self._dismiss()
             raise StopAsyncIteration
-        return piece
+        return self._seen(piece)
 
     async def aclose(self) -> None:
         """As ``close``, without blocking the event loop."""
         await asyncio.to_thread(self.close)
 
-    def _next(self) -> Piece:
-        with self._stepping:
-            piece = next(self._pieces)
+    def _seen(self, piece: Piece) -> Piece:
         self.reply = piece.reply or self.reply
         return piece
 
@@ -115,11 +114,6 @@ class Answer:
         worker, self._worker = self._worker, None
         if worker is not None:
             worker.shutdown(wait=False)
-
-    @property
-    def asked_by(self) -> Asker | None:
-        """Thread that asked for the first piece, and its task if that does not block; None before that."""
-        return self._asker
 
     def __enter__(self) -> Answer:
         return self
@@ -136,13 +130,3 @@ class Answer:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.aclose()
-
-
-def would_wait_for_itself(mine: Asker | None, other: Asker | None) -> bool:
-    """Whether an answer asked for by ``mine`` can only begin after something that ``mine`` itself has to do.
-
-    Two tasks of one event loop may wait for each other; a thread that blocks may not wait for itself.
-    """
-    if mine is None or other is None or mine[0] != other[0]:
-        return False
-    return mine[1] is None or other[1] is None or mine[1] is other[1]

@@ -11,11 +11,13 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from time import sleep
 from typing import Any
 
 from palmtop.errors import InputError
 
-from .answer import Answer, Pieces, would_wait_for_itself
+from .answer import Answer
+from .answer_steps import AnswerSteps, Pieces, would_wait_for_itself
 from .guide import Guides
 from .interruption import Interruption
 from .manifest import Manifest
@@ -69,8 +71,7 @@ class Conversation:
         self._reader = QuestionReader(manifest, text, media, self._spoken, track.context)
         self._talk = Turn(manifest, track, text, media, self._spoken)
         self._turn = threading.Lock()
-        self._answering: Answer | None = None
-        self._stop: Interruption | None = None
+        self._answering: AnswerSteps | None = None
         self.reset()
 
     def reset(self) -> None:
@@ -79,10 +80,13 @@ class Conversation:
         self._spoken.forget()
 
     def cancel(self) -> None:
-        """Stop the answer that is being given, between two tokens or two chunks of the prompt."""
-        stop = self._stop
-        if stop is not None:
-            stop.request()
+        """Stop the answer that is being given, between two tokens or two chunks of the prompt.
+
+        The conversation is free for the next answer then, whether the rest of this one is asked for or not.
+        """
+        answering = self._answering
+        if answering is not None:
+            answering.cancel()
 
     def count_tokens(self, messages: Sequence[Message] | None = None) -> int:
         """Tokens that a prompt has, images and sounds counted; they are decoded for it, not encoded.
@@ -188,9 +192,9 @@ class Conversation:
         """
         options = _limit(options, max_tokens)
 
-        def give(stop: Interruption, answer: Answer) -> Pieces:
-            with self._my_turn(stop, answer):
-                yield from self._answer(messages, adapters, options, stop, None)
+        def give(steps: AnswerSteps) -> Pieces:
+            with self._my_turn(steps):
+                yield from self._answer(messages, adapters, options, steps.interruption, None)
 
         return Answer(give, options.timeout_s)
 
@@ -202,14 +206,14 @@ class Conversation:
     ) -> Answer:
         """Change the dialogue, answer it, and add the answer; take the change back when that fails."""
 
-        def give(stop: Interruption, answer: Answer) -> Pieces:
-            with self._my_turn(stop, answer):  # first: what a waiting thread says comes after this answer
+        def give(steps: AnswerSteps) -> Pieces:
+            with self._my_turn(steps):  # first: what a waiting thread says comes after this answer
                 messages = self.messages  # ``reset`` begins another list; this turn stays with its own
                 before = list(messages)
                 shown: list[str] = []
                 try:
                     change(messages)
-                    for piece in self._answer(list(messages), adapters, options, stop, messages):
+                    for piece in self._answer(list(messages), adapters, options, steps.interruption, messages):
                         if piece.kind == "answer":  # thinking is not read again in later turns
                             shown.append(piece.text)
                         yield piece
@@ -249,19 +253,24 @@ class Conversation:
         yield from separate_thinking(pieces, self._text.spec.thinking, is_open=self._text.starts_thinking)
 
     @contextmanager
-    def _my_turn(self, stop: Interruption, answer: Answer) -> Iterator[None]:
-        other = self._answering
-        if other is not None and would_wait_for_itself(answer.asked_by, other.asked_by):
-            raise InputError("this conversation is still answering; finish or close that answer's iterator first")
-        stop.start()
-        while not self._turn.acquire(timeout=POLL_S):
-            if stop():
+    def _my_turn(self, steps: AnswerSteps) -> Iterator[None]:
+        steps.interruption.start()
+        while not self._turn.acquire(blocking=False):
+            other = self._answering
+            if other is not None:
+                other.settle()  # its time may be up, and nobody there to notice
+                if self._answering is other and would_wait_for_itself(steps.asked_by, other.asked_by):
+                    raise InputError(
+                        "this conversation is still answering; finish, cancel or close that answer's iterator first"
+                    )
+            if steps.interruption():
                 raise InputError("the answer was stopped while it waited for another one of this conversation")
-        self._answering, self._stop = answer, stop
+            sleep(POLL_S)
+        self._answering = steps
         try:
             yield
         finally:
-            self._answering = self._stop = None
+            self._answering = None
             self._turn.release()
 
 
