@@ -32,7 +32,7 @@ from palmtop.runtime.manifest import (
 
 from .graph import DecoderGraph, Delta, max_rank
 from .pack import Packed, extract, matrices, opened
-from .source import fitted_pairs, quantise, read_origin, read_peft
+from .source import fitted_pairs, quantise, read_origin, read_peft, refuse_without_effect
 
 ADAPTER_FOLDER = "adapters"
 
@@ -163,6 +163,7 @@ def _from_peft(
         raise _other_base(source, str(origin.base_sha256), base)
     adapter = read_peft(source, name)
     pairs = fitted_pairs(adapter, graph, graph.attention(bundle.manifest.decoder))
+    refuse_without_effect(pairs, source)
     file = _file(name)
     with WeightFile(change.staging, file) as sink:
         deltas = quantise(pairs, name, graph, sink, _quantizer(bundle.manifest), progress)

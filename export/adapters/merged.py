@@ -12,7 +12,7 @@ from palmtop.errors import InputError
 from palmtop.runtime.bundle import Bundle
 
 from .merge import merge, read_products, report
-from .source import read_origin, read_peft
+from .source import read_origin, read_peft, refuse_without_effect
 from .to_peft import Products, products_of, write_peft
 from .trial import Trial
 
@@ -101,7 +101,10 @@ def losses(
 def _products(source: Source, bundle: Bundle | None) -> Products:
     if bundle is not None:
         return products_of(bundle, source.place)
-    return read_products(read_peft(Path(source.place), source.label))
+    adapter = read_peft(Path(source.place), source.label)
+    pairs = {target: pair for target in adapter.targets if (pair := adapter.pair(target)) is not None}
+    refuse_without_effect(pairs, Path(source.place))
+    return read_products(adapter)
 
 
 def _common_base(sources: Sequence[Source], bundle: Bundle | None) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from palmtop.export.graph.attention import AttentionConfig
 from palmtop.export.graph.lora import Adapter, LoraPair
 from palmtop.export.graph.padded_heads import padded_pair
 from palmtop.export.peft import FUSED_TARGETS, SPLIT_TARGETS, open_peft, read_adapter
+from palmtop.export.weight import Weight
 from palmtop.export.weight_file import WeightFile
 from palmtop.export.whole_matrix import on_every_core
 from palmtop.quantize import Quantizer
@@ -20,6 +22,7 @@ from .fuse import fused_pair, parts_of
 from .graph import DecoderGraph, Delta
 from .matrix import store
 
+logger = logging.getLogger(__name__)
 ORIGIN_FILE = "palmtop_adapter.json"  # beside PEFT's files, in folders that palmtop wrote
 
 
@@ -80,6 +83,34 @@ def fitted_pairs(adapter: Adapter, graph: DecoderGraph, attention: AttentionConf
             + ", ".join(name.removeprefix("layers.0.") for name in graph.linears if name.startswith("layers.0."))
         )
     return found
+
+
+def refuse_without_effect(pairs: Mapping[str, LoraPair], source: Path) -> None:
+    """Refuse an adapter whose every ``b @ a`` is zero, and log where a part of them is.
+
+    Training begins with B of zeros: an adapter that still has them was never trained, or its tensors were not
+    gathered before they were saved (DeepSpeed, FSDP). Reads no further than the first value that is not zero.
+
+    Raises:
+        CheckpointError: it adds nothing to any linear.
+    """
+    empty = [linear for linear, pair in pairs.items() if not (_any(pair.b) and _any(pair.a))]
+    if not empty:
+        return
+    b = pairs[empty[0]].b.name
+    if len(empty) == len(pairs):
+        raise CheckpointError(
+            f"{source}: adds nothing: lora_A or lora_B times alpha / r is zero in all {len(pairs)} linears, such as"
+            f" '{b}', expected a trained adapter, saved with its weights gathered"
+        )
+    logger.warning(
+        "palmtop: warning: %s: lora_A or lora_B is zero in %d of %d linears, such as '%s'; nothing is added there",
+        source, len(empty), len(pairs), b,
+    )  # fmt: skip
+
+
+def _any(weight: Weight) -> bool:
+    return any(block.any() for block in weight.blocks(1 << 20))
 
 
 def _check(pair: LoraPair, given: LoraPair, shape: tuple[int, int]) -> None:

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 import palmtop
 from palmtop.errors import InputError
 from palmtop.export.graph.attention import AttentionConfig
-from palmtop.export.peft import CONFIG_FILE, KEY_PREFIX, SAFETENSORS_FILE
+from palmtop.export.peft import KEY_PREFIX, SAFETENSORS_FILE
+from palmtop.export.peft_config import CONFIG_FILE
 from palmtop.export.write import written_beside
 from palmtop.runtime.bundle import Bundle
 
