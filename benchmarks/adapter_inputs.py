@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 
 from palmtop.export.adapters.graph import DecoderGraph, Delta
 from palmtop.export.adapters.matrix import Matrix, expected_tensors, read
+from palmtop.export.bundle.external_data import WeightFile
 from palmtop.export.graph.builder import MICROSOFT, GraphBuilder
-from palmtop.export.weight_file import WeightFile
-from palmtop.runtime.bundle import Bundle
+from palmtop.runtime.bundle.opening import Bundle
 
 ADAPTER_FILE = "lora.onnx_adapter"
 

@@ -31,10 +31,10 @@ from benchmarks.adapter_page import ADD_MB, ADD_SECONDS, Row, report
 from benchmarks.tables import put_between
 from benchmarks.taking_turns import in_turns, ratio
 from palmtop.export.adapters.graph import DecoderGraph
-from palmtop.export.adapters.to_peft import export_adapter
-from palmtop.runtime.bundle import Bundle, open_bundle
-from palmtop.runtime.genai_decoder import GenaiDecoder
-from palmtop.runtime.routing import choose
+from palmtop.export.adapters.peft_writer import export_adapter
+from palmtop.runtime.bundle.opening import Bundle, open_bundle
+from palmtop.runtime.chat.routing import choose
+from palmtop.runtime.decoding.genai_decoder import GenaiDecoder
 from palmtop.runtime.session import Session, SessionOptions
 
 PAGE = Path(__file__).parents[1] / "docs" / "adapters.md"

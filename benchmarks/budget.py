@@ -16,23 +16,22 @@ from pathlib import Path
 
 import click
 
+from benchmarks.quantisation import reference
 from benchmarks.tables import machine, put_between
 from palmtop.export.arch import find
-from palmtop.export.checkpoint import Checkpoint
+from palmtop.export.checkpoint.folder import Checkpoint
 from palmtop.export.convert import export_model
-from palmtop.export.plan import Plan
-from palmtop.export.plan.calibrate import StatisticsFolder, calibrate
-from palmtop.export.plan.coded import CodedModel
-from palmtop.export.plan.judged import JUDGED_BESIDE, in_turns, in_two, judged_beside, judged_of
-from palmtop.export.plan.loss import LossMeter
-from palmtop.export.plan.planner import Planner, measure
-from palmtop.export.plan.request import Request
-from palmtop.export.plan.size import bundle_bytes
+from palmtop.export.mixed_precision.allocation import Plan
+from palmtop.export.mixed_precision.allocator import Planner, measure
+from palmtop.export.mixed_precision.budget import Request
+from palmtop.export.mixed_precision.bundle_size import bundle_bytes
+from palmtop.export.mixed_precision.calibrate import StatisticsFolder, calibrate
+from palmtop.export.mixed_precision.quantized_cache import CodedModel
+from palmtop.export.mixed_precision.sensitivity import LossMeter
+from palmtop.export.mixed_precision.splits import JUDGED_BESIDE, in_turns, in_two, judged_beside, judged_of
 from palmtop.export.recipe import METHODS, Recipe
 from palmtop.quantize.scheme import Scheme
 from palmtop.runtime.reference import checkpoint_path
-
-from .quantisation import reference
 
 PAGE, MARK = Path(__file__).parent.parent / "docs" / "quantise.md", "plans"
 SIZES = ((2, 16, 16), *((4, group, 16) for group in (128, 64, 32, 16)), (4, 32, 32), (8, 64, 16), (8, 32, 16))

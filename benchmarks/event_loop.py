@@ -18,7 +18,7 @@ from time import perf_counter, process_time
 from typing import Any
 
 import palmtop
-from palmtop.runtime.options import GenerationOptions
+from palmtop.runtime.decoding.generation_options import GenerationOptions
 
 OPTIONS = GenerationOptions(max_tokens=2)
 

@@ -12,7 +12,7 @@ import string
 from pathlib import Path
 from typing import Any
 
-from palmtop.export.gguf.tokenizer import byte_level_bpe
+from palmtop.export.checkpoint.gguf_tokenizer import byte_level_bpe
 from tests.reference.vocabulary import CHAT_TEMPLATE, SPLIT
 
 # Upstream's ids; what lies between them is filled with names nobody types, so that every id decodes.

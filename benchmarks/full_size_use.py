@@ -20,13 +20,13 @@ from typing import Any
 import numpy as np
 
 from benchmarks.measured_process import memory_of
-from palmtop.runtime.bundle import open_bundle
-from palmtop.runtime.conversation import Conversation
-from palmtop.runtime.encoders import Encoders
-from palmtop.runtime.loading import SessionOptions
-from palmtop.runtime.mapped_pages import mappings
-from palmtop.runtime.memory import plan_memory
+from palmtop.runtime.bundle.opening import open_bundle
+from palmtop.runtime.chat.conversation import Conversation
+from palmtop.runtime.media.encoder_runner import Encoders
+from palmtop.runtime.memory.mapped_pages import mappings
+from palmtop.runtime.memory.plan import plan_memory
 from palmtop.runtime.session import Session
+from palmtop.runtime.session_options import SessionOptions
 
 AUDIO_SECONDS = 300
 PREFILL_SECONDS = 10

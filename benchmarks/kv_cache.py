@@ -27,15 +27,15 @@ import numpy as np
 import palmtop
 from benchmarks.measured_process import memory_of
 from benchmarks.tables import machine, put_between
-from palmtop.export.checkpoint import Checkpoint
+from palmtop.export.checkpoint.folder import Checkpoint
 from palmtop.export.convert import export_model
-from palmtop.export.plan.request import Request
+from palmtop.export.mixed_precision.budget import Request
 from palmtop.export.recipe import Recipe
 from palmtop.export.verify.kv_loss import CacheLoss, cache_loss
-from palmtop.runtime.bundle import open_bundle
-from palmtop.runtime.memory import kv_bytes_per_token, largest_context, plan_memory
+from palmtop.runtime.bundle.opening import open_bundle
+from palmtop.runtime.decoding.cached_sequence import Passage
+from palmtop.runtime.memory.plan import kv_bytes_per_token, largest_context, plan_memory
 from palmtop.runtime.reference import checkpoint_path
-from palmtop.runtime.track import Passage
 
 PAGE = Path(__file__).parents[1] / "docs" / "kv-cache.md"
 SPEED, LOSS = "kv speed", "kv loss"

@@ -22,15 +22,15 @@ from benchmarks import smollm2
 from benchmarks.kv_cache import PAGE
 from benchmarks.tables import machine, put_between
 from palmtop.export.arch import Model
-from palmtop.export.bundle_files import build_graphs
-from palmtop.export.bundle_manifest import expected_manifest
+from palmtop.export.bundle.bundle_writer import build_graphs
+from palmtop.export.bundle.external_data import WeightFile
+from palmtop.export.bundle.manifest_builder import expected_manifest
 from palmtop.export.graph.kv_cache import FLOAT_CACHE, KvCache
 from palmtop.export.kv import with_cache
 from palmtop.export.kv.calibrate import envelopes
+from palmtop.export.measure.onnx_decoder import DecoderProbe
 from palmtop.export.recipe import Recipe
-from palmtop.export.verify.probe import DecoderProbe
 from palmtop.export.verify.quality import agreement
-from palmtop.export.weight_file import WeightFile
 
 MARK = "kv smollm2"
 CHUNK = 32  # tokens between two compared positions

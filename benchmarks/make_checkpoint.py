@@ -28,8 +28,8 @@ from numpy.typing import NDArray
 from benchmarks.full_size import Dimensions, Plan, config, tensors
 from benchmarks.full_size_tokenizer import special_ids, write_tokenizer
 from palmtop.errors import InputError, PalmtopError
-from palmtop.export.tensor_folder import INDEX_FILE
-from palmtop.export.write import written_beside
+from palmtop.export.bundle.atomic_directory import written_beside
+from palmtop.export.checkpoint.safetensors_reader import INDEX_FILE
 
 POOL, BLOCK = (1 << 23) + 3, 1 << 21  # values; the pool's length shares no factor with a row's
 SHARD_BYTES = 3 << 30

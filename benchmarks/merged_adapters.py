@@ -19,11 +19,11 @@ import numpy as np
 import palmtop
 from benchmarks.tables import machine, put_between
 from palmtop.export.adapters.install import add_adapter
-from palmtop.export.adapters.merged import Source, merge_sources
+from palmtop.export.adapters.merge_job import Source, merge_sources
 from palmtop.export.convert import export_model
 from palmtop.export.recipe import Recipe
+from palmtop.runtime.decoding.generation_options import GenerationOptions
 from palmtop.runtime.evaluate import Question, evaluate
-from palmtop.runtime.options import GenerationOptions
 from palmtop.runtime.reference import adapters_path, checkpoint_path
 from palmtop.runtime.reference.text_tasks import INSTRUCTION, draw_task
 from tests.reference.task_adapters import TASKS, draw

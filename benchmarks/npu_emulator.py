@@ -20,13 +20,13 @@ import palmtop
 from benchmarks.paired_accuracy import paired_difference
 from benchmarks.tables import machine, put_between
 from palmtop.export.convert import export_model
-from palmtop.export.npu.compile import binary_of, snr_db
+from palmtop.export.providers.qnn.compile import binary_of, snr_db
 from palmtop.export.recipe import Recipe
-from palmtop.runtime.bundle import open_bundle
+from palmtop.runtime.bundle.opening import open_bundle
+from palmtop.runtime.decoding.generation_options import GenerationOptions
 from palmtop.runtime.evaluate import Question, evaluate
-from palmtop.runtime.options import GenerationOptions
-from palmtop.runtime.placed import node_counts
 from palmtop.runtime.processor import Processor
+from palmtop.runtime.providers.placed import node_counts
 from palmtop.runtime.reference import checkpoint_path
 from palmtop.runtime.reference.heldout import TASKS, held_out_items
 from palmtop.runtime.session import Session

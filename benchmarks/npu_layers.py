@@ -23,24 +23,24 @@ from numpy.typing import NDArray
 
 from benchmarks.tables import machine, put_between
 from palmtop.export.arch import find
-from palmtop.export.checkpoint import Checkpoint
+from palmtop.export.bundle.external_data import WeightFile
+from palmtop.export.checkpoint.folder import Checkpoint
+from palmtop.export.checkpoint.lazy_tensor import Weight, Weights, from_array
 from palmtop.export.graph import conformer, siglip
 from palmtop.export.graph.builder import GraphBuilder
 from palmtop.export.graph.linear import FLOAT
 from palmtop.export.graph.lora import Adapter, LoraPair
-from palmtop.export.npu.attention import static_attention
-from palmtop.export.npu.calibrate import Calibrated
-from palmtop.export.npu.compile import binary_of, compile_graphs
-from palmtop.export.npu.fusion import fuse_rms_norms
-from palmtop.export.npu.qdq import add_qdq
-from palmtop.export.npu.ranges import Measured
-from palmtop.export.static.decoder import build_static_decoder
-from palmtop.export.static.graphs import FLOAT_DECODER, stored_linear
-from palmtop.export.static.shape import StaticShape
-from palmtop.export.static.shared_weights import SharedWeights
-from palmtop.export.weight import Weight, Weights, from_array
-from palmtop.export.weight_file import WeightFile
-from palmtop.runtime.machine import peak_rss_bytes
+from palmtop.export.providers.fixed_shape.decoder import build_static_decoder
+from palmtop.export.providers.fixed_shape.graphs import FLOAT_DECODER, stored_linear
+from palmtop.export.providers.fixed_shape.shape import StaticShape
+from palmtop.export.providers.fixed_shape.shared_weights import SharedWeights
+from palmtop.export.providers.qnn.attention import static_attention
+from palmtop.export.providers.qnn.calibrate import Calibrated
+from palmtop.export.providers.qnn.compile import binary_of, compile_graphs
+from palmtop.export.providers.qnn.fusion import fuse_rms_norms
+from palmtop.export.providers.qnn.qdq import add_qdq
+from palmtop.export.providers.qnn.ranges import Measured
+from palmtop.runtime.memory.machine import peak_rss_bytes
 from palmtop.runtime.reference import checkpoint_path
 
 PAGE = Path(__file__).parents[1] / "docs" / "npu.md"

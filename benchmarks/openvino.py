@@ -25,14 +25,14 @@ from benchmarks.paired_accuracy import paired_difference
 from benchmarks.tables import machine, put_between
 from palmtop.export.convert import export_model
 from palmtop.export.recipe import Recipe
-from palmtop.export.workers import usable_cores
+from palmtop.quantize.workers import usable_cores
+from palmtop.runtime.decoding.generation_options import GenerationOptions
 from palmtop.runtime.evaluate import Question, evaluate
-from palmtop.runtime.loading import SessionOptions
-from palmtop.runtime.options import GenerationOptions
-from palmtop.runtime.placement import Provider
+from palmtop.runtime.providers.assignment import Provider
 from palmtop.runtime.reference import checkpoint_path
 from palmtop.runtime.reference.heldout import TASKS, held_out_items
 from palmtop.runtime.session import load_session
+from palmtop.runtime.session_options import SessionOptions
 from tests.static.intel_device import register_openvino
 
 CONTEXT, CHUNK = 1024, 128

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from palmtop.export.optimum_route import export_module
+from benchmarks.optimum_route import export_module
 from tests.export.towers import (
     audio_embedding,
     image_embedding,

@@ -22,8 +22,8 @@ import click
 import palmtop
 from palmtop.export.convert import export_model
 from palmtop.export.recipe import Recipe
+from palmtop.runtime.decoding.generation_options import GenerationOptions
 from palmtop.runtime.evaluate import Outcome, Question, evaluate
-from palmtop.runtime.options import GenerationOptions
 from palmtop.runtime.reference import checkpoint_path
 from palmtop.runtime.reference.heldout import TASKS, held_out_items
 

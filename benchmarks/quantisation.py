@@ -20,22 +20,22 @@ from numpy.typing import NDArray
 
 from benchmarks.tables import machine, put_between
 from palmtop.export.arch import find
-from palmtop.export.checkpoint import Checkpoint
-from palmtop.export.plan import with_fallback
-from palmtop.export.plan.calibrate import StatisticsFolder, calibrate
-from palmtop.export.plan.float_model import FloatModel
-from palmtop.export.plan.in_order import quantize_in_order
-from palmtop.export.plan.loss import LossMeter
-from palmtop.export.plan.samples import Question, Sample, SampleReader, packaged_questions
-from palmtop.export.plan.size import float_bundle
-from palmtop.export.plan_table import tensor_class
+from palmtop.export.checkpoint.folder import Checkpoint
+from palmtop.export.measure.float_model import FloatModel
+from palmtop.export.measure.samples import Question, Sample, SampleReader, packaged_questions
+from palmtop.export.mixed_precision.allocation import with_fallback
+from palmtop.export.mixed_precision.allocation_table import tensor_class
+from palmtop.export.mixed_precision.bundle_size import float_bundle
+from palmtop.export.mixed_precision.calibrate import StatisticsFolder, calibrate
+from palmtop.export.mixed_precision.sensitivity import LossMeter
+from palmtop.export.mixed_precision.sequential import quantize_in_order
 from palmtop.export.recipe import CALIBRATED, IN_ORDER, METHODS, Recipe
-from palmtop.export.whole_matrix import on_every_core
+from palmtop.quantize.parallel_rows import on_every_core
 from palmtop.quantize.rtn import dequantize
 from palmtop.quantize.scheme import QuantizedTensor, Scheme
 from palmtop.quantize.search import search
 from palmtop.quantize.statistics import Statistics
-from palmtop.runtime.manifest import MODES
+from palmtop.runtime.bundle.manifest import MODES
 from palmtop.runtime.reference import checkpoint_path
 from palmtop.runtime.reference.heldout import held_out_items
 
@@ -72,7 +72,7 @@ def smollm2(
     folder: Path, gguf: Path, items: int, judged: int, length: int
 ) -> tuple[FloatModel, list[Sample], list[Sample]]:
     """SmolLM2 off its grid, and passages of English."""
-    from .smollm2 import english, float_model, read_gguf, rotated, tokenizer
+    from benchmarks.smollm2 import english, float_model, read_gguf, rotated, tokenizer
 
     arrays, fields = read_gguf(gguf)
     tokens = tokenizer(fields)

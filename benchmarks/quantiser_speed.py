@@ -24,13 +24,13 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from benchmarks.tables import machine, put_between
+from palmtop.export.checkpoint.lazy_tensor import Weight
 from palmtop.export.graph.builder import GraphBuilder
 from palmtop.export.graph.linear import Precision, quantized
-from palmtop.export.plan.size import CountingSink
+from palmtop.export.mixed_precision.bundle_size import CountingSink
 from palmtop.export.recipe import CALIBRATED, METHODS
-from palmtop.export.weight import Weight
-from palmtop.export.workers import BLOCK_BYTES, Workers, usable_cores
 from palmtop.quantize.scheme import Scheme
+from palmtop.quantize.workers import BLOCK_BYTES, Workers, usable_cores
 
 PAGE, MARK = Path(__file__).parent.parent / "docs" / "quantise.md", "quantiser speed"
 SCHEMES = ((4, 32), (4, 128), (8, 32), (2, 16))

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 import palmtop
-from palmtop.runtime.options import GenerationOptions
+from palmtop.runtime.decoding.generation_options import GenerationOptions
 from palmtop.runtime.session import Session
 
 OPTIONS = GenerationOptions(max_tokens=4)

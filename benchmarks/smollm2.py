@@ -23,18 +23,18 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from palmtop.export.arch import Model
-from palmtop.export.bundle_files import build_graphs
-from palmtop.export.bundle_manifest import expected_manifest
+from palmtop.export.bundle.bundle_writer import build_graphs
+from palmtop.export.bundle.external_data import WeightFile
+from palmtop.export.bundle.manifest_builder import expected_manifest
+from palmtop.export.checkpoint.lazy_tensor import Weights, from_array
 from palmtop.export.graph.attention import AttentionConfig
 from palmtop.export.graph.decoder import DecoderConfig
 from palmtop.export.graph.rope import RopeConfig
-from palmtop.export.plan.float_model import FloatModel
-from palmtop.export.plan.samples import Sample
+from palmtop.export.measure.float_model import FloatModel
+from palmtop.export.measure.samples import Sample
 from palmtop.export.recipe import Recipe
-from palmtop.export.weight import Weights, from_array
-from palmtop.export.weight_file import WeightFile
-from palmtop.runtime.manifest import Route
-from palmtop.runtime.processor.spec import ProcessorSpec, TextSpec
+from palmtop.runtime.bundle.manifest import Route
+from palmtop.runtime.bundle.processor_config import ProcessorSpec, TextSpec
 
 HEADS, KV_HEADS, CONTEXT = 9, 3, 2048
 Arrays = dict[str, NDArray[np.float32]]

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 
 import palmtop
-from palmtop.runtime.conversation import Conversation
-from palmtop.runtime.machine import open_handles, rss_bytes
-from palmtop.runtime.options import GenerationOptions
+from palmtop.runtime.chat.conversation import Conversation
+from palmtop.runtime.decoding.generation_options import GenerationOptions
+from palmtop.runtime.memory.machine import open_handles, rss_bytes
 from palmtop.runtime.session import Session
 
 ALLOWED_GROWTH = 1.05

@@ -31,8 +31,8 @@ from benchmarks.speculation_tasks import TASKS, write_smollm2
 from benchmarks.tables import machine, put_between
 from palmtop.export.convert import export_model
 from palmtop.export.recipe import DRAFT_ROWS, Recipe
-from palmtop.runtime.drafting import Drafter, EveryGuess, MeasuredPace, Pace
-from palmtop.runtime.options import GenerationOptions
+from palmtop.runtime.decoding.generation_options import GenerationOptions
+from palmtop.runtime.decoding.prompt_lookup import Drafter, EveryGuess, MeasuredPace, Pace
 from palmtop.runtime.reference import checkpoint_path
 from palmtop.runtime.reference.heldout import held_out_items
 from palmtop.runtime.session import Session

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.smollm2 import as_model, read_gguf, tokenizer
-from palmtop.export.bundle_files import write_bundle
+from palmtop.export.bundle.bundle_writer import write_bundle
 from palmtop.export.recipe import Recipe
-from palmtop.runtime.grammar import Grammar
+from palmtop.runtime.decoding.grammar import Grammar
 
 TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"

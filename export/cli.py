@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from palmtop.errors import InputError
+from palmtop.export.mixed_precision.size_option import Size
 
 from .recipe import DRAFT_ROWS, Recipe
-from .size_option import Size
 
 if TYPE_CHECKING:
-    from .plan import Plan
-    from .plan.request import Request
+    from palmtop.export.mixed_precision.allocation import Plan
+    from palmtop.export.mixed_precision.budget import Request
 
 EXAMPLES = """
 \b
@@ -103,11 +103,11 @@ def export_command(
     Needs no torch and reads a few rows of a tensor at a time. The bundle appears whole or not at all; interrupted
     or killed, the same command goes on where it stopped.
     """
-    from palmtop.runtime.machine import peak_rss_bytes
+    from palmtop.export.bundle.manifest_builder import QUALITY_FILE
+    from palmtop.export.mixed_precision.allocation_table import plan_lines
+    from palmtop.runtime.memory.machine import peak_rss_bytes
 
-    from .bundle_manifest import QUALITY_FILE
     from .convert import export_model, make_plan
-    from .plan_table import plan_lines
 
     recipe = Recipe() if recipe_file is None else Recipe.from_toml(recipe_file)
     recipe = replace(recipe, **{k: v for k, v in options.items() if v is not None})
@@ -175,8 +175,9 @@ def _request(
     recipe: Recipe, size: int | None, loss: float | None, plan_file: Path | None, samples: Path | None
 ) -> Request | None:
     """What the options ask of a plan; None where there is nothing to plan."""
-    from .plan import Plan
-    from .plan.request import Request
+    from palmtop.export.mixed_precision.allocation import Plan
+    from palmtop.export.mixed_precision.budget import Request
+
     from .recipe import CALIBRATED
 
     is_used = size is not None or loss is not None or plan_file is not None or recipe.kv != 32
@@ -249,7 +250,7 @@ class _ProgressBar:
         from rich.console import Console
         from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-        from palmtop.runtime.machine import rss_bytes
+        from palmtop.runtime.memory.machine import rss_bytes
 
         self._bar = Progress(
             TextColumn("[progress.description]{task.description:40.40}"),

@@ -14,25 +14,25 @@ from typing import TYPE_CHECKING
 
 import palmtop
 from palmtop.errors import BundleError
-from palmtop.runtime.bundle import Bundle
-from palmtop.runtime.machine import rss_bytes
-from palmtop.runtime.manifest import Manifest
+from palmtop.export.bundle.atomic_directory import journal_path, refuse_target, written_beside
+from palmtop.export.bundle.bundle_writer import Making, write_bundle
+from palmtop.export.bundle.journal import Journal
+from palmtop.export.bundle.manifest_builder import QUALITY_FILE, list_files, write_manifest
+from palmtop.export.bundle.progress import Meter, Progress, step_teller, teller
+from palmtop.export.checkpoint.folder import Checkpoint
+from palmtop.export.checkpoint.opening import open_checkpoint
+from palmtop.quantize.workers import Workers, plan_workers
+from palmtop.runtime.bundle.manifest import Manifest
+from palmtop.runtime.bundle.opening import Bundle
+from palmtop.runtime.memory.machine import rss_bytes
 
 from .arch import Model, find
-from .bundle_files import Making, write_bundle
-from .bundle_manifest import QUALITY_FILE, list_files, write_manifest
-from .checkpoint import Checkpoint
-from .journal import Journal
 from .kv import cache_for, leaving_room, scale_bytes, with_cache
-from .open_checkpoint import open_checkpoint
-from .progress import Meter, Progress, step_teller, teller
 from .recipe import CALIBRATED, Recipe
-from .workers import Workers, plan_workers
-from .write import journal_path, refuse_target, written_beside
 
 if TYPE_CHECKING:
-    from .plan import Plan, Planned
-    from .plan.request import Request
+    from palmtop.export.mixed_precision.allocation import Plan, Planned
+    from palmtop.export.mixed_precision.budget import Request
 
 
 def export_model(
@@ -84,7 +84,7 @@ def export_model(
     meter = Meter(checkpoint.size_bytes, tell)
     refuse_target(Path(target), overwrite=overwrite, keep=Path(source))  # before hours of planning
     if recipe.target == "qnn":  # likewise: its compiler is a package of its own
-        from .npu.compile import require_compiler
+        from palmtop.export.providers.qnn.compile import require_compiler
 
         require_compiler()
     step = step_teller(tell, checkpoint.size_bytes)
@@ -112,7 +112,7 @@ def make_plan(
     ram_bytes: int | None = None,
 ) -> Plan:
     """The plan that an export with this request would follow; writes no bundle."""
-    from .plan.prepare import prepared
+    from palmtop.export.mixed_precision.prepare import prepared
 
     checkpoint = open_checkpoint(source)
     model = find(str(checkpoint.config.get("model_type"))).read_model(checkpoint, recipe.context)
@@ -135,8 +135,8 @@ def _planned(
     if not is_asked and recipe.method not in CALIBRATED:
         yield None
         return
-    from .plan.prepare import prepared
-    from .plan.request import Request
+    from palmtop.export.mixed_precision.budget import Request
+    from palmtop.export.mixed_precision.prepare import prepared
 
     asked = leaving_room(request or Request(), scale_bytes(model, recipe.kv))
     with prepared(checkpoint, model, recipe, asked, report, ram_bytes) as planned:

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from palmtop.errors import CheckpointError
-
-from .config_keys import Keys, read_json_object
+from palmtop.export.checkpoint.config_section import Keys, read_json_object
 
 CONFIG_FILE = "adapter_config.json"
 PREFIX = "base_model.model."  # of the model inside PEFT's wrapper

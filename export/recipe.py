@@ -16,7 +16,7 @@ from palmtop.quantize.hqq import hqq
 from palmtop.quantize.rtn import rtn
 from palmtop.quantize.scheme import Scheme
 from palmtop.quantize.search import search
-from palmtop.runtime.manifest import MAX_DRAFT_ROWS
+from palmtop.runtime.bundle.manifest import MAX_DRAFT_ROWS
 
 DECODER_BITS = (4, 8, 32)
 KV_BITS = (4, 8, 32)

@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 
 from palmtop.errors import InputError
+from palmtop.runtime.chat.reply import Usage
+from palmtop.runtime.decoding.generation_options import GenerationOptions
+from palmtop.runtime.memory.machine import peak_rss_bytes, rss_bytes
 
-from .loading import SessionOptions
-from .machine import peak_rss_bytes, rss_bytes
-from .options import GenerationOptions
-from .reply import Usage
 from .session import Session, load_session
+from .session_options import SessionOptions
 
 IMAGE_PIXELS = 448
 SOUND_S = 5.0

@@ -12,9 +12,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Literal
 
-from .machine import available_memory
-from .memory import megabytes
-from .providers import ProviderState
+from palmtop.runtime.memory.machine import available_memory
+from palmtop.runtime.memory.plan import megabytes
+from palmtop.runtime.providers.plugins import ProviderState
 
 Level = Literal["good", "advice", "problem"]
 

@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from palmtop.errors import InputError
-
-from .options import GenerationOptions
-from .reply import Reply
-from .routing import Wanted
+from palmtop.runtime.chat.reply import Reply
+from palmtop.runtime.chat.routing import Wanted
+from palmtop.runtime.decoding.generation_options import GenerationOptions
 
 WILSON_Z = 1.959964  # 95 %
 MEDIA_KEYS = ("image", "audio", "path", "url", "image_url", "audio_url")

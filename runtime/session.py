@@ -15,21 +15,24 @@ from typing import Any
 from weakref import WeakSet
 
 from palmtop.errors import InputError, MemoryPlanError, RuntimeMissingError
-
-from .answer import Answer
-from .bundle import Bundle, open_bundle
-from .conversation import GREEDY, Conversation
-from .encoders import Encoders, open_session
-from .genai_config import check_genai_config
-from .genai_decoder import GenaiDecoder, decoder_inputs, native_errors
-from .guide import Guides
-from .loading import SessionOptions as SessionOptions
-from .loading import chunk_for
-from .machine import available_memory
-from .manifest import Manifest
-from .mapped_pages import release_mapped_pages
-from .media import FeatureSource, MediaReader
-from .memory import (
+from palmtop.runtime.bundle.genai_config import check_genai_config
+from palmtop.runtime.bundle.manifest import Manifest
+from palmtop.runtime.bundle.opening import Bundle, open_bundle
+from palmtop.runtime.chat.conversation import GREEDY, Conversation
+from palmtop.runtime.chat.prompt_builder import Message
+from palmtop.runtime.chat.reply import Reply
+from palmtop.runtime.chat.routing import Wanted
+from palmtop.runtime.chat.stream import Answer
+from palmtop.runtime.chat.tools import Tool
+from palmtop.runtime.decoding.cached_sequence import Track
+from palmtop.runtime.decoding.genai_decoder import GenaiDecoder, decoder_inputs, native_errors
+from palmtop.runtime.decoding.generation_options import GenerationOptions
+from palmtop.runtime.decoding.guided_decoding import Guides
+from palmtop.runtime.media.conversation_media import FeatureSource, MediaReader
+from palmtop.runtime.media.encoder_runner import Encoders, open_session
+from palmtop.runtime.memory.machine import available_memory
+from palmtop.runtime.memory.mapped_pages import release_mapped_pages
+from palmtop.runtime.memory.plan import (
     MINIMUM_CONTEXT,
     MemoryPlan,
     check_encoder,
@@ -39,19 +42,16 @@ from .memory import (
     plan_memory,
     with_copies,
 )
-from .options import GenerationOptions
-from .placed import PlacedBundle
-from .placement import CPU, QNN, placement
+from palmtop.runtime.providers.assignment import CPU, QNN, placement
+from palmtop.runtime.providers.openvino import PROVIDER as OPENVINO
+from palmtop.runtime.providers.openvino import open_on_openvino, openvino_decoder, openvino_device
+from palmtop.runtime.providers.placed import PlacedBundle
+from palmtop.runtime.providers.static_decoder import StaticDecoder
+from palmtop.runtime.providers.static_sessions import StaticSessions
+
 from .processor import Processor
-from .question import Message
-from .reply import Reply
-from .routing import Wanted
-from .static_decoder import StaticDecoder
-from .static_openvino import PROVIDER as OPENVINO
-from .static_openvino import open_on_openvino, openvino_decoder, openvino_device
-from .static_sessions import StaticSessions
-from .tools import Tool
-from .track import Track
+from .session_options import SessionOptions as SessionOptions
+from .session_options import chunk_for
 
 logger = logging.getLogger(__name__)
 

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from palmtop.errors import InputError
+from palmtop.runtime.chat.conversation import GREEDY
+from palmtop.runtime.chat.reply import Reply
+from palmtop.runtime.decoding.generation_options import GenerationOptions
+from palmtop.runtime.processor.sounds.recording import read_windows
 
-from .conversation import GREEDY
-from .options import GenerationOptions
-from .recording import read_windows
-from .reply import Reply
 from .session import Session
 
 PROMPT = "Transcribe the audio clip into text."

@@ -208,8 +208,8 @@ def export(checkpoint: Path, bundle: Path, mode: Mapping[str, Any]) -> Path:
     with ExitStack() as stack:
         stack.enter_context(mock.patch("palmtop.export.convert.cache_for", _cache))
         if recipe.target == "qnn":
-            target = "palmtop.export.npu.target."
-            stack.enter_context(mock.patch("palmtop.export.npu.compile.require_compiler"))
+            target = "palmtop.export.providers.qnn.target."
+            stack.enter_context(mock.patch("palmtop.export.providers.qnn.compile.require_compiler"))
             for stand_in in ("require_compiler", "calibrate", "SampleReader", "compiler_versions"):
                 stack.enter_context(mock.patch(target + stand_in, mock.MagicMock(return_value={})))
             stack.enter_context(mock.patch(target + "calibrate", return_value=1))

@@ -17,9 +17,9 @@ import torch
 import palmtop
 from palmtop.export.convert import export_model
 from palmtop.export.recipe import Recipe
-from palmtop.runtime.options import GenerationOptions
+from palmtop.runtime.chat.reply import Reply
+from palmtop.runtime.decoding.generation_options import GenerationOptions
 from palmtop.runtime.reference.heldout import TASKS, held_out_items
-from palmtop.runtime.reply import Reply
 from palmtop.runtime.session import Session
 from tests.reference.score import ROUTE, Reference
 

@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 
 import palmtop
 from palmtop.export.convert import export_model
+from palmtop.export.measure.onnx_decoder import DecoderProbe
 from palmtop.export.recipe import Recipe
-from palmtop.export.verify.probe import DecoderProbe
 from palmtop.export.verify.samples import SampleReader
-from palmtop.runtime.bundle import open_bundle
-from palmtop.runtime.options import GenerationOptions
+from palmtop.runtime.bundle.opening import open_bundle
+from palmtop.runtime.decoding.generation_options import GenerationOptions
 from palmtop.runtime.reference.heldout import TASKS, Item, held_out_items
 from tests.reference.port import random_checkpoint
 from tests.reference.score import MAX_ANSWER_TOKENS, ROUTE, Reference

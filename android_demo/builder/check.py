@@ -11,11 +11,11 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from .command import run
-from .elf import Library, read_library
-from .errors import BuildError
-from .tools import Tools, signer
-from .zip_writer import PAGE_ALIGNMENT, STORED_ALIGNMENT, data_offset
+from android_demo.builder.command import run
+from android_demo.builder.elf import Library, read_library
+from android_demo.builder.errors import BuildError
+from android_demo.builder.tools import Tools, signer
+from android_demo.builder.zip_writer import PAGE_ALIGNMENT, STORED_ALIGNMENT, data_offset
 
 SYSTEM_LIBRARIES = {"libc.so", "libm.so", "libdl.so", "liblog.so", "libandroid.so"}
 TELEMETRY_WORDS = ("libmat", "telemetry", "applicationinsights")

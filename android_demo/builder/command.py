@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from .errors import BuildError
+from android_demo.builder.errors import BuildError
 
 TOOL_TIMEOUT_S = 600
 MAX_TOLD_LINES = 20

@@ -10,10 +10,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from android_demo.builder.errors import BuildError
+from android_demo.builder.natives import Aar
 from android_demo.packages import sha256_of
-
-from .errors import BuildError
-from .natives import Aar
 
 MANIFEST = "bundle.json"
 MAX_MANIFEST_BYTES = 16 << 20

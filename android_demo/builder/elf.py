@@ -9,7 +9,7 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 
-from .errors import BuildError
+from android_demo.builder.errors import BuildError
 
 MACHINES = {183: "arm64-v8a", 62: "x86_64"}
 PT_LOAD, PT_DYNAMIC = 1, 2

@@ -9,9 +9,8 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from android_demo.builder.errors import BuildError
 from android_demo.packages import find, sha256_of, unpack_group
-
-from .errors import BuildError
 
 ABI = "arm64-v8a"
 ORT_LIBRARIES = ("libonnxruntime.so",)

@@ -13,10 +13,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from android_demo.builder.command import run
+from android_demo.builder.errors import BuildError
 from android_demo.packages import say, unpack_group
-
-from .command import run
-from .errors import BuildError
 
 MIN_SDK = 24  # what the runtimes' AARs ask for
 TARGET_SDK = 34

@@ -48,7 +48,7 @@ def add_command(bundle: Path, source: Path, name: str | None, combine: str, as_j
     """Add SOURCE, a PEFT LoRA folder or a packed adapter, to the BUNDLE as a new gated branch."""
     import time
 
-    from palmtop.runtime.machine import peak_rss_bytes
+    from palmtop.runtime.memory.machine import peak_rss_bytes
 
     from .install import add_adapter
 
@@ -79,7 +79,7 @@ def remove_command(bundle: Path, name: str) -> None:
 @json_flag
 def list_command(bundle: Path, as_json: bool) -> None:
     """List the BUNDLE's adapters and the routes that use them."""
-    from palmtop.runtime.bundle import open_bundle
+    from palmtop.runtime.bundle.opening import open_bundle
 
     manifest = open_bundle(bundle, hashes=False).manifest
     rows: list[dict[str, Any]] = [
@@ -129,9 +129,9 @@ def list_command(bundle: Path, as_json: bool) -> None:
 @click.option("-o", "--output", "target", required=True, type=click.Path(path_type=Path), help="PEFT folder to write.")
 def export_command(bundle: Path, name: str, target: Path) -> None:
     """Write adapter NAME of the BUNDLE as a PEFT folder, dequantised."""
-    from palmtop.runtime.bundle import open_bundle
+    from palmtop.runtime.bundle.opening import open_bundle
 
-    from .to_peft import export_adapter
+    from .peft_writer import export_adapter
 
     export_adapter(open_bundle(bundle, hashes=False), name, target)
     click.echo(f"{target}: {name} as a PEFT folder")
@@ -143,9 +143,9 @@ def export_command(bundle: Path, name: str, target: Path) -> None:
 @click.option("-o", "--output", "target", required=True, type=click.Path(path_type=Path), help="File to write.")
 def pack_command(bundle: Path, name: str, target: Path) -> None:
     """Write adapter NAME of the BUNDLE into one file, bound to its base by hash; 'add' takes it."""
-    from palmtop.runtime.bundle import open_bundle
+    from palmtop.runtime.bundle.opening import open_bundle
 
-    from .pack import pack
+    from .palmadapter import pack
 
     pack(open_bundle(bundle, hashes=False), name, target)
     click.echo(f"{target}: {target.stat().st_size / 1e6:.2f} MB")
@@ -161,9 +161,9 @@ def pack_command(bundle: Path, name: str, target: Path) -> None:
 @click.option("--drop", is_flag=True, help="Remove the route.")
 def route_command(bundle: Path, name: str, adapters: tuple[str, ...], projector: str | None, drop: bool) -> None:
     """Set what route NAME of the BUNDLE switches on: a mode (text, image, audio, image+audio) or a task of yours."""
-    from palmtop.runtime.bundle import open_bundle
-    from palmtop.runtime.manifest import Route
-    from palmtop.runtime.routing import parse_adapters
+    from palmtop.runtime.bundle.manifest import Route
+    from palmtop.runtime.bundle.opening import open_bundle
+    from palmtop.runtime.chat.routing import parse_adapters
 
     from .install import set_route
 
@@ -201,9 +201,9 @@ def merge_command(
 
     With --samples the report has the loss of each source and of the merged one; PEFT folders need --on for it.
     """
-    from palmtop.runtime.bundle import open_bundle
+    from palmtop.runtime.bundle.opening import open_bundle
 
-    from .merged import Source, losses, merge_sources
+    from .merge_job import Source, losses, merge_sources
 
     if samples is not None and (measured_on or bundle) is None:
         raise InputError("--samples needs a bundle to run, expected --on BUNDLE")

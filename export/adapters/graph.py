@@ -16,9 +16,9 @@ from palmtop.export.graph.attention import AttentionConfig
 from palmtop.export.graph.builder import GraphBuilder, WeightSink
 from palmtop.export.graph.linear import Precision
 from palmtop.export.graph.lora import GATES, add_branch, add_gate
-from palmtop.export.workers import Workers
 from palmtop.quantize import Quantizer
-from palmtop.runtime.manifest import DecoderSpec
+from palmtop.quantize.workers import Workers
+from palmtop.runtime.bundle.manifest import DecoderSpec
 
 from .matrix import Matrix, of_node
 

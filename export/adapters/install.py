@@ -1,6 +1,6 @@
 """Add an adapter to a bundle, or take one out: the small decoder graph and the manifest are rewritten, weights are not.
 
-Everything is written beside and moved in as one change (``runtime/bundle_change``).
+Everything is written beside and moved in as one change (``runtime/bundle/replacing``).
 """
 
 from __future__ import annotations
@@ -12,13 +12,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from palmtop.errors import CheckpointError, InputError
+from palmtop.export.bundle.external_data import WeightFile
 from palmtop.export.recipe import CALIBRATED, METHODS, Recipe
-from palmtop.export.weight_file import WeightFile
 from palmtop.quantize import Quantizer
 from palmtop.quantize.search import search
-from palmtop.runtime.bundle import Bundle, open_bundle, sha256_of
-from palmtop.runtime.bundle_change import Change, changed
-from palmtop.runtime.manifest import (
+from palmtop.runtime.bundle.manifest import (
     COMBINE,
     MANIFEST_FILE,
     AdapterSpec,
@@ -29,10 +27,12 @@ from palmtop.runtime.manifest import (
     is_adapter_name,
     is_route_name,
 )
+from palmtop.runtime.bundle.opening import Bundle, open_bundle, sha256_of
+from palmtop.runtime.bundle.replacing import Change, changed
 
+from .adapter_source import fitted_pairs, quantise, read_origin, read_peft, refuse_without_effect
 from .graph import DecoderGraph, Delta, max_rank
-from .pack import Packed, extract, matrices, opened
-from .source import fitted_pairs, quantise, read_origin, read_peft, refuse_without_effect
+from .palmadapter import Packed, extract, matrices, opened
 
 ADAPTER_FOLDER = "adapters"
 

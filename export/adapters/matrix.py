@@ -15,9 +15,9 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from palmtop.errors import BundleError
+from palmtop.export.checkpoint.lazy_tensor import Weight
 from palmtop.export.graph.builder import GraphBuilder, WeightSink
 from palmtop.export.graph.linear import Precision, QuantizedValues, finite, matmul_nbits, widened
-from palmtop.export.weight import Weight
 from palmtop.quantize.rtn import dequantize
 from palmtop.quantize.scheme import QuantizedTensor, Scheme
 

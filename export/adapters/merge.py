@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from palmtop.errors import InputError
 from palmtop.export.graph.lora import Adapter
 
-from .to_peft import Product, Products
+from .peft_writer import Product, Products
 
 METHODS = ("linear", "svd", "cat")
 

@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from typing import Protocol, cast
 
 from palmtop.errors import UnsupportedModelError
-from palmtop.export.checkpoint import Checkpoint
+from palmtop.export.checkpoint.folder import Checkpoint
+from palmtop.export.checkpoint.lazy_tensor import Weights
 from palmtop.export.graph.audio_config import AudioConfig
 from palmtop.export.graph.decoder import DecoderConfig
 from palmtop.export.graph.lora import Adapter
 from palmtop.export.graph.siglip import VisionConfig
-from palmtop.export.weight import Weights
-from palmtop.runtime.manifest import Route
-from palmtop.runtime.processor.spec import ProcessorSpec
+from palmtop.runtime.bundle.manifest import Route
+from palmtop.runtime.bundle.processor_config import ProcessorSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

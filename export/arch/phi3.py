@@ -11,14 +11,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from palmtop.errors import CheckpointError
-from palmtop.export.checkpoint import Checkpoint
-from palmtop.export.config_keys import Keys
+from palmtop.export.checkpoint.config_section import Keys
+from palmtop.export.checkpoint.folder import Checkpoint
+from palmtop.export.checkpoint.lazy_tensor import Weights
 from palmtop.export.graph.attention import AttentionConfig
 from palmtop.export.graph.decoder import DecoderConfig
 from palmtop.export.graph.rope import RopeConfig, longrope_attention_factor
-from palmtop.export.weight import Weights
-from palmtop.runtime.manifest import Route
-from palmtop.runtime.processor.spec import ProcessorSpec, TextSpec
+from palmtop.runtime.bundle.manifest import Route
+from palmtop.runtime.bundle.processor_config import ProcessorSpec, TextSpec
 
 from . import Model
 

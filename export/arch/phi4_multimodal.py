@@ -8,10 +8,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from palmtop.export.checkpoint import Checkpoint
-from palmtop.export.config_keys import Keys
-from palmtop.export.peft import read_adapter
-from palmtop.export.weight import Weights
+from palmtop.export.checkpoint.config_section import Keys
+from palmtop.export.checkpoint.folder import Checkpoint
+from palmtop.export.checkpoint.lazy_tensor import Weights
+from palmtop.export.checkpoint.peft_reader import read_adapter
 
 from . import Model
 from .phi3 import plain_rope

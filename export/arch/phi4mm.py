@@ -10,14 +10,14 @@ from __future__ import annotations
 import re
 
 from palmtop.errors import CheckpointError
-from palmtop.export.checkpoint import Checkpoint
-from palmtop.export.config_keys import Keys
+from palmtop.export.checkpoint.config_section import Keys
+from palmtop.export.checkpoint.folder import Checkpoint
+from palmtop.export.checkpoint.lazy_tensor import Weight, Weights
 from palmtop.export.graph.audio_config import AudioConfig
 from palmtop.export.graph.lora import Adapter, LoraPair
 from palmtop.export.graph.siglip import VisionConfig
-from palmtop.export.weight import Weight, Weights
-from palmtop.runtime.manifest import Route
-from palmtop.runtime.processor.spec import AudioSpec, ImageSpec, ProcessorSpec
+from palmtop.runtime.bundle.manifest import Route
+from palmtop.runtime.bundle.processor_config import AudioSpec, ImageSpec, ProcessorSpec
 
 from . import Model
 from .phi3 import TEXT_VALUES, chat_template, check_values, read_decoder, text_spec

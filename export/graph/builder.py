@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from palmtop.export.workers import Workers
+from palmtop.quantize.workers import Workers
 
 OPSET = 20  # newest that onnxruntime 1.29 (genai 0.13.1, the phone's) and 1.31 both implement in full
 IR_VERSION = 10

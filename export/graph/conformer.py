@@ -17,7 +17,7 @@ from collections.abc import Callable
 import numpy as np
 import onnx_ir as ir
 
-from palmtop.export.weight import Weights, from_array
+from palmtop.export.checkpoint.lazy_tensor import Weights, from_array
 
 from .activation import activation, gelu
 from .audio_config import AudioConfig

@@ -11,15 +11,15 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from palmtop.export.weight import Weights
+from palmtop.export.checkpoint.lazy_tensor import Weights
 
 from .attention import AttentionConfig, AttentionInputs, attention, attention_inputs
 from .builder import MICROSOFT, GraphBuilder
 from .embedding import add_table, embed
-from .head import add_logits
+from .head_padding import attention_weights, padded_pair
 from .linear import Precisions, float_array
+from .lm_head import add_logits
 from .lora import Adapter, Gate, LoraPair, adapted_linear, add_gates
-from .padded_heads import attention_weights, padded_pair
 from .rope import RopeConfig
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from palmtop.export.weight import Weights
+from palmtop.export.checkpoint.lazy_tensor import Weights
 
 from .builder import GraphBuilder
 from .linear import Precisions, QuantizedValues, finite, gather_quantized, linear, matmul_nbits, quantized

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from palmtop.export.weight import Weight, Weights, stacked
+from palmtop.export.checkpoint.lazy_tensor import Weight, Weights, stacked
 
 from .builder import MICROSOFT, GraphBuilder
 from .linear import Precisions, float_array, linear

@@ -10,7 +10,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from palmtop.errors import CheckpointError, QuantizeError
-from palmtop.export.weight import Weight
+from palmtop.export.checkpoint.lazy_tensor import Weight
 from palmtop.quantize import Quantizer
 from palmtop.quantize.rtn import rtn
 from palmtop.quantize.scheme import QuantizedTensor, Scheme

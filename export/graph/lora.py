@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from palmtop.errors import CheckpointError
-from palmtop.export.weight import Weight
+from palmtop.export.checkpoint.lazy_tensor import Weight
 
 from .builder import GraphBuilder
 from .linear import Precisions, linear

@@ -1,7 +1,7 @@
 """The vision graph: a SigLIP NaViT tower, 2x2 pooling and the projector into the text model.
 
 The HD arrangement of tiles is not here: the projector works row by row, so the runtime arranges rows after it
-(``palmtop.runtime.processor.image.feature_order``) and the graph needs no image sizes.
+(``palmtop.runtime.processor.images.dynamic_hd.feature_order``) and the graph needs no image sizes.
 
 Reference: transformers 5.23, models/phi4_multimodal/modeling_phi4_multimodal.py, Phi4MultimodalVisionModel
 and Phi4MultimodalImageEmbedding, with eager attention. (With SDPA a batch of fully valid tiles gets no mask
@@ -17,8 +17,8 @@ import numpy as np
 import onnx_ir as ir
 
 from palmtop.errors import UnsupportedModelError
-from palmtop.export.weight import Weights
-from palmtop.runtime.processor.positions import position_table
+from palmtop.export.checkpoint.lazy_tensor import Weights
+from palmtop.runtime.processor.images.patch_positions import position_table
 
 from .activation import activation, gelu
 from .builder import GraphBuilder
@@ -87,7 +87,7 @@ def activation_bytes(config: VisionConfig) -> int:
     """Memory that one tile needs while it runs, about, for ``EncoderSpec.bytes_per_item``.
 
     Twice what is alive at the widest place: the reference model's tile has 108 MB alive, and a process grows
-    by 150 to 270 MB, for glibc keeps freed pieces until ``runtime/encoders.py`` returns them (onnxruntime
+    by 150 to 270 MB, for glibc keeps freed pieces until ``runtime/media/encoder_runner.py`` returns them (onnxruntime
     1.31, x86-64).
     """
     alive = 4 * config.patches**2 * (2 * config.intermediate_size + 16 * config.hidden_size)

@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from palmtop.export.weight import Weights
+from palmtop.export.checkpoint.lazy_tensor import Weights
 
 from .activation import activation
 from .audio_config import AudioConfig

@@ -11,8 +11,8 @@ from palmtop.export.graph.kv_cache import FLOAT_CACHE, KvCache
 
 if TYPE_CHECKING:
     from palmtop.export.arch import Model
-    from palmtop.export.checkpoint import Checkpoint
-    from palmtop.export.plan.request import Request
+    from palmtop.export.checkpoint.folder import Checkpoint
+    from palmtop.export.mixed_precision.budget import Request
     from palmtop.export.recipe import Recipe
 
 GRAPH_BYTES = 512  # of one scale tensor's name and place, and of what it adds to its node

@@ -17,15 +17,15 @@ from numpy.typing import NDArray
 
 from palmtop.errors import CheckpointError
 from palmtop.export.arch import Model
-from palmtop.export.checkpoint import Checkpoint
+from palmtop.export.checkpoint.folder import Checkpoint
 from palmtop.export.graph.kv_cache import KvCache
-from palmtop.export.plan.float_model import FloatModel, feature_rows
-from palmtop.export.plan.samples import MediaInput, Sample, SampleReader, packaged_questions, read_questions
-from palmtop.export.plan.size import float_bundle
-from palmtop.export.plan.stages import Live
+from palmtop.export.measure.float_model import FloatModel, feature_rows
+from palmtop.export.measure.layerwise import Live
+from palmtop.export.measure.samples import MediaInput, Sample, SampleReader, packaged_questions, read_questions
+from palmtop.export.mixed_precision.bundle_size import float_bundle
 from palmtop.export.recipe import Recipe
 
-from .envelope import Envelope
+from .ranges import Envelope
 
 ITEMS = 8  # packaged samples of each mode
 LONGEST_SAMPLE = 2048  # tokens; attention to more at once would need gigabytes, and later keys are no longer ones

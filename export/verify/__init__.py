@@ -19,28 +19,28 @@ import numpy as np
 
 from palmtop.export.adapters.install import add_adapter
 from palmtop.export.arch import Model, find
-from palmtop.export.bundle_files import Making
-from palmtop.export.bundle_manifest import PLAN_FILE, expected_manifest
-from palmtop.export.checkpoint import Checkpoint
+from palmtop.export.bundle.bundle_writer import Making
+from palmtop.export.bundle.manifest_builder import PLAN_FILE, expected_manifest
+from palmtop.export.checkpoint.folder import Checkpoint
+from palmtop.export.checkpoint.tokenizer_files import CHAT_TEMPLATE_FILE
 from palmtop.export.graph.kv_cache import KvCache
 from palmtop.export.kv import with_cache
-from palmtop.export.kv.stored import stored_cache
-from palmtop.export.plan import Planned
+from palmtop.export.kv.stored_cache import stored_cache
+from palmtop.export.mixed_precision.allocation import Planned
 from palmtop.export.recipe import Recipe
-from palmtop.export.tokenizer_files import CHAT_TEMPLATE_FILE
-from palmtop.export.workers import Workers, plan_workers
-from palmtop.runtime.bundle import Bundle, open_bundle
-from palmtop.runtime.machine import available_memory, rss_bytes
+from palmtop.quantize.workers import Workers, plan_workers
+from palmtop.runtime.bundle.opening import Bundle, open_bundle
+from palmtop.runtime.memory.machine import available_memory, rss_bytes
 
 from . import adapters as proofs
 from .adapters import Loras
-from .answers import accuracy, worst
-from .decoders import Decoders, Divergence, Pair, Question, Reference, compared_answers, encoders_snr
+from .baselines import neighbours, weight_bytes
+from .comparison import Decoders, Divergence, Pair, Question, Reference, compared_answers, encoders_snr
+from .greedy_answers import accuracy, worst
 from .kv_loss import cache_loss, judge_cache
-from .neighbours import neighbours, weight_bytes
 from .quality import Agreement, Check, Quality, agreement
 from .samples import SampleReader, packaged_messages
-from .stored import AsStored
+from .stored_precision import AsStored
 from .tensor_checks import compare_tensors, judge_tensors
 from .tensors import Likeness
 
@@ -220,7 +220,7 @@ def _make_reference(
     bundle: Bundle,
     workers: Workers,
 ) -> Reference:
-    from palmtop.export.bundle_files import write_bundle
+    from palmtop.export.bundle.bundle_writer import write_bundle
 
     planned, decoder = _planned(bundle), bundle.manifest.decoder
     alike = with_cache(model, stored_cache(bundle.file(decoder.file), decoder))

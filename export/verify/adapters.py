@@ -9,16 +9,16 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from palmtop.export.adapters.adapter_source import fitted_pairs, read_peft
 from palmtop.export.adapters.graph import DecoderGraph
-from palmtop.export.adapters.source import fitted_pairs, read_peft
 from palmtop.export.arch import Model
+from palmtop.export.checkpoint.lazy_tensor import Weight
 from palmtop.export.graph.lora import Adapter
-from palmtop.export.weight import Weight
-from palmtop.runtime.bundle import Bundle
-from palmtop.runtime.manifest import DecoderSpec, Manifest
+from palmtop.export.measure.onnx_decoder import DecoderProbe
+from palmtop.runtime.bundle.manifest import DecoderSpec, Manifest
+from palmtop.runtime.bundle.opening import Bundle
 
-from .decoders import Decoders, Pair
-from .probe import DecoderProbe
+from .comparison import Decoders, Pair
 from .quality import Check, cosine, kl, ratio_db, snr_db
 from .tensors import MISSING, Likeness
 

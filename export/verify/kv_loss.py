@@ -15,13 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from palmtop.export.graph.kv_cache import KvCache
-from palmtop.export.kv.stored import stored_cache, with_float_cache
-from palmtop.runtime.bundle import Bundle
-from palmtop.runtime.machine import available_memory, rss_bytes
+from palmtop.export.kv.stored_cache import stored_cache, with_float_cache
+from palmtop.export.measure.onnx_decoder import DecoderProbe, ProbeInput
+from palmtop.runtime.bundle.opening import Bundle
+from palmtop.runtime.memory.machine import available_memory, rss_bytes
 
-from .decoders import STEPS
+from .comparison import STEPS
 from .long_text import long_text
-from .probe import DecoderProbe, ProbeInput
 from .quality import Agreement, Check, agreement, ratio_db
 from .samples import SampleReader, packaged_messages
 

@@ -7,8 +7,8 @@ from itertools import cycle, islice
 import numpy as np
 from numpy.typing import NDArray
 
-from palmtop.export.plan.samples import SampleReader, packaged_questions
-from palmtop.runtime.bundle import Bundle
+from palmtop.export.measure.samples import SampleReader, packaged_questions
+from palmtop.runtime.bundle.opening import Bundle
 
 MOST = 512  # questions or passages before they repeat
 CALIBRATED = 32  # the first of them may have been calibrated on

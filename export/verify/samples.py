@@ -8,13 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from palmtop.runtime.encoders import Encoders
-from palmtop.runtime.manifest import MODES, Manifest
+from palmtop.export.measure.onnx_decoder import ProbeInput
+from palmtop.runtime.bundle.manifest import MODES, Manifest
+from palmtop.runtime.media.encoder_runner import Encoders
 from palmtop.runtime.processor import Processor
 from palmtop.runtime.processor.text import expand_media
 from palmtop.runtime.reference.heldout import held_out_items
-
-from .probe import ProbeInput
 
 SEED = 7
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from palmtop.export.arch import Model
-from palmtop.export.bundle_files import build_graphs, export_parts
+from palmtop.export.bundle.bundle_writer import build_graphs, export_parts
 from palmtop.export.recipe import Recipe
-from palmtop.export.workers import Workers
-from palmtop.runtime.bundle import Bundle
+from palmtop.quantize.workers import Workers
+from palmtop.runtime.bundle.opening import Bundle
 
 from .quality import Check
 from .tensors import ComparingSink, Likeness

@@ -16,10 +16,10 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from palmtop.export.parts import stored_scales
-from palmtop.export.workers import Workers
+from palmtop.export.bundle.storage_summary import stored_scales
 from palmtop.quantize.rtn import dequantize
 from palmtop.quantize.scheme import QuantizedTensor, Scheme
+from palmtop.quantize.workers import Workers
 
 from .quality import ratio_db
 

@@ -16,9 +16,9 @@ from pathlib import Path
 import click
 
 from palmtop.errors import InputError, RuntimeMissingError
-from palmtop.runtime.bundle import Bundle, open_bundle
-from palmtop.runtime.manifest import MANIFEST_FILE
-from palmtop.runtime.memory import megabytes
+from palmtop.runtime.bundle.manifest import MANIFEST_FILE
+from palmtop.runtime.bundle.opening import Bundle, open_bundle
+from palmtop.runtime.memory.plan import megabytes
 
 from .flags import bundle_argument
 

@@ -9,9 +9,9 @@ import click
 
 from palmtop.errors import InputError
 from palmtop.runtime.benchmark import BenchmarkResult, Spread, benchmark
-from palmtop.runtime.loading import SessionOptions
-from palmtop.runtime.manifest import MODES
-from palmtop.runtime.memory import megabytes
+from palmtop.runtime.bundle.manifest import MODES
+from palmtop.runtime.memory.plan import megabytes
+from palmtop.runtime.session_options import SessionOptions
 
 from .flags import bundle_argument, session_flags
 from .progress import progress_bar

@@ -12,10 +12,10 @@ from types import FrameType
 import click
 
 from palmtop.errors import PalmtopError
-from palmtop.runtime.answer import Answer
-from palmtop.runtime.conversation import Conversation
-from palmtop.runtime.options import GenerationOptions
-from palmtop.runtime.routing import Wanted
+from palmtop.runtime.chat.conversation import Conversation
+from palmtop.runtime.chat.routing import Wanted
+from palmtop.runtime.chat.stream import Answer
+from palmtop.runtime.decoding.generation_options import GenerationOptions
 from palmtop.runtime.session import SessionOptions
 
 from .flags import adapter_flag, bundle_argument, generation_flags, open_session, session_flags

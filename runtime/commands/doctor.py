@@ -9,8 +9,8 @@ import click
 
 from palmtop import __version__
 from palmtop.runtime.doctor import examine
-from palmtop.runtime.encoders import available_providers
-from palmtop.runtime.providers import PACKAGES, state
+from palmtop.runtime.media.encoder_runner import available_providers
+from palmtop.runtime.providers.plugins import PACKAGES, state
 from palmtop.runtime.session import import_genai
 
 EXAMPLES = """

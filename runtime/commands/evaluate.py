@@ -13,9 +13,9 @@ from time import perf_counter
 import click
 
 from palmtop.errors import InputError
+from palmtop.runtime.chat.routing import AdapterRequest
+from palmtop.runtime.decoding.generation_options import GenerationOptions
 from palmtop.runtime.evaluate import Outcome, Question, Score, evaluate, read_questions, scores
-from palmtop.runtime.options import GenerationOptions
-from palmtop.runtime.routing import AdapterRequest
 from palmtop.runtime.session import Session, SessionOptions
 
 from .flags import adapter_flag, bundle_argument, open_session, session_flags

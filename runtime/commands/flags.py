@@ -10,10 +10,10 @@ from typing import Any
 import click
 
 from palmtop.errors import InputError
-from palmtop.runtime.grammar import Grammar
-from palmtop.runtime.options import DEFAULT_MAX_TOKENS, GenerationOptions, OverflowRule
-from palmtop.runtime.placement import parse_provider
-from palmtop.runtime.routing import AdapterRequest, parse_adapters
+from palmtop.runtime.chat.routing import AdapterRequest, parse_adapters
+from palmtop.runtime.decoding.generation_options import DEFAULT_MAX_TOKENS, GenerationOptions, OverflowRule
+from palmtop.runtime.decoding.grammar import Grammar
+from palmtop.runtime.providers.assignment import parse_provider
 from palmtop.runtime.session import Session, SessionOptions, load_session
 
 Command = Callable[..., Any]

@@ -9,12 +9,12 @@ from typing import Any
 import click
 
 from palmtop.errors import InputError
-from palmtop.runtime.bundle import Bundle, open_bundle
-from palmtop.runtime.machine import available_memory
-from palmtop.runtime.manifest import Manifest
-from palmtop.runtime.memory import MemoryPlan, kv_bytes_per_token, largest_context, megabytes, plan_memory
-from palmtop.runtime.placed import node_counts
-from palmtop.runtime.providers import CPU
+from palmtop.runtime.bundle.manifest import Manifest
+from palmtop.runtime.bundle.opening import Bundle, open_bundle
+from palmtop.runtime.memory.machine import available_memory
+from palmtop.runtime.memory.plan import MemoryPlan, kv_bytes_per_token, largest_context, megabytes, plan_memory
+from palmtop.runtime.providers.placed import node_counts
+from palmtop.runtime.providers.plugins import CPU
 
 from .flags import bundle_argument
 

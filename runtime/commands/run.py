@@ -10,9 +10,9 @@ from typing import Any
 import click
 
 from palmtop.errors import InputError
-from palmtop.runtime.options import GenerationOptions
-from palmtop.runtime.reply import Reply
-from palmtop.runtime.routing import Wanted
+from palmtop.runtime.chat.reply import Reply
+from palmtop.runtime.chat.routing import Wanted
+from palmtop.runtime.decoding.generation_options import GenerationOptions
 from palmtop.runtime.session import SessionOptions
 
 from .flags import adapter_flag, bundle_argument, generation_flags, open_session, session_flags

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from palmtop.runtime.reply import Piece, PieceKind
+from palmtop.runtime.chat.reply import Piece, PieceKind
 
 Command = Callable[..., Any]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from palmtop.runtime.options import GenerationOptions
+from palmtop.runtime.decoding.generation_options import GenerationOptions
 from palmtop.runtime.session import SessionOptions
 from palmtop.runtime.transcribe import PROMPT, WINDOW_S, transcribe
 

@@ -11,28 +11,28 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from palmtop.runtime.answer import Answer as Answer
-    from palmtop.runtime.conversation import Conversation as Conversation
-    from palmtop.runtime.grammar import Grammar as Grammar
-    from palmtop.runtime.options import GenerationOptions as GenerationOptions
-    from palmtop.runtime.reply import Piece as Piece
-    from palmtop.runtime.reply import Reply as Reply
-    from palmtop.runtime.reply import ToolCall as ToolCall
-    from palmtop.runtime.reply import Usage as Usage
+    from palmtop.runtime.chat.conversation import Conversation as Conversation
+    from palmtop.runtime.chat.reply import Piece as Piece
+    from palmtop.runtime.chat.reply import Reply as Reply
+    from palmtop.runtime.chat.reply import ToolCall as ToolCall
+    from palmtop.runtime.chat.reply import Usage as Usage
+    from palmtop.runtime.chat.stream import Answer as Answer
+    from palmtop.runtime.decoding.generation_options import GenerationOptions as GenerationOptions
+    from palmtop.runtime.decoding.grammar import Grammar as Grammar
     from palmtop.runtime.session import Session as Session
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Answer": "palmtop.runtime.answer",
-    "Conversation": "palmtop.runtime.conversation",
-    "GenerationOptions": "palmtop.runtime.options",
-    "Grammar": "palmtop.runtime.grammar",
-    "Piece": "palmtop.runtime.reply",
-    "Reply": "palmtop.runtime.reply",
+    "Answer": "palmtop.runtime.chat.stream",
+    "Conversation": "palmtop.runtime.chat.conversation",
+    "GenerationOptions": "palmtop.runtime.decoding.generation_options",
+    "Grammar": "palmtop.runtime.decoding.grammar",
+    "Piece": "palmtop.runtime.chat.reply",
+    "Reply": "palmtop.runtime.chat.reply",
     "Session": "palmtop.runtime.session",
-    "ToolCall": "palmtop.runtime.reply",
-    "Usage": "palmtop.runtime.reply",
+    "ToolCall": "palmtop.runtime.chat.reply",
+    "Usage": "palmtop.runtime.chat.reply",
 }
 
 
@@ -75,8 +75,8 @@ def load(
     >>> with palmtop.load("phi4mm-int4") as session:  # doctest: +SKIP
     ...     print(session.answer([{"role": "user", "content": "Hello"}]).text)
     """
-    from palmtop.runtime.loading import SessionOptions
     from palmtop.runtime.session import load_session
+    from palmtop.runtime.session_options import SessionOptions
 
     options = SessionOptions(
         context=context,

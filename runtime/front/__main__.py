@@ -29,7 +29,7 @@ COMMANDS = {  # name: (where it is, what it does, extra it needs)
         "Build the Android app, bring bundles to a phone.",
         "",
     ),
-    "verify": ("palmtop.export.verify_cli:verify_command", "Measure a bundle against its source.", "export"),
+    "verify": ("palmtop.export.verify.cli:verify_command", "Measure a bundle against its source.", "export"),
 }
 USER_ERROR_EXIT = 2
 INTERRUPTED_EXIT = 130  # as shells count Ctrl-C

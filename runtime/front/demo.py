@@ -19,9 +19,9 @@ import click
 
 from palmtop import __version__
 from palmtop.errors import BundleError, InputError
-from palmtop.runtime.bundle import open_bundle, sha256_of
+from palmtop.runtime.bundle.opening import open_bundle, sha256_of
 from palmtop.runtime.commands.flags import open_session, session_flags
-from palmtop.runtime.options import GenerationOptions
+from palmtop.runtime.decoding.generation_options import GenerationOptions
 from palmtop.runtime.reference import checkpoint_path, samples_path
 from palmtop.runtime.session import SessionOptions
 

@@ -11,16 +11,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from palmtop.errors import BundleError, InputError
+from palmtop.runtime.bundle.processor_config import AudioSpec, ImageSpec, ProcessorSpec, TextSpec
 
-from .between import Between, go_on
-from .spec import AudioSpec, ImageSpec, ProcessorSpec, TextSpec
+from .cancellation_points import Between, go_on
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from palmtop.runtime.processor.images.dynamic_hd import ImageTiles
+
     from .content import MediaItem
-    from .image import ImageTiles
     from .text import Prompt, TextProcessor
 
 __all__ = ["AudioSpec", "ImageSpec", "Processor", "ProcessorSpec", "TextSpec"]
@@ -82,7 +83,7 @@ class Processor:
         Raises:
             InputError: the image cannot be read or used.
         """
-        from .image import load_image, tile_image
+        from palmtop.runtime.processor.images.dynamic_hd import load_image, tile_image
 
         if self.spec.image is None or item.kind != "image":
             raise InputError(f"{item.kind} {item.number}: expected an image and a model that takes images")
@@ -98,7 +99,7 @@ class Processor:
         Raises:
             InputError: the sound cannot be read or used.
         """
-        from .audio import load_audio, log_mel
+        from palmtop.runtime.processor.sounds.log_mel import load_audio, log_mel
 
         if self.spec.audio is None or item.kind != "audio":
             raise InputError(f"{item.kind} {item.number}: expected a sound and a model that takes sounds")
@@ -111,7 +112,7 @@ class Processor:
         Raises:
             InputError: the model takes no sounds.
         """
-        from .audio import feature_rows
+        from palmtop.runtime.processor.sounds.log_mel import feature_rows
 
         if self.spec.audio is None:
             raise InputError("audio: expected a model that takes sounds")

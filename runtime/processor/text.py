@@ -15,14 +15,14 @@ from typing import Any
 import numpy as np
 
 from palmtop.errors import BundleError, InputError
+from palmtop.runtime.bundle.processor_config import TextSpec
 
+from .chat_template import ChatTemplate, plain
 from .content import Kind, MediaItem, Turn, read_messages
-from .guard import Guard, Marks, Placeholder
 from .pieces import Utf8Pieces
 from .prompt import MediaPlace, Prompt, expand_media
-from .spec import TextSpec
-from .template import ChatTemplate, plain
-from .tokens import Tokens
+from .special_tokens import Guard, Marks, Placeholder
+from .tokenizer import Tokens
 
 __all__ = ["ChatTemplate", "MediaItem", "MediaPlace", "Prompt", "TextProcessor", "Utf8Pieces", "expand_media"]
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from .jvm import Core, compile_core
-from .phone_libraries import PhoneLibraries, aar, make_libraries, take_classes
-from .requirements import make_or_skip
+from tests.android.jvm import Core, compile_core
+from tests.android.phone_libraries import PhoneLibraries, aar, make_libraries, take_classes
+from tests.android.requirements import make_or_skip
 
 
 @pytest.fixture(scope="session")

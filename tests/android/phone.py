@@ -11,8 +11,7 @@ from pathlib import Path
 
 from android_demo.builder import natives, tools
 from android_demo.packages import default_cache
-
-from .requirements import is_required, make_or_skip
+from tests.android.requirements import is_required, make_or_skip
 
 ROOT = Path(__file__).resolve().parents[2]
 DEMO = ROOT / "android_demo"

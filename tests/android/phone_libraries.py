@@ -15,9 +15,8 @@ from pathlib import Path
 
 from android_demo.native.build import build_library
 from android_demo.packages import default_cache, unpack_group
-
-from .relink import relink
-from .requirements import is_required
+from tests.android.relink import relink
+from tests.android.requirements import is_required
 
 SHIM = Path(__file__).with_name("bionic_shim.c")
 SHIM_NAMES = ("libm.so", "libdl.so", "liblog.so", "libandroid.so")

@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 
 from palmtop.__main__ import cli
 from palmtop.errors import BundleError, InputError, PalmtopError, RuntimeMissingError
-from palmtop.runtime.bundle import open_bundle
+from palmtop.runtime.bundle.opening import open_bundle
 from palmtop.runtime.commands import android
 
 # A phone that is a folder: paths of its own file system are looked up below PHONE.

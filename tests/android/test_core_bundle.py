@@ -15,14 +15,13 @@ from typing import Any
 import pytest
 
 from palmtop.errors import BundleError, BundleVersionError, MemoryPlanError
-from palmtop.runtime.bundle import check_hashes, open_bundle, sha256_of
-from palmtop.runtime.genai_config import check_genai_config
-from palmtop.runtime.manifest import REQUIRED_FILES, Manifest
-from palmtop.runtime.memory import check_plan, largest_context, plan_memory
+from palmtop.runtime.bundle.genai_config import check_genai_config
+from palmtop.runtime.bundle.manifest import REQUIRED_FILES, Manifest
+from palmtop.runtime.bundle.opening import check_hashes, open_bundle, sha256_of
+from palmtop.runtime.memory.plan import check_plan, largest_context, plan_memory
+from tests.android.jvm import Core, CoreError
 from tests.hostile.wrong_values import IMPOSSIBLE, at
 from tests.runtime.toy import write_toy_bundle
-
-from .jvm import Core, CoreError
 
 Edit = Callable[[dict[str, Any]], object]
 

@@ -14,19 +14,18 @@ from numpy.typing import NDArray
 from sklearn.datasets import load_sample_image
 
 from palmtop.errors import InputError
-from palmtop.runtime.audio_windows import audio_windows
-from palmtop.runtime.options import GenerationOptions
-from palmtop.runtime.processor.audio import feature_rows, log_mel
-from palmtop.runtime.processor.image import _patch_mask, _plan, feature_order, tile_image
-from palmtop.runtime.processor.image_file import load_image
-from palmtop.runtime.processor.sound_file import load_audio
-from palmtop.runtime.processor.spec import AudioSpec, ImageSpec
-from palmtop.runtime.sampling import Sampler
+from palmtop.runtime.bundle.processor_config import AudioSpec, ImageSpec
+from palmtop.runtime.decoding.generation_options import GenerationOptions
+from palmtop.runtime.decoding.sampling import Sampler
+from palmtop.runtime.media.audio_windows import audio_windows
+from palmtop.runtime.processor.images.dynamic_hd import _patch_mask, _plan, feature_order, tile_image
+from palmtop.runtime.processor.images.image_file import load_image
+from palmtop.runtime.processor.sounds.log_mel import feature_rows, log_mel
+from palmtop.runtime.processor.sounds.sound_file import load_audio
+from tests.android.jvm import Core, CoreError
 from tests.runtime.phi_specs import PHI_AUDIO
 from tests.runtime.processor.conftest import REAL, TINY, UNEVEN
 from tests.runtime.toy import write_toy_bundle
-
-from .jvm import Core, CoreError
 
 LOG_MEL_TOLERANCE = 2e-5
 """The mel sums are in another order, in double precision; everything else is equal."""

@@ -11,13 +11,12 @@ from typing import Any
 import pytest
 
 from palmtop.errors import InputError
-from palmtop.runtime.bundle import open_bundle, sha256_of
-from palmtop.runtime.manifest import MODES, AdapterSpec, Manifest, Route
-from palmtop.runtime.routing import AdapterRequest, choose
+from palmtop.runtime.bundle.manifest import MODES, AdapterSpec, Manifest, Route
+from palmtop.runtime.bundle.opening import open_bundle, sha256_of
+from palmtop.runtime.chat.routing import AdapterRequest, choose
+from tests.android.jvm import Core, CoreError
+from tests.android.test_core_bundle import place, same_words
 from tests.runtime.toy import write_toy_bundle
-
-from .jvm import Core, CoreError
-from .test_core_bundle import place, same_words
 
 ADDED_FILE = "adapters/mine.bin"
 

@@ -12,16 +12,15 @@ import pytest
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 
 from palmtop.errors import InputError
+from palmtop.runtime.chat.stop_strings import StopStrings
+from palmtop.runtime.processor.chat_template import ChatTemplate
 from palmtop.runtime.processor.prompt import expand_media
-from palmtop.runtime.processor.template import ChatTemplate
 from palmtop.runtime.processor.text import TextProcessor
-from palmtop.runtime.processor.tokens import Tokens
+from palmtop.runtime.processor.tokenizer import Tokens
 from palmtop.runtime.reference import checkpoint_path
-from palmtop.runtime.stops import StopStrings
+from tests.android.jvm import Core, CoreError
 from tests.runtime.processor.test_text import CHATML, PARTS, PHI, SPACES, TYPED, build_tokenizer, spec_of
 from tests.runtime.toy import write_toy_bundle
-
-from .jvm import Core, CoreError
 
 GPT4O = (
     r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?"

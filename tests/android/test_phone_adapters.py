@@ -12,14 +12,13 @@ import palmtop
 from palmtop.export.adapters.install import add_adapter, set_route
 from palmtop.export.convert import export_model
 from palmtop.export.recipe import Recipe
-from palmtop.runtime.manifest import Route
-from palmtop.runtime.options import GenerationOptions
+from palmtop.runtime.bundle.manifest import Route
+from palmtop.runtime.chat.routing import AdapterRequest
+from palmtop.runtime.decoding.generation_options import GenerationOptions
 from palmtop.runtime.reference.heldout import held_out_items
-from palmtop.runtime.routing import AdapterRequest
 from palmtop.runtime.session import Session
+from tests.android.jvm import Core
 from tests.reference.plain import random_lora
-
-from .jvm import Core
 
 pytestmark = pytest.mark.android
 CONTEXT = 512

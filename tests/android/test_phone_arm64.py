@@ -13,13 +13,12 @@ import pytest
 import palmtop
 from palmtop.export.convert import export_model
 from palmtop.export.recipe import Recipe
-from palmtop.runtime.options import GenerationOptions
+from palmtop.runtime.decoding.generation_options import GenerationOptions
 from palmtop.runtime.reference.heldout import TASKS, Task, held_out_items
 from palmtop.runtime.session import Session
-
-from .jvm import Core
-from .phone_libraries import make_libraries, package_tree
-from .requirements import make_or_skip
+from tests.android.jvm import Core
+from tests.android.phone_libraries import make_libraries, package_tree
+from tests.android.requirements import make_or_skip
 
 pytestmark = pytest.mark.slow
 ITEMS = 3

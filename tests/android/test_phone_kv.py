@@ -10,10 +10,9 @@ import pytest
 import palmtop
 from palmtop.export.convert import export_model
 from palmtop.export.recipe import Recipe
-from palmtop.runtime.options import GenerationOptions
+from palmtop.runtime.decoding.generation_options import GenerationOptions
 from palmtop.runtime.reference.heldout import held_out_items
-
-from .jvm import Core
+from tests.android.jvm import Core
 
 pytestmark = pytest.mark.android
 CONTEXT, ITEMS, MAX_TOKENS = 1024, 5, 24

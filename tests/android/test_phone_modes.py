@@ -18,14 +18,13 @@ from numpy.typing import NDArray
 import palmtop
 from palmtop.export.convert import export_model
 from palmtop.export.recipe import Recipe
-from palmtop.runtime.interruption import Interruption
-from palmtop.runtime.options import GenerationOptions
+from palmtop.runtime.chat.reply import Reply
+from palmtop.runtime.decoding.cancellation import Interruption
+from palmtop.runtime.decoding.generation_options import GenerationOptions
 from palmtop.runtime.reference.heldout import TASKS, Item, Task, held_out_items
-from palmtop.runtime.reply import Reply
 from palmtop.runtime.session import Session
-
-from .jvm import Core
-from .phone_libraries import PhoneLibraries
+from tests.android.jvm import Core
+from tests.android.phone_libraries import PhoneLibraries
 
 pytestmark = pytest.mark.android
 ITEMS = 50

@@ -15,13 +15,12 @@ import palmtop
 from palmtop.errors import InputError
 from palmtop.export.convert import export_model
 from palmtop.export.recipe import Recipe
-from palmtop.runtime.bundle import sha256_of
-from palmtop.runtime.options import GenerationOptions
+from palmtop.runtime.bundle.opening import sha256_of
+from palmtop.runtime.decoding.generation_options import GenerationOptions
 from palmtop.runtime.reference import checkpoint_path
 from palmtop.runtime.reference.heldout import held_out_items
+from tests.android.jvm import Core, CoreError
 from tests.runtime.toy import ORIGINAL_CONTEXT, write_toy_bundle
-
-from .jvm import Core, CoreError
 
 pytestmark = pytest.mark.android
 AVAILABLE_BYTES = 205_000_000  # a context of 8192 needs 211 MB, one of 4096 200 MB

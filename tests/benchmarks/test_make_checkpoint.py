@@ -17,7 +17,7 @@ from benchmarks.full_size import Dimensions, config, tensors
 from benchmarks.full_size_tokenizer import special_ids
 from benchmarks.make_checkpoint import BLOCK, RandomValues, main, make_checkpoint, size_bytes, split
 from palmtop.errors import InputError
-from palmtop.export.checkpoint import Checkpoint
+from palmtop.export.checkpoint.folder import Checkpoint
 from palmtop.export.convert import export_model
 from tests.reference.port import load_port
 

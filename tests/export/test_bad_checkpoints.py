@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from safetensors.numpy import save_file
 
 from palmtop.errors import CheckpointError, InputError, PalmtopError, UnsupportedModelError
-from palmtop.export.checkpoint import Checkpoint
+from palmtop.export.checkpoint.folder import Checkpoint
 from palmtop.export.cli import export_command
 from palmtop.export.convert import export_model
 from palmtop.export.recipe import Recipe

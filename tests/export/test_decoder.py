@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from palmtop.export.arch import find
-from palmtop.export.checkpoint import Checkpoint
+from palmtop.export.checkpoint.folder import Checkpoint
 from palmtop.export.convert import export_model
+from palmtop.export.measure.onnx_decoder import DecoderProbe, ProbeInput
 from palmtop.export.recipe import Recipe
-from palmtop.export.verify.probe import DecoderProbe, ProbeInput
-from palmtop.runtime.bundle import open_bundle
+from palmtop.runtime.bundle.opening import open_bundle
 from tests.reference.port import load_port, random_checkpoint
 
 SMALL_TOWERS = {

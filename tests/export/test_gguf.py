@@ -22,15 +22,15 @@ from tokenizers import Tokenizer
 import palmtop
 from palmtop.errors import CheckpointError, InputError, UnsupportedModelError
 from palmtop.export.arch.phi4mm import read_model
-from palmtop.export.checkpoint import Checkpoint
+from palmtop.export.checkpoint.folder import Checkpoint
+from palmtop.export.checkpoint.gguf_checkpoint import GgufCheckpoint
+from palmtop.export.checkpoint.gguf_reader import GgufPlace
+from palmtop.export.checkpoint.gguf_tokenizer import O200K, tokenizer_json
+from palmtop.export.checkpoint.opening import open_checkpoint
+from palmtop.export.checkpoint.safetensors_reader import TensorFolder
+from palmtop.export.checkpoint.tensor_slice import file_mark
 from palmtop.export.convert import export_model
-from palmtop.export.gguf.checkpoint import GgufCheckpoint
-from palmtop.export.gguf.place import GgufPlace
-from palmtop.export.gguf.tokenizer import O200K, tokenizer_json
-from palmtop.export.open_checkpoint import open_checkpoint
 from palmtop.export.recipe import Recipe
-from palmtop.export.tensor_folder import TensorFolder
-from palmtop.export.tensor_place import file_mark
 from palmtop.runtime.reference import checkpoint_path
 from palmtop.runtime.reference.heldout import held_out_items
 from tests.export.test_phi3 import longrope, write_phi3
@@ -291,6 +291,6 @@ def small_bytes() -> bytes:
 
 
 def test_without_the_package_the_command_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "palmtop.export.gguf.checkpoint", None)
+    monkeypatch.setitem(sys.modules, "palmtop.export.checkpoint.gguf_checkpoint", None)
     with pytest.raises(InputError, match=r"pip install 'palmtop\[gguf\]'"):
         open_checkpoint(tmp_path / "model.gguf")

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from palmtop.errors import InputError
 from palmtop.export.convert import export_model
+from palmtop.export.measure.onnx_decoder import DecoderProbe
 from palmtop.export.recipe import Recipe
-from palmtop.export.verify.probe import DecoderProbe
-from palmtop.runtime.bundle import Bundle, open_bundle
+from palmtop.runtime.bundle.opening import Bundle, open_bundle
 from tests.export.test_decoder import SMALL_TOWERS
 from tests.reference.port import random_checkpoint
 

@@ -10,21 +10,21 @@ import pytest
 from numpy.typing import NDArray
 
 from palmtop.export.arch import find
-from palmtop.export.checkpoint import Checkpoint
+from palmtop.export.checkpoint.folder import Checkpoint
 from palmtop.export.convert import export_model
-from palmtop.export.plan import Plan
-from palmtop.export.plan.codes import CodesFolder
-from palmtop.export.plan.float_model import Changed, FloatModel
-from palmtop.export.plan.in_order import in_groups, quantize_in_order, summed
-from palmtop.export.plan.loss import LossMeter
-from palmtop.export.plan.request import Request
-from palmtop.export.plan.samples import Sample, SampleReader, later_questions, packaged_questions
-from palmtop.export.plan.size import float_bundle
+from palmtop.export.measure.float_model import Changed, FloatModel
+from palmtop.export.measure.samples import Sample, SampleReader, later_questions, packaged_questions
+from palmtop.export.mixed_precision.allocation import Plan
+from palmtop.export.mixed_precision.budget import Request
+from palmtop.export.mixed_precision.bundle_size import float_bundle
+from palmtop.export.mixed_precision.quantized_store import CodesFolder
+from palmtop.export.mixed_precision.sensitivity import LossMeter
+from palmtop.export.mixed_precision.sequential import in_groups, quantize_in_order, summed
 from palmtop.export.recipe import Recipe
 from palmtop.quantize.rtn import dequantize, rtn
 from palmtop.quantize.scheme import QuantizedTensor, Scheme
 from palmtop.quantize.statistics import Statistics
-from palmtop.runtime.manifest import MODES
+from palmtop.runtime.bundle.manifest import MODES
 from palmtop.runtime.reference import checkpoint_path
 
 INT4 = Scheme(bits=4, group=32, scale_bits=16)
@@ -113,7 +113,7 @@ def test_losses_are_the_same_whatever_is_kept(there: Reader) -> None:
 def test_an_export_stores_the_codes_that_were_made_in_order(
     there: Reader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from palmtop.export.plan import prepare
+    from palmtop.export.mixed_precision import prepare
 
     made: dict[str, QuantizedTensor] = {}
     keep = CodesFolder.keep

@@ -19,26 +19,26 @@ from numpy.typing import NDArray
 
 from palmtop.errors import CheckpointError, InputError
 from palmtop.export.arch import find
-from palmtop.export.bundle_manifest import list_files, write_manifest
-from palmtop.export.checkpoint import Checkpoint
+from palmtop.export.bundle.manifest_builder import list_files, write_manifest
+from palmtop.export.checkpoint.folder import Checkpoint
 from palmtop.export.cli import _measured, export_command
 from palmtop.export.convert import export_model
 from palmtop.export.graph.kv_cache import LayerScales
 from palmtop.export.kv import cache_for, leaving_room, scale_bytes, with_cache
 from palmtop.export.kv.calibrate import calibrated_cache, envelopes
-from palmtop.export.kv.envelope import Envelope, key_reach
-from palmtop.export.kv.stored import FIRST_SCALE, stored_cache, with_float_cache
-from palmtop.export.plan.float_model import FloatModel
-from palmtop.export.plan.request import Request
-from palmtop.export.plan.samples import Sample, SampleReader, packaged_questions
-from palmtop.export.plan.size import float_bundle
+from palmtop.export.kv.ranges import Envelope, key_reach
+from palmtop.export.kv.stored_cache import FIRST_SCALE, stored_cache, with_float_cache
+from palmtop.export.measure.float_model import FloatModel
+from palmtop.export.measure.onnx_decoder import DecoderProbe, ProbeInput
+from palmtop.export.measure.samples import Sample, SampleReader, packaged_questions
+from palmtop.export.mixed_precision.budget import Request
+from palmtop.export.mixed_precision.bundle_size import float_bundle
 from palmtop.export.recipe import Recipe
 from palmtop.export.verify import verify
 from palmtop.export.verify.kv_loss import CHUNK, cache_loss, judge_cache
-from palmtop.export.verify.probe import DecoderProbe, ProbeInput
 from palmtop.export.verify.report import render
-from palmtop.runtime.bundle import Bundle, open_bundle
-from palmtop.runtime.manifest import Manifest
+from palmtop.runtime.bundle.manifest import Manifest
+from palmtop.runtime.bundle.opening import Bundle, open_bundle
 from tests.reference.port import random_checkpoint
 
 LONG = 512  # tokens of the bundle's context, and of the long text

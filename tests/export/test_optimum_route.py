@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.optimum_route import export_module
 from palmtop.errors import RuntimeMissingError
-from palmtop.export.optimum_route import export_module
 
 needs_optimum = pytest.mark.skipif(find_spec("optimum") is None, reason="the extra [optimum] is not installed")
 

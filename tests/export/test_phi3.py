@@ -20,10 +20,10 @@ from transformers import Phi3Config, Phi3ForCausalLM
 import palmtop
 from palmtop.errors import CheckpointError, InputError
 from palmtop.export.convert import export_model
+from palmtop.export.measure.onnx_decoder import DecoderProbe, ProbeInput
 from palmtop.export.recipe import Recipe
-from palmtop.export.verify.probe import DecoderProbe, ProbeInput
-from palmtop.runtime.bundle import open_bundle
-from palmtop.runtime.options import GenerationOptions
+from palmtop.runtime.bundle.opening import open_bundle
+from palmtop.runtime.decoding.generation_options import GenerationOptions
 from tests.reference.vocabulary import build_tokenizer, token_ids, write_tokenizer
 
 TOKENIZER = build_tokenizer()

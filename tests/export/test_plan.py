@@ -13,20 +13,26 @@ import pytest
 
 from palmtop.errors import InputError
 from palmtop.export.arch import Model, find
-from palmtop.export.bundle_files import write_bundle
-from palmtop.export.checkpoint import Checkpoint
+from palmtop.export.bundle.bundle_writer import write_bundle
+from palmtop.export.checkpoint.folder import Checkpoint
 from palmtop.export.convert import export_model
-from palmtop.export.plan import Plan, Planned, with_fallback
-from palmtop.export.plan.calibrate import StatisticsFolder, calibrate
-from palmtop.export.plan.float_model import FloatModel, rows_of
-from palmtop.export.plan.loss import LossMeter
-from palmtop.export.plan.request import Request
-from palmtop.export.plan.samples import Sample, SampleReader, packaged_questions, read_questions
-from palmtop.export.plan.size import FRONTIER_POINTS, bundle_bytes, float_bundle, graph_bytes, linear_names
+from palmtop.export.measure.float_model import FloatModel, rows_of
+from palmtop.export.measure.onnx_decoder import DecoderProbe, ProbeInput
+from palmtop.export.measure.samples import Sample, SampleReader, packaged_questions, read_questions
+from palmtop.export.mixed_precision.allocation import Plan, Planned, with_fallback
+from palmtop.export.mixed_precision.budget import Request
+from palmtop.export.mixed_precision.bundle_size import (
+    FRONTIER_POINTS,
+    bundle_bytes,
+    float_bundle,
+    graph_bytes,
+    linear_names,
+)
+from palmtop.export.mixed_precision.calibrate import StatisticsFolder, calibrate
+from palmtop.export.mixed_precision.sensitivity import LossMeter
+from palmtop.export.mixed_precision.size_option import Size
 from palmtop.export.recipe import METHODS, Recipe
-from palmtop.export.size_option import Size
-from palmtop.export.verify.neighbours import weight_bytes
-from palmtop.export.verify.probe import DecoderProbe, ProbeInput
+from palmtop.export.verify.baselines import weight_bytes
 from palmtop.quantize.rtn import dequantize, rtn
 from palmtop.quantize.scheme import Scheme
 from palmtop.runtime.reference import checkpoint_path

@@ -12,22 +12,23 @@ from click.testing import CliRunner
 
 from palmtop.errors import InputError
 from palmtop.export.arch import find
-from palmtop.export.checkpoint import Checkpoint
+from palmtop.export.checkpoint.folder import Checkpoint
 from palmtop.export.cli import export_command
-from palmtop.export.plan import Plan, prepare, with_fallback
-from palmtop.export.plan.float_model import FloatModel
-from palmtop.export.plan.judged import in_turns, in_two, judged_of
-from palmtop.export.plan.loss import Loss
-from palmtop.export.plan.memory import refuse_little_memory
-from palmtop.export.plan.planner import SCHEMES, Planner, Sensitivity
-from palmtop.export.plan.samples import Sample
-from palmtop.export.plan.size import float_bundle
+from palmtop.export.measure.float_model import FloatModel
+from palmtop.export.measure.samples import Sample
+from palmtop.export.mixed_precision import prepare
+from palmtop.export.mixed_precision.allocation import Plan, with_fallback
+from palmtop.export.mixed_precision.allocator import SCHEMES, Planner, Sensitivity
+from palmtop.export.mixed_precision.bundle_size import float_bundle
+from palmtop.export.mixed_precision.memory_estimate import refuse_little_memory
+from palmtop.export.mixed_precision.sensitivity import Loss
+from palmtop.export.mixed_precision.splits import in_turns, in_two, judged_of
 from palmtop.export.recipe import METHODS, Recipe
 from palmtop.quantize.hqq import hqq
 from palmtop.quantize.rtn import rtn
 from palmtop.quantize.scheme import Scheme
 from palmtop.quantize.search import search
-from palmtop.runtime.machine import rss_bytes
+from palmtop.runtime.memory.machine import rss_bytes
 from palmtop.runtime.reference import checkpoint_path
 
 SHAPE = (64, 1024)

@@ -17,17 +17,17 @@ import pytest
 
 from palmtop.errors import CheckpointError, InputError
 from palmtop.export import convert
-from palmtop.export.checkpoint import Checkpoint
+from palmtop.export.bundle.external_data import WeightFile
+from palmtop.export.bundle.journal import Journal
+from palmtop.export.bundle.progress import Progress
+from palmtop.export.checkpoint.folder import Checkpoint
 from palmtop.export.convert import export_model
-from palmtop.export.journal import Journal
-from palmtop.export.plan import Plan, Planned
-from palmtop.export.plan.request import Request
-from palmtop.export.progress import Progress
+from palmtop.export.mixed_precision.allocation import Plan, Planned
+from palmtop.export.mixed_precision.budget import Request
 from palmtop.export.recipe import Recipe
-from palmtop.export.weight_file import WeightFile
-from palmtop.export.workers import Workers, plan_workers
 from palmtop.quantize.rtn import rtn
 from palmtop.quantize.scheme import Scheme
+from palmtop.quantize.workers import Workers, plan_workers
 from palmtop.runtime.reference import checkpoint_path
 
 RECIPE = Recipe(method="rtn", context=64)

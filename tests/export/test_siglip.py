@@ -14,7 +14,7 @@ from palmtop.errors import CheckpointError, UnsupportedModelError
 from palmtop.export.graph.linear import FLOAT, Precision
 from palmtop.export.graph.siglip import VisionConfig, build_vision
 from palmtop.quantize.scheme import Scheme
-from palmtop.runtime.processor.positions import position_table
+from palmtop.runtime.processor.images.patch_positions import position_table
 from tests.export.towers import (
     arrays_of,
     image_embedding,

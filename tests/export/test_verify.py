@@ -12,14 +12,14 @@ import onnx_ir as ir
 import pytest
 from click.testing import CliRunner
 
-from palmtop.export.bundle_manifest import list_files, write_manifest
-from palmtop.export.checkpoint import Checkpoint
+from palmtop.export.bundle.manifest_builder import list_files, write_manifest
+from palmtop.export.checkpoint.folder import Checkpoint
+from palmtop.export.measure.onnx_decoder import DecoderProbe
 from palmtop.export.verify import verify
-from palmtop.export.verify.probe import DecoderProbe
+from palmtop.export.verify.cli import verify_command
 from palmtop.export.verify.quality import Quality
 from palmtop.export.verify.samples import SampleReader, packaged_messages
-from palmtop.export.verify_cli import verify_command
-from palmtop.runtime.bundle import open_bundle
+from palmtop.runtime.bundle.opening import open_bundle
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def rehash(bundle: Path) -> None:
 
 
 def open_bundle_unchecked(bundle: Path):  # type: ignore[no-untyped-def]
-    from palmtop.runtime.manifest import Manifest
+    from palmtop.runtime.bundle.manifest import Manifest
 
     return Manifest.from_dict(json.loads((bundle / "bundle.json").read_text("utf-8")))
 

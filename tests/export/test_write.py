@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from palmtop.errors import CheckpointError, InputError
-from palmtop.export.weight_file import WeightFile
-from palmtop.export.write import written_beside
+from palmtop.export.bundle.atomic_directory import written_beside
+from palmtop.export.bundle.external_data import WeightFile
 
 
 def dead_pid() -> int:
@@ -193,7 +193,7 @@ def test_sigterm_leaves_no_partial_folder(tmp_path: Path) -> None:
         "import time\n"
         "from pathlib import Path\n"
         "from palmtop.export.cli import _cleaned_up_when_terminated\n"
-        "from palmtop.export.write import written_beside\n"
+        "from palmtop.export.bundle.atomic_directory import written_beside\n"
         f"with _cleaned_up_when_terminated(), written_beside(Path({str(tmp_path / 'bundle')!r})) as folder:\n"
         "    (folder / 'half').write_text('half')\n"
         "    time.sleep(60)\n"

@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from transformers import Phi4MultimodalConfig
 from transformers.models.phi4_multimodal import modeling_phi4_multimodal as port
 
+from palmtop.export.bundle.external_data import WeightFile
+from palmtop.export.checkpoint.lazy_tensor import Weight, Weights, from_array
 from palmtop.export.graph.audio_config import AudioConfig
 from palmtop.export.graph.builder import GraphBuilder
 from palmtop.export.graph.conformer import build_audio
 from palmtop.export.graph.linear import FLOAT, Precision
 from palmtop.export.graph.siglip import VisionConfig, build_vision
-from palmtop.export.weight import Weight, Weights, from_array
-from palmtop.export.weight_file import WeightFile
 
 PREFIX = "model.embed_tokens_extend."
 TEXT_HIDDEN = 48

@@ -18,8 +18,8 @@ import numpy as np
 
 import palmtop
 from palmtop.errors import PalmtopError
-from palmtop.runtime.bundle import sha256_of
-from palmtop.runtime.options import GenerationOptions
+from palmtop.runtime.bundle.opening import sha256_of
+from palmtop.runtime.decoding.generation_options import GenerationOptions
 from tests.hostile.mutations import mutate
 
 OPTIONS = GenerationOptions(max_tokens=3, timeout_s=20)

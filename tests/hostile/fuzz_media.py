@@ -15,8 +15,8 @@ import numpy as np
 import soundfile
 
 from palmtop.errors import PalmtopError
-from palmtop.runtime.processor.image_file import load_image
-from palmtop.runtime.processor.sound_file import load_audio
+from palmtop.runtime.processor.images.image_file import load_image
+from palmtop.runtime.processor.sounds.sound_file import load_audio
 from tests.hostile.mutations import mutate
 
 MEMORY_BYTES = 6 << 30  # of address space: a mutant that wants more has found a bomb

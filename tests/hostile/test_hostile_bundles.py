@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from palmtop.errors import BundleError
-from palmtop.runtime.bundle import open_bundle, sha256_of
-from palmtop.runtime.manifest import REQUIRED_FILES, Manifest
+from palmtop.runtime.bundle.manifest import REQUIRED_FILES, Manifest
+from palmtop.runtime.bundle.opening import open_bundle, sha256_of
 from palmtop.runtime.session import Session, SessionOptions
 from tests.hostile.wrong_values import IMPOSSIBLE, at
 from tests.runtime.toy import FakeEncoders, write_toy_bundle

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from palmtop.errors import InputError
-from palmtop.runtime.media import source_key
+from palmtop.runtime.media.conversation_media import source_key
 from palmtop.runtime.processor.content import read_messages
-from palmtop.runtime.processor.image_file import load_image
-from palmtop.runtime.processor.sound_file import load_audio
+from palmtop.runtime.processor.images.image_file import load_image
+from palmtop.runtime.processor.sounds.sound_file import load_audio
 
 SAMPLES = np.zeros(16000, np.float32)
 IMAGES: list[Any] = [bytearray(b"x"), 5, object(), "a\0b.png", Path("a\0b.png"), np.array([object()]), (1,)]

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from palmtop.errors import BundleError, InputError
-from palmtop.runtime.processor.template import ChatTemplate
+from palmtop.runtime.processor.chat_template import ChatTemplate
 
 MESSAGES = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "hi"}]
 NEST = "{% set n = namespace(x=['a']) %}{% for i in range(99) %}{% set n.x = [n.x, n.x] %}{% endfor %}"

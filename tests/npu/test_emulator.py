@@ -14,16 +14,16 @@ from onnx import TensorProto, helper
 
 import palmtop
 from palmtop.errors import BundleError, InputError
+from palmtop.export.bundle.external_data import WeightFile
 from palmtop.export.convert import export_model
-from palmtop.export.npu.calibrate import Calibrated
-from palmtop.export.npu.compile import binary_of, compile_graphs, snr_db
-from palmtop.export.npu.qdq import add_qdq
-from palmtop.export.npu.ranges import Measured
+from palmtop.export.providers.qnn.calibrate import Calibrated
+from palmtop.export.providers.qnn.compile import binary_of, compile_graphs, snr_db
+from palmtop.export.providers.qnn.qdq import add_qdq
+from palmtop.export.providers.qnn.ranges import Measured
 from palmtop.export.recipe import Recipe
-from palmtop.export.weight_file import WeightFile
-from palmtop.runtime import providers
-from palmtop.runtime.bundle import open_bundle
-from palmtop.runtime.placed import node_counts
+from palmtop.runtime.bundle.opening import open_bundle
+from palmtop.runtime.providers import plugins as providers
+from palmtop.runtime.providers.placed import node_counts
 from palmtop.runtime.reference.heldout import TASKS, held_out_items
 from tests.npu.test_qdq import build, feeds, quantise
 

@@ -19,13 +19,14 @@ from palmtop.__main__ import cli
 from palmtop.errors import BundleError, InputError, RuntimeMissingError
 from palmtop.export.convert import export_model
 from palmtop.export.recipe import Recipe
-from palmtop.runtime import placed, providers
-from palmtop.runtime.bundle import Bundle, open_bundle
+from palmtop.runtime.bundle.manifest import FileSpec
+from palmtop.runtime.bundle.opening import Bundle, open_bundle
+from palmtop.runtime.bundle.targets import TargetSpec
 from palmtop.runtime.doctor import examine
-from palmtop.runtime.manifest import FileSpec
-from palmtop.runtime.placed import PlacedBundle, hash_of_files, source_of
+from palmtop.runtime.providers import placed
+from palmtop.runtime.providers import plugins as providers
+from palmtop.runtime.providers.placed import PlacedBundle, hash_of_files, source_of
 from palmtop.runtime.reference import checkpoint_path
-from palmtop.runtime.targets import TargetSpec
 
 VERSIONS = {"qairt": "2.51.0", "onnxruntime": "1.31.1", "onnxruntime-qnn": "2.7.0"}
 

@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from palmtop.export.bundle.external_data import WeightFile
 from palmtop.export.graph.builder import GraphBuilder
-from palmtop.export.npu.codes import bias_codes, channel_codes, grid_of, packed_int4, value_codes
-from palmtop.export.npu.fusion import fuse_rms_norms
-from palmtop.export.npu.qdq import add_qdq
-from palmtop.export.npu.ranges import Measured, Range
-from palmtop.export.weight_file import WeightFile
+from palmtop.export.providers.qnn.codes import bias_codes, channel_codes, grid_of, packed_int4, value_codes
+from palmtop.export.providers.qnn.fusion import fuse_rms_norms
+from palmtop.export.providers.qnn.qdq import add_qdq
+from palmtop.export.providers.qnn.ranges import Measured, Range
 
 ROWS, WIDTH, OUT = 6, 32, 48
 

@@ -13,17 +13,17 @@ import pytest
 
 from palmtop.errors import BundleError, InputError
 from palmtop.export.arch import Model, find
-from palmtop.export.checkpoint import Checkpoint
+from palmtop.export.bundle.external_data import WeightFile
+from palmtop.export.checkpoint.folder import Checkpoint
 from palmtop.export.graph import conformer
 from palmtop.export.graph.builder import GraphBuilder
 from palmtop.export.graph.linear import FLOAT
-from palmtop.export.npu.audio import build_static_audio
-from palmtop.export.npu.vision import build_static_vision, rows_of
-from palmtop.export.weight_file import WeightFile
-from palmtop.runtime.encoders import Encoders
-from palmtop.runtime.processor.image import tile_image
-from palmtop.runtime.processor.spec import ProcessorSpec
-from palmtop.runtime.static_encoders import StaticEncoders
+from palmtop.export.providers.qnn.audio import build_static_audio
+from palmtop.export.providers.qnn.vision import build_static_vision, rows_of
+from palmtop.runtime.bundle.processor_config import ProcessorSpec
+from palmtop.runtime.media.encoder_runner import Encoders
+from palmtop.runtime.processor.images.dynamic_hd import tile_image
+from palmtop.runtime.providers.static_encoders import StaticEncoders
 
 TOLERANCE = 2e-6  # of the features' range: float32 in another order
 WINDOW, SHORT = 24, 8

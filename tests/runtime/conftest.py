@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from palmtop.runtime.bundle import open_bundle
+from palmtop.runtime.bundle.opening import open_bundle
 from palmtop.runtime.session import Session, SessionOptions
 from tests.runtime.toy import FakeEncoders, write_toy_bundle
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from palmtop.runtime.processor.spec import AudioSpec
+from palmtop.runtime.bundle.processor_config import AudioSpec
 
 PHI_AUDIO = AudioSpec(
     token_id=200011,

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from palmtop.errors import InputError
-from palmtop.runtime.answer import Answer
-from palmtop.runtime.options import GenerationOptions
+from palmtop.runtime.chat.stream import Answer
+from palmtop.runtime.decoding.generation_options import GenerationOptions
 from palmtop.runtime.session import Session
 
 LONG = GenerationOptions(max_tokens=60, temperature=1.0, seed=1)

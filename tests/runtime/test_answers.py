@@ -13,9 +13,9 @@ import pytest
 from numpy.typing import NDArray
 
 from palmtop.errors import InputError
-from palmtop.runtime.bundle import open_bundle
-from palmtop.runtime.conversation import Conversation
-from palmtop.runtime.options import GenerationOptions
+from palmtop.runtime.bundle.opening import open_bundle
+from palmtop.runtime.chat.conversation import Conversation
+from palmtop.runtime.decoding.generation_options import GenerationOptions
 from palmtop.runtime.session import Session, SessionOptions
 from tests.runtime.toy import CONTEXT, FakeEncoders
 

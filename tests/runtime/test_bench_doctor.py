@@ -13,7 +13,7 @@ from palmtop.__main__ import cli
 from palmtop.errors import InputError
 from palmtop.runtime import doctor
 from palmtop.runtime.benchmark import benchmark
-from palmtop.runtime.loading import SessionOptions
+from palmtop.runtime.session_options import SessionOptions
 
 
 def test_bench_measures_every_mode_cold_and_warm(int4_bundle: Path) -> None:

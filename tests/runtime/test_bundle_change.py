@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from palmtop.errors import BundleError, InputError
-from palmtop.runtime import bundle_change
-from palmtop.runtime.bundle_change import READY, STAGING, changed, finish_change
+from palmtop.runtime.bundle import replacing as bundle_change
+from palmtop.runtime.bundle.replacing import READY, STAGING, changed, finish_change
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 WRITE = """
-from palmtop.runtime.bundle_change import changed
+from palmtop.runtime.bundle.replacing import changed
 def write(folder):
     with changed(folder) as change:
         for name in ("one", "two", "adapters/new"):

@@ -18,11 +18,11 @@ from click.testing import CliRunner, Result
 
 from palmtop.__main__ import COMMANDS, cli, main
 from palmtop.errors import InputError, PalmtopError, RuntimeMissingError
+from palmtop.runtime.chat.reply import Reply, Usage
 from palmtop.runtime.commands.chat import Dialogue
 from palmtop.runtime.commands.flags import size_bytes
+from palmtop.runtime.decoding.generation_options import GenerationOptions
 from palmtop.runtime.evaluate import Outcome, Question, evaluate, read_questions, scores, wilson_interval
-from palmtop.runtime.options import GenerationOptions
-from palmtop.runtime.reply import Reply, Usage
 from palmtop.runtime.session import Session
 
 
@@ -180,7 +180,7 @@ def test_interrupt_stops_the_answer_and_not_the_program(
             os.kill(os.getpid(), signal.SIGINT)
         return 70
 
-    monkeypatch.setattr("palmtop.runtime.generate.Sampler.draw", draw)
+    monkeypatch.setattr("palmtop.runtime.decoding.generate.Sampler.draw", draw)
     monkeypatch.setattr(sys, "stdin", io.StringIO("hi\nmore\n"))
     conversation = toy_session.conversation()
     assert Dialogue(conversation, None, GenerationOptions(max_tokens=10)).run() == 0
@@ -307,7 +307,7 @@ def test_inspect_plans_for_no_impossible_context(
 
 def test_chat_needs_no_readline(toy_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from palmtop.runtime.commands.chat import Dialogue
-    from palmtop.runtime.options import GenerationOptions
+    from palmtop.runtime.decoding.generation_options import GenerationOptions
 
     monkeypatch.setitem(sys.modules, "readline", None)
     monkeypatch.setattr("sys.stdin.isatty", lambda: True)
@@ -331,7 +331,7 @@ def test_a_full_disk_behind_the_output_is_one_sentence(toy_bundle: Path) -> None
 
 
 def test_a_pipe_is_no_picture(tmp_path: Path) -> None:
-    from palmtop.runtime.processor.image import load_image
+    from palmtop.runtime.processor.images.dynamic_hd import load_image
 
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(PalmtopError, match="is a device or a pipe"):

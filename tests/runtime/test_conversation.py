@@ -13,12 +13,12 @@ import pytest
 from numpy.typing import NDArray
 
 from palmtop.errors import InputError, MemoryPlanError
-from palmtop.runtime.bundle import open_bundle
-from palmtop.runtime.conversation import Conversation
-from palmtop.runtime.options import GenerationOptions
-from palmtop.runtime.reply import Piece, Reply
+from palmtop.runtime.bundle.opening import open_bundle
+from palmtop.runtime.chat.conversation import Conversation
+from palmtop.runtime.chat.reply import Piece, Reply
+from palmtop.runtime.decoding.cached_sequence import Passage
+from palmtop.runtime.decoding.generation_options import GenerationOptions
 from palmtop.runtime.session import Session, SessionOptions
-from palmtop.runtime.track import Passage
 from tests.runtime.toy import AUDIO, CONTEXT, END, IMAGE, ORIGINAL_CONTEXT, VOCAB, FakeEncoders
 
 SHORT = GenerationOptions(max_tokens=5)
@@ -105,13 +105,13 @@ def test_turns_equal_a_fresh_generator_however_the_last_one_ended(
     options = GenerationOptions(max_tokens=6, temperature=2.0, seed=1)
     if ending == "eos":
         sampled = iter([70, 71, 72, END])
-        monkeypatch.setattr("palmtop.runtime.generate.Sampler.draw", lambda *_: next(sampled))
+        monkeypatch.setattr("palmtop.runtime.decoding.generate.Sampler.draw", lambda *_: next(sampled))
         reply = finish(conversation.say("one", options=options))
         monkeypatch.undo()
         assert (reply.finish_reason, reply.token_ids) == ("eos", (70, 71, 72))
     elif ending == "stop_string":
         sampled = iter([70, 71, 72, 73])
-        monkeypatch.setattr("palmtop.runtime.generate.Sampler.draw", lambda *_: next(sampled))
+        monkeypatch.setattr("palmtop.runtime.decoding.generate.Sampler.draw", lambda *_: next(sampled))
         stop = toy_session._processor.text.decode([72])
         reply = finish(conversation.say("one", options=GenerationOptions(stop=(stop,))))
         monkeypatch.undo()
@@ -119,7 +119,7 @@ def test_turns_equal_a_fresh_generator_however_the_last_one_ended(
         assert stop not in reply.text
     elif ending == "cancelled":
         sampled = iter([70, 71, 72, 73])
-        monkeypatch.setattr("palmtop.runtime.generate.Sampler.draw", lambda *_: next(sampled))
+        monkeypatch.setattr("palmtop.runtime.decoding.generate.Sampler.draw", lambda *_: next(sampled))
         pieces = conversation.say("one", options=options)
         next(pieces)
         conversation.cancel()
@@ -127,7 +127,7 @@ def test_turns_equal_a_fresh_generator_however_the_last_one_ended(
         monkeypatch.undo()
     elif ending == "closed":
         sampled = iter([70, 71, 72, 73])
-        monkeypatch.setattr("palmtop.runtime.generate.Sampler.draw", lambda *_: next(sampled))
+        monkeypatch.setattr("palmtop.runtime.decoding.generate.Sampler.draw", lambda *_: next(sampled))
         pieces = conversation.say("one", options=options)
         next(pieces)
         pieces.close()  # type: ignore[attr-defined]
@@ -324,7 +324,7 @@ def test_threads_take_turns_and_never_mix(toy_session: Session) -> None:
 def test_placeholder_ids_are_never_sampled(toy_session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     logits = np.zeros(VOCAB, np.float32)
     logits[[IMAGE, AUDIO]] = 100
-    monkeypatch.setattr("palmtop.runtime.genai_decoder.GenaiDecoder.logits", lambda _: logits)
+    monkeypatch.setattr("palmtop.runtime.decoding.genai_decoder.GenaiDecoder.logits", lambda _: logits)
     reply = toy_session.answer(user("hi"), options=GenerationOptions(max_tokens=50, temperature=1.0, seed=0))
     assert not {IMAGE, AUDIO} & set(reply.token_ids)
 
@@ -337,7 +337,7 @@ def test_placeholders_typed_by_a_user_are_text(toy_session: Session) -> None:
 def test_pieces_join_to_the_whole_text(toy_session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     text = "héllo 🌍, 中文 e\u0301!"
     tokens = iter([*toy_session._processor.text.encode(text), END])
-    monkeypatch.setattr("palmtop.runtime.generate.Sampler.draw", lambda *_: next(tokens))
+    monkeypatch.setattr("palmtop.runtime.decoding.generate.Sampler.draw", lambda *_: next(tokens))
     pieces = list(toy_session.chat(user("hi")))
     reply = pieces[-1].reply
     assert reply is not None

@@ -12,8 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from palmtop.errors import BundleError, InputError
-from palmtop.runtime.bundle import open_bundle
-from palmtop.runtime.drafting import (
+from palmtop.runtime.bundle.manifest import Manifest
+from palmtop.runtime.bundle.opening import open_bundle
+from palmtop.runtime.decoding.generation_options import GenerationOptions
+from palmtop.runtime.decoding.prompt_lookup import (
     LONGEST_MATCH,
     SHORTEST_MATCH,
     Drafter,
@@ -23,9 +25,7 @@ from palmtop.runtime.drafting import (
     drafter_for,
     step_cost,
 )
-from palmtop.runtime.manifest import Manifest
-from palmtop.runtime.memory import plan_memory
-from palmtop.runtime.options import GenerationOptions
+from palmtop.runtime.memory.plan import plan_memory
 
 NEVER = 5
 

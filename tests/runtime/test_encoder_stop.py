@@ -13,7 +13,7 @@ import pytest
 from onnx import TensorProto as T
 from onnx import helper as h
 
-from palmtop.runtime.encoders import Encoders, EncodingStopped
+from palmtop.runtime.media.encoder_runner import Encoders, EncodingStopped
 from tests.runtime.test_encoders import SPEC, sound
 
 

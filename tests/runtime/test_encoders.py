@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from palmtop.errors import BundleError, InputError
-from palmtop.runtime.audio_windows import audio_windows
-from palmtop.runtime.encoders import BATCH_BYTES, Encoders, EncodingStopped
-from palmtop.runtime.feature_cache import FeatureCache, content_key
-from palmtop.runtime.processor.image import ImageTiles, tile_image
-from palmtop.runtime.processor.spec import AudioSpec, ImageSpec, ProcessorSpec, TextSpec
+from palmtop.runtime.bundle.processor_config import AudioSpec, ImageSpec, ProcessorSpec, TextSpec
+from palmtop.runtime.media.audio_windows import audio_windows
+from palmtop.runtime.media.encoder_runner import BATCH_BYTES, Encoders, EncodingStopped
+from palmtop.runtime.media.feature_cache import FeatureCache, content_key
+from palmtop.runtime.processor.images.dynamic_hd import ImageTiles, tile_image
 from tests.export.towers import (
     TEXT_HIDDEN,
     audio_embedding,

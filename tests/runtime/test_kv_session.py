@@ -15,10 +15,10 @@ from click.testing import CliRunner
 import palmtop
 from palmtop.__main__ import cli
 from palmtop.errors import BundleError
-from palmtop.runtime.bundle import open_bundle
-from palmtop.runtime.manifest import Manifest
-from palmtop.runtime.memory import kv_bytes_per_token, largest_context, plan_memory
-from palmtop.runtime.options import GenerationOptions
+from palmtop.runtime.bundle.manifest import Manifest
+from palmtop.runtime.bundle.opening import open_bundle
+from palmtop.runtime.decoding.generation_options import GenerationOptions
+from palmtop.runtime.memory.plan import kv_bytes_per_token, largest_context, plan_memory
 from palmtop.runtime.reference.heldout import held_out_items
 from palmtop.runtime.session import Session, SessionOptions
 from tests.runtime.test_conversation import Witness, assert_as_fresh, finish, with_image

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 import palmtop
 from palmtop.__main__ import cli
 from palmtop.errors import InputError
-from palmtop.runtime.options import GenerationOptions
-from palmtop.runtime.recording import quiet_place, read_windows
+from palmtop.runtime.decoding.generation_options import GenerationOptions
+from palmtop.runtime.processor.sounds.recording import quiet_place, read_windows
 from palmtop.runtime.reference.heldout import held_out_items
 from palmtop.runtime.session import Session
 from palmtop.runtime.transcribe import transcribe
@@ -110,7 +110,7 @@ def test_memory_does_not_grow_with_the_recording(toy_session: Session, encoders:
 
 @pytest.mark.slow
 def test_half_an_hour_of_speech(session: Session, tmp_path: Path) -> None:
-    from palmtop.runtime.machine import rss_bytes
+    from palmtop.runtime.memory.machine import rss_bytes
 
     sounds = [sound for sound, _, _ in clips(40)]
     path = tmp_path / "talk.flac"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from palmtop.runtime.mapped_pages import mappings, release_mapped_pages
+from palmtop.runtime.memory.mapped_pages import mappings, release_mapped_pages
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/smaps")
 SIZE = 64 * mmap.PAGESIZE

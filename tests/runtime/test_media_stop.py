@@ -13,13 +13,13 @@ import pytest
 import soundfile
 from numpy.typing import NDArray
 
-from palmtop.runtime.options import GenerationOptions
-from palmtop.runtime.processor.audio import BLOCK_FRAMES, log_mel
-from palmtop.runtime.processor.image import load_image, tile_image
-from palmtop.runtime.processor.image_file import BLEND_ROWS
-from palmtop.runtime.processor.resize import BAND_OUTPUTS, BLOCK_ROWS, resize_cubic, resize_triangle
-from palmtop.runtime.processor.sound_file import BLOCK_SAMPLES, load_audio
-from palmtop.runtime.processor.spec import ImageSpec
+from palmtop.runtime.bundle.processor_config import ImageSpec
+from palmtop.runtime.decoding.generation_options import GenerationOptions
+from palmtop.runtime.processor.images.dynamic_hd import load_image, tile_image
+from palmtop.runtime.processor.images.image_file import BLEND_ROWS
+from palmtop.runtime.processor.images.resize import BAND_OUTPUTS, BLOCK_ROWS, resize_cubic, resize_triangle
+from palmtop.runtime.processor.sounds.log_mel import BLOCK_FRAMES, log_mel
+from palmtop.runtime.processor.sounds.sound_file import BLOCK_SAMPLES, load_audio
 from palmtop.runtime.session import Session
 from tests.runtime.phi_specs import PHI_AUDIO
 from tests.runtime.test_conversation import finish, user

@@ -17,10 +17,10 @@ from PIL import Image
 
 import palmtop
 from palmtop.__main__ import cli
-from palmtop.runtime.conversation import Conversation
-from palmtop.runtime.options import GenerationOptions
+from palmtop.runtime.chat.conversation import Conversation
+from palmtop.runtime.chat.reply import Reply
+from palmtop.runtime.decoding.generation_options import GenerationOptions
 from palmtop.runtime.reference.heldout import held_out_items
-from palmtop.runtime.reply import Reply
 from palmtop.runtime.session import Session
 
 OPTIONS = GenerationOptions(max_tokens=8)

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from palmtop.errors import BundleError, InputError
-from palmtop.runtime.bundle import open_bundle
-from palmtop.runtime.manifest import SCHEMA, AdapterSpec, Manifest, Route
-from palmtop.runtime.migrations import NEW_IN_2
-from palmtop.runtime.routing import AdapterRequest, choose, parse_adapters
+from palmtop.runtime.bundle.manifest import SCHEMA, AdapterSpec, Manifest, Route
+from palmtop.runtime.bundle.migrations import NEW_IN_2
+from palmtop.runtime.bundle.opening import open_bundle
+from palmtop.runtime.chat.routing import AdapterRequest, choose, parse_adapters
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 
 import palmtop
 from benchmarks.soak import ALLOWED_GROWTH, soak
-from palmtop.runtime.feature_cache import FeatureCache
+from palmtop.runtime.media.feature_cache import FeatureCache
 
 
 def test_handles_and_memory_settle(int4_bundle: Path) -> None:

@@ -15,12 +15,12 @@ from click.testing import CliRunner
 import palmtop
 from palmtop.__main__ import cli
 from palmtop.errors import BundleError
-from palmtop.runtime.bundle import open_bundle
-from palmtop.runtime.grammar import Grammar
-from palmtop.runtime.manifest import DRAFT_LOGITS
-from palmtop.runtime.options import GenerationOptions
+from palmtop.runtime.bundle.manifest import DRAFT_LOGITS
+from palmtop.runtime.bundle.opening import open_bundle
+from palmtop.runtime.chat.reply import Reply
+from palmtop.runtime.decoding.generation_options import GenerationOptions
+from palmtop.runtime.decoding.grammar import Grammar
 from palmtop.runtime.reference.heldout import held_out_items
-from palmtop.runtime.reply import Reply
 from palmtop.runtime.session import Session, SessionOptions
 from tests.runtime.test_conversation import finish, sound, user, with_audio, with_image
 from tests.runtime.test_structured import SCHEMA

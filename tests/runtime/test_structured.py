@@ -13,13 +13,13 @@ from click.testing import CliRunner
 
 from palmtop.__main__ import cli
 from palmtop.errors import BundleError, InputError, RuntimeMissingError
-from palmtop.runtime.grammar import Grammar
-from palmtop.runtime.guide import Guides
-from palmtop.runtime.options import GenerationOptions
+from palmtop.runtime.chat.reply import ToolCall
+from palmtop.runtime.chat.tools import find_tool_calls, parse_calls
+from palmtop.runtime.decoding.generation_options import GenerationOptions
+from palmtop.runtime.decoding.grammar import Grammar
+from palmtop.runtime.decoding.guided_decoding import Guides
 from palmtop.runtime.processor.text import TextProcessor
-from palmtop.runtime.reply import ToolCall
 from palmtop.runtime.session import Session
-from palmtop.runtime.tools import find_tool_calls, parse_calls
 
 SCHEMA = {
     "type": "object",

@@ -24,13 +24,13 @@ from palmtop.__main__ import cli
 from palmtop.errors import BundleError
 from palmtop.export.convert import export_model
 from palmtop.export.recipe import Recipe
-from palmtop.runtime.bundle import open_bundle
+from palmtop.runtime.bundle.manifest import Manifest
+from palmtop.runtime.bundle.opening import open_bundle
+from palmtop.runtime.chat.reasoning import Thinking, separate_thinking
+from palmtop.runtime.chat.reply import Piece, Reply, Usage
 from palmtop.runtime.commands.showing import PieceWriter
-from palmtop.runtime.manifest import Manifest
-from palmtop.runtime.options import GenerationOptions
+from palmtop.runtime.decoding.generation_options import GenerationOptions
 from palmtop.runtime.processor import Processor
-from palmtop.runtime.reply import Piece, Reply, Usage
-from palmtop.runtime.thinking import Thinking, separate_thinking
 from tests.reference.vocabulary import CHAT_TEMPLATE, build_tokenizer, token_ids, write_tokenizer
 from tests.runtime.toy import write_toy_bundle
 

@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from palmtop.errors import InputError, PalmtopError
-from palmtop.runtime.track import CancelledError, DecoderInputs, MediaSpan, Passage, Track
+from palmtop.runtime.decoding.cached_sequence import CancelledError, DecoderInputs, MediaSpan, Passage, Track
 
 CONTEXT, HIDDEN = 64, 4
 OFF = np.zeros(2, np.float32)

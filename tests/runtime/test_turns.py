@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from palmtop.errors import InputError
-from palmtop.runtime.options import GenerationOptions
+from palmtop.runtime.decoding.generation_options import GenerationOptions
 from palmtop.runtime.session import Session
 
 SHORT = GenerationOptions(max_tokens=3)

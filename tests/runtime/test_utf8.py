@@ -7,7 +7,7 @@ from unittest.mock import patch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from palmtop.runtime.options import GenerationOptions
+from palmtop.runtime.decoding.generation_options import GenerationOptions
 from palmtop.runtime.session import Session
 from tests.runtime.toy import END
 
@@ -27,7 +27,7 @@ def test_pieces_are_whole_characters_and_join(toy_session: Session, text: str, s
     ids = toy_session._processor.text.encode(text)
     tokens = iter([*ids, END])
     options = GenerationOptions(max_tokens=cut, stop=(stop,) if stop else ())
-    with patch("palmtop.runtime.generate.Sampler.draw", lambda *_: next(tokens)):
+    with patch("palmtop.runtime.decoding.generate.Sampler.draw", lambda *_: next(tokens)):
         pieces = list(toy_session.chat([{"role": "user", "content": "hi"}], options=options))
     reply = pieces[-1].reply
     assert reply is not None

@@ -12,14 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from palmtop.errors import InputError, MemoryPlanError
-from palmtop.runtime.bundle import open_bundle
-from palmtop.runtime.loading import chunk_for
-from palmtop.runtime.manifest import Manifest, PartSpec
-from palmtop.runtime.memory import check_encoder, check_plan, largest_context, plan_memory
-from palmtop.runtime.options import GenerationOptions
-from palmtop.runtime.routing import choose, mode_of, parse_adapters
-from palmtop.runtime.sampling import Sampler
-from palmtop.runtime.stops import StopStrings
+from palmtop.runtime.bundle.manifest import Manifest, PartSpec
+from palmtop.runtime.bundle.opening import open_bundle
+from palmtop.runtime.chat.routing import choose, mode_of, parse_adapters
+from palmtop.runtime.chat.stop_strings import StopStrings
+from palmtop.runtime.decoding.generation_options import GenerationOptions
+from palmtop.runtime.decoding.sampling import Sampler
+from palmtop.runtime.memory.plan import check_encoder, check_plan, largest_context, plan_memory
+from palmtop.runtime.session_options import chunk_for
 
 
 @pytest.fixture(scope="module")

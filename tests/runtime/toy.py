@@ -20,18 +20,10 @@ from onnx import helper as h
 from onnx import numpy_helper as nh
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from palmtop.runtime.bundle import sha256_of
-from palmtop.runtime.genai_config import genai_config
-from palmtop.runtime.manifest import (
-    AdapterSpec,
-    DecoderSpec,
-    EncoderSpec,
-    FileSpec,
-    Manifest,
-    PartSpec,
-    Route,
-)
-from palmtop.runtime.processor.spec import ImageSpec, ProcessorSpec, TextSpec
+from palmtop.runtime.bundle.genai_config import genai_config
+from palmtop.runtime.bundle.manifest import AdapterSpec, DecoderSpec, EncoderSpec, FileSpec, Manifest, PartSpec, Route
+from palmtop.runtime.bundle.opening import sha256_of
+from palmtop.runtime.bundle.processor_config import ImageSpec, ProcessorSpec, TextSpec
 from tests.runtime.phi_specs import PHI_AUDIO
 
 VOCAB, HIDDEN, LAYERS, HEADS, KV_HEADS, HEAD_SIZE = 264, 32, 2, 2, 1, 16

@@ -8,12 +8,12 @@ import onnxruntime as ort
 import pytest
 
 from palmtop.export.arch import find
-from palmtop.export.checkpoint import Checkpoint
-from palmtop.export.static.graphs import write_float_graphs
-from palmtop.runtime.bundle import open_bundle
+from palmtop.export.checkpoint.folder import Checkpoint
+from palmtop.export.providers.fixed_shape.graphs import write_float_graphs
+from palmtop.runtime.bundle.opening import open_bundle
+from palmtop.runtime.bundle.targets import StaticSpec
+from palmtop.runtime.providers.static_sessions import StaticSessions
 from palmtop.runtime.session import Session, SessionOptions
-from palmtop.runtime.static_sessions import StaticSessions
-from palmtop.runtime.targets import StaticSpec
 
 CONTEXT, CHUNK = 512, 32
 

@@ -21,7 +21,7 @@ def register_openvino() -> bool:
         import onnxruntime_ep_openvino as plugin
     except ImportError:
         return False
-    from palmtop.runtime import providers
+    from palmtop.runtime.providers import plugins as providers
 
     name = plugin.get_ep_name()
     if any(device.ep_name == name for device in ort.get_ep_devices()):

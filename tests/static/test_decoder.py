@@ -12,10 +12,10 @@ import pytest
 
 import palmtop
 from palmtop.errors import InputError
-from palmtop.runtime.options import GenerationOptions
+from palmtop.runtime.bundle.targets import StaticSpec
+from palmtop.runtime.decoding.generation_options import GenerationOptions
 from palmtop.runtime.reference.heldout import TASKS, held_out_items
 from palmtop.runtime.session import Session
-from palmtop.runtime.targets import StaticSpec
 from tests.reference.score import Reference
 from tests.static.conftest import CHUNK, CONTEXT, static_session, write_graphs
 from tests.test_longrope import STEPS, check_turns, with_boundary

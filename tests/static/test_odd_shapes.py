@@ -11,11 +11,11 @@ import torch
 
 from palmtop.export.convert import export_model
 from palmtop.export.recipe import Recipe
-from palmtop.runtime.bundle import open_bundle
-from palmtop.runtime.static_decoder import StaticDecoder, attention_bias
-from palmtop.runtime.static_sessions import StaticSessions
-from palmtop.runtime.targets import RopeSpec, StaticSpec
-from palmtop.runtime.track import DecoderInputs
+from palmtop.runtime.bundle.opening import open_bundle
+from palmtop.runtime.bundle.targets import RopeSpec, StaticSpec
+from palmtop.runtime.decoding.cached_sequence import DecoderInputs
+from palmtop.runtime.providers.static_decoder import StaticDecoder, attention_bias
+from palmtop.runtime.providers.static_sessions import StaticSessions
 from tests.export.test_phi3 import longrope, write_phi3
 from tests.static.conftest import open_on_cpu, write_graphs
 

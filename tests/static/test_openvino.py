@@ -20,13 +20,13 @@ from palmtop.__main__ import cli
 from palmtop.errors import BundleError, InputError, RuntimeMissingError
 from palmtop.export.convert import export_model
 from palmtop.export.recipe import Recipe
-from palmtop.runtime import providers
-from palmtop.runtime.bundle import open_bundle
-from palmtop.runtime.options import GenerationOptions
+from palmtop.runtime.bundle.opening import open_bundle
+from palmtop.runtime.decoding.generation_options import GenerationOptions
+from palmtop.runtime.providers import plugins as providers
+from palmtop.runtime.providers.openvino import open_on_openvino
+from palmtop.runtime.providers.static_sessions import StaticSessions
 from palmtop.runtime.reference.heldout import TASKS, held_out_items
 from palmtop.runtime.session import Session, SessionOptions
-from palmtop.runtime.static_openvino import open_on_openvino
-from palmtop.runtime.static_sessions import StaticSessions
 from tests.static.conftest import open_on_cpu
 from tests.static.intel_device import register_openvino
 
@@ -197,7 +197,7 @@ def test_an_export_that_was_killed_goes_on(
     reference_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bundle: Path
 ) -> None:
     """Stopped among the target's graphs: nothing half is left, and the next try ends with the same bytes."""
-    from palmtop.export.static import openvino as writer
+    from palmtop.export.providers import openvino as writer
 
     recipe = Recipe(accuracy_level=0, target="openvino", context=CONTEXT, chunk=32)
     calls = []

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from palmtop.errors import BundleError
-from palmtop.runtime.bundle import open_bundle
-from palmtop.runtime.manifest import SCHEMA, FileSpec, Manifest
-from palmtop.runtime.targets import RopeSpec, StaticRoute, StaticSpec, TargetSpec
+from palmtop.runtime.bundle.manifest import SCHEMA, FileSpec, Manifest
+from palmtop.runtime.bundle.opening import open_bundle
+from palmtop.runtime.bundle.targets import RopeSpec, StaticRoute, StaticSpec, TargetSpec
 from tests.runtime.toy import write_toy_bundle
 
 ROPE = RopeSpec(theta=1e4, rotary_size=4, attention_factor=1.0, short_factor=(), long_factor=(1.0, 2.5))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from .paint import background
-from .views import TEXTS, View
+from tests.android.screens.paint import background
+from tests.android.screens.views import TEXTS, View
 
 SMALLEST_TARGET_DP = 48
 LEAST_CONTRAST = 4.5  # WCAG 2.1, AA

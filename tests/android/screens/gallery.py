@@ -15,10 +15,9 @@ from typing import Any
 from PIL import Image
 
 from android_demo.packages import unpack_group
-
-from .paint import paint, save
-from .resources import Resources
-from .views import FONTS, View, build, place
+from tests.android.screens.paint import paint, save
+from tests.android.screens.resources import Resources
+from tests.android.screens.views import FONTS, View, build, place
 
 ROOT = Path(__file__).resolve().parents[3]
 RESOURCES = ROOT / "android_demo/app/res"

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from .resources import ANDROID, Resources
-from .views import TEXTS, View, line_height
+from tests.android.screens.resources import ANDROID, Resources
+from tests.android.screens.views import TEXTS, View, line_height
 
 ARC_STEPS = 16
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from PIL import ImageFont
 
-from .resources import ANDROID, TOOLS, Resources
+from tests.android.screens.resources import ANDROID, TOOLS, Resources
 
 Item = tuple[str, Mapping[str, Any]]  # a layout's name and what the app sets in it
 TEXTS = ("TextView", "Button", "EditText")

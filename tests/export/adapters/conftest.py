@@ -12,8 +12,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from palmtop.export.verify.probe import DecoderProbe, ProbeInput
-from palmtop.runtime.bundle import open_bundle
+from palmtop.export.measure.onnx_decoder import DecoderProbe, ProbeInput
+from palmtop.runtime.bundle.opening import open_bundle
 from tests.reference.plain import random_lora
 
 IDS = np.random.default_rng(2).integers(0, 250, 20)

@@ -16,8 +16,8 @@ from palmtop.errors import InputError
 from palmtop.export.adapters.install import add_adapter, remove_adapter, set_route
 from palmtop.export.convert import export_model
 from palmtop.export.recipe import Recipe
-from palmtop.runtime.bundle import check_hashes, open_bundle, sha256_of
-from palmtop.runtime.manifest import Route
+from palmtop.runtime.bundle.manifest import Route
+from palmtop.runtime.bundle.opening import check_hashes, open_bundle, sha256_of
 from tests.export.adapters.conftest import bundle_logits, float_logits, share
 from tests.export.test_decoder import SMALL_TOWERS
 from tests.reference.plain import language_targets, plain_port, random_lora

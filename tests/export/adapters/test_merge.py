@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from peft import PeftModel
 
 from palmtop.errors import InputError
+from palmtop.export.adapters.adapter_source import read_peft
 from palmtop.export.adapters.cli import adapter_group
 from palmtop.export.adapters.install import add_adapter
 from palmtop.export.adapters.merge import merge
-from palmtop.export.adapters.merged import Source, merge_sources
-from palmtop.export.adapters.source import read_peft
-from palmtop.export.adapters.to_peft import Product, export_adapter, products_of
-from palmtop.runtime.bundle import open_bundle
+from palmtop.export.adapters.merge_job import Source, merge_sources
+from palmtop.export.adapters.peft_writer import Product, export_adapter, products_of
+from palmtop.runtime.bundle.opening import open_bundle
 from tests.export.adapters.conftest import bundle_logits, float_logits, share
 from tests.export.adapters.test_add import Copied, Lora
 from tests.reference.plain import plain_port, random_lora

@@ -19,11 +19,11 @@ from peft.utils.other import get_pattern_key
 from safetensors.numpy import load_file, save_file
 
 from palmtop.errors import CheckpointError
+from palmtop.export.adapters.adapter_source import read_peft
 from palmtop.export.adapters.install import add_adapter
-from palmtop.export.adapters.merged import Source, merge_sources
-from palmtop.export.adapters.source import read_peft
+from palmtop.export.adapters.merge_job import Source, merge_sources
 from palmtop.export.peft_config import _HARMLESS, _READ, _REFUSED
-from palmtop.runtime.bundle import open_bundle
+from palmtop.runtime.bundle.opening import open_bundle
 
 MODULES = ("self_attn.qkv_proj", "self_attn.o_proj", "mlp.gate_up_proj", "mlp.down_proj")
 Lora = tuple[Path, NDArray[np.float32]]

@@ -17,9 +17,9 @@ from safetensors.numpy import load_file, save_file
 
 from palmtop.errors import CheckpointError, PalmtopError
 from palmtop.export.adapters.install import add_adapter
-from palmtop.export.adapters.pack import pack
-from palmtop.export.torch_file import torch_places
-from palmtop.runtime.bundle import open_bundle
+from palmtop.export.adapters.palmadapter import pack
+from palmtop.export.checkpoint.torch_zip_reader import torch_places
+from palmtop.runtime.bundle.opening import open_bundle
 from tests.export.adapters.conftest import bundle_logits
 
 Lora = tuple[Path, NDArray[np.float32]]

@@ -11,11 +11,11 @@ import pytest
 
 import palmtop
 from palmtop.export.adapters.install import add_adapter, set_route
-from palmtop.runtime.manifest import Route
-from palmtop.runtime.options import GenerationOptions
+from palmtop.runtime.bundle.manifest import Route
+from palmtop.runtime.chat.routing import AdapterRequest, Wanted
+from palmtop.runtime.decoding.generation_options import GenerationOptions
 from palmtop.runtime.reference import adapters_path
 from palmtop.runtime.reference.text_tasks import INSTRUCTION
-from palmtop.runtime.routing import AdapterRequest, Wanted
 from palmtop.runtime.session import Session
 from tests.reference.task_adapters import TASKS, draw
 

@@ -10,12 +10,12 @@ import pytest
 from numpy.typing import NDArray
 
 from palmtop.export.adapters.install import add_adapter, set_route
-from palmtop.export.checkpoint import Checkpoint
+from palmtop.export.checkpoint.folder import Checkpoint
 from palmtop.export.verify import adapters as proofs
 from palmtop.export.verify import verify
 from palmtop.export.verify.quality import Quality
-from palmtop.runtime.bundle import Bundle, open_bundle
-from palmtop.runtime.manifest import Route
+from palmtop.runtime.bundle.manifest import Route
+from palmtop.runtime.bundle.opening import Bundle, open_bundle
 from tests.export.adapters.test_add import Copied
 from tests.export.test_verify import rehash
 from tests.reference.plain import random_lora

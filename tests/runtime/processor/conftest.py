@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from palmtop.runtime.processor.spec import AudioSpec, ImageSpec
+from palmtop.runtime.bundle.processor_config import AudioSpec, ImageSpec
 from tests.runtime.phi_specs import PHI_AUDIO
 
 Reference = Callable[[NDArray[np.uint8], ImageSpec], SimpleNamespace]

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from palmtop.errors import InputError
-from palmtop.runtime.processor.audio import feature_rows, load_audio, log_mel, log_mel_blocks, mel_filters
-from palmtop.runtime.processor.spec import AudioSpec
+from palmtop.runtime.bundle.processor_config import AudioSpec
+from palmtop.runtime.processor.sounds.log_mel import feature_rows, load_audio, log_mel, log_mel_blocks, mel_filters
 
 TOLERANCE = 1e-4
 """Natural log units; float32 sums in another order give 2e-6."""

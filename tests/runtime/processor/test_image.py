@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from palmtop.errors import InputError
-from palmtop.runtime.processor.image import ImageTiles, feature_order, load_image, tile_image
-from palmtop.runtime.processor.spec import ImageSpec
+from palmtop.runtime.bundle.processor_config import ImageSpec
+from palmtop.runtime.processor.images.dynamic_hd import ImageTiles, feature_order, load_image, tile_image
 
 Reference = Callable[[NDArray[np.uint8], ImageSpec], SimpleNamespace]
 
@@ -82,7 +82,7 @@ def test_the_comparison_would_notice_a_resize_without_antialiasing(
     def plain_bilinear(image: NDArray[np.uint8], width: int, height: int, between: object) -> NDArray[np.uint8]:
         return np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR), np.uint8)
 
-    monkeypatch.setattr("palmtop.runtime.processor.image.resize_triangle", plain_bilinear)
+    monkeypatch.setattr("palmtop.runtime.processor.images.dynamic_hd.resize_triangle", plain_bilinear)
     with pytest.raises(AssertionError):
         check(photo, tiny_spec, reference_tiles)
 

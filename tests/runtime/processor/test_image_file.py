@@ -15,8 +15,8 @@ from PIL import Image, ImageOps
 from transformers.image_transforms import convert_to_rgb
 
 from palmtop.errors import InputError
-from palmtop.runtime.processor.image import load_image
-from palmtop.runtime.processor.image_header import read_header
+from palmtop.runtime.processor.images.dynamic_hd import load_image
+from palmtop.runtime.processor.images.image_header import read_header
 
 
 def encode(image: Image.Image, form: str, **options: object) -> bytes:

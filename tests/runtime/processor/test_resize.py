@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from palmtop.runtime.processor.resize import resize_cubic, resize_triangle
+from palmtop.runtime.processor.images.resize import resize_cubic, resize_triangle
 
 SIDES = st.integers(2, 300)
 """torch's own kernel stops at an assertion for some images of one column."""

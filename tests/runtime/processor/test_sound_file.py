@@ -9,7 +9,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from palmtop.errors import InputError
-from palmtop.runtime.processor.audio import load_audio
+from palmtop.runtime.processor.sounds.log_mel import load_audio
 
 RATE = 16000
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from palmtop.errors import BundleError, InputError
-from palmtop.runtime.processor.spec import TextSpec
+from palmtop.runtime.bundle.processor_config import TextSpec
 from palmtop.runtime.processor.text import Prompt, TextProcessor, expand_media
 from palmtop.runtime.reference import checkpoint_path
 

@@ -13,7 +13,7 @@ import java.util.HashSet;
 import java.util.Set;
 import org.palmtop.core.PalmtopException;
 
-/** Files of a bundle folder: where they are, how large, what hash ({@code runtime/bundle.py}). */
+/** Files of a bundle folder: where they are, how large, what hash ({@code runtime/bundle/opening.py}). */
 final class BundleFiles {
     static final Charset UTF_8 = Charset.forName("UTF-8");
     private static final int BLOCK_BYTES = 1 << 20;

@@ -9,7 +9,7 @@ import java.util.List;
 import java.util.Map;
 import org.palmtop.core.PalmtopException;
 
-/** {@code bundle.json}, checked by the rules of {@code runtime/manifest.py} and in its words. */
+/** {@code bundle.json}, checked by the rules of {@code runtime/bundle/manifest.py} and in its words. */
 public final class Manifest {
     public static final int SCHEMA = Migrations.NEWEST;
     public static final List<String> MODES =

@@ -2,7 +2,7 @@ package org.palmtop.core.bundle;
 
 import org.palmtop.core.bundle.JsonFields.Field;
 
-/** Keys, types and limits of the manifest's objects, as the dataclasses of {@code runtime/manifest.py} have them. */
+/** Keys, types and limits of the manifest's objects, as the dataclasses of {@code runtime/bundle/manifest.py} have them. */
 final class ManifestFields {
     private static final String MAX_SIZE = "281474976710656";
     static final String[] MANIFEST = {

@@ -7,7 +7,7 @@ import java.util.List;
 import java.util.Map;
 
 /**
- * Older manifests in today's words ({@code runtime/migrations.py}). What is damaged passes through as it is; {@link
+ * Older manifests in today's words ({@code runtime/bundle/migrations.py}). What is damaged passes through as it is; {@link
  * Manifest} refuses it afterwards.
  */
 final class Migrations {

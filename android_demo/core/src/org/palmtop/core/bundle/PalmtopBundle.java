@@ -8,7 +8,7 @@ import java.util.LinkedHashMap;
 import java.util.Map;
 import org.palmtop.core.PalmtopException;
 
-/** A bundle that has been opened: its folder and its manifest, checked by the rules of {@code runtime/bundle.py}. */
+/** A bundle that has been opened: its folder and its manifest, checked by the rules of {@code runtime/bundle/opening.py}. */
 public final class PalmtopBundle {
     private static final long MAX_MANIFEST_BYTES = 16L << 20;
 

@@ -2,7 +2,7 @@ package org.palmtop.core.engine;
 
 import org.palmtop.core.bundle.Manifest;
 
-/** From a sequence that has been read to an answer: the token loop and its stop rules ({@code runtime/generate.py}). */
+/** From a sequence that has been read to an answer: the token loop and its stop rules ({@code runtime/decoding/generate.py}). */
 final class AnswerLoop {
     private final Track track;
     private final Manifest manifest;

@@ -10,7 +10,7 @@ import org.palmtop.core.bundle.Manifest;
 import org.palmtop.core.bundle.PythonText;
 
 /**
- * What is switched on for a request, by the rule of {@code runtime/routing.py}: it runs under one route, that of its
+ * What is switched on for a request, by the rule of {@code runtime/chat/routing.py}: it runs under one route, that of its
  * mode or the one it names. If an adapter that it names says "replace", the route's others are off; if all say "add",
  * they stay on beside them.
  */

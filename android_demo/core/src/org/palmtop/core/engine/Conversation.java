@@ -13,7 +13,7 @@ import org.palmtop.core.text.Prompt;
 import org.palmtop.core.text.TextProcessor;
 
 /**
- * A dialogue and the decoder that has read it ({@code runtime/conversation.py}). Every turn is given whole; what it
+ * A dialogue and the decoder that has read it ({@code runtime/chat/conversation.py}). Every turn is given whole; what it
  * shares with the last one is not read again, so going on, editing and retrying are one operation.
  */
 public final class Conversation implements AutoCloseable {

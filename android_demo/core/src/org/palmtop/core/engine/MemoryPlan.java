@@ -8,7 +8,7 @@ import org.palmtop.core.bundle.Manifest;
 import org.palmtop.core.bundle.ProcessorSpec;
 import org.palmtop.core.bundle.PythonText;
 
-/** What a bundle will need, by the arithmetic of {@code runtime/memory.py}; allocates nothing. */
+/** What a bundle will need, by the arithmetic of {@code runtime/memory/plan.py}; allocates nothing. */
 public final class MemoryPlan {
     /** The app, its Java heap, onnxruntime and genai: the same allowance as the Python runtime's. */
     static final long BASE_BYTES = 176L << 20;
@@ -139,7 +139,7 @@ public final class MemoryPlan {
         return 2L * decoder.numLayers * decoder.numKvHeads * decoder.headSize * decoder.kvBits / 8;
     }
 
-    /** Mapped pages, those still read, and copies, of a part once it is loaded; see {@code runtime/memory.py}. */
+    /** Mapped pages, those still read, and copies, of a part once it is loaded; see {@code runtime/memory/plan.py}. */
     private static long[] loaded(Manifest.Part part, int accuracyLevel) {
         long size = part.sizeBytes;
         if (part.bits >= 16 || part.group == 0) {

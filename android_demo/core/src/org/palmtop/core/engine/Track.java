@@ -8,7 +8,7 @@ import org.palmtop.core.PalmtopException;
 
 /**
  * What a decoder has in its KV cache, and how to bring it to another sequence with the least work
- * ({@code runtime/track.py}).
+ * ({@code runtime/decoding/cached_sequence.py}).
  *
  * <p>The invariant: the cache holds exactly the passage {@code held}, computed under the gates and the rope factors
  * that are set now. Every token goes through {@code append}.

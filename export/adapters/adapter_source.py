@@ -1,0 +1,146 @@
+"""Where an adapter for a bundle comes from: a PEFT folder, quantised on the way, or a packed file, copied as it is."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from palmtop.errors import CheckpointError
+from palmtop.export.bundle.external_data import WeightFile
+from palmtop.export.checkpoint.config_section import Keys, read_json_object
+from palmtop.export.checkpoint.lazy_tensor import Weight
+from palmtop.export.checkpoint.peft_reader import FUSED_TARGETS, SPLIT_TARGETS, open_peft, read_adapter
+from palmtop.export.graph.attention import AttentionConfig
+from palmtop.export.graph.head_padding import padded_pair
+from palmtop.export.graph.lora import Adapter, LoraPair
+from palmtop.quantize import Quantizer
+from palmtop.quantize.parallel_rows import on_every_core
+
+from .fused_projections import fused_pair, parts_of
+from .graph import DecoderGraph, Delta
+from .matrix import store
+
+logger = logging.getLogger(__name__)
+ORIGIN_FILE = "palmtop_adapter.json"  # beside PEFT's files, in folders that palmtop wrote
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """What a PEFT folder of palmtop's says beside PEFT's own config.
+
+    Attributes:
+        base_sha256: hash of the base it belongs to; None when it says nothing.
+        merged_from: what it was merged of; empty for a trained one.
+    """
+
+    base_sha256: str | None = None
+    merged_from: Mapping[str, float]
+
+
+def read_origin(path: Path) -> Origin:
+    """The folder's own file about itself, or nothing known.
+
+    Raises:
+        CheckpointError: the file is there and is not what palmtop writes.
+    """
+    if not (path / ORIGIN_FILE).is_file():
+        return Origin(merged_from={})
+    keys = Keys(read_json_object(path / ORIGIN_FILE), f"{path.name}/{ORIGIN_FILE}")
+    merged = keys.optional("merged_from") or Keys({}, keys.where)
+    base = keys.data.get("base_sha256")
+    if base is not None and not isinstance(base, str):
+        raise CheckpointError(f"{keys.where}: base_sha256 is {base!r}, expected text")
+    return Origin(base_sha256=base, merged_from={name: merged.number(name) for name in merged.data})
+
+
+def read_peft(path: Path, name: str) -> Adapter:
+    """A PEFT folder of fused or separate projections; no tensor is read yet."""
+    return read_adapter(open_peft(path), name, targets=FUSED_TARGETS + SPLIT_TARGETS)
+
+
+def fitted_pairs(adapter: Adapter, graph: DecoderGraph, attention: AttentionConfig) -> dict[str, LoraPair]:
+    """The adapter's deltas in the graph's own layout, by linear.
+
+    Raises:
+        CheckpointError: a tensor does not fit the base, or adapts a linear that the base has not; names the tensor.
+    """
+    found, used = {}, set()
+    for linear, (rows, _) in graph.linears.items():
+        parts = parts_of(linear, rows, attention)
+        pair = fused_pair(adapter, linear, parts)
+        if pair is not None:
+            used.update({linear, *(name for name, _ in parts)})
+            found[linear] = padded_pair(pair, linear, attention)
+            _check(found[linear], pair, graph.linears[linear])
+    if foreign := [target for target in adapter.targets if target not in used]:
+        pair = adapter.pair(foreign[0])
+        assert pair is not None  # targets are those that have one
+        raise CheckpointError(
+            f"tensor '{pair.a.name}' adapts a linear that this bundle has not; its linears are those of"
+            f" {len({name.split('.')[1] for name in graph.linears})} layers: "
+            + ", ".join(name.removeprefix("layers.0.") for name in graph.linears if name.startswith("layers.0."))
+        )
+    return found
+
+
+def refuse_without_effect(pairs: Mapping[str, LoraPair], source: Path) -> None:
+    """Refuse an adapter whose every ``b @ a`` is zero, and log where a part of them is.
+
+    Training begins with B of zeros: an adapter that still has them was never trained, or its tensors were not
+    gathered before they were saved (DeepSpeed, FSDP). Reads no further than the first value that is not zero.
+
+    Raises:
+        CheckpointError: it adds nothing to any linear.
+    """
+    empty = [linear for linear, pair in pairs.items() if not (_any(pair.b) and _any(pair.a))]
+    if not empty:
+        return
+    b = pairs[empty[0]].b.name
+    if len(empty) == len(pairs):
+        raise CheckpointError(
+            f"{source}: adds nothing: lora_A or lora_B times alpha / r is zero in all {len(pairs)} linears, such as"
+            f" '{b}', expected a trained adapter, saved with its weights gathered"
+        )
+    logger.warning(
+        "palmtop: warning: %s: lora_A or lora_B is zero in %d of %d linears, such as '%s'; nothing is added there",
+        source, len(empty), len(pairs), b,
+    )  # fmt: skip
+
+
+def _any(weight: Weight) -> bool:
+    return any(block.any() for block in weight.blocks(1 << 20))
+
+
+def _check(pair: LoraPair, given: LoraPair, shape: tuple[int, int]) -> None:
+    rows, columns = shape
+    if pair.a.shape[1] != columns:
+        raise CheckpointError(f"tensor '{given.a.name}' is {list(given.a.shape)}, expected {columns} columns")
+    if pair.b.shape[0] != rows:
+        raise CheckpointError(f"tensor '{given.b.name}' is {list(given.b.shape)}, expected {rows} rows")
+
+
+def quantise(
+    pairs: Mapping[str, LoraPair],
+    name: str,
+    graph: DecoderGraph,
+    sink: WeightFile,
+    quantizer: Quantizer,
+    progress: Callable[[str], None] | None = None,
+) -> dict[str, Delta]:
+    """Store every pair like the linear it stands beside, one after the other.
+
+    Raises:
+        CheckpointError: a value is not finite; names the tensor.
+    """
+    found = {}
+    in_parallel = on_every_core(quantizer)
+    for linear, pair in pairs.items():
+        precision = graph.precision(linear, in_parallel)
+        a = store(sink, f"{linear}.lora_A.{name}", pair.a, precision)
+        b = store(sink, f"{linear}.lora_B.{name}", pair.b, precision)
+        found[linear] = Delta(a, b)
+        if progress is not None:
+            progress(linear)
+    return found

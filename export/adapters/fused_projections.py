@@ -1,0 +1,76 @@
+"""An adapter of separate projections (q, k, v; gate, up) for a base whose projections are fused.
+
+A's lie one below the other, B's are the blocks of a block-diagonal matrix: the product of the two is, row block by
+row block, each projection's own delta. A projection without adapter is a block of zero rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from palmtop.errors import CheckpointError
+from palmtop.export.checkpoint.lazy_tensor import Weight, stacked
+from palmtop.export.graph.attention import AttentionConfig
+from palmtop.export.graph.lora import Adapter, LoraPair
+
+QKV, GATE_UP = "self_attn.qkv_proj", "mlp.gate_up_proj"
+Parts = Sequence[tuple[str, int]]
+
+
+def parts_of(linear: str, rows: int, attention: AttentionConfig) -> Parts:
+    """Names and rows of the projections that a fused linear consists of; empty for others.
+
+    Args:
+        linear: "layers.0.self_attn.qkv_proj".
+        rows: of the linear, in the checkpoint's unpadded layout.
+        attention: heads.
+    """
+    layer, _, module = linear.partition(".self_attn.") if ".self_attn." in linear else linear.partition(".mlp.")
+    if module == "qkv_proj":
+        kv = attention.num_kv_heads * attention.head_size
+        queries = attention.num_heads * attention.head_size
+        sizes = (("q_proj", queries), ("k_proj", kv), ("v_proj", kv))
+        return [(f"{layer}.self_attn.{name}", size) for name, size in sizes]
+    if module == "gate_up_proj":
+        return [(f"{layer}.mlp.gate_proj", rows // 2), (f"{layer}.mlp.up_proj", rows // 2)]
+    return []
+
+
+def fused_pair(adapter: Adapter, linear: str, parts: Parts) -> LoraPair | None:
+    """The adapter's delta of a linear, put together from its parts where it has those.
+
+    Raises:
+        CheckpointError: a part has other rows or columns than the linear's, or there are parts and a whole.
+    """
+    whole = adapter.pair(linear)
+    found: Mapping[str, LoraPair] = {name: pair for name, _ in parts if (pair := adapter.pair(name)) is not None}
+    if not found:
+        return whole
+    if whole is not None:
+        raise CheckpointError(f"tensor '{whole.a.name}' there, and '{next(iter(found.values())).a.name}' as well")
+    for name, size in parts:
+        if name in found and found[name].b.shape[0] != size:
+            b = found[name].b
+            raise CheckpointError(f"tensor '{b.name}' is {list(b.shape)}, expected {size} rows")
+    a = stacked(f"{linear}.lora_A", [pair.a for pair in found.values()])
+    return LoraPair(a, _block_diagonal(f"{linear}.lora_B", parts, found, a.shape[0]))
+
+
+def _block_diagonal(name: str, parts: Parts, found: Mapping[str, LoraPair], rank: int) -> Weight:
+    rows = sum(size for _, size in parts)
+
+    def read(start: int, stop: int) -> NDArray[np.float32]:
+        whole = np.zeros((rows, rank), np.float32)
+        row = column = 0
+        for part, size in parts:
+            if part in found:
+                b = found[part].b.array()
+                whole[row : row + size, column : column + b.shape[1]] = b
+                column += b.shape[1]
+            row += size
+        return whole[start:stop]
+
+    return Weight(name, (rows, rank), read)

@@ -1,0 +1,125 @@
+"""What a bundle's manifest says of its model: sizes, modes, adapters and routes, and the files with their hashes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import palmtop
+from palmtop.errors import CheckpointError
+from palmtop.export.arch import Model
+from palmtop.export.checkpoint.folder import Checkpoint
+from palmtop.export.graph import conformer, siglip
+from palmtop.export.graph.lora import Adapter
+from palmtop.export.recipe import Recipe
+from palmtop.quantize.workers import Workers
+from palmtop.runtime.bundle.manifest import (
+    MANIFEST_FILE,
+    AdapterSpec,
+    DecoderSpec,
+    EncoderSpec,
+    FileSpec,
+    Manifest,
+    Route,
+)
+from palmtop.runtime.bundle.opening import sha256_of
+
+DECODER_FILE, VISION_FILE, AUDIO_FILE = "decoder.onnx", "vision.onnx", "audio.onnx"
+QUALITY_FILE, PLAN_FILE, QNN_EMBEDDING_FILE = "quality.json", "plan.json", "qnn_embedding.onnx"
+
+
+def expected_manifest(checkpoint: Checkpoint, model: Model, recipe: Recipe, workers: Workers | None = None) -> Manifest:
+    """What the manifest says before there are files: everything that follows from checkpoint and recipe."""
+    source_sha256 = checkpoint.sha256(workers)
+    return Manifest(
+        model=str(checkpoint.config.get("_name_or_path") or checkpoint.path.resolve().name),
+        architecture=model.architecture,
+        source_sha256=source_sha256,
+        adapter_mode=recipe.adapter_mode,
+        processor=model.processor,
+        decoder=_decoder_spec(model),
+        vision=_vision_spec(model),
+        audio=_audio_spec(model),
+        adapters=tuple(
+            AdapterSpec(name=a.name, rank=a.rank, alpha=a.alpha, gate=gate, base_sha256=source_sha256)
+            for gate, a in enumerate(gated_adapters(model, recipe))
+        ),
+        routes=served_routes(model, recipe),
+        parts=(),
+        recipe=recipe.to_dict(),
+        files={},
+        palmtop=palmtop.__version__,
+    )
+
+
+def list_files(folder: Path, hashes: Mapping[str, str] | None = None) -> dict[str, FileSpec]:
+    """Size and hash of every file in a bundle folder but the manifest; hashes that are known are not made again."""
+    known, files = hashes or {}, {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.name != MANIFEST_FILE:
+            name = path.relative_to(folder).as_posix()
+            files[name] = FileSpec(size_bytes=path.stat().st_size, sha256=known.get(name) or sha256_of(path))
+    return files
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write bundle.json."""
+    (folder / MANIFEST_FILE).write_text(manifest_text(manifest), "utf-8")
+
+
+def manifest_text(manifest: Manifest) -> str:
+    """What bundle.json says."""
+    return json.dumps(manifest.to_dict(), indent=1, ensure_ascii=False)
+
+
+def _decoder_spec(model: Model) -> DecoderSpec:
+    decoder, spec = model.decoder, model.processor
+    media = [part.token_id for part in (spec.image, spec.audio) if part is not None]
+    if any(not 0 <= i < decoder.vocab_size for i in (*media, *spec.text.eos_ids)):
+        raise CheckpointError(
+            f"config.json: vocab_size is {decoder.vocab_size}, expected more than the special token ids"
+            f" {sorted({*media, *spec.text.eos_ids})}"
+        )
+    return DecoderSpec(
+        file=DECODER_FILE,
+        vocab_size=decoder.vocab_size,
+        hidden_size=decoder.hidden_size,
+        num_layers=decoder.num_layers,
+        num_heads=decoder.attention.num_heads,
+        num_kv_heads=decoder.attention.num_kv_heads,
+        head_size=decoder.attention.cache_head_size,
+        kv_bits=decoder.attention.cache.bits,
+        context_length=decoder.context,
+        original_context=model.original_context,
+        sampled_never=tuple(media),
+    )
+
+
+def _vision_spec(model: Model) -> EncoderSpec | None:
+    if model.vision is None:
+        return None
+    return EncoderSpec(file=VISION_FILE, bytes_per_item=siglip.activation_bytes(model.vision))
+
+
+def _audio_spec(model: Model) -> EncoderSpec | None:
+    if model.audio is None or model.processor.audio is None:
+        return None
+    size_bytes = conformer.activation_bytes(model.audio, model.processor.audio.window_steps)
+    return EncoderSpec(file=AUDIO_FILE, bytes_per_item=size_bytes)
+
+
+def served_routes(model: Model, recipe: Recipe) -> dict[str, Route]:
+    """The model's routes; without gates only the modes whose adapters are in the base, rather than wrong answers."""
+    if recipe.adapter_mode == "gated":
+        return model.routes
+    return {
+        mode: Route(adapters={}, audio_projector=route.audio_projector)
+        for mode, route in model.routes.items()
+        if route.adapters.keys() <= recipe.merge.keys()
+    }
+
+
+def gated_adapters(model: Model, recipe: Recipe) -> tuple[Adapter, ...]:
+    """The adapters that get a gate in the decoder."""
+    return model.adapters if recipe.adapter_mode == "gated" else ()

@@ -1,0 +1,1 @@
+"""Checkpoints as lazily read tensors: safetensors, torch archives, GGUF files and PEFT folders."""

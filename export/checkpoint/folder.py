@@ -1,0 +1,133 @@
+"""A checkpoint folder: config.json, small JSON files, tensors, and adapters beside them. Knows no architecture."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from palmtop.errors import CheckpointError
+from palmtop.quantize.workers import Workers
+
+from .config_section import parse_json_object, read_text
+from .lazy_tensor import Weight
+from .safetensors_reader import TensorFolder
+
+
+class Checkpoint:
+    """A folder with config.json and safetensors weights.
+
+    Raises:
+        CheckpointError: a file or key is missing, truncated, or contradicts another.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        try:
+            if not self.path.is_dir():
+                raise CheckpointError(f"{self.path}: no such folder, expected a checkpoint with config.json")
+        except OSError as error:
+            raise CheckpointError(f"{self.path}: could not be read ({error.strerror or error})") from error
+        self.config = self.json("config.json")
+        self._tensors = TensorFolder(self.path)
+        self._beside: dict[str, TensorFolder] = {}
+        self._on_read: Callable[[str, int], None] | None = None
+        self._sha256: tuple[int, str] | None = None
+
+    @property
+    def names(self) -> list[str]:
+        """Tensor names, sorted; without those of the adapters beside."""
+        return self._tensors.names
+
+    @property
+    def size_bytes(self) -> int:
+        """Of all tensors, those of adapters beside that have been opened included."""
+        return sum(folder.size_bytes for folder in (self._tensors, *self._beside.values()))
+
+    def report_reads(self, on_read: Callable[[str, int], None] | None) -> None:
+        """Have a function told the name and bytes of every read."""
+        self._on_read = on_read
+        for folder in (self._tensors, *self._beside.values()):
+            folder.on_read = on_read
+
+    def json(self, name: str) -> dict[str, Any]:
+        """A JSON object in the folder.
+
+        Raises:
+            CheckpointError: missing or not an object.
+        """
+        text = self.text(name)
+        if text is None:
+            raise CheckpointError(f"{self.path}: '{name}' is missing")
+        return parse_json_object(text, str(self.path / name))
+
+    def text(self, name: str) -> str | None:
+        """A small text file in the folder; None when there is none.
+
+        Raises:
+            CheckpointError: it cannot be read.
+        """
+        return read_text(self.path / name)
+
+    def shape(self, name: str) -> tuple[int, ...] | None:
+        """The tensor's shape, or None when there is no such tensor."""
+        return self._tensors.shape(name)
+
+    def weight(self, name: str) -> Weight:
+        """A tensor, to be read later.
+
+        Raises:
+            CheckpointError: there is no such tensor.
+        """
+        return self._tensors.weight(name)
+
+    def beside(self, name: str) -> TensorFolder:
+        """The tensors of a PEFT adapter in a folder of this name.
+
+        Raises:
+            CheckpointError: there is no such folder.
+        """
+        if name not in self._beside:
+            try:
+                if not (self.path / name / "adapter_config.json").is_file():
+                    raise CheckpointError(f"{self.path}: no folder '{name}' with adapter_config.json there")
+            except OSError as error:
+                raise CheckpointError(f"{self.path / name}: could not be read ({error.strerror or error})") from error
+            self._beside[name] = TensorFolder(self.path / name)
+            self._beside[name].on_read = self._on_read
+        return self._beside[name]
+
+    def sha256(self, workers: Workers | None = None) -> str:
+        """Hash of config, tensors and adapters beside that have been opened; read once, then remembered.
+
+        Raises:
+            CheckpointError: a file could not be read.
+        """
+        folders = (self._tensors, *self._beside.values())
+        if self._sha256 is None or self._sha256[0] != len(folders):
+            digest = hashlib.sha256(json.dumps(self.config, sort_keys=True).encode())
+            for folder in folders:
+                digest.update(folder.sha256(workers).encode())
+            self._sha256 = (len(folders), digest.hexdigest())
+        return self._sha256[1]
+
+    def mark(self) -> str:
+        """Tells this checkpoint from another without reading its tensors: config, and each file's inode, size and time.
+
+        Raises:
+            CheckpointError: a file could not be read.
+        """
+        seen = [[str(folder.path.resolve()), folder.marks] for folder in (self._tensors, *self._beside.values())]
+        small = {
+            path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in sorted(self.path.iterdir())
+            if path.is_file() and path.suffix in (".json", ".jinja", ".txt", ".model")
+        }
+        return self._digest([seen, small])
+
+    @staticmethod
+    def _digest(seen: list[Any]) -> str:
+        return hashlib.sha256(json.dumps(seen, sort_keys=True).encode()).hexdigest()

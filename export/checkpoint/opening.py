@@ -1,0 +1,34 @@
+"""From a path to a checkpoint: a folder of safetensors, or one GGUF file."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from palmtop.errors import CheckpointError, InputError
+
+from .folder import Checkpoint
+
+
+def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
+    """Open whatever is there; reads headers only.
+
+    Raises:
+        CheckpointError: it is neither, or a file or key is missing, truncated, or contradicts another.
+        UnsupportedModelError: a GGUF file of another architecture.
+        InputError: it is GGUF and the package that reads it is not installed.
+    """
+    path = Path(path)
+    if path.is_dir():
+        files = sorted(path.glob("*.gguf"))
+        if files and not (path / "config.json").exists():
+            raise CheckpointError(f"{path}: is a folder with GGUF files, expected one of them, such as {files[0]}")
+    if path.suffix.lower() != ".gguf" or path.is_dir():
+        return Checkpoint(path)
+    try:
+        from .gguf_checkpoint import GgufCheckpoint
+    except ImportError as error:
+        raise InputError(
+            f"{path}: GGUF needs the package gguf, which is not installed; pip install 'palmtop[gguf]'"
+        ) from error
+    return GgufCheckpoint(path)

@@ -1,0 +1,188 @@
+"""Find the tensors of a folder of safetensors files, and give them by name. Knows the file format and no model.
+
+The safetensors layout (8-byte length, JSON header, bytes) is parsed here because the
+library hands out whole tensors, and bfloat16 only through torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+from palmtop.errors import CheckpointError
+from palmtop.quantize.workers import Workers
+
+from .config_section import read_json_object
+from .lazy_tensor import Weight
+from .tensor_slice import Place, TensorPlace, mark_of, read_blocks, read_rows, refuse_truncated
+
+INDEX_FILE = "model.safetensors.index.json"
+MAX_HEADER_BYTES = 100 << 20  # the limit of the safetensors library
+DTYPES: dict[str, np.dtype[Any]] = {
+    "F64": np.dtype("<f8"),
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+}
+
+
+class TensorFolder:
+    """All tensors of a folder: of the shards an index names, or of every safetensors file in it.
+
+    Attributes:
+        path: the folder.
+        on_read: told the name and bytes of every read, for progress.
+
+    Raises:
+        CheckpointError: no tensors there, or a file is missing, truncated, or contradicts another.
+    """
+
+    def __init__(self, path: Path, places: Mapping[str, Place] | None = None) -> None:
+        self.path = path
+        self.on_read: Callable[[str, int], None] | None = None
+        self._places: Mapping[str, Place] = _find_tensors(path) if places is None else places
+
+    @property
+    def names(self) -> list[str]:
+        """All tensor names, sorted."""
+        return sorted(self._places)
+
+    @property
+    def size_bytes(self) -> int:
+        """Of all tensors."""
+        return sum(place.size_bytes for place in self._places.values())
+
+    def shape(self, name: str) -> tuple[int, ...] | None:
+        """The tensor's shape, or None when there is no such tensor."""
+        place = self._places.get(name)
+        return None if place is None else place.shape
+
+    def weight(self, name: str) -> Weight:
+        """A tensor, to be read later.
+
+        Raises:
+            CheckpointError: there is no such tensor.
+        """
+        place = self._places.get(name)
+        if place is None:
+            raise CheckpointError(f"{self.path}: tensor '{name}' is missing")
+
+        def rows(start: int, stop: int) -> NDArray[np.float32]:
+            data = read_rows(name, place, start, stop)
+            if self.on_read is not None:
+                self.on_read(name, len(data))
+            return place.floats(data, stop - start)
+
+        return Weight(name, place.shape, rows)
+
+    def sha256(self, workers: Workers | None = None) -> str:
+        """Hash of names, types, shapes and each tensor's own hash, whatever the sharding.
+
+        Raises:
+            CheckpointError: a tensor could not be read to its end.
+        """
+
+        def one(name: str) -> str:
+            place, digest = self._places[name], hashlib.sha256()
+            for block in read_blocks(name, place):
+                digest.update(block)
+            return f"{name}:{place.stored_as}:{list(place.shape)}:{digest.hexdigest()}\n"
+
+        whole = hashlib.sha256()
+        for line in (workers or Workers()).map(one, self.names):
+            whole.update(line.encode())
+        return whole.hexdigest()
+
+    @property
+    def marks(self) -> dict[str, tuple[int, int, int]]:
+        """Inode, size and modification time of every shard: what tells, without reading, that one was replaced."""
+        return {place.file.name: place.mark for place in self._places.values()}
+
+
+def _find_tensors(folder: Path) -> dict[str, TensorPlace]:
+    try:
+        return _list_tensors(folder)
+    except OSError as error:
+        raise CheckpointError(f"{error.filename or folder}: could not be read ({error.strerror or error})") from error
+
+
+def _list_tensors(folder: Path) -> dict[str, TensorPlace]:
+    index = folder / INDEX_FILE
+    if index.is_file():
+        mapping = read_json_object(index).get("weight_map")
+        if not isinstance(mapping, dict) or not all(isinstance(v, str) for v in mapping.values()):
+            raise CheckpointError(f"{index}: weight_map is missing, expected tensor names to file names")
+        places: dict[str, TensorPlace] = {}
+        for shard in sorted(set(mapping.values())):
+            if Path(shard).name != shard:
+                raise CheckpointError(f"{index}: shard name '{shard}' leads out of the checkpoint")
+            if not (folder / shard).is_file():
+                raise CheckpointError(f"{folder}: shard '{shard}' is missing, the index names it")
+            places.update(_read_header(folder / shard))
+        for name, shard in mapping.items():
+            if name not in places or places[name].file.name != shard:
+                raise CheckpointError(f"{folder}: tensor '{name}' is not in shard '{shard}' as the index says")
+        return places
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise CheckpointError(f"{folder}: no safetensors file there")
+    places = {}
+    for file in files:
+        for name, place in _read_header(file).items():
+            if name in places:
+                raise CheckpointError(f"{file}: tensor '{name}' is also in '{places[name].file.name}'")
+            places[name] = place
+    return places
+
+
+def _read_header(file: Path) -> dict[str, TensorPlace]:
+    try:
+        return _parse_header(file)
+    except OSError as error:
+        raise CheckpointError(f"{file}: could not be read ({error.strerror or error})") from error
+
+
+def _parse_header(file: Path) -> dict[str, TensorPlace]:
+    with file.open("rb") as stream:
+        mark = mark_of(stream)
+        size_bytes = mark[1]
+        start = stream.read(8)
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+        if not 2 <= length <= min(MAX_HEADER_BYTES, size_bytes - 8):
+            raise CheckpointError(
+                f"{file}: is truncated or not safetensors (header of {length} bytes in a file of {size_bytes})"
+            )
+        try:
+            header = json.loads(stream.read(length))
+            places = {
+                name: _place(file, 8 + length, name, entry, mark)
+                for name, entry in header.items()
+                if name != "__metadata__"
+            }
+        except RecursionError as error:
+            raise CheckpointError(f"{file}: the safetensors header is nested too deeply") from error
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+            raise CheckpointError(f"{file}: the safetensors header is not valid ({error})") from error
+    refuse_truncated(file, places)
+    return places
+
+
+def _place(file: Path, base: int, name: str, entry: dict[str, Any], mark: tuple[int, int, int]) -> TensorPlace:
+    dtype = DTYPES.get(entry["dtype"])
+    if dtype is None:
+        raise CheckpointError(f"{file}: tensor '{name}' has type {entry['dtype']}, expected one of {', '.join(DTYPES)}")
+    start, stop = entry["data_offsets"]
+    place = TensorPlace(file, base + int(start), dtype, tuple(int(n) for n in entry["shape"]), mark)
+    if start < 0 or stop - start != place.size_bytes:
+        raise CheckpointError(
+            f"{file}: tensor '{name}' has {stop - start} bytes, expected {place.size_bytes} for {list(place.shape)}"
+        )
+    return place

@@ -1,0 +1,65 @@
+"""The end of the decoder graph: hidden states in, logits of the positions that are wanted out.
+
+Logits of every position of a prompt would take gigabytes (4,096 positions of 200,000 float32), so that the head runs
+on the last position alone. With ``draft_rows`` above 1 it runs on every position of a step of at most so many
+tokens: guesses at what follows can then be read and judged in one step (``runtime/decoding/prompt_lookup.py``).
+These logits are an output of their own; ``logits`` stays what it was, and a reader that does not know the other one, as
+the phone's, loses nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import onnx_ir as ir
+
+from palmtop.export.checkpoint.lazy_tensor import Weights
+from palmtop.runtime.bundle.manifest import DRAFT_LOGITS
+
+from .builder import GraphBuilder
+from .embedding import Table
+from .linear import Precisions
+
+LAST_POSITION = "last_position"
+FAR = np.iinfo(np.int64).max
+
+
+def add_logits(
+    g: GraphBuilder,
+    hidden: ir.Value,
+    input_ids: ir.Value,
+    table: Table,
+    weights: Weights,
+    norm: Callable[[ir.Value], ir.Value],
+    sizes: tuple[int, int],
+    precision: Precisions,
+    draft_rows: int,
+) -> None:
+    """Declare ``logits`` [B, 1, V] and, with ``draft_rows`` above 1, ``draft_logits`` [B, R, V].
+
+    Args:
+        g: the graph.
+        hidden: [B, S, H], the residual sum behind the last layer.
+        input_ids: [B, S].
+        table: the embedding, which may be the head.
+        weights: of the model, for a head of its own.
+        norm: the last one.
+        sizes: V and H.
+        precision: of the head.
+        draft_rows: R = S in a step of at most so many tokens; in a longer one R = 1, the last position.
+    """
+    vocab_size, hidden_size = sizes
+    shape: list[int | str] = ["batch", 1, vocab_size]
+    if draft_rows == 1:
+        last = norm(g.op("Gather", hidden, g.constant(np.array(-1, np.int64)), axis=1, name=LAST_POSITION))  # [B, H]
+        logits = table.head(g, last, weights, vocab_size, hidden_size, precision)
+        g.output(g.op("Unsqueeze", logits, g.constant([1])), "logits", ir.DataType.FLOAT, shape)
+        return
+    length = g.op("Shape", input_ids, start=1, end=2)  # [1]
+    is_short = g.op("LessOrEqual", length, g.constant([draft_rows]))
+    first = g.op("Where", is_short, g.constant([0]), g.constant([-1]))
+    rows = g.op("Slice", hidden, first, g.constant([FAR]), g.constant([1]), name=LAST_POSITION)  # [B, R, H]
+    logits = table.head(g, norm(rows), weights, vocab_size, hidden_size, precision, has_rows=True)
+    g.output(g.op("Gather", logits, g.constant([-1]), axis=1), "logits", ir.DataType.FLOAT, shape)
+    g.output(logits, DRAFT_LOGITS, ir.DataType.FLOAT, ["batch", "draft_rows", vocab_size])

@@ -1,0 +1,1 @@
+"""Samples run through float and quantised graphs, and the distances between their logits."""

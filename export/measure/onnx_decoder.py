@@ -1,0 +1,187 @@
+"""Run a decoder graph teacher-forced in plain onnxruntime, without genai: the same tokens through two graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from palmtop.errors import BundleError
+from palmtop.runtime.bundle.manifest import DRAFT_LOGITS, DecoderSpec
+
+LOG_ERRORS = 3
+CACHE_TYPES = {"tensor(float)": np.float32, "tensor(int8)": np.int8, "tensor(uint8)": np.uint8}
+WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeInput:
+    """One prompt as arrays.
+
+    Attributes:
+        mode: "text", "image", "audio" or "image+audio".
+        input_ids: [S] int64.
+        media_places: [S] int64, 0 for text, k for row k of the features.
+        features: [M, H] float32, M >= 1.
+    """
+
+    mode: str
+    input_ids: NDArray[np.int64]
+    media_places: NDArray[np.int64]
+    features: NDArray[np.float32]
+
+
+class DecoderProbe:
+    """One decoder graph, run step by step with a cache of its own."""
+
+    def __init__(self, path: Path, spec: DecoderSpec, *, threads: int = 0, graph: bytes | None = None) -> None:
+        """Load the graph.
+
+        Args:
+            path: of the .onnx file.
+            spec: sizes.
+            threads: of onnxruntime; 0 leaves it to it.
+            graph: another graph instead of the file's, on the weights that lie beside the file.
+
+        Raises:
+            BundleError: onnxruntime cannot load it.
+        """
+        import onnxruntime as ort
+
+        options = ort.SessionOptions()
+        options.log_severity_level = LOG_ERRORS
+        options.intra_op_num_threads = threads
+        if graph is not None:
+            options.add_session_config_entry(WEIGHTS_FOLDER, str(path.resolve().parent))
+        try:
+            source = str(path) if graph is None else graph
+            self._session: Any = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime's own exceptions share no base
+            raise BundleError(f"{path}: onnxruntime cannot load it ({str(error).splitlines()[0]})") from error
+        self._spec = spec
+        self._inputs = {i.name: i for i in self._session.get_inputs()}
+        self._outputs = [o.name for o in self._session.get_outputs() if o.name != DRAFT_LOGITS]  # the same, more rows
+
+    @property
+    def num_gates(self) -> int:
+        """Adapters in the graph."""
+        gates = self._inputs.get("adapter_gates")
+        return 0 if gates is None else int(gates.shape[0])
+
+    def logits(
+        self,
+        prompt: ProbeInput,
+        gates: NDArray[np.float32],
+        continuation: NDArray[np.int64],
+        *,
+        is_long: bool = False,
+    ) -> NDArray[np.float32]:
+        """Logits after the prompt and after each token of a given continuation.
+
+        Args:
+            prompt: the prompt.
+            gates: [A] adapter weights; ignored by a graph without adapters.
+            continuation: [T] tokens to feed, the last one's successor is not predicted.
+            is_long: use the long LongRoPE factors.
+
+        Returns:
+            [T, V] float32: row t predicts ``continuation[t]``.
+        """
+        rows, cache, length = [], None, 0
+        for ids in [prompt.input_ids, *(continuation[t : t + 1] for t in range(len(continuation) - 1))]:
+            logits, cache = self._run(ids, prompt, gates, cache, length, is_long)
+            length += len(ids)
+            rows.append(logits)
+        return np.stack(rows)
+
+    def greedy(
+        self, prompt: ProbeInput, gates: NDArray[np.float32], steps: int, ends: Collection[int] = ()
+    ) -> NDArray[np.int64]:
+        """At most ``steps`` tokens of the greedy answer; it stops behind one of ``ends``, others are passed over."""
+        tokens: list[int] = []
+        cache, length, ids = None, 0, prompt.input_ids
+        for _ in range(steps):
+            logits, cache = self._run(ids, prompt, gates, cache, length, False)
+            length += len(ids)
+            tokens.append(int(logits.argmax()))
+            if tokens[-1] in ends:
+                break
+            ids = np.array(tokens[-1:], np.int64)
+        return np.array(tokens, np.int64)
+
+    def cache(self, prompt: ProbeInput, gates: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
+        """Keys and values of a prompt, [1, KV, S, D] by name: ``key.0``, ``value.0``, ``key.1``, ..."""
+        _, cache = self._run(prompt.input_ids, prompt, gates, None, 0, False)
+        return {".".join(reversed(name.split(".")[1:])): array for name, array in cache.items()}
+
+    def stream(
+        self, ids: NDArray[np.int64], gates: NDArray[np.float32], chunk: int, *, is_long: bool = False
+    ) -> Iterator[NDArray[np.float32]]:
+        """Logits [V] after each chunk of a text, in one cache that is allocated once and written in place.
+
+        Args:
+            ids: [S] the text.
+            gates: [A] adapter weights; ignored by a graph without adapters.
+            chunk: tokens that are read at a time.
+            is_long: use the long LongRoPE factors.
+        """
+        import onnxruntime as ort
+
+        binding = self._session.io_binding()
+        binding.bind_output("logits")  # the first of its outputs
+        for name, array in self._caches(len(ids)).items():
+            cache = ort.OrtValue.ortvalue_from_numpy(array)
+            binding.bind_ortvalue_input(name, cache)
+            binding.bind_ortvalue_output(name.replace("past_key_values.", "present."), cache)
+        fixed: dict[str, NDArray[Any]] = {
+            "media_index": np.zeros(len(ids), np.int64),
+            "media_features": np.zeros((1, self._spec.hidden_size), np.float32),
+            "adapter_gates": gates,
+            "rope_long": np.array([is_long]),
+        }
+        for start in range(0, len(ids), chunk):
+            stop = min(start + chunk, len(ids))
+            fed = {"input_ids": ids[None, start:stop], "attention_mask": np.ones((1, stop), np.int64), **fixed}
+            for name in fed.keys() & self._inputs.keys():
+                binding.bind_cpu_input(name, np.ascontiguousarray(fed[name]))
+            binding.bind_output("logits")
+            self._session.run_with_iobinding(binding)
+            yield binding.get_outputs()[0].numpy()[0, -1]
+
+    def _caches(self, length: int) -> dict[str, NDArray[Any]]:
+        """Zeros for every input of the cache, in the type that the graph has."""
+        return {
+            name: np.zeros((1, self._spec.num_kv_heads, length, there.shape[3]), CACHE_TYPES[there.type])
+            for name, there in self._inputs.items()
+            if name.startswith("past_key_values.")
+        }
+
+    def _run(
+        self,
+        ids: NDArray[np.int64],
+        prompt: ProbeInput,
+        gates: NDArray[np.float32],
+        cache: dict[str, NDArray[np.float32]] | None,
+        length: int,
+        is_long: bool,
+    ) -> tuple[NDArray[np.float32], dict[str, NDArray[np.float32]]]:
+        total = length + len(ids)
+        index = np.zeros(max(total, len(prompt.media_places)), np.int64)
+        index[: len(prompt.media_places)] = prompt.media_places
+        feeds: dict[str, NDArray[Any]] = {
+            "input_ids": ids[None],
+            "attention_mask": np.ones((1, total), np.int64),
+            "media_index": index,
+            "media_features": prompt.features,
+            "adapter_gates": gates,
+            "rope_long": np.array([is_long]),
+        }
+        feeds |= self._caches(0) if cache is None else cache
+        found = self._session.run(self._outputs, {k: v for k, v in feeds.items() if k in self._inputs})
+        by_name = dict(zip(self._outputs, found, strict=True))
+        logits = by_name.pop("logits")[0, -1]
+        return logits, {k.replace("present.", "past_key_values."): v for k, v in by_name.items()}

@@ -1,0 +1,251 @@
+"""What calibration looks at: packaged questions with their answers, or a user's own lines of JSON.
+
+The packaged ones are not those that ``palmtop evaluate`` and ``palmtop verify`` ask: text from the training
+part, pictures composed from another seed, sounds behind the thousand that an evaluation goes through.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from palmtop.errors import InputError
+from palmtop.runtime.bundle.manifest import MODES, Manifest
+from palmtop.runtime.media.audio_windows import audio_windows
+from palmtop.runtime.processor import Processor
+from palmtop.runtime.processor.images.dynamic_hd import feature_order
+from palmtop.runtime.processor.text import expand_media
+from palmtop.runtime.reference.heldout import Item, held_out_items
+from palmtop.runtime.reference.text_tasks import INSTRUCTION, draw_task
+
+SEED = 104729  # of pictures and text tasks; evaluations use small ones
+EVALUATED_SOUNDS = 1000  # of seed 0; later ones are other recordings
+PROSE_FROM = 8192  # tokens of a vocabulary; the packaged model's 512 spell, they know no prose
+PROSE_LETTERS = 1500  # of a passage
+MEDIA_KEYS = ("image", "audio")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """One line of calibration data.
+
+    Attributes:
+        mode: of input.
+        messages: as ``Session.answer`` takes them; empty for plain text.
+        answer: what is said to them, or the text itself.
+    """
+
+    mode: str
+    messages: Sequence[Mapping[str, Any]]
+    answer: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MediaInput:
+    """One image or sound as the encoder reads it.
+
+    Attributes:
+        part: "vision" or "audio".
+        feeds: graph inputs, a run each.
+        order: of the image's feature rows; None for a sound.
+    """
+
+    part: Literal["vision", "audio"]
+    feeds: tuple[dict[str, NDArray[Any]], ...]
+    order: NDArray[np.int64] | None
+
+    def features(self, runs: Sequence[Mapping[str, NDArray[np.float32]]]) -> NDArray[np.float32]:
+        """[rows, H] in the order of the decoder, from the outputs of every run."""
+        if self.order is None:
+            return np.concatenate([run["audio_features"] for run in runs])
+        rows = [run["tile_features"].reshape(-1, run["tile_features"].shape[-1]) for run in runs]
+        return np.concatenate([*rows, runs[0]["separators"]])[self.order]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """A question as arrays.
+
+    Attributes:
+        mode: of input; the manifest's routes say what it switches on.
+        input_ids: [S] prompt and answer.
+        media: in the order of the prompt.
+        places: [S] 0 for text, k for row k of the features.
+        positions: [P] whose next token is known and judged.
+    """
+
+    mode: str
+    input_ids: NDArray[np.int64]
+    media: tuple[MediaInput, ...]
+    places: NDArray[np.int64]
+    positions: NDArray[np.int64]
+
+
+def packaged_questions(modes: Iterable[str], count: int, vocab_size: int) -> Iterator[Question]:
+    """``count`` of every mode that is asked for, and as much English prose for a model that has learnt any."""
+    if "text" in modes and vocab_size >= PROSE_FROM:
+        yield from islice(_prose(), count)
+    for mode in (m for m in MODES if m in modes):
+        if mode == "text":
+            rng = np.random.default_rng(SEED)
+            for _ in range(count):
+                _, task, answer = draw_task(rng, held_out=False)
+                content = [{"type": "text", "text": f"{task} {INSTRUCTION}"}]
+                yield Question(mode=mode, messages=[{"role": "user", "content": content}], answer=answer)
+            continue
+        if mode == "audio":
+            items: Iterator[Item] = islice(held_out_items("audio", EVALUATED_SOUNDS + count, 0), EVALUATED_SOUNDS, None)
+        else:
+            items = held_out_items(mode, count, SEED)  # type: ignore[arg-type]
+        for item in items:
+            yield Question(mode=mode, messages=item.messages, answer=item.expected)
+
+
+def later_questions(modes: Iterable[str], seen: int, count: int, vocab_size: int) -> Iterator[Question]:
+    """``count`` more of every mode, behind the first ``seen`` that ``packaged_questions`` gives."""
+    for mode in modes:
+        passed = {True: 0, False: 0}  # prose and questions are counted apart
+        for question in packaged_questions([mode], seen + count, vocab_size):
+            is_prose = not question.messages
+            passed[is_prose] += 1
+            if passed[is_prose] > seen:
+                yield question
+
+
+def _prose() -> Iterator[Question]:
+    """Passages of Python's reference documentation, which is wherever Python is."""
+    from pydoc_data.topics import topics
+
+    for text in topics.values():
+        if len(text) > PROSE_LETTERS:
+            yield Question(mode="text", messages=[], answer=" ".join(text[:PROSE_LETTERS].split()))
+
+
+def read_questions(path: Path) -> Iterator[Question]:
+    """Lines of {"messages", "answer"} or {"text"}; paths of media are relative to the file.
+
+    Raises:
+        InputError: the file cannot be read, or a line is not such an object; names the line.
+    """
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read ({error}), expected lines of JSON") from error
+    questions = [_question(line, f"{path}:{n}", path.parent) for n, line in enumerate(lines, 1) if line.strip()]
+    if not questions:
+        raise InputError(f"{path}: has no line, expected at least one sample")
+    yield from questions
+
+
+def _question(line: str, where: str, folder: Path) -> Question:
+    try:
+        data = json.loads(line)
+    except ValueError as error:
+        raise InputError(f"{where}: is not JSON ({error})") from error
+    if isinstance(data, dict) and isinstance(data.get("text"), str) and data["text"]:
+        return Question(mode="text", messages=[], answer=data["text"])
+    if not isinstance(data, dict) or not isinstance(data.get("messages"), list):
+        raise InputError(f'{where}: found no messages, expected {{"messages": [...], "answer": "..."}} or {{"text"}}')
+    if not isinstance(data.get("answer"), str):
+        raise InputError(f"{where}: answer is {type(data.get('answer')).__name__}, expected text")
+    kinds: set[str] = set()
+    messages = []
+    for message in data["messages"]:
+        if not isinstance(message, dict):
+            raise InputError(f"{where}: a message is {type(message).__name__}, expected an object")
+        content = message.get("content")
+        if isinstance(content, list):
+            parts = [_with_path(part, folder) for part in content]
+            kinds |= {str(part.get("type")) for part in parts if isinstance(part, dict)}
+            message = {**message, "content": parts}
+        messages.append(message)
+    mode = "+".join(kind for kind in MEDIA_KEYS if kind in kinds) or "text"
+    return Question(mode=mode, messages=messages, answer=data["answer"])
+
+
+def _with_path(part: Any, folder: Path) -> Any:
+    if not isinstance(part, dict):
+        return part
+    return {k: str(folder / v) if k in MEDIA_KEYS and isinstance(v, str) else v for k, v in part.items()}
+
+
+class SampleReader:
+    """Turns questions into samples with one bundle's processors."""
+
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        self._processor = Processor(manifest.processor, folder)
+        self._manifest = manifest
+
+    def read(self, question: Question) -> Sample:
+        """One sample; of more tokens than the bundle's context the first count.
+
+        Raises:
+            InputError: the model does not serve this mode, or the messages do not fit it.
+        """
+        if question.mode not in self._manifest.routes:
+            modes = ", ".join(self._manifest.routes)
+            raise InputError(f"calibration: a sample is '{question.mode}', the model serves {modes}")
+        answer = np.array(self._processor.text.encode(question.answer), np.int64)
+        if not question.messages:
+            places = np.zeros(len(answer), np.int64)
+            return self._sample(question.mode, answer, (), places, np.arange(max(len(answer) - 1, 1)))
+        prompt = self._processor.prompt(question.messages)
+        media = tuple(self._media(place.item, question.mode) for place in prompt.media)
+        rows = [self._rows(item) for item in media]
+        ids, places = expand_media(prompt, rows)
+        positions = np.arange(len(ids) - 1, len(ids) + len(answer))
+        whole = np.concatenate([ids, answer])
+        return self._sample(question.mode, whole, media, np.pad(places, (0, len(answer))), positions)
+
+    def _sample(
+        self,
+        mode: str,
+        ids: NDArray[np.int64],
+        media: tuple[MediaInput, ...],
+        places: NDArray[np.int64],
+        positions: NDArray[np.int64],
+    ) -> Sample:
+        most = self._manifest.decoder.context_length
+        inside = positions[positions < most - 1] if len(ids) > most else positions
+        if not len(inside):
+            inside = np.array([most - 2])
+        return Sample(mode=mode, input_ids=ids[:most], media=media, places=places[:most], positions=inside)
+
+    def _media(self, item: Any, mode: str) -> MediaInput:
+        spec = self._manifest.processor
+        if item.kind == "image":
+            tiles = self._processor.tiles(item)
+            assert spec.image is not None  # it has made tiles
+            feeds = tuple(
+                {"pixel_values": tiles.pixels[n : n + 1], "patch_mask": tiles.patch_mask[n : n + 1]}
+                for n in range(len(tiles.pixels))
+            )
+            order = feature_order(tiles.grid, tiles.useful, spec.image.pooled)
+            return MediaInput(part="vision", feeds=feeds, order=order)
+        mel = self._processor.log_mel(item)
+        assert spec.audio is not None
+        projector = int(self._manifest.routes[mode].audio_projector == "vision")
+        runs = []
+        for window in audio_windows(len(mel), spec.audio):
+            numbers = {"left_context": window.left_context, "window": window.fill_to, "projector": projector}
+            runs.append(
+                {"log_mel": mel[None, window.start : window.stop]}
+                | {name: np.array([number], np.int64) for name, number in numbers.items()}
+            )
+        return MediaInput(part="audio", feeds=tuple(runs), order=None)
+
+    def _rows(self, media: MediaInput) -> int:
+        if media.order is not None:
+            return len(media.order)
+        spec = self._manifest.processor.audio
+        assert spec is not None
+        frames = sum(run["log_mel"].shape[1] for run in media.feeds)
+        steps = -(-frames // spec.compression_rate) - sum(int(run["left_context"][0]) for run in media.feeds)
+        return int(-(-steps // spec.downsample_rate))

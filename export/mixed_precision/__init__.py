@@ -1,0 +1,1 @@
+"""Bits and group size of every tensor: sensitivity, allocation, sequential quantisation."""

@@ -1,0 +1,274 @@
+"""From a float model, statistics and samples to a plan: measure every tensor, solve, measure the whole.
+
+A tensor is quantised twice by itself, at 4 and at 2 bits, and the divergence of the answers is measured. Other
+schemes are placed between by the error they make in the layer's outputs: divergence grows with it as it did
+between the two. Losses of tensors add up, nearly; a plan's own loss is measured on all of it together, on samples
+that nothing was calibrated on.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from palmtop.errors import InputError
+from palmtop.export.measure.float_model import FloatModel
+from palmtop.quantize.budget import Option, Solution, frontier, within_bytes, within_loss
+from palmtop.quantize.rtn import dequantize
+from palmtop.quantize.scheme import Scheme
+from palmtop.quantize.statistics import Statistics
+
+from .allocation import Plan
+from .bundle_size import FRONTIER_POINTS
+from .quantized_cache import CodedModel
+from .sensitivity import Loss, LossMeter
+
+SCHEMES: tuple[Scheme, ...] = tuple(
+    Scheme(bits=bits, group=group, scale_bits=16)
+    for bits, groups in ((2, (16, 32, 64)), (4, (16, 32, 64, 128, 256)), (8, (32, 64, 128, 256)))
+    for group in groups
+)
+ANCHORS = (Scheme(bits=4, group=32, scale_bits=16), Scheme(bits=2, group=32, scale_bits=16))
+UNSEEN = ANCHORS[0]  # of tensors that no sample has used: nothing says what they may lose
+SAMPLE_ROWS = 256  # of a matrix that schemes are compared on
+UNIFORM = 3  # uniform solutions that are measured for a size
+ROUNDS = 6
+CLEARLY = 0.9  # of the uniform plan's loss: a smaller gain may be the samples' chance, and the plain plan is taken
+NEAR = 0.0005  # of a size that was asked for: nearer is not tried for
+Report = Callable[[str], None]
+SizeOf = Callable[[Mapping[str, Scheme | None]], int]
+
+
+@dataclass(frozen=True, slots=True)
+class Sensitivity:
+    """What one tensor may cost and lose.
+
+    Attributes:
+        key: ``part: linear``.
+        shape: [N, K].
+        schemes: that it may be stored with.
+        losses: of each, the mean divergence over the modes.
+    """
+
+    key: str
+    shape: tuple[int, int]
+    schemes: tuple[Scheme, ...]
+    losses: tuple[float, ...]
+
+    @property
+    def options(self) -> list[Option]:
+        """For the solver."""
+        return [
+            Option(sum(scheme.tensor_bytes(*self.shape)), loss)
+            for scheme, loss in zip(self.schemes, self.losses, strict=True)
+        ]
+
+
+def measure(model: FloatModel, meter: LossMeter, coded: CodedModel, report: Report | None = None) -> list[Sensitivity]:
+    """Quantise every tensor by itself and see what the answers say."""
+    tell, quantize = report or (lambda _: None), coded.quantize
+    found = []
+    for part, graph in model.graphs.items():
+        for name, (_, linear) in graph.linears().items():
+            key = f"{part}: {name}"
+            tell(key)
+            weight, inputs = graph.weight(linear), coded.statistics(key)
+            shape = (weight.shape[0], weight.shape[1])
+            if inputs is None and linear.input is not None:
+                found.append(Sensitivity(key, shape, (UNSEEN,), (0.0,)))
+                continue
+            anchors = []
+            for scheme in ANCHORS:
+                changed = coded.weight(part, linear, scheme)
+                anchors.append(max(meter.loss({part: {name: changed}}).mean_kl, 1e-12))
+            some = np.ascontiguousarray(weight[:: max(1, len(weight) // SAMPLE_ROWS)])
+
+            def error(scheme: Scheme, some: NDArray[np.float32] = some, inputs: Statistics | None = inputs) -> float:
+                off = dequantize(quantize(some, scheme, inputs)) - some
+                squared = float((off.astype(np.float64) ** 2).sum()) if inputs is None else inputs.output_error(off)
+                return max(squared, 1e-30)
+
+            errors = {scheme: error(scheme) for scheme in SCHEMES}
+            curve = _curve([errors[a] for a in ANCHORS], anchors)
+            found.append(Sensitivity(key, shape, SCHEMES, tuple(curve(errors[s]) for s in SCHEMES)))
+    return found
+
+
+def _curve(errors: Sequence[float], losses: Sequence[float]) -> Callable[[float], float]:
+    """Divergence by error: a power law through two points above the first, in proportion below it."""
+    near, far = errors
+    power = math.log(losses[1] / losses[0]) / math.log(far / near) if far > near * 1.01 else 1.0
+    power = min(max(power, 0.3), 2.0)
+
+    def loss(error: float) -> float:
+        ratio = error / near
+        return losses[0] * (ratio if ratio <= 1 else ratio**power)
+
+    return loss
+
+
+class Planner:
+    """Solves for sizes and losses, and believes what whole plans are measured to lose."""
+
+    def __init__(
+        self,
+        model: FloatModel,
+        meter: LossMeter,
+        sensitivities: Sequence[Sensitivity],
+        coded: CodedModel,
+        method: str,
+        size_of: SizeOf,
+        verdict: LossMeter | None = None,
+    ) -> None:
+        """Nothing is solved yet.
+
+        Args:
+            model: the float model.
+            meter: of samples that have neither calibrated nor judged single tensors; it chooses between whole plans.
+            sensitivities: of every tensor.
+            coded: the model's matrices, quantised.
+            method: by which they are.
+            size_of: a whole bundle's bytes.
+            verdict: of still others, which say what the chosen plan loses; None for the same.
+        """
+        self._model, self._meter, self._verdict = model, meter, verdict or meter
+        self._sensitivities = sensitivities
+        self._coded, self._method = coded, method
+        self._size_of = size_of
+        self._options = [s.options for s in sensitivities]
+
+    def for_size(self, limit_bytes: int) -> Plan:
+        """The best plan that fits.
+
+        What single tensors lose at 2 bits says least about what they lose together, so a solution without
+        2 bits and those uniform ones that seem best are measured beside the solver's own, and the best is taken.
+
+        Raises:
+            InputError: nothing fits; says what the smallest bundle needs.
+        """
+        plain = self._uniform_within(limit_bytes)
+        found = [*plain, *(self._fitting(limit_bytes, fewest) for fewest in (2, 4))]
+        candidates = list(dict.fromkeys(solution for solution in found if solution is not None))
+        if not candidates:
+            smallest = self._size_of(self._schemes(frontier(self._options)[0]))
+            raise InputError(
+                f"size is {limit_bytes / 1e6:.1f} MB, expected at least {smallest / 1e6:.1f} MB for this model"
+            )
+        losses = [self._lost(solution) for solution in candidates]
+        best = losses.index(min(losses))
+        plainest = losses.index(min(losses[: len(plain)])) if plain else best
+        if losses[best] > CLEARLY * losses[plainest]:
+            best = plainest
+        is_judged = self._verdict is self._meter  # on the samples of the verdict, by choosing
+        return self._plan(candidates[best], losses[best] if is_judged else self._predicted(candidates[best]))
+
+    def for_loss(self, limit: float) -> Plan:
+        """The smallest plan that loses at most so much.
+
+        Raises:
+            InputError: the most exact plan loses more.
+        """
+        correction = 1.0
+        best: tuple[Solution, float] | None = None
+        for _ in range(ROUNDS):
+            solution = within_loss(self._options, limit / correction)
+            if solution is None:
+                break
+            lost = self._predicted(solution)
+            if lost <= limit and (best is None or solution.size_bytes < best[0].size_bytes):
+                best = solution, lost
+            if 0.95 * limit <= lost <= limit:
+                break
+            correction = min(max(lost / max(solution.loss, 1e-12), 0.02), 50.0) * 1.01
+        if best is None:
+            finest = frontier(self._options)[-1]
+            lost = self._predicted(finest)
+            if lost > limit:
+                raise InputError(f"loss is {limit:g}, expected at least {lost:.2g} for this model")
+            best = finest, lost
+        return self._plan(*best)
+
+    def uniform(self, scheme: Scheme) -> Plan:
+        """The same scheme for every tensor, to compare with."""
+        chosen = {s.key: scheme for s in self._sensitivities}
+        loss = self.measured(chosen).mean_kl
+        return Plan(method=self._method, tensors=chosen, size_bytes=self._size_of(chosen), loss=loss)
+
+    def measured(self, tensors: Mapping[str, Scheme | None]) -> Loss:
+        """Quantise everything as planned and measure what is lost on the samples that choose."""
+        return self._meter.loss(self._changed(tensors))
+
+    def predicted(self, tensors: Mapping[str, Scheme | None]) -> Loss:
+        """Likewise, on those that choose nothing."""
+        return self._verdict.loss(self._changed(tensors))
+
+    def _changed(self, tensors: Mapping[str, Scheme | None]) -> dict[str, dict[str, NDArray[np.float32]]]:
+        changed: dict[str, dict[str, NDArray[np.float32]]] = {}
+        for part, graph in self._model.graphs.items():
+            for name, (_, linear) in graph.linears().items():
+                scheme = tensors.get(f"{part}: {name}")
+                if scheme is not None:
+                    changed.setdefault(part, {})[name] = self._coded.weight(part, linear, scheme)
+        return changed
+
+    def _fitting(self, limit_bytes: int, fewest_bits: int) -> Solution | None:
+        """The solver's choice of schemes of at least so many bits, for a whole bundle of a size."""
+        kept = [[at for at, scheme in enumerate(s.schemes) if scheme.bits >= fewest_bits] for s in self._sensitivities]
+        options = [[own[at] for at in some] for own, some in zip(self._options, kept, strict=True)]
+        overhead = 0
+        for _ in range(ROUNDS):
+            found = within_bytes(options, limit_bytes - overhead)
+            if found is None:
+                return None
+            chosen = tuple(some[at] for some, at in zip(kept, found.chosen, strict=True))
+            solution = Solution(chosen, found.size_bytes, found.loss)
+            size_bytes = self._size_of(self._schemes(solution))
+            if 0 <= limit_bytes - size_bytes <= NEAR * limit_bytes:
+                return solution
+            if size_bytes <= limit_bytes and overhead:
+                return solution
+            overhead += size_bytes - limit_bytes  # what no tensor's choice changes, and borders between tensors
+        return None
+
+    def _uniform_within(self, limit_bytes: int) -> list[Solution]:
+        """The uniform solutions that seem best of those that fit."""
+        found = []
+        for scheme in SCHEMES:
+            chosen = tuple(s.schemes.index(scheme) if scheme in s.schemes else 0 for s in self._sensitivities)
+            there = [options[at] for options, at in zip(self._options, chosen, strict=True)]
+            found.append(Solution(chosen, sum(o.size_bytes for o in there), sum(o.loss for o in there)))
+        fitting: list[Solution] = []
+        for solution in sorted(found, key=lambda s: s.loss):
+            if solution.size_bytes < limit_bytes and self._size_of(self._schemes(solution)) <= limit_bytes:
+                fitting.append(solution)
+            if len(fitting) == UNIFORM:
+                break
+        return fitting
+
+    def _lost(self, solution: Solution) -> float:
+        return self.measured(self._schemes(solution)).mean_kl
+
+    def _predicted(self, solution: Solution) -> float:
+        return self.predicted(self._schemes(solution)).mean_kl
+
+    def _plan(self, solution: Solution, loss: float) -> Plan:
+        """Its own loss is the measured one; that of its neighbours is the solver's, as far off as it was here."""
+        tensors = self._schemes(solution)
+        size_bytes = self._size_of(tensors)
+        every, correction = frontier(self._options), loss / max(solution.loss, 1e-12)
+        shown = every[:: max(1, -(-len(every) // FRONTIER_POINTS))]
+        beside = size_bytes - solution.size_bytes
+        return Plan(
+            method=self._method,
+            tensors=tensors,
+            size_bytes=size_bytes,
+            loss=loss,
+            frontier=tuple((s.size_bytes + beside, s.loss * correction) for s in shown),
+        )
+
+    def _schemes(self, solution: Solution) -> dict[str, Scheme | None]:
+        return {s.key: s.schemes[at] for s, at in zip(self._sensitivities, solution.chosen, strict=True)}

@@ -1,0 +1,55 @@
+"""What a user asks of a plan. Pure values, checked on creation."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from palmtop.errors import InputError
+
+from .allocation import Plan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What a user asks of a plan; at most one of size, loss and plan.
+
+    Attributes:
+        size_bytes: of the whole bundle at most, ``quality.json`` left out.
+        loss: mean KL over the modes at most, in nats.
+        plan: to be replayed.
+        samples: lines of JSON; None for the packaged ones.
+        items: packaged samples of each mode.
+    """
+
+    size_bytes: int | None = None
+    loss: float | None = None
+    plan: Plan | None = None
+    samples: Path | None = None
+    items: int = 96
+
+    def __post_init__(self) -> None:
+        given = [name for name in ("size_bytes", "loss", "plan") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise InputError(f"{' and '.join(given)} are given, expected one of size, loss and plan file")
+        if self.loss is not None and not 0 < self.loss < float("inf"):
+            raise InputError(f"loss is {self.loss}, expected a positive number of nats")
+
+    def samples_mark(self) -> list[object]:
+        """The same for requests that calibrate on the same samples.
+
+        Raises:
+            InputError: the file cannot be read.
+        """
+        if self.samples is None:
+            return [None, self.items]
+        try:
+            return [hashlib.sha256(self.samples.read_bytes()).hexdigest(), self.items]
+        except OSError as error:
+            raise InputError(f"{self.samples}: cannot be read ({error.strerror}), expected lines of JSON") from error
+
+    @property
+    def is_solved(self) -> bool:
+        """A plan has to be found."""
+        return self.size_bytes is not None or self.loss is not None

@@ -1,0 +1,168 @@
+"""How large a bundle will be, to the byte, before it is written: the exporter's own code with nothing in it.
+
+Graphs are built from weights that are zeros and quantised by nobody; a sink adds up what would be written.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from palmtop.export.arch import Model
+from palmtop.export.bundle.bundle_writer import Making, build_graphs, export_parts, write_bundle
+from palmtop.export.bundle.external_data import LINE, PAGE, PAGE_ALIGNED_FROM
+from palmtop.export.bundle.manifest_builder import PLAN_FILE, gated_adapters, manifest_text
+from palmtop.export.bundle.storage_summary import count_parts
+from palmtop.export.checkpoint.folder import Checkpoint
+from palmtop.export.checkpoint.lazy_tensor import Weight, Weights
+from palmtop.export.graph.lora import Adapter, LoraPair
+from palmtop.export.recipe import Recipe
+from palmtop.quantize.scheme import QuantizedTensor, Scheme
+from palmtop.quantize.statistics import Statistics
+from palmtop.quantize.workers import Workers
+from palmtop.runtime.bundle.manifest import MANIFEST_FILE, FileSpec, Manifest
+
+from .allocation import Plan, Planned
+
+PREDICTED, FRONTIER_POINTS = (1_000_000_000, 0.0123456), 40  # what a solved plan says, and of how many neighbours
+
+
+class CountingSink:
+    """Adds up what an external data file would hold.
+
+    Attributes:
+        size_bytes: so far.
+        workers: nobody works here.
+        names: of the tensors.
+    """
+
+    def __init__(self, part: str) -> None:
+        self._location = f"weights/{part}.bin"
+        self.size_bytes = 0
+        self.names: list[str] = []
+        self.workers = Workers()
+
+    def add(
+        self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any], blocks: Iterable[NDArray[Any]]
+    ) -> ir.ExternalTensor:
+        """Count a tensor; its blocks are not made."""
+        self.names.append(name)
+        length = int(np.prod(shape)) * dtype.itemsize
+        self.size_bytes += -self.size_bytes % (PAGE if length >= PAGE_ALIGNED_FROM else LINE)
+        offset = self.size_bytes
+        self.size_bytes += length
+        kind = ir.DataType.from_numpy(dtype)
+        return ir.ExternalTensor(self._location, offset, length, kind, shape=ir.Shape(shape), name=name)
+
+    def add_set(
+        self,
+        name: str,
+        tensors: Sequence[tuple[str, tuple[int, ...], np.dtype[Any]]],
+        blocks: Iterable[tuple[NDArray[Any], ...]],
+    ) -> list[ir.ExternalTensor]:
+        """Count tensors one after the other, as ``WeightFile`` writes them."""
+        return [self.add(each, shape, dtype, ()) for each, shape, dtype in tensors]
+
+    def inlined(self, name: str, array: NDArray[Any]) -> None:
+        """Counted with the graph."""
+
+
+def graph_bytes(model: Model, recipe: Recipe, plan: Plan) -> int:
+    """Of the graphs and their weights, as ``write_bundle`` would write them."""
+    return _built(model, recipe, plan)[0]
+
+
+def bundle_bytes(folder: Path, manifest: Manifest, model: Model, recipe: Recipe, plan: Plan) -> int:
+    """Of a whole bundle that follows a plan, without ``quality.json``.
+
+    Args:
+        folder: of the float bundle; its configuration and tokenizer are the planned one's.
+        manifest: of the float bundle.
+        model: the checkpoint's.
+        recipe: of the planned bundle.
+        plan: solved or not: what it predicts is counted as if it were there, a digit more or less.
+    """
+    weights, graphs = _built(model, recipe, plan)
+    size_bytes, loss = PREDICTED
+    filled = replace(plan, size_bytes=size_bytes, loss=loss, frontier=(PREDICTED,) * FRONTIER_POINTS)
+    listed = {**manifest.files, PLAN_FILE: FileSpec(size_bytes=10_000, sha256="0" * 64)}
+    parts = count_parts(graphs, [a.name for a in gated_adapters(model, recipe)])
+    described = replace(manifest, parts=parts, files=listed, recipe=recipe.to_dict())
+    own = (".onnx", ".bin", MANIFEST_FILE)
+    others = (p.stat().st_size for p in folder.rglob("*") if p.is_file() and not p.name.endswith(own))
+    return weights + len(filled.text().encode()) + len(manifest_text(described).encode()) + sum(others)
+
+
+def _built(model: Model, recipe: Recipe, plan: Plan) -> tuple[int, list[tuple[str, ir.Model]]]:
+    blank, total, graphs = _blank_model(model), 0, []
+    for part in export_parts(model):
+        sink = CountingSink(part)
+        graph = build_graphs(blank, recipe, part, sink, _without_codes(plan))
+        with tempfile.TemporaryDirectory() as folder:
+            ir.save(graph, Path(folder) / "graph.onnx")
+            total += (Path(folder) / "graph.onnx").stat().st_size
+        total += sink.size_bytes
+        graphs.append((part, graph))
+    return total, graphs
+
+
+def linear_names(model: Model, recipe: Recipe) -> set[str]:
+    """``part: linear`` of everything that a plan may speak of."""
+    found, blank = set(), _blank_model(model)
+    everything = replace(recipe, bits=4, head_bits=None, encoder_bits=None)
+    for part in export_parts(model):
+        sink = CountingSink(part)
+        build_graphs(blank, everything, part, sink, _without_codes(Plan(method="", tensors={})))
+        found |= {f"{part}: {name.removesuffix('.codes')}" for name in sink.names if name.endswith(".codes")}
+    return found
+
+
+def _without_codes(plan: Plan) -> Planned:
+    return Planned(plan=plan, quantizer=_empty, statistics=lambda key: None)
+
+
+def _blank_model(model: Model) -> Model:
+    weights = Weights(lambda name: _blank(model.weights.find(name)))
+    return replace(model, weights=weights, adapters=tuple(map(_bare, model.adapters)))
+
+
+def _empty(weight: NDArray[np.float32], scheme: Scheme, statistics: Statistics | None = None, /) -> QuantizedTensor:
+    rows, groups = len(weight), scheme.groups_per_row(weight.shape[1])
+    zeros = None if scheme.symmetric else np.zeros((rows, -(-groups * scheme.bits // 8)), np.uint8)
+    return QuantizedTensor(
+        scheme=scheme,
+        columns=weight.shape[1],
+        codes=np.zeros((rows, groups, scheme.group * scheme.bits // 8), np.uint8),
+        scales=np.zeros((rows, groups), np.float32),
+        zero_points=zeros,
+    )
+
+
+def _blank(weight: Weight) -> Weight:
+    return Weight(weight.name, weight.shape, lambda a, b: np.zeros((b - a, *weight.shape[1:]), np.float32))
+
+
+def _bare(adapter: Adapter) -> Adapter:
+    def pair(target: str) -> LoraPair | None:
+        found = adapter.pair(target)
+        return None if found is None else LoraPair(_blank(found.a), _blank(found.b))
+
+    return replace(adapter, pair=pair)
+
+
+def float_bundle(
+    folder: Path, checkpoint: Checkpoint, model: Model, recipe: Recipe, making: Making | None = None
+) -> Manifest:
+    """Write the float bundle that plans are made with; its manifest."""
+    folder.mkdir()
+    as_float = replace(
+        recipe, bits=32, head_bits=None, encoder_bits=None, draft_rows=1, target=None, target_context=None, soc=None
+    )
+    return write_bundle(folder, checkpoint, model, as_float, making)

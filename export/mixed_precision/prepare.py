@@ -1,0 +1,190 @@
+"""All that has to happen before a planned or calibrated export: float model, samples, statistics, plan."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from palmtop.errors import InputError
+from palmtop.export.arch import Model
+from palmtop.export.bundle.bundle_writer import Making
+from palmtop.export.checkpoint.folder import Checkpoint
+from palmtop.export.measure.float_model import FloatModel
+from palmtop.export.measure.samples import Sample, SampleReader, packaged_questions, read_questions
+from palmtop.export.recipe import CALIBRATED, IN_ORDER, METHODS, Recipe
+from palmtop.quantize.parallel_rows import on_every_core
+from palmtop.quantize.scheme import QuantizedTensor, Scheme
+from palmtop.quantize.workers import plan_workers
+from palmtop.runtime.bundle.manifest import Manifest
+from palmtop.runtime.memory.machine import rss_bytes
+
+from .allocation import Plan, Planned, with_fallback
+from .allocator import Planner, measure
+from .budget import Request
+from .bundle_size import bundle_bytes, float_bundle, linear_names
+from .calibrate import StatisticsFolder, calibrate
+from .memory_estimate import refuse_little_memory, stages_in_memory
+from .quantized_cache import CodedModel
+from .quantized_store import CodesFolder
+from .sensitivity import LossMeter
+from .sequential import quantize_in_order
+from .splits import in_turns, in_two, judged_beside, judged_of
+
+Report = Callable[[str], None]
+
+
+@contextmanager
+def prepared(
+    checkpoint: Checkpoint,
+    model: Model,
+    recipe: Recipe,
+    request: Request,
+    report: Report | None = None,
+    ram_bytes: int | None = None,
+) -> Iterator[Planned]:
+    """A plan and its statistics, which are on disk while the block runs.
+
+    Raises:
+        InputError: a size or loss cannot be had, samples cannot be used, a plan names what is not there, or the
+            work needs more than the memory limit.
+    """
+    tell = report or (lambda _: None)
+    plan = request.plan or Plan(method=recipe.method, tensors={})
+    if plan.method not in METHODS:
+        raise InputError(f"plan: method is '{plan.method}', expected one of {', '.join(METHODS)}")
+    quantizer = METHODS[plan.method]
+    if not request.is_solved and plan.method not in CALIBRATED:
+        _check_names(plan, model, recipe)
+        yield Planned(plan=plan, quantizer=with_fallback(quantizer), statistics=lambda key: None)
+        return
+    with tempfile.TemporaryDirectory(prefix="palmtop-plan-") as temporary:
+        folder = Path(temporary)
+        tell("float model")
+        making = Making(workers=plan_workers(ram_bytes, rss_bytes() or 0))
+        manifest = float_bundle(folder / "float", checkpoint, model, recipe, making)
+        float_model = FloatModel(folder / "float", manifest)
+        samples = _samples(folder / "float", manifest, request)
+        judged = judged_of(samples) if request.is_solved else []
+        more = judged_beside(folder / "float", manifest, request.items) if judged and request.samples is None else []
+        alone, together = in_two(judged)
+        choosing, verdict = in_turns(more)
+        together += choosing
+        is_in_order = plan.method in IN_ORDER
+        refuse_little_memory(
+            float_model, samples, alone, [*together, *verdict], ram_bytes, runs=2 if is_in_order else 1
+        )
+        work = _Work(folder, checkpoint, model, recipe, manifest, ram_bytes, tell)
+        apart = {id(sample) for sample in judged} if len(judged) < len(samples) else set()
+        seen = [sample for sample in samples if id(sample) not in apart]
+        if request.is_solved or not is_in_order:
+            calibrate(float_model, seen, work.statistics, lambda part: tell(f"calibration: {part}"))
+        planner: Planner | None = None
+        if request.is_solved:
+            planner = work.planner(plan.method, alone, together, verdict)
+            tell("solver")
+            if request.size_bytes is not None:
+                plan = planner.for_size(request.size_bytes)
+            elif request.loss is not None:
+                plan = planner.for_loss(request.loss)
+        elif not plan.tensors or is_in_order:  # what comes in order has to know all that comes before
+            plan = replace(plan, tensors=_uniform(float_model, recipe) | dict(plan.tensors))
+        _check_names(plan, model, recipe)
+        if is_in_order:
+            work.quantize_in_order(plan, seen)
+            plan = plan if planner is None else _judged_again(plan, planner)
+        yield Planned(
+            plan=plan,
+            quantizer=with_fallback(quantizer),
+            statistics=work.statistics.find,
+            stored=work.codes.rows,
+        )
+
+
+class _Work:
+    """One float model on disk with what is found out about it."""
+
+    def __init__(
+        self,
+        folder: Path,
+        checkpoint: Checkpoint,
+        model: Model,
+        recipe: Recipe,
+        manifest: Manifest,
+        ram_bytes: int | None,
+        report: Report,
+    ) -> None:
+        self._folder, self._model, self._recipe, self._manifest = folder, model, recipe, manifest
+        self._open_sessions = stages_in_memory(checkpoint, ram_bytes)
+        self._report = report
+        for name in ("statistics", "codes"):
+            (folder / name).mkdir()
+        self.statistics = StatisticsFolder(folder / "statistics")
+        self.codes = CodesFolder(folder / "codes")
+        self._coded: CodedModel | None = None
+
+    def planner(
+        self, method: str, alone: Sequence[Sample], together: Sequence[Sample], verdict: Sequence[Sample]
+    ) -> Planner:
+        """Measure every tensor on the first samples; whole plans will be on the second, the chosen one on the last."""
+        opened = FloatModel(self._folder / "float", self._manifest, open_sessions=self._open_sessions)
+        coded = self._coded = CodedModel(opened, METHODS[method], self.statistics.find)
+        meter = LossMeter(opened, alone)
+        sensitivities = measure(opened, meter, coded, lambda key: self._report(f"sensitivity: {key}"))
+
+        def size_of(tensors: Mapping[str, Scheme | None]) -> int:
+            own = Plan(method=method, tensors=tensors)
+            return bundle_bytes(self._folder / "float", self._manifest, self._model, self._recipe, own)
+
+        whole = LossMeter(opened, together, from_start=True)
+        last = LossMeter(opened, verdict, from_start=True) if verdict else None
+        return Planner(opened, whole, sensitivities, coded, method, size_of, last)
+
+    def quantize_in_order(self, plan: Plan, samples: Sequence[Sample]) -> None:
+        """Fill ``codes``; what is measured from here on is of them."""
+        model = FloatModel(self._folder / "float", self._manifest, open_sessions=2)
+
+        def keep(key: str, tensor: QuantizedTensor) -> None:
+            kept = self.codes.keep(key, tensor)
+            if self._coded is not None:
+                self._coded.take(key, kept)
+
+        quantizer = on_every_core(with_fallback(METHODS[plan.method]))
+        quantize_in_order(model, samples, plan.tensors, quantizer, keep, lambda at: self._report(f"in order: {at}"))
+
+
+def _judged_again(plan: Plan, planner: Planner) -> Plan:
+    """With the loss of the codes that were made in order; neighbours are as much better as it is."""
+    loss = planner.predicted(plan.tensors).mean_kl
+    share = loss / max(plan.loss or loss, 1e-12)
+    return replace(plan, loss=loss, frontier=tuple((size, lost * share) for size, lost in plan.frontier))
+
+
+def _samples(folder: Path, manifest: Manifest, request: Request) -> list[Sample]:
+    reader, vocabulary = SampleReader(folder, manifest), manifest.decoder.vocab_size
+    questions = (
+        packaged_questions(list(manifest.routes), request.items, vocabulary)
+        if request.samples is None
+        else read_questions(request.samples)
+    )
+    return [reader.read(question) for question in questions]
+
+
+def _uniform(model: FloatModel, recipe: Recipe) -> dict[str, Scheme | None]:
+    """What the recipe says, tensor by tensor."""
+    found: dict[str, Scheme | None] = {}
+    for part, graph in model.graphs.items():
+        for name in graph.linears():
+            is_head = name in ("embed_tokens", "lm_head")
+            scheme = recipe.head_scheme if is_head else recipe.decoder_scheme
+            found[f"{part}: {name}"] = recipe.encoder_scheme if part != "decoder" else scheme
+    return found
+
+
+def _check_names(plan: Plan, model: Model, recipe: Recipe) -> None:
+    """Refuse a plan for tensors that the model does not have."""
+    there = linear_names(model, recipe)
+    if unknown := sorted(plan.tensors.keys() - there):
+        raise InputError(f"plan: the model has no tensor '{unknown[0]}', expected names as in a plan made for it")

@@ -1,0 +1,62 @@
+"""Matrices of a float model as they would come back from a bundle; their codes are kept, so that plans share them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from palmtop.export.measure.float_model import FloatModel
+from palmtop.export.measure.layerwise import Linear
+from palmtop.quantize import Quantizer
+from palmtop.quantize.parallel_rows import on_every_core
+from palmtop.quantize.rtn import dequantize
+from palmtop.quantize.scheme import QuantizedTensor, Scheme
+from palmtop.quantize.statistics import Statistics
+
+from .allocation import with_fallback
+
+KEPT_BYTES = 256 << 20  # of codes; what comes after is quantised anew each time
+
+
+class CodedModel:
+    """Quantises what is asked for, once while there is room for its codes."""
+
+    def __init__(
+        self,
+        model: FloatModel,
+        quantizer: Quantizer,
+        statistics: Callable[[str], Statistics | None],
+        kept_bytes: int = KEPT_BYTES,
+    ) -> None:
+        """Nothing is quantised yet.
+
+        Args:
+            model: whose matrices they are.
+            quantizer: the method; clipped search where there are no statistics.
+            statistics: of a tensor's inputs, by ``part: linear``.
+            kept_bytes: of codes that are kept at most.
+        """
+        self._model = model
+        self.quantize = on_every_core(with_fallback(quantizer))
+        self.statistics = statistics
+        self._kept: dict[tuple[str, str, Scheme], QuantizedTensor] = {}
+        self._room = kept_bytes
+
+    def take(self, key: str, tensor: QuantizedTensor) -> None:
+        """From now on ``part: linear`` is this one in its scheme."""
+        part, _, name = key.partition(": ")
+        self._kept[part, name, tensor.scheme] = tensor
+
+    def weight(self, part: str, linear: Linear, scheme: Scheme) -> NDArray[np.float32]:
+        """[N, K] as it comes back."""
+        key = (part, linear.name, scheme)
+        found = self._kept.get(key)
+        if found is None:
+            float_weight = self._model.graphs[part].weight(linear)
+            found = self.quantize(float_weight, scheme, self.statistics(f"{part}: {linear.name}"))
+            if found.size_bytes <= self._room:
+                self._kept[key] = found
+                self._room -= found.size_bytes
+        return dequantize(found)

@@ -1,0 +1,142 @@
+"""What a change of weights does to the answers: KL divergence from the float model, by mode of input."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from palmtop.export.measure.float_model import Changed, FloatModel, log_softmax, rows_of
+from palmtop.export.measure.layerwise import Live
+from palmtop.export.measure.samples import Sample
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loss:
+    """How far changed weights lead from the float model.
+
+    Attributes:
+        kl: by mode, the mean of KL(float || changed) over positions, in nats.
+        top1: by mode, the share of positions with the same most likely token.
+    """
+
+    kl: Mapping[str, float]
+    top1: Mapping[str, float]
+
+    @property
+    def mean_kl(self) -> float:
+        """Of the modes, each with the same weight."""
+        return float(np.mean(list(self.kl.values())))
+
+    @property
+    def mean_top1(self) -> float:
+        """Likewise."""
+        return float(np.mean(list(self.top1.values())))
+
+
+class LossMeter:
+    """Judges changed weights on samples; what the float model does up to the first change is kept.
+
+    A stage is loaded once and sees every sample before the next one is: also where only one fits into memory.
+    """
+
+    def __init__(self, model: FloatModel, samples: Sequence[Sample], *, from_start: bool = False) -> None:
+        """Run the float model.
+
+        Args:
+            model: kept open; as many stages stay loaded as it was told.
+            samples: all of whose positions are judged.
+            from_start: keep nothing but the inputs, for changes that begin at the first layer anyway.
+        """
+        self._model = model
+        self._samples = samples
+        self._from_start = from_start
+        self._features = _encoded(model, samples, {})
+        graph = model.graphs["decoder"]
+        lives = [model.decoder_inputs(s, [self._features[id(m)] for m in s.media]) for s in samples]
+        self._before: list[list[Live]] = []  # by stage and sample: what it reads; of the first stage, what all read
+        for number, stage in enumerate(graph.stages):
+            if from_start and not number:
+                self._before.append([dict(live) for live in lives])
+            elif not from_start:
+                self._before.append([{name: live[name] for name in stage.inputs} for live in lives])
+            for live, sample in zip(lives, samples, strict=True):
+                live |= model.step("decoder", number, live, sample.positions)
+                graph.forget(live, number)
+        self._expected = [rows_of(live["logits"]) for live in lives]
+
+    def loss(self, changed: Mapping[str, Changed]) -> Loss:
+        """Of weights by part and linear name, [N, K]."""
+        kl: dict[str, list[NDArray[np.float64]]] = {}
+        same: dict[str, list[NDArray[np.bool_]]] = {}
+        for place, found in self._logits(changed):
+            sample, expected = self._samples[place], self._expected[place]
+            kl.setdefault(sample.mode, []).append(_divergence(expected, expected if found is None else found))
+            same.setdefault(sample.mode, []).append(
+                np.ones(len(expected), np.bool_) if found is None else expected.argmax(-1) == found.argmax(-1)
+            )
+        modes = list(dict.fromkeys(sample.mode for sample in self._samples))
+        return Loss(
+            kl={mode: float(np.concatenate(kl[mode]).mean()) for mode in modes},
+            top1={mode: float(np.concatenate(same[mode]).mean()) for mode in modes},
+        )
+
+    def _logits(self, changed: Mapping[str, Changed]) -> Iterator[tuple[int, NDArray[np.float32] | None]]:
+        """[P, V] of every sample, or None where nothing that is changed is used."""
+        encoders = {part: weights for part, weights in changed.items() if part != "decoder" and weights}
+        own = changed.get("decoder", {})
+        graph = self._model.graphs["decoder"]
+        stages = graph.stages
+        touched = [n for n, stage in enumerate(stages) if any(linear.name in own for linear in stage.linears)]
+        with_media = min((n for n, stage in enumerate(stages) if "media_features" in stage.inputs), default=0)
+        features = _encoded(self._model, self._samples, encoders) if encoders else {}
+        first = touched[0] if touched else len(stages)
+        if self._from_start:
+            first = 0
+        begins, lives = [], []
+        for sample in self._samples:
+            live: Live = {}
+            begin = first
+            if any(id(m) in features for m in sample.media):
+                rows = [features.get(id(m), self._features[id(m)]) for m in sample.media]
+                live["media_features"] = np.concatenate(rows)
+                begin = min(begin, with_media)
+            begins.append(begin)
+            lives.append(live)
+        for number in range(min(begins), len(stages)):
+            given = self._model.changed_weights("decoder", number, own)
+            for place, sample in enumerate(self._samples):
+                if begins[place] > number:
+                    continue
+                before = self._before[0 if self._from_start else number][place]
+                lives[place] |= self._model.step("decoder", number, before | lives[place], sample.positions, given)
+                graph.forget(lives[place], number)
+                if number == len(stages) - 1:
+                    yield place, rows_of(lives[place].pop("logits"))
+        yield from ((place, None) for place, begin in enumerate(begins) if begin == len(stages))
+
+
+def _encoded(
+    model: FloatModel, samples: Sequence[Sample], encoders: Mapping[str, Changed]
+) -> dict[int, NDArray[np.float32]]:
+    """Feature rows by a medium's identity: with changed encoders of those that they read, else of all."""
+    found: dict[int, NDArray[np.float32]] = {}
+    for part in ("vision", "audio"):
+        media = {id(m): m for s in samples for m in s.media if m.part == part}
+        if media and (not encoders or part in encoders):
+            features = model.encode(list(media.values()), encoders.get(part))
+            found |= dict(zip(media, features, strict=True))
+    return found
+
+
+def _divergence(expected: NDArray[np.float32], found: NDArray[np.float32]) -> NDArray[np.float64]:
+    """[P] KL in nats of [P, V] logits.
+
+    In float64: what one 4-bit tensor does to a small model is below float32's rounding of log-probabilities.
+    """
+    if expected is found:
+        return np.zeros(len(expected))
+    p, q = log_softmax(expected.astype(np.float64)), log_softmax(found.astype(np.float64))
+    return np.asarray((np.exp(p) * (p - q)).sum(-1).clip(0))

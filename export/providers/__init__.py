@@ -1,0 +1,1 @@
+"""Graphs for execution providers that compile ahead: fixed shapes, QNN, OpenVINO."""

@@ -1,0 +1,1 @@
+"""Decoder graphs of fixed shapes, one for each route and role."""

@@ -1,0 +1,75 @@
+"""The decoder for OpenVINO: static graphs whose INT4 weights are the bundle's own bytes."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import onnx_ir as ir
+
+from palmtop.export.arch import Model
+from palmtop.export.checkpoint.lazy_tensor import Weights
+from palmtop.export.graph.builder import WeightSink
+from palmtop.export.graph.decoder import DecoderPrecision
+from palmtop.export.providers.fixed_shape.dequantized import BLOCKWISE_OPSET, dequantized_linear
+from palmtop.export.providers.fixed_shape.graphs import embedding_graph, mixes, rope_spec, static_graphs
+from palmtop.export.recipe import Recipe
+from palmtop.runtime.bundle.manifest import Route
+from palmtop.runtime.bundle.targets import StaticRoute, StaticSpec, TargetSpec
+
+PROVIDER = "openvino"
+MASK = -1e4  # float16, in which OpenVINO's NPUs compute, holds it
+
+
+def write_openvino(
+    folder: Path,
+    model: Model,
+    recipe: Recipe,
+    weights: Weights,
+    routes: dict[str, Route],
+    precision: DecoderPrecision,
+    sink: WeightSink,
+) -> TargetSpec:
+    """Write the graphs beside the bundle's own.
+
+    The encoders need no graphs of their own: OpenVINO's CPU device runs the bundle's as they are.
+
+    Args:
+        folder: of the bundle; the graphs name their weights relative to it.
+        model: what is exported.
+        recipe: with this target.
+        weights: the model's own, or with adapters merged into them.
+        routes: of the manifest.
+        precision: as the bundle's decoder has it.
+        sink: what the bundle's decoder was written to (``SharedWeights``): its weights are not written again.
+
+    Returns:
+        The manifest's entry.
+    """
+    embedding = f"{PROVIDER}_embedding.onnx"
+    ir.save(embedding_graph(model, weights, sink, precision.head), folder / embedding)
+    context = recipe.context_of_target
+    chunk = min(recipe.chunk, context)
+    wanted = mixes(routes, model.adapters if recipe.adapter_mode == "gated" else ())
+    linears = dequantized_linear(precision)
+    files: dict[tuple[str, str], str] = {}
+    for graph in static_graphs(
+        model, weights, sink, linears, wanted, context=context, chunk=chunk, opset=BLOCKWISE_OPSET, is_apart=True
+    ):
+        file = f"{PROVIDER}_{graph.role}_{re.sub(r'[^A-Za-z0-9._-]', '_', graph.route)}.onnx"
+        ir.save(graph.model, folder / file)
+        files[graph.route, graph.role] = file
+    decoder = StaticSpec(
+        context=context,
+        chunk=chunk,
+        masked=MASK,
+        window=model.decoder.attention.window,
+        rope=rope_spec(model),
+        embedding=embedding,
+        routes=tuple(
+            StaticRoute(adapters=dict(mix), prefill=files[route, "prefill"], decode=files[route, "decode"])
+            for route, mix in wanted.items()
+        ),
+    )
+    versions = {"onnx_opset": str(BLOCKWISE_OPSET)}
+    return TargetSpec(provider=PROVIDER, soc=None, versions=versions, decoder=decoder, encoders={})

@@ -1,0 +1,1 @@
+"""Quantised activations and compiled binaries for Qualcomm's HTP."""

@@ -1,0 +1,168 @@
+"""Samples through float graphs of fixed shapes: the ranges of every value, and a run of each to compare with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import count as counted
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from palmtop.export.measure.samples import MediaInput, Sample
+from palmtop.runtime.bundle.manifest import Manifest
+from palmtop.runtime.bundle.processor_config import AudioSpec, ProcessorSpec
+from palmtop.runtime.bundle.targets import StaticRoute, StaticSpec
+from palmtop.runtime.decoding.cached_sequence import DecoderInputs
+from palmtop.runtime.providers.static_decoder import StaticDecoder
+from palmtop.runtime.providers.static_inputs import static_audio_feeds, static_tile_feeds, steps_of
+
+from .ranges import Feeds, Measured, Range
+
+Arrays = dict[str, NDArray[Any]]
+
+
+@dataclass(slots=True)
+class Calibrated:
+    """What calibration found out about one graph.
+
+    Attributes:
+        ranges: of every float value.
+        feeds: inputs of one run.
+        outputs: of that run in float32.
+    """
+
+    ranges: dict[str, Range] = field(default_factory=dict)
+    feeds: Feeds = field(default_factory=dict)
+    outputs: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+
+    def add(self, measured: Measured, feeds: Feeds) -> Mapping[str, NDArray[Any]]:
+        """Run the graph once more."""
+        outputs = measured.run(feeds, self.ranges)
+        if not self.feeds:
+            self.feeds, self.outputs = dict(feeds), outputs
+        return outputs
+
+
+class EncoderCalibration:
+    """The float encoders, which also give the decoder's calibration its features.
+
+    Attributes:
+        found: by graph: "vision", "audio", "audio.64".
+    """
+
+    def __init__(self, graphs: Mapping[str, Path], spec: ProcessorSpec) -> None:
+        """Load float graphs by name."""
+        self.found = {name: Calibrated() for name in graphs}
+        self._measured = {name: Measured(path) for name, path in graphs.items()}
+        self._spec = spec
+
+    def features(self, media: MediaInput) -> NDArray[np.float32]:
+        """[rows, H] of an image or a sound."""
+        if media.part == "vision":
+            rows = self._measured["vision"].shape("patches")[1]
+            runs = [
+                self.found["vision"].add(
+                    self._measured["vision"], static_tile_feeds(feeds["pixel_values"], feeds["patch_mask"], rows)
+                )
+                for feeds in media.feeds
+            ]
+            return media.features(runs)
+        assert self._spec.audio is not None  # a sound was read with it
+        return np.concatenate([self._window(feeds, self._spec.audio) for feeds in media.feeds])
+
+    def _window(self, feeds: Mapping[str, NDArray[Any]], spec: AudioSpec) -> NDArray[np.float32]:
+        """One window through every graph that holds it; its rows from the last."""
+        frames, context, fill = feeds["log_mel"][0], int(feeds["left_context"][0]), int(feeds["window"][0])
+        output = "features_vision" if int(feeds["projector"][0]) else "features_speech"
+        needed, rows = fill or steps_of(len(frames), context, spec), np.zeros((0, 0), np.float32)
+        for name in (n for n in self.found if n.startswith("audio")):
+            steps = self._measured[name].shape("key_bias")[3]
+            if steps >= needed:
+                own, count = static_audio_feeds(frames, context, fill, spec, steps)
+                rows = self.found[name].add(self._measured[name], own)[output][:count]
+        return rows
+
+
+class DecoderCalibration:
+    """The float decoder's graphs of every route, fed questions with their answers (``StaticGraphs``).
+
+    Attributes:
+        found: by file.
+    """
+
+    def __init__(self, folder: Path, spec: StaticSpec, manifest: Manifest) -> None:
+        """Nothing is loaded yet.
+
+        Args:
+            folder: with the float graphs.
+            spec: what they are.
+            manifest: of the bundle: routes and sizes.
+        """
+        self.found: dict[str, Calibrated] = {}
+        self._folder, self._spec, self._manifest = folder, spec, manifest
+        self._embedding = Measured(folder / spec.embedding)
+        self._open: dict[str, Measured] = {}
+
+    def embed(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        """[1, S] -> [1, S, H]."""
+        rows: NDArray[np.float32] = self._embedding.run({"input_ids": ids}, {})["rows"]
+        return rows
+
+    def run(self, route: StaticRoute, role: str, feeds: Arrays) -> Mapping[str, NDArray[np.float32]]:
+        """One run, measured."""
+        file = getattr(route, role)
+        for other in self._open.keys() - {route.prefill, route.decode}:
+            del self._open[other]
+        if file not in self._open:
+            self._open[file] = Measured(self._folder / file)
+        # A cache with rows in it: the first run's is empty.
+        found = self.found.setdefault(file, Calibrated())
+        outputs = found.add(self._open[file], feeds)
+        return {name: np.array(array) for name, array in outputs.items()}
+
+    def read(self, sample: Sample, features: Sequence[NDArray[np.float32]]) -> None:
+        """One sample: its prompt in chunks, its answer token by token."""
+        prompt = (
+            int(sample.positions[0]) + 1 if sample.media or len(sample.positions) < len(sample.input_ids) - 1 else 0
+        )
+        ids = sample.input_ids[: self._spec.context].astype(np.int32)
+        prompt = min(prompt or len(ids) // 2, len(ids))
+        for decoder in self._decoders(sample, features):
+            decoder.append(ids[:prompt])
+            for place in range(prompt, len(ids)):
+                decoder.append(ids[place : place + 1])
+
+    def _decoders(self, sample: Sample, features: Sequence[NDArray[np.float32]]) -> Iterator[StaticDecoder]:
+        adapters, route = self._manifest.adapters, self._manifest.routes[sample.mode]
+        gates = np.zeros(len(adapters), np.float32)
+        for adapter in adapters:
+            gates[adapter.gate] = route.adapters.get(adapter.name, 0.0)
+        hidden = self._manifest.decoder.hidden_size
+        rows = np.concatenate(features) if features else np.zeros((1, hidden), np.float32)
+        places = np.zeros(self._spec.context, np.int64)
+        kept = sample.places[: self._spec.context]
+        places[: len(kept)] = kept
+        inputs = DecoderInputs(
+            media_index=places,
+            media_features=rows,
+            adapter_gates=gates if len(adapters) else None,
+            rope_long=np.zeros(1, np.bool_) if self._manifest.decoder.original_context is not None else None,
+        )
+        yield StaticDecoder(self, self._spec, self._manifest, inputs)
+
+
+def calibrate(samples: Iterable[Sample], encoders: EncoderCalibration, decoder: DecoderCalibration | None) -> int:
+    """Run every sample through encoders and decoder.
+
+    Returns:
+        How many there were.
+    """
+    number = 0
+    for number, sample in zip(counted(1), samples, strict=False):  # noqa: B007 - the last one is the count
+        features = [encoders.features(media) for media in sample.media]
+        if decoder is not None:
+            decoder.read(sample, features)
+    return number

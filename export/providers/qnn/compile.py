@@ -1,0 +1,128 @@
+"""Quantised graphs become binaries for one SoC: QNN's compiler in onnxruntime, and the proof that they compute."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from palmtop.errors import BundleError, InputError
+from palmtop.runtime.providers.plugins import find_devices, open_graph, placement
+
+from .calibrate import Calibrated
+
+PROVIDER = "qnn"
+COMPATIBILITY, SOC_FIELD = "ep_compatibility_info.QNNExecutionProvider", 5  # as onnxruntime-qnn 2.7 writes it
+LEAST_SNR_DB = 6.0
+"""Below it a graph is wrong rather than rounded: the one that the compiler broke here had 1 to 3 dB, int4 has 15."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compiled:
+    """One compiled graph.
+
+    Attributes:
+        file: of the context model.
+        nodes: nodes of the source that run on the provider.
+        snr_db: of its outputs against float32's on a calibration sample; None where there was none.
+    """
+
+    file: str
+    nodes: int
+    snr_db: float | None
+
+
+def require_compiler() -> None:
+    """Refuse to go on without it.
+
+    Raises:
+        RuntimeMissingError: the provider's package is not installed, cannot be loaded, or has no device here.
+    """
+    find_devices(PROVIDER)
+
+
+def compile_graphs(
+    folder: Path, files: Mapping[str, str], soc: str, samples: Mapping[str, Calibrated], *, share: bool
+) -> list[Compiled]:
+    """Compile graphs, alone or into one binary that holds equal weights once, and compare each with float32.
+
+    Args:
+        folder: of the bundle; the sources are there.
+        files: source to the context model that is made of it.
+        soc: such as "sm8750".
+        samples: by source, a run to compare with.
+        share: one binary for all.
+
+    Raises:
+        RuntimeMissingError: the provider is not installed.
+        InputError: the compiler does not know the SoC.
+        BundleError: an operator is not taken, or the compiled graph computes something else.
+    """
+    sessions: list[Any] = []  # a shared binary is written when the last of its sessions is opened
+    done = []
+    try:
+        for place, (source, file) in enumerate(files.items()):
+            entries = {
+                "ep.context_enable": "1",
+                "ep.context_embed_mode": "0",
+                "ep.context_file_path": str(folder / file),
+            }
+            if share and len(files) > 1:
+                entries["ep.share_ep_contexts"] = "1"
+                if place == len(files) - 1:
+                    entries["ep.stop_share_ep_contexts"] = "1"
+            session = open_graph(PROVIDER, folder / source, options={"soc_model": soc.upper()}, entries=entries)
+            sessions.append(session)
+            _check_soc(folder / file, soc)
+            nodes = sum(len(names) for names in placement(session).values())
+            sample = samples.get(source)
+            done.append(
+                Compiled(file=file, nodes=nodes, snr_db=None if sample is None else _proved(session, sample, source))
+            )
+            if not share:
+                sessions.clear()
+    finally:
+        sessions.clear()
+    return done
+
+
+def _check_soc(context_model: Path, soc: str) -> None:
+    """QNN compiles for no SoC in particular when it does not know the name; what it took it for is in the file."""
+    notes = {entry.key: entry.value for entry in onnx.load(context_model, load_external_data=False).metadata_props}
+    fields = notes.get(COMPATIBILITY, "").split(":")
+    if len(fields) > SOC_FIELD and fields[SOC_FIELD] == "0":
+        raise InputError(f"soc is '{soc}', which QNN's compiler does not know, expected a name such as sm8750")
+
+
+def _proved(session: Any, sample: Calibrated, source: str) -> float:
+    """The worst SNR of the outputs."""
+    names = [output.name for output in session.get_outputs()]
+    found = dict(zip(names, session.run(names, dict(sample.feeds)), strict=True))
+    worst = min(snr_db(sample.outputs[name], found[name]) for name in names)
+    if worst < LEAST_SNR_DB:
+        raise BundleError(
+            f"{source}: compiled, its outputs are {worst:.1f} dB from float32's, expected at least {LEAST_SNR_DB:g}"
+        )
+    return worst
+
+
+def snr_db(wanted: NDArray[np.float32], found: NDArray[np.float32]) -> float:
+    """Signal to noise in decibels."""
+    noise = float(np.square(wanted.astype(np.float64) - found).sum())
+    signal = float(np.square(wanted.astype(np.float64)).sum())
+    return 200.0 if noise == 0 else float(10 * np.log10(max(signal, 1e-30) / noise))
+
+
+def binary_of(file: str) -> str:
+    """The binary beside a context model, as onnxruntime names it."""
+    return f"{file.removesuffix('.onnx')}_qnn.bin"
+
+
+def missing_files(folder: Path, files: Sequence[str]) -> list[str]:
+    """Context models that the compiler did not write."""
+    return [name for name in files if not (folder / name).is_file()]

@@ -1,0 +1,196 @@
+"""``--target qnn``: graphs of fixed shapes, calibrated, quantised, compiled for a SoC, beside the bundle's own."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import onnx_ir as ir
+
+from palmtop.errors import InputError
+from palmtop.export.arch import Model
+from palmtop.export.bundle.external_data import WeightFile
+from palmtop.export.bundle.manifest_builder import QNN_EMBEDDING_FILE
+from palmtop.export.checkpoint.lazy_tensor import Weights
+from palmtop.export.graph.builder import GraphBuilder
+from palmtop.export.measure.samples import SampleReader, packaged_questions
+from palmtop.export.providers.fixed_shape.graphs import write_float_graphs
+from palmtop.export.providers.fixed_shape.shared_weights import SharedWeights
+from palmtop.export.recipe import Recipe
+from palmtop.runtime.bundle.manifest import Manifest
+from palmtop.runtime.bundle.opening import sha256_of
+from palmtop.runtime.bundle.targets import StaticRoute, StaticSpec, TargetSpec
+from palmtop.runtime.providers.placed import hash_of_files, source_of
+from palmtop.runtime.providers.plugins import compiler_versions
+from palmtop.runtime.providers.static_inputs import HIDDEN
+
+from .audio import build_static_audio
+from .calibrate import Calibrated, DecoderCalibration, EncoderCalibration, calibrate
+from .compile import PROVIDER, Compiled, binary_of, compile_graphs, require_compiler
+from .fusion import fuse_rms_norms
+from .qdq import WeightBits, add_qdq
+from .vision import build_static_vision
+
+SHORT_STEPS = 64
+"""Of a second audio graph: five seconds of sound need not pay for a window of forty."""
+ITEMS = 8  # of each mode, to calibrate with
+ENCODER_BITS, HEAD_BITS = 8, 8
+HEADS = ("lm_head", "embed_tokens")
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class QnnTarget:
+    """What was written.
+
+    Attributes:
+        targets: entries of the manifest, one a SoC.
+        compiled: by SoC, every graph with its nodes and its distance from float32.
+    """
+
+    targets: tuple[TargetSpec, ...]
+    compiled: Mapping[str, tuple[Compiled, ...]]
+
+
+def write_qnn(
+    folder: Path, model: Model, weights: Weights, recipe: Recipe, manifest: Manifest, report: Report | None = None
+) -> QnnTarget:
+    """Write sources and binaries.
+
+    The float graphs lie beside the bundle meanwhile: 4 bytes for each weight.
+
+    Args:
+        folder: of the bundle, whose other files are there, ``QNN_EMBEDDING_FILE`` among them.
+        model: what is exported.
+        weights: the model's own, or with adapters merged into them.
+        recipe: with this target.
+        manifest: of the bundle so far.
+        report: told of each step.
+
+    Raises:
+        RuntimeMissingError: the provider's package is not installed.
+        InputError: the model has no encoders and the decoder is not wanted.
+        BundleError: the compiler does not take a graph, or makes something else of it.
+    """
+    require_compiler()
+    tell = report or (lambda step: None)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.float-") as work:
+        floats = Path(work)
+        tell("building float graphs")
+        encoders = _float_encoders(floats, model, weights.within("embed_tokens_extend."), manifest)
+        spec = _float_decoder(floats, replace(model, weights=weights), recipe)
+        tell("calibrating")
+        measured = EncoderCalibration({name: floats / f"{name}.onnx" for name in encoders}, model.processor)
+        decoder = DecoderCalibration(floats, spec, manifest)
+        modes = tuple(mode for mode in manifest.modes if manifest.has_encoders(mode))
+        reader = SampleReader(folder, manifest)
+        questions = packaged_questions(modes, ITEMS, manifest.decoder.vocab_size)
+        if not calibrate((reader.read(question) for question in questions), measured, decoder):
+            raise InputError("target qnn: there is nothing to calibrate with, expected a model that serves a mode")
+        samples: dict[str, Calibrated] = {}
+        for name in encoders:
+            tell(f"quantising {name}")
+            _quantise(floats / f"{name}.onnx", folder, name, measured.found[name], lambda _: ENCODER_BITS)
+            samples[f"{PROVIDER}_{name}.onnx"] = measured.found[name]
+        samples |= _quantise_decoder(floats, folder, decoder, model, recipe)
+    targets, compiled = [], {}
+    for soc in recipe.socs:
+        target = _target(soc, encoders, spec)
+        tell(f"compiling for {soc}")
+        done = [
+            each
+            for file in target.encoders.values()
+            for each in compile_graphs(folder, {source_of(target, file): file}, soc, samples, share=False)
+        ]
+        routes = () if target.decoder is None else target.decoder.routes
+        shared = {source_of(target, file): file for route in routes for file in (route.prefill, route.decode)}
+        done += compile_graphs(folder, shared, soc, samples, share=True)
+        hashes = {source_of(target, file): sha256_of(folder / source_of(target, file)) for file in target.files}
+        versions = compiler_versions(PROVIDER) | {"sources": hash_of_files(hashes, target)}
+        targets.append(replace(target, versions=versions))
+        compiled[soc] = tuple(done)
+    return QnnTarget(tuple(targets), compiled)
+
+
+def size_bytes(folder: Path, target: TargetSpec) -> dict[str, int]:
+    """Bytes of every binary of a target."""
+    names = (binary_of(file) for file in target.files)
+    return {name: (folder / name).stat().st_size for name in names if (folder / name).is_file()}
+
+
+def _float_encoders(floats: Path, model: Model, towers: Weights, manifest: Manifest) -> list[str]:
+    """Write the float encoders of fixed shapes; their names."""
+    names = []
+    if model.vision is not None and manifest.vision is not None:
+        with WeightFile(floats, "weights/vision.bin") as file:
+            g = GraphBuilder("vision", file)
+            build_static_vision(g, towers, model.vision)
+            ir.save(g.model(), floats / "vision.onnx")
+        names.append("vision")
+    spec = manifest.processor.audio
+    if model.audio is not None and spec is not None:
+        short = SHORT_STEPS - SHORT_STEPS % spec.downsample_rate
+        sizes = {f"audio.{short}": short} if short < spec.window_steps else {}
+        with WeightFile(floats, "weights/audio.bin") as file:
+            sink = SharedWeights(file)
+            for name, steps in (sizes | {"audio": spec.window_steps}).items():
+                g = GraphBuilder(name, sink)
+                build_static_audio(g, towers, model.audio, steps)
+                ir.save(g.model(), floats / f"{name}.onnx")
+                names.append(name)
+    return names
+
+
+def _float_decoder(floats: Path, model: Model, recipe: Recipe) -> StaticSpec:
+    context = recipe.context_of_target
+    spec = write_float_graphs(floats, model, context=context, chunk=min(recipe.chunk, context))
+    for route in spec.routes:
+        for file in (route.prefill, route.decode):
+            graph = ir.load(floats / file)
+            fuse_rms_norms(graph.graph)
+            ir.save(graph, floats / file)
+    return replace(spec, masked=HIDDEN)
+
+
+def _quantise(source: Path, folder: Path, name: str, found: Calibrated, bits: WeightBits) -> None:
+    model = ir.load(source)
+    with WeightFile(folder, f"weights/{PROVIDER}-{name}.bin") as sink:
+        add_qdq(model, found.ranges, bits, sink)
+    ir.save(model, folder / f"{PROVIDER}_{name}.onnx")
+
+
+def _quantise_decoder(
+    floats: Path, folder: Path, decoder: DecoderCalibration, model: Model, recipe: Recipe
+) -> dict[str, Calibrated]:
+    """All routes and roles on one set of weights; by source what was measured."""
+    layers = range(model.decoder.num_layers)
+    same = {f"past_{kind}.{layer}": f"present_{kind}.{layer}" for kind in ("key", "value") for layer in layers}
+    linear_bits = 8 if recipe.bits == 32 else recipe.bits
+    head_bits = HEAD_BITS if recipe.head_bits in (None, 32) else int(recipe.head_bits or HEAD_BITS)
+    samples = {}
+    with WeightFile(folder, f"weights/{PROVIDER}-decoder.bin") as file:
+        sink = SharedWeights(file)
+        for name, found in decoder.found.items():
+            graph = ir.load(floats / name)
+            add_qdq(graph, found.ranges, lambda w: head_bits if w.startswith(HEADS) else linear_bits, sink, same)
+            ir.save(graph, folder / f"{PROVIDER}_{name}")
+            samples[f"{PROVIDER}_{name}"] = found
+    return samples
+
+
+def _target(soc: str, encoders: list[str], spec: StaticSpec) -> TargetSpec:
+    prefix = f"{PROVIDER}-{soc}_"
+    routes = tuple(
+        StaticRoute(adapters=route.adapters, prefill=f"{prefix}{route.prefill}", decode=f"{prefix}{route.decode}")
+        for route in spec.routes
+    )
+    return TargetSpec(
+        provider=PROVIDER,
+        soc=soc,
+        versions={},
+        decoder=replace(spec, embedding=QNN_EMBEDDING_FILE, routes=routes),
+        encoders={name: f"{prefix}{name}.onnx" for name in encoders},
+    )

@@ -1,0 +1,82 @@
+"""How well a bundle's adapters give known answers: teacher-forced cross entropy of the answers' tokens, by adapter."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from palmtop.export.measure.onnx_decoder import DecoderProbe, ProbeInput
+from palmtop.runtime.bundle.opening import Bundle
+from palmtop.runtime.chat.routing import Wanted, choose, mode_of
+from palmtop.runtime.processor import Processor
+
+from .quality import log_softmax
+from .samples import SampleReader
+
+BASE = "none"
+
+
+class Sample(Protocol):
+    """A question with its right answer (``runtime.evaluate.Question``)."""
+
+    @property
+    def task(self) -> str:
+        """What it belongs to."""
+
+    @property
+    def messages(self) -> Sequence[Mapping[str, Any]]:
+        """The question."""
+
+    @property
+    def expected(self) -> str:
+        """The answer."""
+
+
+def answer_losses(
+    bundle: Bundle, samples: Iterable[Sample], requests: Mapping[str, Wanted], *, graph: bytes | None = None
+) -> dict[str, dict[str, float]]:
+    """Mean loss in nats a token, the end of the answer counted, each sample weighing the same.
+
+    Args:
+        bundle: with every adapter that a request names.
+        samples: questions with answers.
+        requests: what to switch on, by a label of one's own.
+        graph: a decoder with more adapters than the bundle's file; the bundle's manifest must have them.
+
+    Returns:
+        label to task to loss; the task "all" is the mean over all samples.
+
+    Raises:
+        InputError: a message cannot be read, or the bundle lacks an adapter.
+    """
+    manifest = bundle.manifest
+    probe = DecoderProbe(bundle.file(manifest.decoder.file), manifest.decoder, graph=graph)
+    reader, text = SampleReader(bundle.path, manifest), Processor(manifest.processor, bundle.path).text
+    end = manifest.processor.text.end_of_turn_id
+    ends = [manifest.processor.text.eos_ids[0] if end is None else end]
+    found: dict[str, dict[str, list[float]]] = {label: {} for label in requests}
+    for sample in samples:
+        mode = _mode(sample.messages)
+        prompt = reader.read(mode, sample.messages)
+        answer = np.array([*text.encode(sample.expected), *ends], np.int64)
+        for label, wanted in requests.items():
+            gates = choose(manifest, mode, wanted).gates(manifest)
+            loss = _loss(probe, prompt, gates, answer)
+            for task in (sample.task, "all"):
+                found[label].setdefault(task, []).append(loss)
+    return {label: {task: float(np.mean(v)) for task, v in tasks.items()} for label, tasks in found.items()}
+
+
+def _loss(probe: DecoderProbe, prompt: ProbeInput, gates: NDArray[np.float32], answer: NDArray[np.int64]) -> float:
+    chances = log_softmax(probe.logits(prompt, gates, answer))
+    return float(-chances[np.arange(len(answer)), answer].mean())
+
+
+def _mode(messages: Sequence[Mapping[str, Any]]) -> str:
+    """By the parts' types; a message of another shape is refused where it is read."""
+    parts = [p for m in messages if isinstance(m.get("content"), list) for p in m["content"] if isinstance(p, Mapping)]
+    kinds = {str(part.get("type", "")).removesuffix("_url").removeprefix("input_") for part in parts}
+    return mode_of(has_image="image" in kinds, has_audio="audio" in kinds)

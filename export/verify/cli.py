@@ -1,0 +1,108 @@
+"""``palmtop verify``: check a bundle's files and, against its checkpoint, everything it claims."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from palmtop.errors import InputError
+from palmtop.export.mixed_precision.size_option import Size
+
+if TYPE_CHECKING:
+    from palmtop.runtime.bundle.opening import Bundle
+
+EXAMPLES = """
+\b
+Examples:
+  palmtop verify phi4mm-int4                                        # files, sizes, hashes
+  palmtop verify phi4mm-int4 --against Phi-4-multimodal-instruct    # tensors, logits, adapters
+  palmtop verify phi4mm-int4 --against Phi-4-multimodal-instruct --json
+  palmtop verify phi4mm-int4 --against Phi-4-multimodal-instruct --lora mine=my-lora
+  palmtop verify phi4mm-int4 --against Phi-4-multimodal-instruct --report report.html --items 50
+"""
+
+
+@click.command("verify", epilog=EXAMPLES, short_help="Prove that a bundle is what its checkpoint was.")
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--against", "checkpoint", type=click.Path(path_type=Path), help="The checkpoint it was exported from.")
+@click.option("--items", type=click.IntRange(1), default=4, show_default=True, help="Packaged questions of each mode.")
+@click.option("--report", "page", type=click.Path(path_type=Path), help="Write a page for people, numbers included.")
+@click.option(
+    "--lora", "loras", multiple=True, metavar="NAME=DIR", help="PEFT folder of an adapter that was added; repeatable."
+)
+@click.option("--ram", type=Size(), help="Most memory to use, such as 2GB; what does not fit is left out, and named.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def verify_command(
+    bundle: Path,
+    checkpoint: Path | None,
+    items: int,
+    page: Path | None,
+    loras: tuple[str, ...],
+    ram: int | None,
+    as_json: bool,
+) -> None:
+    """Check the BUNDLE's hashes and, with --against, its tensors, logits and adapters.
+
+    Exits with 1 when a check fails, after naming it.
+    """
+    from palmtop.runtime.bundle.opening import check_hashes, open_bundle
+
+    opened = open_bundle(bundle, hashes=False)
+    check_hashes(opened)
+    if checkpoint is None and page is not None:
+        raise InputError("a report compares with the checkpoint, expected --against CHECKPOINT")
+    if checkpoint is None:
+        found = {"passed": True, "files": len(opened.manifest.files), "checks": []}
+        click.echo(
+            json.dumps(found) if as_json else f"{bundle}: {len(opened.manifest.files)} files have the right hash."
+        )
+        return
+    from palmtop.export.checkpoint.opening import open_checkpoint
+
+    from . import verify
+
+    def report(step: str) -> None:
+        if sys.stderr.isatty():
+            click.echo(f"comparing {step} ...", err=True)
+
+    folders = {name: Path(folder) for name, _, folder in (text.partition("=") for text in loras)}
+    if foreign := [name for name in folders if opened.manifest.adapter(name) is None or not folders[name].is_dir()]:
+        raise InputError(f"--lora {foreign[0]}: expected NAME=DIR with an adapter of the bundle and its PEFT folder")
+    quality = verify(
+        opened,
+        open_checkpoint(checkpoint),
+        items=items,
+        answers=page is not None,
+        report=report,
+        loras=folders,
+        ram_bytes=ram,
+    )
+    if page is not None:
+        _write_report(page, opened, quality.to_dict())
+    if as_json:
+        click.echo(json.dumps(quality.to_dict()))
+    else:
+        for check in quality.checks:
+            mark = click.style("ok  ", fg="green") if check.passed else click.style("FAIL", fg="red")
+            click.echo(f"{mark}  {check.name}: {check.detail}")
+        for reason in quality.skipped:
+            click.echo(f"{click.style('skip', fg='yellow')}  {reason}")
+    sys.exit(0 if quality.passed else 1)
+
+
+def _write_report(page: Path, bundle: Bundle, quality: dict[str, Any]) -> None:
+    """The page, and its numbers beside it as quality.json has them."""
+    from palmtop.export.bundle.manifest_builder import PLAN_FILE
+
+    from .report import render
+
+    plan = json.loads(bundle.file(PLAN_FILE).read_text("utf-8")) if PLAN_FILE in bundle.manifest.files else None
+    try:
+        page.with_suffix(".json").write_text(json.dumps(quality, indent=1), "utf-8")
+        page.write_text(render(quality, bundle.manifest.model, plan), "utf-8")
+    except OSError as error:
+        raise InputError(f"{page}: cannot be written ({error.strerror}), expected a file in a folder") from error

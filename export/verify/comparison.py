@@ -1,0 +1,142 @@
+"""The decoder under test beside the float one and the one without adapters, on the same questions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from palmtop.errors import BundleError
+from palmtop.export.measure.onnx_decoder import DecoderProbe, ProbeInput
+from palmtop.runtime.bundle.manifest import Manifest
+from palmtop.runtime.bundle.opening import Bundle
+
+from .greedy_answers import MAX_TOKENS, Compared, prompt_text, text_of
+from .quality import kl, snr_db
+from .samples import SampleReader
+
+STEPS = 6  # teacher-forced tokens a question at most: what comes after an answer's end nobody sees
+
+Pair = tuple[ProbeInput, ProbeInput]
+"""The same question, media encoded by the float bundle's encoders and by those under test."""
+
+Question = tuple[str, list[Mapping[str, Any]], str]
+"""mode, messages, right answer"""
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """The float bundle made of the checkpoint, and one without adapters made like the bundle under test."""
+
+    float_folder: Path
+    float_manifest: Manifest
+    plain_folder: Path
+    plain_manifest: Manifest
+
+
+class Decoders:
+    """The decoder under test, the float one and the one without adapters."""
+
+    def __init__(self, bundle: Bundle, reference: Reference) -> None:
+        self.manifest = bundle.manifest
+        self.float_manifest = reference.float_manifest
+        self.found = DecoderProbe(bundle.file(bundle.manifest.decoder.file), bundle.manifest.decoder)
+        self.exact = DecoderProbe(
+            reference.float_folder / reference.float_manifest.decoder.file, reference.float_manifest.decoder
+        )
+        self.plain = DecoderProbe(
+            reference.plain_folder / reference.plain_manifest.decoder.file, reference.plain_manifest.decoder
+        )
+        if self.found.num_gates != len(bundle.manifest.adapters):
+            raise BundleError(
+                f"{bundle.path}: the decoder has {self.found.num_gates} adapter gates,"
+                f" expected {len(bundle.manifest.adapters)} as the manifest says"
+            )
+
+    def gates(self, manifest: Manifest, weights: dict[str, float]) -> NDArray[np.float32]:
+        """[A] gate weights in a manifest's order."""
+        gates = np.zeros(len(manifest.adapters), np.float32)
+        for adapter in manifest.adapters:
+            gates[adapter.gate] = weights.get(adapter.name, 0.0)
+        return gates
+
+    def answer(self, prompt: ProbeInput, weights: dict[str, float], steps: int = STEPS) -> NDArray[np.int64]:
+        """The float decoder's greedy answer up to its end, which is included."""
+        ends = self.float_manifest.processor.text.eos_ids
+        return self.exact.greedy(prompt, self.gates(self.float_manifest, weights), steps, ends)
+
+    def both(
+        self, pair: Pair, weights: dict[str, float], tokens: NDArray[np.int64]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Logits of the float decoder and of the one under test, each on its own encoders' features."""
+        exact, found = pair
+        return (
+            self.exact.logits(exact, self.gates(self.float_manifest, weights), tokens),
+            self.found.logits(found, self.gates(self.manifest, weights), tokens),
+        )
+
+
+def encoders_snr(pairs: list[Pair]) -> dict[str, float]:
+    """By mode with media: how exact the bundle's feature rows are."""
+    modes = dict.fromkeys(exact.mode for exact, _ in pairs if exact.media_places.any())
+    return {
+        mode: round(
+            snr_db(
+                np.concatenate([exact.features for exact, _ in pairs if exact.mode == mode]),
+                np.concatenate([found.features for _, found in pairs if found.mode == mode]),
+            ),
+            2,
+        )
+        for mode in modes
+    }
+
+
+def compared_answers(
+    decoders: Decoders,
+    reader: SampleReader,
+    pair: Pair,
+    question: Question,
+) -> Compared:
+    """One question answered greedily by both."""
+    mode, messages, expected = question
+    weights = decoders.float_manifest.routes[mode].adapters if decoders.manifest.adapters else {}
+    exact = decoders.answer(pair[0], weights, MAX_TOKENS)
+    found = decoders.found.greedy(pair[1], decoders.gates(decoders.manifest, weights), MAX_TOKENS, reader.eos_ids)
+    divergence = kl(*decoders.both(pair, weights, exact[:STEPS]))
+    return Compared(
+        mode=mode,
+        prompt=prompt_text(messages),
+        expected=expected,
+        reference=text_of(exact, reader.eos_ids, reader.text),
+        found=text_of(found, reader.eos_ids, reader.text),
+        kl=float(divergence.mean()),
+    )
+
+
+class Divergence:
+    """Mean KL over the modes of another bundle of the checkpoint, on the same questions."""
+
+    def __init__(
+        self,
+        decoders: Decoders,
+        questions: list[Question],
+        pairs: list[Pair],
+    ) -> None:
+        self._decoders, self._questions, self._pairs = decoders, questions, pairs
+
+    def __call__(self, folder: Path, manifest: Manifest) -> float:
+        """Of the bundle in a folder."""
+        reader, own = SampleReader(folder, manifest), self._decoders
+        probe = DecoderProbe(folder / manifest.decoder.file, manifest.decoder)
+        found: dict[str, list[NDArray[np.float64]]] = {}
+        for (mode, messages, _), (exact, _) in zip(self._questions, self._pairs, strict=True):
+            weights = own.float_manifest.routes[mode].adapters if own.manifest.adapters else {}
+            gates = own.gates(own.float_manifest, weights)
+            tokens = own.answer(exact, weights)
+            logits = probe.logits(reader.read(mode, messages), own.gates(manifest, weights), tokens)
+            found.setdefault(mode, []).append(kl(own.exact.logits(exact, gates, tokens), logits))
+        return float(np.mean([np.concatenate(values).mean() for values in found.values()]))

@@ -1,0 +1,1 @@
+"""The bundle format: manifest, schema, integrity checks."""

@@ -1,0 +1,91 @@
+"""genai_config.json: what onnxruntime-genai is told about a bundle's decoder.
+
+The file follows from the manifest alone. It is written by the exporter, because genai (and the phone) read it from
+the folder, and it must be found as it was written: genai would load any library it names and write where it says.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from palmtop.errors import BundleError
+
+from .manifest import DecoderSpec
+from .opening import Bundle
+from .processor_config import TextSpec
+
+GENAI_CONFIG_FILE = "genai_config.json"
+
+
+def genai_config(decoder: DecoderSpec, text: TextSpec) -> dict[str, Any]:
+    """The config of a plain decoder-only model.
+
+    The type is ``llama`` because that one carries no rule of its own: ``phi3`` would rewind at 4,097 tokens,
+    and wrongly so for appended prompts; palmtop's runtime decides by ``rope_long`` instead.
+    """
+    return {
+        "model": {
+            "type": "llama",
+            "bos_token_id": text.bos_id if text.bos_id is not None else text.pad_id,
+            "eos_token_id": list(text.eos_ids),
+            "pad_token_id": text.pad_id,
+            "vocab_size": decoder.vocab_size,
+            "context_length": decoder.context_length,
+            "decoder": {
+                "filename": decoder.file,
+                "hidden_size": decoder.hidden_size,
+                "head_size": decoder.kv_width,  # genai allocates the cache by it, and reads it for nothing else
+                "num_attention_heads": decoder.num_heads,
+                "num_key_value_heads": decoder.num_kv_heads,
+                "num_hidden_layers": decoder.num_layers,
+                "session_options": {"log_id": "palmtop", "provider_options": []},
+                "inputs": {
+                    "input_ids": "input_ids",
+                    "attention_mask": "attention_mask",
+                    "past_key_names": "past_key_values.%d.key",
+                    "past_value_names": "past_key_values.%d.value",
+                },
+                "outputs": {
+                    "logits": "logits",
+                    "present_key_names": "present.%d.key",
+                    "present_value_names": "present.%d.value",
+                },
+            },
+        },
+        "search": {
+            "do_sample": False,
+            "max_length": decoder.context_length,
+            "past_present_share_buffer": True,
+            "temperature": 1.0,
+            "top_k": 1,
+            "top_p": 1.0,
+        },
+    }
+
+
+def check_genai_config(bundle: Bundle) -> None:
+    """Compare the bundle's file with what its manifest gives.
+
+    Raises:
+        BundleError: it cannot be read, or says something else.
+    """
+    path = bundle.file(GENAI_CONFIG_FILE)
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise BundleError(f"{path}: cannot be read as JSON ({error})") from error
+    expected = genai_config(bundle.manifest.decoder, bundle.manifest.processor.text)
+    if found != expected:
+        where = _first_difference(found, expected, "")
+        raise BundleError(f"{path}: {where or 'its content'} is not what the manifest gives; export the bundle again")
+
+
+def _first_difference(found: Any, expected: Any, where: str) -> str:
+    """The dotted name of the first key that differs."""
+    if not isinstance(found, dict) or not isinstance(expected, dict):
+        return where
+    for key in sorted({*found, *expected}):
+        if found.get(key) != expected.get(key) or (key in found) != (key in expected):
+            return _first_difference(found.get(key), expected.get(key), f"{where}.{key}" if where else str(key))
+    return where

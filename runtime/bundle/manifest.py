@@ -1,0 +1,396 @@
+"""``bundle.json``: what a bundle says about itself, as typed values.
+
+This file is the contract between the exporter, the Python runtime and the Android app. It computes nothing
+and opens no file; ``bundle.py`` does that. A change of meaning raises ``SCHEMA``.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from palmtop.errors import BundleError, BundleVersionError
+
+from .json_fields import MANIFEST_FILE, check_keys, limited, read_flat, refuse
+from .migrations import MIGRATIONS, migrate, oldest
+from .processor_config import ProcessorSpec
+from .targets import TargetSpec, read_target
+
+__all__ = [
+    "COMBINE",
+    "DRAFT_LOGITS",
+    "MANIFEST_FILE",
+    "MAX_DRAFT_ROWS",
+    "MODES",
+    "REQUIRED_FILES",
+    "SCHEMA",
+    "AdapterSpec",
+    "DecoderSpec",
+    "EncoderSpec",
+    "FileSpec",
+    "Manifest",
+    "PartSpec",
+    "Route",
+    "TargetSpec",
+    "is_adapter_name",
+    "is_route_name",
+]
+
+SCHEMA = len(MIGRATIONS) + 1
+MODES = ("text", "image", "audio", "image+audio")
+ADAPTER_MODES = ("gated", "merged", "none")
+AUDIO_PROJECTORS = ("speech", "vision")
+COMBINE = ("replace", "add")
+KV_BITS = (4, 8, 32)
+REQUIRED_FILES = ("genai_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+"""Beside the graphs, what every bundle is loaded from: not listed, they would not be checked."""
+
+DRAFT_LOGITS = "draft_logits"
+"""Output of a decoder exported for speculation: [B, R, V], R the length of a step of at most ``draft_rows``."""
+MAX_DRAFT_ROWS = 15  # longer steps gain nothing, and a prompt's chunks must be longer (``loading.chunk_for``)
+MAX_CONTEXT = 1 << 24
+MAX_SIZE_BYTES = 1 << 48
+_SHA256 = re.compile("[0-9a-f]{64}")
+_ADAPTER_NAME = re.compile("[A-Za-z0-9][A-Za-z0-9_-]{0,63}")  # a file and parts of tensor names are called so
+_ROUTE_NAME = re.compile("[A-Za-z0-9][A-Za-z0-9_+-]{0,63}")
+RESERVED_NAMES = ("none",)  # '--adapter none' switches all of them off
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecoderSpec:
+    """The decoder graph's sizes, as genai and the memory plan need them.
+
+    Attributes:
+        file: path inside the bundle.
+        vocab_size: V, width of the logits.
+        hidden_size: width of embeddings and of media feature rows.
+        num_layers: decoder layers.
+        num_heads: query heads.
+        num_kv_heads: key/value heads.
+        head_size: of the KV cache (padded to a multiple of 8 where the checkpoint's is not).
+        context_length: longest sequence the bundle serves, in tokens.
+        original_context: beyond this many tokens the long LongRoPE factors apply; None without LongRoPE.
+        sampled_never: ids that must not be sampled or come from user text: the media placeholders.
+        kv_bits: of an element of the KV cache: 32 for float32, 8 or 4 for codes.
+    """
+
+    file: str
+    vocab_size: int = limited(1, 1 << 24)
+    hidden_size: int = limited(1, 1 << 16)
+    num_layers: int = limited(1, 1 << 12)
+    num_heads: int = limited(1, 1 << 12)
+    num_kv_heads: int = limited(1, 1 << 12)
+    head_size: int = limited(1, 1 << 12)
+    context_length: int = limited(1, MAX_CONTEXT)
+    original_context: int | None = limited(1, MAX_CONTEXT)
+    sampled_never: tuple[int, ...] = limited(0, (1 << 24) - 1)
+    kv_bits: int = field(default=32, metadata=limited(4, 32).metadata)
+
+    @property
+    def kv_width(self) -> int:
+        """Elements of a head in the cache's tensors: at 4 bits two channels share a byte."""
+        return self.head_size // 2 if self.kv_bits == 4 else self.head_size
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncoderSpec:
+    """One encoder graph: its file and what a pass through it costs, for the memory plan.
+
+    Attributes:
+        file: path inside the bundle.
+        bytes_per_item: float32 activations alive at the peak for one tile (vision) or one window (audio).
+    """
+
+    file: str
+    bytes_per_item: int = limited(1, MAX_SIZE_BYTES)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterSpec:
+    """One LoRA adapter inside the decoder graph.
+
+    Attributes:
+        name: as users write it.
+        rank: r.
+        alpha: LoRA's alpha; alpha / r is folded into the stored B.
+        gate: index into the graph's ``adapter_gates`` input.
+        base_sha256: hash of the base weights it was trained for.
+        file: its own external data file, None where its weights came with the checkpoint and lie among the decoder's.
+        combine: what naming it in a request does to the route's adapters: "replace" switches them off, "add" leaves
+            them on.
+        merged_from: what ``palmtop adapter merge`` made it of, with the coefficients; empty for a trained one.
+    """
+
+    name: str
+    rank: int = limited(1, 1 << 16)
+    alpha: float
+    gate: int = limited(0, 1 << 16)
+    base_sha256: str
+    file: str | None = None
+    combine: str = "replace"
+    merged_from: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """What a mode of input, or a task that a request names, switches on; held for the whole generation.
+
+    Attributes:
+        adapters: adapter name to gate weight; empty means the base alone.
+        audio_projector: "speech" or "vision"; meaningless without audio.
+    """
+
+    adapters: dict[str, float]
+    audio_projector: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartSpec:
+    """One class of tensors and how it is stored, for ``palmtop inspect`` and the reader's trust.
+
+    Attributes:
+        name: e.g. "decoder linears", "adapter vision".
+        bits: 4, 8 or 32.
+        group: weights that share a scale; None for float.
+        parameters: number of weights.
+        size_bytes: on disk, scales counted.
+    """
+
+    name: str
+    bits: int = limited(1, 64)
+    group: int | None = limited(1, 1 << 24)
+    parameters: int = limited(0, MAX_SIZE_BYTES)
+    size_bytes: int = limited(0, MAX_SIZE_BYTES)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileSpec:
+    """Size and hash of one file of the bundle."""
+
+    size_bytes: int = limited(0, MAX_SIZE_BYTES)
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """Everything in ``bundle.json``.
+
+    Attributes:
+        model: name of the source model, for people.
+        architecture: the architecture file that exported it.
+        source_sha256: hash of the checkpoint's tensors (names, shapes, bytes).
+        adapter_mode: "gated", "merged" or "none".
+        processor: preprocessing as data.
+        decoder: the decoder graph.
+        vision: the vision encoder, None where the model has none.
+        audio: the audio encoder, likewise.
+        adapters: in gate order.
+        routes: by mode ("text", "image", "audio", "image+audio"); any other name is a task that requests may name.
+        parts: how each class of tensors is stored.
+        recipe: the export's options, as the user gave them.
+        files: by path relative to the bundle, "/"-separated; every file but ``bundle.json``.
+        palmtop: version that wrote the bundle.
+        targets: graphs for providers that compile ahead, beside the bundle's own; at most one a provider and SoC.
+    """
+
+    model: str
+    architecture: str
+    source_sha256: str
+    adapter_mode: str
+    processor: ProcessorSpec
+    decoder: DecoderSpec
+    vision: EncoderSpec | None
+    audio: EncoderSpec | None
+    adapters: tuple[AdapterSpec, ...]
+    routes: dict[str, Route]
+    parts: tuple[PartSpec, ...]
+    recipe: dict[str, Any]
+    files: dict[str, FileSpec]
+    palmtop: str
+    targets: tuple[TargetSpec, ...] = ()
+
+    @property
+    def draft_rows(self) -> int:
+        """Longest step whose positions all get logits; 1 where the bundle was not exported for speculation.
+
+        It stands in the recipe: older readers, and phones, open such a bundle and have no use for it.
+        """
+        rows: int = self.recipe.get("draft_rows", 1)
+        return rows
+
+    @property
+    def modes(self) -> tuple[str, ...]:
+        """The modes this bundle serves."""
+        return tuple(mode for mode in MODES if mode in self.routes)
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Routes that requests choose by name."""
+        return tuple(name for name in self.routes if name not in MODES)
+
+    def has_encoders(self, mode: str) -> bool:
+        """Whether there is an encoder and a processor for every kind of input in this mode."""
+        there = {
+            "image": self.vision is not None and self.processor.image is not None,
+            "audio": self.audio is not None and self.processor.audio is not None,
+        }
+        return all(there[kind] for kind in there.keys() & set(mode.split("+")))
+
+    def target(self, provider: str) -> TargetSpec | None:
+        """The first target of a provider, if there is one."""
+        return next((t for t in self.targets if t.provider == provider), None)
+
+    def adapter(self, name: str) -> AdapterSpec | None:
+        """The adapter of this name, if there is one."""
+        return next((a for a in self.adapters if a.name == name), None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types, schema first: the oldest that can say it."""
+        return oldest({**asdict(self), "processor": self.processor.to_dict()}, MODES)
+
+    @classmethod
+    def from_dict(cls, data: object) -> Manifest:
+        """Inverse of ``to_dict``.
+
+        Raises:
+            BundleVersionError: the schema is newer than this palmtop reads.
+            BundleError: a key is missing or unknown, a value is of the wrong type or impossible, or values contradict
+                each other.
+        """
+        if not isinstance(data, dict):
+            raise BundleError(f"{MANIFEST_FILE}: is {type(data).__name__}, expected an object")
+        schema = data.get("schema")
+        if not isinstance(schema, int) or isinstance(schema, bool) or schema < 1:
+            raise BundleError(f"{MANIFEST_FILE}: schema is {schema!r}, expected a number from 1 to {SCHEMA}")
+        if schema > SCHEMA:
+            raise BundleVersionError(
+                f"{MANIFEST_FILE}: schema is {schema}, this palmtop reads up to {SCHEMA}; upgrade palmtop"
+            )
+        body = migrate({k: v for k, v in data.items() if k != "schema"}, schema)
+        check_keys(cls, body, "")
+        _check_type(body, "routes", dict)
+        _check_type(body, "files", dict)
+        _check_type(body, "adapters", list)
+        _check_type(body, "parts", list)
+        _check_type(body, "targets", list)
+        _check_type(body, "processor", dict)
+        _check_type(body, "recipe", dict)
+        for name in ("model", "architecture", "source_sha256", "adapter_mode", "palmtop"):
+            _check_type(body, name, str)
+        body["processor"] = ProcessorSpec.from_dict(body["processor"])
+        body["decoder"] = read_flat(DecoderSpec, body["decoder"], "decoder")
+        for name in ("vision", "audio"):
+            body[name] = None if body[name] is None else read_flat(EncoderSpec, body[name], name)
+        body["adapters"] = tuple(read_flat(AdapterSpec, a, f"adapters[{i}]") for i, a in enumerate(body["adapters"]))
+        body["parts"] = tuple(read_flat(PartSpec, p, f"parts[{i}]") for i, p in enumerate(body["parts"]))
+        body["routes"] = {k: read_flat(Route, r, f"routes.{k}") for k, r in body["routes"].items()}
+        body["files"] = {k: read_flat(FileSpec, f, f"files.{k}") for k, f in body["files"].items()}
+        body["targets"] = tuple(read_target(t, f"targets[{i}]") for i, t in enumerate(body["targets"]))
+        manifest = cls(**body)
+        manifest._check_references()
+        return manifest
+
+    def _check_references(self) -> None:
+        self._check_ids()
+        rows = self.recipe.get("draft_rows", 1)
+        if not isinstance(rows, int) or isinstance(rows, bool) or not 1 <= rows <= MAX_DRAFT_ROWS:
+            raise refuse("recipe.draft_rows", rows, f"1 to {MAX_DRAFT_ROWS}")
+        self._check_adapters()
+        self._check_targets()
+        for mode, route in self.routes.items():
+            self._check_route(mode, route)
+        graphs = [spec.file for spec in (self.decoder, self.vision, self.audio) if spec is not None]
+        for name in (*graphs, *REQUIRED_FILES):
+            if name not in self.files:
+                raise BundleError(f"{MANIFEST_FILE}: '{name}' is not among the bundle's files")
+        for name, file in self.files.items():
+            _check_sha256(file.sha256, f"files.{name}.sha256")
+
+    def _check_ids(self) -> None:
+        decoder, processor = self.decoder, self.processor
+        if decoder.num_heads % decoder.num_kv_heads:
+            expected = f"a divisor of num_heads, {decoder.num_heads}"
+            raise refuse("decoder.num_kv_heads", decoder.num_kv_heads, expected)
+        if decoder.kv_bits not in KV_BITS:
+            raise refuse("decoder.kv_bits", decoder.kv_bits, "one of 4, 8, 32")
+        if decoder.kv_bits == 4 and decoder.head_size % 2:
+            raise refuse("decoder.head_size", decoder.head_size, "an even number, two channels share a byte")
+        media = [spec.token_id for spec in (processor.image, processor.audio) if spec is not None]
+        for number in (*decoder.sampled_never, *processor.text.eos_ids, *media):
+            if number >= decoder.vocab_size:
+                raise refuse("a special token id", number, f"less than decoder.vocab_size, {decoder.vocab_size}")
+
+    def _check_adapters(self) -> None:
+        if self.adapter_mode not in ADAPTER_MODES:
+            raise refuse("adapter_mode", self.adapter_mode, f"one of {', '.join(ADAPTER_MODES)}")
+        gates = [a.gate for a in self.adapters]
+        if sorted(gates) != list(range(len(gates))):
+            raise BundleError(f"{MANIFEST_FILE}: adapter gates are {gates}, expected 0 to {len(gates) - 1} once each")
+        names = [a.name for a in self.adapters]
+        if len(set(names)) != len(names):
+            raise BundleError(f"{MANIFEST_FILE}: adapters are named {', '.join(names)}, expected each name once")
+        for place, adapter in enumerate(self.adapters):
+            where = f"adapters[{place}]"
+            if not is_adapter_name(adapter.name):
+                raise refuse(f"{where}.name", adapter.name, "letters, digits, - and _, at most 64, and not 'none'")
+            if adapter.combine not in COMBINE:
+                raise refuse(f"{where}.combine", adapter.combine, f"one of {', '.join(COMBINE)}")
+            if adapter.file is not None and adapter.file not in self.files:
+                raise refuse(f"{where}.file", adapter.file, "one of the bundle's files")
+
+    def _check_targets(self) -> None:
+        for place, target in enumerate(self.targets):
+            where = f"targets[{place}]"
+            if not is_adapter_name(target.provider):
+                raise refuse(f"{where}.provider", target.provider, "the name of a provider")
+            if any((t.provider, t.soc) == (target.provider, target.soc) for t in self.targets[:place]):
+                raise refuse(f"{where}.provider", target.provider, "each provider and SoC once")
+            for name in target.files:
+                if name not in self.files:
+                    raise refuse(f"{where}: a graph's file", name, "one of the bundle's files")
+            if unknown := {name.partition(".")[0] for name in target.encoders} - {"vision", "audio"}:
+                raise refuse(f"{where}.encoders", min(unknown), "vision or audio")
+            for route in () if target.decoder is None else target.decoder.routes:
+                for name in route.adapters:
+                    if self.adapter(name) is None:
+                        raise refuse(f"{where}: a route's adapter", name, "one of the bundle's adapters")
+
+    def _check_route(self, mode: str, route: Route) -> None:
+        if not is_route_name(mode):
+            raise refuse("a route's name", mode, "letters, digits, -, _ and +, at most 64")
+        if route.audio_projector not in AUDIO_PROJECTORS:
+            raise refuse(f"routes.{mode}.audio_projector", route.audio_projector, "'speech' or 'vision'")
+        for name in route.adapters:
+            if self.adapter_mode == "gated" and self.adapter(name) is None:
+                raise BundleError(f"{MANIFEST_FILE}: routes.{mode} names adapter '{name}', which is not there")
+        if mode not in MODES:
+            return
+        needs: dict[str, dict[str, object]] = {
+            "image": {"vision": self.vision, "processor.image": self.processor.image},
+            "audio": {"audio": self.audio, "processor.audio": self.processor.audio},
+        }
+        for kind in needs.keys() & set(mode.split("+")):
+            for part, spec in needs[kind].items():
+                if spec is None:
+                    raise BundleError(f"{MANIFEST_FILE}: routes has '{mode}', but {part} is null")
+
+
+def is_adapter_name(name: str) -> bool:
+    """Whether an adapter may be called so."""
+    return _ADAPTER_NAME.fullmatch(name) is not None and name not in RESERVED_NAMES
+
+
+def is_route_name(name: str) -> bool:
+    """Whether a route may be called so."""
+    return _ROUTE_NAME.fullmatch(name) is not None and name not in RESERVED_NAMES
+
+
+def _check_type(data: dict[str, Any], key: str, kind: type) -> None:
+    if not isinstance(data[key], kind):
+        raise BundleError(f"{MANIFEST_FILE}: {key} is {type(data[key]).__name__}, expected {kind.__name__}")
+
+
+def _check_sha256(value: str, where: str) -> None:
+    if not _SHA256.fullmatch(value):
+        raise refuse(where, value, "64 hexadecimal digits")

@@ -1,0 +1,199 @@
+"""Open a bundle folder and check it before anything native sees it.
+
+Sizes and paths are checked on every opening; hashes when asked, or on first use, with the result cached by
+size and modification time. Knows the manifest and the file system; loads no model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from palmtop.errors import BundleError
+
+from .manifest import MANIFEST_FILE, Manifest
+from .replacing import finish_change
+
+MAX_MANIFEST_BYTES = 16 << 20
+HASH_BLOCK_BYTES = 4 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A bundle that has been opened: its folder and its manifest."""
+
+    path: Path
+    manifest: Manifest
+
+    def file(self, name: str) -> Path:
+        """The path of one of the bundle's files."""
+        return self.path / name
+
+    @property
+    def size_bytes(self) -> int:
+        """Of all files the manifest lists."""
+        return sum(f.size_bytes for f in self.manifest.files.values())
+
+
+def open_bundle(path: str | os.PathLike[str], *, hashes: bool = True) -> Bundle:
+    """Read the manifest and check every file's place and size, and hash unless it was checked before.
+
+    Files that the manifest does not list are refused: a graph could read its weights from them, unchecked.
+
+    Raises:
+        BundleError: no bundle there, or a file is missing, of the wrong size or hash, outside the bundle, or not
+            listed; the message names file, found and expected.
+        BundleVersionError: written by a newer palmtop.
+    """
+    folder = Path(path)
+    finish_change(folder)
+    bundle = Bundle(folder, _read_manifest(folder))
+    for name, spec in bundle.manifest.files.items():
+        with _readable(f"{folder}: file {name!r}"):
+            there = _inside(folder, name)
+            if not there.is_file():
+                raise BundleError(f"{folder}: file '{name}' is missing")
+            size_bytes, links = there.stat().st_size, there.stat().st_nlink
+        if links > 1 and there.suffix == ".bin":  # onnxruntime 1.31 takes it for an attack, whoever made the links
+            raise BundleError(
+                f"{folder}: file '{name}' has {links} hard links, which onnxruntime refuses, expected a copy of its own"
+            )
+        if size_bytes != spec.size_bytes:
+            raise BundleError(f"{folder}: file '{name}' has {size_bytes} bytes, expected {spec.size_bytes}")
+    _refuse_unlisted(bundle)
+    if hashes:
+        check_hashes(bundle, cached=True)
+    return bundle
+
+
+def check_hashes(bundle: Bundle, *, cached: bool = False, progress: Callable[[int], None] | None = None) -> None:
+    """Compare every file's sha256 with the manifest.
+
+    Args:
+        bundle: an open bundle.
+        cached: trust an earlier check of a file whose size and modification time have not changed.
+        progress: called with the bytes of each finished file.
+
+    Raises:
+        BundleError: a file's content is not what the manifest says.
+    """
+    known = _read_cache(bundle) if cached else {}
+    seen: dict[str, str] = {}
+    for name, spec in bundle.manifest.files.items():
+        with _readable(f"{bundle.path}: file {name!r}"):
+            stat = bundle.file(name).stat()
+        mark = f"{stat.st_size}:{stat.st_mtime_ns}:{spec.sha256}"
+        if known.get(name) != mark:
+            found = sha256_of(bundle.file(name))
+            if found != spec.sha256:
+                raise BundleError(
+                    f"{bundle.path}: file '{name}' has sha256 {found[:12]}..., expected {spec.sha256[:12]}..."
+                )
+        seen[name] = mark
+        if progress is not None:
+            progress(spec.size_bytes)
+    if seen != known:
+        _write_cache(bundle, seen)
+
+
+def sha256_of(path: Path) -> str:
+    """Hash of a file, read in blocks.
+
+    Raises:
+        BundleError: it cannot be read.
+    """
+    digest = hashlib.sha256()
+    with _readable(str(path)), path.open("rb") as file:
+        while block := file.read(HASH_BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _read_manifest(folder: Path) -> Manifest:
+    path = folder / MANIFEST_FILE
+    with _readable(str(path)):
+        if not path.is_file():
+            raise BundleError(
+                f"{folder}: no {MANIFEST_FILE} there, expected a bundle folder written by 'palmtop export'"
+            )
+        if path.stat().st_size > MAX_MANIFEST_BYTES:
+            raise BundleError(f"{path}: has {path.stat().st_size} bytes, expected at most {MAX_MANIFEST_BYTES}")
+        content = path.read_bytes()
+    try:
+        data = json.loads(content.decode("utf-8"))
+    except (ValueError, RecursionError) as error:  # ValueError: not JSON, not UTF-8, a number of 5000 digits
+        raise BundleError(f"{path}: is not valid JSON ({error})") from error
+    return Manifest.from_dict(data)
+
+
+@contextmanager
+def _readable(what: str) -> Iterator[None]:
+    """What the file system refuses is a fault of the bundle."""
+    try:
+        yield
+    except OSError as error:
+        raise BundleError(f"{what}: cannot be read ({error.strerror or error})") from error
+    except ValueError as error:  # a NUL byte, or half a surrogate pair, in a name
+        raise BundleError(f"{what}: is not a possible file name ({error})") from error
+
+
+def _is_bystander(name: str) -> bool:
+    """What desktops, git and model hubs leave beside a bundle; no graph reads its weights from there."""
+    return name.startswith(".") or name.endswith(".md")
+
+
+def _refuse_unlisted(bundle: Bundle) -> None:
+    def stop(error: OSError) -> None:
+        raise error
+
+    listed = {PurePosixPath(name) for name in bundle.manifest.files} | {PurePosixPath(MANIFEST_FILE)}
+    with _readable(str(bundle.path)):
+        for where, folders, names in os.walk(bundle.path, onerror=stop):
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            names = [name for name in names if not _is_bystander(name)]
+            links = [name for name in folders if (Path(where) / name).is_symlink()]
+            for name in (*names, *links):
+                found = PurePosixPath((Path(where) / name).relative_to(bundle.path).as_posix())
+                if found not in listed:
+                    raise BundleError(f"{bundle.path}: file '{found}' is not in {MANIFEST_FILE}, expected it elsewhere")
+
+
+def _inside(folder: Path, name: str) -> Path:
+    """``folder / name``, refusing names that are absolute, climb out, or lead out through a link."""
+    pure = PurePosixPath(name)
+    if pure.is_absolute() or not pure.parts or ".." in pure.parts or "\\" in name or ":" in name:
+        raise BundleError(f"{folder}: file name '{name}' leads out of the bundle")
+    path = folder.joinpath(*pure.parts)
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise BundleError(f"{folder}: file '{name}' is a link that leads out of the bundle")
+    return path
+
+
+def _cache_path(bundle: Bundle) -> Path:
+    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    key = hashlib.sha256(str(bundle.path.resolve()).encode()).hexdigest()[:24]
+    return root / "palmtop" / "hashes" / f"{key}.json"
+
+
+def _read_cache(bundle: Bundle) -> dict[str, str]:
+    try:
+        data = json.loads(_cache_path(bundle).read_text("utf-8"))
+    except (OSError, ValueError, RuntimeError):  # RuntimeError: no home, or JSON nested too deep
+        return {}
+    return data if isinstance(data, dict) else {}
+
+
+def _write_cache(bundle: Bundle, seen: dict[str, str]) -> None:
+    try:
+        path = _cache_path(bundle)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = path.with_suffix(f".{os.getpid()}")
+        beside.write_text(json.dumps(seen), "utf-8")
+        beside.replace(path)
+    except (OSError, RuntimeError):
+        return  # a read-only home, or none, only costs the next opening its hashes again

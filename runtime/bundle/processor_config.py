@@ -1,0 +1,159 @@
+"""What preprocessing needs to know about a model, as data that lives in the bundle's manifest.
+
+Nothing here computes. The exporter fills these from a checkpoint; the Python processors and the Android
+app read them, so that neither has a model's sizes or token ids in its code.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from .json_fields import check_keys, limited, read_flat, refuse
+
+MAX_ID = (1 << 24) - 1
+MAX_TILE_PIXELS = 1 << 27
+"""Pixels of all tiles of one image: 1.6 GB as float32 RGB."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageSpec:
+    """Dynamic-HD tiling and the layout of an image's feature rows.
+
+    Attributes:
+        token_id: id that stands for one row of image features in ``input_ids``.
+        crop_size: side of a tile in pixels.
+        patch_size: side of a patch in pixels; a tile has ``(crop_size // patch_size) ** 2`` patches.
+        max_tiles: largest number of tiles, without the global view (upstream's ``dynamic_hd``).
+        mean: per channel, on values scaled to 0..1.
+        std: per channel, likewise.
+    """
+
+    token_id: int = limited(0, MAX_ID)
+    crop_size: int = limited(1, 4096)
+    patch_size: int = limited(1, 4096)
+    max_tiles: int = limited(1, 1024)
+    mean: tuple[float, float, float] = limited(-1e3, 1e3)
+    std: tuple[float, float, float] = limited(1e-6, 1e3)
+
+    @property
+    def patches(self) -> int:
+        """Patches along one side of a tile."""
+        return self.crop_size // self.patch_size
+
+    @property
+    def pooled(self) -> int:
+        """Feature rows along one side of a tile, after 2x2 pooling (an odd grid is padded by one)."""
+        return (self.patches + 1) // 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AudioSpec:
+    """Kaldi-style log-mel features and their reduction to feature rows.
+
+    Attributes:
+        token_id: id that stands for one row of audio features in ``input_ids``.
+        rate_hz: the rate the encoder was trained at; other rates are resampled to it.
+        n_fft: FFT length in samples.
+        win_length: frame length in samples.
+        hop_length: step between frames in samples.
+        preemphasis: coefficient of the first-order filter, applied inside each frame.
+        n_mels: mel bands.
+        mel_min_hz: lower edge of the filter bank.
+        mel_max_hz: upper edge of the filter bank.
+        compression_rate: frames per encoder step (convolutional subsampling).
+        downsample_rate: encoder steps stacked into one feature row.
+        window_steps: encoder steps that attend to each other; longer input is cut into windows of this size.
+    """
+
+    token_id: int = limited(0, MAX_ID)
+    rate_hz: int = limited(1_000, 768_000)
+    n_fft: int = limited(2, 1 << 16)
+    win_length: int = limited(1, 1 << 16)
+    hop_length: int = limited(1, 1 << 16)
+    preemphasis: float = limited(-1, 1)
+    n_mels: int = limited(1, 1024)
+    mel_min_hz: float = limited(0, 384_000)
+    mel_max_hz: float = limited(0, 384_000)
+    compression_rate: int = limited(1, 1024)
+    downsample_rate: int = limited(1, 1024)
+    window_steps: int = limited(1, 1 << 16)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextSpec:
+    """How messages become token ids.
+
+    Attributes:
+        bos_id: first id of a prompt when ``adds_bos``, else only a name.
+        eos_ids: ids that end an answer.
+        end_of_turn_id: id that the chat template puts after every message.
+        pad_id: filler.
+        adds_bos: whether the tokenizer puts ``bos_id`` in front.
+        image_placeholder: text with ``{n}`` (1-based) that stands for the n-th image in a rendered prompt.
+        audio_placeholder: likewise for sounds.
+        thinking: texts that open and close the thinking with which an answer may begin; None for a model that
+            does not think aloud, and then not in the file.
+    """
+
+    bos_id: int | None = limited(0, MAX_ID)
+    eos_ids: tuple[int, ...] = limited(0, MAX_ID)
+    end_of_turn_id: int | None = limited(0, MAX_ID)
+    pad_id: int = limited(0, MAX_ID)
+    adds_bos: bool
+    image_placeholder: str
+    audio_placeholder: str
+    thinking: tuple[str, str] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProcessorSpec:
+    """All three; a modality that the model lacks is None."""
+
+    text: TextSpec
+    image: ImageSpec | None
+    audio: AudioSpec | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        data = asdict(self)
+        if self.text.thinking is None:  # readers that came before the key know no thinking either
+            del data["text"]["thinking"]
+        return data
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> ProcessorSpec:
+        """Inverse of ``to_dict``.
+
+        Raises:
+            BundleError: a key is missing or unknown, or a value of the wrong type or impossible.
+        """
+        check_keys(cls, data, "processor")
+        text = read_flat(TextSpec, data["text"], "processor.text")
+        if text.thinking is not None and not all(text.thinking):
+            raise refuse("processor.text.thinking", list(text.thinking), "two texts that are not empty")
+        image = None if data["image"] is None else read_flat(ImageSpec, data["image"], "processor.image")
+        audio = None if data["audio"] is None else read_flat(AudioSpec, data["audio"], "processor.audio")
+        if image is not None:
+            _check_image(image)
+        if audio is not None:
+            _check_audio(audio)
+        return cls(text=text, image=image, audio=audio)
+
+
+def _check_image(spec: ImageSpec) -> None:
+    """Sizes that only make sense together."""
+    if spec.patch_size > spec.crop_size:
+        raise refuse("processor.image.patch_size", spec.patch_size, f"at most crop_size, {spec.crop_size}")
+    if (spec.max_tiles + 1) * spec.crop_size**2 > MAX_TILE_PIXELS:
+        most = MAX_TILE_PIXELS // spec.crop_size**2 - 1
+        raise refuse("processor.image.max_tiles", spec.max_tiles, f"at most {most} with this crop_size")
+
+
+def _check_audio(spec: AudioSpec) -> None:
+    """Sizes that only make sense together."""
+    if spec.win_length > spec.n_fft:
+        raise refuse("processor.audio.win_length", spec.win_length, f"at most n_fft, {spec.n_fft}")
+    if not spec.mel_min_hz < spec.mel_max_hz <= spec.rate_hz / 2:
+        expected = f"more than mel_min_hz, {spec.mel_min_hz}, and at most half of rate_hz, {spec.rate_hz}"
+        raise refuse("processor.audio.mel_max_hz", spec.mel_max_hz, expected)

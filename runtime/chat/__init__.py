@@ -1,0 +1,1 @@
+"""Messages to text: conversation, prompt building, tools, reasoning, streams."""

@@ -1,0 +1,292 @@
+"""A dialogue with memory: each turn reads only what the KV cache does not hold yet.
+
+Every turn is rendered whole by the chat template and compared with what the decoder holds, so going on,
+editing, retrying and starting over are one operation. Keeps the messages and whose turn it is; what a turn
+does is in ``question.py`` and ``turn.py``, the cache in ``track.py``.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from time import sleep
+from typing import Any
+
+from palmtop.errors import InputError
+from palmtop.runtime.bundle.manifest import Manifest
+from palmtop.runtime.decoding.cached_sequence import Track
+from palmtop.runtime.decoding.cancellation import Interruption
+from palmtop.runtime.decoding.generation_options import GenerationOptions
+from palmtop.runtime.decoding.guided_decoding import Guides
+from palmtop.runtime.decoding.timings import Stopwatch
+from palmtop.runtime.media.conversation_media import MediaReader
+from palmtop.runtime.processor.text import TextProcessor
+
+from .answer_steps import AnswerSteps, Pieces, would_wait_for_itself
+from .prompt_builder import Message, QuestionReader, ReadingCancelledError, without_front
+from .reasoning import separate_thinking
+from .reply import Piece
+from .responder import Turn, unread
+from .routing import Wanted
+from .sampled_history import SpokenAnswers
+from .stream import Answer
+from .tools import Tool, check_tools, first_messages
+
+GREEDY = GenerationOptions()
+POLL_S = 0.02  # how soon an answer that waits for its turn notices that it is not wanted any more
+
+
+class Conversation:
+    """Messages, and the decoder that has read them. Made by ``Session.conversation``.
+
+    Turns of one conversation follow each other: a second thread waits for its turn. ``cancel`` may be called
+    from any thread.
+
+    Attributes:
+        messages: the dialogue so far, system message first; may be edited between two turns.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        track: Track,
+        text: TextProcessor,
+        media: MediaReader,
+        guides: Guides,
+        *,
+        system: str | None = None,
+        tools: Sequence[Tool] = (),
+    ) -> None:
+        check_tools(tools, text)
+        self.messages: list[Message] = []
+        self._track = track
+        self._text = text
+        self._media = media
+        self._guides = guides
+        self._first = first_messages(system, tools)
+        self._tools = tools or None
+        self._spoken = SpokenAnswers(text.decode, manifest.processor.text.eos_ids)
+        self._reader = QuestionReader(manifest, text, media, self._spoken, track.context)
+        self._talk = Turn(manifest, track, text, media, self._spoken)
+        self._turn = threading.Lock()
+        self._answering: AnswerSteps | None = None
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget every message; what the next turn shares with the last one stays in the cache."""
+        self.messages = list(self._first)
+        self._spoken.forget()
+
+    def cancel(self) -> None:
+        """Stop the answer that is being given, between two tokens or two chunks of the prompt.
+
+        The conversation is free for the next answer then, whether the rest of this one is asked for or not.
+        """
+        answering = self._answering
+        if answering is not None:
+            answering.cancel()
+
+    def count_tokens(self, messages: Sequence[Message] | None = None) -> int:
+        """Tokens that a prompt has, images and sounds counted; they are decoded for it, not encoded.
+
+        Args:
+            messages: None for the dialogue so far.
+
+        Raises:
+            InputError: messages or media are not usable.
+        """
+        try:
+            return self._reader.length(self.messages if messages is None else messages, self._tools)
+        finally:
+            self._media.forget_pixels()
+
+    def close(self) -> None:
+        """Free the KV cache; the next turn would read everything again."""
+        self._track.close()
+
+    def say(
+        self,
+        content: str | Sequence[Mapping[str, Any]],
+        *,
+        role: str = "user",
+        max_tokens: int | None = None,
+        adapters: Wanted = None,
+        options: GenerationOptions = GREEDY,
+    ) -> Answer:
+        """Add a message and stream the answer, which is added too.
+
+        Args:
+            content: text, or a list of parts: {"type": "image", "image": path}, {"type": "audio", ...}, text.
+            role: "user", or "tool" for what a tool gave.
+            max_tokens: longest answer; None as in ``options``.
+            adapters: name to weight, or a route's name, or both (``routing``).
+            options: of this turn.
+
+        Returns:
+            an iterator of pieces; nothing runs before the first is asked for.
+
+        Raises:
+            InputError: while iterating: the turn cannot be read; the conversation is then as it was before.
+        """
+
+        def add(messages: list[Message]) -> None:
+            messages.append({"role": role, "content": content})
+
+        return self._keep(add, adapters, _limit(options, max_tokens))
+
+    def retry(
+        self,
+        *,
+        max_tokens: int | None = None,
+        adapters: Wanted = None,
+        options: GenerationOptions = GREEDY,
+    ) -> Answer:
+        """Answer the last question again, for instance with another seed; the earlier answer is dropped.
+
+        Nothing but the question's last token is read again.
+
+        Raises:
+            InputError: while iterating: there is no question, or as ``say``.
+        """
+
+        def drop_answer(messages: list[Message]) -> None:
+            del messages[_last_question(messages) + 1 :]
+
+        return self._keep(drop_answer, adapters, _limit(options, max_tokens))
+
+    def rewind(self, turns: int = 1) -> None:
+        """Take back the last questions and what was answered; the next turn reads on from there.
+
+        Args:
+            turns: how many questions.
+
+        Raises:
+            InputError: there are not so many, or an answer is being given.
+        """
+        if isinstance(turns, bool) or not isinstance(turns, int) or turns < 1:
+            raise InputError(f"rewind: found {turns!r} turns, expected a number from 1 on")
+        if self._answering is not None:
+            raise InputError("rewind: an answer is being given; finish or close it first")
+        left = list(self.messages)
+        for _ in range(turns):
+            del left[_last_question(left) :]
+        self.messages = left
+
+    def respond(
+        self,
+        messages: Sequence[Message],
+        *,
+        max_tokens: int | None = None,
+        adapters: Wanted = None,
+        options: GenerationOptions = GREEDY,
+    ) -> Answer:
+        """Stream the answer to a list of messages, whatever this conversation held before.
+
+        The last piece carries the reply. Closing the answer early ends it.
+
+        Raises:
+            InputError: while iterating: messages, media or adapters are not usable, or the prompt does not fit
+                the context.
+        """
+        options = _limit(options, max_tokens)
+
+        def give(steps: AnswerSteps) -> Pieces:
+            with self._my_turn(steps):
+                yield from self._answer(messages, adapters, options, steps.interruption, None)
+
+        return Answer(give, options.timeout_s)
+
+    def _keep(
+        self,
+        change: Callable[[list[Message]], None],
+        adapters: Wanted,
+        options: GenerationOptions,
+    ) -> Answer:
+        """Change the dialogue, answer it, and add the answer; take the change back when that fails."""
+
+        def give(steps: AnswerSteps) -> Pieces:
+            with self._my_turn(steps):  # first: what a waiting thread says comes after this answer
+                messages = self.messages  # ``reset`` begins another list; this turn stays with its own
+                before = list(messages)
+                shown: list[str] = []
+                try:
+                    change(messages)
+                    for piece in self._answer(list(messages), adapters, options, steps.interruption, messages):
+                        if piece.kind == "answer":  # thinking is not read again in later turns
+                            shown.append(piece.text)
+                        yield piece
+                except GeneratorExit:
+                    messages.append({"role": "assistant", "content": "".join(shown)})
+                    raise
+                except BaseException:
+                    messages[:] = before
+                    raise
+                messages.append({"role": "assistant", "content": "".join(shown)})
+
+        return Answer(give, options.timeout_s)
+
+    def _answer(
+        self,
+        messages: Sequence[Message],
+        adapters: Wanted,
+        options: GenerationOptions,
+        stop: Interruption,
+        history: list[Message] | None,
+    ) -> Pieces:
+        """One turn; what had to be trimmed is taken out of ``history``."""
+        clock = Stopwatch()
+        guide, drafter = self._guides.guide(options.grammar), self._talk.drafter(options)
+        try:
+            question = self._reader.read(messages, adapters, options, self._tools, stop)
+        except ReadingCancelledError as stopped:
+            self._media.forget_pixels()
+            yield Piece(text="", reply=unread(stopped.choice, stop, clock))
+            return
+        except BaseException:
+            self._media.forget_pixels()
+            raise
+        if history is not None and question.trimmed:
+            history[:] = without_front(history, question.trimmed)
+        pieces = self._talk.answer(question, options, guide, drafter, stop, clock)
+        yield from separate_thinking(pieces, self._text.spec.thinking, is_open=self._text.starts_thinking)
+
+    @contextmanager
+    def _my_turn(self, steps: AnswerSteps) -> Iterator[None]:
+        steps.interruption.start()
+        while not self._turn.acquire(blocking=False):
+            other = self._answering
+            if other is not None:
+                other.settle()  # its time may be up, and nobody there to notice
+                if self._answering is other and would_wait_for_itself(steps.asked_by, other.asked_by):
+                    raise InputError(
+                        "this conversation is still answering; finish, cancel or close that answer's iterator first"
+                    )
+            if steps.interruption():
+                raise InputError("the answer was stopped while it waited for another one of this conversation")
+            sleep(POLL_S)
+        self._answering = steps
+        try:
+            yield
+        finally:
+            self._answering = None
+            self._turn.release()
+
+
+def _limit(options: GenerationOptions, max_tokens: int | None) -> GenerationOptions:
+    if not isinstance(options, GenerationOptions):
+        raise InputError(f"options: found {type(options).__name__}, expected GenerationOptions")
+    return options if max_tokens is None else replace(options, max_tokens=max_tokens)
+
+
+def _last_question(messages: Sequence[Message]) -> int:
+    """Index of the last user message.
+
+    Raises:
+        InputError: there is none.
+    """
+    for index in range(len(messages) - 1, -1, -1):
+        if messages[index].get("role") == "user":
+            return index
+    raise InputError("the conversation holds no question, expected one to go back to")

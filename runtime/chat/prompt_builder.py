@@ -1,0 +1,192 @@
+"""Messages become a sequence that the decoder can read: rendered, measured, routed, and short enough.
+
+Nothing native runs here but the decoding of media files, which may be ended between two pieces of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from palmtop.errors import InputError
+from palmtop.runtime.bundle.manifest import Manifest
+from palmtop.runtime.decoding.cached_sequence import Cancelled, CancelledError, MediaSpan, Passage
+from palmtop.runtime.decoding.generation_options import GenerationOptions
+from palmtop.runtime.media.conversation_media import MeasuredItem, MediaReader
+from palmtop.runtime.processor.text import TextProcessor, expand_media
+
+from .routing import AdapterRequest, Choice, Wanted, choose, mode_of
+from .sampled_history import SpokenAnswers
+
+Message = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Question:
+    """Messages, ready to be read by the decoder.
+
+    Attributes:
+        passage: ids and places of media.
+        choice: adapters and projector.
+        items: media, in the order of ``passage.media``.
+        trimmed: messages left out of the front, to fit the context.
+    """
+
+    passage: Passage
+    choice: Choice
+    items: tuple[MeasuredItem, ...]
+    trimmed: int
+
+
+class ReadingCancelledError(CancelledError):
+    """Somebody asked to stop while media were decoded; nothing of the question was kept."""
+
+    def __init__(self, choice: Choice) -> None:
+        super().__init__()
+        self.choice = choice
+
+
+class QuestionReader:
+    """Reads the messages of one conversation.
+
+    Args:
+        manifest: of the bundle.
+        text: tokenizer and template.
+        media: of this conversation.
+        spoken: earlier answers of this conversation.
+        context: tokens that a prompt may have.
+    """
+
+    def __init__(
+        self, manifest: Manifest, text: TextProcessor, media: MediaReader, spoken: SpokenAnswers, context: int
+    ) -> None:
+        self._manifest = manifest
+        self._text = text
+        self._media = media
+        self._spoken = spoken
+        self._context = context
+
+    def read(
+        self,
+        messages: Sequence[Message],
+        adapters: Wanted,
+        options: GenerationOptions,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        cancelled: Cancelled = lambda: False,
+    ) -> Question:
+        """Turn messages into a passage and a route.
+
+        A prompt longer than the context is refused, or with ``on_overflow="trim"`` loses its oldest questions
+        together with their answers, one after the other, until it leaves room for the answer (``max_tokens``,
+        at most a quarter of the context). System messages and the last question are never left out.
+
+        Raises:
+            InputError: messages, media or adapters are not usable, or the prompt does not fit.
+            ReadingCancelledError: asked to stop while media were decoded.
+        """
+        _check_adapters(adapters)
+        trim = options.on_overflow == "trim"
+        room = min(options.max_tokens, self._context // 4) if trim else 0
+        left, trimmed = list(messages), 0
+        while True:
+            question = self._read(left, adapters, tools, trimmed, cancelled)
+            length = len(question.passage.ids)
+            if length <= self._context - room:
+                break
+            dropped = _without_oldest(left) if trim else 0
+            if not dropped:
+                if length <= self._context:
+                    break  # the last question fits, with less room for the answer
+                raise self._too_long(question)
+            left = _drop(left, dropped)
+            trimmed += dropped
+        self._spoken.keep_only(question.passage.ids)
+        return question
+
+    def length(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None = None) -> int:
+        """Tokens of a prompt, rows of media counted.
+
+        Raises:
+            InputError: messages or media are not usable.
+        """
+        return len(self._read(messages, None, tools, 0, lambda: False).passage.ids)
+
+    def _read(
+        self,
+        messages: Sequence[Message],
+        adapters: Wanted,
+        tools: Sequence[Mapping[str, Any]] | None,
+        trimmed: int,
+        cancelled: Cancelled,
+    ) -> Question:
+        prompt = self._text.prompt(messages, tools=tools)
+        kinds = {place.item.kind for place in prompt.media}
+        mode = mode_of(has_image="image" in kinds, has_audio="audio" in kinds)
+        choice = choose(self._manifest, mode, adapters)
+        try:
+            items = tuple(self._media.measure(place.item, cancelled=cancelled) for place in prompt.media)
+        except CancelledError as stop:
+            raise ReadingCancelledError(choice) from stop
+        template_ids, template_places = expand_media(prompt, [item.rows for item in items])
+        ids, places = self._spoken.put_back(template_ids.astype(np.int32), template_places)
+        return Question(Passage(ids, places, _spans(places, items, choice)), choice, items, trimmed)
+
+    def _too_long(self, question: Question) -> InputError:
+        passage = question.passage
+        return InputError(
+            f"the prompt has {len(passage.ids)} tokens ({passage.media_rows} of them images and sounds), this "
+            f"session's context is {self._context}; shorten it, drop older turns (on_overflow='trim' does), or "
+            f"load with a longer one (the bundle serves {self._manifest.decoder.context_length})"
+        )
+
+
+def without_front(messages: Sequence[Message], trimmed: int) -> list[Message]:
+    """A dialogue without so many messages behind its leading system messages."""
+    return _drop(list(messages), trimmed)
+
+
+def _without_oldest(messages: Sequence[Message]) -> int:
+    """How many messages the oldest question and what answered it are; 0 when it is the last question."""
+    start = _leading_system(messages)
+    questions = [i for i in range(start, len(messages)) if messages[i].get("role") == "user"]
+    return questions[1] - start if len(questions) > 1 else 0
+
+
+def _drop(messages: list[Message], count: int) -> list[Message]:
+    start = _leading_system(messages)
+    return messages[:start] + messages[start + count :]
+
+
+def _leading_system(messages: Sequence[Message]) -> int:
+    return next((i for i, message in enumerate(messages) if message.get("role") != "system"), len(messages))
+
+
+def _check_adapters(adapters: object) -> None:
+    if isinstance(adapters, AdapterRequest):
+        if not isinstance(adapters.route, (str, type(None))):
+            raise InputError(f"route: found {type(adapters.route).__name__}, expected a name")
+        adapters = adapters.adapters
+    if adapters is None or isinstance(adapters, str):  # nothing, or a route's name
+        return
+    if not isinstance(adapters, Mapping):
+        raise InputError(f"adapters: found {type(adapters).__name__}, expected a mapping of names to weights")
+    for name, weight in adapters.items():
+        if not isinstance(name, str):
+            raise InputError(f"adapters: found the name {name!r:.60}, expected text")
+        if not isinstance(weight, (int, float, np.integer, np.floating)) or isinstance(weight, bool):
+            raise InputError(f"adapter '{name}' has weight {weight!r:.60}, expected a number")
+
+
+def _spans(places: NDArray[np.int64], items: Sequence[MeasuredItem], choice: Choice) -> tuple[MediaSpan, ...]:
+    """Where each item's rows begin; the same sound through another projector counts as another."""
+    spans, row = [], 1
+    for measured in items:
+        start = int(np.flatnonzero(places == row)[0])
+        projector = f":{choice.audio_projector}" if measured.item.kind == "audio" else ""
+        spans.append(MediaSpan(start, measured.rows, measured.key + projector))
+        row += measured.rows
+    return tuple(spans)

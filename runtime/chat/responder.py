@@ -1,0 +1,171 @@
+"""One turn: a question is read by the decoder, an answer is sampled, its cost is counted."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from time import perf_counter
+
+import numpy as np
+from numpy.typing import NDArray
+
+from palmtop.runtime.bundle.manifest import Manifest
+from palmtop.runtime.decoding.cached_sequence import CancelledError, Track
+from palmtop.runtime.decoding.cancellation import Interruption
+from palmtop.runtime.decoding.generate import TokenStream
+from palmtop.runtime.decoding.generation_options import GenerationOptions
+from palmtop.runtime.decoding.guided_decoding import Guide
+from palmtop.runtime.decoding.prompt_lookup import Drafter, MeasuredPace, drafter_for
+from palmtop.runtime.decoding.timings import Stopwatch
+from palmtop.runtime.media.conversation_media import MediaReader
+from palmtop.runtime.memory.machine import peak_rss_bytes
+from palmtop.runtime.processor.text import TextProcessor
+
+from .prompt_builder import Question
+from .reply import FinishReason, Piece, Reply, ReprefillReason, Usage
+from .routing import Choice
+from .sampled_history import SpokenAnswers
+from .tools import find_tool_calls
+from .transcript import Transcript
+
+
+class Turn:
+    """Answers one question.
+
+    Args:
+        manifest: of the bundle.
+        track: the conversation's KV cache.
+        text: tokenizer.
+        media: encodes what the question brings.
+        spoken: is told the tokens of the answer.
+    """
+
+    def __init__(
+        self, manifest: Manifest, track: Track, text: TextProcessor, media: MediaReader, spoken: SpokenAnswers
+    ) -> None:
+        self._manifest = manifest
+        self._track = track
+        self._text = text
+        self._media = media
+        self._spoken = spoken
+        self._encode_s = 0.0
+        self._pace = MeasuredPace()
+
+    def drafter(self, options: GenerationOptions) -> Drafter | None:
+        """Who guesses ahead in an answer with these options, if anybody does.
+
+        Raises:
+            InputError: guesses are asked for, and the bundle cannot judge them.
+        """
+        never = *self._manifest.decoder.sampled_never, *self._manifest.processor.text.eos_ids
+        return drafter_for(options, self._manifest, self._pace, never)
+
+    def answer(
+        self,
+        question: Question,
+        options: GenerationOptions,
+        guide: Guide | None,
+        drafter: Drafter | None,
+        interruption: Interruption,
+        clock: Stopwatch,
+    ) -> Generator[Piece, None, None]:
+        """Give pieces; the last one carries the reply."""
+        self._encode_s = 0.0
+        transcript = Transcript(self._text.pieces(), options.stop)
+        reason: FinishReason = "cancelled"
+        cached = 0
+        reprefilled: ReprefillReason | None = None
+        try:
+            cached, reprefilled = self._prefill(question, interruption)
+            stream = self._stream(options, guide, drafter, interruption)
+            for token in stream:
+                clock.token()
+                if text := transcript.push(token):
+                    yield Piece(text=text)
+                if transcript.stopped:
+                    break
+            reason = "stop_string" if transcript.stopped else stream.finish_reason
+            reprefilled = stream.reprefilled or reprefilled
+            if reason == "eos":
+                clock.token()  # the end token was sampled as well, and took as long
+        except CancelledError:
+            pass
+        finally:
+            self._media.forget_pixels()
+            rest = transcript.finish()
+            if not transcript.stopped:
+                self._spoken.add(question.passage.ids, transcript.ids, transcript.text)
+        if reason == "cancelled":
+            reason = interruption.reason or reason
+        prompt_tokens = len(question.passage.ids)
+        usage = Usage(
+            prompt_tokens=prompt_tokens,
+            cached_tokens=cached,
+            media_rows=question.passage.media_rows,
+            completion_tokens=len(transcript.ids),
+            reprefilled=reprefilled,
+            trimmed_messages=question.trimmed,
+            encode_s=self._encode_s,
+            ttft_s=clock.ttft_s,
+            tokens_per_s=clock.tokens_per_s,
+            peak_rss_bytes=peak_rss_bytes(),
+            drafted_tokens=0 if drafter is None else drafter.drafted,
+            accepted_tokens=0 if drafter is None else drafter.accepted,
+            draft_s=0.0 if drafter is None else drafter.steps_s,
+        )
+        reply = Reply(
+            text=transcript.text,
+            token_ids=tuple(transcript.ids),
+            finish_reason=reason,
+            mode=question.choice.mode,
+            adapters={name: weight for name, weight in question.choice.adapters.items() if weight},
+            tool_calls=find_tool_calls(transcript.text, transcript.ids, self._text),
+            usage=usage,
+        )
+        yield Piece(text=rest, reply=reply)
+
+    def _prefill(self, question: Question, interruption: Interruption) -> tuple[int, ReprefillReason | None]:
+        def features(number: int) -> NDArray[np.float32]:
+            vision = question.choice.audio_projector == "vision"
+            return self._media.features(question.items[number], vision_projector=vision, cancelled=interruption)
+
+        started = perf_counter()
+        self._track.place_media(question.passage, features)
+        self._encode_s = perf_counter() - started if question.items else 0.0
+        return self._track.bring_to(question.passage, question.choice.gates(self._manifest), interruption)
+
+    def _stream(
+        self, options: GenerationOptions, guide: Guide | None, drafter: Drafter | None, interruption: Interruption
+    ) -> TokenStream:
+        return TokenStream(
+            self._track,
+            options,
+            eos_ids=self._manifest.processor.text.eos_ids,
+            never=self._manifest.decoder.sampled_never,
+            guide=guide,
+            drafter=drafter,
+            cancelled=interruption,
+        )
+
+
+def unread(choice: Choice, interruption: Interruption, clock: Stopwatch) -> Reply:
+    """The empty reply to a question that was stopped while its media were decoded."""
+    usage = Usage(
+        prompt_tokens=0,
+        cached_tokens=0,
+        media_rows=0,
+        completion_tokens=0,
+        reprefilled=None,
+        encode_s=clock.ttft_s,
+        ttft_s=clock.ttft_s,
+        tokens_per_s=0.0,
+        peak_rss_bytes=peak_rss_bytes(),
+    )
+    return Reply(
+        text="",
+        token_ids=(),
+        finish_reason=interruption.reason or "cancelled",
+        mode=choice.mode,
+        adapters={name: weight for name, weight in choice.adapters.items() if weight},
+        tool_calls=(),
+        usage=usage,
+    )

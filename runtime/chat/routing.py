@@ -1,0 +1,138 @@
+"""Which adapters answer: the manifest's route for what the conversation holds, and the user's own choice.
+
+A choice is held until a request asks for another. Computes names, weights and the gate array; runs nothing.
+
+The rule, in the words of the manifest: a request runs under one route, that of its mode or the task it names.
+Adapters that the request names take the weight it gives them. If one of them says ``combine: "replace"`` (those of
+the checkpoint do, they were trained to stand alone) the route's other adapters are off; if all say ``"add"`` (those
+that users added do) the route's stay on beside them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from palmtop.errors import InputError
+from palmtop.runtime.bundle.manifest import Manifest, Route
+
+OFF = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterRequest:
+    """What one request says about adapters.
+
+    Attributes:
+        adapters: name to weight; None leaves it to the route, an empty mapping switches every adapter off.
+        route: a route of the manifest by name; None takes that of the input's mode.
+    """
+
+    adapters: Mapping[str, float] | None = None
+    route: str | None = None
+
+
+Wanted = Mapping[str, float] | str | AdapterRequest | None
+"""As callers may write it: adapters, the name of a route, both, or nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What is switched on for a mode.
+
+    Attributes:
+        mode: "text", "image", "audio" or "image+audio".
+        adapters: name to weight, as reported to the user.
+        audio_projector: "speech" or "vision".
+    """
+
+    mode: str
+    adapters: dict[str, float]
+    audio_projector: str
+
+    def gates(self, manifest: Manifest) -> NDArray[np.float32]:
+        """The decoder's ``adapter_gates``: [A], zeros for what is off."""
+        gates = np.zeros(len(manifest.adapters), np.float32)
+        for adapter in manifest.adapters:
+            gates[adapter.gate] = self.adapters.get(adapter.name, 0.0)
+        return gates
+
+
+def mode_of(*, has_image: bool, has_audio: bool) -> str:
+    """The manifest's name for a mixture of inputs."""
+    return "+".join(name for name, there in (("image", has_image), ("audio", has_audio)) if there) or "text"
+
+
+def choose(manifest: Manifest, mode: str, wanted: Wanted = None) -> Choice:
+    """What a request of a mode runs under; see the rule at the top of this file.
+
+    Raises:
+        InputError: the bundle does not serve the mode or has no such route, an adapter does not exist or cannot be
+            switched, or a weight is not finite.
+    """
+    request = _request(wanted)
+    route = _route(manifest, mode, request.route)
+    if request.adapters is None:
+        return Choice(mode, dict(route.adapters), route.audio_projector)
+    named = {name: _checked(manifest, name, weight) for name, weight in request.adapters.items()}
+    replaces = [a.combine == "replace" for a in manifest.adapters if a.name in named]
+    kept = {} if not named or any(replaces) else route.adapters
+    return Choice(mode, {**kept, **named}, route.audio_projector)
+
+
+def _request(wanted: Wanted) -> AdapterRequest:
+    if isinstance(wanted, AdapterRequest):
+        return wanted
+    return AdapterRequest(route=wanted) if isinstance(wanted, str) else AdapterRequest(adapters=wanted)
+
+
+def _route(manifest: Manifest, mode: str, name: str | None) -> Route:
+    route = manifest.routes.get(name or mode)
+    if name is not None and route is None:
+        raise InputError(
+            f"route '{name}' is not in this bundle, expected one of {', '.join(manifest.routes) or 'none'}"
+        )
+    if route is None or not manifest.has_encoders(mode):
+        raise InputError(f"input is {mode}, this bundle serves {', '.join(manifest.modes) or 'nothing'}")
+    return route
+
+
+def _checked(manifest: Manifest, name: str, weight: float) -> float:
+    if manifest.adapter(name) is None or manifest.adapter_mode != "gated":
+        there = ", ".join(a.name for a in manifest.adapters) or "none"
+        found = there if manifest.adapter_mode == "gated" else f"none: its mode is {manifest.adapter_mode}"
+        raise InputError(f"adapter '{name}' cannot be switched on, this bundle's adapters are: {found}")
+    if not math.isfinite(weight) or abs(weight) > float(np.finfo(np.float32).max):
+        raise InputError(f"adapter '{name}' has weight {weight}, expected a finite number")
+    return float(weight)
+
+
+def parse_adapters(texts: tuple[str, ...]) -> dict[str, float] | None:
+    """``NAME`` or ``NAME=WEIGHT``, as on the command line; nothing given means the route decides.
+
+    ``none`` alone switches every adapter off.
+
+    Raises:
+        InputError: a weight is not a number, or ``none`` stands beside others.
+
+    >>> parse_adapters(("vision", "speech=0.5"))
+    {'vision': 1.0, 'speech': 0.5}
+    """
+    if not texts:
+        return None
+    if texts == (OFF,):
+        return {}
+    found: dict[str, float] = {}
+    for text in texts:
+        name, _, weight = text.partition("=")
+        if name == OFF:
+            raise InputError(f"adapter '{OFF}' stands beside others, expected it alone; NAME=0 switches one off")
+        try:
+            found[name] = float(weight) if weight else 1.0
+        except ValueError as error:
+            raise InputError(f"adapter '{text}': weight is '{weight}', expected a number") from error
+    return found

@@ -1,0 +1,1 @@
+"""Token ids to token ids: KV cache, sampling, guided decoding, prompt lookup."""

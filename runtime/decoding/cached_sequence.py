@@ -1,0 +1,321 @@
+"""What a decoder has in its KV cache, and how to bring it to another sequence with the least work.
+
+The invariant: the cache holds exactly the ids held, computed under the gates and the rope factors that are
+set now. Behind the text there may be guesses at what follows: they are held as well, until they come true or the
+next step takes them back. Every token goes through ``append``; none is left to the native loop, which would leave
+the last one of a turn without keys and values. Knows ids, places and feature rows; no text, no native library.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from palmtop.errors import InputError, PalmtopError
+from palmtop.runtime.chat.reply import ReprefillReason
+
+Cancelled = Callable[[], bool]
+
+
+class CancelledError(Exception):
+    """Somebody asked to stop; the track stays usable."""
+
+
+@dataclass(slots=True)
+class DecoderInputs:
+    """Arrays that the graph reads in place; None where the graph lacks the input.
+
+    Attributes:
+        media_index: [L] int64 by position: 0 = text, k = row k - 1 of ``media_features``.
+        media_features: [M, H] float32.
+        adapter_gates: [A] float32.
+        rope_long: [1] bool.
+    """
+
+    media_index: NDArray[np.int64] | None
+    media_features: NDArray[np.float32] | None
+    adapter_gates: NDArray[np.float32] | None
+    rope_long: NDArray[np.bool_] | None
+
+
+class Decoder(Protocol):
+    """One native generator and the arrays it reads."""
+
+    inputs: DecoderInputs
+
+    @property
+    def token_count(self) -> int:
+        """Tokens it holds."""
+
+    def append(self, ids: NDArray[np.int32]) -> None:
+        """Run the graph over more tokens, [S]."""
+
+    def logits(self) -> NDArray[np.float32]:
+        """Of the last token, [V]."""
+
+    def draft_logits(self, count: int) -> NDArray[np.float32]:
+        """Of the last tokens, which were appended together: [count, V]."""
+
+    def rewind_to(self, count: int) -> None:
+        """Forget all but the first tokens."""
+
+    def close(self) -> None:
+        """Free the cache."""
+
+
+@dataclass(frozen=True, slots=True)
+class MediaSpan:
+    """Where an image or a sound stands in a sequence.
+
+    Attributes:
+        start: position of its first row.
+        rows: how many positions it takes.
+        key: equal keys have equal features.
+    """
+
+    start: int
+    rows: int
+    key: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Passage:
+    """A sequence to be read.
+
+    Attributes:
+        ids: [S] int32.
+        places: [S] int64, as ``DecoderInputs.media_index``; rows are numbered from 1 in order of appearance.
+        media: spans of ``places``, in order.
+    """
+
+    ids: NDArray[np.int32]
+    places: NDArray[np.int64]
+    media: tuple[MediaSpan, ...]
+
+    @property
+    def media_rows(self) -> int:
+        """Tokens that are rows of images and sounds."""
+        return sum(span.rows for span in self.media)
+
+
+NOTHING = Passage(np.zeros(0, np.int32), np.zeros(0, np.int64), ())
+
+
+class Track:
+    """A decoder and the sequence it holds.
+
+    Args:
+        open_decoder: makes the decoder; called when it is first needed and again after a native failure.
+        context: tokens that the decoder can hold.
+        original_context: sequences longer than this use the long LongRoPE factors; None without LongRoPE.
+        chunk: tokens of a prefill step; cancellation acts between steps.
+        draft_rows: tokens of the longest step that gives logits of each. Above 1 no token is read alone, but again
+            together with the one before it: onnxruntime's 4-bit kernels round otherwise in steps of one token than in
+            longer ones, which all agree to the bit, so that guesses would change the text (docs/speculation.md).
+    """
+
+    def __init__(
+        self,
+        open_decoder: Callable[[], Decoder],
+        *,
+        context: int,
+        original_context: int | None,
+        chunk: int,
+        draft_rows: int = 1,
+    ) -> None:
+        self.context = context
+        self._open = open_decoder
+        self._decoder: Decoder | None = None
+        self._original_context = original_context
+        self._chunk = chunk
+        self._draft_rows = draft_rows
+        self._never_alone = draft_rows > 1 and chunk > 1
+        self._held = NOTHING
+        self._length = 0  # of the text; what is held behind it are guesses
+        self._rows: NDArray[np.float32] | None = None  # logits of the last tokens held, guesses among them
+        self._rows_of: list[str] = []  # keys of the media whose features lie in the buffer, in order
+
+    @property
+    def ids(self) -> NDArray[np.int32]:
+        """The text that was read, [S]."""
+        return self._held.ids[: self._length]
+
+    def place_media(self, passage: Passage, features: Callable[[int], NDArray[np.float32]]) -> None:
+        """Put the features of a passage's media where the graph will look for them.
+
+        Args:
+            passage: its spans decide the rows.
+            features: gives [rows, H] of the n-th span; asked only for those that are not there already.
+
+        Raises:
+            InputError: there are more rows than the session has places.
+        """
+        needed = passage.media_rows
+        buffer = self._ready().inputs.media_features
+        room = 0 if buffer is None else len(buffer)
+        if needed > room:
+            raise InputError(
+                f"the conversation's images and sounds take {needed} rows of features, this session has "
+                f"{room} places; load with media_rows={needed} or drop older media"
+            )
+        row, same = 0, True
+        for number, span in enumerate(passage.media):
+            same = same and number < len(self._rows_of) and self._rows_of[number] == span.key
+            if not same:
+                del self._rows_of[number:]
+                assert buffer is not None  # needed > room was refused above
+                buffer[row : row + span.rows] = features(number)
+                self._rows_of.append(span.key)
+            row += span.rows
+
+    def bring_to(
+        self, passage: Passage, gates: NDArray[np.float32], cancelled: Cancelled
+    ) -> tuple[int, ReprefillReason | None]:
+        """Make the cache hold exactly this passage.
+
+        Returns:
+            how many of its tokens were there already, and why earlier ones were thrown away, if they were.
+
+        Raises:
+            CancelledError: between two steps; what was read so far stays.
+            InputError: the passage is longer than the context.
+        """
+        decoder = self._ready()
+        if len(passage.ids) > self.context:
+            raise InputError(f"the prompt has {len(passage.ids)} tokens, the session's context is {self.context}")
+        reason = self._set_switches(decoder, gates, len(passage.ids))
+        common = min(_common_prefix(self._held, passage), len(passage.ids) - 1)
+        self._read(passage, common, cancelled)
+        return common, reason
+
+    def extend(self, token: int, cancelled: Cancelled, draft: Sequence[int] = ()) -> ReprefillReason | None:
+        """Append one sampled token; across the LongRoPE boundary this reads the whole sequence again.
+
+        Args:
+            token: costs nothing where it was guessed.
+            cancelled: asked between two steps.
+            draft: guesses at what follows, at most ``draft_room``; read in the same step.
+        """
+        if self.expects(token):
+            self._length += 1
+            return None
+        decoder = self._ready()
+        held, before = self._held, self._length
+        ids = np.concatenate([held.ids[:before], np.array([token, *draft], np.int32)])
+        places = np.concatenate([held.places[:before], np.zeros(1 + len(draft), np.int64)])
+        passage = Passage(ids, places, held.media)
+        reason = self._set_switches(decoder, decoder.inputs.adapter_gates, len(ids))
+        self._read(passage, min(before, len(self._held.ids)), cancelled)
+        if draft:
+            self._rows = decoder.draft_logits(1 + len(draft))
+            self._length = before + 1
+        return reason
+
+    def expects(self, token: int) -> bool:
+        """Whether this token was guessed, and has been read."""
+        return self._length < len(self._held.ids) and int(self._held.ids[self._length]) == token
+
+    def draft_room(self) -> int:
+        """Guesses that may follow the next token in one step: none may cross the LongRoPE boundary."""
+        length = self._length + 1
+        room = min(self._draft_rows, self._chunk, self.room()) - 1
+        if self._original_context is not None and length <= self._original_context + 1:
+            room = min(room, self._original_context - length)
+        return max(0, room)
+
+    def room(self) -> int:
+        """Tokens that still fit."""
+        return self.context - self._length
+
+    def logits(self) -> NDArray[np.float32]:
+        """After the last token, [V].
+
+        Raises:
+            PalmtopError: they are not finite.
+        """
+        guesses = len(self._held.ids) - self._length
+        logits = self._ready().logits() if self._rows is None else self._rows[len(self._rows) - 1 - guesses]
+        if not np.isfinite(logits).all():
+            raise PalmtopError(
+                "the decoder's logits are not finite: an adapter weight is too large, or weights are damaged"
+            )
+        return logits
+
+    def close(self) -> None:
+        """Free the decoder; the next use opens another."""
+        decoder, self._decoder = self._decoder, None
+        self._hold(NOTHING)
+        self._rows_of = []
+        if decoder is not None:
+            decoder.close()
+
+    def _ready(self) -> Decoder:
+        if self._decoder is None:
+            self._decoder = self._open()
+        return self._decoder
+
+    def _set_switches(self, decoder: Decoder, gates: NDArray[np.float32] | None, length: int) -> ReprefillReason | None:
+        """Set gates and rope factors for this length; why what was held is void now, if it is."""
+        inputs = decoder.inputs
+        reason: ReprefillReason | None = None
+        long = self._original_context is not None and length > self._original_context
+        if inputs.rope_long is not None and bool(inputs.rope_long[0]) != long:
+            reason = "rope"
+        if inputs.adapter_gates is not None and gates is not None and (inputs.adapter_gates != gates).any():
+            reason = "adapters"
+        if reason is None:
+            return None
+        had_tokens = len(self._held.ids) > 0
+        if had_tokens:
+            self._hold(NOTHING)
+            decoder.rewind_to(0)
+        if inputs.rope_long is not None:
+            inputs.rope_long[0] = long
+        if inputs.adapter_gates is not None and gates is not None:
+            inputs.adapter_gates[:] = gates
+        return reason if had_tokens else None
+
+    def _read(self, passage: Passage, common: int, cancelled: Cancelled) -> None:
+        """Rewind to ``common`` and append the rest in chunks."""
+        decoder = self._ready()
+        length = len(passage.ids)
+        try:
+            if decoder.token_count != common:
+                decoder.rewind_to(common)
+            if decoder.inputs.media_index is not None:
+                decoder.inputs.media_index[common:length] = passage.places[common:]
+            for start in range(common, length, self._chunk):
+                if cancelled():
+                    raise CancelledError
+                first = start - 1 if self._never_alone and 0 < start == length - 1 else start
+                if first < start:
+                    decoder.rewind_to(first)
+                decoder.append(passage.ids[first : start + self._chunk])
+        except (CancelledError, KeyboardInterrupt):
+            raise
+        except BaseException:
+            self.close()  # tokens may be in the sequence without keys and values
+            raise
+        finally:
+            count = decoder.token_count if self._decoder is not None else 0
+            media = tuple(span for span in passage.media if span.start < count)
+            self._hold(Passage(passage.ids[:count], passage.places[:count], media))
+
+    def _hold(self, passage: Passage) -> None:
+        """This is what the cache holds now, all of it text."""
+        self._held, self._length, self._rows = passage, len(passage.ids), None
+
+
+def _common_prefix(held: Passage, wanted: Passage) -> int:
+    """Tokens that both begin with, images and sounds compared by their keys."""
+    length = min(len(held.ids), len(wanted.ids))
+    same = (held.ids[:length] == wanted.ids[:length]) & (held.places[:length] == wanted.places[:length])
+    common = length if same.all() else int(same.argmin())
+    for ours, theirs in zip(held.media, wanted.media, strict=False):
+        if ours.key != theirs.key:
+            return min(common, ours.start)
+    return common

@@ -1,0 +1,95 @@
+"""From a sequence that has been read to a stream of token ids: the loop and its stop rules; knows no text."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from time import perf_counter
+
+import numpy as np
+
+from palmtop.runtime.chat.reply import FinishReason, ReprefillReason
+
+from .cached_sequence import Cancelled, CancelledError, Track
+from .generation_options import GenerationOptions
+from .guided_decoding import Guide
+from .prompt_lookup import Drafter
+from .sampling import Sampler
+
+
+class TokenStream:
+    """Samples one answer; iterate over it for the ids, the end token left out.
+
+    A sampled token is given out before the decoder reads it, so the last one of an answer is read only when
+    the conversation goes on. With a drafter, guesses at what follows are read in the same step; those that are sampled
+    then need no step of their own.
+
+    Attributes:
+        finish_reason: why it ended, once it has.
+        reprefilled: "rope" when the LongRoPE boundary was crossed on the way.
+    """
+
+    def __init__(
+        self,
+        track: Track,
+        options: GenerationOptions,
+        *,
+        eos_ids: Collection[int],
+        never: Collection[int],
+        guide: Guide | None = None,
+        drafter: Drafter | None = None,
+        cancelled: Cancelled,
+    ) -> None:
+        self.finish_reason: FinishReason = "max_tokens"
+        self.reprefilled: ReprefillReason | None = None
+        self._track = track
+        self._options = options
+        self._eos_ids = frozenset(eos_ids)
+        self._guide = guide
+        self._drafter = drafter
+        self._cancelled = cancelled
+        self._sampler = Sampler(options, never=tuple(never), seen=track.ids.tolist())
+
+    def __iter__(self) -> Iterator[int]:
+        for left in range(self._options.max_tokens - 1, -1, -1):
+            if self._cancelled():
+                self.finish_reason = "cancelled"
+                return
+            token = self._draw()
+            if self._drafter is not None:
+                self._drafter.sampled(token, was_read=self._track.expects(token))
+            if token in self._eos_ids:
+                self.finish_reason = "eos"
+                return
+            yield token
+            if left == 0:
+                return
+            if self._track.room() == 0:
+                self.finish_reason = "context_full"
+                return
+            try:
+                self._extend(token, left)
+            except CancelledError:
+                self.finish_reason = "cancelled"
+                return
+
+    def _extend(self, token: int, left: int) -> None:
+        """Read a token of which ``left`` are still to come, and guesses behind it where there are any."""
+        drafter, track = self._drafter, self._track
+        if drafter is None or track.expects(token):
+            self.reprefilled = track.extend(token, self._cancelled) or self.reprefilled
+            return
+        draft = drafter.draft(np.append(track.ids, np.int32(token)), min(track.draft_room(), left - 1))
+        started = perf_counter()
+        reason = track.extend(token, self._cancelled, draft)
+        if reason is None:
+            drafter.took(len(draft), perf_counter() - started)
+        self.reprefilled = reason or self.reprefilled
+
+    def _draw(self) -> int:
+        logits = self._track.logits()
+        if self._guide is None:
+            return self._sampler.draw(logits)
+        token = self._sampler.draw(logits, self._guide.allowed(len(logits)))
+        if token not in self._eos_ids:
+            self._guide.advance(token)
+        return token

@@ -1,0 +1,1 @@
+"""Encoder graphs: pictures and sounds become feature rows of the decoder."""

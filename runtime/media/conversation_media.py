@@ -1,0 +1,134 @@
+"""Images and sounds of a conversation: how many rows each takes, and the rows when the decoder needs them.
+
+A source seen before is recognised (a file by path, size and time, anything else by content), so later turns
+neither decode nor encode it again. Decoded tiles and frames live only until the end of a turn.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from palmtop.runtime.decoding.cached_sequence import CancelledError
+from palmtop.runtime.processor import Processor
+from palmtop.runtime.processor.content import MediaItem
+
+from .encoder_inputs import Tiles
+from .encoder_runner import EncodingStopped
+
+Features = NDArray[np.float32]
+
+
+class FeatureSource(Protocol):
+    """What ``Encoders`` offers: features of one image or one sound."""
+
+    def encode_image(self, tiles: Tiles, *, should_stop: Callable[[], bool] | None = None) -> Features:
+        """Rows [tiles.rows, H]."""
+
+    def encode_audio(
+        self, log_mel: Features, vision_projector: bool, *, should_stop: Callable[[], bool] | None = None
+    ) -> Features:
+        """Rows [R, H]."""
+
+    def close(self) -> None:
+        """Free everything."""
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredItem:
+    """An image or a sound whose size is known.
+
+    Attributes:
+        item: where it comes from.
+        key: equal keys have equal content.
+        rows: feature rows, and so ids in the prompt.
+    """
+
+    item: MediaItem
+    key: str
+    rows: int
+
+
+class MediaReader:
+    """Measures and encodes media of one conversation."""
+
+    def __init__(self, processor: Processor, encoders: FeatureSource) -> None:
+        self._processor = processor
+        self._encoders = encoders
+        self._rows: dict[str, int] = {}
+        self._tiles: dict[str, Tiles] = {}
+        self._frames: dict[str, Features] = {}
+
+    def measure(self, item: MediaItem, *, cancelled: Callable[[], bool]) -> MeasuredItem:
+        """Tell an item's rows.
+
+        Raises:
+            InputError: not usable, or of a kind that the model does not take.
+            CancelledError: asked to stop on the way.
+        """
+        key = f"{item.kind}:{source_key(item.source)}"
+        if key not in self._rows:
+            self._rows[key] = self._prepare(key, item, cancelled)
+        return MeasuredItem(item, key, self._rows[key])
+
+    def features(self, measured: MeasuredItem, *, vision_projector: bool, cancelled: Callable[[], bool]) -> Features:
+        """Encode an item: [rows, H].
+
+        Raises:
+            CancelledError: asked to stop on the way.
+        """
+        key, item = measured.key, measured.item
+        try:
+            if key not in self._tiles and key not in self._frames:
+                self._prepare(key, item, cancelled)
+            if item.kind == "image":
+                return self._encoders.encode_image(self._tiles[key], should_stop=cancelled)
+            return self._encoders.encode_audio(self._frames[key], vision_projector, should_stop=cancelled)
+        except EncodingStopped as stop:
+            raise CancelledError from stop
+
+    def forget_pixels(self) -> None:
+        """Free decoded tiles and frames; rows stay known."""
+        self._tiles.clear()
+        self._frames.clear()
+
+    def _prepare(self, key: str, item: MediaItem, cancelled: Callable[[], bool]) -> int:
+        """Decode an item and keep what the encoder will want; its rows."""
+
+        def between() -> None:
+            if cancelled():
+                raise CancelledError
+
+        if item.kind == "image":
+            tiles = self._processor.tiles(item, between)
+            self._tiles[key] = tiles
+            return tiles.rows
+        frames = self._processor.log_mel(item, between)
+        self._frames[key] = frames
+        return self._processor.sound_rows(len(frames))
+
+
+def source_key(source: Any) -> str:
+    """A name for a media source that changes when its content does."""
+    if isinstance(source, (str, Path)):
+        try:
+            stat = os.stat(source)
+        except (OSError, ValueError):  # ValueError: a NUL byte
+            return f"missing:{source}"  # loading it says what is wrong
+        return f"file:{os.path.realpath(source)}:{stat.st_size}:{stat.st_mtime_ns}"
+    digest = hashlib.blake2b(digest_size=16)
+    for part in source if isinstance(source, tuple) else (source,):
+        if isinstance(part, np.ndarray):
+            digest.update(f"{part.dtype.str}{part.shape}".encode())
+            # Arrays of objects and dates have no buffer to read; loading them says what is wrong.
+            digest.update(np.ascontiguousarray(part).data if part.dtype.kind in "biufc" else part.tobytes())
+        else:
+            digest.update(part if isinstance(part, bytes) else repr(part).encode())
+    return digest.hexdigest()

@@ -1,0 +1,1 @@
+"""Memory of a session: the plan before loading, what the machine has, mapped pages."""

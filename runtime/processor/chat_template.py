@@ -1,0 +1,146 @@
+"""A chat template, rendered by the rules of transformers' ``apply_chat_template``.
+
+Templates come with models and are not trusted: they run in jinja2's immutable sandbox and see plain JSON
+types only, and can take only so much time and memory. Knows nothing of tokens.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from functools import cached_property
+from typing import Any, NoReturn
+
+from jinja2 import TemplateError, TemplateSyntaxError, nodes
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
+
+from palmtop.errors import BundleError, InputError
+
+from .template_sandbox import MAX_SIZE, LimitedEnvironment
+
+_PROBE = "palmtop probe"
+
+
+class _Generation(Extension):
+    """``{% generation %}`` marks an assistant's words for training; here its body is simply shown."""
+
+    tags = {"generation"}  # noqa: RUF012 - jinja2's own spelling
+
+    def parse(self, parser: Parser) -> nodes.Node | list[nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+class ChatTemplate:
+    """A compiled template.
+
+    Args:
+        source: contents of ``chat_template.jinja``.
+
+    Raises:
+        BundleError: not a jinja2 template.
+    """
+
+    def __init__(self, source: str) -> None:
+        self._environment = LimitedEnvironment(
+            trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
+        )
+        self._environment.filters["tojson"] = self._environment.limited(_to_json)
+        self._environment.globals["raise_exception"] = _raise_exception
+        self._environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+        self._source = source
+        try:
+            self._template = self._environment.from_string(source)
+        except TemplateSyntaxError as error:
+            raise BundleError(f"chat_template.jinja: line {error.lineno}: {error.message}") from error
+        except (TemplateError, RecursionError, MemoryError, ValueError, ArithmeticError) as error:
+            raise BundleError(f"chat_template.jinja: cannot be compiled ({error!s:.200})") from error
+
+    def render(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        add_generation_prompt: bool = True,
+        special_tokens: Mapping[str, str] | None = None,
+    ) -> str:
+        """The prompt as text.
+
+        Args:
+            messages: what the template sees as ``messages``; plain types only.
+            tools: JSON schemas of functions.
+            add_generation_prompt: end with the opening of an answer.
+            special_tokens: names that the template may use, such as ``eos_token``.
+
+        Raises:
+            InputError: the template refused the conversation.
+        """
+        self._environment.begin()
+        values = {
+            **(special_tokens or {}),
+            "messages": messages,
+            "tools": tools,
+            "documents": None,
+            "add_generation_prompt": add_generation_prompt,
+        }
+        written: list[str] = []
+        length = 0
+        try:
+            for part in self._template.generate(values):
+                written.append(part)
+                length += len(part)
+                if length > MAX_SIZE:
+                    raise TemplateError(f"it writes more than {MAX_SIZE} characters")
+        except RecursionError as error:
+            raise InputError("chat_template.jinja: the template calls itself without end") from error
+        except (TemplateError, TypeError, ValueError, LookupError, ArithmeticError, MemoryError) as error:
+            raise InputError(f"chat_template.jinja: the template refuses these messages: {error!s:.300}") from error
+        except (AttributeError, AssertionError) as error:  # jinja2 meets what it did not expect of a template
+            raise InputError(f"chat_template.jinja: the template fails: {error!s:.300}") from error
+        return "".join(written)
+
+    @cached_property
+    def literal_text(self) -> str:
+        """Everything the template itself may write, joined by NUL."""
+        tree = self._environment.parse(self._source)
+        texts = [node.data for node in tree.find_all(nodes.TemplateData)]
+        texts += [node.value for node in tree.find_all(nodes.Const) if isinstance(node.value, str)]
+        return "\0".join(texts)
+
+    @cached_property
+    def takes_text(self) -> bool:
+        """Whether a message's content may be a string; else it must be a list of parts."""
+        try:
+            return _PROBE in self.render([{"role": "user", "content": _PROBE}])
+        except InputError:
+            return False
+
+
+def _to_json(
+    value: object,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    """Jinja2's own filter escapes HTML, which no model was trained on."""
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+def _raise_exception(message: str) -> NoReturn:
+    raise TemplateError(message)
+
+
+def plain(value: object, change: Callable[[str], str]) -> Any:
+    """A copy of JSON-like data, its strings (but no keys) changed; other things become their type's name."""
+    if value is None or isinstance(value, (bool, int, float)):
+        return value
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, Mapping):
+        return {str(key): plain(item, change) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item, change) for item in value]
+    return f"<{type(value).__name__}>"

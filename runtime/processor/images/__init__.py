@@ -1,0 +1,1 @@
+"""Image files to tiles: one file for each kind of image processor."""

@@ -1,0 +1,97 @@
+"""A long sound file as windows, cut where it is quiet; never more than one window in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from palmtop.errors import InputError
+
+from .sound_file import EXPECTED, MAX_RATE_HZ, MIN_RATE_HZ, MIN_SOUND_S
+
+QUIET_S = 0.2  # length of the pause that is looked for
+SEARCHED_SHARE = 0.25  # of a window, at its end, in which the cut may lie
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Window:
+    """A part of a recording.
+
+    Attributes:
+        start_s: where it begins.
+        end_s: where it ends.
+        total_s: length of the recording, as its header says.
+        samples: [N] float32, mono.
+        rate_hz: of the samples.
+    """
+
+    start_s: float
+    end_s: float
+    total_s: float
+    samples: NDArray[np.float32]
+    rate_hz: int
+
+
+def read_windows(path: Path, window_s: float) -> Iterator[Window]:
+    """Cut a sound file into windows of at most ``window_s`` seconds, each after the quietest moment near its end.
+
+    Raises:
+        InputError: the file is missing, no sound, broken off, or holds samples that are not finite.
+    """
+    import soundfile
+
+    if not path.is_file():
+        raise InputError(f"{path}: no such file, {EXPECTED}")
+    try:
+        with soundfile.SoundFile(str(path)) as file:
+            rate = int(file.samplerate)
+            if not MIN_RATE_HZ <= rate <= MAX_RATE_HZ:
+                raise InputError(f"{path}: the rate is {rate} Hz, expected {MIN_RATE_HZ} to {MAX_RATE_HZ} Hz")
+            total, done = int(file.frames), 0
+            wanted = int(window_s * rate)
+            held = np.zeros(0, np.float32)
+            while True:
+                block = file.read(wanted - len(held), dtype="float32", always_2d=True)
+                held = np.concatenate([held, block.mean(axis=1, dtype=np.float32)])
+                if not np.isfinite(held).all():
+                    raise InputError(f"{path}: a sample after {done / rate:.1f} s is not finite")
+                ended = len(held) < wanted
+                cut = len(held) if ended else quiet_place(held, rate)
+                if cut >= MIN_SOUND_S * rate:
+                    yield Window(
+                        start_s=done / rate,
+                        end_s=(done + cut) / rate,
+                        total_s=total / rate,
+                        samples=held[:cut],
+                        rate_hz=rate,
+                    )
+                done, held = done + cut, held[cut:].copy()
+                if ended:
+                    break
+    except soundfile.LibsndfileError as error:
+        reason = error.error_string.rstrip(".") or "broken stream"
+        raise InputError(f"{path}: cannot be decoded ({reason}), {EXPECTED}") from error
+    except (ValueError, RuntimeError, AssertionError) as error:  # soundfile trusts the number of frames in a header
+        raise InputError(f"{path}: cannot be decoded ({error!s:.100}), {EXPECTED}") from error
+    if total - done > rate // 10:
+        raise InputError(
+            f"{path}: the sound is truncated: it ends after {done / rate:.2f} s, expected {total / rate:.2f} s"
+        )
+
+
+def quiet_place(samples: NDArray[np.float32], rate_hz: int) -> int:
+    """The middle of the quietest ``QUIET_S`` in the last quarter of a window.
+
+    Args:
+        samples: [N].
+        rate_hz: their rate.
+    """
+    start = int(len(samples) * (1 - SEARCHED_SHARE))
+    length = max(1, min(int(QUIET_S * rate_hz), len(samples) - start))
+    energy = np.concatenate([[0.0], np.cumsum(samples[start:].astype(np.float64) ** 2)])
+    sums = energy[length:] - energy[:-length]
+    return start + int(sums.argmin()) + length // 2

@@ -1,0 +1,90 @@
+"""A tokenizer that can also spell control tokens out, as ordinary text.
+
+Works on the segments that ``guard.py`` cuts. Knows nothing of messages and media.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from tokenizers import Tokenizer
+
+from palmtop.errors import BundleError
+
+from .special_tokens import Segment
+
+_CONTROL_SHAPE = re.compile(r"<\|.*\|>")
+"""An added token of this shape is a control token even where the tokenizer does not call it special."""
+
+
+class Tokens:
+    """tokenizer.json of a bundle.
+
+    Args:
+        path: of tokenizer.json.
+
+    Raises:
+        BundleError: it cannot be read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self.tokenizer = Tokenizer.from_file(str(path))
+        except Exception as error:  # the binding raises nothing more precise
+            raise BundleError(f"{path}: not a readable tokenizer: {error}") from error
+        self.tokenizer.no_truncation()
+        self.tokenizer.no_padding()
+        self._added = self.tokenizer.get_added_tokens_decoder()
+        self._added_ids = frozenset(i for i, token in self._added.items() if len(token.content) > 1)
+        self._newline = self.encode("\n")
+        # Sentencepiece puts a space before a text, so a later segment is encoded behind a newline.
+        self._adds_prefix = self.encode("\nx")[len(self._newline) :] != self.encode("x")
+
+    @property
+    def special(self) -> set[str]:
+        """Texts of the special tokens."""
+        return {token.content for token in self._added.values() if token.special}
+
+    def other_control(self, template_text: str) -> set[str]:
+        """Texts of the added tokens that are not special but serve the template.
+
+        Args:
+            template_text: everything that the chat template may write.
+        """
+        texts = {token.content for token in self._added.values()} - self.special
+        written = {text for text in texts if text in template_text and not text.isspace()}
+        return written | {text for text in texts if _CONTROL_SHAPE.fullmatch(text)}
+
+    def text_of(self, token_id: int | None) -> str | None:
+        """A token's text; None if there is no such token."""
+        return None if token_id is None else self.tokenizer.id_to_token(token_id)
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text by itself; added tokens in it are recognised."""
+        return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def encode_segments(self, segments: Sequence[Segment]) -> list[int]:
+        """Ids of a prompt."""
+        ids: list[int] = []
+        for segment in segments:
+            encode = self._spell if segment.is_spelled else self.encode
+            inside = bool(ids) and self._adds_prefix
+            ids += self._encode_inside(encode, segment.text) if inside else encode(segment.text)
+        return ids
+
+    def _encode_inside(self, encode: Callable[[str], list[int]], text: str) -> list[int]:
+        ids = encode("\n" + text)
+        return ids[len(self._newline) :] if ids[: len(self._newline)] == self._newline else encode(text)
+
+    def _spell(self, text: str) -> list[int]:
+        """The tokenizer's pipeline without its added tokens."""
+        normalizer, splitter = self.tokenizer.normalizer, self.tokenizer.pre_tokenizer
+        clean = text if normalizer is None else normalizer.normalize_str(text)
+        words = [clean] if splitter is None else [word for word, _ in splitter.pre_tokenize_str(clean)]
+        ids = [token.id for word in words for token in self.tokenizer.model.tokenize(word)]
+        if self._added_ids.isdisjoint(ids):
+            return ids
+        # The vocabulary holds an added token as a word of its own; single characters cannot make it.
+        return [i for character in text for i in self._spell(character)]

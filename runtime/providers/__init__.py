@@ -1,0 +1,1 @@
+"""Execution providers: assignment of graphs, plugins, decoders and encoders of fixed shapes."""

@@ -1,0 +1,88 @@
+"""OpenVINO through its onnxruntime plugin: devices, sessions, and its quirks.
+
+The plugin offers its CPU device on Intel's processors alone, and takes what is asked of a device as ``load_config``.
+Encoders run as they are in the bundle; the decoder has graphs of fixed shapes, one compiled copy of its weights each.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from palmtop.errors import InputError, RuntimeMissingError
+from palmtop.runtime.bundle.opening import Bundle
+
+from .assignment import DEVICES
+from .plugins import find_devices, open_graph, tell_fallen_back
+from .static_sessions import StaticSessions
+
+PROVIDER = "openvino"
+COPIES = 5.0
+"""Memory of prefill and decode graph together in sizes of their INT4 weights: measured 2.5 each (docs/npu.md)."""
+
+
+def openvino_decoder(bundle: Bundle, provider: str, threads: int | None, *, fallback: bool = False) -> StaticSessions:
+    """The decoder's graphs for OpenVINO, opened when they are first run.
+
+    Raises:
+        InputError: the bundle has none.
+        RuntimeMissingError: the plugin is not installed, or has no such device here.
+    """
+    target = bundle.manifest.target(PROVIDER)
+    if target is None or target.decoder is None:
+        raise InputError(
+            f"{bundle.path}: has no graphs for provider '{PROVIDER}', expected a target; palmtop export CHECKPOINT -o "
+            f"BUNDLE --target {PROVIDER}, or --provider vision={PROVIDER} --provider audio={PROVIDER} for the encoders"
+        )
+    openvino_device(provider)  # now rather than at the first question
+    return StaticSessions(
+        bundle.path,
+        target.decoder,
+        lambda path: open_on_openvino(path, provider, threads, fallback=fallback),
+        lambda path: open_graph("cpu", path, threads=threads),
+        copies=COPIES,
+    )
+
+
+def open_on_openvino(path: Path, provider: str, threads: int | None, *, fallback: bool = False) -> Any:
+    """A session whose nodes run on OpenVINO.
+
+    Args:
+        path: of the graph.
+        provider: "openvino", or with a device "openvino:npu".
+        threads: of its CPU device; None leaves it to OpenVINO.
+        fallback: nodes that it does not take may run on the CPU, and are named in the log; otherwise one is enough
+            to refuse.
+
+    Raises:
+        BundleError: OpenVINO cannot load the graph, or not the whole of it.
+        RuntimeMissingError: the plugin is not installed, or has no such device here.
+    """
+    wanted = {} if threads is None else {"CPU": {"INFERENCE_NUM_THREADS": str(threads)}}
+    session = open_graph(
+        PROVIDER,
+        path,
+        fallback=fallback,
+        threads=threads,
+        options={"load_config": json.dumps(wanted)} if wanted else {},
+        device=openvino_device(provider),
+    )
+    tell_fallen_back(session, path.name)
+    return session
+
+
+def openvino_device(provider: str) -> Any:
+    """The plugin's device of this name: the CPU without one.
+
+    Raises:
+        RuntimeMissingError: the plugin is not installed, or has no such device here.
+    """
+    wanted = (provider.partition(":")[2] or DEVICES[PROVIDER][0]).upper()
+    offered = {device.ep_metadata.get("ov_device", ""): device for device in find_devices(PROVIDER)}
+    if wanted not in offered:
+        raise RuntimeMissingError(
+            f"provider '{PROVIDER}': the plugin has no device {wanted} on this machine, it offers "
+            f"{', '.join(sorted(offered))}; --provider {PROVIDER}:{min(offered).lower()} takes that"
+        )
+    return offered[wanted]

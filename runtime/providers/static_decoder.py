@@ -1,0 +1,199 @@
+"""The token loop over graphs of fixed shapes: what ``track.Track`` drives where genai cannot run a bundle.
+
+Owns the cache, pads chunks, computes the mask and rotary positions, puts media rows among the embedded tokens, and
+takes the graphs of the mix of adapters that is switched on. Knows numpy alone: graphs are functions handed in, so
+the loop is the same for every provider.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from palmtop.errors import BundleError, InputError
+from palmtop.runtime.bundle.manifest import Manifest
+from palmtop.runtime.bundle.targets import StaticRoute, StaticSpec
+from palmtop.runtime.decoding.cached_sequence import DecoderInputs
+
+from .static_rope import RopeTables
+
+Feeds = dict[str, NDArray[np.generic]]
+
+
+class StaticGraphs(Protocol):
+    """The graphs of one static decoder, loaded when they are asked for."""
+
+    def embed(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
+        """[1, S] -> [1, S, H] rows of the embedding table."""
+
+    def run(self, route: StaticRoute, role: str, feeds: Feeds) -> Mapping[str, NDArray[np.float32]]:
+        """Run the route's "prefill" or "decode" graph: outputs by name."""
+
+
+class StaticDecoder:
+    """One sequence and its cache (``track.Decoder``).
+
+    Args:
+        graphs: loaded for this bundle; several decoders may share them.
+        spec: what the graphs are.
+        manifest: of the bundle.
+        inputs: arrays that the caller changes in place between two appends.
+    """
+
+    def __init__(self, graphs: StaticGraphs, spec: StaticSpec, manifest: Manifest, inputs: DecoderInputs) -> None:
+        self.inputs = inputs
+        self._graphs: StaticGraphs | None = graphs
+        self._spec = spec
+        self._manifest = manifest
+        self._rope = RopeTables(spec.rope)
+        sizes = manifest.decoder
+        shape = (1, sizes.num_kv_heads, spec.context, sizes.head_size)
+        self._cache: Feeds = {
+            f"past_{kind}.{layer}": np.zeros(shape, np.float32)
+            for layer in range(sizes.num_layers)
+            for kind in ("key", "value")
+        }
+        self._count = 0
+        self._logits: NDArray[np.float32] | None = None
+
+    @property
+    def token_count(self) -> int:
+        """Tokens in the cache."""
+        return self._count
+
+    def append(self, ids: NDArray[np.int32]) -> None:
+        """Read more tokens, [S], in as many runs as they need.
+
+        Raises:
+            InputError: more than the cache holds, a mix of adapters that the target has no graphs for, or the
+                session is closed.
+            BundleError: a graph gives something else than its spec says.
+        """
+        if self._graphs is None:
+            raise InputError("the session of this conversation is closed, expected an open one")
+        if self._count + len(ids) > self._spec.context:
+            raise InputError(
+                f"the sequence would have {self._count + len(ids)} tokens, the graphs hold {self._spec.context}"
+            )
+        route = self._route()
+        for start in range(0, len(ids), self._spec.chunk):
+            self._run(self._graphs, route, ids[start : start + self._spec.chunk])
+
+    def logits(self) -> NDArray[np.float32]:
+        """Of the last token, [V]."""
+        if self._logits is None:
+            raise InputError("the decoder has read nothing yet, expected tokens before logits")
+        return self._logits
+
+    def draft_logits(self, count: int) -> NDArray[np.float32]:
+        """Not of these graphs: a step gives its last position's logits alone.
+
+        Raises:
+            BundleError: always.
+        """
+        raise BundleError(f"the graphs of {self._spec.routes[0].prefill} give no logits of {count} positions")
+
+    def rewind_to(self, count: int) -> None:
+        """Forget all but the first tokens; their keys and values stay, later ones are masked until overwritten."""
+        self._count = min(count, self._count)
+        self._logits = None
+
+    def close(self) -> None:
+        """Free the cache."""
+        self._graphs, self._logits = None, None
+        self._cache.clear()
+
+    def _run(self, graphs: StaticGraphs, route: StaticRoute, ids: NDArray[np.int32]) -> None:
+        count, used = self._count, len(ids)
+        role, rows = ("decode", 1) if used == 1 else ("prefill", self._spec.chunk)
+        cos, sin = self._rope.rows(count, rows, is_long=self._is_long)
+        feeds: Feeds = {
+            **self._cache,
+            "inputs_embeds": self._rows(graphs, ids, rows),
+            "rope_cos": cos,
+            "rope_sin": sin,
+            "attention_bias": attention_bias(self._spec, count, used, rows),
+        }
+        if role == "prefill":
+            feeds["last_row"] = np.array([used - 1], np.int32)
+        found = graphs.run(route, role, feeds)
+        for name, cache in self._cache.items():
+            new = found.get(name.replace("past_", "present_"))
+            if new is None or new.shape[2] != rows:
+                raise BundleError(f"{getattr(route, role)}: gives no '{name}' of {rows} rows, expected the cache's")
+            cache[:, :, count : count + used] = new[:, :, :used]
+        self._logits = self._checked(found["logits"], getattr(route, role))
+        self._count += used
+
+    @property
+    def _is_long(self) -> bool:
+        return self.inputs.rope_long is not None and bool(self.inputs.rope_long[0])
+
+    def _checked(self, logits: NDArray[np.float32], file: str) -> NDArray[np.float32]:
+        flat: NDArray[np.float32] = np.asarray(logits, np.float32).reshape(-1)
+        if len(flat) != self._manifest.decoder.vocab_size:
+            expected = self._manifest.decoder.vocab_size
+            raise BundleError(f"{file}: gives {len(flat)} logits, expected decoder.vocab_size, {expected}")
+        return flat
+
+    def _rows(self, graphs: StaticGraphs, ids: NDArray[np.int32], rows: int) -> NDArray[np.float32]:
+        """[1, rows, H]: embedded tokens, media rows where ``media_index`` says so, zeros behind."""
+        out = np.zeros((1, rows, self._manifest.decoder.hidden_size), np.float32)
+        out[:, : len(ids)] = graphs.embed(ids[None].astype(np.int64))
+        index, features = self.inputs.media_index, self.inputs.media_features
+        if index is not None and features is not None:
+            row = index[self._count : self._count + len(ids)]
+            there = np.flatnonzero(row > 0)
+            out[0, there] = features[row[there] - 1]
+        return out
+
+    def _route(self) -> StaticRoute:
+        """The graphs of what is switched on."""
+        gates = self.inputs.adapter_gates
+        on = {}
+        if gates is not None:
+            on = {a.name: float(gates[a.gate]) for a in self._manifest.adapters if gates[a.gate] != 0}
+        for route in self._spec.routes:
+            if {name: np.float32(weight) for name, weight in route.adapters.items()} == on:
+                return route
+        wanted = mix_name(on)
+        there = ", ".join(mix_name(route.adapters) for route in self._spec.routes)
+        raise InputError(
+            f"adapters {wanted} are switched on, this target's graphs were made for: {there}; provider 'cpu' runs any"
+        )
+
+
+def mix_name(mix: Mapping[str, float]) -> str:
+    """For people.
+
+    >>> mix_name({"vision": 1.0, "mine": 0.5}), mix_name({})
+    ('vision + mine=0.5', 'none')
+    """
+    return " + ".join(name if weight == 1 else f"{name}={weight:g}" for name, weight in mix.items()) or "none"
+
+
+def attention_bias(spec: StaticSpec, count: int, used: int, rows: int) -> NDArray[np.float32]:
+    """What is added to the scores of a run.
+
+    Args:
+        spec: context C, window, the number that hides.
+        count: tokens in the cache.
+        used: rows of this run that are tokens; those behind them are padding.
+        rows: S.
+
+    Returns:
+        [1, 1, S, C + S]: row i is position count + i; columns are the cache's positions, then the run's rows.
+    """
+    row = np.arange(rows)[:, None]
+    position = count + row
+    cached, new = np.arange(spec.context)[None, :], np.arange(rows)[None, :]
+    sees_cached = np.broadcast_to(cached < count, (rows, spec.context))
+    sees_new = (new <= row) & ((new < used) | (row >= used))  # padding sees itself: no row without anything to see
+    if spec.window is not None:
+        sees_cached = sees_cached & (position - cached < spec.window)
+        sees_new = sees_new & (row - new < spec.window)
+    seen = np.concatenate([sees_cached, sees_new], axis=1)
+    return np.where(seen, np.float32(0), np.float32(spec.masked))[None, None]

@@ -1,0 +1,145 @@
+"""Encoders that run graphs of fixed shapes on a provider; kinds that have none go to the bundle's own."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from palmtop.errors import BundleError, InputError
+from palmtop.runtime.bundle.processor_config import ProcessorSpec
+from palmtop.runtime.media.audio_windows import audio_windows
+from palmtop.runtime.media.conversation_media import FeatureSource
+from palmtop.runtime.media.encoder_inputs import Tiles, check_log_mel, check_tiles
+from palmtop.runtime.media.encoder_runner import CACHE_BYTES, EncodingStopped, ShouldStop
+from palmtop.runtime.media.feature_cache import FeatureCache, Features, content_key
+from palmtop.runtime.processor.images.dynamic_hd import feature_order
+
+from .static_inputs import static_audio_feeds, static_tile_feeds, steps_of
+
+OpenGraph = Callable[[Path], Any]
+"""Opens a graph file for a provider; raises what its user can cause."""
+
+
+class StaticEncoders:
+    """What ``Encoders`` offers, on a provider (``media.FeatureSource``)."""
+
+    def __init__(
+        self,
+        vision: Path | None,
+        audio: Mapping[int, Path],
+        spec: ProcessorSpec,
+        open_graph: OpenGraph,
+        rest: FeatureSource,
+        *,
+        keep: bool = False,
+    ) -> None:
+        """Nothing is loaded yet.
+
+        Args:
+            vision: graph for one tile, None where the rest encodes images.
+            audio: graphs for one window by their steps, the whole window's among them; empty likewise.
+            spec: sizes of both inputs.
+            open_graph: opens a graph.
+            rest: for the kinds without graphs.
+            keep: sessions stay open after use.
+        """
+        self._vision = vision
+        self._audio = dict(sorted(audio.items()))
+        self._spec = spec
+        self._open = open_graph
+        self._rest = rest
+        self._keep = keep
+        self._sessions: dict[Path, Any] = {}
+        self._cache = FeatureCache(CACHE_BYTES)
+        self._lock = threading.Lock()
+
+    def encode_image(self, tiles: Tiles, *, should_stop: ShouldStop | None = None) -> Features:
+        """Rows [tiles.rows, H], as ``Encoders.encode_image``; stops between two tiles."""
+        path, spec = self._vision, self._spec.image
+        if path is None:
+            return self._rest.encode_image(tiles, should_stop=should_stop)
+        if spec is None:
+            raise InputError("the bundle has no vision encoder, expected no images")
+        check_tiles(tiles, spec)
+
+        def run() -> Features:
+            session = self._session(path)
+            rows = {value.name: value.shape for value in session.get_inputs()}["patches"][1]
+            done: list[Features] = []
+            for place in range(len(tiles.pixels)):
+                feeds = static_tile_feeds(tiles.pixels[place : place + 1], tiles.patch_mask[place : place + 1], rows)
+                features, separators = _run(session, path, ["tile_features", "separators"], feeds, should_stop)
+                done.append(features)
+            return np.concatenate([*done, separators])[feature_order(tiles.grid, tiles.useful, spec.pooled)]
+
+        key = content_key(f"image{tiles.grid}{tiles.useful}", tiles.pixels, tiles.patch_mask)
+        return self._encode(key, tiles.rows, run, path)
+
+    def encode_audio(
+        self, log_mel: NDArray[np.float32], vision_projector: bool, *, should_stop: ShouldStop | None = None
+    ) -> Features:
+        """Rows [R, H], as ``Encoders.encode_audio``; stops between two windows."""
+        spec = self._spec.audio
+        if not self._audio:
+            return self._rest.encode_audio(log_mel, vision_projector, should_stop=should_stop)
+        if spec is None:
+            raise InputError("the bundle has no audio encoder, expected no sounds")
+        check_log_mel(log_mel, spec)
+        windows = audio_windows(len(log_mel), spec)
+        needed = max(w.fill_to or steps_of(w.stop - w.start, w.left_context, spec) for w in windows)
+        steps, path = next((s, p) for s, p in self._audio.items() if s >= needed)
+
+        def run() -> Features:
+            session, output = self._session(path), f"features_{'vision' if vision_projector else 'speech'}"
+            rows: list[Features] = []
+            for window in windows:
+                frames = log_mel[window.start : window.stop]
+                feeds, count = static_audio_feeds(frames, window.left_context, window.fill_to, spec, steps)
+                rows.append(_run(session, path, [output], feeds, should_stop)[0][:count])
+            return np.concatenate(rows)
+
+        whole = -(-len(log_mel) // spec.compression_rate)
+        key = content_key(f"audio{vision_projector}", log_mel)
+        return self._encode(key, -(-whole // spec.downsample_rate), run, path)
+
+    def close(self) -> None:
+        """Close open sessions and forget cached features; the next call starts anew."""
+        with self._lock:
+            self._sessions.clear()
+            self._cache.clear()
+        self._rest.close()
+
+    def _encode(self, key: str, rows: int, run: Callable[[], Features], path: Path) -> Features:
+        with self._lock:
+            if (known := self._cache.get(key)) is not None:
+                return known
+            try:
+                features = run()
+            finally:
+                if not self._keep:
+                    self._sessions.clear()
+            if len(features) != rows:
+                raise BundleError(f"{path.name}: gives {len(features)} feature rows, expected {rows}")
+            return self._cache.put(key, features)
+
+    def _session(self, path: Path) -> Any:
+        if path not in self._sessions:
+            self._sessions[path] = self._open(path)
+        return self._sessions[path]
+
+
+def _run(
+    session: Any, path: Path, outputs: list[str], feeds: dict[str, NDArray[Any]], should_stop: ShouldStop | None
+) -> list[Features]:
+    if should_stop is not None and should_stop():
+        raise EncodingStopped
+    try:
+        found: list[Features] = session.run(outputs, feeds)
+    except Exception as error:  # onnxruntime's exceptions have no common base of their own
+        raise BundleError(f"{path.name}: could not be run ({' '.join(str(error).split())[:300]})") from error
+    return found

@@ -1,0 +1,74 @@
+"""What encoder graphs of fixed shapes take: one tile or one window, its masks and positions. Runs nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from palmtop.runtime.bundle.processor_config import AudioSpec
+from palmtop.runtime.processor.images.patch_positions import position_ids
+
+HIDDEN = -100.0
+"""What hides a key. Scores and mask share one 16-bit range, so a larger number would cost the scores precision; what
+softmax makes of it, 4e-44 of the largest, is zero in 16 bits."""
+
+
+def static_tile_feeds(pixels: NDArray[np.float32], patch_mask: NDArray[np.bool_], rows: int) -> dict[str, NDArray[Any]]:
+    """Inputs of one tile.
+
+    Args:
+        pixels: [1, 3, C, C].
+        patch_mask: [1, P, P].
+        rows: R of the graph, at least P*P; the rest is hidden.
+    """
+    patches = patch_mask.shape[1]
+    more = rows - patches * patches
+    bias = np.where(patch_mask.reshape(1, 1, 1, -1), np.float32(0), np.float32(HIDDEN))
+    return {
+        "patches": np.pad(_patches(pixels, patches), ((0, 0), (0, more), (0, 0))),
+        "position_ids": np.pad(position_ids(patch_mask), ((0, 0), (0, more))),
+        "key_bias": np.pad(bias, ((0, 0), (0, 0), (0, 0), (0, more)), constant_values=HIDDEN),
+    }
+
+
+def steps_of(frames: int, left_context: int, spec: AudioSpec) -> int:
+    """Encoder steps of a window of so many mel frames, its context left out."""
+    return -(-frames // spec.compression_rate) - left_context
+
+
+def static_audio_feeds(
+    frames: NDArray[np.float32], left_context: int, fill_to: int, spec: AudioSpec, steps: int
+) -> tuple[dict[str, NDArray[Any]], int]:
+    """Inputs of one window (``audio_windows``), and how many rows of its features count.
+
+    Args:
+        frames: [F, mels] of the window.
+        left_context: steps in front that are context alone, 0 or 1.
+        fill_to: steps that the window is filled up to with zeros; 0 for none, else S.
+        spec: sizes.
+        steps: S of the graph, at least the window's own.
+
+    Returns:
+        the feeds, and the rows to keep.
+    """
+    rate = spec.compression_rate
+    front = 0 if left_context else rate  # frames of context that this window lacks
+    length = (steps + 1) * rate
+    mel = np.zeros((1, length, frames.shape[1]), np.float32)
+    mel[0, front : front + len(frames)] = frames
+    mask = np.zeros((1, 1, length, 1), np.float32)
+    mask[0, 0, front : front + len(frames)] = 1
+    count = steps_of(len(frames), left_context, spec)
+    bias = np.zeros((1, 1, 1, steps), np.float32)
+    if not fill_to:
+        bias[..., count:] = HIDDEN  # a filled window attends to its zeros, as the reference does
+    return {"log_mel": mel, "frame_mask": mask, "key_bias": bias}, -(-count // spec.downsample_rate)
+
+
+def _patches(pixels: NDArray[np.float32], patches: int) -> NDArray[np.float32]:
+    """[1, 3, C, C] -> [1, P*P, 3*c*c]; pixels right and below that fill no patch are left out."""
+    size = pixels.shape[-1] // patches
+    whole = pixels[..., : patches * size, : patches * size].reshape(1, -1, patches, size, patches, size)
+    return whole.transpose(0, 2, 4, 1, 3, 5).reshape(1, patches * patches, -1)

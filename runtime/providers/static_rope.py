@@ -1,0 +1,31 @@
+"""Rotary cos and sin for given positions, in numpy: graphs of fixed shapes take them as inputs."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from palmtop.runtime.bundle.targets import RopeSpec
+
+
+class RopeTables:
+    """Cos and sin by position, under the short or the long factors.
+
+    The order of float32 operations is the reference's (``export.graph.rope``).
+    """
+
+    def __init__(self, spec: RopeSpec) -> None:
+        steps = np.arange(0, spec.rotary_size, 2, dtype=np.float32) / np.float32(spec.rotary_size)
+        lengths = np.power(np.float32(spec.theta), steps)
+        self._inverse = [np.float32(1) / _times(lengths, f) for f in (spec.short_factor, spec.long_factor)]
+        self._factor = np.float32(spec.attention_factor)
+
+    def rows(self, start: int, count: int, *, is_long: bool) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Of ``count`` positions from ``start`` on: cos and sin, each [1, count, R/2]."""
+        positions = np.arange(start, start + count, dtype=np.float32)
+        angles = positions[None, :, None] * self._inverse[is_long]
+        return np.cos(angles) * self._factor, np.sin(angles) * self._factor
+
+
+def _times(lengths: NDArray[np.float32], factors: tuple[float, ...]) -> NDArray[np.float32]:
+    return lengths if not factors else np.array(factors, np.float32) * lengths
