@@ -26,10 +26,10 @@ from palmtop.export.arch import find
 from palmtop.export.bundle.external_data import WeightFile
 from palmtop.export.checkpoint.folder import Checkpoint
 from palmtop.export.checkpoint.lazy_tensor import Weight, Weights, from_array
+from palmtop.export.checkpoint.lora import Adapter, LoraPair
 from palmtop.export.graph import conformer, siglip
 from palmtop.export.graph.builder import GraphBuilder
 from palmtop.export.graph.linear import FLOAT
-from palmtop.export.graph.lora import Adapter, LoraPair
 from palmtop.export.providers.fixed_shape.decoder import build_static_decoder
 from palmtop.export.providers.fixed_shape.graphs import FLOAT_DECODER, stored_linear
 from palmtop.export.providers.fixed_shape.shape import StaticShape

@@ -52,8 +52,6 @@ ABROAD = {
 }
 FRONT_DOOR = {"palmtop.runtime.commands", "palmtop.export"}  # they may ask ``palmtop`` for its version
 DEBTS = {  # arrows that still go up; each is to be paid, none to be added
-    ("palmtop.runtime.decoding", "palmtop.runtime.chat"),
-    ("palmtop.export.checkpoint", "palmtop.export.graph"),
     ("palmtop.export.adapters", "palmtop.export.verify"),
     ("palmtop.export.bundle", "palmtop.export.mixed_precision"),
     ("palmtop.export.bundle", "palmtop.export.providers"),

@@ -11,10 +11,10 @@ from palmtop.errors import CheckpointError
 from palmtop.export.bundle.external_data import WeightFile
 from palmtop.export.checkpoint.config_section import Keys, read_json_object
 from palmtop.export.checkpoint.lazy_tensor import Weight
+from palmtop.export.checkpoint.lora import Adapter, LoraPair
 from palmtop.export.checkpoint.peft_reader import FUSED_TARGETS, SPLIT_TARGETS, open_peft, read_adapter
 from palmtop.export.graph.attention import AttentionConfig
 from palmtop.export.graph.head_padding import padded_pair
-from palmtop.export.graph.lora import Adapter, LoraPair
 from palmtop.quantize import Quantizer
 from palmtop.quantize.parallel_rows import on_every_core
 

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from palmtop.errors import CheckpointError
 from palmtop.export.checkpoint.lazy_tensor import Weight, stacked
+from palmtop.export.checkpoint.lora import Adapter, LoraPair
 from palmtop.export.graph.attention import AttentionConfig
-from palmtop.export.graph.lora import Adapter, LoraPair
 
 QKV, GATE_UP = "self_attn.qkv_proj", "mlp.gate_up_proj"
 Parts = Sequence[tuple[str, int]]

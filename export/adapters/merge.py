@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from palmtop.errors import InputError
-from palmtop.export.graph.lora import Adapter
+from palmtop.export.checkpoint.lora import Adapter
 
 from .peft_writer import Product, Products
 

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 import palmtop
 from palmtop.errors import InputError
 from palmtop.export.bundle.atomic_directory import written_beside
+from palmtop.export.checkpoint.peft_config import CONFIG_FILE
 from palmtop.export.checkpoint.peft_reader import KEY_PREFIX, SAFETENSORS_FILE
 from palmtop.export.graph.attention import AttentionConfig
-from palmtop.export.peft_config import CONFIG_FILE
 from palmtop.runtime.bundle.opening import Bundle
 
 from .adapter_source import ORIGIN_FILE

@@ -15,9 +15,9 @@ from typing import Protocol, cast
 from palmtop.errors import UnsupportedModelError
 from palmtop.export.checkpoint.folder import Checkpoint
 from palmtop.export.checkpoint.lazy_tensor import Weights
+from palmtop.export.checkpoint.lora import Adapter
 from palmtop.export.graph.audio_config import AudioConfig
 from palmtop.export.graph.decoder import DecoderConfig
-from palmtop.export.graph.lora import Adapter
 from palmtop.export.graph.siglip import VisionConfig
 from palmtop.runtime.bundle.manifest import Route
 from palmtop.runtime.bundle.processor_config import ProcessorSpec

@@ -13,8 +13,8 @@ from palmtop.errors import CheckpointError
 from palmtop.export.checkpoint.config_section import Keys
 from palmtop.export.checkpoint.folder import Checkpoint
 from palmtop.export.checkpoint.lazy_tensor import Weight, Weights
+from palmtop.export.checkpoint.lora import Adapter, LoraPair
 from palmtop.export.graph.audio_config import AudioConfig
-from palmtop.export.graph.lora import Adapter, LoraPair
 from palmtop.export.graph.siglip import VisionConfig
 from palmtop.runtime.bundle.manifest import Route
 from palmtop.runtime.bundle.processor_config import AudioSpec, ImageSpec, ProcessorSpec

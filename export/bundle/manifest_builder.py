@@ -10,8 +10,8 @@ import palmtop
 from palmtop.errors import CheckpointError
 from palmtop.export.arch import Model
 from palmtop.export.checkpoint.folder import Checkpoint
+from palmtop.export.checkpoint.lora import Adapter
 from palmtop.export.graph import conformer, siglip
-from palmtop.export.graph.lora import Adapter
 from palmtop.export.recipe import Recipe
 from palmtop.quantize.workers import Workers
 from palmtop.runtime.bundle.manifest import (

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from palmtop.errors import CheckpointError
-from palmtop.export.graph.lora import Adapter, LoraPair
-from palmtop.export.peft_config import CONFIG_FILE, PREFIX, PeftConfig, module_names
 
+from .lora import Adapter, LoraPair
+from .peft_config import CONFIG_FILE, PREFIX, PeftConfig, module_names
 from .safetensors_reader import TensorFolder
 from .torch_zip_reader import torch_places
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from palmtop.export.checkpoint.lazy_tensor import Weights
+from palmtop.export.checkpoint.lora import Adapter, LoraPair
 
 from .attention import AttentionConfig, AttentionInputs, attention, attention_inputs
 from .builder import MICROSOFT, GraphBuilder
@@ -19,7 +20,7 @@ from .embedding import add_table, embed
 from .head_padding import attention_weights, padded_pair
 from .linear import Precisions, float_array
 from .lm_head import add_logits
-from .lora import Adapter, Gate, LoraPair, adapted_linear, add_gates
+from .lora import Gate, adapted_linear, add_gates
 from .rope import RopeConfig
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from palmtop.export.checkpoint.lazy_tensor import Weight, Weights
+from palmtop.export.checkpoint.lora import LoraPair
 
 from .attention import AttentionConfig
-from .lora import LoraPair
 
 
 def attention_weights(weights: Weights, attention: AttentionConfig, hidden_size: int) -> tuple[Weight, Weight]:

@@ -14,44 +14,13 @@ import onnx_ir as ir
 
 from palmtop.errors import CheckpointError
 from palmtop.export.checkpoint.lazy_tensor import Weight
+from palmtop.export.checkpoint.lora import Adapter, LoraPair
 
 from .builder import GraphBuilder
 from .linear import Precisions, linear
 
 GATES = "adapter_gates"
 Matmul = Callable[[GraphBuilder, ir.Value], ir.Value]
-
-
-@dataclass(frozen=True, slots=True)
-class LoraPair:
-    """A low-rank delta ``b @ a``; alpha / r is folded into b.
-
-    Attributes:
-        a: [r, K].
-        b: [N, r].
-    """
-
-    a: Weight
-    b: Weight
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Adapter:
-    """One adapter of a whole decoder.
-
-    Attributes:
-        name: as users write it.
-        rank: r, the largest where layers differ.
-        alpha: as configured; already folded into the pairs.
-        pair: the delta of a linear by its checkpoint name ("layers.0.mlp.down_proj"), None where untouched.
-        targets: names that ``pair`` answers to, where they were found by looking.
-    """
-
-    name: str
-    rank: int
-    alpha: float
-    pair: Callable[[str], LoraPair | None]
-    targets: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from palmtop.export.bundle.manifest_builder import PLAN_FILE, gated_adapters, ma
 from palmtop.export.bundle.storage_summary import count_parts
 from palmtop.export.checkpoint.folder import Checkpoint
 from palmtop.export.checkpoint.lazy_tensor import Weight, Weights
-from palmtop.export.graph.lora import Adapter, LoraPair
+from palmtop.export.checkpoint.lora import Adapter, LoraPair
 from palmtop.export.recipe import Recipe
 from palmtop.quantize.scheme import QuantizedTensor, Scheme
 from palmtop.quantize.statistics import Statistics

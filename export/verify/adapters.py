@@ -13,7 +13,7 @@ from palmtop.export.adapters.adapter_source import fitted_pairs, read_peft
 from palmtop.export.adapters.graph import DecoderGraph
 from palmtop.export.arch import Model
 from palmtop.export.checkpoint.lazy_tensor import Weight
-from palmtop.export.graph.lora import Adapter
+from palmtop.export.checkpoint.lora import Adapter
 from palmtop.export.measure.onnx_decoder import DecoderProbe
 from palmtop.runtime.bundle.manifest import DecoderSpec, Manifest
 from palmtop.runtime.bundle.opening import Bundle

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-FinishReason = Literal["eos", "stop_string", "max_tokens", "context_full", "cancelled", "timeout"]
-ReprefillReason = Literal["adapters", "rope"]
+from palmtop.runtime.decoding.reasons import FinishReason, ReprefillReason
+
 PieceKind = Literal["answer", "thinking"]
 
 

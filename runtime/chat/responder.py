@@ -15,13 +15,14 @@ from palmtop.runtime.decoding.generate import TokenStream
 from palmtop.runtime.decoding.generation_options import GenerationOptions
 from palmtop.runtime.decoding.guided_decoding import Guide
 from palmtop.runtime.decoding.prompt_lookup import Drafter, MeasuredPace, drafter_for
+from palmtop.runtime.decoding.reasons import FinishReason, ReprefillReason
 from palmtop.runtime.decoding.timings import Stopwatch
 from palmtop.runtime.media.conversation_media import MediaReader
 from palmtop.runtime.memory.machine import peak_rss_bytes
 from palmtop.runtime.processor.text import TextProcessor
 
 from .prompt_builder import Question
-from .reply import FinishReason, Piece, Reply, ReprefillReason, Usage
+from .reply import Piece, Reply, Usage
 from .routing import Choice
 from .sampled_history import SpokenAnswers
 from .tools import find_tool_calls

@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from palmtop.errors import InputError, PalmtopError
-from palmtop.runtime.chat.reply import ReprefillReason
+
+from .reasons import ReprefillReason
 
 Cancelled = Callable[[], bool]
 

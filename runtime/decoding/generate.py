@@ -7,12 +7,11 @@ from time import perf_counter
 
 import numpy as np
 
-from palmtop.runtime.chat.reply import FinishReason, ReprefillReason
-
 from .cached_sequence import Cancelled, CancelledError, Track
 from .generation_options import GenerationOptions
 from .guided_decoding import Guide
 from .prompt_lookup import Drafter
+from .reasons import FinishReason, ReprefillReason
 from .sampling import Sampler
 
 

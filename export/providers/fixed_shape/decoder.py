@@ -11,13 +11,13 @@ from collections.abc import Callable, Mapping, Sequence
 import onnx_ir as ir
 
 from palmtop.export.checkpoint.lazy_tensor import Weight, Weights
+from palmtop.export.checkpoint.lora import Adapter, LoraPair
 from palmtop.export.graph.attention import AttentionConfig
 from palmtop.export.graph.builder import GraphBuilder
 from palmtop.export.graph.decoder import DecoderConfig
 from palmtop.export.graph.embedding import EMBEDDING
 from palmtop.export.graph.head_padding import attention_weights, padded_pair
 from palmtop.export.graph.linear import float_array
-from palmtop.export.graph.lora import Adapter, LoraPair
 
 from .attention import StaticInputs, static_attention, static_inputs
 from .shape import StaticShape

@@ -11,11 +11,11 @@ import onnx_ir as ir
 from palmtop.export.arch import Model
 from palmtop.export.bundle.external_data import WeightFile
 from palmtop.export.checkpoint.lazy_tensor import Weight, Weights
+from palmtop.export.checkpoint.lora import Adapter
 from palmtop.export.graph.builder import OPSET, GraphBuilder, WeightSink
 from palmtop.export.graph.decoder import DecoderPrecision
 from palmtop.export.graph.embedding import EMBEDDING, add_table
 from palmtop.export.graph.linear import FLOAT, Precisions, linear
-from palmtop.export.graph.lora import Adapter
 from palmtop.runtime.bundle.manifest import Route
 from palmtop.runtime.bundle.targets import BASE_ROUTE, RopeSpec, StaticRoute, StaticSpec
 

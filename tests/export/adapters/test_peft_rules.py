@@ -22,7 +22,7 @@ from palmtop.errors import CheckpointError
 from palmtop.export.adapters.adapter_source import read_peft
 from palmtop.export.adapters.install import add_adapter
 from palmtop.export.adapters.merge_job import Source, merge_sources
-from palmtop.export.peft_config import _HARMLESS, _READ, _REFUSED
+from palmtop.export.checkpoint.peft_config import _HARMLESS, _READ, _REFUSED
 from palmtop.runtime.bundle.opening import open_bundle
 
 MODULES = ("self_attn.qkv_proj", "self_attn.o_proj", "mlp.gate_up_proj", "mlp.down_proj")
