@@ -16,6 +16,7 @@ from palmtop.export.graph.attention import AttentionConfig
 from palmtop.export.graph.builder import GraphBuilder, WeightSink
 from palmtop.export.graph.linear import Precision
 from palmtop.export.graph.lora import GATES, add_branch, add_gate
+from palmtop.export.graph.mark import ADAPTABLE, ADAPTER, Mark, mark_of
 from palmtop.quantize import Quantizer
 from palmtop.quantize.workers import Workers
 from palmtop.runtime.bundle.manifest import DecoderSpec
@@ -23,7 +24,6 @@ from palmtop.runtime.bundle.manifest import DecoderSpec
 from .matrix import Matrix, of_node
 
 LINEAR = re.compile(r"layers\.\d+\.(?:self_attn|mlp)\.\w+")
-MATMULS = ("MatMul", "MatMulNBits")
 
 
 class _NoSink:
@@ -70,15 +70,16 @@ class DecoderGraph:
             self.model = ir.load(path)
         except Exception as error:  # protobuf's and onnx-ir's errors share no base
             raise BundleError(f"{path}: cannot be read as an ONNX graph ({str(error).splitlines()[0]})") from error
-        nodes = {n.name: n for n in self.model.graph if n.op_type in MATMULS and LINEAR.fullmatch(n.name or "")}
-        self._linears: dict[str, ir.Node] = {str(name): node for name, node in nodes.items()}
+        marked = [(mark, n) for n in self.model.graph if (mark := mark_of(n.name, n.metadata_props)) is not None]
+        self._marks = {mark.name: mark for mark, _ in marked if mark.role in ADAPTABLE}
+        self._linears = {mark.name: node for mark, node in marked if mark.name in self._marks}
         if not self._linears:
             raise BundleError(f"{path}: has no linear layers, expected a decoder written by 'palmtop export'")
 
     @property
     def linears(self) -> dict[str, tuple[int, int]]:
         """Name to [N, K] of every linear that an adapter can stand beside, in the graph's order."""
-        return {name: self._shape(name) for name in self._linears}
+        return {name: (mark.rows, mark.columns) for name, mark in self._marks.items()}
 
     @property
     def adapters(self) -> list[str]:
@@ -95,10 +96,7 @@ class DecoderGraph:
 
     def precision(self, name: str, quantizer: Quantizer) -> Precision:
         """How a linear is stored: adapters beside it are stored likewise."""
-        node = self._linears[name]
-        if node.op_type == "MatMul":
-            return Precision(scheme=None)
-        stored = of_node(node)
+        stored = of_node(self._linears[name])
         return Precision(scheme=stored.scheme, accuracy_level=stored.accuracy_level, quantizer=quantizer)
 
     def attention(self, spec: DecoderSpec) -> AttentionConfig:
@@ -194,13 +192,6 @@ class DecoderGraph:
         """Write the graph; its big weights are named, not copied."""
         ir.save(self.model, path)
 
-    def _shape(self, name: str) -> tuple[int, int]:
-        node = self._linears[name]
-        if node.op_type == "MatMulNBits":
-            return int(node.attributes["N"].as_int()), int(node.attributes["K"].as_int())
-        stored = of_node(node)
-        return stored.rows, stored.columns
-
     def _branches(self) -> dict[str, list[ir.Node]]:
         """The adapters' ``If`` nodes by linear, in the order in which they follow each other."""
         found: dict[str, list[ir.Node]] = {}
@@ -241,7 +232,7 @@ class DecoderGraph:
 
 
 def _product(matrix: Matrix, name: str, g: GraphBuilder, x: ir.Value) -> ir.Value:
-    return matrix.add_to(g, name, x)
+    return Mark(ADAPTER, matrix.rows, matrix.columns, name).put(matrix.add_to(g, name, x))
 
 
 def _sink() -> WeightSink:

@@ -24,6 +24,7 @@ from .audio_config import AudioConfig
 from .builder import GraphBuilder
 from .encoder_block import attention, layer_norm, module_linear, query_key_value
 from .linear import Precisions, float_array, linear
+from .mark import ENCODER
 from .subsampling import CHANNELS_AT_ONCE, subsample
 
 LAYER_NORM_EPS = 1e-5  # torch's default; no config states it
@@ -213,7 +214,7 @@ def _pointwise(
     matrix = from_array(kernel.name, float_array(kernel).reshape(outputs, inputs))
     if shifts is not None:
         bias = from_array(bias.name, float_array(bias) + shifts)
-    return linear(g, kernel.name.removesuffix(".weight"), x, matrix, precision, bias)
+    return linear(g, kernel.name.removesuffix(".weight"), x, matrix, precision, ENCODER, bias)
 
 
 def _stack(g: GraphBuilder, config: AudioConfig, x: ir.Value, steps: ir.Value) -> ir.Value:

@@ -21,6 +21,7 @@ from .head_padding import attention_weights, padded_pair
 from .linear import Precisions, float_array
 from .lm_head import add_logits
 from .lora import Gate, adapted_linear, add_gates
+from .mark import ADAPTER, FFN, HEAD, MIXER, TABLE
 from .rope import RopeConfig
 
 
@@ -60,6 +61,10 @@ class DecoderPrecision:
     linears: Precisions
     head: Precisions
     adapters: Precisions
+
+    def of(self, role: str) -> Precisions:
+        """That of linears of a role (``mark.Mark``)."""
+        return {HEAD: self.head, TABLE: self.head, ADAPTER: self.adapters}.get(role, self.linears)
 
 
 def build_decoder(
@@ -114,8 +119,7 @@ def build_decoder(
     def last_norm(rows: ir.Value) -> ir.Value:
         return norm.first("norm", rows, weights, "norm.weight", config.hidden_size)
 
-    sizes = config.vocab_size, config.hidden_size
-    add_logits(g, skip, input_ids, table, weights, last_norm, sizes, precision.head, draft_rows)
+    add_logits(g, skip, input_ids, table, weights, last_norm, precision.head, draft_rows)
     inputs.declare_outputs(g)
 
 
@@ -165,9 +169,9 @@ def _attention_block(
     qkv_weight, o_weight = attention_weights(weights, sizes, config.hidden_size)
     qkv_pairs = _with_pairs(gates, f"{prefix}qkv_proj", sizes)
     o_pairs = _with_pairs(gates, f"{prefix}o_proj", sizes)
-    qkv = adapted_linear(g, f"{prefix}qkv_proj", x, qkv_weight, precision.linears, qkv_pairs, precision.adapters)
+    qkv = adapted_linear(g, f"{prefix}qkv_proj", x, qkv_weight, precision.linears, MIXER, qkv_pairs, precision.adapters)
     mixed = attention(g, layer, qkv, inputs, sizes, config.rope)
-    return adapted_linear(g, f"{prefix}o_proj", mixed, o_weight, precision.linears, o_pairs, precision.adapters)
+    return adapted_linear(g, f"{prefix}o_proj", mixed, o_weight, precision.linears, MIXER, o_pairs, precision.adapters)
 
 
 def _mlp_block(
@@ -186,6 +190,7 @@ def _mlp_block(
         x,
         weights.get("mlp.gate_up_proj.weight", 2 * width, config.hidden_size),
         precision.linears,
+        FFN,
         _with_pairs(gates, f"{prefix}mlp.gate_up_proj", config.attention),
         precision.adapters,
     )
@@ -197,6 +202,7 @@ def _mlp_block(
         activated,
         weights.get("mlp.down_proj.weight", config.hidden_size, width),
         precision.linears,
+        FFN,
         _with_pairs(gates, f"{prefix}mlp.down_proj", config.attention),
         precision.adapters,
     )

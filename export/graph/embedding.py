@@ -11,6 +11,7 @@ from palmtop.export.checkpoint.lazy_tensor import Weights
 
 from .builder import GraphBuilder
 from .linear import Precisions, QuantizedValues, finite, gather_quantized, linear, matmul_nbits, quantized
+from .mark import HEAD, TABLE, Mark
 
 EMBEDDING = "embed_tokens"
 
@@ -21,40 +22,42 @@ class Table:
 
     Attributes:
         values: float [V, H], or the quantised initialisers.
+        shape: (V, H).
         is_tied: the head reads the same bytes.
     """
 
     values: ir.Value | QuantizedValues
+    shape: tuple[int, int]
     is_tied: bool
 
     def rows(self, g: GraphBuilder, ids: ir.Value) -> ir.Value:
         """[B, S] -> [B, S, H]."""
+        mark, name = Mark(TABLE, *self.shape, EMBEDDING), f"{EMBEDDING}.gather"
         if isinstance(self.values, QuantizedValues):
-            return gather_quantized(g, f"{EMBEDDING}.gather", self.values, ids)
-        return g.op("Gather", self.values, ids, axis=0, name=f"{EMBEDDING}.gather")
+            return gather_quantized(g, name, self.values, ids, mark)
+        return mark.put(g.op("Gather", self.values, ids, axis=0, name=name))
 
     def head(
         self,
         g: GraphBuilder,
         x: ir.Value,
         weights: Weights,
-        vocab_size: int,
-        hidden_size: int,
         precision: Precisions,
         *,
         has_rows: bool = False,
     ) -> ir.Value:
         """[B, H] -> [B, V] logits; with ``has_rows`` [B, R, H] -> [B, R, V]."""
         if not self.is_tied:
-            return linear(g, "lm_head", x, weights.get("lm_head.weight", vocab_size, hidden_size), precision)
+            return linear(g, "lm_head", x, weights.get("lm_head.weight", *self.shape), precision, HEAD)
+        mark = Mark(HEAD, *self.shape, EMBEDDING)
         if isinstance(self.values, QuantizedValues):
-            return matmul_nbits(g, x, self.values, precision.of(EMBEDDING).accuracy_level, "lm_head")
+            return mark.put(matmul_nbits(g, x, self.values, precision.of(EMBEDDING).accuracy_level, "lm_head"))
         if not has_rows:
-            return g.op("Gemm", x, self.values, transB=1, name="lm_head")
-        flat = g.op("Reshape", x, g.constant([-1, hidden_size]))  # Gemm takes matrices only
-        logits = g.op("Gemm", flat, self.values, transB=1, name="lm_head")
+            return mark.put(g.op("Gemm", x, self.values, transB=1, name="lm_head"))
+        flat = g.op("Reshape", x, g.constant([-1, self.shape[1]]))  # Gemm takes matrices only
+        logits = mark.put(g.op("Gemm", flat, self.values, transB=1, name="lm_head"))
         outer = g.op("Shape", x, start=0, end=2)
-        return g.op("Reshape", logits, g.op("Concat", outer, g.constant([vocab_size]), axis=0))
+        return g.op("Reshape", logits, g.op("Concat", outer, g.constant([self.shape[0]]), axis=0))
 
 
 def add_table(
@@ -66,8 +69,8 @@ def add_table(
     if own.scheme is None:
         blocks = (finite(weight, block) for block in weight.blocks())
         values = g.streamed_weight(f"{EMBEDDING}.weight", weight.shape, np.dtype(np.float32), blocks)
-        return Table(values, is_tied)
-    return Table(quantized(g, EMBEDDING, weight, own), is_tied)
+        return Table(values, (vocab_size, hidden_size), is_tied)
+    return Table(quantized(g, EMBEDDING, weight, own), (vocab_size, hidden_size), is_tied)
 
 
 def embed(

@@ -8,6 +8,7 @@ from palmtop.export.checkpoint.lazy_tensor import Weight, Weights, stacked
 
 from .builder import MICROSOFT, GraphBuilder
 from .linear import Precisions, float_array, linear
+from .mark import ENCODER
 
 
 def layer_norm(g: GraphBuilder, weights: Weights, name: str, x: ir.Value, size: int, eps: float) -> ir.Value:
@@ -36,7 +37,7 @@ def module_linear(
     weight, bias = weights.get(f"{name}.weight", *shape), weights.get(f"{name}.bias", shape[0])
     if factor != 1.0:
         weight, bias = weight.scaled(factor), bias.scaled(factor)
-    return linear(g, weight.name.removesuffix(".weight"), x, weight, precision, bias)
+    return linear(g, weight.name.removesuffix(".weight"), x, weight, precision, ENCODER, bias)
 
 
 def query_key_value(
@@ -49,7 +50,7 @@ def query_key_value(
         return stacked(parts[0].name.replace("q_proj", "qkv_proj"), parts)
 
     weight, bias = fused("weight", size, size), fused("bias", size)
-    qkv = linear(g, weight.name.removesuffix(".weight"), x, weight, precision, bias)
+    qkv = linear(g, weight.name.removesuffix(".weight"), x, weight, precision, ENCODER, bias)
     query, key, value = g.ops("Split", qkv, outputs=3, axis=-1, num_outputs=3)
     return query, key, value
 

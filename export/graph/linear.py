@@ -17,6 +17,7 @@ from palmtop.quantize.scheme import QuantizedTensor, Scheme
 from palmtop.quantize.statistics import Statistics
 
 from .builder import MICROSOFT, GraphBuilder
+from .mark import Mark
 
 StoredRows = Callable[[int, int], QuantizedTensor]
 
@@ -156,7 +157,13 @@ def matmul_nbits(g: GraphBuilder, x: ir.Value, w: QuantizedValues, accuracy_leve
 
 
 def linear(
-    g: GraphBuilder, name: str, x: ir.Value, weight: Weight, precision: Precisions, bias: Weight | None = None
+    g: GraphBuilder,
+    name: str,
+    x: ir.Value,
+    weight: Weight,
+    precision: Precisions,
+    role: str,
+    bias: Weight | None = None,
 ) -> ir.Value:
     """``x @ weight.T + bias``.
 
@@ -166,6 +173,7 @@ def linear(
         x: [..., K].
         weight: [N, K] as checkpoints hold it.
         precision: float32 or a scheme, of this layer or of all by name.
+        role: as ``mark.Mark`` has it.
         bias: [N].
 
     Returns:
@@ -177,10 +185,12 @@ def linear(
         y = g.op("MatMul", x, g.weight(f"{name}.weight", transposed), name=name)
     else:
         y = matmul_nbits(g, x, quantized(g, name, weight, own), own.accuracy_level, name)
+    rows, columns = weight.shape
+    Mark(role, rows, columns, name).put(y)
     return y if bias is None else g.op("Add", y, g.weight(f"{name}.bias", float_array(bias)))
 
 
-def gather_quantized(g: GraphBuilder, name: str, w: QuantizedValues, ids: ir.Value) -> ir.Value:
+def gather_quantized(g: GraphBuilder, name: str, w: QuantizedValues, ids: ir.Value, mark: Mark) -> ir.Value:
     """Rows of a quantised matrix, dequantised: [B, S] ids -> [B, S, K].
 
     The codes get a second, two-dimensional initialiser on the same bytes: a Reshape in the graph would be
@@ -201,6 +211,7 @@ def gather_quantized(g: GraphBuilder, name: str, w: QuantizedValues, ids: ir.Val
         gather_axis=0,
         quantize_axis=1,
     )
+    mark.put(rows)
     if packed * 8 // w.scheme.bits == w.columns:
         return rows
     return g.op("Slice", rows, g.constant([0]), g.constant([w.columns]), g.constant([2]))

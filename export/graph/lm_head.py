@@ -32,7 +32,6 @@ def add_logits(
     table: Table,
     weights: Weights,
     norm: Callable[[ir.Value], ir.Value],
-    sizes: tuple[int, int],
     precision: Precisions,
     draft_rows: int,
 ) -> None:
@@ -45,21 +44,19 @@ def add_logits(
         table: the embedding, which may be the head.
         weights: of the model, for a head of its own.
         norm: the last one.
-        sizes: V and H.
         precision: of the head.
         draft_rows: R = S in a step of at most so many tokens; in a longer one R = 1, the last position.
     """
-    vocab_size, hidden_size = sizes
-    shape: list[int | str] = ["batch", 1, vocab_size]
+    shape: list[int | str] = ["batch", 1, table.shape[0]]
     if draft_rows == 1:
         last = norm(g.op("Gather", hidden, g.constant(np.array(-1, np.int64)), axis=1, name=LAST_POSITION))  # [B, H]
-        logits = table.head(g, last, weights, vocab_size, hidden_size, precision)
+        logits = table.head(g, last, weights, precision)
         g.output(g.op("Unsqueeze", logits, g.constant([1])), "logits", ir.DataType.FLOAT, shape)
         return
     length = g.op("Shape", input_ids, start=1, end=2)  # [1]
     is_short = g.op("LessOrEqual", length, g.constant([draft_rows]))
     first = g.op("Where", is_short, g.constant([0]), g.constant([-1]))
     rows = g.op("Slice", hidden, first, g.constant([FAR]), g.constant([1]), name=LAST_POSITION)  # [B, R, H]
-    logits = table.head(g, norm(rows), weights, vocab_size, hidden_size, precision, has_rows=True)
+    logits = table.head(g, norm(rows), weights, precision, has_rows=True)
     g.output(g.op("Gather", logits, g.constant([-1]), axis=1), "logits", ir.DataType.FLOAT, shape)
-    g.output(logits, DRAFT_LOGITS, ir.DataType.FLOAT, ["batch", "draft_rows", vocab_size])
+    g.output(logits, DRAFT_LOGITS, ir.DataType.FLOAT, ["batch", "draft_rows", table.shape[0]])

@@ -18,6 +18,7 @@ from palmtop.export.checkpoint.lora import Adapter, LoraPair
 
 from .builder import GraphBuilder
 from .linear import Precisions, linear
+from .mark import ADAPTER
 
 GATES = "adapter_gates"
 Matmul = Callable[[GraphBuilder, ir.Value], ir.Value]
@@ -60,6 +61,7 @@ def adapted_linear(
     x: ir.Value,
     weight: Weight,
     precision: Precisions,
+    role: str,
     gates: Sequence[tuple[Gate, LoraPair | None]],
     adapter_precision: Precisions,
 ) -> ir.Value:
@@ -71,13 +73,14 @@ def adapted_linear(
         x: [..., K].
         weight: [N, K].
         precision: of the base.
+        role: of the base (``mark.Mark``).
         gates: every adapter's switch with its delta here.
         adapter_precision: of A and B.
 
     Returns:
         [..., N].
     """
-    y = linear(g, name, x, weight, precision)
+    y = linear(g, name, x, weight, precision, role)
     for gate, pair in gates:
         if pair is None:
             continue
@@ -106,8 +109,8 @@ def _add_if_on(
         y,
         gate.is_on,
         gate.weight,
-        lambda inner, v: linear(inner, f"{name}.lora_A.{who}", v, pair.a, precision),
-        lambda inner, v: linear(inner, f"{name}.lora_B.{who}", v, pair.b, precision),
+        lambda inner, v: linear(inner, f"{name}.lora_A.{who}", v, pair.a, precision, ADAPTER),
+        lambda inner, v: linear(inner, f"{name}.lora_B.{who}", v, pair.b, precision, ADAPTER),
     )
 
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from palmtop.export.bundle.external_data import WeightFile
 from palmtop.export.graph.builder import GraphBuilder
+from palmtop.export.graph.mark import FFN, Mark
 from palmtop.export.providers.qnn.codes import bias_codes, channel_codes, grid_of, packed_int4, value_codes
 from palmtop.export.providers.qnn.fusion import fuse_rms_norms
 from palmtop.export.providers.qnn.qdq import add_qdq
@@ -34,7 +35,8 @@ def build(folder: Path, name: str = "g") -> Path:
         scale = g.weight("norm.weight", rng.standard_normal(WIDTH).astype(np.float32) + 2)
         normed = g.op("Mul", g.op("Div", x, size), scale, name="norm")
         weight = rng.standard_normal((WIDTH, OUT)).astype(np.float32)
-        y = g.op("MatMul", normed, g.weight("linear.weight", weight))
+        mark = Mark(FFN, OUT, WIDTH, "linear")
+        y = mark.put(g.op("MatMul", normed, g.weight("linear.weight", weight)))
         scores = g.op("MatMul", y, g.op("Transpose", y, perm=[0, 2, 1]))
         mixed = g.op("MatMul", g.op("Softmax", scores, axis=-1), y)
         turned = g.op("Transpose", mixed, perm=[0, 2, 1])
@@ -62,7 +64,7 @@ def quantise(path: Path, bits: int, same: dict[str, str] | None = None) -> Path:
     for seed in range(20):
         measured.run(feeds(seed), ranges)
     with WeightFile(path.parent, f"codes{bits}.bin") as sink:
-        add_qdq(model, ranges, lambda name: bits, sink, same)
+        add_qdq(model, ranges, lambda role: bits, sink, same)
         target = path.with_name(f"qdq{bits}.onnx")
         ir.save(model, target)
     return target

@@ -18,12 +18,13 @@ from palmtop.export.graph.decoder import DecoderConfig
 from palmtop.export.graph.embedding import EMBEDDING
 from palmtop.export.graph.head_padding import attention_weights, padded_pair
 from palmtop.export.graph.linear import float_array
+from palmtop.export.graph.mark import ADAPTER, FFN, HEAD, MIXER
 
 from .attention import StaticInputs, static_attention, static_inputs
 from .shape import StaticShape
 
-StaticLinear = Callable[[GraphBuilder, str, ir.Value, Weight], ir.Value]
-"""Builds ``x @ weight.T``: [..., K] -> [..., N], under the linear's name."""
+StaticLinear = Callable[[GraphBuilder, str, ir.Value, Weight, str], ir.Value]
+"""Builds ``x @ weight.T``: [..., K] -> [..., N], under the linear's name and marked with its role."""
 
 On = Sequence[tuple[Adapter, float]]
 """Adapters that a graph applies, with their weights."""
@@ -66,7 +67,7 @@ def build_static_decoder(
         x = g.op("Gather", x, last_row, axis=1, name="last_position")  # [1, S, H] -> [1, 1, H]
     x = norm(g, "norm", x, weights, "norm.weight", config)
     head = weights.get(f"{EMBEDDING if config.is_tied else 'lm_head'}.weight", config.vocab_size, config.hidden_size)
-    logits = linear(g, EMBEDDING if config.is_tied else "lm_head", x, head)
+    logits = linear(g, EMBEDDING if config.is_tied else "lm_head", x, head, HEAD)
     g.output(logits, "logits", ir.DataType.FLOAT, [1, 1, config.vocab_size])
     new_rows = [1, config.attention.num_kv_heads, shape.rows, config.attention.cache_head_size]
     for layer, (key, value) in enumerate(present):
@@ -97,9 +98,9 @@ def attention_block(
     sizes, prefix = config.attention, f"layers.{layer}.self_attn."
     qkv_weight, o_weight = attention_weights(weights, sizes, config.hidden_size)
     qkv_pairs, o_pairs = pairs(on, f"{prefix}qkv_proj", sizes), pairs(on, f"{prefix}o_proj", sizes)
-    qkv = adapted(g, f"{prefix}qkv_proj", x, qkv_weight, qkv_pairs, linear)
+    qkv = adapted(g, f"{prefix}qkv_proj", x, qkv_weight, MIXER, qkv_pairs, linear)
     mixed, key, value = static_attention(g, layer, qkv, inputs, sizes, config.rope.rotary_size, shape)
-    return adapted(g, f"{prefix}o_proj", mixed, o_weight, o_pairs, linear), key, value
+    return adapted(g, f"{prefix}o_proj", mixed, o_weight, MIXER, o_pairs, linear), key, value
 
 
 def mlp_block(
@@ -108,11 +109,11 @@ def mlp_block(
     """[1, S, H] -> [1, S, H]."""
     width, up_name, down_name = config.intermediate_size, f"{prefix}mlp.gate_up_proj", f"{prefix}mlp.down_proj"
     up_weight = weights.get("mlp.gate_up_proj.weight", 2 * width, config.hidden_size)
-    gate_up = adapted(g, up_name, x, up_weight, pairs(on, up_name, config.attention), linear)
+    gate_up = adapted(g, up_name, x, up_weight, FFN, pairs(on, up_name, config.attention), linear)
     gate, up = g.ops("Split", gate_up, outputs=2, axis=-1, num_outputs=2, name=f"{prefix}mlp/split")
     activated = g.op("Mul", g.op("Mul", gate, g.op("Sigmoid", gate)), up)
     down_weight = weights.get("mlp.down_proj.weight", config.hidden_size, width)
-    return adapted(g, down_name, activated, down_weight, pairs(on, down_name, config.attention), linear)
+    return adapted(g, down_name, activated, down_weight, FFN, pairs(on, down_name, config.attention), linear)
 
 
 def pairs(on: On, target: str, attention: AttentionConfig) -> dict[str, tuple[LoraPair, float]]:
@@ -126,14 +127,15 @@ def adapted(
     name: str,
     x: ir.Value,
     weight: Weight,
+    role: str,
     deltas: Mapping[str, tuple[LoraPair, float]],
     linear: StaticLinear,
 ) -> ir.Value:
     """``x @ weight.T`` and the deltas: [..., K] -> [..., N]; names of weights are those of the gated graph."""
-    y = linear(g, name, x, weight)
+    y = linear(g, name, x, weight, role)
     for who, (pair, factor) in deltas.items():
-        inner = linear(g, f"{name}.lora_A.{who}", x, pair.a)
+        inner = linear(g, f"{name}.lora_A.{who}", x, pair.a, ADAPTER)
         if factor != 1.0:
             inner = g.op("Mul", inner, g.constant(float(factor)))
-        y = g.op("Add", y, linear(g, f"{name}.lora_B.{who}", inner, pair.b), name=f"{name}/{who}")
+        y = g.op("Add", y, linear(g, f"{name}.lora_B.{who}", inner, pair.b, ADAPTER), name=f"{name}/{who}")
     return y

@@ -19,10 +19,11 @@ from palmtop.export.checkpoint.lazy_tensor import Weight
 from palmtop.export.graph.builder import GraphBuilder
 from palmtop.export.graph.decoder import DecoderPrecision
 from palmtop.export.graph.linear import QuantizedValues, quantized, widened
+from palmtop.export.graph.mark import Mark
 from palmtop.quantize.scheme import Scheme
 
 from .decoder import StaticLinear
-from .graphs import precision_of, stored_linear
+from .graphs import stored_linear
 
 BLOCKWISE_OPSET = 21  # the first with blocks and 4-bit types
 BLOCK_BYTES = 4 << 20
@@ -33,12 +34,14 @@ def dequantized_linear(precision: DecoderPrecision) -> StaticLinear:
     """Matrices of a scheme dequantised in front of a MatMul, those of none as float32."""
     plain = stored_linear(precision)
 
-    def build(g: GraphBuilder, name: str, x: ir.Value, weight: Weight) -> ir.Value:
-        own = precision_of(precision, name).of(name)
+    def build(g: GraphBuilder, name: str, x: ir.Value, weight: Weight, role: str) -> ir.Value:
+        own = precision.of(role).of(name)
         if own.scheme is None:
-            return plain(g, name, x, weight)
+            return plain(g, name, x, weight, role)
         aside = GraphBuilder("aside", g.sink)  # writes, or finds, the codes; their uint8 initialisers are not wanted
-        return multiplied(g, name, x, quantized(aside, name, weight, own))
+        rows, columns = weight.shape
+        y = multiplied(g, name, x, quantized(aside, name, weight, own))
+        return Mark(role, rows, columns, name).put(y)
 
     return build
 

@@ -14,8 +14,9 @@ from palmtop.export.checkpoint.lazy_tensor import Weight, Weights
 from palmtop.export.checkpoint.lora import Adapter
 from palmtop.export.graph.builder import OPSET, GraphBuilder, WeightSink
 from palmtop.export.graph.decoder import DecoderPrecision
-from palmtop.export.graph.embedding import EMBEDDING, add_table
+from palmtop.export.graph.embedding import add_table
 from palmtop.export.graph.linear import FLOAT, Precisions, linear
+from palmtop.export.graph.mark import HEAD
 from palmtop.runtime.bundle.manifest import Route
 from palmtop.runtime.bundle.targets import BASE_ROUTE, RopeSpec, StaticRoute, StaticSpec
 
@@ -108,20 +109,13 @@ def embedding_graph(model: Model, weights: Weights, sink: WeightSink, precision:
 def stored_linear(precision: DecoderPrecision) -> StaticLinear:
     """Matrices as the gated graph stores them, under its names: on one sink both have the same bytes."""
 
-    def build(g: GraphBuilder, name: str, x: ir.Value, weight: Weight) -> ir.Value:
-        own = precision_of(precision, name).of(name)
+    def build(g: GraphBuilder, name: str, x: ir.Value, weight: Weight, role: str) -> ir.Value:
+        own = precision.of(role).of(name)
         # The gated graph reads a float table as it lies, [V, H]; a MatMul wants it turned.
-        name = "lm_head" if name == EMBEDDING and own.scheme is None else name
-        return linear(g, name, x, weight, own)
+        name = "lm_head" if role == HEAD and own.scheme is None else name
+        return linear(g, name, x, weight, own, role)
 
     return build
-
-
-def precision_of(precision: DecoderPrecision, name: str) -> Precisions:
-    """That of a linear's class."""
-    if name in (EMBEDDING, "lm_head"):
-        return precision.head
-    return precision.adapters if ".lora_" in name else precision.linears
 
 
 def rope_spec(model: Model) -> RopeSpec:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from palmtop.export.checkpoint.lazy_tensor import Weights, stacked
+from palmtop.export.checkpoint.lazy_tensor import Weights
 from palmtop.export.graph.builder import GraphBuilder
 from palmtop.export.graph.linear import Precisions, linear
+from palmtop.export.graph.mark import ENCODER
 
 
 def static_attention(
@@ -38,7 +39,7 @@ def static_attention(
             weights.get(f"{part}_proj.{kind}", *shape).scaled(factor)
             for kind, shape in (("weight", (hidden_size, hidden_size)), ("bias", (hidden_size,)))
         )
-        y = linear(g, weight.name.removesuffix(".weight"), x, stacked(weight.name, [weight]), precision, bias)
+        y = linear(g, weight.name.removesuffix(".weight"), x, weight, precision, ENCODER, bias)
         return g.op("Transpose", g.op("Reshape", y, g.constant([1, rows, heads, size])), perm=perm)
 
     # The scale is in the query's weights: a product less, whose result would be rounded once more.

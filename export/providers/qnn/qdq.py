@@ -14,6 +14,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from palmtop.export.graph.builder import INLINE_BYTES, WeightSink
+from palmtop.export.graph.mark import mark_of
 
 from .codes import Codes, bias_codes, channel_codes, grid_of, packed_int4, value_codes
 from .ranges import Range
@@ -23,8 +24,8 @@ MOVES = ("Reshape", "Transpose", "Slice", "Split", "Squeeze", "Unsqueeze", "Gath
 """Operators that only move values: what comes out has the grid of what goes in."""
 FIXED = {"Softmax": (0.0, 1.0), "Sigmoid": (0.0, 1.0)}
 
-WeightBits = Callable[[str], int]
-"""Bits of a weight by its initialiser's name: 4 or 8."""
+WeightBits = Callable[[str | None], int]
+"""Bits of the weights of a role (``export.graph.mark``), None for convolutions: 4 or 8."""
 
 
 def add_qdq(
@@ -125,9 +126,10 @@ class _Pass:
     def _quantise_constants(self, node: ir.Node) -> None:
         """Weights by channel, the bias of a convolution in its sums' units, other float constants in 16 bits."""
         scales: NDArray[np.float32] | None = None
+        mark = mark_of(node.name, node.metadata_props)
         for place, value in enumerate(node.inputs):
-            if value is not None and node.op_type == "MatMul" and _is_matrix(value):
-                node.replace_input_with(place, self._matrix(value, 1))
+            if value is not None and mark is not None and value.const_value is not None:
+                node.replace_input_with(place, self._matrix(value, self.bits(mark.role)))
                 continue
             array = _float_constant(value)
             if value is None or array is None:
@@ -147,12 +149,12 @@ class _Pass:
     ) -> tuple[NDArray[np.float32], ir.Value]:
         """A convolution's weight, whose scales its bias needs."""
         name = str(value.name)
-        codes = channel_codes(array, self.bits(name), axis)
-        return codes.scales, self._dequantised(name, codes, axis, node, self.bits(name))
+        codes = channel_codes(array, self.bits(None), axis)
+        return codes.scales, self._dequantised(name, codes, axis, node, self.bits(None))
 
-    def _matrix(self, value: ir.Value, axis: int) -> ir.Value:
-        """A matrix, quantised when the sink asks for it: another graph may have written it."""
-        name, bits = str(value.name), self.bits(str(value.name))
+    def _matrix(self, value: ir.Value, bits: int) -> ir.Value:
+        """A [K, N] matrix, quantised when the sink asks for it: another graph may have written it."""
+        name, axis = str(value.name), 1
         if (name, "weight") in self.done:
             return self.done[name, "weight"]
         tensor = value.const_value
@@ -219,12 +221,6 @@ class _Pass:
         )
         self.graph.register_initializer(value)
         return value
-
-
-def _is_matrix(value: ir.Value) -> bool:
-    """Whether a float initialiser is a weight that a product reads."""
-    tensor = value.const_value
-    return tensor is not None and tensor.dtype == ir.DataType.FLOAT and len(tensor.shape) == 2
 
 
 def _seen_as(there: ir.ExternalTensor, name: str, bits: int, shape: tuple[int, ...]) -> ir.ExternalTensor:

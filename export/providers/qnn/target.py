@@ -15,6 +15,7 @@ from palmtop.export.bundle.external_data import WeightFile
 from palmtop.export.bundle.manifest_builder import QNN_EMBEDDING_FILE
 from palmtop.export.checkpoint.lazy_tensor import Weights
 from palmtop.export.graph.builder import GraphBuilder
+from palmtop.export.graph.mark import HEAD
 from palmtop.export.measure.samples import SampleReader, packaged_questions
 from palmtop.export.providers.fixed_shape.graphs import write_float_graphs
 from palmtop.export.providers.fixed_shape.shared_weights import SharedWeights
@@ -37,7 +38,6 @@ SHORT_STEPS = 64
 """Of a second audio graph: five seconds of sound need not pay for a window of forty."""
 ITEMS = 8  # of each mode, to calibrate with
 ENCODER_BITS, HEAD_BITS = 8, 8
-HEADS = ("lm_head", "embed_tokens")
 
 Report = Callable[[str], None]
 
@@ -175,7 +175,7 @@ def _quantise_decoder(
         sink = SharedWeights(file)
         for name, found in decoder.found.items():
             graph = ir.load(floats / name)
-            add_qdq(graph, found.ranges, lambda w: head_bits if w.startswith(HEADS) else linear_bits, sink, same)
+            add_qdq(graph, found.ranges, lambda role: head_bits if role == HEAD else linear_bits, sink, same)
             ir.save(graph, folder / f"{PROVIDER}_{name}")
             samples[f"{PROVIDER}_{name}"] = found
     return samples

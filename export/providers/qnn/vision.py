@@ -11,6 +11,7 @@ import onnx_ir as ir
 from palmtop.export.checkpoint.lazy_tensor import Weights, from_array
 from palmtop.export.graph.builder import GraphBuilder
 from palmtop.export.graph.linear import FLOAT, float_array, linear
+from palmtop.export.graph.mark import ENCODER
 from palmtop.export.graph.siglip import CHANNELS, TOWER, VisionConfig, layer, project_rows
 
 from .attention import static_attention
@@ -70,6 +71,6 @@ def _embeddings(g: GraphBuilder, weights: Weights, config: VisionConfig, patches
     kernel = weights.get("patch_embedding.weight", h, CHANNELS, config.patch_size, config.patch_size)
     matrix = from_array(kernel.name, float_array(kernel).reshape(h, size))
     bias = weights.get("patch_embedding.bias", h)
-    embedded = linear(g, kernel.name.removesuffix(".weight"), patches, matrix, FLOAT, bias)
+    embedded = linear(g, kernel.name.removesuffix(".weight"), patches, matrix, FLOAT, ENCODER, bias)
     table = weights.get("position_embedding.weight", count, h)
     return g.op("Add", embedded, g.op("Gather", g.weight(table.name, float_array(table)), ids))
