@@ -15,8 +15,9 @@ from typing import Any
 from weakref import WeakSet
 
 from palmtop.errors import InputError, MemoryPlanError, RuntimeMissingError
-from palmtop.runtime.bundle.genai_config import check_genai_config
+from palmtop.runtime.bundle.genai_config import GENAI_CONFIG_FILE, check_genai_config
 from palmtop.runtime.bundle.manifest import Manifest
+from palmtop.runtime.bundle.native_files import WEIGHTS_FOLDER, genai_source
 from palmtop.runtime.bundle.opening import Bundle, open_bundle
 from palmtop.runtime.chat.conversation import GREEDY, Conversation
 from palmtop.runtime.chat.prompt_builder import Message
@@ -85,8 +86,8 @@ class Session:
         if static is None:
             self._native = import_genai()
             check_genai_config(bundle)
-            self._model = _open_model(self._native, bundle.path, self.plan.context, options.threads)
-            release_mapped_pages(bundle.path)
+            self._model = _open_model(self._native, bundle, self.plan.context, options.threads)
+            release_mapped_pages(bundle.path, bundle.manifest.files)
             bits, size = self.manifest.decoder.kv_bits, megabytes(self.plan.kv_cache)
             logger.info("%s: KV cache of %d bits, %s for %d tokens", self.manifest.model, bits, size, self.plan.context)
         self._default: Conversation | None = None
@@ -322,13 +323,17 @@ def import_genai() -> ModuleType:
     return module
 
 
-def _open_model(native: ModuleType, folder: Path, context: int, threads: int | None) -> Any:
-    with native_errors(folder, "load it"):
-        config = native.Config(str(folder))
+def _open_model(native: ModuleType, bundle: Bundle, context: int, threads: int | None) -> Any:
+    decoder = bundle.manifest.decoder.file
+    with native_errors(bundle.path, "load it"), genai_source(bundle.path, decoder, GENAI_CONFIG_FILE) as source:
+        config = native.Config(source.folder)
         # A memory pattern is kept for ever for each pair of chunk length and context length that was met.
         options: dict[str, Any] = {"enable_mem_pattern": False}
         if threads is not None:
             options["intra_op_num_threads"] = threads
+        if source.graph is not None:
+            config.add_model_data(decoder, source.graph)
+            options[WEIGHTS_FOLDER] = source.weights_folder
         overlay: dict[str, Any] = {
             "model": {"context_length": context, "decoder": {"session_options": options}},
             "search": {"max_length": context},

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from palmtop.errors import CheckpointError
-from palmtop.export.checkpoint.config_section import Keys, read_json_object
+
+from .config_section import Keys, read_json_object
 
 CONFIG_FILE = "adapter_config.json"
 PREFIX = "base_model.model."  # of the model inside PEFT's wrapper

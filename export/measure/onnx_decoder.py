@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from palmtop.errors import BundleError
 from palmtop.runtime.bundle.manifest import DRAFT_LOGITS, DecoderSpec
+from palmtop.runtime.bundle.native_files import WEIGHTS_FOLDER, graph_source
 
 LOG_ERRORS = 3
 CACHE_TYPES = {"tensor(float)": np.float32, "tensor(int8)": np.int8, "tensor(uint8)": np.uint8}
-WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,11 +55,13 @@ class DecoderProbe:
         options = ort.SessionOptions()
         options.log_severity_level = LOG_ERRORS
         options.intra_op_num_threads = threads
-        if graph is not None:
-            options.add_session_config_entry(WEIGHTS_FOLDER, str(path.resolve().parent))
         try:
-            source = str(path) if graph is None else graph
-            self._session: Any = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+            with graph_source(path, graph) as source:
+                if source.weights_folder is not None:
+                    options.add_session_config_entry(WEIGHTS_FOLDER, source.weights_folder)
+                self._session: Any = ort.InferenceSession(source.model, options, providers=["CPUExecutionProvider"])
+        except BundleError:
+            raise
         except Exception as error:  # onnxruntime's own exceptions share no base
             raise BundleError(f"{path}: onnxruntime cannot load it ({str(error).splitlines()[0]})") from error
         self._spec = spec

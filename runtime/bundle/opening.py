@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -43,7 +43,8 @@ class Bundle:
 def open_bundle(path: str | os.PathLike[str], *, hashes: bool = True) -> Bundle:
     """Read the manifest and check every file's place and size, and hash unless it was checked before.
 
-    Files that the manifest does not list are refused: a graph could read its weights from them, unchecked.
+    Files that the manifest does not list are refused: a graph could read its weights from them, unchecked. A file may
+    be a link to a file outside, as in the hub's cache; its hash is then checked even where those of others are not.
 
     Raises:
         BundleError: no bundle there, or a file is missing, of the wrong size or hash, outside the bundle, or not
@@ -57,7 +58,8 @@ def open_bundle(path: str | os.PathLike[str], *, hashes: bool = True) -> Bundle:
         with _readable(f"{folder}: file {name!r}"):
             there = _inside(folder, name)
             if not there.is_file():
-                raise BundleError(f"{folder}: file '{name}' is missing")
+                what = f"is a link to {there.readlink()}, where no file is" if there.is_symlink() else "is missing"
+                raise BundleError(f"{folder}: file '{name}' {what}")
             size_bytes, links = there.stat().st_size, there.stat().st_nlink
         if links > 1 and there.suffix == ".bin":  # onnxruntime 1.31 takes it for an attack, whoever made the links
             raise BundleError(
@@ -66,33 +68,46 @@ def open_bundle(path: str | os.PathLike[str], *, hashes: bool = True) -> Bundle:
         if size_bytes != spec.size_bytes:
             raise BundleError(f"{folder}: file '{name}' has {size_bytes} bytes, expected {spec.size_bytes}")
     _refuse_unlisted(bundle)
-    if hashes:
-        check_hashes(bundle, cached=True)
+    leading_out = [name for name in bundle.manifest.files if _leads_out(folder, folder / name)]
+    if hashes or leading_out:
+        check_hashes(bundle, cached=True, only=None if hashes else leading_out)
     return bundle
 
 
-def check_hashes(bundle: Bundle, *, cached: bool = False, progress: Callable[[int], None] | None = None) -> None:
+def check_hashes(
+    bundle: Bundle,
+    *,
+    cached: bool = False,
+    only: Collection[str] | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> None:
     """Compare every file's sha256 with the manifest.
 
     Args:
         bundle: an open bundle.
         cached: trust an earlier check of a file whose size and modification time have not changed.
+        only: names of the files to check; None for all.
         progress: called with the bytes of each finished file.
 
     Raises:
         BundleError: a file's content is not what the manifest says.
     """
     known = _read_cache(bundle) if cached else {}
-    seen: dict[str, str] = {}
+    seen: dict[str, str] = {} if only is None else dict(known)
     for name, spec in bundle.manifest.files.items():
+        if only is not None and name not in only:
+            continue
         with _readable(f"{bundle.path}: file {name!r}"):
             stat = bundle.file(name).stat()
         mark = f"{stat.st_size}:{stat.st_mtime_ns}:{spec.sha256}"
         if known.get(name) != mark:
             found = sha256_of(bundle.file(name))
             if found != spec.sha256:
+                what = (
+                    "is a link that leads out of the bundle and " if _leads_out(bundle.path, bundle.file(name)) else ""
+                )
                 raise BundleError(
-                    f"{bundle.path}: file '{name}' has sha256 {found[:12]}..., expected {spec.sha256[:12]}..."
+                    f"{bundle.path}: file '{name}' {what}has sha256 {found[:12]}..., expected {spec.sha256[:12]}..."
                 )
         seen[name] = mark
         if progress is not None:
@@ -164,19 +179,24 @@ def _refuse_unlisted(bundle: Bundle) -> None:
 
 
 def _inside(folder: Path, name: str) -> Path:
-    """``folder / name``, refusing names that are absolute, climb out, or lead out through a link."""
+    """``folder / name``, refusing names that are absolute, climb out, or lead out through a link to a folder."""
     pure = PurePosixPath(name)
     if pure.is_absolute() or not pure.parts or ".." in pure.parts or "\\" in name or ":" in name:
         raise BundleError(f"{folder}: file name '{name}' leads out of the bundle")
     path = folder.joinpath(*pure.parts)
-    if not path.resolve().is_relative_to(folder.resolve()):
-        raise BundleError(f"{folder}: file '{name}' is a link that leads out of the bundle")
+    if not path.parent.resolve().is_relative_to(folder.resolve()):
+        raise BundleError(f"{folder}: file '{name}' lies in a folder that is a link out of the bundle")
     return path
+
+
+def _leads_out(folder: Path, path: Path) -> bool:
+    """Whether a file is a link to one outside."""
+    return path.is_symlink() and not path.resolve().is_relative_to(folder.resolve())
 
 
 def _cache_path(bundle: Bundle) -> Path:
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    key = hashlib.sha256(str(bundle.path.resolve()).encode()).hexdigest()[:24]
+    key = hashlib.sha256(os.fsencode(bundle.path.resolve())).hexdigest()[:24]
     return root / "palmtop" / "hashes" / f"{key}.json"
 
 

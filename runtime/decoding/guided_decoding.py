@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from palmtop.errors import BundleError, InputError, RuntimeMissingError
+from palmtop.runtime.bundle.native_files import native_path
 
 from .grammar import Grammar
 
@@ -88,9 +89,8 @@ class Guides:
             ) from error
         if self._tokenizer is None:
             try:
-                self._tokenizer = llguidance.LLTokenizer(
-                    str(self._path.resolve()), n_vocab=self._vocab_size, eos_token=self._eos_ids
-                )
+                with native_path(self._path.resolve()) as name:
+                    self._tokenizer = llguidance.LLTokenizer(name, n_vocab=self._vocab_size, eos_token=self._eos_ids)
             except ValueError as error:
                 raise BundleError(f"{self._path}: no vocabulary for grammars ({error!s:.200})") from error
         convert: dict[str, Callable[[str], str]] = {

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from palmtop.errors import BundleError, InputError, RuntimeMissingError
+from palmtop.runtime.bundle.native_files import WEIGHTS_FOLDER, graph_source
 from palmtop.runtime.bundle.processor_config import ProcessorSpec
 from palmtop.runtime.processor.images.dynamic_hd import feature_order
 
@@ -258,7 +259,12 @@ def open_session(path: Path, threads: int | None) -> ort.InferenceSession:
     if threads is not None:
         options.intra_op_num_threads = threads
     try:
-        return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        with graph_source(path) as source:
+            if source.weights_folder is not None:
+                options.add_session_config_entry(WEIGHTS_FOLDER, source.weights_folder)
+            return ort.InferenceSession(source.model, options, providers=["CPUExecutionProvider"])
+    except BundleError:
+        raise
     except Exception as error:  # onnxruntime's exceptions have no common base of their own
         raise BundleError(f"{path}: onnxruntime cannot load it ({error})") from error
 

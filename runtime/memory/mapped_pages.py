@@ -11,7 +11,7 @@ import ctypes
 import logging
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,8 +21,12 @@ MADV_DONTNEED = 4  # Linux: drop the pages; a clean private mapping reads them f
 _MAPPING = re.compile(r"^([0-9a-f]+)-([0-9a-f]+) \S+ \S+ \S+ \S+\s*(.*)$")
 
 
-def release_mapped_pages(folder: Path) -> int:
+def release_mapped_pages(folder: Path, names: Iterable[str] = ()) -> int:
     """Drop this process's clean pages of files in a folder; their content is not lost, only their place in memory.
+
+    Args:
+        folder: of the files.
+        names: of those that may be links to files elsewhere.
 
     Returns:
         Bytes given back; 0 where the system does not tell what is mapped.
@@ -31,17 +35,18 @@ def release_mapped_pages(folder: Path) -> int:
     if madvise is None:
         return 0
     released = 0
-    for start, stop, resident in _clean_mappings(folder.resolve()):
+    for start, stop, resident in _clean_mappings(folder.resolve(), {(folder / name).resolve() for name in names}):
         if resident and madvise(ctypes.c_void_p(start), ctypes.c_size_t(stop - start), MADV_DONTNEED) == 0:
             released += resident
     logger.debug("%s: gave back %d MB of mapped weights", folder, released >> 20)
     return released
 
 
-def _clean_mappings(folder: Path) -> Iterator[tuple[int, int, int]]:
-    """(start, stop, resident bytes) of mappings of files in the folder that this process has not written to."""
+def _clean_mappings(folder: Path, files: Container[Path]) -> Iterator[tuple[int, int, int]]:
+    """(start, stop, resident bytes) of mappings of these files that this process has not written to."""
     for mapping in mappings():
-        is_ours = mapping.name.startswith("/") and Path(mapping.name).is_relative_to(folder)
+        path = Path(mapping.name)
+        is_ours = mapping.name.startswith("/") and (path.is_relative_to(folder) or path in files)
         # A page that was written to is a private copy, in memory or swapped out. "Dirty" would tell of a file that was
         # just written and is not on the disk yet, too.
         if is_ours and not mapping.sizes["Anonymous"] + mapping.sizes["Swap"]:
@@ -68,7 +73,7 @@ class Mapping:
 def mappings() -> Iterator[Mapping]:
     """All mappings of this process; none where the system does not tell."""
     try:
-        lines = Path("/proc/self/smaps").read_text("utf-8", "replace").splitlines()
+        lines = Path("/proc/self/smaps").read_text("utf-8", "surrogateescape").splitlines()
     except OSError:
         return
     mapping = None

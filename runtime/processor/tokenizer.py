@@ -12,6 +12,7 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from palmtop.errors import BundleError
+from palmtop.runtime.bundle.native_files import native_path
 
 from .special_tokens import Segment
 
@@ -31,7 +32,8 @@ class Tokens:
 
     def __init__(self, path: Path) -> None:
         try:
-            self.tokenizer = Tokenizer.from_file(str(path))
+            with native_path(path) as name:
+                self.tokenizer = Tokenizer.from_file(name)
         except Exception as error:  # the binding raises nothing more precise
             raise BundleError(f"{path}: not a readable tokenizer: {error}") from error
         self.tokenizer.no_truncation()

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from palmtop.errors import BundleError, InputError, RuntimeMissingError
+from palmtop.runtime.bundle.native_files import WEIGHTS_FOLDER, graph_source
 
 LOG_FATAL = 4  # what goes wrong is raised as well
 SOC_FILE = Path("/sys/devices/soc0/machine")
@@ -245,7 +246,12 @@ def _session(path: Path, settings: Any, name: str, fallback: bool, **how: Any) -
 
     ort.disable_telemetry_events()
     try:
-        return ort.InferenceSession(str(path), settings, **how)
+        with graph_source(path) as source:
+            if source.weights_folder is not None:
+                settings.add_session_config_entry(WEIGHTS_FOLDER, source.weights_folder)
+            return ort.InferenceSession(source.model, settings, **how)
+    except BundleError:
+        raise
     except Exception as error:  # onnxruntime's exceptions have no common base of their own
         reason = " ".join(str(error).split())
         if "fallback to CPU EP has been explicitly disabled" in reason:

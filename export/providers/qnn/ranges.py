@@ -10,6 +10,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from palmtop.runtime.bundle.native_files import WEIGHTS_FOLDER, graph_source
+
 LOG_ERRORS = 3
 
 Feeds = Mapping[str, NDArray[Any]]
@@ -40,12 +42,10 @@ class Measured:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.intra_op_num_threads = threads
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.add_session_config_entry(
-            "session.model_external_initializers_file_folder_path", str(path.resolve().parent)
-        )
-        self._session: Any = ort.InferenceSession(
-            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
+        with graph_source(path, model.SerializeToString()) as source:
+            if source.weights_folder is not None:
+                options.add_session_config_entry(WEIGHTS_FOLDER, source.weights_folder)
+            self._session: Any = ort.InferenceSession(source.model, options, providers=["CPUExecutionProvider"])
         self._wanted = [output.name for output in self._session.get_outputs()]
 
     def shape(self, name: str) -> list[int]:

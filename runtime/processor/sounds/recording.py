@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,7 +48,7 @@ def read_windows(path: Path, window_s: float) -> Iterator[Window]:
     if not path.is_file():
         raise InputError(f"{path}: no such file, {EXPECTED}")
     try:
-        with soundfile.SoundFile(str(path)) as file:
+        with soundfile.SoundFile(os.fsencode(path)) as file:
             rate = int(file.samplerate)
             if not MIN_RATE_HZ <= rate <= MAX_RATE_HZ:
                 raise InputError(f"{path}: the rate is {rate} Hz, expected {MIN_RATE_HZ} to {MAX_RATE_HZ} Hz")
