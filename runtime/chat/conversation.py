@@ -250,6 +250,9 @@ class Conversation:
         if history is not None and question.trimmed:
             history[:] = without_front(history, question.trimmed)
         pieces = self._talk.answer(question, options, guide, drafter, stop, clock)
+        if guide is not None and self._text.starts_thinking:
+            yield from pieces  # the form leaves no room for thinking, though the template has opened it
+            return
         yield from separate_thinking(pieces, self._text.spec.thinking, is_open=self._text.starts_thinking)
 
     @contextmanager

@@ -50,6 +50,11 @@ class Thinking:
             shown += self._show("answer", len(self._held))
         return shown
 
+    @property
+    def is_thinking(self) -> bool:
+        """The closing mark has not come yet."""
+        return self._state == "thinking"
+
     def rest(self) -> list[tuple[PieceKind, str]]:
         """What was held back, when no more text comes."""
         return self._show("thinking" if self._state == "thinking" else "answer", len(self._held))
@@ -97,5 +102,6 @@ def separate_thinking(pieces: Iterator[Piece], marks: tuple[str, str] | None, *,
                 texts[kind] += text
                 yield Piece(text=text, kind=kind)
             if piece.reply is not None:
-                reply = replace(piece.reply, text=texts["answer"], thinking=texts["thinking"])
+                unfinished = "thinking" if thinking.is_thinking else piece.reply.unfinished
+                reply = replace(piece.reply, text=texts["answer"], thinking=texts["thinking"], unfinished=unfinished)
                 yield Piece(text="", reply=reply)

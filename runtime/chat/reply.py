@@ -8,6 +8,7 @@ from typing import Any, Literal
 from palmtop.runtime.decoding.reasons import FinishReason, ReprefillReason
 
 PieceKind = Literal["answer", "thinking"]
+Unfinished = Literal["form", "thinking"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +73,8 @@ class Reply:
         tool_calls: functions that the model asks to be called, in order.
         usage: cost and timings.
         thinking: what the model thought aloud before it answered; empty where it did not.
+        unfinished: what was cut off by the end that ``finish_reason`` names: "form" where the text is not all that
+            the grammar asks for, "thinking" where the answer had not begun; None for an answer that can be used.
     """
 
     text: str
@@ -82,6 +85,12 @@ class Reply:
     tool_calls: tuple[ToolCall, ...] = ()
     usage: Usage
     thinking: str = ""
+    unfinished: Unfinished | None = None
+
+    @property
+    def was_cut(self) -> bool:
+        """Whether something else than the model or a stop string ended the answer."""
+        return self.finish_reason not in ("eos", "stop_string")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""

@@ -121,6 +121,7 @@ class Turn:
             adapters={name: weight for name, weight in question.choice.adapters.items() if weight},
             tool_calls=find_tool_calls(transcript.text, transcript.ids, self._text),
             usage=usage,
+            unfinished=None if guide is None or reason == "eos" or guide.is_complete else "form",
         )
         yield Piece(text=rest, reply=reply)
 

@@ -20,7 +20,8 @@ from palmtop.runtime.session import SessionOptions
 
 from .flags import adapter_flag, bundle_argument, generation_flags, open_session, session_flags
 from .run import summary, user_content
-from .showing import PieceWriter, thinking_flag
+from .showing import PieceWriter, cut_note, thinking_flag
+from .typed_text import check_text, clean, clean_option, piped_lines
 
 HELP = """/image FILE   add a picture to the next message
 /audio FILE   add a sound to the next message
@@ -41,7 +42,7 @@ Examples:
 
 @click.command("chat", epilog=EXAMPLES, short_help="Talk with a bundle in the terminal.")
 @bundle_argument
-@click.option("--system", help="System message.")
+@click.option("--system", callback=clean_option, help="System message.")
 @adapter_flag
 @generation_flags
 @session_flags
@@ -83,6 +84,7 @@ class Dialogue:
         self._adapters = adapters
         self._options = options
         self._hide_thinking = hide_thinking
+        self._piped = piped_lines()
         self._images: list[Path] = []
         self._sounds: list[Path] = []
         if self.interactive:
@@ -94,7 +96,7 @@ class Dialogue:
         refused = 0
         while (line := self._next_line()) is not None:
             try:
-                if line.startswith("/"):
+                if check_text(line).startswith("/"):
                     if not self._command(line):
                         break
                 elif line.strip():
@@ -108,8 +110,8 @@ class Dialogue:
         while True:
             with suppress(KeyboardInterrupt):
                 try:
-                    return input("> " if self.interactive else "")
-                except (EOFError, RuntimeError):  # RuntimeError: there is no standard input
+                    return clean(input("> ")) if self.interactive else next(self._piped, None)
+                except EOFError:
                     return None
                 except (OSError, ValueError) as error:
                     raise PalmtopError(f"standard input cannot be read ({error!s:.200}), expected UTF-8") from error
@@ -151,6 +153,8 @@ class Dialogue:
                     click.echo()
                     if self.interactive:
                         click.secho(summary(piece.reply), err=True, dim=True)
+                    if note := cut_note(piece.reply):
+                        click.echo(note, err=True)
 
 
 @contextmanager

@@ -87,7 +87,11 @@ def generation_flags(command: Command) -> Command:
         default=None,
         help="Guess ahead from the text wherever possible, or never (default: where it is measured faster).",
     )
-    @click.option("--schema", type=click.Path(path_type=Path), help="Answer in JSON that this JSON schema allows.")
+    @click.option(
+        "--schema",
+        type=click.Path(path_type=Path),
+        help="Answer in JSON that this JSON schema allows, with little white space.",
+    )
     @click.option("--regex", help="Answer with a text that matches this regular expression.")
     @click.option("--lark", type=click.Path(path_type=Path), help="Answer in the language of this Lark grammar.")
     @wraps(command)
@@ -165,7 +169,7 @@ def _grammar(schema: Path | None, regex: str | None, lark: Path | None) -> Gramm
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text("utf-8")
+        return path.read_text("utf-8-sig")  # Windows writes a byte order mark
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read as text ({error!s:.200})") from error
 

@@ -16,7 +16,8 @@ from palmtop.runtime.decoding.generation_options import GenerationOptions
 from palmtop.runtime.session import SessionOptions
 
 from .flags import adapter_flag, bundle_argument, generation_flags, open_session, session_flags
-from .showing import PieceWriter, thinking_flag
+from .showing import PieceWriter, cut_note, thinking_flag
+from .typed_text import clean, clean_option, read_standard_input
 
 EXAMPLES = """
 \b
@@ -30,13 +31,15 @@ Examples:
   cat letter.txt | palmtop run phi4mm-int4 -
 """
 
+UNFINISHED_EXIT = 3
+
 
 @click.command("run", epilog=EXAMPLES, short_help="Ask a bundle one question.")
 @bundle_argument
 @click.argument("prompt")
 @click.option("--image", "images", multiple=True, type=click.Path(path_type=Path), help="A picture; repeatable.")
 @click.option("--audio", "sounds", multiple=True, type=click.Path(path_type=Path), help="A sound; repeatable.")
-@click.option("--system", help="System message.")
+@click.option("--system", callback=clean_option, help="System message.")
 @adapter_flag
 @generation_flags
 @session_flags
@@ -56,41 +59,32 @@ def run_command(
 ) -> None:
     """Ask the BUNDLE one question; PROMPT "-" reads it from standard input.
 
-    Which adapters answer is decided by the bundle's routing table (see: palmtop inspect).
+    Which adapters answer is decided by the bundle's routing table (see: palmtop inspect). Exit code 3 when the answer
+    was cut before its form was complete, or while the model was still thinking.
     """
-    text = _standard_input() if prompt == "-" else prompt
+    text = read_standard_input() if prompt == "-" else clean(prompt)
     messages = [] if system is None else [{"role": "system", "content": system}]
     messages.append({"role": "user", "content": user_content(text, images, sounds)})
+    reply: Reply | None = None
+    writer = PieceWriter(hide_thinking=hide_thinking)
     with open_session(bundle, loading) as session:
-        reply: Reply | None = None
-        writer = PieceWriter(hide_thinking=hide_thinking)
         try:
             for piece in session.chat(messages, adapters=adapters, options=options):
                 reply = piece.reply or reply
                 if not as_json:
                     writer.write(piece)
         finally:
-            if not as_json and reply is not None:
+            if not as_json and reply is not None and (writer.has_written or reply.unfinished is None):
                 click.echo()
     assert reply is not None  # the last piece always carries it
     if as_json:
         click.echo(json.dumps(reply.to_dict()))
     elif sys.stderr.isatty():
         click.secho(summary(reply), err=True, dim=True)
-
-
-def _standard_input() -> str:
-    """All of it.
-
-    Raises:
-        InputError: it is closed, a folder, or not UTF-8.
-    """
-    if sys.stdin is None:
-        raise InputError("standard input is closed, expected a prompt there")
-    try:
-        return sys.stdin.read()
-    except (OSError, ValueError) as error:  # ValueError: not UTF-8, or closed
-        raise InputError(f"standard input cannot be read ({error!s:.200}), expected a prompt in UTF-8") from error
+    if note := cut_note(reply):
+        click.echo(note, err=True)
+    if reply.unfinished is not None:
+        sys.exit(UNFINISHED_EXIT)
 
 
 def user_content(text: str, images: tuple[Path, ...], sounds: tuple[Path, ...]) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from palmtop.runtime.chat.reply import Piece, PieceKind
+from palmtop.runtime.chat.reply import Piece, PieceKind, Reply
 
 Command = Callable[..., Any]
 
@@ -28,6 +28,11 @@ class PieceWriter:
         self._shows_thinking = sys.stdout.isatty() and not hide_thinking
         self._last: PieceKind | None = None
 
+    @property
+    def has_written(self) -> bool:
+        """Whether anything was shown."""
+        return self._last is not None
+
     def write(self, piece: Piece) -> None:
         """Show a piece at once."""
         if not piece.text or (piece.kind == "thinking" and not self._shows_thinking):
@@ -40,3 +45,18 @@ class PieceWriter:
         else:
             click.echo(piece.text, nl=False)
         sys.stdout.flush()
+
+
+def cut_note(reply: Reply) -> str | None:
+    """One line that says that an answer was cut, by what, and what it lacks; None for a whole one."""
+    if not reply.was_cut and reply.unfinished is None:
+        return None
+    causes = {
+        "max_tokens": f"after {reply.usage.completion_tokens} tokens (--max-tokens)",
+        "context_full": "because the context is full (--context)",
+        "timeout": "because its time was up (--timeout)",
+        "cancelled": "because it was interrupted",
+        "stop_string": "by a stop string (--stop)",
+    }
+    lacks = {"form": ", before its form was complete", "thinking": " while the model was still thinking", None: ""}
+    return f"palmtop: the answer was cut {causes[reply.finish_reason]}{lacks[reply.unfinished]}"

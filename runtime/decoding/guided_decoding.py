@@ -7,6 +7,7 @@ cost no prefill, and every turn may have another grammar.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,20 +18,34 @@ from numpy.typing import NDArray
 from palmtop.errors import BundleError, InputError, RuntimeMissingError
 from palmtop.runtime.bundle.native_files import native_path
 
+from .bounded_schema import bounded_json, bounded_lark
 from .grammar import Grammar
+
+MAX_LEXER_STATES = 50_000
+LEXER_FUEL, STEP_FUEL = 300_000, 100_000
+"""In llguidance's units; measured on hostile grammars: tests/runtime/test_hostile_grammars.py."""
+_NO_TEXT = "no text can match it: it refers to itself without an end, or forbids every beginning"
+_TOO_COMPLEX = "it is too complex: expected fewer or shorter repetitions and alternatives"
+_REASONS = {"NoExtension": _NO_TEXT, "LexerTooComplex": _TOO_COMPLEX, "ParserTooComplex": _TOO_COMPLEX}
 
 
 class Guide:
     """Follows one answer through its grammar.
 
     Raises:
-        InputError: the grammar is not valid.
+        InputError: the grammar is not valid, or nothing can match it.
     """
 
     def __init__(self, matcher: Any, kind: str) -> None:
         self._matcher = matcher
         self._kind = kind
         self._check()
+        self._first: bytes | None = self._mask()  # refused before a prompt is read for it
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the answer may end here: what there is of it has the whole form."""
+        return bool(self._matcher.is_accepting())
 
     def allowed(self, count: int) -> NDArray[np.bool_]:
         """Which token ids may come next: [count].
@@ -38,8 +53,8 @@ class Guide:
         Raises:
             InputError: the grammar grew too complex on the way.
         """
-        bits = np.unpackbits(np.frombuffer(self._matcher.compute_bitmask(), np.uint8), bitorder="little")
-        self._check()
+        mask, self._first = self._first or self._mask(), None
+        bits = np.unpackbits(np.frombuffer(mask, np.uint8), bitorder="little")
         allowed = np.zeros(count, np.bool_)
         width = min(count, len(bits))
         allowed[:width] = bits[:width]
@@ -50,10 +65,14 @@ class Guide:
         self._matcher.consume_token(token)
         self._check()
 
+    def _mask(self) -> bytes:
+        mask: bytes = self._matcher.compute_bitmask()
+        self._check()
+        return mask
+
     def _check(self) -> None:
         if self._matcher.is_error():
-            reason = " ".join(str(self._matcher.get_error()).split())
-            raise InputError(f"grammar: the {self._kind} cannot be used ({reason:.300})")
+            raise InputError(f"grammar: the {self._kind} cannot be used ({explain(self._matcher.get_error())})")
 
 
 class Guides:
@@ -93,14 +112,39 @@ class Guides:
                     self._tokenizer = llguidance.LLTokenizer(name, n_vocab=self._vocab_size, eos_token=self._eos_ids)
             except ValueError as error:
                 raise BundleError(f"{self._path}: no vocabulary for grammars ({error!s:.200})") from error
+        matcher = llguidance.LLMatcher
         convert: dict[str, Callable[[str], str]] = {
-            "json_schema": llguidance.LLMatcher.grammar_from_json_schema,
-            "regex": llguidance.LLMatcher.grammar_from_regex,
-            "lark": llguidance.LLMatcher.grammar_from_lark,
+            "json_schema": lambda text: matcher.grammar_from_json_schema(*bounded_json(text)),
+            "regex": matcher.grammar_from_regex,
+            "lark": lambda text: matcher.grammar_from_lark(bounded_lark(text)),
         }
+        limits = llguidance.LLParserLimits(
+            initial_lexer_fuel=LEXER_FUEL,
+            step_lexer_fuel=STEP_FUEL,
+            max_lexer_states=MAX_LEXER_STATES,
+            verbose_errors=False,
+        )
         try:
-            return Guide(
-                llguidance.LLMatcher(self._tokenizer, convert[grammar.kind](grammar.text), log_level=0), grammar.kind
-            )
+            rules = convert[grammar.kind](grammar.text)
+            return Guide(matcher(self._tokenizer, rules, log_level=0, limits=limits), grammar.kind)
         except ValueError as error:
-            raise InputError(f"grammar: the {grammar.kind} cannot be used ({error!s:.300})") from error
+            raise InputError(f"grammar: the {grammar.kind} cannot be used ({explain(str(error))})") from error
+
+
+def explain(error: str) -> str:
+    """What is wrong with a grammar, of what llguidance says about it: one clause, without its state and its options.
+
+    >>> explain("NoExtensionBias <state> Tokens: ...")
+    'no text can match it: it refers to itself without an end, or forbids every beginning'
+    """
+    text = error.partition("<state>")[0].replace("<non-verbose/>", "").strip()
+    for reason, clause in _REASONS.items():
+        if text.startswith(reason):
+            return clause
+    if "coerce_one_of" in text:
+        return "the alternatives of a 'oneOf' overlap, which cannot be kept apart; expected 'anyOf' in its place"
+    if parsed := re.search(r"^error: (.+)$", text, re.MULTILINE):
+        return parsed[1]
+    if re.search(r"too (complex|large|many|big|deep)|limit|fuel", text, re.IGNORECASE):
+        return _TOO_COMPLEX
+    return f"{' '.join(text.partition(chr(10))[0].split()):.200}"

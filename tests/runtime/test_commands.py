@@ -67,7 +67,7 @@ def test_run_streams_the_answer_to_standard_output(toy_bundle: Path) -> None:
     result = palmtop("run", toy_bundle, "hi", "--max-tokens", "5", "--threads", "1")
     assert result.exit_code == 0
     assert result.stdout.endswith("\n")
-    assert result.stderr == ""
+    assert result.stderr == "palmtop: the answer was cut after 5 tokens (--max-tokens)\n"
 
 
 def test_run_json_is_the_whole_reply(toy_bundle: Path) -> None:
