@@ -18,7 +18,7 @@ import click
 
 from benchmarks.quantisation import reference
 from benchmarks.tables import machine, put_between
-from palmtop.export.arch import find
+from palmtop.export.arch import read_model
 from palmtop.export.checkpoint.folder import Checkpoint
 from palmtop.export.convert import export_model
 from palmtop.export.mixed_precision.allocation import Plan
@@ -55,7 +55,7 @@ def written_bytes(plan: Plan, folder: Path) -> int:
 def main(method: str, items: int, judged: int, write: bool) -> None:
     """Print a line a size."""
     checkpoint, recipe, quantizer = Checkpoint(checkpoint_path()), Recipe(method=method), METHODS[method]
-    model = find("phi4mm").read_model(checkpoint, recipe.context)
+    model = read_model(checkpoint, recipe)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         float_model, samples, held_out = reference(folder, items, judged)

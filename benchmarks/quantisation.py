@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.tables import machine, put_between
-from palmtop.export.arch import find
+from palmtop.export.arch import read_model
 from palmtop.export.checkpoint.folder import Checkpoint
 from palmtop.export.measure.float_model import FloatModel
 from palmtop.export.measure.samples import Question, Sample, SampleReader, packaged_questions
@@ -56,7 +56,7 @@ def k_quant(weight: NDArray[np.float32], scheme: Scheme, statistics: Statistics 
 def reference(folder: Path, items: int, judged: int) -> tuple[FloatModel, list[Sample], list[Sample]]:
     """The packaged model, calibration samples, and held-out questions to judge on: so many of each mode."""
     checkpoint = Checkpoint(checkpoint_path())
-    model = find("phi4mm").read_model(checkpoint, Recipe().context)
+    model = read_model(checkpoint, Recipe())
     manifest = float_bundle(folder / "float", checkpoint, model, Recipe())
     reader = SampleReader(folder / "float", manifest)
     calibration = [reader.read(q) for q in packaged_questions(MODES, items, manifest.decoder.vocab_size)]

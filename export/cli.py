@@ -65,7 +65,9 @@ Examples:
 @click.option("--calibrate", "samples", type=click.Path(path_type=Path), help="JSONL samples instead of packaged ones.")
 @click.option("--accuracy-level", type=int, help="0: activations stay float32. 4 (default): int8, faster.")
 @click.option("--adapters", help="gated (default: switchable), none, or merge=NAME[=W][,NAME[=W]] into the base.")
-@click.option("--context", type=int, help="Longest sequence to serve, in tokens (default 8192).")
+@click.option(
+    "--context", type=int, help="Longest sequence to serve, in tokens (default 8192, or what the model serves)."
+)
 @click.option("--kv", type=int, help="Bits of the KV cache: 32 (default), 8 or 4; these two are calibrated first.")
 @click.option("--speculation", is_flag=True, help="Logits for guesses at what follows: see docs/speculation.md.")
 @click.option("--target", help="Graphs of fixed shapes beside the bundle's own, for a provider: openvino, qnn.")
@@ -130,7 +132,7 @@ def export_command(
         return
     if output is None:
         raise InputError("no output folder is given, expected -o BUNDLE")
-    started = time.perf_counter()
+    started, notes = time.perf_counter(), list[str]()
     with _cleaned_up_when_terminated(), _ProgressBar(quiet=as_json or not sys.stderr.isatty()) as report:
         export_model(
             checkpoint,
@@ -140,6 +142,7 @@ def export_command(
             verify=verify,
             request=request,
             on_plan=show,
+            on_note=notes.append,
             progress=report,
             ram_bytes=ram,
             threads=threads,
@@ -149,6 +152,8 @@ def export_command(
     size_bytes = sum(f["size_bytes"] for f in manifest["files"].values())
     peak_rss = peak_rss_bytes()
     quality = json.loads((output / QUALITY_FILE).read_text("utf-8")) if verify else None
+    for note in notes:
+        click.echo(f"palmtop: warning: {note}", err=True)
     for reason in quality["skipped"] if quality else ():
         click.echo(f"palmtop: warning: not measured: {reason}", err=True)
     if as_json:
@@ -160,6 +165,7 @@ def export_command(
             "parts": manifest["parts"],
             "checks_passed": None if quality is None else [check["name"] for check in quality["checks"]],
             "skipped": None if quality is None else quality["skipped"],
+            "notes": notes,
         }
         click.echo(json.dumps(result))
         return

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import palmtop
-from palmtop.errors import BundleError
+from palmtop.errors import BundleError, CheckpointError
 from palmtop.export.bundle.atomic_directory import journal_path, refuse_target, written_beside
 from palmtop.export.bundle.bundle_writer import Making, write_bundle
 from palmtop.export.bundle.journal import Journal
@@ -26,7 +26,7 @@ from palmtop.runtime.bundle.manifest import Manifest
 from palmtop.runtime.bundle.opening import Bundle
 from palmtop.runtime.memory.machine import rss_bytes
 
-from .arch import Model, find
+from .arch import Model, read_model
 from .kv import cache_for, leaving_room, scale_bytes, with_cache
 from .recipe import CALIBRATED, Recipe
 
@@ -44,6 +44,7 @@ def export_model(
     verify: bool = False,
     request: Request | None = None,
     on_plan: Callable[[Plan], None] | None = None,
+    on_note: Callable[[str], None] | None = None,
     progress: Callable[[Progress], None] | None = None,
     ram_bytes: int | None = None,
     threads: int | None = None,
@@ -61,6 +62,7 @@ def export_model(
         verify: compare the bundle with the checkpoint when it is written, and keep the numbers in quality.json.
         request: a size or a loss to meet, a plan to replay, samples to calibrate on (weights and KV cache).
         on_plan: given the plan that is followed, before anything is written.
+        on_note: given each sentence that a user must know of how the checkpoint was read (``Model.notes``).
         progress: called after each read and each tensor.
         ram_bytes: limit for the memory of this process; None takes what speed asks for (a few hundred MB).
         threads: None takes every core.
@@ -76,9 +78,10 @@ def export_model(
         RuntimeMissingError: the target's compiler is not installed.
         BundleError: the bundle failed its proof; it is not kept.
     """
-    recipe = recipe or Recipe()
-    checkpoint = open_checkpoint(source)
-    model = find(str(checkpoint.config.get("model_type"))).read_model(checkpoint, recipe.context)
+    checkpoint, model, recipe = _open(source, recipe or Recipe())
+    if on_note is not None:
+        for note in model.notes:
+            on_note(note)
     workers = plan_workers(ram_bytes, rss_bytes() or 0, threads)
     tell = teller(progress, ram_bytes)
     meter = Meter(checkpoint.size_bytes, tell)
@@ -114,11 +117,28 @@ def make_plan(
     """The plan that an export with this request would follow; writes no bundle."""
     from palmtop.export.mixed_precision.prepare import prepared
 
-    checkpoint = open_checkpoint(source)
-    model = find(str(checkpoint.config.get("model_type"))).read_model(checkpoint, recipe.context)
+    checkpoint, model, recipe = _open(source, recipe)
     asked = leaving_room(request, scale_bytes(model, recipe.kv))
     with prepared(checkpoint, model, recipe, asked, report, ram_bytes) as planned:
         return planned.plan
+
+
+def _open(source: str | os.PathLike[str], recipe: Recipe) -> tuple[Checkpoint, Model, Recipe]:
+    """Checkpoint, model, and the recipe with its context decided.
+
+    Raises:
+        CheckpointError: besides what reading raises, an adapter is missing that the recipe would gate.
+    """
+    checkpoint = open_checkpoint(source)
+    recipe = recipe.with_context(checkpoint.config.get("max_position_embeddings"))
+    model = read_model(checkpoint, recipe)
+    if recipe.adapter_mode == "gated" and model.missing_adapters:
+        name = model.missing_adapters[0]
+        raise CheckpointError(
+            f"{checkpoint.path}: has no {name} adapter, neither in its tensors nor in a folder '{name}-lora', expected"
+            " the one that its encoder was trained with; --adapters none exports without"
+        )
+    return checkpoint, model, recipe
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ DRAFT_ROWS = 8  # of ``--speculation``: longer steps gain nothing on two x86 cor
 TARGETS = ("openvino", "qnn")
 TARGET_KEYS = ("target", "target_context", "chunk", "soc")
 SOC = "sm8750"
+DEFAULT_CONTEXT = 8192
 TARGET_CONTEXT = 4096  # of a cache that is always read whole
 LATER = {"kv": 32, "draft_rows": 1}  # options that the first palmtop did not have
 CALIBRATED = ("awq", "gptq", "gptq-in-order")  # they need statistics of each layer's inputs
@@ -40,8 +41,8 @@ IN_ORDER = ("gptq-in-order",)  # on the inputs that the quantised layers before 
 _MERGE_ITEM = re.compile(r"^([\w.-]+)(?:=([-+]?[0-9.]+(?:[eE][-+]?[0-9]+)?))?$")
 _SOC_NAME = re.compile(r"^[a-z][a-z0-9]{2,15}$")
 _TYPES: tuple[tuple[tuple[str, ...], type, str], ...] = (
-    (("bits", "head_bits", "encoder_bits", "group", "scale_bits", "accuracy_level", "context"), int, "a whole number"),
-    (("kv", "draft_rows", "target_context", "chunk"), int, "a whole number"),
+    (("bits", "head_bits", "encoder_bits", "group", "scale_bits", "accuracy_level"), int, "a whole number"),
+    (("context", "kv", "draft_rows", "target_context", "chunk"), int, "a whole number"),
     (("symmetric",), bool, "true or false"),
     (("method", "adapters", "target", "soc"), str, "text"),
 )
@@ -63,7 +64,7 @@ class Recipe:
             layer after layer and lets each make up for those before it.
         accuracy_level: of MatMulNBits; 0 computes in float32, 4 quantises activations to int8.
         adapters: "gated", "none", or "merge=NAME[=W][,NAME[=W]...]".
-        context: longest sequence the bundle serves, in tokens.
+        context: longest sequence the bundle serves, in tokens; None: 8192, or what the model serves if less.
         kv: bits of the KV cache; 8 and 4 have a scale for each channel, calibrated on samples, 32 is float32.
         draft_rows: above 1 the decoder gives logits of every position of a step of at most so many tokens, so that
             the runtime can guess ahead (speculation).
@@ -82,7 +83,7 @@ class Recipe:
     method: str = "search"
     accuracy_level: int = 4
     adapters: str = "gated"
-    context: int = 8192
+    context: int | None = None
     kv: int = 32
     draft_rows: int = 1
     target: str | None = None
@@ -106,15 +107,16 @@ class Recipe:
             raise InputError(f"accuracy-level is {self.accuracy_level}, expected 0 or 4")
         if self.kv not in KV_BITS:
             raise InputError(f"kv is {self.kv}, expected one of {', '.join(map(str, KV_BITS))}")
-        if self.context < 16:
+        if self.context is not None and self.context < 16:
             raise InputError(f"context is {self.context}, expected at least 16 tokens")
         if not 1 <= self.draft_rows <= MAX_DRAFT_ROWS:
             raise InputError(f"draft-rows is {self.draft_rows}, expected 1 to {MAX_DRAFT_ROWS}")
         if self.target is not None and self.target not in TARGETS:
             raise InputError(f"target is '{self.target}', expected one of {', '.join(TARGETS)}")
-        if self.target_context is not None and not 16 <= self.target_context <= self.context:
+        longest = self.context or self.target_context
+        if self.target_context is not None and longest and not 16 <= self.target_context <= longest:
             raise InputError(
-                f"target-context is {self.target_context}, expected 16 to {self.context}, the context of the bundle"
+                f"target-context is {self.target_context}, expected 16 to {longest}, the context of the bundle"
             )
         if self.chunk < 2:
             raise InputError(f"chunk is {self.chunk}, expected at least 2 tokens")
@@ -128,7 +130,14 @@ class Recipe:
         for names, kind, expected in _TYPES:
             for name in names:
                 value = getattr(self, name)
-                if value is None and name in ("head_bits", "encoder_bits", "target", "target_context", "soc"):
+                if value is None and name in (
+                    "head_bits",
+                    "encoder_bits",
+                    "context",
+                    "target",
+                    "target_context",
+                    "soc",
+                ):
                     continue
                 if type(value) is not kind:  # a bool is no number
                     raise InputError(f"{name.replace('_', '-')} is {value!r}, expected {expected}")
@@ -174,7 +183,21 @@ class Recipe:
     @property
     def context_of_target(self) -> int:
         """Positions of the cache of the target's graphs."""
-        return min(self.context, TARGET_CONTEXT) if self.target_context is None else self.target_context
+        if self.target_context is not None:
+            return self.target_context
+        return min(self.context or DEFAULT_CONTEXT, TARGET_CONTEXT)
+
+    def with_context(self, served: object) -> Recipe:
+        """The same with its context decided.
+
+        Args:
+            served: ``max_position_embeddings`` of the model; what is no number is judged by whoever reads the model.
+        """
+        if self.context is not None:
+            return self
+        if isinstance(served, int) and 16 <= served < DEFAULT_CONTEXT:
+            return replace(self, context=served)
+        return replace(self, context=DEFAULT_CONTEXT)
 
     @property
     def adapter_mode(self) -> str:

@@ -92,6 +92,7 @@ class Case:
         sizes: of the checkpoint.
         config: dotted keys of config.json that are changed afterwards.
         shapes: tensors by a pattern of their name that get another shape.
+        without: pattern of the tensors that the changed config has no place for.
     """
 
     family: str
@@ -99,6 +100,7 @@ class Case:
     sizes: dict[str, Any] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    without: str | None = None
 
 
 def _heads(heads: int, kv_heads: int, size: int, hidden: int, inner: int) -> dict[str, Any]:
@@ -163,6 +165,7 @@ CASES: dict[str, Case] = {
         config={AUDIO + "time_reduction": 4, AUDIO + "depthwise_multiplier": 2, AUDIO + "conv_activation": "gelu"},
         shapes={r"embed\.out\.weight": (16, 132 * 20), r"dw_conv\.weight": (32, 1, 5), r"dw_conv\.bias": (32,)}
         | {r"pw_conv\.weight": (16, 32, 1)},
+        without=r"embed\.conv\.[56]\.",
     ),
     "text": Case(family="phi3", modes=("float", "int4", "kv8", "drafts", "openvino", "qnn")),
     "text-tied": Case(
@@ -345,7 +348,11 @@ def write_checkpoint(case: Case, folder: Path) -> Path:
         data["audio_compression_rate"] = config["audio_processor"]["config"]["time_reduction"]
         preprocessor.write_text(json.dumps(data))
     for shard in sorted(folder.glob("*.safetensors")):
-        save_file(dict(_exact_tensors(shard, case.shapes)), shard, metadata={"format": "pt"})
+        tensors = dict(_exact_tensors(shard, case.shapes))
+        kept = {n: t for n, t in tensors.items() if case.without is None or not re.search(case.without, n)}
+        save_file(kept, shard, metadata={"format": "pt"})
+        if kept.keys() != tensors.keys():
+            (folder / "model.safetensors.index.json").unlink()
     return folder
 
 

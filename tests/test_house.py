@@ -31,6 +31,7 @@ FLOORS = (
     "palmtop.export.recipe",
     "palmtop.export.checkpoint",
     "palmtop.export.graph",
+    "palmtop.export.reading",
     "palmtop.export.arch",
     "palmtop.export.bundle",
     "palmtop.export.measure",

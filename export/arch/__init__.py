@@ -19,6 +19,7 @@ from palmtop.export.checkpoint.lora import Adapter
 from palmtop.export.graph.audio_config import AudioConfig
 from palmtop.export.graph.decoder import DecoderConfig
 from palmtop.export.graph.siglip import VisionConfig
+from palmtop.export.recipe import Recipe
 from palmtop.runtime.bundle.manifest import Route
 from palmtop.runtime.bundle.processor_config import ProcessorSpec
 
@@ -39,6 +40,8 @@ class Model:
         routes: what each mode of input switches on.
         chat_template: jinja source.
         original_context: where LongRoPE's factors change, None without.
+        missing_adapters: that the checkpoint should have and has not; without them only ``--adapters none`` is right.
+        notes: what a user must know of how the checkpoint was read, a sentence each.
     """
 
     architecture: str
@@ -51,6 +54,8 @@ class Model:
     routes: dict[str, Route]
     chat_template: str
     original_context: int | None
+    missing_adapters: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 class Architecture(Protocol):
@@ -83,6 +88,18 @@ def find(model_type: str) -> Architecture:
         if model_type in getattr(module, "ALIASES", ()):
             return cast(Architecture, module)
     raise UnsupportedModelError(f"model_type is '{model_type}', expected one of {', '.join(names())}")
+
+
+def read_model(checkpoint: Checkpoint, recipe: Recipe) -> Model:
+    """Interpret a checkpoint by the architecture file of its model_type; reads no tensor yet.
+
+    Raises:
+        UnsupportedModelError: there is no such file.
+        CheckpointError: a key or tensor is missing, contradicts another, or would not be read.
+    """
+    recipe = recipe.with_context(checkpoint.config.get("max_position_embeddings"))
+    assert recipe.context is not None
+    return find(str(checkpoint.config.get("model_type"))).read_model(checkpoint, recipe.context)
 
 
 def names() -> list[str]:

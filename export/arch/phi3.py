@@ -7,7 +7,6 @@ towers, is read here: ``phi4mm`` imports it.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from typing import Any
 
 from palmtop.errors import CheckpointError
@@ -16,7 +15,9 @@ from palmtop.export.checkpoint.folder import Checkpoint
 from palmtop.export.checkpoint.lazy_tensor import Weights
 from palmtop.export.graph.attention import AttentionConfig
 from palmtop.export.graph.decoder import DecoderConfig
-from palmtop.export.graph.rope import RopeConfig, longrope_attention_factor
+from palmtop.export.reading.rope import RopeRules, read_rope
+from palmtop.export.reading.settings import refuse_unread
+from palmtop.export.reading.tensors import TABLE, decoder_names, read_head, refuse_other_tensors
 from palmtop.runtime.bundle.manifest import Route
 from palmtop.runtime.bundle.processor_config import ProcessorSpec, TextSpec
 
@@ -25,51 +26,35 @@ from . import Model
 END_OF_TURN = "<|end|>"
 # Only an answer that begins with the first of them is cut, so the models that never think aloud lose nothing.
 THINKING = ("<think>", "</think>")
-# Values that a config could have and whose meaning no reader of this family builds, transformers' own included.
-TEXT_VALUES: dict[tuple[str, ...], tuple[object, ...]] = {
-    ("attention_bias",): (False,),
-    ("mlp_bias",): (False,),
-    ("lm_head_bias",): (False,),
-    ("hidden_act",): ("silu", "swish"),
-}
 # What transformers' Phi3Config takes for granted, where others of the family take something else or nothing.
-DEFAULTS = {
-    "tie_word_embeddings": False,
-    "max_position_embeddings": 4096,
-    "original_max_position_embeddings": 4096,
-    "rms_norm_eps": 1e-5,
-}
-ROPE_KINDS = ("longrope", "su", "yarn")  # older spellings: Phi3Config reads all three as LongRoPE
-LAYER_TENSORS = (
-    "input_layernorm",
-    "self_attn.qkv_proj",
-    "self_attn.o_proj",
-    "post_attention_layernorm",
-    "mlp.gate_up_proj",
-    "mlp.down_proj",
+DEFAULTS = {"tie_word_embeddings": False, "max_position_embeddings": 4096, "rms_norm_eps": 1e-5}
+# Phi3Config reads the older spellings "su" and "yarn" as LongRoPE, and knows no other scaling.
+ROPE = RopeRules(
+    kinds={"longrope": "longrope", "su": "longrope", "yarn": "longrope", "default": "default"}, original_context=4096
 )
 
 
 def read_model(checkpoint: Checkpoint, context: int) -> Model:
     """Interpret a checkpoint of ``Phi3ForCausalLM``."""
-    config = Keys({**DEFAULTS, **checkpoint.config, **plain_rope(checkpoint.config)}, "config.json")
-    check_values(config, TEXT_VALUES)
-    if "quantization_config" in config.data:
-        raise CheckpointError("config.json: quantization_config is there, expected a checkpoint of float weights")
-    is_tied = config.flag("tie_word_embeddings", default=False)
-    decoder = read_decoder(config, context, has_media=False, is_tied=is_tied)
-    _refuse_other_tensors(checkpoint, decoder.num_layers)
+    config = Keys({**DEFAULTS, **checkpoint.config}, "config.json")
+    head = read_head(checkpoint, f"model.{TABLE}", is_tied=config.flag("tie_word_embeddings", default=False))
+    decoder = read_decoder(config, context, has_media=False, is_tied=head.is_tied)
+    text = text_spec(checkpoint, config, thinking=THINKING)
+    refuse_unread(config)
+    read = {f"model.{name}" for name in decoder_names(decoder.num_layers) - {TABLE}} | head.names
+    refuse_other_tensors(checkpoint, read, f"a phi3 model of {decoder.num_layers} layers")
     return Model(
         architecture="phi3",
         decoder=decoder,
-        weights=Weights(lambda name: checkpoint.weight(name if name == "lm_head.weight" else f"model.{name}")),
+        weights=Weights(lambda name: checkpoint.weight(head.place(name, f"model.{name}"))),
         adapters=(),
         vision=None,
         audio=None,
-        processor=ProcessorSpec(text=text_spec(checkpoint, config, thinking=THINKING), image=None, audio=None),
+        processor=ProcessorSpec(text=text, image=None, audio=None),
         routes={"text": Route(adapters={}, audio_projector="speech")},
         chat_template=chat_template(checkpoint),
         original_context=decoder.rope.original_context,
+        notes=head.notes,
     )
 
 
@@ -77,7 +62,7 @@ def read_decoder(config: Keys, context: int, *, has_media: bool, is_tied: bool) 
     """The decoder that a config describes.
 
     Args:
-        config: in the words of transformers 4: ``rope_theta``, ``rope_scaling``.
+        config: the whole of it.
         context: tokens the bundle shall serve.
         has_media: the graph takes media rows.
         is_tied: the head is the embedding table.
@@ -94,9 +79,6 @@ def read_decoder(config: Keys, context: int, *, has_media: bool, is_tied: bool) 
     kv_heads = config.optional_size("num_key_value_heads") or heads
     if heads % kv_heads:
         raise CheckpointError(f"config.json: num_key_value_heads is {kv_heads}, expected a divisor of {heads} heads")
-    window = config.optional_size("sliding_window")
-    if window == 0:
-        raise CheckpointError("config.json: sliding_window is 0, expected a positive number or null")
     head_size = _head_size(config)
     return DecoderConfig(
         vocab_size=config.size("vocab_size"),
@@ -108,43 +90,14 @@ def read_decoder(config: Keys, context: int, *, has_media: bool, is_tied: bool) 
             num_heads=heads,
             num_kv_heads=kv_heads,
             head_size=head_size,
-            window=window if window is not None and window < context else None,
+            window=_window(config, context),
         ),
-        rope=_rope(config, head_size),
+        rope=read_rope(config, head_size, ROPE),
         rms_norm_eps=config.number("rms_norm_eps"),
         is_tied=is_tied,
         has_media=has_media,
         context=context,
     )
-
-
-def check_values(config: Keys, expected: Mapping[tuple[str, ...], tuple[object, ...]]) -> None:
-    """Refuse a config that asks for something the graphs do not do, rather than export a wrong model.
-
-    Raises:
-        CheckpointError: a value is there and is none of those expected.
-    """
-    for path, allowed in expected.items():
-        value: Any = config.data
-        for key in path:
-            value = value.get(key) if isinstance(value, dict) else None
-        if value is not None and value not in allowed:
-            raise CheckpointError(f"config.json: {'.'.join(path)} is {value!r}, expected {allowed[0]!r}")
-
-
-def plain_rope(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Rotary settings of transformers 5 (``rope_parameters``) in the words of 4 and upstream."""
-    rope = config.get("rope_parameters")
-    if not isinstance(rope, dict):
-        return {}
-    keys = ("short_factor", "long_factor", "factor", "attention_factor")
-    kind = rope.get("rope_type", rope.get("type"))
-    scaling = {"type": kind, **{key: rope[key] for key in keys if rope.get(key) is not None}}
-    return {
-        "rope_theta": rope.get("rope_theta", 10000.0),
-        "partial_rotary_factor": rope.get("partial_rotary_factor", 1.0),
-        "rope_scaling": None if kind in (None, "default") else scaling,
-    }
 
 
 def text_spec(checkpoint: Checkpoint, config: Keys, *, thinking: tuple[str, str] | None = None) -> TextSpec:
@@ -154,7 +107,9 @@ def text_spec(checkpoint: Checkpoint, config: Keys, *, thinking: tuple[str, str]
         CheckpointError: nothing says which ids end an answer.
     """
     tokens = _special_tokens(checkpoint)
-    eos_ids = _eos_ids(checkpoint, config.data.get("eos_token_id", config.data.get("bos_token_id")), tokens)
+    eos_ids = _eos_ids(
+        checkpoint, config.raw("eos_token_id") if "eos_token_id" in config.data else config.raw("bos_token_id"), tokens
+    )
     if not eos_ids:
         raise CheckpointError("config.json: eos_token_id is missing, expected the ids that end an answer")
     bos, pad = _named_id(checkpoint, "bos_token", tokens), config.optional_size("pad_token_id")
@@ -187,18 +142,6 @@ def chat_template(checkpoint: Checkpoint) -> str:
     return template
 
 
-def _refuse_other_tensors(checkpoint: Checkpoint, num_layers: int) -> None:
-    """A bias or a layer that no graph reads would be lost without a word."""
-    known = {"model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"}
-    known |= {f"model.layers.{layer}.{name}.weight" for layer in range(num_layers) for name in LAYER_TENSORS}
-    for name in checkpoint.names:
-        if name not in known and not name.endswith("rotary_emb.inv_freq"):  # old checkpoints keep that buffer
-            raise CheckpointError(
-                f"{checkpoint.path}: tensor '{name}' has no place in a phi3 model of {num_layers} layers,"
-                " expected none beside the decoder's own"
-            )
-
-
 def _head_size(config: Keys) -> int:
     explicit = config.optional_size("head_dim")
     if explicit is not None:
@@ -209,46 +152,28 @@ def _head_size(config: Keys) -> int:
     return hidden_size // heads
 
 
-def _rope(config: Keys, head_size: int) -> RopeConfig:
-    rotary_size = int(head_size * config.number("partial_rotary_factor", default=1.0))
-    if rotary_size % 2 or not 2 <= rotary_size <= head_size:
+def _window(config: Keys, context: int) -> int | None:
+    """Keys that a token sees, itself included; None where the context is no longer than that.
+
+    Raises:
+        CheckpointError: it is not positive, or not that of every layer.
+    """
+    window = config.optional_size("sliding_window")
+    if window == 0:
+        raise CheckpointError("config.json: sliding_window is 0, expected a positive number or null")
+    counts = window is not None and window < context
+    if config.raw("use_sliding_window") is False and counts:
         raise CheckpointError(
-            f"config.json: heads rotate {rotary_size} dimensions, expected an even number up to {head_size}"
+            f"config.json: use_sliding_window is false and sliding_window is {window}, expected null: it would be used"
         )
-    theta = config.number("rope_theta", default=10000.0)
-    scaling = config.optional("rope_scaling")
-    if scaling is None:
-        return RopeConfig(
-            theta=theta,
-            rotary_size=rotary_size,
-            short_factor=None,
-            long_factor=None,
-            original_context=None,
-            attention_factor=1.0,
-        )
-    kind = scaling.text("type", default=scaling.text("rope_type", default="longrope"))
-    if kind not in ROPE_KINDS:
-        raise CheckpointError(f"config.json: rope_scaling.type is '{kind}', expected 'longrope'")
-    original = config.optional_size("original_max_position_embeddings")
-    if not original:
-        raise CheckpointError("config.json: original_max_position_embeddings is missing, longrope needs it")
-    return RopeConfig(
-        theta=theta,
-        rotary_size=rotary_size,
-        short_factor=scaling.numbers("short_factor", rotary_size // 2),
-        long_factor=scaling.numbers("long_factor", rotary_size // 2),
-        original_context=original,
-        attention_factor=_attention_factor(config, scaling, original),
+    wanted = "sliding_attention" if counts else "full_attention"
+    types = config.raw("layer_types")
+    other = (
+        [t for t in types if t != wanted and (counts or t != "sliding_attention")] if isinstance(types, list) else []
     )
-
-
-def _attention_factor(config: Keys, scaling: Keys, original: int) -> float:
-    """Stated, or from the stated extension, or from the two lengths: transformers' order."""
-    if scaling.data.get("attention_factor") is not None:
-        return scaling.number("attention_factor")
-    if scaling.data.get("factor") is not None:
-        return longrope_attention_factor(scaling.number("factor") * original, original)
-    return longrope_attention_factor(config.size("max_position_embeddings"), original)
+    if other:
+        raise CheckpointError(f"config.json: layer_types has {other[0]!r}, expected '{wanted}' for every layer")
+    return window if counts else None
 
 
 def _eos_ids(checkpoint: Checkpoint, configured: Any, tokens: dict[str, int]) -> tuple[int, ...]:

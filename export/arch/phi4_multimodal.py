@@ -8,13 +8,15 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from palmtop.errors import CheckpointError
 from palmtop.export.checkpoint.config_section import Keys
 from palmtop.export.checkpoint.folder import Checkpoint
-from palmtop.export.checkpoint.lazy_tensor import Weights
 from palmtop.export.checkpoint.peft_reader import read_adapter
+from palmtop.export.reading.modalities import Modalities
+from palmtop.export.reading.settings import check_values, refuse_unread
+from palmtop.export.reading.tensors import HEAD
 
 from . import Model
-from .phi3 import plain_rope
 from .phi4mm import ADAPTERS, interpret
 
 VISION_KEYS = (
@@ -27,6 +29,7 @@ VISION_KEYS = (
     "feature_layer",
     "layer_norm_eps",
     "hidden_act",
+    "num_channels",
 )
 AUDIO_KEYS = {  # upstream's word: the port's
     "attention_dim": "hidden_size",
@@ -48,40 +51,59 @@ AUDIO_KEYS = {  # upstream's word: the port's
 
 def read_model(checkpoint: Checkpoint, context: int) -> Model:
     """Interpret a checkpoint of the transformers port with its ``vision-lora`` and ``speech-lora`` folders."""
-    config = Keys(_in_upstream_words(checkpoint), "config.json")
-    weights = Weights(lambda name: checkpoint.weight(name if name == "lm_head.weight" else f"model.{name}"))
-    adapters = tuple(read_adapter(checkpoint.beside(f"{name}-lora"), name) for name in ADAPTERS)
-    model = interpret(checkpoint, config, context, weights, adapters)
+    port = Keys(checkpoint.config, "config.json")
+    there = Modalities.of(checkpoint, [name for name in ADAPTERS if checkpoint.has_beside(f"{name}-lora")])
+    adapters = tuple(read_adapter(checkpoint.beside(f"{name}-lora"), name) for name in there.adapters)
+    config = Keys(_in_upstream_words(port, there), "config.json")
+    model = interpret(checkpoint, config, context, adapters, there, spelled=_port_name)
+    for key, has in (("vision_config", there.has_vision), ("audio_config", there.has_audio)):
+        section = port.optional(key)
+        if section is not None and has:
+            refuse_unread(section)
     return replace(model, architecture="phi4_multimodal")
 
 
-def _in_upstream_words(checkpoint: Checkpoint) -> dict[str, Any]:
-    config = Keys(checkpoint.config, "config.json")
-    vision, audio = config.within("vision_config").data, config.within("audio_config").data
-    defaults = {"num_blocks": 24, "attention_dim": 1024, "linear_units": 1536, "attention_heads": 16}
+def _port_name(name: str) -> str:
+    return name if name == HEAD else f"model.{name}"
+
+
+def _in_upstream_words(port: Keys, there: Modalities) -> dict[str, Any]:
+    """The config with the sub-configs of encoders that are there in upstream's place."""
+    words = {key: value for key, value in port.data.items() if key not in ("vision_config", "audio_config")}
+    words["tie_word_embeddings"] = port.flag("tie_word_embeddings", default=False)
+    words["embd_layer"] = {}
+    if there.has_vision:
+        vision = port.within("vision_config")
+        words["image_token_id"] = vision.raw("image_token_id")
+        crop_size = vision.size("crop_size", default=448)
+        tower = {key: vision.raw(key) for key in VISION_KEYS if key in vision.data}
+        if tower.setdefault("image_size", crop_size) != crop_size:
+            raise CheckpointError(
+                f"{vision.where}: crop_size is {crop_size}, expected image_size, which is {tower['image_size']}"
+            )
+        words["embd_layer"]["image_embd_layer"] = {"vision_config": tower}
+    if there.has_audio:
+        audio = port.within("audio_config")
+        words["audio_token_id"] = audio.raw("audio_token_id")
+        words["embd_layer"]["audio_embd_layer"] = {"downsample_rate": audio.size("downsample_rate", default=1)}
+        words["audio_processor"] = {"config": _conformer(audio)}
+    return words
+
+
+def _conformer(audio: Keys) -> dict[str, Any]:
+    check_values(audio, {("nemo_activation",): ("relu",)})
+    for key in ("nemo_final_size", "feature_layer", "left_chunk"):
+        audio.raw(key)  # derived, of no use, and of streaming
     return {
-        **checkpoint.config,
-        **plain_rope(checkpoint.config),
-        "tie_word_embeddings": checkpoint.config.get("tie_word_embeddings", False),
-        "image_token_id": vision.get("image_token_id"),
-        "audio_token_id": audio.get("audio_token_id"),
-        "embd_layer": {
-            "image_embd_layer": {
-                "crop_size": vision.get("crop_size", 448),
-                "vision_config": {k: vision[k] for k in VISION_KEYS if k in vision},
-            },
-            "audio_embd_layer": {"downsample_rate": audio.get("downsample_rate", 1)},
+        "causal": True,
+        "num_blocks": 24,
+        "attention_dim": 1024,
+        "linear_units": 1536,
+        "attention_heads": 16,
+        **{up: audio.raw(key) for up, key in AUDIO_KEYS.items() if key in audio.data},
+        "relative_attention_bias_args": {
+            "t5_bias_max_distance": audio.size("bias_max_distance", default=1000),
+            "t5_bias_symmetric": audio.flag("bias_symmetric", default=False),
         },
-        "audio_processor": {
-            "config": {
-                "causal": True,
-                **defaults,
-                **{up: audio[port] for up, port in AUDIO_KEYS.items() if port in audio},
-                "relative_attention_bias_args": {
-                    "t5_bias_max_distance": audio.get("bias_max_distance", 1000),
-                    "t5_bias_symmetric": audio.get("bias_symmetric", False),
-                },
-                "nemo_conv_settings": {"conv_channels": audio.get("nemo_conv_channels", 1024)},
-            }
-        },
+        "nemo_conv_settings": {"conv_channels": audio.size("nemo_conv_channels", default=1024)},
     }

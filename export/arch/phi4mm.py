@@ -8,6 +8,7 @@ Sizes of the vision tower are not in upstream's config: they are SigLIP so400m's
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Set
 
 from palmtop.errors import CheckpointError
 from palmtop.export.checkpoint.config_section import Keys
@@ -16,19 +17,42 @@ from palmtop.export.checkpoint.lazy_tensor import Weight, Weights
 from palmtop.export.checkpoint.lora import Adapter, LoraPair
 from palmtop.export.graph.audio_config import AudioConfig
 from palmtop.export.graph.siglip import VisionConfig
+from palmtop.export.reading.modalities import Modalities
+from palmtop.export.reading.preprocessor import check_preprocessor, read_preprocessor, unread_settings
+from palmtop.export.reading.settings import check_values, refuse_unread
+from palmtop.export.reading.tensors import HEAD, LINEARS, TABLE, read_head, refuse_other_tensors
 from palmtop.runtime.bundle.manifest import Route
 from palmtop.runtime.bundle.processor_config import AudioSpec, ImageSpec, ProcessorSpec
 
 from . import Model
-from .phi3 import TEXT_VALUES, chat_template, check_values, read_decoder, text_spec
+from .phi3 import chat_template, read_decoder, text_spec
 
 IMAGE_TOKEN_ID, AUDIO_TOKEN_ID = 200010, 200011  # <|endoftext10|>, <|endoftext11|>; not in upstream's config
+# What the runtime does with pictures and sounds, in the words of the checkpoint's preprocessor.
+IMAGES = {
+    "image_mean": [0.5] * 3,
+    "image_std": [0.5] * 3,
+    "do_rescale": True,
+    "do_normalize": True,
+    "rescale_factor": 1 / 255,
+}
+SOUNDS = {
+    "sampling_rate": 16000,
+    "n_fft": 512,
+    "win_length": 400,
+    "hop_length": 160,
+    "preemphasis": 0.97,
+    "mel_min_frequency": 0,
+    "mel_max_frequency": 7690,
+    "audio_feat_stride": 1,
+}
 AUDIO_WINDOW_STEPS = 500  # of the reference's encoder; a multiple of the stacking in a bundle
 ADAPTERS = ("vision", "speech")  # in the order of their gates
-LORA_TARGETS = ("self_attn.qkv_proj", "self_attn.o_proj", "mlp.gate_up_proj", "mlp.down_proj")
 # Values that other files of the family could have and whose meaning this exporter does not build.
 EXPECTED_VALUES: dict[tuple[str, ...], tuple[object, ...]] = {
-    **TEXT_VALUES,
+    ("embd_layer", "embedding_cls"): ("image_audio",),
+    ("embd_layer", "image_embd_layer", "embedding_cls"): ("tune_image",),
+    ("embd_layer", "audio_embd_layer", "embedding_cls"): ("audio",),
     ("embd_layer", "image_embd_layer", "hd_transform_order"): ("sub_glb",),
     ("embd_layer", "image_embd_layer", "use_hd_transform"): (True,),
     ("embd_layer", "image_embd_layer", "with_learnable_separator"): (True,),
@@ -44,6 +68,7 @@ EXPECTED_VALUES: dict[tuple[str, ...], tuple[object, ...]] = {
     ("audio_processor", "config", "input_layer"): ("nemo_conv",),
     ("audio_processor", "config", "ext_pw_kernel_size"): (1,),
     ("audio_processor", "config", "relative_attention_bias_args", "type"): ("t5",),
+    ("embd_layer", "image_embd_layer", "vision_config", "num_channels"): (3,),
 }
 
 # Upstream's spelling of the towers' tensors, as (canonical, upstream) parts; the canonical one is transformers'.
@@ -74,35 +99,69 @@ ROUTES = {
 def read_model(checkpoint: Checkpoint, context: int) -> Model:
     """Interpret an upstream Phi-4-multimodal checkpoint."""
     config = Keys(checkpoint.config, "config.json")
-    weights = Weights(lambda name: checkpoint.weight(_upstream_name(checkpoint, name)))
-    adapters = tuple(_adapter(checkpoint, config, name) for name in ADAPTERS)
-    return interpret(checkpoint, config, context, weights, adapters)
+    there = Modalities.of(checkpoint, [name for name in ADAPTERS if _lora_names(checkpoint, name)])
+    adapters = tuple(_adapter(checkpoint, config, name) for name in there.adapters)
+    for name in set(ADAPTERS) - set(there.adapters):
+        config.raw(f"{name}_lora")  # dropped with its tensors
+    loras = {tensor for name in there.adapters for tensor in _lora_names(checkpoint, name)}
+    return interpret(
+        checkpoint, config, context, adapters, there, spelled=lambda n: _upstream_name(checkpoint, n), also_read=loras
+    )
 
 
 def interpret(
-    checkpoint: Checkpoint, config: Keys, context: int, weights: Weights, adapters: tuple[Adapter, ...]
+    checkpoint: Checkpoint,
+    config: Keys,
+    context: int,
+    adapters: tuple[Adapter, ...],
+    there: Modalities,
+    *,
+    spelled: Callable[[str], str],
+    also_read: Set[str] = frozenset(),
 ) -> Model:
-    """The model that a config in upstream's spelling describes; the transformers port has one made for it."""
+    """The model that a config in upstream's spelling describes; the transformers port has one made for it.
+
+    Args:
+        checkpoint: its tensors.
+        config: in upstream's spelling.
+        context: tokens the bundle shall serve.
+        adapters: that the checkpoint has.
+        there: the modalities it has.
+        spelled: the checkpoint's name of a canonical name.
+        also_read: names of tensors that belong to the adapters.
+    """
     check_values(config, EXPECTED_VALUES)
-    is_tied = config.flag("tie_word_embeddings", default=True)
-    decoder = read_decoder(config, context, has_media=True, is_tied=is_tied)
+    head = read_head(checkpoint, spelled(TABLE), is_tied=config.flag("tie_word_embeddings", default=True))
+    has_media = there.has_vision or there.has_audio
+    decoder = read_decoder(config, context, has_media=has_media, is_tied=head.is_tied)
+    vision = _vision(config, decoder.hidden_size) if there.has_vision else None
+    audio = _audio(config, decoder.hidden_size) if there.has_audio else None
+    processor, notes = _processor(checkpoint, config, vision, audio)
+    _skip_dropped(config, there)
+    refuse_unread(config)
+    names = there.names(decoder.num_layers, vision, audio) - {TABLE}
+    read = {spelled(name) for name in names} | head.names | also_read
+    model = f"a Phi-4-multimodal model of {decoder.num_layers} layers"
+    refuse_other_tensors(checkpoint, read, model, unused=there.unused(vision))
     return Model(
         architecture="phi4mm",
         decoder=decoder,
-        weights=weights,
+        weights=Weights(lambda name: checkpoint.weight(head.place(name, spelled(name)))),
         adapters=adapters,
-        vision=_vision(config, decoder.hidden_size),
-        audio=_audio(config, decoder.hidden_size),
-        processor=_processor(checkpoint, config),
-        routes=ROUTES,
+        vision=vision,
+        audio=audio,
+        processor=processor,
+        routes=there.routes(ROUTES),
         chat_template=chat_template(checkpoint),
         original_context=decoder.rope.original_context,
+        missing_adapters=there.missing_adapters,
+        notes=(*head.notes, *there.notes, *notes),
     )
 
 
 def _upstream_name(checkpoint: Checkpoint, name: str) -> str:
     """The checkpoint's name of a canonical tensor name."""
-    if name == "lm_head.weight":
+    if name == HEAD:
         return name
     for canonical, upstream in RENAMED:
         name = re.sub(canonical, upstream, name)
@@ -111,9 +170,29 @@ def _upstream_name(checkpoint: Checkpoint, name: str) -> str:
     return wrapped if checkpoint.shape(wrapped) is not None else name
 
 
+def _lora_names(checkpoint: Checkpoint, adapter: str) -> list[str]:
+    """Tensors of an adapter on the decoder's linears."""
+    tensor = re.compile(rf"model\.layers\.\d+\.(?:{'|'.join(map(re.escape, LINEARS))})\.lora_[AB]\.{adapter}\.weight")
+    return [name for name in checkpoint.names if tensor.fullmatch(name)]
+
+
+def _skip_dropped(config: Keys, there: Modalities) -> None:
+    """Settings of encoders that the checkpoint no longer has."""
+    sizes = config.optional("embd_layer")
+    for has, key, part in (
+        (there.has_vision, "img_processor", "image_embd_layer"),
+        (there.has_audio, "audio_processor", "audio_embd_layer"),
+    ):
+        if not has:
+            config.raw(key)
+            if sizes is not None:
+                sizes.raw(part)
+
+
 def _adapter(checkpoint: Checkpoint, config: Keys, name: str) -> Adapter:
     lora = config.within(f"{name}_lora")
     rank, alpha = lora.size("r"), lora.number("lora_alpha")
+    lora.raw("layer")  # what it sits on is told by the tensors
 
     def pair(target: str) -> LoraPair | None:
         a, b = (f"model.{target}.lora_{part}.{name}.weight" for part in "AB")
@@ -124,7 +203,7 @@ def _adapter(checkpoint: Checkpoint, config: Keys, name: str) -> Adapter:
             _of_rank(checkpoint.weight(b), 1, rank).scaled(alpha / rank),
         )
 
-    targets = [f"layers.{layer}.{t}" for layer in range(config.size("num_hidden_layers")) for t in LORA_TARGETS]
+    targets = [f"layers.{layer}.{t}" for layer in range(config.size("num_hidden_layers")) for t in LINEARS]
     if missing := [t for t in targets if pair(t) is None]:
         raise CheckpointError(
             f"{checkpoint.path}: tensor 'model.{missing[0]}.lora_A.{name}.weight' is missing, expected the {name}"
@@ -166,6 +245,12 @@ def _audio(config: Keys, hidden_size: int) -> AudioConfig:
     bias = c.within("relative_attention_bias_args")
     layer = config.within("embd_layer").within("audio_embd_layer")
     width = c.size("attention_dim")
+    c.raw("left_chunk")  # of streaming, which chunk_size -1 switches off
+    mels = c.size("input_size", default=80)
+    embedded = c.optional("encoder_embedding_config")
+    if embedded is not None and embedded.size("input_size", default=mels) != mels:
+        raise CheckpointError(f"{embedded.where}: input_size is {embedded.size('input_size')}, expected {mels}")
+    layer.raw("compression_rate")  # upstream reads the preprocessor's, which is compared with the encoder's
     return AudioConfig(
         hidden_size=width,
         intermediate_size=c.size("linear_units"),
@@ -179,7 +264,7 @@ def _audio(config: Keys, hidden_size: int) -> AudioConfig:
         kernel_size=c.size("kernel_size", default=3),
         conv_activation=c.text("conv_activation", default="swish"),
         conv_glu_type=c.text("conv_glu_type", default="swish"),
-        input_size=c.size("input_size", default=80),
+        input_size=mels,
         time_reduction=c.size("time_reduction", default=8),
         bias_max_distance=bias.size("t5_bias_max_distance", default=1000),
         bias_symmetric=bias.flag("t5_bias_symmetric", default=False),
@@ -190,26 +275,47 @@ def _audio(config: Keys, hidden_size: int) -> AudioConfig:
     )
 
 
-def _processor(checkpoint: Checkpoint, config: Keys) -> ProcessorSpec:
-    pre = Keys(checkpoint.json("preprocessor_config.json"), "preprocessor_config.json")
-    tower = _vision(config, 0)
-    audio = _audio(config, 0)
-    rates = {"audio_compression_rate": audio.time_reduction, "audio_downsample_rate": audio.downsample_rate}
-    for key, built in rates.items():
-        if pre.size(key, default=built) != built:
-            raise CheckpointError(f"preprocessor_config.json: {key} is {pre.size(key)}, config.json says {built}")
-    return ProcessorSpec(
-        text=text_spec(checkpoint, config),
-        image=ImageSpec(
-            token_id=config.optional_size("image_token_id") or IMAGE_TOKEN_ID,
-            crop_size=tower.image_size,
-            patch_size=tower.patch_size,
-            max_tiles=pre.size("dynamic_hd", default=36),
+def _processor(
+    checkpoint: Checkpoint, config: Keys, vision: VisionConfig | None, audio: AudioConfig | None
+) -> tuple[ProcessorSpec, tuple[str, ...]]:
+    """Preprocessing of the encoders that are there, and what a user must know of it."""
+    token_ids = config.optional_size("image_token_id"), config.optional_size("audio_token_id")
+    text = text_spec(checkpoint, config)
+    if vision is None and audio is None:
+        return ProcessorSpec(text=text, image=None, audio=None), ()
+    pre = read_preprocessor(checkpoint)
+    notes = []
+    max_tiles, size = pre.size("dynamic_hd", default=36), pre.raw("size")
+    if vision is not None:
+        check_preprocessor(pre, {**IMAGES, "patch_size": vision.patch_size})
+        sides = set(size.values()) if isinstance(size, dict) else {size}
+        if size is not None and sides != {vision.image_size}:
+            notes.append(
+                f"{pre.where}: size is {size}; tiles are {vision.image_size} pixels wide, as the vision encoder needs"
+            )
+    if audio is not None:
+        rates = {"audio_compression_rate": audio.time_reduction, "audio_downsample_rate": audio.downsample_rate}
+        check_preprocessor(pre, {**SOUNDS, **rates, "feature_size": audio.input_size})
+    else:
+        for key in (*SOUNDS, "audio_compression_rate", "audio_downsample_rate", "feature_size"):
+            pre.raw(key)
+    for key in IMAGES if vision is None else ():
+        pre.raw(key)
+    if unread := unread_settings(pre):
+        notes.append(f"{pre.where}: {', '.join(unread)}: not read, expected keys of this model's processor")
+    image = audio_spec = None
+    if vision is not None:
+        image = ImageSpec(
+            token_id=token_ids[0] or IMAGE_TOKEN_ID,
+            crop_size=vision.image_size,
+            patch_size=vision.patch_size,
+            max_tiles=max_tiles,
             mean=(0.5, 0.5, 0.5),
             std=(0.5, 0.5, 0.5),
-        ),
-        audio=AudioSpec(
-            token_id=config.optional_size("audio_token_id") or AUDIO_TOKEN_ID,
+        )
+    if audio is not None:
+        audio_spec = AudioSpec(
+            token_id=token_ids[1] or AUDIO_TOKEN_ID,
             rate_hz=16000,
             n_fft=512,
             win_length=400,
@@ -221,5 +327,5 @@ def _processor(checkpoint: Checkpoint, config: Keys) -> ProcessorSpec:
             compression_rate=audio.time_reduction,
             downsample_rate=audio.downsample_rate,
             window_steps=AUDIO_WINDOW_STEPS // audio.downsample_rate * audio.downsample_rate,
-        ),
-    )
+        )
+    return ProcessorSpec(text=text, image=image, audio=audio_spec), tuple(notes)

@@ -4,18 +4,46 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from palmtop.errors import CheckpointError
 
+from .unusable.stand_ins import refuse_stand_in
+
 
 class Keys:
-    """One JSON object of a config and where it was found."""
+    """One JSON object of a config, where it was found, and which of its keys were looked up.
+
+    Attributes:
+        data: the object; a look-up here is not counted.
+        where: for errors: file and path of the object.
+    """
 
     def __init__(self, data: dict[str, Any], where: str) -> None:
         self.data = data
         self.where = where
+        self._looked_up: set[str] = set()
+        self._inner: dict[str, Keys] = {}
+
+    def named(self, key: str) -> str:
+        """File and dotted path of a key, for errors."""
+        file, *path = self.where.split(": ")
+        return f"{file}: {'.'.join((*path, key))}"
+
+    def raw(self, key: str) -> Any:
+        """The value as it is; None where there is none."""
+        self._looked_up.add(key)
+        return self.data.get(key)
+
+    def not_looked_up(self) -> Iterator[tuple[Keys, str]]:
+        """Keys with a value that no method here was asked for: each with the object that has it, inner ones too."""
+        for key, value in self.data.items():
+            if key in self._inner:
+                yield from self._inner[key].not_looked_up()
+            elif value is not None and key not in self._looked_up:
+                yield self, key
 
     def size(self, key: str, *, default: int | None = None) -> int:
         """A positive integer.
@@ -30,7 +58,7 @@ class Keys:
 
     def optional_size(self, key: str) -> int | None:
         """A non-negative integer, or None when it is missing or null."""
-        value = self.data.get(key)
+        value = self.raw(key)
         if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
             raise CheckpointError(f"{self.where}: {key} is {value!r}, expected a number or null")
         return value
@@ -63,7 +91,7 @@ class Keys:
 
     def flag(self, key: str, *, default: bool) -> bool:
         """A boolean."""
-        value = self.data.get(key, default)
+        value = self._get(key, default)
         if not isinstance(value, bool):
             raise CheckpointError(f"{self.where}: {key} is {value!r}, expected true or false")
         return value
@@ -77,12 +105,15 @@ class Keys:
 
     def optional(self, key: str) -> Keys | None:
         """The object under a key, or None when it is missing or null."""
-        value = self.data.get(key)
+        value = self.raw(key)
         if value is not None and not isinstance(value, dict):
             raise CheckpointError(f"{self.where}: {key} is {value!r}, expected an object")
-        return None if value is None else Keys(value, f"{self.where}: {key}")
+        if value is None:
+            return None
+        return self._inner.setdefault(key, Keys(value, f"{self.where}: {key}"))
 
     def _get(self, key: str, default: Any) -> Any:
+        self._looked_up.add(key)
         if key not in self.data and default is None:
             raise CheckpointError(f"{self.where}: {key} is missing")
         return self.data.get(key, default)
@@ -101,17 +132,20 @@ def read_json_object(path: Path) -> dict[str, Any]:
 
 
 def read_text(path: Path) -> str | None:
-    """A text file's content; None when there is no such file.
+    """A text file's content without byte order mark; None when there is no such file.
 
     Raises:
-        CheckpointError: it cannot be read, or is not UTF-8.
+        CheckpointError: it cannot be read, is not UTF-8, or something else stands in for it (a Git LFS pointer).
     """
     try:
-        return path.read_text("utf-8") if path.is_file() else None
+        text = path.read_text("utf-8-sig") if path.is_file() else None
     except OSError as error:
         raise CheckpointError(f"{path}: could not be read ({error.strerror or error})") from error
     except ValueError as error:
         raise CheckpointError(f"{path}: is not UTF-8 text ({error})") from error
+    if text is not None:
+        refuse_stand_in(path, text[:512].encode())
+    return text
 
 
 def parse_json_object(text: str, where: str) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from palmtop.quantize.workers import Workers
 from .config_section import parse_json_object, read_text
 from .lazy_tensor import Weight
 from .safetensors_reader import TensorFolder
+from .unusable.quantized import refuse_quantized_config, refuse_quantized_tensors
 
 
 class Checkpoint:
@@ -32,7 +33,9 @@ class Checkpoint:
         except OSError as error:
             raise CheckpointError(f"{self.path}: could not be read ({error.strerror or error})") from error
         self.config = self.json("config.json")
+        refuse_quantized_config(self.path, self.config)
         self._tensors = TensorFolder(self.path)
+        refuse_quantized_tensors(self.path, self.names)
         self._beside: dict[str, TensorFolder] = {}
         self._on_read: Callable[[str, int], None] | None = None
         self._sha256: tuple[int, str] | None = None
@@ -84,6 +87,13 @@ class Checkpoint:
         """
         return self._tensors.weight(name)
 
+    def has_beside(self, name: str) -> bool:
+        """Whether there is a folder of this name with a PEFT adapter."""
+        try:
+            return (self.path / name / "adapter_config.json").is_file()
+        except OSError as error:
+            raise CheckpointError(f"{self.path / name}: could not be read ({error.strerror or error})") from error
+
     def beside(self, name: str) -> TensorFolder:
         """The tensors of a PEFT adapter in a folder of this name.
 
@@ -91,11 +101,8 @@ class Checkpoint:
             CheckpointError: there is no such folder.
         """
         if name not in self._beside:
-            try:
-                if not (self.path / name / "adapter_config.json").is_file():
-                    raise CheckpointError(f"{self.path}: no folder '{name}' with adapter_config.json there")
-            except OSError as error:
-                raise CheckpointError(f"{self.path / name}: could not be read ({error.strerror or error})") from error
+            if not self.has_beside(name):
+                raise CheckpointError(f"{self.path}: no folder '{name}' with adapter_config.json there")
             self._beside[name] = TensorFolder(self.path / name)
             self._beside[name].on_read = self._on_read
         return self._beside[name]

@@ -12,11 +12,13 @@ import gguf
 from palmtop.errors import CheckpointError, UnsupportedModelError
 
 from . import gguf_phi3 as phi3
+from .config_section import read_text
 from .folder import Checkpoint
 from .gguf_reader import GgufPlace
 from .gguf_tokenizer import tokenizer_config, tokenizer_json
 from .safetensors_reader import TensorFolder
 from .tensor_slice import file_mark, refuse_truncated
+from .unusable.stand_ins import START_BYTES, refuse_stand_in
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 
@@ -65,10 +67,7 @@ class GgufCheckpoint(Checkpoint):
 def _small_files(path: Path, fields: dict[str, Any]) -> dict[str, str]:
     beside = [path.parent / name for name in TOKENIZER_FILES]
     if all(file.is_file() for file in beside):
-        try:
-            made = {file.name: file.read_text("utf-8") for file in beside}
-        except (OSError, UnicodeDecodeError) as error:
-            raise CheckpointError(f"{path.parent}: the tokenizer beside the GGUF cannot be read ({error})") from error
+        made = {file.name: read_text(file) or "" for file in beside}
         _refuse_other_vocabulary(path, fields, made["tokenizer.json"])
     else:
         made = {
@@ -103,6 +102,8 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, GgufPlace]]:
         if path.stat().st_size == 0:
             raise ValueError("it is empty")
         mark = file_mark(path)
+        with path.open("rb") as start:
+            refuse_stand_in(path, start.read(START_BYTES))
         reader = gguf.GGUFReader(path)
         fields = {key: field.contents() for key, field in reader.fields.items()}
         places = {

@@ -23,6 +23,8 @@ from palmtop.quantize.workers import Workers
 from .config_section import read_json_object
 from .lazy_tensor import Weight
 from .tensor_slice import Place, TensorPlace, mark_of, read_blocks, read_rows, refuse_truncated
+from .unusable.quantized import FLOAT_WANTED
+from .unusable.stand_ins import START_BYTES, refuse_stand_in
 
 INDEX_FILE = "model.safetensors.index.json"
 MAX_HEADER_BYTES = 100 << 20  # the limit of the safetensors library
@@ -31,6 +33,14 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "F32": np.dtype("<f4"),
     "F16": np.dtype("<f2"),
     "BF16": np.dtype(ml_dtypes.bfloat16),
+}
+# The format's other types of whole bytes: buffers have them, and quantised weights; no weight is read from them.
+OTHER_DTYPES: dict[str, np.dtype[Any]] = {
+    "BOOL": np.dtype(np.bool_),
+    "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
+    "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
+    "F8_E8M0": np.dtype(ml_dtypes.float8_e8m0fnu),
+    **{f"{kind.upper()}{8 * size}": np.dtype(f"<{kind}{size}") for kind in "iu" for size in (1, 2, 4, 8)},
 }
 
 
@@ -74,6 +84,11 @@ class TensorFolder:
         place = self._places.get(name)
         if place is None:
             raise CheckpointError(f"{self.path}: tensor '{name}' is missing")
+        if isinstance(place, TensorPlace) and place.dtype not in DTYPES.values():
+            raise CheckpointError(
+                f"{place.file}: tensor '{name}' has type {place.stored_as}, expected one of {', '.join(DTYPES)}:"
+                f" {FLOAT_WANTED}"
+            )
 
         def rows(start: int, stop: int) -> NDArray[np.float32]:
             data = read_rows(name, place, start, stop)
@@ -155,13 +170,15 @@ def _parse_header(file: Path) -> dict[str, TensorPlace]:
         mark = mark_of(stream)
         size_bytes = mark[1]
         start = stream.read(8)
+        refuse_stand_in(file, start + stream.read(START_BYTES))
+        stream.seek(8)
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
         if not 2 <= length <= min(MAX_HEADER_BYTES, size_bytes - 8):
             raise CheckpointError(
                 f"{file}: is truncated or not safetensors (header of {length} bytes in a file of {size_bytes})"
             )
         try:
-            header = json.loads(stream.read(length))
+            header = json.loads(stream.read(length), object_pairs_hook=_without_repeats)
             places = {
                 name: _place(file, 8 + length, name, entry, mark)
                 for name, entry in header.items()
@@ -172,16 +189,43 @@ def _parse_header(file: Path) -> dict[str, TensorPlace]:
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             raise CheckpointError(f"{file}: the safetensors header is not valid ({error})") from error
     refuse_truncated(file, places)
+    _refuse_overlaps_and_holes(file, 8 + length, places, size_bytes)
     return places
 
 
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"'{next(name for name in found if names.count(name) > 1)}' is there twice")
+    return found
+
+
+def _refuse_overlaps_and_holes(file: Path, base: int, places: Mapping[str, TensorPlace], size_bytes: int) -> None:
+    """The format wants every byte behind the header to belong to exactly one tensor."""
+    end, before = base, "the header"
+    for name, place in sorted(places.items(), key=lambda item: (item[1].offset, item[1].size_bytes)):
+        if place.offset != end:
+            what = "overlap" if place.offset < end else f"are {place.offset - end} bytes apart"
+            raise CheckpointError(
+                f"{file}: is not valid safetensors: tensor '{name}' and {before} {what}, expected one after the other"
+            )
+        end, before = place.offset + place.size_bytes, f"'{name}'"
+    if end != size_bytes:
+        raise CheckpointError(
+            f"{file}: is not valid safetensors: {size_bytes - end} bytes follow the last tensor, expected none"
+        )
+
+
 def _place(file: Path, base: int, name: str, entry: dict[str, Any], mark: tuple[int, int, int]) -> TensorPlace:
-    dtype = DTYPES.get(entry["dtype"])
+    dtype = {**DTYPES, **OTHER_DTYPES}.get(entry["dtype"])
     if dtype is None:
-        raise CheckpointError(f"{file}: tensor '{name}' has type {entry['dtype']}, expected one of {', '.join(DTYPES)}")
+        raise CheckpointError(
+            f"{file}: tensor '{name}' has type {entry['dtype']}, expected one of {', '.join(DTYPES)}: {FLOAT_WANTED}"
+        )
     start, stop = entry["data_offsets"]
     place = TensorPlace(file, base + int(start), dtype, tuple(int(n) for n in entry["shape"]), mark)
-    if start < 0 or stop - start != place.size_bytes:
+    if start < 0 or stop - start != place.size_bytes or min(place.shape, default=0) < 0:
         raise CheckpointError(
             f"{file}: tensor '{name}' has {stop - start} bytes, expected {place.size_bytes} for {list(place.shape)}"
         )

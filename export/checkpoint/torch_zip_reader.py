@@ -22,6 +22,7 @@ from palmtop.errors import CheckpointError
 
 from .safetensors_reader import DTYPES
 from .tensor_slice import TensorPlace, file_mark
+from .unusable.stand_ins import START_BYTES, refuse_stand_in
 
 MAX_PICKLE_BYTES = 64 << 20
 LOCAL_HEADER = struct.Struct("<4s5H3I2H")  # of a zip entry, before its name
@@ -53,6 +54,8 @@ def torch_places(path: Path) -> dict[str, TensorPlace]:
         CheckpointError: not such a file, or its pickle names anything but plain tensors.
     """
     try:
+        with path.open("rb") as start:
+            refuse_stand_in(path, start.read(START_BYTES))
         with zipfile.ZipFile(path) as archive:
             entries = {info.filename: info for info in archive.infolist()}
             name = next((n for n in entries if n.endswith("/data.pkl") and n.count("/") == 1), None)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from palmtop.export.adapters.install import add_adapter
-from palmtop.export.arch import Model, find
+from palmtop.export.arch import Model, read_model
 from palmtop.export.bundle.bundle_writer import Making
 from palmtop.export.bundle.manifest_builder import PLAN_FILE, expected_manifest
 from palmtop.export.checkpoint.folder import Checkpoint
@@ -83,7 +83,7 @@ def verify(
     started = time.perf_counter()
     tell = report or (lambda _: None)
     recipe = Recipe.from_dict(bundle.manifest.recipe)
-    model = find(str(checkpoint.config.get("model_type"))).read_model(checkpoint, recipe.context)
+    model = read_model(checkpoint, recipe)
     workers = workers or plan_workers(ram_bytes, rss_bytes() or 0)
     checks = _same_manifest(bundle, checkpoint, model, recipe, workers)
     loras = loras or {}

@@ -9,7 +9,7 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
-from palmtop.export.arch import find
+from palmtop.export.arch import read_model
 from palmtop.export.checkpoint.folder import Checkpoint
 from palmtop.export.convert import export_model
 from palmtop.export.measure.float_model import Changed, FloatModel
@@ -37,7 +37,7 @@ def there(tmp_path_factory: pytest.TempPathFactory) -> Reader:
     """The packaged model in float, samples to calibrate on and others to judge on."""
     folder = tmp_path_factory.mktemp("in-order") / "float"
     checkpoint = Checkpoint(checkpoint_path())
-    manifest = float_bundle(folder, checkpoint, find("phi4mm").read_model(checkpoint, Recipe().context), Recipe())
+    manifest = float_bundle(folder, checkpoint, read_model(checkpoint, Recipe()), Recipe())
     reader = SampleReader(folder, manifest)
     vocabulary = manifest.decoder.vocab_size
     seen = [reader.read(question) for question in packaged_questions(MODES, 16, vocabulary)]

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from palmtop.errors import CheckpointError, InputError
-from palmtop.export.arch import find
+from palmtop.export.arch import find, read_model
 from palmtop.export.bundle.manifest_builder import list_files, write_manifest
 from palmtop.export.checkpoint.folder import Checkpoint
 from palmtop.export.cli import _measured, export_command
@@ -53,7 +53,7 @@ def checkpoint(reference_checkpoint: Path) -> Checkpoint:
 def float_model(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> FloatModel:
     recipe = Recipe(context=8192)
     folder = tmp_path_factory.mktemp("kv") / "float"
-    model = find("phi4mm").read_model(checkpoint, recipe.context)
+    model = read_model(checkpoint, recipe)
     return FloatModel(folder, float_bundle(folder, checkpoint, model, recipe), threads=1)
 
 

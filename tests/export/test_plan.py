@@ -12,7 +12,7 @@ import onnx_ir as ir
 import pytest
 
 from palmtop.errors import InputError
-from palmtop.export.arch import Model, find
+from palmtop.export.arch import Model, read_model
 from palmtop.export.bundle.bundle_writer import write_bundle
 from palmtop.export.checkpoint.folder import Checkpoint
 from palmtop.export.convert import export_model
@@ -56,7 +56,7 @@ def checkpoint() -> Checkpoint:
 
 @pytest.fixture(scope="module")
 def model(checkpoint: Checkpoint) -> Model:
-    return find("phi4mm").read_model(checkpoint, Recipe().context)
+    return read_model(checkpoint, Recipe())
 
 
 @pytest.fixture(scope="module")

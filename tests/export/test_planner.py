@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from palmtop.errors import InputError
-from palmtop.export.arch import find
+from palmtop.export.arch import read_model
 from palmtop.export.checkpoint.folder import Checkpoint
 from palmtop.export.cli import export_command
 from palmtop.export.measure.float_model import FloatModel
@@ -150,7 +150,7 @@ def test_only_methods_that_need_statistics_do_something_else_without_them() -> N
 @pytest.fixture(scope="module")
 def float_model(tmp_path_factory: pytest.TempPathFactory) -> FloatModel:
     folder, checkpoint = tmp_path_factory.mktemp("planner") / "float", Checkpoint(checkpoint_path())
-    model = find("phi4mm").read_model(checkpoint, Recipe().context)
+    model = read_model(checkpoint, Recipe())
     return FloatModel(folder, float_bundle(folder, checkpoint, model, Recipe()))
 
 

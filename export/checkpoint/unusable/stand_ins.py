@@ -1,0 +1,33 @@
+"""What often lies where a file of a checkpoint should be: a Git LFS pointer, a web page, nothing."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from palmtop.errors import CheckpointError
+
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+LFS_SIZE = re.compile(rb"^size (\d{1,19})", re.MULTILINE)
+WEB_PAGE = re.compile(rb"\s*<(?:!doctype\s+html|html|head)\b", re.IGNORECASE)
+START_BYTES = 512  # a pointer is shorter
+
+
+def refuse_stand_in(path: Path, start: bytes) -> None:
+    """Refuse a file that is not what its name says because it was never downloaded.
+
+    Args:
+        path: of the file, for the error.
+        start: its first ``START_BYTES``.
+
+    Raises:
+        CheckpointError: it is a Git LFS pointer or a web page.
+    """
+    if start.startswith(LFS_POINTER):
+        size = LFS_SIZE.search(start)
+        of = "" if size is None else f" to a file of {int(size[1])} bytes"
+        raise CheckpointError(
+            f"{path}: is a Git LFS pointer{of}, expected the file itself: fetch it with 'git lfs pull'"
+        )
+    if WEB_PAGE.match(start):
+        raise CheckpointError(f"{path}: is a web page, expected the file itself: download it again")

@@ -1,0 +1,70 @@
+"""How pictures and sounds are prepared, as a checkpoint's files say it.
+
+Older checkpoints have one flat ``preprocessor_config.json``; transformers 5 writes the parts into
+``processor_config.json``. Where both say something they must agree.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from palmtop.errors import CheckpointError
+from palmtop.export.checkpoint.config_section import Keys
+from palmtop.export.checkpoint.folder import Checkpoint
+
+from .settings import HARMLESS, brief
+
+FLAT, PARTED = "preprocessor_config.json", "processor_config.json"
+PARTS = ("image_processor", "audio_processor", "feature_extractor")
+# Keys that change no pixel and no sample: names of classes, layouts of arrays, padding between items of a batch.
+QUIET = re.compile(
+    r".*_type|processor_class|padding.*|return_.*|data_format|input_data_format|default_to_square|device|do_pad|pad_size"
+    r"|disable_grouping|do_resize|resample|crop_size|do_center_crop|num_additional_image_tokens|max_length|truncation"
+    r"|(?:image|audio)_token|image_seq_length|fake_image_token_around"
+)
+
+
+def read_preprocessor(checkpoint: Checkpoint) -> Keys:
+    """All settings as one flat object.
+
+    Raises:
+        CheckpointError: neither file has any, or the two contradict each other.
+    """
+    found: dict[str, Any] = {}
+    where: dict[str, str] = {}
+    files = [name for name in (FLAT, PARTED) if checkpoint.text(name) is not None]
+    for name in files:
+        keys = Keys(checkpoint.json(name), name)
+        parts = [("", keys)] if name == FLAT else []
+        parts += [(f"{part}.", section) for part in PARTS if (section := keys.optional(part)) is not None]
+        for prefix, part in parts:
+            for key, value in part.data.items():
+                if value is None or key in PARTS:
+                    continue
+                if found.setdefault(key, value) != value and not QUIET.fullmatch(key):
+                    raise CheckpointError(
+                        f"{name}: {prefix}{key} is {brief(value)}, {where[key]} says {brief(found[key])}"
+                    )
+                where.setdefault(key, name)
+    if not found:
+        raise CheckpointError(f"{checkpoint.path}: '{FLAT}' is missing, and '{PARTED}' has no settings of its parts")
+    return Keys(found, " and ".join(dict.fromkeys(where.values())))
+
+
+def check_preprocessor(pre: Keys, built: Mapping[str, object]) -> None:
+    """Refuse a setting that is not what the runtime will do.
+
+    Raises:
+        CheckpointError: a key is there with another value.
+    """
+    for key, value in built.items():
+        stated = pre.raw(key)
+        if stated is not None and stated != value:
+            raise CheckpointError(f"{pre.where}: {key} is {brief(stated)}, config.json says {value!r}")
+
+
+def unread_settings(pre: Keys) -> list[str]:
+    """Keys that nothing looked up and that are not known to change nothing, for a warning."""
+    return [key for _, key in pre.not_looked_up() if not QUIET.fullmatch(key) and not HARMLESS.fullmatch(key)]

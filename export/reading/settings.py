@@ -1,0 +1,131 @@
+"""Which keys of a config.json may stay unread, and which values of unread ones mean what the graphs compute anyway.
+
+An architecture looks up what it computes with; whatever else the config says is either in one of the two lists here,
+or in the architecture's own list of values, or refused by name.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from palmtop.errors import CheckpointError
+from palmtop.export.checkpoint.config_section import Keys
+
+# Keys that change no logit, as patterns of whole names.
+HARMLESS = re.compile(
+    "|".join(
+        (
+            # where the file comes from and what class reads it
+            r"_.*|model_type|name_or_path|architectures|auto_map|custom_pipelines|.*_version|transformers\.js_config",
+            r"base_model.*|license|language|tags|unsloth.*|task_specific_params|finetuning_task|base_config_key",
+            # how weights and activations are held
+            r"dtype|torch_dtype|bf16|fp16|fp32|.*attn_implementation.*|use_flash_attn|flash_attn|torchscript|use_bfloat16",
+            r"tf_legacy_loss|.*attention_softmax_in_fp32|use_cache|cache_implementation|low_cpu_mem_usage|device_map",
+            # what only training does
+            r".*dropout.*|.*drop_?path.*|.*pdrop|dp|initializer_range|initializer_factor|.*gradient_checkpointing",
+            r"activation_checkpointing|.*aux_loss.*|output_router_logits|.*jitter_noise|seed|.*label_smoothing.*",
+            # what a caller wants to be given
+            r"output_attentions|output_hidden_states|output_scores|return_dict.*|use_return_dict|problem_type",
+            r"id2label|label2id|num_labels|chunk_size_feed_forward|keys_to_ignore_at_inference|remove_invalid_values",
+            # search options of transformers 4; an answer's come from generation_config.json
+            r"do_sample|temperature|top_k|top_p|typical_p|min_length|max_length|max_new_tokens|min_new_tokens|num_beams",
+            r"num_beam_groups|num_return_sequences|early_stopping|diversity_penalty|.*repetition_penalty|length_penalty",
+            r"no_repeat_ngram_size|.*no_repeat_ngram.*|bad_words_ids|begin_suppress_tokens|suppress_tokens",
+            r"exponential_decay_length_penalty|.*_token_id",
+            r"prefix|max_sequence_length|tokenizer_class|model_max_length|chat_template",
+        )
+    )
+)
+# Values of keys that would change the computation, if they were others.
+NEUTRAL: dict[str, tuple[object, ...]] = {
+    "alibi": (False,),
+    "add_bias_linear": (False,),
+    "add_cross_attention": (False,),
+    "attention_bias": (False,),
+    "attention_chunk_size": (0,),
+    "attn_logit_softcapping": (0,),
+    "bias": (False,),
+    "clip_qkv": (0,),
+    "cross_attention_hidden_size": (0,),
+    "embedding_multiplier": (1,),
+    "final_logit_softcapping": (0,),
+    "full_attn_mod": (1,),
+    "hidden_act": ("silu", "swish"),
+    "hidden_activation": ("silu", "swish"),
+    "interpolate_factor": (1,),
+    "is_decoder": (False, True),
+    "is_encoder_decoder": (False,),
+    "is_causal": (True,),
+    "lm_head_bias": (False,),
+    "logit_scale": (1,),
+    "logits_scaling": (1,),
+    "mlp_bias": (False,),
+    "num_experts": (0, 1),
+    "num_local_experts": (0, 1),
+    "num_mtp_modules": (0,),
+    "num_nextn_predict_layers": (0,),
+    "parallel_attn": (False,),
+    "pretraining_tp": (0, 1),
+    "pruned_heads": ({}, []),
+    "qk_layernorm": (False,),
+    "qk_norm": (False,),
+    "qkv_bias": (False,),
+    "residual_multiplier": (1,),
+    "scale_emb": (1,),
+    "tie_encoder_decoder": (False,),
+    "use_bias": (False,),
+    "use_mrope": (False,),
+    "use_qk_norm": (False,),
+}
+
+
+def check_values(config: Keys, expected: Mapping[tuple[str, ...], tuple[object, ...]]) -> None:
+    """Refuse a config that asks for something the graphs do not do, rather than export a wrong model.
+
+    Args:
+        config: the whole config.
+        expected: by path of a key the values that are fine; a key that is missing or null is fine too.
+
+    Raises:
+        CheckpointError: a value is there and is none of those expected.
+    """
+    for path, allowed in expected.items():
+        section: Keys | None = config
+        for key in path[:-1]:
+            section = None if section is None else section.optional(key)
+        if section is not None:
+            _check(section, path[-1], allowed)
+
+
+def refuse_unread(config: Keys) -> None:
+    """Refuse what a config says and nothing looked up, unless it is known to change nothing.
+
+    Called when everything was read; whole objects that were never entered count as one key.
+
+    Raises:
+        CheckpointError: names the key and its value.
+    """
+    for section, key in list(config.not_looked_up()):
+        if key in NEUTRAL:
+            _check(section, key, NEUTRAL[key])
+        elif not HARMLESS.fullmatch(key):
+            raise CheckpointError(
+                f"{section.named(key)} is {brief(section.data[key])}, which this architecture does not read; expected"
+                " no such key: take it out of the file if it does not change what the model computes"
+            )
+
+
+def _check(section: Keys, key: str, allowed: tuple[object, ...]) -> None:
+    value = section.raw(key)
+    # 1 == True in Python, but not in JSON
+    fits = any(value == each and isinstance(value, bool) == isinstance(each, bool) for each in allowed)
+    if value is not None and not fits:
+        raise CheckpointError(f"{section.named(key)} is {brief(value)}, expected {allowed[0]!r}")
+
+
+def brief(value: Any) -> str:
+    """A value for an error, at most 60 characters."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

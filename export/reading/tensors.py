@@ -1,0 +1,170 @@
+"""One rule for the tensors of every checkpoint: each is read, or known to be of no use, or refused by name.
+
+An architecture lists the names that its graphs read (``decoder_names``, ``vision_names``, ``audio_names``); a test
+compares the lists with what an export reads.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from palmtop.errors import CheckpointError
+from palmtop.export.checkpoint.folder import Checkpoint
+from palmtop.export.checkpoint.lazy_tensor import Weight
+from palmtop.export.graph.audio_config import AudioConfig
+from palmtop.export.graph.siglip import VisionConfig
+
+LINEARS = ("self_attn.qkv_proj", "self_attn.o_proj", "mlp.gate_up_proj", "mlp.down_proj")
+NORMS = ("input_layernorm", "post_attention_layernorm")
+HEAD = "lm_head.weight"
+TABLE = "embed_tokens.weight"
+# Buffers that follow from the config, which is read: their values change nothing.
+DERIVED = (
+    r"(?:.*\.)?rotary_emb\.(?:inv_freq|original_inv_freq|cos_cached|sin_cached|(?:short|long)_inv_freq)",
+    r"(?:.*\.)?position_ids",
+    r"(?:.*\.)?(?:attn|self_attn|attention)\.(?:masked_bias|causal_mask)",
+    r"(?:.*\.)?num_batches_tracked",
+)
+VISION, AUDIO = "embed_tokens_extend.image_embed.", "embed_tokens_extend.audio_embed."
+
+
+def decoder_names(num_layers: int) -> set[str]:
+    """Canonical names of a dense decoder's tensors, but the head's."""
+    names = {TABLE, "norm.weight"}
+    return names | {f"layers.{i}.{name}.weight" for i in range(num_layers) for name in (*NORMS, *LINEARS)}
+
+
+def vision_names(config: VisionConfig) -> set[str]:
+    """Canonical names of the tensors that the vision graph reads."""
+    layer = (
+        "layer_norm1",
+        "layer_norm2",
+        "mlp.fc1",
+        "mlp.fc2",
+        *(f"self_attn.{p}_proj" for p in ("q", "k", "v", "out")),
+    )
+    modules = [f"img_processor.encoder.layers.{i}.{name}" for i in range(config.layers_run) for name in layer]
+    modules += ["img_processor.embeddings.patch_embedding", "img_projection_up", "img_projection_down"]
+    single = (
+        "img_processor.embeddings.position_embedding.weight",
+        "sub_img_feature_extensor",
+        "global_img_feature_extensor",
+    )
+    return {VISION + name for name in (*_with_bias(modules), *single)}
+
+
+def unused_vision(config: VisionConfig) -> tuple[str, ...]:
+    """Patterns of the tower's tensors that no feature depends on: layers behind ``feature_layer``, norm and pooling."""
+    behind = "|".join(str(i) for i in range(config.layers_run, config.num_hidden_layers))
+    tower = re.escape(f"model.{VISION}img_processor.")
+    layers = (rf"{tower}encoder\.layers\.(?:{behind})\..*",) if behind else ()
+    return (*layers, rf"{tower}post_layernorm\.(?:weight|bias)", rf"{tower}head\..*")
+
+
+def audio_names(config: AudioConfig) -> set[str]:
+    """Canonical names of the tensors that the audio graph reads."""
+    block = [f"feed_forward_{s}.{name}" for s in ("in", "out") for name in ("layer_norm", "gate_up_proj", "down_proj")]
+    block += ["layer_norm_att", "layer_norm", *(f"self_attn.{p}_proj" for p in "qkvo")]
+    block += [f"conv.{name}" for name in ("layer_norm", "glu.ext_pw_conv_1d", "ext_pw_conv_1d")]
+    block += [f"conv.dw_sep_conv_1d.{name}" for name in ("dw_conv", "pw_conv")]
+    modules = [f"encoder.encoders.{i}.{name}" for i in range(config.num_blocks) for name in block]
+    places = [0, *(place for n in range(1, config.reductions) for place in (3 * n - 1, 3 * n))]
+    modules += [f"encoder.embed.conv.{place}" for place in places] + ["encoder.embed.out"]
+    modules += [f"{way}_proj_for_{name}" for way in ("up", "down") for name in ("speech", "vision_speech")]
+    single = [f"encoder.encoders.{i}.conv.glu.{name}" for i in range(config.num_blocks) for name in ("b1", "b2")]
+    single += [f"encoder.encoder_embedding.global_{name}" for name in ("mean", "invstd")]
+    single += ["encoder.relative_attention_bias_layer.bias_values.weight"]
+    return {AUDIO + name for name in (*_with_bias(modules), *single)}
+
+
+def refuse_other_tensors(
+    checkpoint: Checkpoint, read: Iterable[str], model: str, *, unused: Iterable[str] = ()
+) -> None:
+    """Refuse a checkpoint that lacks a tensor which is read, or holds one that is not.
+
+    Args:
+        checkpoint: its names are judged.
+        read: names in its spelling.
+        model: what it is, for the error, such as "a phi3 model of 32 layers".
+        unused: patterns of names that may be there and are not read, beside ``DERIVED``.
+
+    Raises:
+        CheckpointError: names the tensor.
+    """
+    read = set(read)
+    patterns = re.compile("|".join((*DERIVED, *unused)))
+    names = checkpoint.names
+    for name in sorted(read, key=_in_order):
+        checkpoint.weight(name)
+    for name in sorted(set(names) - read, key=_in_order):
+        if not patterns.fullmatch(name):
+            raise CheckpointError(
+                f"{checkpoint.path}: tensor '{name}' has no place in {model}, expected none beside the model's own"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """Where a checkpoint has its embedding and its head.
+
+    Attributes:
+        table: the embedding's name in the checkpoint.
+        is_tied: the head is the embedding.
+        names: of the tensors that are read for both, copies included.
+        notes: what a user must know of it.
+    """
+
+    table: str
+    is_tied: bool
+    names: frozenset[str]
+    notes: tuple[str, ...] = ()
+
+    def place(self, name: str, otherwise: str) -> str:
+        """The checkpoint's name of a canonical name; ``otherwise`` where it is neither the embedding nor the head."""
+        return {TABLE: self.table, HEAD: HEAD}.get(name, otherwise)
+
+
+def read_head(checkpoint: Checkpoint, table: str, *, is_tied: bool) -> Head:
+    """Find embedding and head as transformers 5 does (modeling_utils.tie_weights).
+
+    With ``tie_word_embeddings`` a head beside the table is its copy, or the config is wrong: then the head counts. A
+    head alone is the table too.
+
+    Args:
+        checkpoint: both are read, a few rows at a time, if both are there.
+        table: the embedding's name in the checkpoint.
+        is_tied: ``tie_word_embeddings``.
+
+    Raises:
+        CheckpointError: a matrix cannot be read.
+    """
+    if not is_tied:
+        return Head(table, False, frozenset({table, HEAD}))
+    if checkpoint.shape(HEAD) is None:
+        return Head(table, True, frozenset({table}))
+    if checkpoint.shape(table) is None:
+        return Head(HEAD, True, frozenset({HEAD}))
+    if _are_equal(checkpoint.weight(table), checkpoint.weight(HEAD)):
+        return Head(table, True, frozenset({table, HEAD}))
+    note = (
+        f"config.json: tie_word_embeddings is true, but {HEAD} is not {table}: exported with the head of its own, as"
+        " transformers 5 loads it"
+    )
+    return Head(table, False, frozenset({table, HEAD}), (note,))
+
+
+def _are_equal(one: Weight, other: Weight) -> bool:
+    if one.shape != other.shape:
+        return False
+    return all(bool((one.rows(*each) == other.rows(*each)).all()) for each in one.ranges())
+
+
+def _with_bias(modules: Iterable[str]) -> list[str]:
+    return [f"{name}.{part}" for name in modules for part in ("weight", "bias")]
+
+
+def _in_order(name: str) -> tuple[object, ...]:
+    """Layer 2 before layer 10, so that the first of many is named."""
+    return tuple((0, int(part), "") if part.isdigit() else (1, 0, part) for part in name.split("."))
