@@ -38,6 +38,7 @@ Examples:
   palmtop export Phi-4-multimodal-instruct -o phi4mm-long --kv 8 --context 32768   # a quarter of the KV memory
   palmtop export Phi-4-multimodal-instruct -o phone --size 2.2GB --save-plan plan.json
   palmtop export Phi-4-multimodal-instruct --loss 0.02 --plan          # show, export nothing
+  palmtop export Phi-4-multimodal-instruct --size 2.2GB --speed 12 --plan
   palmtop export Phi-4-multimodal-instruct -o again --plan-file plan.json
 """
 
@@ -59,6 +60,9 @@ Examples:
     "--size", type=Size(), help="Choose bits and group of every tensor for the best bundle of this size, e.g. 2.2GB."
 )
 @click.option("--loss", type=float, help="Likewise, for the smallest bundle of this mean KL divergence, in nats.")
+@click.option(
+    "--speed", type=float, help="Tokens of text a second at least in the decoder's matrices here; alone or with those."
+)
 @click.option("--plan", "only_plan", is_flag=True, help="Show what --size or --loss comes to, and export nothing.")
 @click.option("--save-plan", type=click.Path(path_type=Path), help="Write the plan, to be edited and replayed.")
 @click.option("--plan-file", type=click.Path(path_type=Path), help="Replay a plan.")
@@ -87,6 +91,7 @@ def export_command(
     output: Path | None,
     size: int | None,
     loss: float | None,
+    speed: float | None,
     only_plan: bool,
     save_plan: Path | None,
     plan_file: Path | None,
@@ -115,15 +120,15 @@ def export_command(
     recipe = replace(recipe, **{k: v for k, v in options.items() if v is not None})
     if speculation:
         recipe = replace(recipe, draft_rows=max(DRAFT_ROWS, recipe.draft_rows))
-    request = _request(recipe, size, loss, plan_file, samples)
+    request = _request(recipe, size, loss, speed, plan_file, samples)
     if request is None and (only_plan or save_plan is not None):
-        raise InputError("there is nothing to plan, expected --size, --loss or --plan-file")
+        raise InputError("there is nothing to plan, expected --size, --loss, --speed or --plan-file")
 
     def show(plan: Plan) -> None:
         if save_plan is not None:
             plan.write(save_plan)
         if only_plan and as_json:
-            click.echo(json.dumps(plan.to_dict()))
+            click.echo(json.dumps({**plan.to_dict(), "decode_s": plan.decode_s}))
         elif not as_json and (only_plan or save_plan is not None):
             click.echo("\n".join(plan_lines(plan)))
 
@@ -178,7 +183,12 @@ def export_command(
 
 
 def _request(
-    recipe: Recipe, size: int | None, loss: float | None, plan_file: Path | None, samples: Path | None
+    recipe: Recipe,
+    size: int | None,
+    loss: float | None,
+    speed: float | None,
+    plan_file: Path | None,
+    samples: Path | None,
 ) -> Request | None:
     """What the options ask of a plan; None where there is nothing to plan."""
     from palmtop.export.mixed_precision.allocation import Plan
@@ -186,17 +196,18 @@ def _request(
 
     from .recipe import CALIBRATED
 
-    is_used = size is not None or loss is not None or plan_file is not None or recipe.kv != 32
+    is_used = any(asked is not None for asked in (size, loss, speed, plan_file)) or recipe.kv != 32
     if samples is not None and not is_used and recipe.method not in CALIBRATED:
         methods = ", ".join(CALIBRATED)
         raise InputError(
             f"samples are given and method is '{recipe.method}', expected one of {methods}, or --kv 8 or 4"
         )
-    if size is None and loss is None and plan_file is None and samples is None:
+    if all(asked is None for asked in (size, loss, speed, plan_file, samples)):
         return None
     return Request(
         size_bytes=size,
         loss=loss,
+        speed=speed,
         plan=None if plan_file is None else Plan.read(plan_file),
         samples=samples,
     )

@@ -3,21 +3,32 @@
 Of a tensor's options only those on the lower convex hull of (bytes, loss) can be right for some price of a
 byte. Starting from the smallest options, the step that buys most loss per byte is taken again and again: that
 is the optimum of the relaxed problem at every size it passes, and off the optimum by less than one step between.
+Time is a second budget: a second gets a price, which is added to what each option loses.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
+LOWEST_PRICE, HIGHEST_PRICE = 1e-9, 1e18  # of a second, in what is otherwise spared: nats or bytes
+PRICE_STEPS = 40
 
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One way to store a tensor."""
+    """One way to store a tensor.
+
+    Attributes:
+        size_bytes: on disk.
+        loss: what it adds to the whole's.
+        seconds: that a token takes through it.
+    """
 
     size_bytes: int
     loss: float
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +39,13 @@ class Solution:
         chosen: index of each tensor's option.
         size_bytes: of all.
         loss: of all.
+        seconds: of all.
     """
 
     chosen: tuple[int, ...]
     size_bytes: int
     loss: float
+    seconds: float = 0.0
 
 
 def frontier(tensors: Sequence[Sequence[Option]]) -> list[Solution]:
@@ -45,13 +58,91 @@ def frontier(tensors: Sequence[Sequence[Option]]) -> list[Solution]:
     return found
 
 
-def within_bytes(tensors: Sequence[Sequence[Option]], limit_bytes: int) -> Solution | None:
-    """The least loss in so many bytes, or None when even the smallest options need more.
+def within_bytes(
+    tensors: Sequence[Sequence[Option]], limit_bytes: int, limit_seconds: float | None = None
+) -> Solution | None:
+    """The least loss in so many bytes and seconds, or None when even the smallest or fastest options need more.
 
     >>> options = [[Option(1, 4.0), Option(2, 1.0)], [Option(1, 2.0), Option(3, 0.0)]]
     >>> within_bytes(options, 3).chosen
     (1, 0)
     """
+
+    def priced(price: float) -> Solution | None:
+        dearer = [[Option(o.size_bytes, o.loss + price * o.seconds) for o in options] for options in tensors]
+        return _within_bytes(dearer, limit_bytes)
+
+    def worth(solution: Solution) -> float:
+        return solution.loss if solution.size_bytes <= limit_bytes else float("inf")
+
+    return _fast_enough(tensors, priced, worth, limit_seconds)
+
+
+def within_loss(
+    tensors: Sequence[Sequence[Option]], limit: float, limit_seconds: float | None = None
+) -> Solution | None:
+    """The fewest bytes with at most so much loss and time, or None when the most exact options lose or take more."""
+
+    def priced(price: float) -> Solution | None:
+        dearer = [[Option(o.size_bytes + round(price * o.seconds), o.loss) for o in options] for options in tensors]
+        there = [solution for solution in [*frontier(dearer), *_uniform(dearer)] if solution.loss <= limit]
+        return min(there, key=lambda solution: solution.size_bytes, default=None)
+
+    def worth(solution: Solution) -> float:
+        return solution.size_bytes if solution.loss <= limit else float("inf")
+
+    return _fast_enough(tensors, priced, worth, limit_seconds)
+
+
+def fastest(tensors: Sequence[Sequence[Option]]) -> float:
+    """Seconds of the fastest options."""
+    return sum(min(option.seconds for option in options) for options in tensors)
+
+
+def _fast_enough(
+    tensors: Sequence[Sequence[Option]],
+    priced: Callable[[float], Solution | None],
+    worth: Callable[[Solution], float],
+    limit_seconds: float | None,
+) -> Solution | None:
+    """The solution of the lowest price of a second under which it is fast enough: Lagrange's multiplier, bisected.
+
+    At that price equal tensors all change at once; those of the next lower price that still fit are taken one by one.
+    """
+
+    def solved(price: float) -> Solution | None:
+        found = priced(price)
+        return None if found is None else _summed(tensors, list(found.chosen))
+
+    found = solved(0.0)
+    if limit_seconds is None or found is None or found.seconds <= limit_seconds:
+        return found
+    low, high = LOWEST_PRICE, LOWEST_PRICE
+    best: Solution | None = None
+    while best is None and high < HIGHEST_PRICE:
+        low, high = high, high * 10
+        found = solved(high)
+        best = found if found is not None and found.seconds <= limit_seconds else None
+    for _ in range(PRICE_STEPS if best is not None else 0):
+        price = (low * high) ** 0.5
+        found = solved(price)
+        if found is not None and found.seconds <= limit_seconds:
+            best, high = found, price
+        else:
+            low = price
+    slower = solved(low) if best is not None else None
+    if best is None or slower is None:
+        return best
+    for tensor, option in enumerate(slower.chosen):
+        changed = list(best.chosen)
+        changed[tensor] = option
+        tried = _summed(tensors, changed)
+        if tried.seconds <= limit_seconds and worth(tried) < worth(best):
+            best = tried
+    return best
+
+
+def _within_bytes(tensors: Sequence[Sequence[Option]], limit_bytes: int) -> Solution | None:
     chosen = [hull[0] for hull in map(_hull, tensors)]
     size_bytes = sum(options[at].size_bytes for options, at in zip(tensors, chosen, strict=True))
     if size_bytes > limit_bytes:
@@ -66,12 +157,6 @@ def within_bytes(tensors: Sequence[Sequence[Option]], limit_bytes: int) -> Solut
         if uniform.size_bytes <= limit_bytes and uniform.loss < best.loss:
             best = uniform
     return best
-
-
-def within_loss(tensors: Sequence[Sequence[Option]], limit: float) -> Solution | None:
-    """The fewest bytes with at most so much loss, or None when the most exact options lose more."""
-    there = [solution for solution in [*frontier(tensors), *_uniform(tensors)] if solution.loss <= limit]
-    return min(there, key=lambda solution: solution.size_bytes, default=None)
 
 
 def _uniform(tensors: Sequence[Sequence[Option]]) -> list[Solution]:
@@ -112,4 +197,5 @@ def _slope(before: Option, after: Option) -> float:
 
 def _summed(tensors: Sequence[Sequence[Option]], chosen: Sequence[int]) -> Solution:
     there = [options[at] for options, at in zip(tensors, chosen, strict=True)]
-    return Solution(tuple(chosen), sum(o.size_bytes for o in there), sum(o.loss for o in there))
+    sums = sum(o.size_bytes for o in there), sum(o.loss for o in there), sum(o.seconds for o in there)
+    return Solution(tuple(chosen), *sums)

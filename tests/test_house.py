@@ -66,6 +66,7 @@ NATIVE = {
         "palmtop.runtime.media.encoder_runner",
         "palmtop.runtime.providers.plugins",
         "palmtop.export.providers.qnn.ranges",
+        "palmtop.export.mixed_precision.kernel_time",
         "palmtop.export.measure.layerwise",
         "palmtop.export.measure.onnx_decoder",
     },

@@ -32,6 +32,8 @@ class Plan:
         tensors: by ``part: linear``; None keeps float32.
         size_bytes: the whole bundle's, ``quality.json`` left out; None after an edit.
         loss: mean KL over the modes, in nats, of this plan on samples that it was not calibrated on; likewise.
+        decode_s: seconds that a token of text takes in the matrices' kernels on the machine that made the plan; None
+            where it was not measured. Not in the file: two exports of one plan write the same bytes.
         frontier: (size_bytes, loss) of the neighbours.
     """
 
@@ -39,6 +41,7 @@ class Plan:
     tensors: Mapping[str, Scheme | None]
     size_bytes: int | None = None
     loss: float | None = None
+    decode_s: float | None = None
     frontier: tuple[tuple[int, float], ...] = field(default=())
 
     def to_dict(self) -> dict[str, Any]:

@@ -21,6 +21,11 @@ def plan_lines(plan: Plan) -> Iterator[str]:
         yield f"{name:{width}}  " + ", ".join(f"{count} x {words}" for words, count in counts.most_common())
     if plan.size_bytes is not None and plan.loss is not None:
         yield f"predicted: {plan.size_bytes / 1e6:.3f} MB, mean KL {plan.loss:.4f} nats, method {plan.method}"
+    if plan.decode_s is not None:
+        yield (
+            f"decode: {plan.decode_s * 1e3:.2f} ms a token in matrix kernels here, attention and the rest left out"
+            f" ({1 / plan.decode_s:.0f} tokens/s)"
+        )
 
 
 def tensor_class(key: str) -> str:

@@ -9,7 +9,7 @@ that nothing was calibrated on.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,19 +17,20 @@ from numpy.typing import NDArray
 
 from palmtop.errors import InputError
 from palmtop.export.measure.float_model import FloatModel
-from palmtop.quantize.budget import Option, Solution, frontier, within_bytes, within_loss
+from palmtop.quantize.budget import Option, Solution, fastest, frontier, within_bytes, within_loss
 from palmtop.quantize.rtn import dequantize
 from palmtop.quantize.scheme import Scheme
 from palmtop.quantize.statistics import Statistics
 
 from .allocation import Plan
 from .bundle_size import FRONTIER_POINTS
+from .kernel_time import ENCODER_TOKENS, decode_seconds, with_kernel
 from .quantized_cache import CodedModel
 from .sensitivity import Loss, LossMeter
 
 SCHEMES: tuple[Scheme, ...] = tuple(
     Scheme(bits=bits, group=group, scale_bits=16)
-    for bits, groups in ((2, (16, 32, 64)), (4, (16, 32, 64, 128, 256)), (8, (32, 64, 128, 256)))
+    for bits, groups in ((2, (32, 64, 128)), (4, (16, 32, 64, 128, 256)), (8, (32, 64, 128, 256)))
     for group in groups
 )
 ANCHORS = (Scheme(bits=4, group=32, scale_bits=16), Scheme(bits=2, group=32, scale_bits=16))
@@ -52,28 +53,49 @@ class Sensitivity:
         shape: [N, K].
         schemes: that it may be stored with.
         losses: of each, the mean divergence over the modes.
+        seconds: of each, what a token of text takes in its kernel when it is decoded; empty where it takes none.
     """
 
     key: str
     shape: tuple[int, int]
     schemes: tuple[Scheme, ...]
     losses: tuple[float, ...]
+    seconds: tuple[float, ...] = ()
 
     @property
     def options(self) -> list[Option]:
         """For the solver."""
         return [
-            Option(sum(scheme.tensor_bytes(*self.shape)), loss)
-            for scheme, loss in zip(self.schemes, self.losses, strict=True)
+            Option(sum(scheme.tensor_bytes(*self.shape)), loss, seconds)
+            for scheme, loss, seconds in zip(
+                self.schemes, self.losses, self.seconds or (0.0,) * len(self.schemes), strict=True
+            )
         ]
 
 
-def measure(model: FloatModel, meter: LossMeter, coded: CodedModel, report: Report | None = None) -> list[Sensitivity]:
-    """Quantise every tensor by itself and see what the answers say."""
+def measure(
+    model: FloatModel,
+    meter: LossMeter,
+    coded: CodedModel,
+    accuracy_levels: Mapping[str, int],
+    report: Report | None = None,
+) -> list[Sensitivity]:
+    """Quantise every tensor by itself and see what the answers say.
+
+    Args:
+        model: the float model.
+        meter: of the samples.
+        coded: the model's matrices, quantised.
+        accuracy_levels: at which each graph is computed; schemes that have no kernel there are left out.
+        report: told each tensor's name.
+    """
     tell, quantize = report or (lambda _: None), coded.quantize
     found = []
     for part, graph in model.graphs.items():
-        for name, (_, linear) in graph.linears().items():
+        level, tokens = accuracy_levels[part], 1 if part == "decoder" else ENCODER_TOKENS
+        schemes = with_kernel(SCHEMES, level, tokens)
+        linears = graph.linears()
+        for name, (_, linear) in linears.items():
             key = f"{part}: {name}"
             tell(key)
             weight, inputs = graph.weight(linear), coded.statistics(key)
@@ -92,10 +114,17 @@ def measure(model: FloatModel, meter: LossMeter, coded: CodedModel, report: Repo
                 squared = float((off.astype(np.float64) ** 2).sum()) if inputs is None else inputs.output_error(off)
                 return max(squared, 1e-30)
 
-            errors = {scheme: error(scheme) for scheme in SCHEMES}
-            curve = _curve([errors[a] for a in ANCHORS], anchors)
-            found.append(Sensitivity(key, shape, SCHEMES, tuple(curve(errors[s]) for s in SCHEMES)))
+            curve = _curve([error(a) for a in ANCHORS], anchors)
+            losses = tuple(curve(error(s)) for s in schemes)
+            is_decoded = part == "decoder" and _is_decoded(name, linears)
+            seconds = tuple(decode_seconds(s, *shape, level) for s in schemes) if is_decoded else ()
+            found.append(Sensitivity(key, shape, schemes, losses, seconds))
     return found
+
+
+def _is_decoded(name: str, linears: Collection[str]) -> bool:
+    """Whether every token of text is multiplied with it: not so a table that is only looked up, nor an adapter."""
+    return ".lora_" not in name and (name != "embed_tokens" or "lm_head" not in linears)
 
 
 def _curve(errors: Sequence[float], losses: Sequence[float]) -> Callable[[float], float]:
@@ -123,6 +152,7 @@ class Planner:
         method: str,
         size_of: SizeOf,
         verdict: LossMeter | None = None,
+        limit_seconds: float | None = None,
     ) -> None:
         """Nothing is solved yet.
 
@@ -134,12 +164,14 @@ class Planner:
             method: by which they are.
             size_of: a whole bundle's bytes.
             verdict: of still others, which say what the chosen plan loses; None for the same.
+            limit_seconds: that a token of text may take in the matrices' kernels; None for any.
         """
         self._model, self._meter, self._verdict = model, meter, verdict or meter
         self._sensitivities = sensitivities
         self._coded, self._method = coded, method
         self._size_of = size_of
         self._options = [s.options for s in sensitivities]
+        self._limit_seconds = limit_seconds
 
     def for_size(self, limit_bytes: int) -> Plan:
         """The best plan that fits.
@@ -148,13 +180,19 @@ class Planner:
         2 bits and those uniform ones that seem best are measured beside the solver's own, and the best is taken.
 
         Raises:
-            InputError: nothing fits; says what the smallest bundle needs.
+            InputError: nothing fits or is fast enough; says what the smallest bundle needs, or how fast the fastest is.
         """
+        self._refuse_speed()
         plain = self._uniform_within(limit_bytes)
         found = [*plain, *(self._fitting(limit_bytes, fewest) for fewest in (2, 4))]
         candidates = list(dict.fromkeys(solution for solution in found if solution is not None))
         if not candidates:
             smallest = self._size_of(self._schemes(frontier(self._options)[0]))
+            if smallest <= limit_bytes and self._limit_seconds is not None:
+                raise InputError(
+                    f"size is {limit_bytes / 1e6:.1f} MB and speed is {1 / self._limit_seconds:.3g} tokens/s, expected"
+                    " a larger size or a lower speed: no bundle has both"
+                )
             raise InputError(
                 f"size is {limit_bytes / 1e6:.1f} MB, expected at least {smallest / 1e6:.1f} MB for this model"
             )
@@ -170,12 +208,13 @@ class Planner:
         """The smallest plan that loses at most so much.
 
         Raises:
-            InputError: the most exact plan loses more.
+            InputError: the most exact plan loses more, or none is both as exact and as fast.
         """
+        self._refuse_speed()
         correction = 1.0
         best: tuple[Solution, float] | None = None
         for _ in range(ROUNDS):
-            solution = within_loss(self._options, limit / correction)
+            solution = within_loss(self._options, limit / correction, self._limit_seconds)
             if solution is None:
                 break
             lost = self._predicted(solution)
@@ -189,6 +228,11 @@ class Planner:
             lost = self._predicted(finest)
             if lost > limit:
                 raise InputError(f"loss is {limit:g}, expected at least {lost:.2g} for this model")
+            if self._limit_seconds is not None and finest.seconds > self._limit_seconds:
+                raise InputError(
+                    f"loss is {limit:g} and speed is {1 / self._limit_seconds:.3g} tokens/s, expected a larger loss or"
+                    " a lower speed: no bundle has both"
+                )
             best = finest, lost
         return self._plan(*best)
 
@@ -221,11 +265,11 @@ class Planner:
         options = [[own[at] for at in some] for own, some in zip(self._options, kept, strict=True)]
         overhead = 0
         for _ in range(ROUNDS):
-            found = within_bytes(options, limit_bytes - overhead)
+            found = within_bytes(options, limit_bytes - overhead, self._limit_seconds)
             if found is None:
                 return None
             chosen = tuple(some[at] for some, at in zip(kept, found.chosen, strict=True))
-            solution = Solution(chosen, found.size_bytes, found.loss)
+            solution = Solution(chosen, found.size_bytes, found.loss, found.seconds)
             size_bytes = self._size_of(self._schemes(solution))
             if 0 <= limit_bytes - size_bytes <= NEAR * limit_bytes:
                 return solution
@@ -238,9 +282,13 @@ class Planner:
         """The uniform solutions that seem best of those that fit."""
         found = []
         for scheme in SCHEMES:
+            if not any(scheme in s.schemes for s in self._sensitivities):
+                continue
             chosen = tuple(s.schemes.index(scheme) if scheme in s.schemes else 0 for s in self._sensitivities)
             there = [options[at] for options, at in zip(self._options, chosen, strict=True)]
-            found.append(Solution(chosen, sum(o.size_bytes for o in there), sum(o.loss for o in there)))
+            sums = sum(o.size_bytes for o in there), sum(o.loss for o in there), sum(o.seconds for o in there)
+            if self._limit_seconds is None or sums[2] <= self._limit_seconds:
+                found.append(Solution(chosen, *sums))
         fitting: list[Solution] = []
         for solution in sorted(found, key=lambda s: s.loss):
             if solution.size_bytes < limit_bytes and self._size_of(self._schemes(solution)) <= limit_bytes:
@@ -248,6 +296,15 @@ class Planner:
             if len(fitting) == UNIFORM:
                 break
         return fitting
+
+    def _refuse_speed(self) -> None:
+        """Name the fastest there is where more is asked for."""
+        least = fastest(self._options)
+        if self._limit_seconds is not None and least > self._limit_seconds:
+            raise InputError(
+                f"speed is {1 / self._limit_seconds:.3g} tokens/s, expected at most {1 / least:.3g} for this model on"
+                " this machine"
+            )
 
     def _lost(self, solution: Solution) -> float:
         return self.measured(self._schemes(solution)).mean_kl
@@ -267,6 +324,7 @@ class Planner:
             tensors=tensors,
             size_bytes=size_bytes,
             loss=loss,
+            decode_s=solution.seconds or None,
             frontier=tuple((s.size_bytes + beside, s.loss * correction) for s in shown),
         )
 

@@ -18,6 +18,7 @@ class Request:
     Attributes:
         size_bytes: of the whole bundle at most, ``quality.json`` left out.
         loss: mean KL over the modes at most, in nats.
+        speed: tokens of text a second at least, in the decoder's matrices; beside a size or a loss, or alone.
         plan: to be replayed.
         samples: lines of JSON; None for the packaged ones.
         items: packaged samples of each mode.
@@ -25,6 +26,7 @@ class Request:
 
     size_bytes: int | None = None
     loss: float | None = None
+    speed: float | None = None
     plan: Plan | None = None
     samples: Path | None = None
     items: int = 96
@@ -35,6 +37,10 @@ class Request:
             raise InputError(f"{' and '.join(given)} are given, expected one of size, loss and plan file")
         if self.loss is not None and not 0 < self.loss < float("inf"):
             raise InputError(f"loss is {self.loss}, expected a positive number of nats")
+        if self.speed is not None and not 0 < self.speed < float("inf"):
+            raise InputError(f"speed is {self.speed}, expected a positive number of tokens a second")
+        if self.speed is not None and self.plan is not None:
+            raise InputError("speed and plan are given, expected one of them: a plan file says every scheme")
 
     def samples_mark(self) -> list[object]:
         """The same for requests that calibrate on the same samples.
@@ -52,4 +58,4 @@ class Request:
     @property
     def is_solved(self) -> bool:
         """A plan has to be found."""
-        return self.size_bytes is not None or self.loss is not None
+        return self.size_bytes is not None or self.loss is not None or self.speed is not None

@@ -26,6 +26,7 @@ from .allocator import Planner, measure
 from .budget import Request
 from .bundle_size import bundle_bytes, float_bundle, linear_names
 from .calibrate import StatisticsFolder, calibrate
+from .kernel_time import ENCODER_TOKENS, refuse_without_kernel
 from .memory_estimate import refuse_little_memory, stages_in_memory
 from .quantized_cache import CodedModel
 from .quantized_store import CodesFolder
@@ -33,6 +34,7 @@ from .sensitivity import LossMeter
 from .sequential import quantize_in_order
 from .splits import in_turns, in_two, judged_beside, judged_of
 
+ANY_SIZE = 1 << 62  # bytes, where speed alone is asked for
 Report = Callable[[str], None]
 
 
@@ -76,7 +78,7 @@ def prepared(
         refuse_little_memory(
             float_model, samples, alone, [*together, *verdict], ram_bytes, runs=2 if is_in_order else 1
         )
-        work = _Work(folder, checkpoint, model, recipe, manifest, ram_bytes, tell)
+        work = _Work(folder, checkpoint, model, recipe, manifest, ram_bytes, tell, request.speed)
         apart = {id(sample) for sample in judged} if len(judged) < len(samples) else set()
         seen = [sample for sample in samples if id(sample) not in apart]
         if request.is_solved or not is_in_order:
@@ -85,10 +87,10 @@ def prepared(
         if request.is_solved:
             planner = work.planner(plan.method, alone, together, verdict)
             tell("solver")
-            if request.size_bytes is not None:
-                plan = planner.for_size(request.size_bytes)
-            elif request.loss is not None:
+            if request.loss is not None:
                 plan = planner.for_loss(request.loss)
+            else:
+                plan = planner.for_size(ANY_SIZE if request.size_bytes is None else request.size_bytes)
         elif not plan.tensors or is_in_order:  # what comes in order has to know all that comes before
             plan = replace(plan, tensors=_uniform(float_model, recipe) | dict(plan.tensors))
         _check_names(plan, model, recipe)
@@ -115,7 +117,9 @@ class _Work:
         manifest: Manifest,
         ram_bytes: int | None,
         report: Report,
+        speed: float | None = None,
     ) -> None:
+        self._speed = speed
         self._folder, self._model, self._recipe, self._manifest = folder, model, recipe, manifest
         self._open_sessions = stages_in_memory(checkpoint, ram_bytes)
         self._report = report
@@ -132,7 +136,8 @@ class _Work:
         opened = FloatModel(self._folder / "float", self._manifest, open_sessions=self._open_sessions)
         coded = self._coded = CodedModel(opened, METHODS[method], self.statistics.find)
         meter = LossMeter(opened, alone)
-        sensitivities = measure(opened, meter, coded, lambda key: self._report(f"sensitivity: {key}"))
+        levels = {part: accuracy_level_of(part, self._recipe) for part in opened.graphs}
+        sensitivities = measure(opened, meter, coded, levels, lambda key: self._report(f"sensitivity: {key}"))
 
         def size_of(tensors: Mapping[str, Scheme | None]) -> int:
             own = Plan(method=method, tensors=tensors)
@@ -140,7 +145,8 @@ class _Work:
 
         whole = LossMeter(opened, together, from_start=True)
         last = LossMeter(opened, verdict, from_start=True) if verdict else None
-        return Planner(opened, whole, sensitivities, coded, method, size_of, last)
+        limit = None if self._speed is None else 1 / self._speed
+        return Planner(opened, whole, sensitivities, coded, method, size_of, last, limit)
 
     def quantize_in_order(self, plan: Plan, samples: Sequence[Sample]) -> None:
         """Fill ``codes``; what is measured from here on is of them."""
@@ -183,8 +189,18 @@ def _uniform(model: FloatModel, recipe: Recipe) -> dict[str, Scheme | None]:
     return found
 
 
+def accuracy_level_of(part: str, recipe: Recipe) -> int:
+    """At which a graph's linear layers are computed (``bundle_writer.build_graphs``)."""
+    return recipe.accuracy_level if part == "decoder" else 0
+
+
 def _check_names(plan: Plan, model: Model, recipe: Recipe) -> None:
     """Refuse a plan for tensors that the model does not have."""
     there = linear_names(model, recipe)
     if unknown := sorted(plan.tensors.keys() - there):
         raise InputError(f"plan: the model has no tensor '{unknown[0]}', expected names as in a plan made for it")
+    for key, scheme in plan.tensors.items():
+        if scheme is not None:
+            part = key.partition(": ")[0]
+            tokens = 1 if part == "decoder" else ENCODER_TOKENS
+            refuse_without_kernel(key, scheme, accuracy_level_of(part, recipe), tokens)
