@@ -24,13 +24,15 @@ REQUIRED = {  # package: least version, as in pyproject.toml
     "onnxruntime-genai": "0.18",
     "tokenizers": "0.20",
     "jinja2": "3.1",
-    "opencv-python-headless": "4.9",
+    "pillow": "11.3",
     "soundfile": "0.12",
     "soxr": "0.3.2",
     "click": "8.1",
     "rich": "13",
 }
 OPTIONAL = {  # package: (what it is for, extra)
+    "av": ("sounds of phones and browsers: M4A, MP4, WebM, AAC", "media"),
+    "pillow-heif": ("pictures of iPhones: HEIC", "media"),
     "llguidance": ("answers that follow a grammar or JSON schema", "guidance"),
     "onnx-ir": ("palmtop export, verify and demo", "export"),
     "safetensors": ("palmtop export, verify and demo", "export"),
@@ -91,8 +93,6 @@ def _python() -> Finding:
 def _packages() -> Iterator[Finding]:
     for package, least in REQUIRED.items():
         version = _version(package)
-        if version is None and package == "opencv-python-headless":
-            version = _version("opencv-python")
         if version is None:
             advice = f"pip install '{package}>={least}'"
             yield Finding(name=package, level="problem", found="not installed", advice=advice)

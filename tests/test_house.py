@@ -62,6 +62,8 @@ CROWDED = {"export/graph"}
 NATIVE = {
     "onnxruntime_genai": {"palmtop.runtime.session"},
     "llguidance": {"palmtop.runtime.decoding.guided_decoding"},
+    "PIL": {"palmtop.runtime.processor.images.image_file"},
+    "soundfile": {"palmtop.runtime.processor.sounds.stream", "palmtop.runtime.reference.heldout"},
     "onnxruntime": {
         "palmtop.runtime.media.encoder_runner",
         "palmtop.runtime.providers.plugins",
@@ -71,14 +73,14 @@ NATIVE = {
         "palmtop.export.measure.onnx_decoder",
     },
 }
-ONLY_IN_TESTS = ("torch", "transformers", "peft", "sklearn", "skimage", "PIL", "torchvision")
+ONLY_IN_TESTS = ("torch", "transformers", "peft", "sklearn", "skimage", "torchvision", "cv2")
 HEAVY = (
     "numpy",
     "onnxruntime",
     "onnxruntime_genai",
     "onnx",
     "onnx_ir",
-    "cv2",
+    "PIL",
     "librosa",
     "soxr",
     "llguidance",

@@ -13,12 +13,25 @@ import traceback
 import cv2
 import numpy as np
 import soundfile
+from PIL import Image
 
 from palmtop.errors import PalmtopError
 from palmtop.runtime.processor.images.image_file import load_image
 from palmtop.runtime.processor.sounds.sound_file import load_audio
 from tests.hostile.mutations import mutate
 
+_SOUNDS = (
+    ("WAV", "PCM_16"),
+    ("WAV", "MS_ADPCM"),
+    ("RF64", "PCM_16"),
+    ("W64", "PCM_16"),
+    ("AIFF", "PCM_16"),
+    ("AU", "PCM_16"),
+    ("CAF", "PCM_16"),
+    ("FLAC", "PCM_16"),
+    ("OGG", "VORBIS"),
+    ("MP3", None),
+)
 MEMORY_BYTES = 6 << 30  # of address space: a mutant that wants more has found a bomb
 
 
@@ -27,8 +40,12 @@ def originals() -> list[tuple[str, bytes]]:
     random = np.random.default_rng(0)
     picture = cv2.resize(random.integers(0, 255, (8, 8, 3), dtype=np.uint8), (64, 48))
     files = [("image", bytes(cv2.imencode(f".{end}", picture)[1])) for end in ("png", "jpg")]
+    for form in ("BMP", "GIF", "TIFF", "WEBP", "AVIF"):
+        stream = io.BytesIO()
+        Image.fromarray(picture).save(stream, form)
+        files.append(("image", stream.getvalue()))
     sound = (random.standard_normal((4000, 2)) * 0.1).astype(np.float32)
-    for kind, subtype in (("WAV", "PCM_16"), ("FLAC", "PCM_16"), ("OGG", "VORBIS"), ("MP3", None)):
+    for kind, subtype in _SOUNDS:
         buffer = io.BytesIO()
         soundfile.write(buffer, sound, 16000, format=kind, subtype=subtype)
         files.append(("audio", buffer.getvalue()))

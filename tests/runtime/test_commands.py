@@ -48,7 +48,7 @@ def test_help_lists_every_command_and_imports_nothing_heavy() -> None:
         "from palmtop.__main__ import main\n"
         "try: main()\n"
         "except SystemExit: pass\n"
-        "heavy = {'numpy', 'onnxruntime', 'onnxruntime_genai', 'cv2', 'librosa', 'soxr', 'rich', 'tokenizers'}\n"
+        "heavy = {'numpy', 'onnxruntime', 'onnxruntime_genai', 'PIL', 'librosa', 'soxr', 'rich', 'tokenizers'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

@@ -1,11 +1,17 @@
 """Image files become RGB arrays, as transformers' image loading would show them.
 
-Equal to Pillow's ``exif_transpose`` and transformers' ``convert_to_rgb``: transparent pixels are laid over
-white. One stated difference: 16-bit grey keeps its upper 8 bits, where Pillow clips everything above 255.
+Pillow decodes, as it does there: palettes, masks, row orders, CMYK and EXIF orientation are its own. Transparent
+pixels are laid over white. Two stated differences: 16-bit grey keeps its upper 8 bits, where Pillow clips everything
+above 255; a BMP whose alpha is 0 everywhere is opaque.
 """
 
 from __future__ import annotations
 
+import contextlib
+import importlib
+import io
+import threading
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +20,7 @@ from numpy.typing import NDArray
 
 from palmtop.errors import InputError
 from palmtop.runtime.processor.cancellation_points import Between, go_on
+from palmtop.runtime.processor.shown import shown
 
 from .image_header import EXPECTED, ImageHeader, read_header
 
@@ -22,14 +29,15 @@ MAX_PIXELS = 1 << 27
 MAX_FILE_BYTES = 1 << 28
 BLEND_ROWS = 256
 """Rows laid over white at a time: bounds working memory and the wait for whoever wants to stop."""
+_WARNINGS = threading.Lock()
 
 
 def load_image(source: str | Path | bytes | NDArray[np.uint8], between: Between = go_on) -> NDArray[np.uint8]:
-    """Decode an image, upright and without alpha.
+    """Decode an image, upright and without alpha; of an animation, the first picture.
 
     Args:
         source: a path, the bytes of a file, or pixels: [H, W], [H, W, 1], [H, W, 3] RGB or [H, W, 4] RGBA.
-        between: called between two pieces of the work; OpenCV's decoding is one piece, of ``MAX_PIXELS`` at most.
+        between: called between two pieces of the work; Pillow's decoding is one piece, of ``MAX_PIXELS`` at most.
 
     Returns:
         [H, W, 3] RGB.
@@ -41,7 +49,7 @@ def load_image(source: str | Path | bytes | NDArray[np.uint8], between: Between 
         return _from_pixels(source, "image array", between)
     if not isinstance(source, (str, Path, bytes)):
         raise InputError(f"image: found {type(source).__name__}, expected a path, bytes, or an array of pixels")
-    name = f"image of {len(source)} bytes" if isinstance(source, bytes) else str(source)
+    name = shown(source, "image")
     data = source if isinstance(source, bytes) else _read_file(Path(source), name)
     header = read_header(data, name)
     if not header.is_whole:
@@ -71,41 +79,61 @@ def _read_file(path: Path, name: str) -> bytes:
 
 
 def _decode(data: bytes, header: ImageHeader, name: str) -> NDArray[Any]:
-    """Grey, RGB or RGBA pixels, upright, 8 or 16 bits."""
-    import cv2
+    """Grey, RGB or RGBA pixels, upright, 8 bits."""
+    from PIL import Image, ImageOps, features
 
-    level = cv2.utils.logging.getLogLevel()
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # the error below says it better
-    try:
-        image: Any = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    except cv2.error as error:
-        raise InputError(f"{name}: the {header.format} file cannot be decoded: {error.err}") from error
-    finally:
-        cv2.utils.logging.setLogLevel(level)
-    if image is None:
-        raise InputError(f"{name}: the {header.format} file is damaged or truncated, found {len(data)} bytes")
-    if image.ndim == 2 and header.clear_level is not None:
-        image = np.where(image == header.clear_level, np.array(-1).astype(image.dtype), image)
-    if image.ndim == 3 and image.shape[2] == 3:
-        image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-    elif image.ndim == 3 and image.shape[2] == 4:
-        image = cv2.cvtColor(image, cv2.COLOR_BGRA2RGBA)
-        if header.format == "TIFF" and image.dtype == np.uint8:
-            return _turn_upright(_finish_blend(image), header.orientation)
-    if image.dtype == np.uint16:
-        image = (image >> 8).astype(np.uint8)
-    return _turn_upright(image, header.orientation)
+    if header.format == "HEIC":
+        try:
+            pillow_heif: Any = importlib.import_module("pillow_heif")
+        except ImportError as error:
+            raise InputError(
+                f"{name}: found a HEIC file, which needs pillow-heif: pip install 'palmtop[media]', or save the "
+                "picture as JPEG"
+            ) from error
+        pillow_heif.register_heif_opener()
+    if header.format == "AVIF" and not features.check("avif"):
+        raise InputError(
+            f"{name}: found an AVIF file, which this build of Pillow does not read: pip install -U pillow, or save the "
+            "picture as JPEG"
+        )
+    form = {"HEIC": "HEIF", "WebP": "WEBP"}.get(header.format, header.format)
+    with _WARNINGS, warnings.catch_warnings():  # of large pictures and odd metadata: not the user's concern
+        warnings.simplefilter("ignore")
+        try:
+            # Named, so that no other of Pillow's decoders is tried; an MPO is a JPEG with more pictures behind it.
+            with Image.open(io.BytesIO(data), formats=[form, "MPO"] if form == "JPEG" else [form]) as image:
+                if image.width * image.height > MAX_PIXELS:
+                    size = f"{image.width} x {image.height} pixels"
+                    raise InputError(f"{name}: found a {header.format} of {size}, expected at most {MAX_PIXELS} in all")
+                image.load()
+                upright: Any = image
+                with contextlib.suppress(Exception):  # broken EXIF is no reason to refuse a picture
+                    upright = ImageOps.exif_transpose(image)
+                return _as_pixels(upright, is_bmp=form == "BMP")
+        except (InputError, MemoryError):
+            raise
+        except Exception as error:  # Pillow's decoders raise whatever a damaged file makes them
+            reason = " ".join(str(error).split())[:100]
+            found = f"{len(data)} bytes ({reason})"
+            raise InputError(f"{name}: the {header.format} file is damaged or truncated, found {found}") from error
 
 
-def _turn_upright(image: NDArray[Any], orientation: int) -> NDArray[Any]:
-    """Undo EXIF orientation 1..8."""
-    if orientation >= 5:
-        image = image.swapaxes(0, 1)
-    if orientation in (3, 4, 7, 8):
-        image = image[::-1]
-    if orientation in (2, 3, 6, 7):
-        image = image[:, ::-1]
-    return image
+def _as_pixels(image: Any, *, is_bmp: bool) -> NDArray[np.uint8]:
+    """[H, W], [H, W, 3] or [H, W, 4]."""
+    if image.mode.startswith("I;16"):
+        grey = np.asarray(image)
+        levels = np.asarray(grey >> 8, np.uint8)
+        clear = image.info.get("transparency")
+        return np.where(grey == clear, np.uint8(255), levels) if isinstance(clear, int) else levels
+    if image.mode == "I":  # Pillow before 12 gives 16-bit grey in 32 bits
+        return np.asarray(np.clip(np.asarray(image) >> 8, 0, 255), np.uint8)
+    is_clear = image.has_transparency_data
+    if not is_clear and image.mode == "L":
+        return np.asarray(image)
+    pixels = np.asarray(image.convert("RGBA" if is_clear else "RGB"))
+    if is_bmp and is_clear and not pixels[:, :, 3].any():
+        return pixels[:, :, :3]  # written by programs that leave the byte unused; browsers show it as well
+    return pixels
 
 
 def _from_pixels(image: NDArray[Any], name: str, between: Between) -> NDArray[np.uint8]:
@@ -120,12 +148,6 @@ def _from_pixels(image: NDArray[Any], name: str, between: Between) -> NDArray[np
     elif image.shape[2] == 4:
         image = _lay_over_white(image, between)
     return np.ascontiguousarray(image)
-
-
-def _finish_blend(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Over white, where libtiff has multiplied the colours by alpha already; within 1 level of Pillow."""
-    blend = image[:, :, :3] + (255 - image[:, :, 3:].astype(np.uint16))
-    return np.asarray(np.minimum(blend, 255), np.uint8)
 
 
 def _lay_over_white(image: NDArray[np.uint8], between: Between) -> NDArray[np.uint8]:

@@ -1,7 +1,6 @@
-"""What the first bytes of an image file say: format, size, orientation, and whether the file is whole.
+"""What the first bytes of an image file say: format, size, and whether the file is whole.
 
-Read before decoding, so that a small file which promises a huge picture costs nothing, and so that EXIF
-orientation works the same for every OpenCV (which ignores it when asked to keep alpha). Decodes no pixels.
+Read before decoding, so that a small file which promises a huge picture costs nothing. Decodes no pixels.
 """
 
 from __future__ import annotations
@@ -11,8 +10,10 @@ from dataclasses import dataclass
 
 from palmtop.errors import InputError
 
-EXPECTED = "expected a PNG, JPEG, WebP, BMP, GIF or TIFF file"
-_ORIENTATION, _WIDTH, _HEIGHT = 274, 256, 257
+EXPECTED = "expected a PNG, JPEG, WebP, BMP, GIF, TIFF, AVIF or HEIC file"
+_WIDTH, _HEIGHT = 256, 257
+
+_HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,20 +21,16 @@ class ImageHeader:
     """Size as stored, before orientation.
 
     Attributes:
-        format: "PNG", "JPEG", "WebP", "BMP", "GIF" or "TIFF".
-        width: pixels.
-        height: pixels.
-        orientation: EXIF's 1..8; 1 for TIFF, whose decoder applies the tag itself.
+        format: "PNG", "JPEG", "WebP", "BMP", "GIF", "TIFF", "AVIF" or "HEIC".
+        width: pixels; 0 for AVIF and HEIC, where only the decoder tells.
+        height: pixels, likewise.
         is_whole: the end marker is there, or the format has none.
-        clear_level: the one transparent level of a grey PNG, as decoded: OpenCV drops it.
     """
 
     format: str
     width: int
     height: int
-    orientation: int = 1
     is_whole: bool = True
-    clear_level: int | None = None
 
 
 def read_header(data: bytes, name: str) -> ImageHeader:
@@ -63,6 +60,12 @@ def read_header(data: bytes, name: str) -> ImageHeader:
         if data[:4] in (b"II*\0", b"MM\0*"):
             tags = _tiff_tags(data)
             return ImageHeader(format="TIFF", width=tags[_WIDTH], height=tags[_HEIGHT])
+        if data[4:8] == b"ftyp":
+            brands = data[8 : min(struct.unpack_from(">I", data)[0], 256)]
+            if b"avif" in brands or b"avis" in brands:
+                return ImageHeader(format="AVIF", width=0, height=0)
+            if any(brand in brands for brand in _HEIC_BRANDS):
+                return ImageHeader(format="HEIC", width=0, height=0)
     except (struct.error, IndexError, KeyError) as error:
         raise InputError(f"{name}: the image ends inside its header, after {len(data)} bytes") from error
     found = "an empty file" if not data else f"{len(data)} bytes that begin with {data[:8]!r}"
@@ -70,31 +73,18 @@ def read_header(data: bytes, name: str) -> ImageHeader:
 
 
 def _read_png(data: bytes) -> ImageHeader:
-    width, height, depth, colour = struct.unpack_from(">IIBB", data, 16)
-    position, orientation, is_whole, clear_level = 8, 1, False, None
-    while position + 8 <= len(data):
+    width, height = struct.unpack_from(">II", data, 16)
+    position, is_whole = 8, False
+    while position + 8 <= len(data) and not is_whole:
         size, kind = struct.unpack_from(">I4s", data, position)
-        if kind == b"IEND":
-            is_whole = True
-            break
-        if kind == b"eXIf":
-            orientation = _orientation(data[position + 8 : position + 8 + size])
-        if kind == b"tRNS" and (depth, colour) in ((8, 0), (16, 0)):
-            clear_level = struct.unpack_from(">H", data, position + 8)[0]
+        is_whole = kind == b"IEND"
         position += size + 12
-    return ImageHeader(
-        format="PNG",
-        width=width,
-        height=height,
-        orientation=orientation,
-        is_whole=is_whole,
-        clear_level=clear_level,
-    )
+    return ImageHeader(format="PNG", width=width, height=height, is_whole=is_whole)
 
 
 def _read_jpeg(data: bytes) -> ImageHeader:
     width = height = 0
-    position, orientation = 2, 1
+    position = 2
     while True:
         while data[position] != 0xFF or data[position + 1] == 0xFF:  # fill bytes are allowed before a marker
             position += 1
@@ -102,19 +92,17 @@ def _read_jpeg(data: bytes) -> ImageHeader:
         if marker == 0xDA:
             # Entropy-coded data escapes 0xFF, so an end marker behind the start of scan is a real one.
             is_whole = data.find(b"\xff\xd9", position) > 0 and width > 0
-            return ImageHeader(format="JPEG", width=width, height=height, orientation=orientation, is_whole=is_whole)
+            return ImageHeader(format="JPEG", width=width, height=height, is_whole=is_whole)
         size = struct.unpack_from(">H", data, position + 2)[0]
         body = position + 4
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             height, width = struct.unpack_from(">HH", data, body + 1)
-        elif marker == 0xE1 and data[body : body + 6] == b"Exif\0\0":
-            orientation = _orientation(data[body + 6 : position + 2 + size])
         position += 2 + size
 
 
 def _read_webp(data: bytes) -> ImageHeader:
     total = struct.unpack_from("<I", data, 4)[0] + 8
-    position, orientation, width, height = 12, 1, 0, 0
+    position, width, height = 12, 0, 0
     while position + 8 <= min(total, len(data)):
         kind, size = struct.unpack_from("<4sI", data, position)
         body = position + 8
@@ -126,20 +114,9 @@ def _read_webp(data: bytes) -> ImageHeader:
         elif kind == b"VP8L" and not width:
             bits = struct.unpack_from("<I", data, body + 1)[0]
             width, height = (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
-        elif kind == b"EXIF":
-            orientation = _orientation(data[body : body + size].removeprefix(b"Exif\0\0"))
         position = body + size + size % 2
     is_whole = len(data) >= total and width > 0
-    return ImageHeader(format="WebP", width=width, height=height, orientation=orientation, is_whole=is_whole)
-
-
-def _orientation(exif: bytes) -> int:
-    """EXIF is a small TIFF; a broken one is no reason to refuse the picture."""
-    try:
-        value = _tiff_tags(exif).get(_ORIENTATION, 1)
-    except struct.error:
-        return 1
-    return value if 1 <= value <= 8 else 1
+    return ImageHeader(format="WebP", width=width, height=height, is_whole=is_whole)
 
 
 def _tiff_tags(data: bytes) -> dict[int, int]:

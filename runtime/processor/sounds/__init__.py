@@ -1,1 +1,1 @@
-"""Sound files to log-mel frames: one file for each kind of audio processor."""
+"""Sound files to log-mel frames: one file for each container family and each kind of audio processor."""

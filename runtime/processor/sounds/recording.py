@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,8 @@ from numpy.typing import NDArray
 
 from palmtop.errors import InputError
 
-from .sound_file import EXPECTED, MAX_RATE_HZ, MIN_RATE_HZ, MIN_SOUND_S
+from .sound_file import MAX_RATE_HZ, MIN_RATE_HZ, MIN_SOUND_S
+from .stream import SoundStream
 
 QUIET_S = 0.2  # length of the pause that is looked for
 SEARCHED_SHARE = 0.25  # of a window, at its end, in which the cut may lie
@@ -25,7 +25,7 @@ class Window:
     Attributes:
         start_s: where it begins.
         end_s: where it ends.
-        total_s: length of the recording, as its header says.
+        total_s: length of the recording, as counted or stated; what was heard so far if only decoding tells.
         samples: [N] float32, mono.
         rate_hz: of the samples.
     """
@@ -43,45 +43,29 @@ def read_windows(path: Path, window_s: float) -> Iterator[Window]:
     Raises:
         InputError: the file is missing, no sound, broken off, or holds samples that are not finite.
     """
-    import soundfile
-
-    if not path.is_file():
-        raise InputError(f"{path}: no such file, {EXPECTED}")
-    try:
-        with soundfile.SoundFile(os.fsencode(path)) as file:
-            rate = int(file.samplerate)
-            if not MIN_RATE_HZ <= rate <= MAX_RATE_HZ:
-                raise InputError(f"{path}: the rate is {rate} Hz, expected {MIN_RATE_HZ} to {MAX_RATE_HZ} Hz")
-            total, done = int(file.frames), 0
-            wanted = int(window_s * rate)
-            held = np.zeros(0, np.float32)
-            while True:
-                block = file.read(wanted - len(held), dtype="float32", always_2d=True)
-                held = np.concatenate([held, block.mean(axis=1, dtype=np.float32)])
-                if not np.isfinite(held).all():
-                    raise InputError(f"{path}: a sample after {done / rate:.1f} s is not finite")
-                ended = len(held) < wanted
-                cut = len(held) if ended else quiet_place(held, rate)
-                if cut >= MIN_SOUND_S * rate:
-                    yield Window(
-                        start_s=done / rate,
-                        end_s=(done + cut) / rate,
-                        total_s=total / rate,
-                        samples=held[:cut],
-                        rate_hz=rate,
-                    )
-                done, held = done + cut, held[cut:].copy()
-                if ended:
-                    break
-    except soundfile.LibsndfileError as error:
-        reason = error.error_string.rstrip(".") or "broken stream"
-        raise InputError(f"{path}: cannot be decoded ({reason}), {EXPECTED}") from error
-    except (ValueError, RuntimeError, AssertionError) as error:  # soundfile trusts the number of frames in a header
-        raise InputError(f"{path}: cannot be decoded ({error!s:.100}), {EXPECTED}") from error
-    if total - done > rate // 10:
-        raise InputError(
-            f"{path}: the sound is truncated: it ends after {done / rate:.2f} s, expected {total / rate:.2f} s"
-        )
+    with SoundStream(path, str(path)) as stream:
+        rate = stream.rate_hz
+        if not MIN_RATE_HZ <= rate <= MAX_RATE_HZ:
+            raise InputError(f"{path}: the rate is {rate} Hz, expected {MIN_RATE_HZ} to {MAX_RATE_HZ} Hz")
+        done, wanted, ended = 0, int(window_s * rate), False
+        held = np.zeros(0, np.float32)
+        while not ended:
+            while len(held) < wanted and not ended:
+                block = stream.read(wanted - len(held))
+                held = np.concatenate([held, block])
+                ended = not len(block)
+            if not np.isfinite(held).all():
+                raise InputError(f"{path}: a sample after {done / rate:.1f} s is not finite")
+            cut = len(held) if ended else quiet_place(held, rate)
+            if cut >= MIN_SOUND_S * rate:
+                yield Window(
+                    start_s=done / rate,
+                    end_s=(done + cut) / rate,
+                    total_s=max(stream.frames, done + len(held)) / rate,
+                    samples=held[:cut],
+                    rate_hz=rate,
+                )
+            done, held = done + cut, held[cut:].copy()
 
 
 def quiet_place(samples: NDArray[np.float32], rate_hz: int) -> int:

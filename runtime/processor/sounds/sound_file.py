@@ -5,7 +5,6 @@ Channels are averaged and then resampled (soxr, high quality), in that order, as
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,12 @@ from numpy.typing import NDArray
 
 from palmtop.errors import InputError
 from palmtop.runtime.processor.cancellation_points import Between, go_on
+from palmtop.runtime.processor.shown import shown
 
-EXPECTED = "expected a WAV, FLAC, Ogg or MP3 file"
+from .stream import EXPECTED, SoundStream
+
+__all__ = ["EXPECTED", "MAX_RATE_HZ", "MIN_RATE_HZ", "MIN_SOUND_S", "load_audio"]
+
 MIN_SOUND_S = 0.02
 MAX_SAMPLES = 1 << 27
 """Mono samples at either rate: 512 MB, 46 minutes at 48 kHz, 2 h 20 min at 16 kHz."""
@@ -49,7 +52,7 @@ def load_audio(
     elif not isinstance(source, (str, Path, bytes)):
         raise InputError(f"sound: found {type(source).__name__}, expected a path, bytes, or (samples, rate in Hz)")
     else:
-        name = f"sound of {len(source)} bytes" if isinstance(source, bytes) else str(source)
+        name = shown(source, "sound")
         samples, rate = _decode(source, rate_hz, name, between)
     finite = np.isfinite(samples)
     if not finite.all():
@@ -63,38 +66,16 @@ def load_audio(
 
 def _decode(source: str | Path | bytes, rate_hz: int, name: str, between: Between) -> tuple[NDArray[np.float32], int]:
     """Mono samples at the file's own rate, and that rate."""
-    import soundfile
-
-    if isinstance(source, bytes):
-        length = len(source)
-    else:
-        try:
-            length = Path(source).stat().st_size
-        except OSError as error:
-            raise InputError(f"{name}: {error.strerror or error}, {EXPECTED}") from error
-        except ValueError as error:  # a NUL byte, or half a surrogate pair
-            raise InputError(f"{name!r}: is no path ({error}), {EXPECTED}") from error
-    if length == 0:
-        raise InputError(f"{name}: found an empty file, {EXPECTED}")
-    try:
-        with soundfile.SoundFile(io.BytesIO(source) if isinstance(source, bytes) else str(source)) as file:
-            rate, promised = int(file.samplerate), int(file.frames)
-            _check_size(promised, rate, rate_hz, name)
-            blocks = []
-            # Not file.blocks(): behind a stream that breaks off it yields stale memory (soundfile 0.13).
-            while len(block := file.read(BLOCK_SAMPLES, dtype="float32", always_2d=True)):
-                between()
-                blocks.append(block.mean(axis=1))
-    except soundfile.LibsndfileError as error:
-        reason = error.error_string.rstrip(".") or "broken stream"
-        raise InputError(f"{name}: {length} bytes cannot be decoded ({reason}), {EXPECTED}") from error
-    except (ValueError, RuntimeError, AssertionError) as error:  # soundfile trusts the number of frames in a header
-        raise InputError(f"{name}: {length} bytes cannot be decoded ({error!s:.100}), {EXPECTED}") from error
-    samples = np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
-    if promised - len(samples) > rate // 10:
-        found, whole = len(samples) / rate, promised / rate
-        raise InputError(f"{name}: the sound is truncated: it ends after {found:.2f} s, expected {whole:.2f} s")
-    return samples, rate
+    with SoundStream(source, name) as stream:
+        rate = stream.rate_hz
+        _check_size(stream.frames, rate, rate_hz, name)
+        blocks, done = [], 0
+        while len(block := stream.read(BLOCK_SAMPLES)):
+            between()
+            done += len(block)
+            _check_size(done, rate, rate_hz, name)  # a stream may state no length
+            blocks.append(block)
+    return np.concatenate(blocks) if blocks else np.zeros(0, np.float32), rate
 
 
 def _array_and_rate(source: tuple[Any, ...], name: str) -> tuple[NDArray[Any], int]:

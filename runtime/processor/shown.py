@@ -1,0 +1,25 @@
+"""How an error names what a user gave: in full where it is short, its beginning and length where it is not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+MAX_SHOWN = 200
+
+
+def shown(source: str | Path | bytes, kind: str) -> str:
+    """The name of a picture or sound in an error.
+
+    Args:
+        source: a path, the bytes of a file, or what was meant to be a path: some pass base64 for one.
+        kind: "image" or "sound".
+
+    >>> shown(b"abc", "image")
+    'image of 3 bytes'
+    >>> shown("iVBORw0KGgo" * 1000, "image")
+    'iVBORw0KGgoiVBORw0KGgoiVBORw0KGgoiVBORw0... (11000 characters)'
+    """
+    if isinstance(source, bytes):
+        return f"{kind} of {len(source)} bytes"
+    text = str(source)
+    return text if len(text) <= MAX_SHOWN else f"{text[:40]}... ({len(text)} characters)"

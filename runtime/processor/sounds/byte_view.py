@@ -1,0 +1,136 @@
+"""A file read through a small cache, and a read-only file made of pieces of another one.
+
+libsndfile believes the lengths that a container states. So a container is parsed here and shown to libsndfile as
+a view whose stated lengths are those that were found: own header bytes, then ranges of the original file.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+from bisect import bisect_right
+from dataclasses import dataclass, field
+from typing import BinaryIO
+
+from palmtop.errors import InputError
+
+BLOCK_BYTES = 1 << 18
+MAX_STREAMS = 1000
+Piece = bytes | tuple[int, int]
+"""Bytes of our own, or (first, last + 1) in the file."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SoundParts:
+    """What a container holds.
+
+    Attributes:
+        streams: each is decoded by itself, one after the other; the pieces of a stream make one sound file.
+        stated: length that the container states, in a unit of its choice; 0 if it states none.
+        found: length that is there, in the same unit.
+        unended: what shows that the end is missing where no length is stated, in words; empty if nothing does.
+        is_mpeg: libmpg123 decodes it, and writes to standard error.
+    """
+
+    streams: list[list[Piece]] = field(default_factory=list)
+    stated: int = 0
+    found: int = 0
+    unended: str = ""
+    is_mpeg: bool = False
+
+    def joined(self, other: SoundParts) -> SoundParts:
+        """This sound and the one behind it; both state a length, or neither does."""
+        return SoundParts(
+            streams=self.streams + other.streams,
+            stated=max(self.stated, self.found) + max(other.stated, other.found),
+            found=self.found + other.found,
+            unended=other.unended or self.unended,
+            is_mpeg=self.is_mpeg,
+        )
+
+
+class Reader:
+    """Any place of a file, read in blocks of ``BLOCK_BYTES``."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.size = file.seek(0, os.SEEK_END)
+        self._start = 0
+        self._block = b""
+
+    def at(self, start: int, count: int) -> bytes:
+        """``count`` bytes from ``start`` on, fewer at the end of the file; ``count`` is at most ``BLOCK_BYTES``."""
+        offset = start - self._start
+        if not 0 <= offset <= len(self._block) - count:
+            self.file.seek(start)
+            self._block = self.file.read(BLOCK_BYTES)
+            self._start, offset = start, 0
+        return self._block[offset : offset + count]
+
+    def number(self, start: int, count: int, order: str) -> int:
+        """An unsigned whole number; ``order`` is "little" or "big"."""
+        return int.from_bytes(self.at(start, count), "little" if order == "little" else "big")
+
+    def find(self, pattern: re.Pattern[bytes], start: int, stop: int, length: int) -> int:
+        """First place from ``start`` on where a pattern of ``length`` bytes matches; -1 if there is none."""
+        while start < stop:
+            block = self.at(start, min(BLOCK_BYTES, stop - start))
+            found = pattern.search(block)
+            if found:
+                return start + found.start()
+            if len(block) < length:
+                return -1
+            start += len(block) - length + 1
+        return -1
+
+
+class ByteView(io.RawIOBase):
+    """A read-only file made of pieces."""
+
+    def __init__(self, file: BinaryIO, pieces: list[Piece]) -> None:
+        super().__init__()
+        self._file = file
+        self._pieces = pieces
+        self._starts = [0]
+        for piece in pieces:
+            self._starts.append(self._starts[-1] + (len(piece) if isinstance(piece, bytes) else piece[1] - piece[0]))
+        self._place = 0
+
+    def readable(self) -> bool:
+        """Always."""
+        return True
+
+    def seekable(self) -> bool:
+        """Always."""
+        return True
+
+    def tell(self) -> int:
+        """The place of the next byte."""
+        return self._place
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Go to a place, which may lie behind the end."""
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._place, os.SEEK_END: self._starts[-1]}[whence]
+        self._place = max(0, base + offset)
+        return self._place
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        """Fill the buffer; fewer bytes at the end only, as libsndfile expects."""
+        done, wanted = 0, len(buffer)
+        while done < wanted and self._place < self._starts[-1]:
+            number = bisect_right(self._starts, self._place) - 1
+            piece = self._pieces[number]
+            inside = self._place - self._starts[number]
+            count = min(wanted - done, self._starts[number + 1] - self._place)
+            if isinstance(piece, bytes):
+                block = piece[inside : inside + count]
+            else:
+                self._file.seek(piece[0] + inside)
+                block = self._file.read(count)
+                if not block:
+                    raise InputError("the sound file became shorter while it was read")
+            buffer[done : done + len(block)] = block
+            done += len(block)
+            self._place += len(block)
+        return done

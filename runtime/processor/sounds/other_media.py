@@ -1,0 +1,112 @@
+"""Sounds in containers of phones and browsers (MP4, WebM, AAC, AMR, ASF), decoded by PyAV where it is installed."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from palmtop.errors import InputError
+
+_ASF = bytes.fromhex("3026b2758e66cf11")
+
+
+def media_kind(head: bytes) -> tuple[str, str] | None:
+    """(FFmpeg's name of the demuxer, name in an error) of a file that libsndfile does not read, by its first bytes."""
+    if head[4:8] == b"ftyp":
+        return "mp4", "an MP4 (M4A, 3GP or MOV)"
+    if head[:4] == b"\x1a\x45\xdf\xa3":
+        return "matroska", "a WebM or Matroska"
+    if head[:4] == b"OggS" and not any(mark in head for mark in (b"vorbis", b"OpusHead")):
+        return "ogg", "an Ogg without Vorbis or Opus"
+    if len(head) > 1 and head[0] == 0xFF and head[1] & 0xF6 == 0xF0:
+        return "aac", "an AAC (ADTS)"
+    if head[:5] == b"#!AMR":
+        return "amr", "an AMR"
+    if head[:8] == _ASF:
+        return "asf", "an ASF (WMA)"
+    return None
+
+
+class MediaStream:
+    """The first sound of a file, decoded by FFmpeg.
+
+    Attributes:
+        rate_hz: samples per second.
+        frames: samples of a channel that the container states; 0 if it states none.
+    """
+
+    def __init__(self, file: BinaryIO, kind: tuple[str, str], name: str) -> None:
+        """Open a file.
+
+        Raises:
+            InputError: PyAV is missing, or the file holds no sound that it can decode.
+        """
+        demuxer, found = kind
+        try:
+            av: Any = importlib.import_module("av")
+        except ImportError as error:
+            raise InputError(
+                f"{name}: found {found} file, which needs PyAV: pip install 'palmtop[media]', or convert it: "
+                "ffmpeg -i FILE sound.wav"
+            ) from error
+        self._errors: tuple[type[Exception], ...] = (av.error.FFmpegError, ValueError, OSError, EOFError)
+        self._name, self._found = name, found
+        file.seek(0)
+        try:
+            # The format is given, so that no playlist is followed.
+            self._container: Any = av.open(file, format=demuxer, metadata_errors="replace")
+        except self._errors as error:
+            raise self._broken(error) from error
+        stream: Any = next(iter(self._container.streams.audio), None)
+        if stream is None or not stream.codec_context or not stream.codec_context.sample_rate:
+            self._container.close()
+            raise InputError(f"{name}: found {found} file without a sound, expected one")
+        self.rate_hz = int(stream.codec_context.sample_rate)
+        self.frames = 0
+        if stream.duration and stream.time_base:
+            self.frames = int(stream.duration * stream.time_base * self.rate_hz)
+        elif demuxer == "matroska" and self._container.duration:
+            self.frames = self._container.duration * self.rate_hz // av.time_base
+        self._done = 0
+        self._held: list[NDArray[np.float32]] = []
+        self._blocks = self._decode(stream, av)
+
+    def _decode(self, stream: Any, av: Any) -> Iterator[NDArray[np.float32]]:
+        resampler = av.AudioResampler(format="fltp", rate=self.rate_hz)
+        for frame in self._container.decode(stream):
+            frame.pts = None
+            for part in resampler.resample(frame):
+                yield part.to_ndarray().mean(axis=0, dtype=np.float32)
+        for part in resampler.resample(None):
+            yield part.to_ndarray().mean(axis=0, dtype=np.float32)
+
+    def read(self, count: int) -> NDArray[np.float32]:
+        """The next samples, at most ``count``; none at the end.
+
+        Raises:
+            InputError: the stream is broken.
+        """
+        held = sum(map(len, self._held))
+        try:
+            while held < count and (block := next(self._blocks, None)) is not None:
+                self._held.append(block)
+                held += len(block)
+        except self._errors as error:
+            if self._done + held >= self.frames:  # else whoever reads to the end says what is missing
+                raise self._broken(error) from error
+        whole = np.concatenate(self._held) if self._held else np.zeros(0, np.float32)
+        self._held = [whole[count:]]
+        self._done += len(whole[:count])
+        return whole[:count]
+
+    def _broken(self, error: Exception) -> InputError:
+        reason = str(getattr(error, "strerror", None) or error)[:100]
+        return InputError(f"{self._name}: {self._found} file that cannot be decoded ({reason})")
+
+    def close(self) -> None:
+        """Close the container."""
+        self._container.close()
