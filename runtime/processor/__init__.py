@@ -99,12 +99,11 @@ class Processor:
         Raises:
             InputError: the sound cannot be read or used.
         """
-        from palmtop.runtime.processor.sounds.log_mel import load_audio, log_mel
+        from palmtop.runtime.processor.sounds.log_mel import sound_log_mel
 
         if self.spec.audio is None or item.kind != "audio":
             raise InputError(f"{item.kind} {item.number}: expected a sound and a model that takes sounds")
-        samples = load_audio(item.source, self.spec.audio.rate_hz, between)
-        return log_mel(samples, self.spec.audio, between)
+        return sound_log_mel(item.source, self.spec.audio, between)
 
     def sound_rows(self, frames: int) -> int:
         """Feature rows of a sound of that many frames.

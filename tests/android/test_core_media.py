@@ -20,7 +20,7 @@ from palmtop.runtime.decoding.sampling import Sampler
 from palmtop.runtime.media.audio_windows import audio_windows
 from palmtop.runtime.processor.images.dynamic_hd import _patch_mask, _plan, feature_order, tile_image
 from palmtop.runtime.processor.images.image_file import load_image
-from palmtop.runtime.processor.sounds.log_mel import feature_rows, log_mel
+from palmtop.runtime.processor.sounds.log_mel import feature_rows, log_mel, sound_log_mel
 from palmtop.runtime.processor.sounds.sound_file import load_audio
 from tests.android.jvm import Core, CoreError
 from tests.runtime.phi_specs import PHI_AUDIO
@@ -237,12 +237,45 @@ def test_sounds_that_cannot_be_used_are_refused_in_the_same_words(
         assert str(path) in caught.value.message
 
 
-def test_a_wav_file_that_was_cut_gives_what_is_there(core: Core, toy: dict[str, Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [0, 0x7FFFF000, 0xFFFFFFFF])
+def test_a_wav_file_without_a_length_gives_what_is_there(
+    core: Core, toy: dict[str, Any], tmp_path: Path, number: int
+) -> None:
+    path = tmp_path / "a.wav"
+    soundfile.write(path, sound(3, 16000), 16000)
+    content = path.read_bytes()
+    path.write_bytes(
+        content[:4] + number.to_bytes(4, "little") + content[8:40] + number.to_bytes(4, "little") + content[44:]
+    )
+    found, _ = ask_log_mel(core, toy, PHI, wav=str(path))
+    assert len(found) == 298
+    assert np.abs(found - log_mel(load_audio(path, 16000), PHI)).max() <= LOG_MEL_TOLERANCE
+
+
+def test_a_wav_file_that_was_cut_is_refused_in_the_same_words(core: Core, toy: dict[str, Any], tmp_path: Path) -> None:
     path = tmp_path / "a.wav"
     soundfile.write(path, sound(3, 16000), 16000)
     path.write_bytes(path.read_bytes()[:50_001])
-    found, _ = ask_log_mel(core, toy, PHI, wav=str(path))
-    assert np.abs(found - log_mel(load_audio(path, 16000), PHI)).max() <= LOG_MEL_TOLERANCE
+    with pytest.raises(InputError) as expected:
+        load_audio(path, 16000)
+    with pytest.raises(CoreError) as caught:
+        ask_log_mel(core, toy, PHI, wav=str(path))
+    assert (caught.value.kind, caught.value.message) == ("INPUT", str(expected.value))
+    assert "it ends after 1.56 s, expected 3.00 s" in caught.value.message
+
+
+@pytest.mark.parametrize("spec", [PHI, replace(PHI, win_length=401)], ids=["halved", "odd"])
+def test_sounds_of_8_khz_have_the_features_of_python(core: Core, toy: dict[str, Any], spec: AudioSpec) -> None:
+    samples = sound(1.3, 8000)
+    expected = sound_log_mel((samples, 8000), spec)
+    found, counts = ask_log_mel(core, toy, spec, floats=str(core.file(samples)), rate=8000)
+    assert counts == [len(expected), feature_rows(len(expected), spec)]
+    if spec is PHI:
+        assert (found[:, 63:] == 0).all()
+        assert np.abs(found - expected).max() <= LOG_MEL_TOLERANCE
+    narrow = sound(1.3, 12000)
+    found, _ = ask_log_mel(core, toy, spec, floats=str(core.file(narrow)), rate=12000)
+    assert ((found[:, 63:] == 0).all()) == (spec is PHI)
 
 
 LOGITS = [0.3, 2.0, 1.9, -1.0, 0.0, 2.5, -3.0, 1.0]

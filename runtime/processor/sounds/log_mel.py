@@ -2,12 +2,18 @@
 
 Follows Phi4MultimodalFeatureExtractor of transformers 5.23: pre-emphasis inside every frame, a symmetric
 Hamming window, the power spectrum, triangles that are straight on the mel scale, log with a floor of 1.
+Sounds below the model's rate follow upstream's processing_phi4mm.py, which transformers' port left out: they are
+framed at half the rate (8 kHz), and everything above its Nyquist frequency is zero. Upstream brings other rates there
+by leaving out samples, which changes their speed (11.025 kHz is read as 8 kHz, 44.1 kHz as 32 kHz), and refuses rates
+below 8 kHz; here all are resampled.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,9 +23,9 @@ from palmtop.errors import InputError
 from palmtop.runtime.bundle.processor_config import AudioSpec
 from palmtop.runtime.processor.cancellation_points import Between, go_on
 
-from .sound_file import load_audio
+from .sound_file import load_audio, read_sound, resample
 
-__all__ = ["count_frames", "feature_rows", "load_audio", "log_mel", "log_mel_blocks", "mel_filters"]
+__all__ = ["count_frames", "feature_rows", "load_audio", "log_mel", "log_mel_blocks", "mel_filters", "sound_log_mel"]
 
 BLOCK_FRAMES = 2048
 """Frames at a time: their float64 spectra take 40 MB at most."""
@@ -27,49 +33,99 @@ FULL_SCALE = np.float32(32768)
 """The features were made for 16-bit samples."""
 
 
-def log_mel(samples: NDArray[np.float32], spec: AudioSpec, between: Between = go_on) -> NDArray[np.float32]:
-    """Features of a sound.
+def sound_log_mel(
+    source: str | Path | bytes | tuple[NDArray[Any], int], spec: AudioSpec, between: Between = go_on
+) -> NDArray[np.float32]:
+    """Features of a sound of any rate.
 
     Args:
-        samples: [N] mono, -1..1, at ``spec.rate_hz``.
+        source: what ``load_audio`` takes.
         spec: frame and filter sizes.
-        between: called between two blocks of frames.
+        between: called between two pieces of the work.
 
     Returns:
-        [T, n_mels], T = (N - win_length) // hop_length + 1.
+        [T, n_mels].
+
+    Raises:
+        InputError: the sound cannot be read or used, or is shorter than one frame.
+    """
+    samples, rate = read_sound(source, spec.rate_hz, between)
+    half = half_rate(spec)
+    wanted = spec.rate_hz if half is None or rate >= spec.rate_hz else half.rate_hz
+    return log_mel(resample(samples, rate, wanted, between), spec, between, rate_hz=wanted)
+
+
+def half_rate(spec: AudioSpec) -> AudioSpec | None:
+    """Sizes of frames at half the rate; None if one of them is odd."""
+    sizes = (spec.rate_hz, spec.n_fft, spec.win_length, spec.hop_length)
+    if any(size % 2 for size in sizes) or spec.n_fft % 4:
+        return None
+    rate, n_fft, win, hop = (size // 2 for size in sizes)
+    return replace(spec, rate_hz=rate, n_fft=n_fft, win_length=win, hop_length=hop)
+
+
+def log_mel(
+    samples: NDArray[np.float32], spec: AudioSpec, between: Between = go_on, *, rate_hz: int | None = None
+) -> NDArray[np.float32]:
+    """Features of samples.
+
+    Args:
+        samples: [N] mono, -1..1, at ``rate_hz``.
+        spec: frame and filter sizes.
+        between: called between two blocks of frames.
+        rate_hz: ``spec.rate_hz``, which is the default, or half of it: then bands above are those of silence.
+
+    Returns:
+        [T, n_mels], T = (N - win_length) // hop_length + 1; at half the rate both lengths are halved.
 
     Raises:
         InputError: shorter than one frame.
     """
-    result = np.empty((count_frames(len(samples), spec), spec.n_mels), np.float32)
+    sizes = _sizes(spec, rate_hz)
+    result = np.empty((count_frames(len(samples), sizes), spec.n_mels), np.float32)
     start = 0
-    for block in log_mel_blocks(samples, spec):
+    for block in log_mel_blocks(samples, spec, rate_hz=rate_hz):
         between()
         result[start : start + len(block)] = block
         start += len(block)
     return result
 
 
-def log_mel_blocks(samples: NDArray[np.float32], spec: AudioSpec) -> Iterator[NDArray[np.float32]]:
+def log_mel_blocks(
+    samples: NDArray[np.float32], spec: AudioSpec, *, rate_hz: int | None = None
+) -> Iterator[NDArray[np.float32]]:
     """The rows of ``log_mel`` in order, at most ``BLOCK_FRAMES`` at a time.
 
     Raises:
         InputError: shorter than one frame.
     """
-    total = count_frames(len(samples), spec)
+    sizes = _sizes(spec, rate_hz)
+    total = count_frames(len(samples), sizes)
     filters = mel_filters(spec)
-    window = np.hamming(spec.win_length)
+    if sizes is not spec:
+        filters = filters[: spec.n_fft // 4]  # its Nyquist frequency counts as above
+    window = np.hamming(sizes.win_length)
     for first in range(0, total, BLOCK_FRAMES):
         last = min(first + BLOCK_FRAMES, total)
-        piece = samples[first * spec.hop_length : (last - 1) * spec.hop_length + spec.win_length]
+        piece = samples[first * sizes.hop_length : (last - 1) * sizes.hop_length + sizes.win_length]
         # [frames, win_length]
-        frames = np.lib.stride_tricks.sliding_window_view(piece, spec.win_length)[:: spec.hop_length]
+        frames = np.lib.stride_tricks.sliding_window_view(piece, sizes.win_length)[:: sizes.hop_length]
         # A frame's first sample has no predecessor: it is its own, as in kaldi.
         previous = np.concatenate([frames[:, :1], frames[:, :-1]], axis=1)
         sharp = (frames - np.float32(spec.preemphasis) * previous) * FULL_SCALE
-        spectrum = np.fft.rfft(window * sharp, n=spec.n_fft, axis=1)
+        spectrum = np.fft.rfft(window * sharp, n=sizes.n_fft, axis=1)[:, : len(filters)]
         power = np.abs(spectrum).astype(np.float32) ** 2
         yield np.log(np.maximum(power @ filters, np.float32(1)))
+
+
+def _sizes(spec: AudioSpec, rate_hz: int | None) -> AudioSpec:
+    """Sizes of frames at a rate that is the spec's or half of it."""
+    if rate_hz is None or rate_hz == spec.rate_hz:
+        return spec
+    half = half_rate(spec)
+    if half is None or half.rate_hz != rate_hz:
+        raise InputError(f"the samples are at {rate_hz} Hz, expected {spec.rate_hz} Hz")
+    return half
 
 
 def count_frames(samples: int, spec: AudioSpec) -> int:

@@ -17,7 +17,7 @@ from palmtop.runtime.processor.shown import shown
 
 from .stream import EXPECTED, SoundStream
 
-__all__ = ["EXPECTED", "MAX_RATE_HZ", "MIN_RATE_HZ", "MIN_SOUND_S", "load_audio"]
+__all__ = ["EXPECTED", "MAX_RATE_HZ", "MIN_RATE_HZ", "MIN_SOUND_S", "load_audio", "read_sound", "resample"]
 
 MIN_SOUND_S = 0.02
 MAX_SAMPLES = 1 << 27
@@ -29,7 +29,7 @@ BLOCK_SAMPLES = 1 << 18
 def load_audio(
     source: str | Path | bytes | tuple[NDArray[Any], int], rate_hz: int, between: Between = go_on
 ) -> NDArray[np.float32]:
-    """Decode a sound.
+    """Decode a sound at a wanted rate.
 
     Args:
         source: a path, the bytes of a file, or (samples, rate in Hz); samples are [N] or [N, channels],
@@ -41,7 +41,31 @@ def load_audio(
         [M] float32, mono.
 
     Raises:
-        InputError: missing, empty, truncated, not a sound, shorter than 20 ms, longer than ``MAX_SAMPLES``,
+        InputError: see ``read_sound``.
+    """
+    samples, rate = read_sound(source, rate_hz, between)
+    return resample(samples, rate, rate_hz, between)
+
+
+def read_sound(
+    source: str | Path | bytes | tuple[NDArray[Any], int], rate_hz: int, between: Between = go_on
+) -> tuple[NDArray[np.float32], int]:
+    """Decode a sound at its own rate.
+
+    What is there is heard, whatever length the file states. A sound is cut if it is more than 0.1 s shorter than
+    stated, or if it is Ogg without the mark on its last page; an MP3 or a piped FLAC that states no length cannot be
+    seen to be cut.
+
+    Args:
+        source: as for ``load_audio``.
+        rate_hz: the rate that is wanted in the end; limits the length.
+        between: called between two blocks that are decoded.
+
+    Returns:
+        [N] float32, mono, and their rate in Hz.
+
+    Raises:
+        InputError: missing, empty, cut, not a sound, shorter than 20 ms, longer than ``MAX_SAMPLES``,
             or with samples that are not finite.
     """
     if isinstance(source, tuple):
@@ -61,7 +85,7 @@ def load_audio(
     if len(samples) < MIN_SOUND_S * rate:
         length_ms = 1000 * len(samples) / rate
         raise InputError(f"{name}: the sound lasts {length_ms:.1f} ms, expected at least {1000 * MIN_SOUND_S:.0f} ms")
-    return _resample(samples, rate, rate_hz, between)
+    return samples, rate
 
 
 def _decode(source: str | Path | bytes, rate_hz: int, name: str, between: Between) -> tuple[NDArray[np.float32], int]:
@@ -113,7 +137,7 @@ def _check_size(samples: int, rate: int, rate_hz: int, name: str) -> None:
         raise InputError(f"{name}: the sound lasts {samples / rate:.0f} s at {rate} Hz, expected at most {most:.0f} s")
 
 
-def _resample(samples: NDArray[np.float32], rate: int, rate_hz: int, between: Between) -> NDArray[np.float32]:
+def resample(samples: NDArray[np.float32], rate: int, rate_hz: int, between: Between) -> NDArray[np.float32]:
     """As ``librosa.resample`` with soxr_hq: the same library, block by block, and the same length."""
     if rate == rate_hz:
         return samples

@@ -13,7 +13,14 @@ from numpy.typing import NDArray
 
 from palmtop.errors import InputError
 from palmtop.runtime.bundle.processor_config import AudioSpec
-from palmtop.runtime.processor.sounds.log_mel import feature_rows, load_audio, log_mel, log_mel_blocks, mel_filters
+from palmtop.runtime.processor.sounds.log_mel import (
+    feature_rows,
+    load_audio,
+    log_mel,
+    log_mel_blocks,
+    mel_filters,
+    sound_log_mel,
+)
 
 TOLERANCE = 1e-4
 """Natural log units; float32 sums in another order give 2e-6."""
@@ -165,3 +172,56 @@ def test_less_than_a_frame_is_refused(audio_spec: AudioSpec) -> None:
     with pytest.raises(InputError, match="the sound has 399 samples, expected at least one frame of 400"):
         log_mel(np.zeros(399, np.float32), audio_spec)
     assert log_mel(np.zeros(400, np.float32), audio_spec).shape == (1, 80)
+
+
+def upstream_features(samples: NDArray[np.float32], spec: AudioSpec) -> NDArray[np.float64]:
+    """What processing_phi4mm.py computes of 8 kHz: float32 frames of 200, then float64; 128 bins, 129 of zeros."""
+    from transformers.audio_utils import mel_filter_bank
+
+    filters = mel_filter_bank(257, 80, 0, 7690, 16000, triangularize_in_mel_space=True, mel_scale="kaldi")
+    rows = []
+    for start in range(0, len(samples) - 199, 80):
+        frame = samples[start : start + 200]
+        sharp = np.float32(32768) * (frame - np.float32(0.97) * np.concatenate([frame[:1], frame[:-1]]))
+        window = 0.54 - 0.46 * np.cos(2 * np.pi * np.arange(200) / 199)
+        power = np.abs(np.fft.fft(window * sharp, 256)[:128]) ** 2
+        rows.append(np.log(np.maximum(np.concatenate([power, np.zeros(129)]) @ filters, 1)))
+    return np.array(rows)
+
+
+@pytest.mark.parametrize("seconds", [0.025, 1.0, 41.0])
+def test_sounds_of_8_khz_have_the_features_of_upstream(seconds: float, audio_spec: AudioSpec) -> None:
+    samples = chirp(seconds, 8000)
+    found = sound_log_mel((samples, 8000), audio_spec)
+    expected = upstream_features(samples, audio_spec)
+    assert found.shape == expected.shape
+    assert np.abs(found - expected).max() < TOLERANCE
+    assert (found[:, 63:] == 0).all()
+    assert (found[:, :55] > 3).any()
+
+
+@pytest.mark.parametrize("rate", [6000, 11025, 12000, 15999])
+def test_rates_below_that_of_the_model_are_heard_at_8_khz_at_their_own_speed(rate: int, audio_spec: AudioSpec) -> None:
+    samples = chirp(2.0, rate)
+    found = sound_log_mel((samples, rate), audio_spec)
+    assert (found[:, 63:] == 0).all()
+    np.testing.assert_array_equal(found, log_mel(load_audio((samples, rate), 8000), audio_spec, rate_hz=8000))
+    assert abs(len(found) - 198) <= 1
+
+
+@pytest.mark.parametrize("rate", [16000, 22050, 44100, 48000])
+def test_other_rates_are_heard_at_16_khz_at_their_own_speed(rate: int, audio_spec: AudioSpec) -> None:
+    samples = chirp(2.0, rate)
+    found = sound_log_mel((samples, rate), audio_spec)
+    np.testing.assert_array_equal(found, log_mel(load_audio((samples, rate), 16000), audio_spec))
+    assert len(found) == 198
+    assert (found[:, 63:] > 0).any()
+
+
+def test_a_model_whose_frames_cannot_be_halved_hears_every_rate_at_its_own(audio_spec: AudioSpec) -> None:
+    odd = replace(audio_spec, win_length=401)
+    samples = chirp(1.0, 8000)
+    expected = log_mel(load_audio((samples, 8000), 16000), odd)
+    np.testing.assert_array_equal(sound_log_mel((samples, 8000), odd), expected)
+    with pytest.raises(InputError, match="the samples are at 8000 Hz, expected 16000 Hz"):
+        log_mel(samples, odd, rate_hz=8000)

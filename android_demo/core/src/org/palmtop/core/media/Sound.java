@@ -24,17 +24,17 @@ public final class Sound implements Closeable {
         this.spec = spec;
         this.name = name;
         check();
-        samples = Resampler.to(spec.rateHz, source);
-        logMel = new LogMel(spec);
-        if (samples.length() < spec.winLength) {
+        logMel = new LogMel(spec, source.rateHz());
+        samples = Resampler.to(logMel.rateHz, source);
+        if (samples.length() < logMel.winLength) {
             throw PalmtopException.input("the sound has " + samples.length()
-                    + " samples, expected at least one frame of " + spec.winLength);
+                    + " samples, expected at least one frame of " + logMel.winLength);
         }
     }
 
     /** Mel frames of the whole sound. */
     public int frames() {
-        return (int) ((samples.length() - spec.winLength) / spec.hopLength + 1);
+        return (int) ((samples.length() - logMel.winLength) / logMel.hopLength + 1);
     }
 
     /** Feature rows, and so ids in the prompt. */
@@ -45,16 +45,16 @@ public final class Sound implements Closeable {
     /** Frames {@code first..last}: [last - first, mels]. */
     public float[] logMel(int first, int last) {
         float[] result = new float[(last - first) * spec.nMels];
-        float[] block = new float[LogMel.BLOCK_FRAMES * spec.hopLength + spec.winLength];
+        float[] block = new float[LogMel.BLOCK_FRAMES * logMel.hopLength + logMel.winLength];
         for (int at = first; at < last; at += LogMel.BLOCK_FRAMES) {
             int count = Math.min(LogMel.BLOCK_FRAMES, last - at);
-            int needed = (count - 1) * spec.hopLength + spec.winLength;
-            long start = (long) at * spec.hopLength;
+            int needed = (count - 1) * logMel.hopLength + logMel.winLength;
+            long start = (long) at * logMel.hopLength;
             samples.read(start, block, needed);
             for (int i = 0; i < needed; i++) {
                 if (Float.isNaN(block[i]) || Float.isInfinite(block[i])) {
                     throw PalmtopException.input(name + ": sample " + (start + i) + " ("
-                            + PythonText.fixed((double) (start + i) / spec.rateHz, 3) + " s) is "
+                            + PythonText.fixed((double) (start + i) / logMel.rateHz, 3) + " s) is "
                             + PythonText.repr((double) block[i]) + ", expected finite samples");
                 }
             }

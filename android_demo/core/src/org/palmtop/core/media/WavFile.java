@@ -7,6 +7,7 @@ import java.io.RandomAccessFile;
 import java.nio.ByteBuffer;
 import java.nio.ByteOrder;
 import org.palmtop.core.PalmtopException;
+import org.palmtop.core.bundle.PythonText;
 
 /** A WAV file read in place; channels are averaged. 8 to 32-bit integers, 32 and 64-bit floats. */
 public final class WavFile implements PcmSource, Closeable {
@@ -14,6 +15,8 @@ public final class WavFile implements PcmSource, Closeable {
     private static final int PCM = 1;
     private static final int FLOAT = 3;
     private static final int EXTENSIBLE = 0xFFFE;
+    private static final long PLACEHOLDER = 0x7F000000L;
+    private static final double TOLERANCE_S = 0.1;
 
     private final String name;
     private final RandomAccessFile file;
@@ -68,8 +71,15 @@ public final class WavFile implements PcmSource, Closeable {
             throw broken(size, "no samples in it");
         }
         long frame = (long) channels * sampleBytes;
-        // What is there counts: a recorder that was killed leaves a wrong length, 0 or 0xFFFFFFFF.
-        length = (promised == 0 ? size - dataStart : Math.min(promised, size - dataStart)) / frame;
+        // What is there counts where no length is stated: a recorder that was killed leaves 0 or a placeholder.
+        long there = size - dataStart;
+        boolean isStated = promised != 0 && !(promised >= PLACEHOLDER && promised > there);
+        length = (isStated ? Math.min(promised, there) : there) / frame;
+        if (isStated && (promised - there) / frame > rateHz * TOLERANCE_S) {
+            throw PalmtopException.input(name + ": the sound is truncated: it ends after "
+                    + PythonText.fixed((double) length / rateHz, 2) + " s, expected "
+                    + PythonText.fixed((double) (promised / frame) / rateHz, 2) + " s");
+        }
     }
 
     private void readFormat(ByteBuffer chunk, long size) {
