@@ -239,7 +239,8 @@ class Conversation:
         clock = Stopwatch()
         guide, drafter = self._guides.guide(options.grammar), self._talk.drafter(options)
         try:
-            question = self._reader.read(messages, adapters, options, self._tools, stop)
+            as_new = history is None and options.seed is not None  # "equal seeds": whatever was answered before
+            question = self._reader.read(messages, adapters, options, self._tools, stop, as_new=as_new)
         except ReadingCancelledError as stopped:
             self._media.forget_pixels()
             yield Piece(text="", reply=unread(stopped.choice, stop, clock))

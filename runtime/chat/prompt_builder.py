@@ -34,12 +34,14 @@ class Question:
         choice: adapters and projector.
         items: media, in the order of ``passage.media``.
         trimmed: messages left out of the front, to fit the context.
+        as_new: to be read as if the cache were empty: equal messages then give equal logits, to the bit.
     """
 
     passage: Passage
     choice: Choice
     items: tuple[MeasuredItem, ...]
     trimmed: int
+    as_new: bool = False
 
 
 class ReadingCancelledError(CancelledError):
@@ -77,12 +79,22 @@ class QuestionReader:
         options: GenerationOptions,
         tools: Sequence[Mapping[str, Any]] | None = None,
         cancelled: Cancelled = lambda: False,
+        *,
+        as_new: bool = False,
     ) -> Question:
         """Turn messages into a passage and a route.
 
         A prompt longer than the context is refused, or with ``on_overflow="trim"`` loses its oldest questions
         together with their answers, one after the other, until it leaves room for the answer (``max_tokens``,
         at most a quarter of the context). System messages and the last question are never left out.
+
+        Args:
+            messages: the dialogue.
+            adapters: wanted by the request.
+            options: of the turn.
+            tools: shown to the model.
+            cancelled: asked while media are decoded.
+            as_new: read earlier answers as their text, whatever tokens spoke them here.
 
         Raises:
             InputError: messages, media or adapters are not usable, or the prompt does not fit.
@@ -93,7 +105,7 @@ class QuestionReader:
         room = min(options.max_tokens, self._context // 4) if trim else 0
         left, trimmed = list(messages), 0
         while True:
-            question = self._read(left, adapters, tools, trimmed, cancelled)
+            question = self._read(left, adapters, tools, trimmed, cancelled, as_new=as_new)
             length = len(question.passage.ids)
             if length <= self._context - room:
                 break
@@ -122,6 +134,8 @@ class QuestionReader:
         tools: Sequence[Mapping[str, Any]] | None,
         trimmed: int,
         cancelled: Cancelled,
+        *,
+        as_new: bool = False,
     ) -> Question:
         prompt = self._text.prompt(messages, tools=tools)
         kinds = {place.item.kind for place in prompt.media}
@@ -132,8 +146,10 @@ class QuestionReader:
         except CancelledError as stop:
             raise ReadingCancelledError(choice) from stop
         template_ids, template_places = expand_media(prompt, [item.rows for item in items])
-        ids, places = self._spoken.put_back(template_ids.astype(np.int32), template_places)
-        return Question(Passage(ids, places, _spans(places, items, choice)), choice, items, trimmed)
+        ids, places = template_ids.astype(np.int32), template_places
+        if not as_new:
+            ids, places = self._spoken.put_back(ids, places)
+        return Question(Passage(ids, places, _spans(places, items, choice)), choice, items, trimmed, as_new)
 
     def _too_long(self, question: Question) -> InputError:
         passage = question.passage

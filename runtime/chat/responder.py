@@ -133,7 +133,8 @@ class Turn:
         started = perf_counter()
         self._track.place_media(question.passage, features)
         self._encode_s = perf_counter() - started if question.items else 0.0
-        return self._track.bring_to(question.passage, question.choice.gates(self._manifest), interruption)
+        gates = question.choice.gates(self._manifest)
+        return self._track.bring_to(question.passage, gates, interruption, as_new=question.as_new)
 
     def _stream(
         self, options: GenerationOptions, guide: Guide | None, drafter: Drafter | None, interruption: Interruption

@@ -71,7 +71,7 @@ def generation_flags(command: Command) -> Command:
     @click.option("--top-k", type=int, default=0, help="Sample from this many tokens (default: all).")
     @click.option("--top-p", type=float, default=1.0, help="Sample from the likeliest up to this share.")
     @click.option("--repetition-penalty", type=float, default=1.0, help="Above 1: repeat less.")
-    @click.option("--seed", type=int, help="Same seed, same answer.")
+    @click.option("--seed", type=int, help="Same question, options and seed: same answer.")
     @click.option("--stop", multiple=True, metavar="TEXT", help="End before this text; repeatable.")
     @click.option("--timeout", "timeout_s", type=float, metavar="SECONDS", help="End the answer after so long.")
     @click.option(

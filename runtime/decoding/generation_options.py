@@ -23,7 +23,8 @@ class GenerationOptions:
         top_k: sample only from this many most probable tokens; 0 for all.
         top_p: sample only from the fewest tokens whose probabilities reach this sum.
         repetition_penalty: above 1 makes tokens that the sequence already holds less probable.
-        seed: of the sampler; None draws one from the operating system.
+        seed: of the sampler; None draws one from the operating system. Equal requests with equal seeds give equal
+            text within a session: for this ``Session.chat`` reads an earlier answer's tokens again as a new prompt.
         stop: the answer ends before the first of these strings.
         grammar: the answer's text follows it; None for free text.
         timeout_s: seconds after which the answer ends where it is, from its first step on; None for no limit.

@@ -230,7 +230,7 @@ def test_the_next_passage_keeps_what_it_shares_with_guesses(guessing: Track, she
 def test_no_token_is_read_alone_where_guesses_may_be_read(guessing: Track, track: Track, shelf: Shelf) -> None:
     """A step of one token rounds otherwise than a longer one."""
     guessing.bring_to(passage(list(range(100, 109))), OFF, never)  # chunks of 8: one is left
-    assert shelf.last.appended == [list(range(100, 108)), [107, 108]]
+    assert shelf.last.appended == [list(range(100, 107)), [107, 108]]
     guessing.extend(9, never)
     assert shelf.last.appended[-1] == [108, 9]
     assert shelf.last.held == [*range(100, 109), 9]
@@ -272,3 +272,24 @@ def test_a_turn_that_ends_among_guesses_can_be_cancelled_and_go_on(guessing: Tra
         guessing.extend(9, lambda: True, [8])
     assert guessing.ids.tolist() == [1, 2, 3]
     assert guessing.bring_to(passage([1, 2, 3, 4]), OFF, never) == (3, None)
+
+
+def test_a_prompts_last_token_is_read_with_the_one_before_it(shelf: Shelf, track: Track) -> None:
+    ids = list(range(100, 106))
+    track.bring_to(passage(ids), OFF, never)
+    track.bring_to(passage(ids), OFF, never)
+    assert shelf.last.appended == [ids, ids[-2:]]
+
+
+def test_what_was_read_alone_is_read_again_only_where_asked(shelf: Shelf, track: Track) -> None:
+    ids = list(range(100, 106))
+    track.bring_to(passage(ids), OFF, never)
+    for token in (7, 8):
+        track.extend(token, never)
+    longer = passage([*ids, 7, 8, 9, 10])
+    track.bring_to(longer, OFF, never)
+    assert shelf.last.appended == [ids, [7], [8], [9, 10]]
+    track.bring_to(longer, OFF, never, as_new=True)
+    assert shelf.last.appended[4:] == [[7, 8, 9, 10]]
+    track.bring_to(longer, OFF, never, as_new=True)
+    assert shelf.last.appended[5:] == [[9, 10]]
