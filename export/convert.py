@@ -24,6 +24,7 @@ from palmtop.export.checkpoint.opening import open_checkpoint
 from palmtop.quantize.workers import Workers, plan_workers
 from palmtop.runtime.bundle.manifest import Manifest
 from palmtop.runtime.bundle.opening import Bundle
+from palmtop.runtime.bundle.option_checks import check_threads
 from palmtop.runtime.memory.machine import rss_bytes
 
 from .arch import Model, read_model
@@ -78,6 +79,7 @@ def export_model(
         RuntimeMissingError: the target's compiler is not installed.
         BundleError: the bundle failed its proof; it is not kept.
     """
+    check_threads(threads)
     checkpoint, model, recipe = _open(source, recipe or Recipe())
     if on_note is not None:
         for note in model.notes:

@@ -254,7 +254,7 @@ class Recipe:
         import tomllib
 
         try:
-            data = tomllib.loads(path.read_text("utf-8"))
+            data = tomllib.loads(path.read_text("utf-8-sig"))
         except (OSError, ValueError, RecursionError) as error:
             raise InputError(f"{path}: is not a readable TOML recipe ({error})") from error
         try:

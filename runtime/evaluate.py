@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from palmtop.errors import InputError
+from palmtop.runtime.bundle.json_fields import kind_of
 from palmtop.runtime.chat.reply import Reply
 from palmtop.runtime.chat.routing import Wanted
 from palmtop.runtime.decoding.generation_options import GenerationOptions
@@ -142,7 +143,7 @@ def read_questions(path: Path) -> Iterator[Question]:
         InputError: the file cannot be read, or a line is not such an object; names the line.
     """
     try:
-        lines = path.read_text("utf-8").splitlines()
+        lines = path.read_text("utf-8-sig").split("\n")  # other line breaks of Unicode may stand inside a text
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read ({error}), expected lines of JSON") from error
     for number, line in enumerate(lines, 1):
@@ -159,13 +160,13 @@ def _score(task: str, group: str, marks: list[bool]) -> Score:
 def _question(line: str, where: str, folder: Path) -> Question:
     try:
         data = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{where}: is not JSON ({error})") from error
     if not isinstance(data, dict):
-        raise InputError(f"{where}: is {type(data).__name__}, expected an object")
-    for key, kind in (("task", str), ("messages", list), ("expected", str)):
+        raise InputError(f"{where}: is {kind_of(data)}, expected an object")
+    for key, kind, expected in (("task", str, "text"), ("messages", list, "a list"), ("expected", str, "text")):
         if not isinstance(data.get(key), kind):
-            raise InputError(f"{where}: {key} is {type(data.get(key)).__name__}, expected {kind.__name__}")
+            raise InputError(f"{where}: {key} is {kind_of(data.get(key))}, expected {expected}")
     messages = [_with_paths(message, folder) for message in data["messages"]]
     return Question(task=data["task"], messages=messages, expected=data["expected"], group=str(data.get("group", "")))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from palmtop.runtime.bundle.manifest import Manifest
-from palmtop.runtime.bundle.option_checks import check_whole, wrong
+from palmtop.runtime.bundle.option_checks import check_threads, check_whole, wrong
 from palmtop.runtime.memory.plan import ENCODER_PARTS
 from palmtop.runtime.providers.assignment import CPU, Provider, placement
 
@@ -52,11 +52,11 @@ class SessionOptions:
         for name, least in (
             ("context", 1),
             ("media_rows", 1),
-            ("threads", 1),
             ("memory_limit", 0),
             ("prefill_chunk", 1),
         ):
             check_whole(name, getattr(self, name), least, optional=True)
+        check_threads(self.threads)
         placement(self.provider)
         for name in ("keep_encoders", "fallback", "recompile"):
             if not isinstance(getattr(self, name), bool):

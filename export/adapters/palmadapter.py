@@ -24,6 +24,7 @@ import onnx_ir as ir
 from palmtop.errors import CheckpointError, InputError, QuantizeError
 from palmtop.export.bundle.external_data import WeightFile
 from palmtop.export.checkpoint.config_section import Keys
+from palmtop.runtime.bundle.json_fields import kind_of
 from palmtop.runtime.bundle.manifest import COMBINE, MANIFEST_FILE, AdapterSpec, is_adapter_name
 from palmtop.runtime.bundle.opening import Bundle, sha256_of
 
@@ -151,7 +152,7 @@ def opened(path: Path) -> Iterator[tuple[Packed, zipfile.ZipFile]]:
                 raise CheckpointError(f"{path}: {SPEC} has {info.file_size} bytes, expected at most {MAX_SPEC_BYTES}")
             data = json.loads(archive.read(SPEC))
             if not isinstance(data, dict):
-                raise CheckpointError(f"{path}: {SPEC} is {type(data).__name__}, expected an object")
+                raise CheckpointError(f"{path}: {SPEC} is {kind_of(data)}, expected an object")
             yield _parsed(Keys(data, f"{path.name}: {SPEC}")), archive
     except (zipfile.BadZipFile, KeyError, ValueError, RecursionError, NotImplementedError) as error:
         raise CheckpointError(f"{path}: is not an adapter packed by palmtop ({error!s:.80})") from error

@@ -111,7 +111,7 @@ def write_peft(target: Path, products: Products, alpha: float, origin: Mapping[s
         "lora_dropout": 0.0,
         "inference_mode": True,
     }
-    with written_beside(target) as folder:
+    with written_beside(target, overwrite=None) as folder:
         (folder / CONFIG_FILE).write_text(json.dumps(config, indent=1), "utf-8")
         (folder / ORIGIN_FILE).write_text(json.dumps({"palmtop": palmtop.__version__, **origin}, indent=1), "utf-8")
         save_file(tensors, folder / SAFETENSORS_FILE, metadata={"format": "pt"})

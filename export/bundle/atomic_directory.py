@@ -22,7 +22,7 @@ _writing: set[Path] = set()  # partial folders of this process: a process id may
 
 @contextmanager
 def written_beside(
-    target: Path, *, overwrite: bool = False, keep: Path | None = None, job: str | None = None
+    target: Path, *, overwrite: bool | None = False, keep: Path | None = None, job: str | None = None
 ) -> Iterator[Path]:
     """A folder to write into, renamed to ``target`` when the block ends well and removed when it does not.
 
@@ -31,7 +31,7 @@ def written_beside(
 
     Args:
         target: where the bundle shall be; a link is followed.
-        overwrite: replace a bundle that is there, and nothing else.
+        overwrite: replace a bundle that is there, and nothing else; None where the user has no option to ask for it.
         keep: the checkpoint that is read; the target must not overlap it.
         job: hexadecimal digits that name the work; None begins anew each time.
 
@@ -73,7 +73,7 @@ def written_beside(
 
 
 def refuse_target(
-    target: Path, *, overwrite: bool = False, keep: Path | None = None, job: str | None = KEEP_ALL
+    target: Path, *, overwrite: bool | None = False, keep: Path | None = None, job: str | None = KEEP_ALL
 ) -> tuple[Path, Path | None]:
     """The real places of ``target`` and ``keep``, when a bundle may be written there.
 
@@ -135,13 +135,14 @@ def _refuse_overlap(target: Path, place: Path, source: Path | None) -> None:
         raise InputError(f"{target}: overlaps the checkpoint {source}, expected a folder outside it")
 
 
-def _refuse_replacing(target: Path, place: Path, overwrite: bool) -> None:
+def _refuse_replacing(target: Path, place: Path, overwrite: bool | None) -> None:
     if not place.exists():
         return
     if not place.is_dir():
         raise InputError(f"{target}: is a file, expected a new folder")
     if not overwrite:
-        raise InputError(f"{target}: already exists, expected a new folder (--force replaces a bundle)")
+        hint = "" if overwrite is None else " (--force replaces a bundle)"
+        raise InputError(f"{target}: already exists, expected a new folder{hint}")
     is_checkpoint = (place / "config.json").exists() and any(place.glob("*.safetensors"))
     if is_checkpoint or not (place / MANIFEST_FILE).is_file():
         found = "is a checkpoint" if is_checkpoint else "is not a bundle"

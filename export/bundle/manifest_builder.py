@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -33,7 +34,7 @@ def expected_manifest(checkpoint: Checkpoint, model: Model, recipe: Recipe, work
     """What the manifest says before there are files: everything that follows from checkpoint and recipe."""
     source_sha256 = checkpoint.sha256(workers)
     return Manifest(
-        model=str(checkpoint.config.get("_name_or_path") or checkpoint.path.resolve().name),
+        model=str(checkpoint.config.get("_name_or_path") or _shown(checkpoint.path.resolve())),
         architecture=model.architecture,
         source_sha256=source_sha256,
         adapter_mode=recipe.adapter_mode,
@@ -123,3 +124,8 @@ def served_routes(model: Model, recipe: Recipe) -> dict[str, Route]:
 def gated_adapters(model: Model, recipe: Recipe) -> tuple[Adapter, ...]:
     """The adapters that get a gate in the decoder."""
     return model.adapters if recipe.adapter_mode == "gated" else ()
+
+
+def _shown(path: Path) -> str:
+    """A folder's name as text; what is not UTF-8 in it is marked."""
+    return os.fsencode(path.name).decode("utf-8", "replace")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from palmtop.errors import CheckpointError
+from palmtop.runtime.bundle.json_fields import kind_of
 
 from .unusable.stand_ins import refuse_stand_in
 
@@ -161,5 +162,5 @@ def parse_json_object(text: str, where: str) -> dict[str, Any]:
     except RecursionError as error:
         raise CheckpointError(f"{where}: is nested too deeply, expected plain JSON") from error
     if not isinstance(data, dict):
-        raise CheckpointError(f"{where}: is {type(data).__name__}, expected an object")
+        raise CheckpointError(f"{where}: is {kind_of(data)}, expected an object")
     return data

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from palmtop.errors import InputError
+from palmtop.runtime.bundle.json_fields import kind_of
 from palmtop.runtime.bundle.manifest import MODES, Manifest
 from palmtop.runtime.media.audio_windows import audio_windows
 from palmtop.runtime.processor import Processor
@@ -135,7 +136,7 @@ def read_questions(path: Path) -> Iterator[Question]:
         InputError: the file cannot be read, or a line is not such an object; names the line.
     """
     try:
-        lines = path.read_text("utf-8").splitlines()
+        lines = path.read_text("utf-8-sig").split("\n")  # other line breaks of Unicode may stand inside a text
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read ({error}), expected lines of JSON") from error
     questions = [_question(line, f"{path}:{n}", path.parent) for n, line in enumerate(lines, 1) if line.strip()]
@@ -147,19 +148,19 @@ def read_questions(path: Path) -> Iterator[Question]:
 def _question(line: str, where: str, folder: Path) -> Question:
     try:
         data = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{where}: is not JSON ({error})") from error
     if isinstance(data, dict) and isinstance(data.get("text"), str) and data["text"]:
         return Question(mode="text", messages=[], answer=data["text"])
     if not isinstance(data, dict) or not isinstance(data.get("messages"), list):
         raise InputError(f'{where}: found no messages, expected {{"messages": [...], "answer": "..."}} or {{"text"}}')
     if not isinstance(data.get("answer"), str):
-        raise InputError(f"{where}: answer is {type(data.get('answer')).__name__}, expected text")
+        raise InputError(f"{where}: answer is {kind_of(data.get('answer'))}, expected text")
     kinds: set[str] = set()
     messages = []
     for message in data["messages"]:
         if not isinstance(message, dict):
-            raise InputError(f"{where}: a message is {type(message).__name__}, expected an object")
+            raise InputError(f"{where}: a message is {kind_of(message)}, expected an object")
         content = message.get("content")
         if isinstance(content, list):
             parts = [_with_path(part, folder) for part in content]

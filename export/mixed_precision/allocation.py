@@ -74,7 +74,7 @@ class Plan:
             InputError: not readable, not a plan, or a tensor's words are not possible; names the tensor.
         """
         try:
-            data = json.loads(path.read_text("utf-8"))
+            data = json.loads(path.read_text("utf-8-sig"))
         except (OSError, ValueError, RecursionError) as error:
             raise InputError(f"{path}: is not a readable plan ({error})") from error
         if not isinstance(data, dict) or not isinstance(data.get("tensors"), dict):

@@ -96,6 +96,17 @@ def _check_scalar(kind: str, value: object, where: str, limits: tuple[float, flo
         raise refuse(where, value, "a number that float64 holds")
 
 
+def kind_of(value: object) -> str:
+    """A value's type in the words of JSON: "an object", "a list", "text", "a number", "true", "false", "null"."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    names = (((Mapping,), "an object"), ((list, tuple), "a list"), ((str,), "text"), ((int, float), "a number"))
+    for kinds, name in names:
+        if isinstance(value, kinds):
+            return name if value or not isinstance(value, (list, tuple)) else "an empty list"
+    return f"a value of type {type(value).__name__}"
+
+
 def _brief(value: object) -> str:
     if isinstance(value, int) and value.bit_length() > 200:
         return f"a number of {value.bit_length()} bits"

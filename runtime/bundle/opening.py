@@ -140,7 +140,7 @@ def _read_manifest(folder: Path) -> Manifest:
             raise BundleError(f"{path}: has {path.stat().st_size} bytes, expected at most {MAX_MANIFEST_BYTES}")
         content = path.read_bytes()
     try:
-        data = json.loads(content.decode("utf-8"))
+        data = json.loads(content.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:  # ValueError: not JSON, not UTF-8, a number of 5000 digits
         raise BundleError(f"{path}: is not valid JSON ({error})") from error
     return Manifest.from_dict(data)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import os
 from typing import Literal
 
 import numpy as np
 
 from palmtop.errors import InputError
 
+LEAST_THREAD_LIMIT = 64
 Holds = Literal["0 or more", "above 0", "above 0, at most 1"]
 
 
@@ -22,6 +24,21 @@ def check_whole(name: str, value: object, least: int, *, optional: bool = False)
         return
     if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < least:
         raise wrong(name, value, f"{'0 or more' if least == 0 else f'at least {least}'}, a whole number")
+
+
+def check_threads(value: object) -> None:
+    """A number of threads that a native library can start here, or None.
+
+    More threads than cores gain nothing; thousands exhaust what the system gives a process, and end it.
+
+    Raises:
+        InputError: it is none.
+    """
+    check_whole("threads", value, 1, optional=True)
+    cores = os.cpu_count() or 1
+    most = max(LEAST_THREAD_LIMIT, 4 * cores)
+    if value is not None and value > most:  # type: ignore[operator]
+        raise wrong("threads", value, f"1 to {most} on this machine, which has {cores} core{'s' * (cores > 1)}")
 
 
 def check_number(name: str, value: object, holds: Holds, *, optional: bool = False) -> None:

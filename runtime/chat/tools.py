@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from palmtop.errors import InputError
+from palmtop.runtime.bundle.json_fields import kind_of
 from palmtop.runtime.processor.text import TextProcessor
 
 from .reply import ToolCall
@@ -29,7 +30,7 @@ def check_tools(tools: Sequence[Tool], text: TextProcessor) -> None:
         InputError: of another shape, or the bundle's chat template does not show them.
     """
     if isinstance(tools, (str, Mapping)) or not isinstance(tools, Sequence):
-        raise InputError(f"tools: found {type(tools).__name__}, expected a list of functions")
+        raise InputError(f"tools: found {kind_of(tools)}, expected a list of functions")
     for number, tool in enumerate(tools):
         inner = tool.get("function", tool) if isinstance(tool, Mapping) else None
         if not isinstance(inner, Mapping) or not isinstance(inner.get("name"), str):
@@ -48,7 +49,7 @@ def check_tools(tools: Sequence[Tool], text: TextProcessor) -> None:
 def first_messages(system: str | None, tools: Sequence[Tool]) -> list[Mapping[str, Any]]:
     """The system message of a dialogue, with the tools in it; none when there is nothing to say."""
     if system is not None and not isinstance(system, str):
-        raise InputError(f"system: found {type(system).__name__}, expected text")
+        raise InputError(f"system: found {kind_of(system)}, expected text")
     if not tools:
         return [] if system is None else [{"role": "system", "content": system}]
     return [{"role": "system", "content": system or "", "tools": json.dumps(list(tools))}]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from palmtop.errors import InputError
+from palmtop.runtime.bundle.json_fields import kind_of
 
 MAX_GRAMMAR_CHARACTERS = 1 << 16
 """The grammar library's time grows with the square: an object of 2,000 properties takes 1 s, one of 8,000 takes 28."""
@@ -56,7 +57,7 @@ class Grammar:
         except (TypeError, ValueError, RecursionError) as error:
             raise InputError(f"grammar: the schema is not JSON ({error!s:.200})") from error
         if not isinstance(value, (Mapping, bool)):
-            raise InputError(f"grammar: the schema is {type(value).__name__}, expected a JSON object")
+            raise InputError(f"grammar: the schema is {kind_of(value)}, expected a JSON object")
         return cls("json_schema", text)
 
     @classmethod

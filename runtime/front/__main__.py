@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import io
 import os
 import sys
 from typing import TextIO
@@ -83,6 +84,9 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line: what a user can cause becomes one line and exit code 2, the rest a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.encoding.lower() == "utf-8":
+            stream.reconfigure(errors="surrogateescape")  # a file name that is not UTF-8 is printed as it is
     try:
         sys.exit(cli(prog_name="palmtop", standalone_mode=False))
     except click.exceptions.NoArgsIsHelpError as error:

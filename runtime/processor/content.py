@@ -18,6 +18,7 @@ from urllib.parse import unquote, urlsplit
 import numpy as np
 
 from palmtop.errors import InputError
+from palmtop.runtime.bundle.json_fields import kind_of
 
 Kind = Literal["image", "audio"]
 
@@ -166,5 +167,5 @@ def _decode_base64(text: str, where: str) -> bytes:
 
 
 def _brief(value: object) -> str:
-    text = repr(value) if isinstance(value, (str, int, float, type(None))) else type(value).__name__
+    text = repr(value) if isinstance(value, (str, int, float, type(None))) else kind_of(value)
     return text if len(text) <= 60 else text[:57] + "..."

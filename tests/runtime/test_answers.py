@@ -322,7 +322,7 @@ def test_loading_options_of_wrong_types_are_refused_by_name(option: dict[str, An
 
 
 def test_a_system_message_must_be_text(toy_session: Session) -> None:
-    with pytest.raises(InputError, match="system: found int, expected text"):
+    with pytest.raises(InputError, match="system: found a number, expected text"):
         toy_session.conversation(system=5)  # type: ignore[arg-type]
 
 

@@ -92,7 +92,7 @@ def test_a_grammar_cut_by_max_tokens_says_so(toy_session: Session) -> None:
     ("grammar", "message"),
     [
         (lambda: Grammar.json_schema("{"), "the schema is not JSON"),
-        (lambda: Grammar.json_schema("[1]"), "the schema is list, expected a JSON object"),
+        (lambda: Grammar.json_schema("[1]"), "the schema is a list, expected a JSON object"),
         (lambda: Grammar.json_schema({"a": object()}), "the schema is not JSON"),
         (lambda: Grammar.json_schema({"type": 5}), "the json_schema cannot be used"),
         (lambda: Grammar.json_schema({"$ref": "http://example.com"}), "the json_schema cannot be used"),

@@ -405,7 +405,7 @@ def test_media_for_a_model_without_are_refused(tokenizer_json: Path) -> None:
 @pytest.mark.parametrize(
     ("messages", "words"),
     [
-        ([], r"messages: found list, expected a list of messages"),
+        ([], r"messages: found an empty list, expected a list of messages"),
         ("hi", r"messages: found 'hi', expected a list"),
         (["hi"], r"messages\[0\]: found 'hi', expected an object"),
         ([{"content": "hi"}], r"messages\[0\]\.role: found None"),

@@ -68,7 +68,7 @@ public final class TextProcessor {
     /** Render and tokenise a conversation, ready for an answer. */
     public Prompt prompt(List<Turn> turns) {
         if (turns.isEmpty()) {
-            throw PalmtopException.input("messages: found list, expected a list of messages with role and content");
+            throw PalmtopException.input("messages: found an empty list, expected a list of messages with role and content");
         }
         List<String> texts = new ArrayList<String>();
         for (Turn turn : turns) {
