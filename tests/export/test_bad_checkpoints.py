@@ -142,7 +142,7 @@ BREAKAGES: dict[str, tuple[Callable[[Path], object], type[PalmtopError], str]] =
     "config is a list": (
         lambda f: (f / "config.json").write_text("[]"),
         CheckpointError,
-        "is a list, expected an object",
+        "is an empty list, expected an object",
     ),
     "config cannot be read": (
         lambda f: replace_by_unreadable(f / "config.json"),

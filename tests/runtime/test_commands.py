@@ -270,7 +270,7 @@ def test_questions_find_their_media_beside_the_file(tmp_path: Path) -> None:
     ("line", "expected"),
     [
         ("{", "q.jsonl:1: is not JSON"),
-        ("[]", "is a list, expected an object"),
+        ("[]", "is an empty list, expected an object"),
         ('{"task": 1}', "task is a number, expected text"),
     ],
 )
