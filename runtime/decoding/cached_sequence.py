@@ -328,7 +328,7 @@ class Track:
 
 ROWS_OF_A_TILE = 128
 """onnxruntime's 4-bit kernels take so many rows of a step at a time, and round otherwise where one row is left over:
-measured on 1.32, x86 with AVX512-VNNI: steps of 129 and of 513 tokens. All other lengths from two on agree to the bit."""
+measured on 1.32, x86 with AVX512-VNNI, in steps of 129 and of 513; all other lengths from two on agree to the bit."""
 
 
 def prefill_steps(start: int, end: int, chunk: int) -> Iterator[tuple[int, int]]:

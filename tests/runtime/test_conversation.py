@@ -59,8 +59,8 @@ class Witness:
         track = conversation._track
         bring_to = track.bring_to
 
-        def noting(passage: Passage, gates: NDArray[np.float32], cancelled: Callable[[], bool]) -> Any:
-            result = bring_to(passage, gates, cancelled)
+        def noting(passage: Passage, gates: NDArray[np.float32], cancelled: Callable[[], bool], **how: bool) -> Any:
+            result = bring_to(passage, gates, cancelled, **how)
             self.seen.append((passage, gates, track.logits().copy()))
             return result
 
