@@ -24,7 +24,7 @@ def put_between(page: Path, mark: str, text: str) -> None:
 
 def machine() -> str:
     """Processor and date, for the line under a table."""
-    return f"{_processor()}, {datetime.datetime.now(datetime.timezone.utc).date().isoformat()}"
+    return f"{_processor()}, {datetime.datetime.now(datetime.UTC).date().isoformat()}"
 
 
 def _processor() -> str:

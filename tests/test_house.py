@@ -6,12 +6,12 @@ import ast
 import functools
 import subprocess
 import sys
+import tomllib
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import tomllib
 
 ROOT = Path(__file__).parents[1]
 ROOMS = ("export", "quantize", "runtime")
