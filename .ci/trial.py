@@ -88,13 +88,14 @@ class Trial:
 
 
 def direct() -> dict[str, str]:
-    """The floor of each direct dependency, extras of the tests included, in the order of pyproject.toml."""
+    """The floor of each direct dependency, those of the tests included, in the order of pyproject.toml."""
     project = tomllib.loads((lock.ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-    extras = project["optional-dependencies"]
-    wanted = [
-        *project["dependencies"],
-        *(line for extra in ("export", "gguf", "guidance", "dev") for line in extras[extra]),
-    ]
+    wanted, extras = list(project["dependencies"]), ["dev"]
+    for extra in extras:
+        for line in project["optional-dependencies"][extra]:
+            own = re.match(r"palmtop\[(.*)\]", line)
+            extras.extend(own[1].split(",") if own else ())
+            wanted.append(line)
     return {match[1]: match[2] for line in wanted if (match := re.match(r"([\w.-]+)>=([\w.]+)", line))}
 
 
