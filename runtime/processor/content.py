@@ -126,7 +126,7 @@ def _read_source(value: Any, where: str) -> Any:
         if isinstance(value.get("data"), str):
             return _decode_base64(value["data"], f"{where}.data")
         if value.get("url") is None:
-            raise InputError(f"{where}: found keys {sorted(map(str, value))}, expected 'url' or 'data'")
+            raise InputError(f"{where}: found keys {_brief(str(sorted(map(str, value))))}, expected 'url' or 'data'")
         if isinstance(value["url"], Mapping):
             raise InputError(f"{where}.url: found an object, expected a path or an address")
         return _read_source(value["url"], f"{where}.url")

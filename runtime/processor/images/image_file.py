@@ -8,6 +8,7 @@ above 255; a BMP whose alpha is 0 everywhere is opaque.
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib
 import io
 import threading
@@ -73,7 +74,8 @@ def _read_file(path: Path, name: str) -> bytes:
             raise InputError(f"{name}: found {size} bytes, expected an image of at most {MAX_FILE_BYTES}")
         return path.read_bytes()
     except OSError as error:
-        raise InputError(f"{name}: {error.strerror or error}, {EXPECTED}") from error
+        hint = "; base64 goes into a data: address" if error.errno == errno.ENAMETOOLONG else ""
+        raise InputError(f"{name}: {error.strerror or error}, {EXPECTED}{hint}") from error
     except ValueError as error:  # a NUL byte, or half a surrogate pair
         raise InputError(f"{name!r}: is no path ({error}), {EXPECTED}") from error
 

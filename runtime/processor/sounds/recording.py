@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from palmtop.errors import InputError
+from palmtop.runtime.processor.shown import shown
 
 from .sound_file import MAX_RATE_HZ, MIN_RATE_HZ, MIN_SOUND_S
 from .stream import SoundStream
@@ -43,7 +44,7 @@ def read_windows(path: Path, window_s: float) -> Iterator[Window]:
     Raises:
         InputError: the file is missing, no sound, broken off, or holds samples that are not finite.
     """
-    with SoundStream(path, str(path)) as stream:
+    with SoundStream(path, shown(path, "sound")) as stream:
         rate = stream.rate_hz
         if not MIN_RATE_HZ <= rate <= MAX_RATE_HZ:
             raise InputError(f"{path}: the rate is {rate} Hz, expected {MIN_RATE_HZ} to {MAX_RATE_HZ} Hz")

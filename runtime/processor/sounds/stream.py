@@ -56,6 +56,8 @@ class SoundStream:
         self._sounds: list[Any] = []
         self._number = self._done = 0
         self._is_mpeg = False
+        self._resampler: Any = None
+        self._rest = np.zeros(0, np.float32)
         try:
             self._start()
         except BaseException:
@@ -92,11 +94,8 @@ class SoundStream:
                 raise
             self._sounds = []
         self.rate_hz = int(self._sounds[0].samplerate) if self._sounds else 1
-        for sound in self._sounds:
-            if sound.samplerate != self.rate_hz:
-                rates = f"{self.rate_hz} and {sound.samplerate} Hz"
-                raise InputError(f"{self._name}: found sounds of {rates} joined in one file, expected one rate")
-        self.frames = sum(int(sound.frames) for sound in self._sounds)
+        # A sound that was joined with others may have a rate of its own.
+        self.frames = sum(-(-int(sound.frames) * self.rate_hz // sound.samplerate) for sound in self._sounds)
         if not parts.stated and not parts.unended and parts.streams == [[(0, reader.size)]]:
             parts = _rare_parts(self._sounds[0], reader)
         self._check(parts)
@@ -113,7 +112,7 @@ class SoundStream:
                 raise self._truncated(found_s, stated_s)
 
     def read(self, count: int) -> NDArray[np.float32]:
-        """The next samples, at most ``count``, averaged over the channels; none at the end.
+        """The next samples, at most ``count``, averaged over the channels; none at the end only.
 
         Raises:
             InputError: broken, or shorter than stated.
@@ -121,18 +120,31 @@ class SoundStream:
         if self._media is not None:
             block = self._media.read(count)
         else:
-            block = np.zeros(0, np.float32)
+            block = self._rest
             with self._explained():
                 # Not file.blocks(): behind a stream that breaks off it yields stale memory (soundfile 0.13).
                 while self._number < len(self._sounds) and not len(block):
                     sound = self._sounds[self._number]
                     found = sound.read(count, dtype="float32", always_2d=True)
-                    block = found.mean(axis=1, dtype=np.float32)
-                    self._number += not len(block)
+                    block = self._at_one_rate(found.mean(axis=1, dtype=np.float32), sound)
+                    self._number += not len(found)
+            block, self._rest = block[:count], block[count:]
         self._done += len(block)
         if not len(block) and (self.frames - self._done) / self.rate_hz > TOLERANCE_S:
             raise self._truncated(self._done / self.rate_hz, self.frames / self.rate_hz)
         return block
+
+    def _at_one_rate(self, block: NDArray[np.float32], sound: Any) -> NDArray[np.float32]:
+        if sound.samplerate == self.rate_hz:
+            return block
+        import soxr
+
+        if self._resampler is None:
+            self._resampler = soxr.ResampleStream(sound.samplerate, self.rate_hz, 1, dtype="float32", quality="HQ")
+        result: NDArray[np.float32] = self._resampler.resample_chunk(block, last=not len(block))
+        if not len(block):
+            self._resampler = None
+        return result
 
     def _truncated(self, found_s: float, stated_s: float) -> InputError:
         stated = f"{stated_s:.2f} s" if stated_s else "more"

@@ -42,7 +42,7 @@ def bmp(
     header = struct.pack(
         "<IiiHHIIiiII", version, WIDTH, height, 1, bits, compression, len(pixels), 0, 0, len(palette) // 4, 0
     )
-    header += masks.ljust(version - 40, b"\0") if version > 40 else masks
+    header += (masks.ljust(16, b"\0") + b"BGRs").ljust(version - 40, b"\0") if version > 40 else masks
     start = 14 + len(header) + len(palette)
     return b"BM" + struct.pack("<IHHI", start + len(pixels), 0, 0, start) + header + palette + pixels
 
@@ -120,18 +120,20 @@ def test_bmps_with_a_palette_are_read(bits: int) -> None:
 
 
 @pytest.mark.parametrize("bits", [4, 8])
-def test_run_lengths_of_a_bmp_are_undone_in_every_row(bits: int) -> None:
+@pytest.mark.parametrize("stored_width", [WIDTH, WIDTH + 3])
+def test_run_lengths_of_a_bmp_are_undone_in_every_row(bits: int, stored_width: int) -> None:
+    """ImageMagick's rows are rounded up to a multiple of 4 pixels."""
     index = np.zeros((HEIGHT, WIDTH), np.uint8)
     index[::2, 3:30] = 5
     index[1::3, 20:] = 9
     colours = np.random.default_rng(0).integers(0, 256, (1 << bits, 3), dtype=np.uint8)
     palette = np.dstack([colours[None, :, ::-1], np.zeros((1, len(colours), 1), np.uint8)]).tobytes()
     rows = []
-    for row in index[::-1]:
+    for row in np.pad(index[::-1], ((0, 0), (0, stored_width - WIDTH))):
         line, at = b"", 0
-        while at < WIDTH:
+        while at < stored_width:
             run = 1
-            while at + run < WIDTH and row[at + run] == row[at]:
+            while at + run < stored_width and row[at + run] == row[at]:
                 run += 1
             line += bytes([run, row[at] | row[at] << 4 if bits == 4 else row[at]])
             at += run

@@ -132,6 +132,18 @@ def test_other_joined_sounds_are_heard_to_the_end_of_the_last(form: str) -> None
     np.testing.assert_array_equal(heard(first + second), np.concatenate([heard(first), heard(second)]))
 
 
+def test_joined_sounds_of_other_rates_keep_their_pitch() -> None:
+    buffer = io.BytesIO()
+    tone = (0.5 * np.sin(2 * np.pi * 440 * np.arange(4 * 44100) / 44100)).astype(np.float32)
+    soundfile.write(buffer, np.stack([tone, tone], axis=1), 44100, format="WAV")
+    for first in (encode("WAV"), encode("WAV", speech_like()[:4000])):
+        start = len(heard(first))
+        samples = heard(first + buffer.getvalue() + first)
+        assert abs(len(samples) - 2 * start - 4 * RATE) < 3
+        assert np.abs(np.fft.rfft(samples[start + RATE : start + 3 * RATE])).argmax() == 880
+        np.testing.assert_array_equal(samples[-start:], heard(first))
+
+
 def test_the_length_of_a_healthy_mp3_is_that_of_its_encoder() -> None:
     assert len(heard(mp3())) == SECONDS * RATE
     tagged = b"ID3\x03\0\0\0\0\x10\0" + bytes(2048) + mp3() + b"TAG" + bytes(125)
