@@ -184,9 +184,9 @@ def _skip_dropped(config: Keys, there: Modalities) -> None:
         (there.has_audio, "audio_processor", "audio_embd_layer"),
     ):
         if not has:
-            config.raw(key)
+            config.skip(key)
             if sizes is not None:
-                sizes.raw(part)
+                sizes.skip(part)
 
 
 def _adapter(checkpoint: Checkpoint, config: Keys, name: str) -> Adapter:

@@ -38,6 +38,11 @@ class Keys:
         self._looked_up.add(key)
         return self.data.get(key)
 
+    def skip(self, key: str) -> None:
+        """Count a key, and all that is under it, as looked up."""
+        self._looked_up.add(key)
+        self._inner.pop(key, None)
+
     def not_looked_up(self) -> Iterator[tuple[Keys, str]]:
         """Keys with a value that no method here was asked for: each with the object that has it, inner ones too."""
         for key, value in self.data.items():

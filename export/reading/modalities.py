@@ -56,7 +56,7 @@ class Modalities:
             for name, effect in what.items()
             if name not in self.encoders
         )
-        bare = tuple(f"the checkpoint has no {name} adapter" for name in self.missing_adapters)
+        bare = tuple(f"the checkpoint has no {name} adapter: its base serves alone" for name in self.missing_adapters)
         return lost + bare
 
     def names(self, num_layers: int, vision: VisionConfig | None, audio: AudioConfig | None) -> set[str]:
