@@ -106,7 +106,7 @@ def text_spec(checkpoint: Checkpoint, config: Keys, *, thinking: tuple[str, str]
     Raises:
         CheckpointError: nothing says which ids end an answer.
     """
-    tokens = _special_tokens(checkpoint)
+    tokens = special_tokens(checkpoint)
     eos_ids = _eos_ids(
         checkpoint, config.raw("eos_token_id") if "eos_token_id" in config.data else config.raw("bos_token_id"), tokens
     )
@@ -204,6 +204,7 @@ def _ids(value: Any) -> list[int]:
     return ids
 
 
-def _special_tokens(checkpoint: Checkpoint) -> dict[str, int]:
+def special_tokens(checkpoint: Checkpoint) -> dict[str, int]:
+    """Ids of the tokenizer's added tokens by their text."""
     added = checkpoint.json("tokenizer.json").get("added_tokens", [])
     return {t["content"]: int(t["id"]) for t in added}

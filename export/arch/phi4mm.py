@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Set
+from dataclasses import replace
 
 from palmtop.errors import CheckpointError
 from palmtop.export.checkpoint.config_section import Keys
@@ -22,10 +23,10 @@ from palmtop.export.reading.preprocessor import check_preprocessor, read_preproc
 from palmtop.export.reading.settings import check_values, refuse_unread
 from palmtop.export.reading.tensors import HEAD, LINEARS, TABLE, read_head, refuse_other_tensors
 from palmtop.runtime.bundle.manifest import Route
-from palmtop.runtime.bundle.processor_config import AudioSpec, ImageSpec, ProcessorSpec
+from palmtop.runtime.bundle.processor_config import AudioSpec, ImageSpec, ProcessorSpec, TextSpec
 
 from . import Model
-from .phi3 import chat_template, read_decoder, text_spec
+from .phi3 import chat_template, read_decoder, special_tokens, text_spec
 
 IMAGE_TOKEN_ID, AUDIO_TOKEN_ID = 200010, 200011  # <|endoftext10|>, <|endoftext11|>; not in upstream's config
 # What the runtime does with pictures and sounds, in the words of the checkpoint's preprocessor.
@@ -328,4 +329,18 @@ def _processor(
             downsample_rate=audio.downsample_rate,
             window_steps=AUDIO_WINDOW_STEPS // audio.downsample_rate * audio.downsample_rate,
         )
+    text = _with_own_tokens(checkpoint, text, image, audio_spec)
     return ProcessorSpec(text=text, image=image, audio=audio_spec), tuple(notes)
+
+
+def _with_own_tokens(
+    checkpoint: Checkpoint, text: TextSpec, image: ImageSpec | None, audio: AudioSpec | None
+) -> TextSpec:
+    """Placeholders as the chat template writes them: some write the media tokens themselves."""
+    template, tokens = chat_template(checkpoint), {i: token for token, i in special_tokens(checkpoint).items()}
+    image_token, audio_token = (None if spec is None else tokens.get(spec.token_id) for spec in (image, audio))
+    if image_token is not None and image_token in template:
+        text = replace(text, image_placeholder=image_token)
+    if audio_token is not None and audio_token in template:
+        text = replace(text, audio_placeholder=audio_token)
+    return text

@@ -117,6 +117,27 @@ class ChatTemplate:
         except InputError:
             return False
 
+    def takes_null(self, *, calls_tools: bool) -> bool:
+        """Whether an assistant's content may be null; else templates get an empty text in its place.
+
+        Args:
+            calls_tools: the message has ``tool_calls``, as messages without content usually have.
+        """
+        return self._takes_null[calls_tools]
+
+    @cached_property
+    def _takes_null(self) -> tuple[bool, bool]:
+        call = {"id": "0", "type": "function", "function": {"name": _PROBE, "arguments": {}}}
+
+        def takes(message: dict[str, Any]) -> bool:
+            try:
+                rendered = self.render([{"role": "user", "content": _PROBE}, {"role": "assistant", **message}])
+            except InputError:
+                return False
+            return "None" not in rendered  # as jinja2 writes null
+
+        return takes({"content": None}), takes({"content": None, "tool_calls": [call]})
+
 
 def _to_json(
     value: object,

@@ -155,6 +155,8 @@ class TextProcessor:
         text = None if turn.text is None else mark(turn.text)
         if self._template.takes_text:
             media = "".join(self._placeholders[item.kind].write(item.number) for item in turn.media)
+            if text is None and not self._template.takes_null(calls_tools=bool(turn.extra.get("tool_calls"))):
+                text = ""  # null beside tool_calls, where the template would add it to a text
             message["content"] = None if text is None else media + text
         else:
             parts = [{"type": item.kind, item.kind: f"<{item.kind}>"} for item in turn.media]

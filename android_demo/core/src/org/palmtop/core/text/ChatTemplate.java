@@ -80,6 +80,22 @@ public final class ChatTemplate {
         }
     }
 
+    /** Whether an assistant's content may be null; else the template gets an empty text in its place. */
+    boolean takesNull() {
+        List<Map<String, Object>> messages = new ArrayList<Map<String, Object>>();
+        for (String role : new String[] {"user", "assistant"}) {
+            Map<String, Object> message = new LinkedHashMap<String, Object>();
+            message.put("role", role);
+            message.put("content", role.equals("user") ? PROBE : null);
+            messages.add(message);
+        }
+        try {
+            return !render(messages, true, Collections.<String, String>emptyMap()).contains("None");
+        } catch (PalmtopException error) {
+            return false;
+        }
+    }
+
     static PalmtopException broken(int line, String message) {
         return PalmtopException.bundle("chat_template.jinja: line " + line + ": " + message);
     }

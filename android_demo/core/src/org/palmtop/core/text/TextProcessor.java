@@ -25,6 +25,7 @@ public final class TextProcessor {
     private final Map<String, Guard.Placeholder> placeholders = new LinkedHashMap<String, Guard.Placeholder>();
     private final Guard guard;
     private final boolean takesText;
+    private final boolean takesNull;
 
     /** One message as this class needs it: {@code kinds} of its media, "image" or "audio", in order. */
     public static final class Turn {
@@ -63,6 +64,7 @@ public final class TextProcessor {
         other.removeAll(special);
         guard = new Guard(special, other, new ArrayList<Guard.Placeholder>(placeholders.values()));
         takesText = template.takesText();
+        takesNull = template.takesNull();
     }
 
     /** Render and tokenise a conversation, ready for an answer. */
@@ -167,6 +169,9 @@ public final class TextProcessor {
         message.put("role", turn.role);
         String text = turn.text == null ? null : guard.mark(turn.text, marks, turn.role.equals("assistant"));
         if (takesText) {
+            if (text == null && !takesNull) {
+                text = "";
+            }
             message.put("content", text == null ? null : media + text);
         } else {
             if (text != null && !text.isEmpty()) {
