@@ -55,7 +55,17 @@ def prepare(work: Path, layers: int, group: int) -> tuple[Path, Path]:
         bundle = work / f"{adapters}-{group}"
         if not bundle.exists():
             method = "search" if adapters == "gated" else "rtn"  # adapters added to it are quantised likewise
-            options = ("--adapters", adapters, "--method", method, "--group", group, "--context", 4096, "--no-verify")
+            options = (
+                "--adapters",
+                adapters,
+                "--set",
+                f"method={method}",
+                "--set",
+                f"group={group}",
+                "--context",
+                4096,
+                "--no-verify",
+            )
             _run("palmtop", "export", checkpoint, "-o", bundle, *options)
         bundles.append(bundle)
     return bundles[0], bundles[1]

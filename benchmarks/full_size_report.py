@@ -69,7 +69,7 @@ def measure_exports(bench: Bench, stock_layers: int) -> None:
     layers = [] if stock_layers == 32 else ["--layers", str(stock_layers)]
     text = bench.checkpoint("phi4mini" if not layers else f"phi4mini-{stock_layers}", "--text-only", *layers)
     bench.results["stock layers"] = stock_layers
-    bench.export("text", text, "--no-verify", "--symmetric", "--method", "rtn")
+    bench.export("text", text, "--no-verify", "--set", "symmetric=true", "--quality", "fast")
     bench.export("text search", text, "--no-verify")
     stock = bench.work / "stock"
     shutil.rmtree(stock, ignore_errors=True)

@@ -135,9 +135,7 @@ def bits_a_weight(model: FloatModel, scheme: Scheme) -> float:
 @click.option("--bits", type=int, default=4, show_default=True)
 @click.option("--group", type=int, default=32, show_default=True)
 @click.option("--symmetric", is_flag=True)
-@click.option(
-    "--method", "methods", multiple=True, default=("rtn", "k_quant", "hqq", "search", "awq", "gptq", "gptq-in-order")
-)
+@click.option("--method", "methods", multiple=True, default=("rtn", "k_quant", "search", "gptq", "gptq-in-order"))
 @click.option("--by-kind", is_flag=True, help="Print what each kind of tensor loses when it alone is quantised.")
 @click.option("--write", is_flag=True, help="Renew the model's table in docs/quantise.md.")
 def main(

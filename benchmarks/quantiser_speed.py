@@ -33,7 +33,7 @@ from palmtop.quantize.scheme import Scheme
 from palmtop.quantize.workers import BLOCK_BYTES, Workers, usable_cores
 
 PAGE, MARK = Path(__file__).parent.parent / "docs" / "quantise.md", "quantiser speed"
-SCHEMES = ((4, 32), (4, 128), (8, 32), (2, 16))
+SCHEMES = ((4, 32), (4, 128), (8, 32), (2, 32))
 
 
 class Drain(CountingSink):

@@ -7,18 +7,18 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
+import tomllib
 
 from palmtop.errors import InputError
-from palmtop.export.mixed_precision.size_option import Size
+from palmtop.runtime.memory.size_option import Size
 
-from .recipe import DRAFT_ROWS, Recipe
+from .recipe import Recipe
 
 if TYPE_CHECKING:
     from palmtop.export.mixed_precision.allocation import Plan
@@ -28,57 +28,50 @@ EXAMPLES = """
 \b
 Examples:
   palmtop export Phi-4-multimodal-instruct -o phi4mm-int4
-  palmtop export Phi-4-multimodal-instruct -o phi4mm-int4 --group 128 --context 4096
+  palmtop export Phi-4-multimodal-instruct -o phi4mm-int4 --context 4096 \\
+      --set group=128
+  palmtop export Phi-4-multimodal-instruct -o phi4mm-best --quality best
   palmtop export my-finetune -o vision-only --adapters merge=vision
-  palmtop export Phi-4-multimodal-instruct -o phi4mm-int4 --ram 2GB   # on a small machine
-  palmtop export Phi-4-multimodal-instruct -o laptop --target openvino --context 4096 --chunk 128
-  palmtop export my-finetune -o phone --target qnn --soc sm8650,sm8750
-  palmtop export my-finetune -o parity --bits 32        # float32, to compare with the reference
-  palmtop export Phi-4-mini-Q8_0.gguf -o mini-int4      # a text model's GGUF; its grid is rounded once more
-  palmtop export Phi-4-multimodal-instruct -o phi4mm-long --kv 8 --context 32768   # a quarter of the KV memory
-  palmtop export Phi-4-multimodal-instruct -o phone --size 2.2GB --save-plan plan.json
-  palmtop export Phi-4-multimodal-instruct --loss 0.02 --plan          # show, export nothing
+  palmtop export Phi-4-multimodal-instruct -o phi4mm-int4 --ram 2GB
+  palmtop export my-finetune -o parity --bits 32    # float32, to compare
+  palmtop export Phi-4-mini-Q8_0.gguf -o mini-int4  # its grid is rounded again
+  palmtop export Phi-4-multimodal-instruct -o long --kv 8 --context 32768
   palmtop export Phi-4-multimodal-instruct --size 2.2GB --speed 12 --plan
+  palmtop export Phi-4-multimodal-instruct -o phone --size 2.2GB \\
+      --save-plan plan.json
   palmtop export Phi-4-multimodal-instruct -o again --plan-file plan.json
+  palmtop export my-finetune -o phone --target qnn --set soc=sm8650,sm8750
+  palmtop export my-finetune -o laptop --set speculation=true
+
+\b
+Keys of a recipe beside the options above (docs/recipe.md): method, group,
+symmetric, scale_bits, head_bits, encoder_bits, accuracy_level, speculation,
+draft_rows, soc, target_context, chunk.
 """
 
 
 @click.command("export", epilog=EXAMPLES, short_help="Turn a checkpoint into a bundle.")
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Bundle folder to write.")
-@click.option("--bits", type=int, help="Decoder and adapters: 4 (default), 8, or 32 for float32.")
-@click.option("--head-bits", type=int, help="Embedding and head, one table when tied: 4, 8 or 32 (default: as --bits).")
-@click.option("--encoder-bits", type=int, help="Vision and audio encoders: 4, 8 or 32 (default: as --bits).")
-@click.option("--group", type=int, help="Weights that share a scale: 16, 32 (default), 64, 128 or 256.")
-@click.option("--symmetric/--asymmetric", default=None, help="Without or with (default) zero points.")
-@click.option("--scale-bits", type=int, help="Of a group's scale: 32 (default) or 16, which is smaller on disk.")
-@click.option(
-    "--method",
-    help="search (default), rtn (fastest), hqq; calibrated: gptq, gptq-in-order (best, slowest), awq (its clipping).",
-)
+@click.option("--quality", help="fast, balanced (default) or best: best calibrates, layer after layer, for hours.")
 @click.option(
     "--size", type=Size(), help="Choose bits and group of every tensor for the best bundle of this size, e.g. 2.2GB."
 )
 @click.option("--loss", type=float, help="Likewise, for the smallest bundle of this mean KL divergence, in nats.")
 @click.option(
-    "--speed", type=float, help="Tokens of text a second at least in the decoder's matrices here; alone or with those."
+    "--speed", type=float, help="Likewise, tokens a second at least in the decoder's matrices; alone or with those."
 )
-@click.option("--plan", "only_plan", is_flag=True, help="Show what --size or --loss comes to, and export nothing.")
+@click.option("--bits", type=int, help="Decoder and adapters: 4 (default), 8, or 32 for float32.")
+@click.option("--adapters", help="gated (default: switchable), none, or merge=NAME[=W][,NAME[=W]] into the base.")
+@click.option("--context", type=int, help="Longest sequence to serve (default 8192, or what the model serves if less).")
+@click.option("--kv", type=int, help="Bits of the KV cache: 32 (default), 8 or 4; these two are calibrated first.")
+@click.option("--target", help="Graphs of fixed shapes beside the bundle's own, for a provider: openvino, qnn.")
+@click.option("--calibrate", "samples", type=click.Path(path_type=Path), help="JSONL samples instead of packaged ones.")
+@click.option("--recipe", "recipe_file", type=click.Path(path_type=Path), help="TOML file of these and more choices.")
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="One key of a recipe, e.g. group=128.")
+@click.option("--plan", "only_plan", is_flag=True, help="Show what --size, --loss or --speed comes to; export nothing.")
 @click.option("--save-plan", type=click.Path(path_type=Path), help="Write the plan, to be edited and replayed.")
 @click.option("--plan-file", type=click.Path(path_type=Path), help="Replay a plan.")
-@click.option("--calibrate", "samples", type=click.Path(path_type=Path), help="JSONL samples instead of packaged ones.")
-@click.option("--accuracy-level", type=int, help="0: activations stay float32. 4 (default): int8, faster.")
-@click.option("--adapters", help="gated (default: switchable), none, or merge=NAME[=W][,NAME[=W]] into the base.")
-@click.option(
-    "--context", type=int, help="Longest sequence to serve, in tokens (default 8192, or what the model serves)."
-)
-@click.option("--kv", type=int, help="Bits of the KV cache: 32 (default), 8 or 4; these two are calibrated first.")
-@click.option("--speculation", is_flag=True, help="Logits for guesses at what follows: see docs/speculation.md.")
-@click.option("--target", help="Graphs of fixed shapes beside the bundle's own, for a provider: openvino, qnn.")
-@click.option("--soc", help="Of --target qnn: systems on chip to compile for, e.g. sm8650,sm8750 (default sm8750).")
-@click.option("--target-context", type=int, help="Positions of their cache (default: the context, at most 4096).")
-@click.option("--chunk", type=int, help="Tokens of a prompt that those graphs read at a time (default 128).")
-@click.option("--recipe", "recipe_file", type=click.Path(path_type=Path), help="TOML file with these options.")
 @click.option(
     "--ram", type=Size(), help="Most memory to use, such as 2GB (default: what speed asks for, below 0.5 GB)."
 )
@@ -102,7 +95,7 @@ def export_command(
     force: bool,
     verify: bool,
     as_json: bool,
-    speculation: bool,
+    settings: tuple[str, ...],
     **options: Any,
 ) -> None:
     """Turn the CHECKPOINT, a folder (config.json, safetensors, tokenizer) or a GGUF file, into one INT4 ONNX bundle.
@@ -117,9 +110,7 @@ def export_command(
     from .convert import export_model, make_plan
 
     recipe = Recipe() if recipe_file is None else Recipe.from_toml(recipe_file)
-    recipe = replace(recipe, **{k: v for k, v in options.items() if v is not None})
-    if speculation:
-        recipe = replace(recipe, draft_rows=max(DRAFT_ROWS, recipe.draft_rows))
+    recipe = recipe.changed({k: v for k, v in options.items() if v is not None} | _settings(settings, options))
     request = _request(recipe, size, loss, speed, plan_file, samples)
     if request is None and (only_plan or save_plan is not None):
         raise InputError("there is nothing to plan, expected --size, --loss, --speed or --plan-file")
@@ -180,6 +171,27 @@ def export_command(
     )
     if quality is not None:
         click.echo(_measured(quality))
+
+
+def _settings(settings: tuple[str, ...], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Keys of a recipe from ``--set``: values are TOML's, a bare word is text.
+
+    Raises:
+        InputError: not KEY=VALUE, or a key that another option has given.
+    """
+    found: dict[str, Any] = {}
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        name = key.strip().replace("-", "_")
+        if not equals or not name:
+            raise InputError(f"--set is '{setting:.60}', expected KEY=VALUE such as group=128")
+        if name in found or options.get(name) is not None:
+            raise InputError(f"'{name}' is set twice, expected it once")
+        try:
+            found[name] = tomllib.loads(f"value = {text}")["value"]
+        except (tomllib.TOMLDecodeError, KeyError, RecursionError):
+            found[name] = text.strip()
+    return found
 
 
 def _request(

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from palmtop.errors import InputError, QuantizeError
 from palmtop.quantize import Quantizer
-from palmtop.quantize.awq import awq
 from palmtop.quantize.gptq import gptq
-from palmtop.quantize.hqq import hqq
 from palmtop.quantize.rtn import rtn
 from palmtop.quantize.scheme import Scheme
 from palmtop.quantize.search import search
@@ -24,19 +23,19 @@ ENCODER_BITS = (4, 8, 32)
 METHODS: dict[str, Quantizer] = {
     "rtn": rtn,
     "search": search,
-    "hqq": hqq,
-    "awq": awq,
     "gptq": gptq,
     "gptq-in-order": gptq,
 }
-DRAFT_ROWS = 8  # of ``--speculation``: longer steps gain nothing on two x86 cores (docs/speculation.md)
+QUALITIES = {"fast": "rtn", "balanced": "search", "best": "gptq-in-order"}
+"""The dial of ``palmtop export --quality``: how codes are chosen. Seconds, seconds to minutes, and minutes to hours."""
+DRAFT_ROWS = 8  # of ``speculation = true``: longer steps gain nothing on two x86 cores (docs/speculation.md)
 TARGETS = ("openvino", "qnn")
 TARGET_KEYS = ("target", "target_context", "chunk", "soc")
 SOC = "sm8750"
 DEFAULT_CONTEXT = 8192
 TARGET_CONTEXT = 4096  # of a cache that is always read whole
 LATER = {"kv": 32, "draft_rows": 1}  # options that the first palmtop did not have
-CALIBRATED = ("awq", "gptq", "gptq-in-order")  # they need statistics of each layer's inputs
+CALIBRATED = ("gptq", "gptq-in-order")  # they need statistics of each layer's inputs
 IN_ORDER = ("gptq-in-order",)  # on the inputs that the quantised layers before hand over
 _MERGE_ITEM = re.compile(r"^([\w.-]+)(?:=([-+]?[0-9.]+(?:[eE][-+]?[0-9]+)?))?$")
 _SOC_NAME = re.compile(r"^[a-z][a-z0-9]{2,15}$")
@@ -59,9 +58,9 @@ class Recipe:
         group: weights that share one scale.
         symmetric: no zero points.
         scale_bits: of a group's scale; 16 stores float16, which onnxruntime widens when it loads the graph.
-        method: "search" tries narrower ranges for each group, "rtn" rounds to nearest (fastest), "hqq" moves
-            zero points; "gptq" and "awq" look at what enters each layer first (calibration); "gptq-in-order" quantises
-            layer after layer and lets each make up for those before it.
+        method: "search" tries narrower ranges for each group, "rtn" rounds to nearest (fastest); "gptq" looks at what
+            enters each layer first (calibration); "gptq-in-order" quantises layer after layer and lets each make up for
+            those before it. ``QUALITIES`` names three of them for the command line.
         accuracy_level: of MatMulNBits; 0 computes in float32, 4 quantises activations to int8.
         adapters: "gated", "none", or "merge=NAME[=W][,NAME[=W]...]".
         context: longest sequence the bundle serves, in tokens; None: 8192, or what the model serves if less.
@@ -239,10 +238,31 @@ class Recipe:
         Raises:
             InputError: an unknown key, or a value that is not possible.
         """
-        known = {f.name for f in fields(cls)}
-        if unknown := sorted(data.keys() - known):
+        return cls().changed(data)
+
+    def changed(self, data: Mapping[str, Any]) -> Recipe:
+        """The same with other values; ``quality`` may stand for ``method``, ``speculation`` for ``draft_rows``.
+
+        Raises:
+            InputError: an unknown key, or a value that is not possible.
+        """
+        values = dict(data)
+        known = {f.name for f in fields(self)} | {"quality", "speculation"}
+        if unknown := sorted(values.keys() - known):
             raise InputError(f"recipe has '{unknown[0]}', expected keys among {', '.join(sorted(known))}")
-        return cls(**data)
+        if "quality" in values:
+            quality = values.pop("quality")
+            if quality not in QUALITIES:
+                raise InputError(f"quality is {quality!r}, expected one of {', '.join(QUALITIES)}")
+            if values.get("method", QUALITIES[quality]) != QUALITIES[quality]:
+                raise InputError(f"quality is '{quality}' and method is '{values['method']}', expected one of them")
+            values["method"] = QUALITIES[quality]
+        if "speculation" in values:
+            wanted = values.pop("speculation")
+            if not isinstance(wanted, bool):
+                raise InputError(f"speculation is {wanted!r}, expected true or false")
+            values.setdefault("draft_rows", max(DRAFT_ROWS, self.draft_rows) if wanted else 1)
+        return replace(self, **values)
 
     @classmethod
     def from_toml(cls, path: Path) -> Recipe:

@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 
 from palmtop.errors import QuantizeError
 
-from .awq import SHRINKS
 from .blocks import check, importance_groups, quantize_in_parts
 from .pack import pack, unpack
 from .refine import refine
@@ -29,6 +28,7 @@ from .statistics import Statistics
 
 DAMPING = 0.01  # of the mean of the diagonal, added to it
 BLOCK = 64  # columns whose corrections are held back and applied to the rest at once
+SHRINKS = tuple(1 - step / 20 for step in range(11))  # of each group's range, judged by the error in the outputs
 REFINED = 2  # times; a third one takes another 1 %
 
 _one_at_a_time = threading.Lock()

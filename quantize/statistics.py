@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,14 +28,6 @@ class Statistics:
         """[K] mean square of each input."""
         return np.ascontiguousarray(np.diagonal(self.moments))
 
-    def through(self, matrix: NDArray[np.float32]) -> Statistics:
-        """Of ``matrix @ x``, [R, R]: what the second of two linear layers in a row sees."""
-        return Statistics(np.asarray(matrix @ self.moments @ matrix.T, np.float32), self.count)
-
-    def scaled(self, scales: NDArray[np.float32]) -> Statistics:
-        """Of ``x / scales``."""
-        return Statistics(self.moments / scales[:, None] / scales, self.count)
-
     def output_error(self, difference: NDArray[np.float32]) -> float:
         """Mean squared change of the outputs, summed over them, for weights changed by [N, K]."""
         return float(np.einsum("nk,nk->", difference @ self.moments, difference, dtype=np.float64))
@@ -57,10 +48,3 @@ class Moments:
     def statistics(self, total_weight: float | None = None) -> Statistics:
         """The mean, over the inputs or over their total weight."""
         return Statistics(self._sum / np.float32(max(total_weight or self.count, 1e-30)), self.count)
-
-
-def mixed(parts: Iterable[Statistics]) -> Statistics:
-    """Equal shares of several kinds of inputs, however many each has."""
-    there = [part for part in parts if part.count]
-    moments = np.asarray(np.mean([part.moments for part in there], axis=0), np.float32)
-    return Statistics(moments, sum(part.count for part in there))

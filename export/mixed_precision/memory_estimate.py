@@ -50,7 +50,7 @@ def refuse_little_memory(
     if needed > ram_bytes:
         raise InputError(
             f"ram is {ram_bytes / 1e6:.0f} MB, expected at least {needed / 1e6:.0f} MB to calibrate or plan this model;"
-            " --plan-file replays a plan that was made with rtn, search or hqq in less"
+            " --plan-file replays a plan that was made with rtn or search in less"
         )
 
 

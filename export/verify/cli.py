@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from palmtop.errors import InputError
-from palmtop.export.mixed_precision.size_option import Size
+from palmtop.runtime.memory.size_option import Size
 
 if TYPE_CHECKING:
     from palmtop.runtime.bundle.opening import Bundle

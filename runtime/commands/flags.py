@@ -13,6 +13,7 @@ from palmtop.errors import InputError
 from palmtop.runtime.chat.routing import AdapterRequest, parse_adapters
 from palmtop.runtime.decoding.generation_options import DEFAULT_MAX_TOKENS, GenerationOptions, OverflowRule
 from palmtop.runtime.decoding.grammar import Grammar
+from palmtop.runtime.memory.size_option import Size
 from palmtop.runtime.providers.assignment import parse_provider
 from palmtop.runtime.session import Session, SessionOptions, load_session
 
@@ -26,7 +27,7 @@ def session_flags(command: Command) -> Command:
 
     @click.option("--context", type=int, help="Tokens the conversation may hold (default: what fits).")
     @click.option("--threads", type=int, help="Threads of the native libraries (default: theirs).")
-    @click.option("--memory-limit", metavar="SIZE", help="Refuse to take more than this, e.g. 3.5GB.")
+    @click.option("--memory-limit", type=Size(), help="Refuse to take more than this, e.g. 3.5GB.")
     @click.option("--keep-encoders", is_flag=True, help="Keep encoders loaded: faster, more memory.")
     @click.option(
         "--provider",
@@ -42,7 +43,7 @@ def session_flags(command: Command) -> Command:
         *args: Any,
         context: int | None,
         threads: int | None,
-        memory_limit: str | None,
+        memory_limit: int | None,
         keep_encoders: bool,
         providers: tuple[str, ...],
         fallback: bool,
@@ -53,7 +54,7 @@ def session_flags(command: Command) -> Command:
             context=context,
             threads=threads,
             keep_encoders=keep_encoders,
-            memory_limit=None if memory_limit is None else size_bytes(memory_limit),
+            memory_limit=memory_limit,
             provider=parse_provider(providers),
             fallback=fallback,
             recompile=recompile,
@@ -177,21 +178,3 @@ def _read(path: Path) -> str:
 def open_session(bundle: Path, loading: SessionOptions) -> Session:
     """Load a bundle for a command."""
     return load_session(bundle, loading)
-
-
-def size_bytes(text: str) -> int:
-    """A size as people write it.
-
-    Raises:
-        click.BadParameter: not one.
-
-    >>> size_bytes("3.5GB"), size_bytes("200 MB"), size_bytes("1GiB")
-    (3500000000, 200000000, 1073741824)
-    """
-    units = {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "KB": 10**3, "MB": 10**6, "GB": 10**9, "B": 1, "": 1}
-    number = text.strip().upper()
-    unit = next(u for u in units if number.endswith(u))
-    try:
-        return int(float(number[: len(number) - len(unit)]) * units[unit])
-    except (ValueError, OverflowError) as error:
-        raise click.BadParameter(f"found '{text}', expected a size such as 3.5GB") from error

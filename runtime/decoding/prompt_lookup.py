@@ -235,7 +235,7 @@ def drafter_for(
         if options.speculate:
             raise InputError(
                 "option speculate: this bundle gives the logits of one position at a time, expected one that was "
-                "exported with --speculation"
+                "exported with --set speculation=true"
             )
         return None
     if options.speculate is False:

@@ -139,18 +139,18 @@ class PlacedBundle:
         if target.soc is None:
             return
         if not is_emulated(target.provider) and soc is not None and soc != target.soc:
-            raise BundleError(f"{where} were compiled for {target.soc}, this is {soc}; {again} --soc {soc}")
+            raise BundleError(f"{where} were compiled for {target.soc}, this is {soc}; {again} --set soc={soc}")
         if self.recompile:
             return
         if target.versions.get("sources") != sources_sha256(self.bundle, target):
             raise BundleError(
-                f"{where} were compiled from other sources than lie beside them; {again} --soc {target.soc}"
+                f"{where} were compiled from other sources than lie beside them; {again} --set soc={target.soc}"
             )
         found = compiler_versions(target.provider)
         if COMPILER in target.versions and found.get(COMPILER) != target.versions[COMPILER]:
             raise BundleError(
                 f"{where} were compiled by {COMPILER} {target.versions[COMPILER]}, found {found.get(COMPILER)}; "
-                f"pass --recompile (recompile=True) to compile them here, or {again} --soc {target.soc}"
+                f"pass --recompile (recompile=True) to compile them here, or {again} --set soc={target.soc}"
             )
 
 

@@ -227,7 +227,7 @@ def test_samples_without_a_use_are_refused(checkpoint: Checkpoint, tmp_path: Pat
     arguments = [str(checkpoint.path), "-o", str(tmp_path / "b"), "--calibrate", str(tmp_path / "mine.jsonl")]
     result = CliRunner().invoke(export_command, arguments)
     assert isinstance(result.exception, InputError)
-    assert "expected one of awq, gptq, gptq-in-order, or --kv 8 or 4" in str(result.exception)
+    assert "expected one of gptq, gptq-in-order, or --kv 8 or 4" in str(result.exception)
 
 
 @pytest.mark.parametrize("kv", [2, 16, 8.0, "8", None])

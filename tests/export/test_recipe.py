@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from palmtop.errors import InputError
+from palmtop.export.cli import export_command
 from palmtop.export.recipe import Recipe
+from palmtop.runtime.reference import checkpoint_path
 
 
 def test_a_recipe_comes_back_from_its_dictionary() -> None:
@@ -60,3 +65,50 @@ def test_a_recipe_file_sets_only_what_it_names(tmp_path: Path) -> None:
     path = tmp_path / "recipe.toml"
     path.write_text("bits = 8\nsymmetric = true\n")
     assert Recipe.from_toml(path) == Recipe(bits=8, symmetric=True)
+
+
+@pytest.mark.parametrize(("quality", "method"), [("fast", "rtn"), ("balanced", "search"), ("best", "gptq-in-order")])
+def test_one_dial_chooses_the_method(quality: str, method: str, tmp_path: Path) -> None:
+    assert Recipe.from_dict({"quality": quality}).method == method
+    (tmp_path / "r.toml").write_text(f'quality = "{quality}"\n')
+    assert Recipe.from_toml(tmp_path / "r.toml").method == method
+
+
+def test_a_dial_beside_another_method_is_refused() -> None:
+    with pytest.raises(InputError, match="quality is 'fast' and method is 'gptq', expected one of them"):
+        Recipe.from_dict({"quality": "fast", "method": "gptq"})
+    with pytest.raises(InputError, match="quality is 'high', expected one of fast, balanced, best"):
+        Recipe.from_dict({"quality": "high"})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--set", "group"], "--set is 'group', expected KEY=VALUE such as group=128"),
+        (["--set", "colour=red"], "recipe has 'colour', expected keys among"),
+        (["--set", "group=many"], "group is 'many', expected a whole number"),
+        (["--set", "group=64", "--set", "group=32"], "'group' is set twice"),
+        (["--set", "bits=8", "--bits", "4"], "'bits' is set twice"),
+        (["--quality", "highest"], "quality is 'highest', expected one of fast, balanced, best"),
+        (["--set", "speculation=5"], "speculation is 5, expected true or false"),
+    ],
+)
+def test_a_wrong_setting_is_named(arguments: list[str], sentence: str, tmp_path: Path) -> None:
+    found = CliRunner().invoke(export_command, [str(checkpoint_path()), "-o", str(tmp_path / "b"), *arguments])
+    assert isinstance(found.exception, InputError) and sentence in str(found.exception)
+
+
+def test_settings_reach_the_bundle_before_those_of_a_file(tmp_path: Path) -> None:
+    (tmp_path / "r.toml").write_text("group = 64\ncontext = 128\n")
+    arguments = ["--recipe", str(tmp_path / "r.toml"), "--set", "group=128", "--set", "speculation=true", "--quality"]
+    command = [str(checkpoint_path()), "-o", str(tmp_path / "b"), "--no-verify", *arguments, "fast"]
+    found = CliRunner().invoke(export_command, command)
+    assert found.exit_code == 0, found.output
+    recipe = json.loads((tmp_path / "b" / "bundle.json").read_text())["recipe"]
+    wanted = {"group": 128, "context": 128, "method": "rtn", "draft_rows": 8}
+    assert {key: recipe[key] for key in wanted} == wanted
+
+
+def test_every_key_of_a_recipe_is_in_its_page() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "recipe.md").read_text("utf-8")
+    assert [field.name for field in fields(Recipe) if f"| `{field.name}` |" not in page] == []

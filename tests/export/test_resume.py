@@ -31,7 +31,7 @@ from palmtop.quantize.workers import Workers, plan_workers
 from palmtop.runtime.reference import checkpoint_path
 
 RECIPE = Recipe(method="rtn", context=64)
-COMMAND = ["export", str(checkpoint_path()), "--method", "rtn", "--context", "64", "--no-verify", "-o"]
+COMMAND = ["export", str(checkpoint_path()), "--quality", "fast", "--context", "64", "--no-verify", "-o"]
 EXPORT = """
 import os, random, sys, threading
 from palmtop.export.convert import export_model

@@ -61,7 +61,7 @@ def test_graphs_that_fit_are_accepted(bundle: Bundle) -> None:
 
 def test_another_soc_is_refused_with_the_export_that_mends_it(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(placed, "this_soc", lambda: "sm8650")
-    with pytest.raises(BundleError, match=r"compiled for sm8750, this is sm8650; palmtop export .* --soc sm8650$"):
+    with pytest.raises(BundleError, match=r"compiled for sm8750, this is sm8650; palmtop export .* --set soc=sm8650$"):
         PlacedBundle(bundle, "qnn", ("vision",)).check()
     monkeypatch.setattr(placed, "this_soc", lambda: None)  # a system that does not tell is not held against the bundle
     PlacedBundle(bundle, "qnn", ("vision",)).check()
@@ -87,7 +87,7 @@ def test_another_compiler_is_refused_until_recompiling_is_asked_for(
 def test_sources_that_changed_make_the_binary_stale(bundle: Bundle) -> None:
     files = bundle.manifest.files | {"qnn_vision.onnx": FileSpec(size_bytes=1, sha256="c" * 64)}
     changed = Bundle(bundle.path, replace(bundle.manifest, files=files))
-    with pytest.raises(BundleError, match=r"other sources than lie beside them; palmtop export .* --soc sm8750$"):
+    with pytest.raises(BundleError, match=r"other sources than lie beside them; palmtop export .* --set soc=sm8750$"):
         PlacedBundle(changed, "qnn", ("vision",)).check()
 
 

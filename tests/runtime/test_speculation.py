@@ -165,9 +165,9 @@ def test_a_graph_without_the_rows_that_the_manifest_names_is_refused(toy_bundle:
 
 @pytest.fixture(scope="module")
 def speculating_bundle(reference_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The reference model as ``palmtop export --speculation`` writes it."""
+    """The reference model as ``palmtop export --set speculation=true`` writes it."""
     target = tmp_path_factory.mktemp("bundles") / "speculating"
-    arguments = ["export", str(reference_checkpoint), "-o", str(target), "--speculation", "--no-verify"]
+    arguments = ["export", str(reference_checkpoint), "-o", str(target), "--set", "speculation=true", "--no-verify"]
     run = CliRunner().invoke(cli, arguments)
     assert run.exit_code == 0, run.output
     return target
@@ -220,4 +220,4 @@ def test_the_command_line_guesses_and_says_so(speculating_bundle: Path, int4_bun
     assert usages[0]["accepted_tokens"] > 5
     assert usages[1]["drafted_tokens"] == 0
     refused = CliRunner().invoke(cli, ["run", str(int4_bundle), *arguments, "--speculate"])
-    assert "expected one that was exported with --speculation" in str(refused.exception)
+    assert "expected one that was exported with --set speculation=true" in str(refused.exception)
