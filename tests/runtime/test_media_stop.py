@@ -136,7 +136,7 @@ def test_a_cancelled_turn_stops_among_the_pieces_and_the_conversation_goes_on(
         asked += 1
         if asked == pieces:
             answer.cancel()
-        return answer._interruption.reason is not None
+        return answer._steps.interruption.reason is not None
 
     work = conversation._media.measure
     conversation._media.measure = lambda item, *, cancelled: work(item, cancelled=wanted)  # type: ignore[method-assign]
