@@ -7,13 +7,13 @@ import signal
 import sys
 import threading
 import time
+import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
-import tomllib
 
 from palmtop.errors import InputError
 from palmtop.runtime.memory.size_option import Size

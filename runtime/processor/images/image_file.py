@@ -11,6 +11,7 @@ import contextlib
 import errno
 import importlib
 import io
+import logging
 import threading
 import warnings
 from pathlib import Path
@@ -31,6 +32,7 @@ MAX_FILE_BYTES = 1 << 28
 BLEND_ROWS = 256
 """Rows laid over white at a time: bounds working memory and the wait for whoever wants to stop."""
 _WARNINGS = threading.Lock()
+_QUIET = logging.NullHandler()
 
 
 def load_image(source: str | Path | bytes | NDArray[np.uint8], between: Between = go_on) -> NDArray[np.uint8]:
@@ -84,6 +86,8 @@ def _decode(data: bytes, header: ImageHeader, name: str) -> NDArray[Any]:
     """Grey, RGB or RGBA pixels, upright, 8 bits."""
     from PIL import Image, ImageOps, features
 
+    # Without a handler of its own, logging would write what Pillow notes about odd files to standard error.
+    logging.getLogger("PIL").addHandler(_QUIET)
     if header.format == "HEIC":
         try:
             pillow_heif: Any = importlib.import_module("pillow_heif")

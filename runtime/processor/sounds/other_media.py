@@ -20,8 +20,8 @@ def media_kind(head: bytes) -> tuple[str, str] | None:
         return "mp4", "an MP4 (M4A, 3GP or MOV)"
     if head[:4] == b"\x1a\x45\xdf\xa3":
         return "matroska", "a WebM or Matroska"
-    if head[:4] == b"OggS" and not any(mark in head for mark in (b"vorbis", b"OpusHead")):
-        return "ogg", "an Ogg without Vorbis or Opus"
+    if head[:4] == b"OggS" and any(mark in head for mark in (b"\x7fFLAC", b"Speex   ")):
+        return "ogg", "an Ogg (FLAC or Speex)"
     if len(head) > 1 and head[0] == 0xFF and head[1] & 0xF6 == 0xF0:
         return "aac", "an AAC (ADTS)"
     if head[:5] == b"#!AMR":

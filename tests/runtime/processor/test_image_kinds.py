@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import struct
+import subprocess
+import sys
 import zlib
 
 import numpy as np
@@ -247,3 +249,18 @@ def test_cut_pictures_are_refused(rgb: NDArray[np.uint8], keep: float) -> None:
     for data in files:
         with pytest.raises(InputError, match=r"truncated|ends inside its header"):
             load_image(data[: int(len(data) * keep)])
+
+
+def test_what_pillow_notes_about_odd_files_is_not_written_to_standard_error(rgb: NDArray[np.uint8]) -> None:
+    """In a process of its own, because pytest gives the logging module a handler."""
+    data = bytearray(encode(Image.fromarray(rgb), "TIFF"))
+    place = data.index(struct.pack("<HHI", 277, 3, 1))
+    data[place + 8 : place + 12] = struct.pack("<I", 24620)
+    code = (
+        "import sys\n"
+        "from palmtop.errors import InputError\n"
+        "from palmtop.runtime.processor.images.image_file import load_image\n"
+        "try:\n    load_image(sys.stdin.buffer.read())\nexcept InputError:\n    print('refused')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], input=bytes(data), capture_output=True, check=True)
+    assert (done.stdout.strip(), done.stderr) == (b"refused", b"")
