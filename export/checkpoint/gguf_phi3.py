@@ -50,14 +50,17 @@ def config(fields: Mapping[str, Any], tensors: TensorFolder) -> dict[str, Any]:
     Raises:
         CheckpointError: a key or tensor is missing, or of another kind.
     """
+    read = {"vocab_size", "tensor_data_layout", "rope.scaling.finetuned"}  # said by tensors; of training
 
     def wanted(key: str) -> Any:
+        read.add(key)
         full = f"{ARCHITECTURE}.{key}"
         if full not in fields:
             raise CheckpointError(f"{tensors.path}: metadata key '{full}' is missing")
         return fields[full]
 
     def given(key: str) -> Any:
+        read.add(key)
         return fields.get(f"{ARCHITECTURE}.{key}")
 
     table = tensors.shape("token_embd.weight")
@@ -72,7 +75,16 @@ def config(fields: Mapping[str, Any], tensors: TensorFolder) -> dict[str, Any]:
     head = given("attention.key_length") or hidden // heads
     ids = {key: fields.get(f"tokenizer.ggml.{key}_token_id") for key in ("eos", "eot", "bos", "padding")}
     ends = [ids[key] for key in ("eos", "eot") if ids[key] is not None]
-    return {
+    values = given("attention.value_length")
+    if values not in (None, head):
+        raise CheckpointError(f"{tensors.path}: {ARCHITECTURE}.attention.value_length is {values}, expected {head}")
+    scaling, factor = given("rope.scaling.type"), given("rope.scaling.factor")
+    if scaling not in (None, "none", "longrope") or factor not in (None, 0, 1):
+        raise CheckpointError(
+            f"{tensors.path}: {ARCHITECTURE}.rope.scaling is of type {scaling!r} with factor {factor}, expected"
+            " longrope"
+        )
+    made = {
         "model_type": "phi3",
         "_name_or_path": fields.get("general.name") or tensors.path.stem,
         "vocab_size": table[0],
@@ -94,12 +106,24 @@ def config(fields: Mapping[str, Any], tensors: TensorFolder) -> dict[str, Any]:
         "bos_token_id": ids["bos"],
         "pad_token_id": ids["padding"],
     }
+    for key, value in fields.items():
+        name = key.removeprefix(f"{ARCHITECTURE}.")
+        if name != key and name not in read:
+            raise CheckpointError(
+                f"{tensors.path}: metadata key '{key}' is {value!r:.60}, expected none: it is not read"
+            )
+    return made
 
 
 def _scaling(tensors: TensorFolder, attention_factor: float | None) -> dict[str, Any] | None:
     """LongRoPE's factors, which are tensors here; None without."""
     found = {key: name for key, name in FACTORS.items() if tensors.shape(name) is not None}
     if not found:
+        if attention_factor not in (None, 1.0):
+            raise CheckpointError(
+                f"{tensors.path}: {ARCHITECTURE}.rope.scaling.attn_factor is {attention_factor}, expected the factors"
+                f" {' and '.join(FACTORS.values())} with it"
+            )
         return None
     if missing := FACTORS.keys() - found.keys():
         raise CheckpointError(

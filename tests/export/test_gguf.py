@@ -77,6 +77,8 @@ def write_gguf(
     writer.add_rope_dimension_count(int(config["partial_rotary_factor"] * hidden) // heads)
     writer.add_rope_freq_base(config["rope_theta"])
     writer.add_sliding_window(config.get("sliding_window") or 0)
+    for key, value in changes.pop("metadata", {}).items():
+        (writer.add_string if isinstance(value, str) else writer.add_float32)(f"phi3.{key}", value)
     scaling = config.get("rope_scaling")
     if scaling is not None:
         writer.add_rope_scaling_attn_factors(changes.pop("attn_factor"))
@@ -294,3 +296,23 @@ def test_without_the_package_the_command_is_named(tmp_path: Path, monkeypatch: p
     monkeypatch.setitem(sys.modules, "palmtop.export.checkpoint.gguf_checkpoint", None)
     with pytest.raises(InputError, match=r"pip install 'palmtop\[gguf\]'"):
         open_checkpoint(tmp_path / "model.gguf")
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        ({"logit_scale": 0.5}, r"metadata key 'phi3\.logit_scale' is 0\.5, expected none: it is not read"),
+        (
+            {"rope.scaling.type": "linear", "rope.scaling.factor": 4.0},
+            r"rope\.scaling is of type 'linear' with factor 4",
+        ),
+        (
+            {"rope.scaling.attn_factor": 1.25},
+            r"rope\.scaling\.attn_factor is 1\.25, expected the factors rope_factors_s",
+        ),
+        ({"attention.value_length": 7.0}, r"attention\.value_length is 7\.0, expected"),
+    ],
+)
+def test_metadata_that_nothing_reads_is_refused(metadata: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        open_checkpoint(small(tmp_path, metadata=metadata))
