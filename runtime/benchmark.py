@@ -161,7 +161,11 @@ def _ask(
     try:
         media = list(_media(mode, random))
         content: list[dict[str, Any]] = [*media, {"type": "text", "text": ""}]
-        room = session.context - options.max_tokens - session.count_tokens([{"role": "user", "content": content}])
+        room = (
+            session.context
+            - options.resolved().max_tokens
+            - session.count_tokens([{"role": "user", "content": content}])
+        )
         if room < 1:
             raise InputError(f"a question with {mode} and its answer do not fit into a context of {session.context}")
         content[-1]["text"] = _words(session, min(prompt_tokens, room), random)

@@ -19,7 +19,7 @@ from palmtop.runtime.bundle.genai_config import GENAI_CONFIG_FILE, check_genai_c
 from palmtop.runtime.bundle.manifest import Manifest
 from palmtop.runtime.bundle.native_files import WEIGHTS_FOLDER, genai_source
 from palmtop.runtime.bundle.opening import Bundle, open_bundle
-from palmtop.runtime.chat.conversation import GREEDY, Conversation
+from palmtop.runtime.chat.conversation import DEFAULTS, Conversation
 from palmtop.runtime.chat.prompt_builder import Message
 from palmtop.runtime.chat.reply import Reply
 from palmtop.runtime.chat.routing import Wanted
@@ -125,7 +125,7 @@ class Session:
         *,
         max_tokens: int | None = None,
         adapters: Wanted = None,
-        options: GenerationOptions = GREEDY,
+        options: GenerationOptions = DEFAULTS,
     ) -> Answer:
         """Stream the answer to a list of messages (OpenAI / Hugging Face content parts).
 
@@ -153,7 +153,7 @@ class Session:
         *,
         max_tokens: int | None = None,
         adapters: Wanted = None,
-        options: GenerationOptions = GREEDY,
+        options: GenerationOptions = DEFAULTS,
     ) -> Reply:
         """The whole answer at once; arguments and errors as ``chat``."""
         return self.chat(messages, max_tokens=max_tokens, adapters=adapters, options=options).result()

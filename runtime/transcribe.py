@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from palmtop.errors import InputError
-from palmtop.runtime.chat.conversation import GREEDY
+from palmtop.runtime.chat.conversation import DEFAULTS
 from palmtop.runtime.chat.reply import Reply
 from palmtop.runtime.decoding.generation_options import GenerationOptions
 from palmtop.runtime.processor.sounds.recording import read_windows
@@ -53,7 +53,7 @@ def transcribe(
     *,
     prompt: str = PROMPT,
     window_s: float = WINDOW_S,
-    options: GenerationOptions = GREEDY,
+    options: GenerationOptions = DEFAULTS,
 ) -> Iterator[Segment]:
     """Write down a recording of any length in bounded memory: one window of it is held at a time.
 

@@ -19,7 +19,7 @@ from palmtop.export.reading.rope import RopeRules, read_rope
 from palmtop.export.reading.settings import refuse_unread
 from palmtop.export.reading.tensors import TABLE, decoder_names, read_head, refuse_other_tensors
 from palmtop.runtime.bundle.manifest import Route
-from palmtop.runtime.bundle.processor_config import ProcessorSpec, TextSpec
+from palmtop.runtime.bundle.processor_config import ProcessorSpec, TextSpec, wrong_generation
 
 from . import Model
 
@@ -122,7 +122,30 @@ def text_spec(checkpoint: Checkpoint, config: Keys, *, thinking: tuple[str, str]
         image_placeholder="<|image_{n}|>",
         audio_placeholder="<|audio_{n}|>",
         thinking=thinking,
+        generation=generation_defaults(checkpoint),
     )
+
+
+def generation_defaults(checkpoint: Checkpoint) -> dict[str, float] | None:
+    """What ``generation_config.json`` says about length and sampling; None where it says nothing.
+
+    Without ``do_sample`` transformers takes the likeliest token, whatever else the file says.
+
+    Raises:
+        CheckpointError: a value that no answer can be sampled with.
+    """
+    if checkpoint.text("generation_config.json") is None:
+        return None
+    given = checkpoint.json("generation_config.json")
+    names = {"max_tokens": "max_new_tokens", "repetition_penalty": "repetition_penalty"}
+    if given.get("do_sample") is True:
+        names |= {"temperature": "temperature", "top_k": "top_k", "top_p": "top_p"}
+        given = {"temperature": 1.0, **{key: value for key, value in given.items() if value is not None}}
+    found = {ours: given[theirs] for ours, theirs in names.items() if given.get(theirs) is not None}
+    for name, value in found.items():
+        if (wrong := wrong_generation(name, value)) is not None:
+            raise CheckpointError(f"generation_config.json: {names[name]} is {value!r:.60}, expected {wrong}")
+    return found or None
 
 
 def chat_template(checkpoint: Checkpoint) -> str:

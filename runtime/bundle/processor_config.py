@@ -80,6 +80,25 @@ class AudioSpec:
     window_steps: int = limited(1, 1 << 16)
 
 
+GENERATION = {  # name: least, most, whole number
+    "max_tokens": (1, 1 << 20, True),
+    "temperature": (0, 100, False),
+    "top_k": (0, MAX_ID, True),
+    "top_p": (1e-6, 1, False),
+    "repetition_penalty": (0.01, 100, False),
+}
+
+
+def wrong_generation(name: str, value: object) -> str | None:
+    """What was expected in the place of a generation setting; None for one that can be used."""
+    if name not in GENERATION:
+        return f"one of {', '.join(GENERATION)}"
+    least, most, is_whole = GENERATION[name]
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= most:
+        return f"{least} to {most}"
+    return "a whole number" if is_whole and value != int(value) else None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextSpec:
     """How messages become token ids.
@@ -94,6 +113,8 @@ class TextSpec:
         audio_placeholder: likewise for sounds.
         thinking: texts that open and close the thinking with which an answer may begin; None for a model that
             does not think aloud, and then not in the file.
+        generation: how the checkpoint's own ``generation_config.json`` wants answers to be sampled, by the names of
+            ``GENERATION``; None where it says nothing, and then not in the file.
     """
 
     bos_id: int | None = limited(0, MAX_ID)
@@ -104,6 +125,7 @@ class TextSpec:
     image_placeholder: str
     audio_placeholder: str
     thinking: tuple[str, str] | None = None
+    generation: dict[str, float] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,6 +141,8 @@ class ProcessorSpec:
         data = asdict(self)
         if self.text.thinking is None:  # readers that came before the key know no thinking either
             del data["text"]["thinking"]
+        if self.text.generation is None:
+            del data["text"]["generation"]
         return data
 
     @classmethod
@@ -132,6 +156,9 @@ class ProcessorSpec:
         text = read_flat(TextSpec, data["text"], "processor.text")
         if text.thinking is not None and not all(text.thinking):
             raise refuse("processor.text.thinking", list(text.thinking), "two texts that are not empty")
+        for name, value in (text.generation or {}).items():
+            if (wrong := wrong_generation(name, value)) is not None:
+                raise refuse(f"processor.text.generation.{name}", value, wrong)
         image = None if data["image"] is None else read_flat(ImageSpec, data["image"], "processor.image")
         audio = None if data["audio"] is None else read_flat(AudioSpec, data["audio"], "processor.audio")
         if image is not None:

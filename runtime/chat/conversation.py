@@ -34,7 +34,7 @@ from .sampled_history import SpokenAnswers
 from .stream import Answer
 from .tools import Tool, check_tools, first_messages
 
-GREEDY = GenerationOptions()
+DEFAULTS = GenerationOptions()
 POLL_S = 0.02  # how soon an answer that waits for its turn notices that it is not wanted any more
 
 
@@ -113,7 +113,7 @@ class Conversation:
         role: str = "user",
         max_tokens: int | None = None,
         adapters: Wanted = None,
-        options: GenerationOptions = GREEDY,
+        options: GenerationOptions = DEFAULTS,
     ) -> Answer:
         """Add a message and stream the answer, which is added too.
 
@@ -141,7 +141,7 @@ class Conversation:
         *,
         max_tokens: int | None = None,
         adapters: Wanted = None,
-        options: GenerationOptions = GREEDY,
+        options: GenerationOptions = DEFAULTS,
     ) -> Answer:
         """Answer the last question again, for instance with another seed; the earlier answer is dropped.
 
@@ -180,7 +180,7 @@ class Conversation:
         *,
         max_tokens: int | None = None,
         adapters: Wanted = None,
-        options: GenerationOptions = GREEDY,
+        options: GenerationOptions = DEFAULTS,
     ) -> Answer:
         """Stream the answer to a list of messages, whatever this conversation held before.
 
@@ -237,6 +237,8 @@ class Conversation:
     ) -> Pieces:
         """One turn; what had to be trimmed is taken out of ``history``."""
         clock = Stopwatch()
+        spec = self._text.spec
+        options = options.resolved(spec.generation, thinks=spec.thinking is not None)
         guide, drafter = self._guides.guide(options.grammar), self._talk.drafter(options)
         try:
             as_new = history is None and options.seed is not None  # "equal seeds": whatever was answered before

@@ -102,7 +102,7 @@ class QuestionReader:
         """
         _check_adapters(adapters)
         trim = options.on_overflow == "trim"
-        room = min(options.max_tokens, self._context // 4) if trim else 0
+        room = min(options.resolved().max_tokens, self._context // 4) if trim else 0
         left, trimmed = list(messages), 0
         while True:
             question = self._read(left, adapters, tools, trimmed, cancelled, as_new=as_new)

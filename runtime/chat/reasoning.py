@@ -102,6 +102,7 @@ def separate_thinking(pieces: Iterator[Piece], marks: tuple[str, str] | None, *,
                 texts[kind] += text
                 yield Piece(text=text, kind=kind)
             if piece.reply is not None:
-                unfinished = "thinking" if thinking.is_thinking else piece.reply.unfinished
+                has_nothing = piece.reply.was_cut and not texts["answer"]
+                unfinished = "thinking" if thinking.is_thinking or has_nothing else piece.reply.unfinished
                 reply = replace(piece.reply, text=texts["answer"], thinking=texts["thinking"], unfinished=unfinished)
                 yield Piece(text="", reply=reply)

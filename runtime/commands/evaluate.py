@@ -62,7 +62,7 @@ def evaluate_command(
         questions = _questions(session, data, items, tasks, seed)
         started = perf_counter()
         with _progress(len(questions)) as advance:
-            options = GenerationOptions(max_tokens=max_tokens)
+            options = GenerationOptions(max_tokens=max_tokens, temperature=0.0)
             outcomes = evaluate(session, questions, adapters=adapters, options=options, progress=advance)
     seconds = perf_counter() - started
     if wrong:

@@ -67,11 +67,16 @@ def session_flags(command: Command) -> Command:
 def generation_flags(command: Command) -> Command:
     """Add the sampling flags; the command gets ``options``."""
 
-    @click.option("--max-tokens", type=int, default=DEFAULT_MAX_TOKENS, show_default=True, help="Longest answer.")
-    @click.option("--temperature", type=float, default=0.0, help="0 (default): always the likeliest token.")
-    @click.option("--top-k", type=int, default=0, help="Sample from this many tokens (default: all).")
-    @click.option("--top-p", type=float, default=1.0, help="Sample from the likeliest up to this share.")
-    @click.option("--repetition-penalty", type=float, default=1.0, help="Above 1: repeat less.")
+    @click.option(
+        "--max-tokens",
+        type=int,
+        help=f"Longest answer (default: {DEFAULT_MAX_TOKENS}; as the context holds for a model that thinks). This "
+        "and the next four: the checkpoint's generation_config.json goes before the default.",
+    )
+    @click.option("--temperature", type=float, help="0 (default): always the likeliest token.")
+    @click.option("--top-k", type=int, help="Sample from this many tokens (default: all).")
+    @click.option("--top-p", type=float, help="Sample from the likeliest up to this share (default: 1).")
+    @click.option("--repetition-penalty", type=float, help="Above 1: repeat less (default: 1).")
     @click.option("--seed", type=int, help="Same question, options and seed: same answer.")
     @click.option("--stop", multiple=True, metavar="TEXT", help="End before this text; repeatable.")
     @click.option("--timeout", "timeout_s", type=float, metavar="SECONDS", help="End the answer after so long.")
@@ -98,11 +103,11 @@ def generation_flags(command: Command) -> Command:
     @wraps(command)
     def with_options(
         *args: Any,
-        max_tokens: int,
-        temperature: float,
-        top_k: int,
-        top_p: float,
-        repetition_penalty: float,
+        max_tokens: int | None,
+        temperature: float | None,
+        top_k: int | None,
+        top_p: float | None,
+        repetition_penalty: float | None,
         seed: int | None,
         stop: tuple[str, ...],
         timeout_s: float | None,

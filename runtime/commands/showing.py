@@ -57,6 +57,7 @@ def cut_note(reply: Reply) -> str | None:
         "timeout": "because its time was up (--timeout)",
         "cancelled": "because it was interrupted",
         "stop_string": "by a stop string (--stop)",
+        "eos": "by the model itself",
     }
     lacks = {"form": ", before its form was complete", "thinking": " while the model was still thinking", None: ""}
     return f"palmtop: the answer was cut {causes[reply.finish_reason]}{lacks[reply.unfinished]}"

@@ -41,7 +41,7 @@ class TokenStream:
         self.finish_reason: FinishReason = "max_tokens"
         self.reprefilled: ReprefillReason | None = None
         self._track = track
-        self._options = options
+        self._options = options.resolved()
         self._eos_ids = frozenset(eos_ids)
         self._guide = guide
         self._drafter = drafter

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal
 
 from palmtop.runtime.bundle.option_checks import check_choice, check_number, check_whole, wrong
 
 from .grammar import Grammar
 
 DEFAULT_MAX_TOKENS = 256
+UNTIL_THE_CONTEXT_IS_FULL = 1 << 20
 OverflowRule = Literal["refuse", "trim"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationOptions:
-    """Chosen anew for every turn.
+    """How one answer is generated; chosen anew for every turn.
+
+    Length and sampling are None for what the bundle says: the checkpoint's own ``generation_config.json``; where that
+    is silent, at most 256 tokens (as many as the context holds for a model that thinks), always the likeliest.
 
     Attributes:
         max_tokens: longest answer, in tokens.
@@ -38,11 +43,11 @@ class GenerationOptions:
         InputError: a value is of the wrong type or out of its range.
     """
 
-    max_tokens: int = DEFAULT_MAX_TOKENS
-    temperature: float = 0.0
-    top_k: int = 0
-    top_p: float = 1.0
-    repetition_penalty: float = 1.0
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    repetition_penalty: float | None = None
     seed: int | None = None
     stop: tuple[str, ...] = ()
     grammar: Grammar | None = None
@@ -51,11 +56,11 @@ class GenerationOptions:
     speculate: bool | None = None
 
     def __post_init__(self) -> None:
-        check_whole("max_tokens", self.max_tokens, 1)
-        check_number("temperature", self.temperature, "0 or more")
-        check_whole("top_k", self.top_k, 0)
-        check_number("top_p", self.top_p, "above 0, at most 1")
-        check_number("repetition_penalty", self.repetition_penalty, "above 0")
+        check_whole("max_tokens", self.max_tokens, 1, optional=True)
+        check_number("temperature", self.temperature, "0 or more", optional=True)
+        check_whole("top_k", self.top_k, 0, optional=True)
+        check_number("top_p", self.top_p, "above 0, at most 1", optional=True)
+        check_number("repetition_penalty", self.repetition_penalty, "above 0", optional=True)
         check_whole("seed", self.seed, 0, optional=True)
         check_number("timeout_s", self.timeout_s, "above 0", optional=True)
         check_choice("on_overflow", self.on_overflow, ("refuse", "trim"))
@@ -66,3 +71,34 @@ class GenerationOptions:
         if not isinstance(self.stop, (tuple, list)) or not all(isinstance(s, str) and s for s in self.stop):
             raise wrong("stop", self.stop, "non-empty strings in a tuple")
         object.__setattr__(self, "stop", tuple(self.stop))
+
+    def resolved(self, own: Mapping[str, float] | None = None, *, thinks: bool = False) -> ResolvedOptions:
+        """The same options with a value for each.
+
+        Args:
+            own: the bundle's (``processor.text.generation``).
+            thinks: the model thinks aloud before it answers, at any length.
+        """
+        plain = {
+            "max_tokens": UNTIL_THE_CONTEXT_IS_FULL if thinks else DEFAULT_MAX_TOKENS,
+            "temperature": 0.0,
+            "top_k": 0,
+            "top_p": 1.0,
+            "repetition_penalty": 1.0,
+        }
+        values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
+        for name, value in {**plain, **(own or {})}.items():
+            if values[name] is None:
+                values[name] = int(value) if name in ("max_tokens", "top_k") else value
+        return ResolvedOptions(**values)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResolvedOptions(GenerationOptions):
+    """Generation options without a None in length and sampling."""
+
+    max_tokens: int
+    temperature: float
+    top_k: int
+    top_p: float
+    repetition_penalty: float

@@ -25,10 +25,10 @@ class Sampler:
     """
 
     def __init__(self, options: GenerationOptions, *, never: Sequence[int], seen: Sequence[int]) -> None:
-        self._options = options
+        self._options = options.resolved()
         self._never = np.array(sorted(never), np.int64)
         self._random = np.random.default_rng(options.seed)
-        self._seen = set(seen) if options.repetition_penalty != 1.0 else set()
+        self._seen = set(seen) if self._options.repetition_penalty != 1.0 else set()
 
     def draw(self, logits: NDArray[np.float32], allowed: NDArray[np.bool_] | None = None) -> int:
         """The next id.

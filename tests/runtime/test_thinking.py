@@ -111,7 +111,13 @@ def test_closing_the_separated_answer_closes_the_answer() -> None:
 
 
 def write_chain(
-    folder: Path, said: list[str], *, special: bool, start: str = "<|assistant|>", template: str = CHAT_TEMPLATE
+    folder: Path,
+    said: list[str],
+    *,
+    special: bool,
+    start: str = "<|assistant|>",
+    template: str = CHAT_TEMPLATE,
+    context: int = 256,
 ) -> None:
     """A checkpoint that answers a prompt ending in ``start`` with these tokens, none of them twice, and ends."""
     tokenizer = build_tokenizer()
@@ -128,7 +134,7 @@ def write_chain(
         intermediate_size=32,
         num_hidden_layers=1,
         num_attention_heads=2,
-        max_position_embeddings=256,
+        max_position_embeddings=context,
         **end,
     )
     model = Phi3ForCausalLM(config)

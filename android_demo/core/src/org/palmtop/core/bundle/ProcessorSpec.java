@@ -1,14 +1,21 @@
 package org.palmtop.core.bundle;
 
+import java.util.Arrays;
+import java.util.Collections;
+import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
-import java.util.Arrays;
 import org.palmtop.core.bundle.JsonFields.Field;
 
 /** What preprocessing needs to know about a model, as the manifest says it ({@code processor/spec.py}). */
 public final class ProcessorSpec {
     private static final String MAX_ID = "16777215";
     private static final long MAX_TILE_PIXELS = 1L << 27;
+
+    private static final List<String> GENERATION =
+            Arrays.asList("max_tokens", "temperature", "top_k", "top_p", "repetition_penalty");
+    private static final double[] LEAST = {1, 0, 0, 1e-6, 0.01};
+    private static final double[] MOST = {1 << 20, 100, 16777215, 1, 100};
 
     public final Text text;
     /** Null where the model takes no images. */
@@ -31,6 +38,8 @@ public final class ProcessorSpec {
         public final boolean addsBos;
         public final String imagePlaceholder;
         public final String audioPlaceholder;
+        /** How the checkpoint wants answers to be sampled, by name; empty where it says nothing. */
+        public final Map<String, Double> generation;
 
         Text(Map<String, Object> data) {
             bosId = data.get("bos_id") == null ? null : integer(data, "bos_id");
@@ -39,6 +48,13 @@ public final class ProcessorSpec {
             addsBos = (Boolean) data.get("adds_bos");
             imagePlaceholder = (String) data.get("image_placeholder");
             audioPlaceholder = (String) data.get("audio_placeholder");
+            Map<String, Double> given = new LinkedHashMap<String, Double>();
+            if (data.get("generation") != null) {
+                for (Map.Entry<String, Object> entry : JsonFields.object(data.get("generation")).entrySet()) {
+                    given.put(entry.getKey(), ((Number) entry.getValue()).doubleValue());
+                }
+            }
+            generation = Collections.unmodifiableMap(given);
         }
     }
 
@@ -114,7 +130,9 @@ public final class ProcessorSpec {
                 new Field("adds_bos", "bool"),
                 new Field("image_placeholder", "str"),
                 new Field("audio_placeholder", "str"),
-                Field.optional("thinking", "tuple[str, str] | None")));
+                Field.optional("thinking", "tuple[str, str] | None"),
+                Field.optional("generation", "dict[str, float] | None")));
+        checkGeneration(text.generation);
         checkThinking(JsonFields.object(data.get("text")).get("thinking"));
         Image image = data.get("image") == null ? null : readImage(data.get("image"));
         Audio audio = data.get("audio") == null ? null : readAudio(data.get("audio"));
@@ -131,6 +149,24 @@ public final class ProcessorSpec {
     private static void checkThinking(Object marks) {
         if (marks != null && ((List<?>) marks).contains("")) {
             throw JsonFields.refuse("processor.text.thinking", marks, "two texts that are not empty");
+        }
+    }
+
+    private static void checkGeneration(Map<String, Double> generation) {
+        for (Map.Entry<String, Double> entry : generation.entrySet()) {
+            String name = entry.getKey();
+            int at = GENERATION.indexOf(name);
+            String where = "processor.text.generation." + name;
+            if (at < 0) {
+                throw JsonFields.refuse(where, entry.getValue(), "one of " + GENERATION.toString().replaceAll("[\\[\\]]", ""));
+            }
+            double value = entry.getValue();
+            if (!(value >= LEAST[at] && value <= MOST[at])) {
+                throw JsonFields.refuse(where, value, LEAST[at] + " to " + MOST[at]);
+            }
+            if ((name.equals("max_tokens") || name.equals("top_k")) && value != Math.rint(value)) {
+                throw JsonFields.refuse(where, value, "a whole number");
+            }
         }
     }
 

@@ -15,9 +15,9 @@ final class AnswerLoop {
     AnswerLoop(Track track, Manifest manifest, GenerationOptions options, Track.Watch watch) {
         this.track = track;
         this.manifest = manifest;
-        this.options = options;
+        this.options = options.or(manifest.processor.text.generation);
         this.watch = watch;
-        sampler = new Sampler(options, manifest.decoder.sampledNever, track.ids());
+        sampler = new Sampler(this.options, manifest.decoder.sampledNever, track.ids());
     }
 
     /**

@@ -3,21 +3,38 @@ package org.palmtop.core.engine;
 import java.util.ArrayList;
 import java.util.Collections;
 import java.util.List;
+import java.util.Map;
 import org.palmtop.core.PalmtopException;
 import org.palmtop.core.bundle.PythonText;
 
 /** How one answer is generated; chosen anew for every turn. Setters return the object itself. */
 public final class GenerationOptions {
-    private int maxTokens = 256;
-    private double temperature;
-    private int topK;
-    private double topP = 1.0;
-    private double repetitionPenalty = 1.0;
+    // Null for what the bundle says, and where that is silent for the value of the getter.
+    private Integer maxTokens;
+    private Double temperature;
+    private Integer topK;
+    private Double topP;
+    private Double repetitionPenalty;
     private Long seed;
     private List<String> stop = Collections.emptyList();
 
+    /** A copy in which the bundle's own values ({@code processor.text.generation}) stand for what was not chosen. */
+    GenerationOptions or(Map<String, Double> own) {
+        GenerationOptions all = new GenerationOptions();
+        Double tokens = own.get("max_tokens");
+        Double most = own.get("top_k");
+        all.maxTokens = maxTokens != null || tokens == null ? maxTokens : Integer.valueOf(tokens.intValue());
+        all.temperature = temperature != null ? temperature : own.get("temperature");
+        all.topK = topK != null || most == null ? topK : Integer.valueOf(most.intValue());
+        all.topP = topP != null ? topP : own.get("top_p");
+        all.repetitionPenalty = repetitionPenalty != null ? repetitionPenalty : own.get("repetition_penalty");
+        all.seed = seed;
+        all.stop = stop;
+        return all;
+    }
+
     public int maxTokens() {
-        return maxTokens;
+        return maxTokens == null ? 256 : maxTokens;
     }
 
     /** Longest answer, in tokens; from 1. */
@@ -28,7 +45,7 @@ public final class GenerationOptions {
     }
 
     public double temperature() {
-        return temperature;
+        return temperature == null ? 0 : temperature;
     }
 
     /** 0 takes the most probable token each time; 1 samples from the model's own distribution. */
@@ -39,7 +56,7 @@ public final class GenerationOptions {
     }
 
     public int topK() {
-        return topK;
+        return topK == null ? 0 : topK;
     }
 
     /** Sample only from this many most probable tokens; 0 for all. */
@@ -50,7 +67,7 @@ public final class GenerationOptions {
     }
 
     public double topP() {
-        return topP;
+        return topP == null ? 1 : topP;
     }
 
     /** Sample only from the fewest tokens whose probabilities reach this sum. */
@@ -61,7 +78,7 @@ public final class GenerationOptions {
     }
 
     public double repetitionPenalty() {
-        return repetitionPenalty;
+        return repetitionPenalty == null ? 1 : repetitionPenalty;
     }
 
     /** Above 1 makes tokens that the sequence already holds less probable. */
