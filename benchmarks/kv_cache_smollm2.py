@@ -28,9 +28,9 @@ from palmtop.export.bundle.manifest_builder import expected_manifest
 from palmtop.export.graph.kv_cache import FLOAT_CACHE, KvCache
 from palmtop.export.kv import with_cache
 from palmtop.export.kv.calibrate import envelopes
+from palmtop.export.measure.divergence import agreement
 from palmtop.export.measure.onnx_decoder import DecoderProbe
 from palmtop.export.recipe import Recipe
-from palmtop.export.verify.quality import agreement
 
 MARK = "kv smollm2"
 CHUNK = 32  # tokens between two compared positions

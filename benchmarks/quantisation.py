@@ -21,11 +21,10 @@ from numpy.typing import NDArray
 from benchmarks.tables import machine, put_between
 from palmtop.export.arch import read_model
 from palmtop.export.checkpoint.folder import Checkpoint
-from palmtop.export.measure.float_model import FloatModel
+from palmtop.export.measure.float_reference import FloatReference
 from palmtop.export.measure.samples import Question, Sample, SampleReader, packaged_questions
 from palmtop.export.mixed_precision.allocation import with_fallback
 from palmtop.export.mixed_precision.allocation_table import tensor_class
-from palmtop.export.mixed_precision.bundle_size import float_bundle
 from palmtop.export.mixed_precision.calibrate import StatisticsFolder, calibrate
 from palmtop.export.mixed_precision.sensitivity import LossMeter
 from palmtop.export.mixed_precision.sequential import quantize_in_order
@@ -53,11 +52,12 @@ def k_quant(weight: NDArray[np.float32], scheme: Scheme, statistics: Statistics 
     return np.asarray(((codes - zeros) * scales).reshape(rows, -1)[:, :columns], np.float32)
 
 
-def reference(folder: Path, items: int, judged: int) -> tuple[FloatModel, list[Sample], list[Sample]]:
+def reference(folder: Path, items: int, judged: int) -> tuple[FloatReference, list[Sample], list[Sample]]:
     """The packaged model, calibration samples, and held-out questions to judge on: so many of each mode."""
     checkpoint = Checkpoint(checkpoint_path())
     model = read_model(checkpoint, Recipe())
-    manifest = float_bundle(folder / "float", checkpoint, model, Recipe())
+    reference = FloatReference(folder / "float", checkpoint, model, Recipe(), open_sessions=4096)
+    manifest = reference.manifest
     reader = SampleReader(folder / "float", manifest)
     calibration = [reader.read(q) for q in packaged_questions(MODES, items, manifest.decoder.vocab_size)]
     questions = [
@@ -65,12 +65,12 @@ def reference(folder: Path, items: int, judged: int) -> tuple[FloatModel, list[S
         for mode in MODES
         for item in held_out_items(mode, judged, 0)  # type: ignore[arg-type]
     ]
-    return FloatModel(folder / "float", manifest, open_sessions=4096), calibration, questions
+    return reference, calibration, questions
 
 
 def smollm2(
     folder: Path, gguf: Path, items: int, judged: int, length: int
-) -> tuple[FloatModel, list[Sample], list[Sample]]:
+) -> tuple[FloatReference, list[Sample], list[Sample]]:
     """SmolLM2 off its grid, and passages of English."""
     from benchmarks.smollm2 import english, float_model, read_gguf, rotated, tokenizer
 
@@ -82,7 +82,7 @@ def smollm2(
 
 
 def quantized(
-    model: FloatModel, statistics: StatisticsFolder, method: str, scheme: Scheme
+    model: FloatReference, statistics: StatisticsFolder, method: str, scheme: Scheme
 ) -> dict[str, dict[str, NDArray[np.float32]]]:
     """Every linear layer, table and head by one method, dequantised, by part and name."""
     changed: dict[str, dict[str, NDArray[np.float32]]] = {}
@@ -100,7 +100,7 @@ def quantized(
 
 
 def quantized_in_order(
-    model: FloatModel, calibration: list[Sample], method: str, scheme: Scheme
+    model: FloatReference, calibration: list[Sample], method: str, scheme: Scheme
 ) -> dict[str, dict[str, NDArray[np.float32]]]:
     """Likewise, layer after layer; what no sample has used by clipped search."""
     changed: dict[str, dict[str, NDArray[np.float32]]] = {part: {} for part in model.graphs}
@@ -118,7 +118,7 @@ def quantized_in_order(
     return changed
 
 
-def bits_a_weight(model: FloatModel, scheme: Scheme) -> float:
+def bits_a_weight(model: FloatReference, scheme: Scheme) -> float:
     """Scales and zero points counted."""
     shapes = [graph.shape(linear) for graph in model.graphs.values() for _, linear in graph.linears().values()]
     stored = sum(sum(scheme.tensor_bytes(*shape)) for shape in shapes)

@@ -30,7 +30,7 @@ from palmtop.export.checkpoint.lazy_tensor import Weights, from_array
 from palmtop.export.graph.attention import AttentionConfig
 from palmtop.export.graph.decoder import DecoderConfig
 from palmtop.export.graph.rope import RopeConfig
-from palmtop.export.measure.float_model import FloatModel
+from palmtop.export.measure.float_reference import FloatReference
 from palmtop.export.measure.samples import Sample
 from palmtop.export.recipe import Recipe
 from palmtop.runtime.bundle.manifest import Route
@@ -181,7 +181,7 @@ def as_model(arrays: Arrays) -> Model:
     )
 
 
-def float_model(arrays: Arrays, folder: Path, **options: Any) -> FloatModel:
+def float_model(arrays: Arrays, folder: Path, **options: Any) -> FloatReference:
     """The float graph on disk, ready to be run in stages."""
     folder.mkdir(parents=True, exist_ok=True)
     model, recipe = as_model(arrays), Recipe(bits=32, context=CONTEXT)
@@ -190,4 +190,4 @@ def float_model(arrays: Arrays, folder: Path, **options: Any) -> FloatModel:
     ir.save(graph, folder / "decoder.onnx")
     manifest = expected_manifest(Source(folder, {}), model, recipe)  # type: ignore[arg-type]
     (folder / "manifest.json").write_text(json.dumps(manifest.to_dict(), default=str), "utf-8")
-    return FloatModel(folder, manifest, **options)
+    return FloatReference.of_files(folder, manifest, **options)

@@ -6,8 +6,9 @@ moment they are added, and only their place stays in memory.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import onnx_ir as ir
@@ -22,6 +23,23 @@ INLINE_BYTES = 1024  # constants up to this size stay in the .onnx file
 
 Attribute = int | float | str | Sequence[int] | Sequence[float] | ir.Graph | ir.TensorProtocol
 Dim = int | str
+
+
+@dataclass(frozen=True, slots=True)
+class Blocks:
+    """Consecutive parts of a tensor, or of tensors that are made together; each iteration makes them anew.
+
+    Attributes:
+        make: begins an iteration; nothing is read before.
+        matrix: of a float matrix ``rows(start, stop)``, [stop - start, K] whatever layout the tensor has; else None.
+    """
+
+    make: Callable[[], Iterator[Any]]
+    matrix: Callable[[int, int], NDArray[np.float32]] | None = None
+
+    def __iter__(self) -> Iterator[Any]:
+        """The parts in order."""
+        return self.make()
 
 
 class WeightSink(Protocol):

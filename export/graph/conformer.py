@@ -17,7 +17,7 @@ from collections.abc import Callable
 import numpy as np
 import onnx_ir as ir
 
-from palmtop.export.checkpoint.lazy_tensor import Weights, from_array
+from palmtop.export.checkpoint.lazy_tensor import Weight, Weights, from_array
 
 from .activation import activation, gelu
 from .audio_config import AudioConfig
@@ -211,7 +211,7 @@ def _pointwise(
     """A convolution of kernel size 1 as the linear layer it is: [1, S, inputs] -> [1, S, outputs]."""
     kernel = weights.get(f"{name}.weight", outputs, inputs, 1)
     bias = weights.get(f"{name}.bias", outputs)
-    matrix = from_array(kernel.name, float_array(kernel).reshape(outputs, inputs))
+    matrix = Weight(kernel.name, (outputs, inputs), lambda a, b: kernel.rows(a, b).reshape(b - a, inputs))
     if shifts is not None:
         bias = from_array(bias.name, float_array(bias) + shifts)
     return linear(g, kernel.name.removesuffix(".weight"), x, matrix, precision, ENCODER, bias)

@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from palmtop.export.checkpoint.lazy_tensor import Weights
 
-from .builder import GraphBuilder
+from .builder import Blocks, GraphBuilder
 from .linear import Precisions, QuantizedValues, finite, gather_quantized, linear, matmul_nbits, quantized
 from .mark import HEAD, TABLE, Mark
 
@@ -67,7 +67,10 @@ def add_table(
     weight = weights.get(f"{EMBEDDING}.weight", vocab_size, hidden_size)
     own = precision.of(EMBEDDING)
     if own.scheme is None:
-        blocks = (finite(weight, block) for block in weight.blocks())
+        blocks = Blocks(
+            lambda: (finite(weight, block) for block in weight.blocks()),
+            lambda start, stop: finite(weight, weight.rows(start, stop)),
+        )
         values = g.streamed_weight(f"{EMBEDDING}.weight", weight.shape, np.dtype(np.float32), blocks)
         return Table(values, (vocab_size, hidden_size), is_tied)
     return Table(quantized(g, EMBEDDING, weight, own), (vocab_size, hidden_size), is_tied)

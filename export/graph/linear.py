@@ -16,7 +16,7 @@ from palmtop.quantize.rtn import rtn
 from palmtop.quantize.scheme import QuantizedTensor, Scheme
 from palmtop.quantize.statistics import Statistics
 
-from .builder import MICROSOFT, GraphBuilder
+from .builder import INLINE_BYTES, MICROSOFT, Blocks, GraphBuilder
 from .mark import Mark
 
 StoredRows = Callable[[int, int], QuantizedTensor]
@@ -116,7 +116,7 @@ def quantized(g: GraphBuilder, name: str, weight: Weight, precision: Precision) 
         *([] if scheme.symmetric else [(f"{name}.zero_points", zeros, np.dtype(np.uint8))]),
     ]
     workers = g.sink.workers
-    values = g.weight_set(name, tensors, workers.map(one, weight.ranges(workers.block_bytes)))
+    values = g.weight_set(name, tensors, Blocks(lambda: workers.map(one, weight.ranges(workers.block_bytes))))
     return QuantizedValues(
         codes=values[0],
         scales=widened(g, f"{name}.scales", values[1]),
@@ -181,13 +181,25 @@ def linear(
     """
     own = precision.of(name)
     if own.scheme is None:
-        transposed = np.ascontiguousarray(float_array(weight).T)
-        y = g.op("MatMul", x, g.weight(f"{name}.weight", transposed), name=name)
+        y = g.op("MatMul", x, _transposed(g, f"{name}.weight", weight), name=name)
     else:
         y = matmul_nbits(g, x, quantized(g, name, weight, own), own.accuracy_level, name)
     rows, columns = weight.shape
     Mark(role, rows, columns, name).put(y)
     return y if bias is None else g.op("Add", y, g.weight(f"{name}.bias", float_array(bias)))
+
+
+def _transposed(g: GraphBuilder, name: str, weight: Weight) -> ir.Value:
+    """An [N, K] weight as the [K, N] initialiser that MatMul reads; a big one is read when its sink asks for it."""
+
+    def whole() -> NDArray[np.float32]:
+        return np.ascontiguousarray(float_array(weight).T)
+
+    rows, columns = weight.shape
+    if 4 * rows * columns <= INLINE_BYTES:
+        return g.weight(name, whole())
+    blocks = Blocks(lambda: iter([whole()]), lambda start, stop: finite(weight, weight.rows(start, stop)))
+    return g.streamed_weight(name, (columns, rows), np.dtype(np.float32), blocks)
 
 
 def gather_quantized(g: GraphBuilder, name: str, w: QuantizedValues, ids: ir.Value, mark: Mark) -> ir.Value:

@@ -19,10 +19,9 @@ from palmtop.errors import CheckpointError
 from palmtop.export.arch import Model
 from palmtop.export.checkpoint.folder import Checkpoint
 from palmtop.export.graph.kv_cache import KvCache
-from palmtop.export.measure.float_model import FloatModel, feature_rows
+from palmtop.export.measure.float_reference import FloatReference, feature_rows
 from palmtop.export.measure.layerwise import Live
 from palmtop.export.measure.samples import MediaInput, Sample, SampleReader, packaged_questions, read_questions
-from palmtop.export.mixed_precision.bundle_size import float_bundle
 from palmtop.export.recipe import Recipe
 
 from .ranges import Envelope
@@ -55,7 +54,8 @@ def calibrated_cache(
     with tempfile.TemporaryDirectory(prefix="palmtop-kv-") as temporary:
         folder = Path(temporary) / "float"
         tell("KV cache: float model")
-        manifest = float_bundle(folder, checkpoint, model, recipe)
+        reference = FloatReference(folder, checkpoint, model, recipe)
+        manifest = reference.manifest
         questions = (
             packaged_questions(list(manifest.routes), ITEMS, manifest.decoder.vocab_size)
             if samples is None
@@ -63,12 +63,12 @@ def calibrated_cache(
         )
         reader = SampleReader(folder, manifest)
         read = [reader.read(question) for question in questions]
-        found = envelopes(FloatModel(folder, manifest), read, model.decoder.rope.rotary_size, tell)
+        found = envelopes(reference, read, model.decoder.rope.rotary_size, tell)
     return KvCache(bits=recipe.kv, layers=tuple(each.scales(recipe.kv) for each in found))
 
 
 def envelopes(
-    model: FloatModel, samples: Sequence[Sample], rotary_size: int, report: Report | None = None
+    model: FloatReference, samples: Sequence[Sample], rotary_size: int, report: Report | None = None
 ) -> list[Envelope]:
     """Largest keys and values by layer.
 
@@ -99,7 +99,7 @@ def _tell_layer(tell: Report, batch: int, layer: int) -> None:
     tell(f"KV cache: batch {batch}, layer {layer}")
 
 
-def _walk(model: FloatModel, lives: list[Live], found: list[Envelope], tell: Callable[[int], None]) -> None:
+def _walk(model: FloatReference, lives: list[Live], found: list[Envelope], tell: Callable[[int], None]) -> None:
     """One layer after the other over all runs, until the last one has shown its keys and values."""
     graph = model.graphs["decoder"]
     layers = [sorted(int(name.split(".")[1]) for name in s.made if name.startswith("present.")) for s in graph.stages]
@@ -121,7 +121,7 @@ def _walk(model: FloatModel, lives: list[Live], found: list[Envelope], tell: Cal
     graph.close()
 
 
-def _features(model: FloatModel, samples: Iterable[Sample], tell: Report) -> dict[int, NDArray[np.float32]]:
+def _features(model: FloatReference, samples: Iterable[Sample], tell: Report) -> dict[int, NDArray[np.float32]]:
     """Feature rows of every image and sound, by its identity."""
     found: dict[int, NDArray[np.float32]] = {}
     media = {id(m): m for sample in samples for m in sample.media}

@@ -1,102 +1,133 @@
-"""A float graph cut into stages, a layer each, that run one after the other in onnxruntime.
+"""A graph of ours cut into stages, a layer each, that run one after the other in onnxruntime.
 
 Calibration needs what enters every linear layer, sensitivity what comes out at the end when one weight is
-another. Both need a graph whose layers can be run by themselves. A stage is an ordinary ONNX file beside the
-graph it was cut from, with the weights where they were, so no more than one layer's are in memory unless more
-are asked for. ``If`` branches with linear layers are laid open: both sides are computed and the right one is taken.
+another, verification the logits of a model that does not fit into memory. All of them need a graph whose layers can be
+run by themselves. A stage is an ordinary ONNX model; its weights are read from the bundle's files, or made from the
+checkpoint (``lazy_weights``) when the stage is opened, so no more than one layer's are in memory unless more are asked
+for. With ``laid_open`` the ``If`` branches of adapters become plain nodes: both sides are computed and the right one is
+taken, so that what enters an adapter's matrices can be looked at. Otherwise a branch that is off is not computed.
 """
 
 from __future__ import annotations
 
-import re
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx import helper
 
+from palmtop.errors import BundleError
+
+from .lazy_weights import LOCATION, LazySet, LazyTensor, Made
+from .stages import LAST_POSITION, Linear, Stage, cut, lay_open, lift_weights, needed, read_by
+
 Live = dict[str, NDArray[Any]]
-LAYER = re.compile(r"(layers|encoders)\.(\d+)\.")
-LAST_POSITION = "last_position"
-TABLE = "embed_tokens"
+LOGITS = "logits"
+HEAD_BLOCK_BYTES = 256 << 20  # of a float head in memory at a time; logits of larger ones are computed in parts
+WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 
 
 @dataclass(frozen=True, slots=True)
-class Linear:
-    """A linear layer or table of a stage.
+class _Open:
+    """A session with what it reads: onnxruntime does not hold the arrays that it was given."""
 
-    Attributes:
-        name: as the exporter names it; a tied head has its table's.
-        input: the value it reads; None for a table that is looked up.
-        weight: its initialiser.
-        is_turned: the initialiser is [K, N], not [N, K].
-        condition: the value whose truth decides whether its result is used; None for always.
-        wanted: that truth.
-    """
-
-    name: str
-    input: str | None
-    weight: str
-    is_turned: bool
-    condition: str | None = None
-    wanted: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """Some consecutive nodes.
-
-    Attributes:
-        nodes: in order.
-        inputs: values from outside, weights not among them.
-        outputs: values that later stages, or the caller, want.
-        linears: in order.
-        made: every value that its nodes give.
-    """
-
-    nodes: tuple[Any, ...]
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-    linears: tuple[Linear, ...]
-    made: frozenset[str]
+    session: Any
+    held: tuple[Any, ...]
 
 
 class StagedGraph:
-    """A float graph of ours, ready to be run stage by stage.
+    """A graph of ours, ready to be run stage by stage.
 
     Attributes:
-        path: of the whole graph.
         stages: in order.
         last_hidden: the value whose last position the head reads; None in an encoder.
         outputs: names of the graph's outputs, past keys and values left out.
+        inputs: names of the graph's inputs.
     """
 
-    def __init__(self, path: Path, *, threads: int = 0, open_sessions: int = 1) -> None:
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        *,
+        folder: Path | None = None,
+        tensors: Sequence[LazyTensor] = (),
+        threads: int = 0,
+        open_sessions: int = 1,
+        laid_open: bool = True,
+        made: Made | None = None,
+    ) -> None:
         """Cut a graph; nothing is loaded yet.
 
         Args:
-            path: an ``.onnx`` file; stages are written beside it.
+            model: without the data of its big weights.
+            folder: where the files are that its weights name.
+            tensors: those that are made when they are needed, by number.
             threads: of onnxruntime; 0 is one a core.
             open_sessions: stages that are kept loaded.
+            laid_open: both sides of an adapter's branch are computed, and can be looked at.
+            made: told of every set of tensors that was made.
         """
-        self.path = path
+        self._folder, self._made = folder, made
         self._threads = threads
         self._open_sessions = open_sessions
-        self._sessions: OrderedDict[tuple[int, frozenset[str], frozenset[str]], Any] = OrderedDict()
+        self._sessions: OrderedDict[tuple[int, frozenset[str], frozenset[str], int], _Open] = OrderedDict()
         self._latest: Live = {}  # what the first stage has last given
-        graph = onnx.load(path, load_external_data=False).graph
+        graph = model.graph
         self._weights = {w.name: w for w in graph.initializer}
         self._inputs = {i.name: i for i in graph.input}
+        self.inputs = tuple(self._inputs)
         conditions: dict[str, tuple[str, bool]] = {}
-        nodes = list(_laid_open(graph.node, self._weights, conditions))
+        nodes = list(graph.node)
+        if laid_open:
+            nodes = list(lay_open(nodes, self._weights, conditions))
+        elif tensors:
+            for node in nodes:
+                lift_weights(node, self._weights)
+        self._lazy = {name: tensors[n] for name, w in self._weights.items() if (n := _number(w)) is not None}
         self.outputs = tuple(o.name for o in graph.output if not o.name.startswith("present."))
         self.last_hidden = next((str(n.input[0]) for n in nodes if n.name == LAST_POSITION), None)
-        self.stages = tuple(_cut(nodes, set(self._weights), self.outputs, conditions))
+        self.stages = tuple(cut(nodes, set(self._weights), self.outputs, conditions))
+
+    @classmethod
+    def of_file(cls, path: Path, *, threads: int = 0, open_sessions: int = 1, laid_open: bool = True) -> StagedGraph:
+        """The graph of a bundle, its weights in the files beside it.
+
+        Raises:
+            BundleError: the file is not an ONNX graph.
+        """
+        try:
+            model = onnx.load(path, load_external_data=False)
+        except Exception as error:  # protobuf's errors share no base
+            raise BundleError(f"{path}: cannot be read as an ONNX graph ({str(error).splitlines()[0]})") from error
+        folder = path.resolve().parent
+        return cls(model, folder=folder, threads=threads, open_sessions=open_sessions, laid_open=laid_open)
+
+    @classmethod
+    def of_built(
+        cls,
+        built: ir.Model,
+        tensors: Sequence[LazyTensor],
+        *,
+        threads: int = 0,
+        open_sessions: int = 1,
+        laid_open: bool = True,
+        made: Made | None = None,
+    ) -> StagedGraph:
+        """A graph that was built on a ``LazySink`` with these tensors."""
+        return cls(
+            ir.to_proto(built),
+            tensors=tensors,
+            threads=threads,
+            open_sessions=open_sessions,
+            laid_open=laid_open,
+            made=made,
+        )
 
     def linears(self) -> dict[str, tuple[int, Linear]]:
         """Every linear layer by name with the last stage that reads its weight."""
@@ -109,29 +140,109 @@ class StagedGraph:
         *,
         changed: Mapping[str, NDArray[np.float32]] | None = None,
         exposed: Iterable[str] = (),
+        outputs: Collection[str] | None = None,
     ) -> Live:
-        """Run one stage.
+        """Run one stage once; see ``run_all``."""
+        return self.run_all(number, [live], changed=changed, exposed=exposed, outputs=outputs)[0]
+
+    def run_all(
+        self,
+        number: int,
+        lives: Sequence[Mapping[str, NDArray[Any]]],
+        *,
+        changed: Mapping[str, NDArray[np.float32]] | None = None,
+        exposed: Iterable[str] = (),
+        outputs: Collection[str] | None = None,
+    ) -> list[Live]:
+        """Run one stage on several inputs, its weights read once.
 
         Args:
             number: of the stage.
-            live: values from before, by name; more than the stage reads may be there.
+            lives: values from before, by name; more than the stage reads may be there.
             changed: weights by initialiser name that take the place of the stored ones.
             exposed: values inside the stage that are wanted as well.
+            outputs: of the stage that are wanted; None for all. What only the others need is neither read nor run.
 
         Returns:
-            The stage's outputs and what was to be exposed.
+            Of each the stage's outputs and what was to be exposed.
+
+        Raises:
+            BundleError: onnxruntime cannot load or run the stage.
         """
         stage = self.stages[number]
-        fed = frozenset(changed or ())
-        wanted = [*stage.outputs, *(name for name in dict.fromkeys(exposed) if name not in stage.outputs)]
-        there = stage.made
-        session = self._session(number, fed, frozenset(wanted), live)
-        asked = [name for name in wanted if name in there]
-        feeds = {name: live[name] for name in stage.inputs} | dict(changed or {})
-        found = dict(zip(asked, session.run(asked, feeds), strict=True))
+        given = dict(changed or {})
+        looked_up = [self._looked_up(stage, live, given) for live in lives]
+        for name in self._only_looked_up(stage):
+            given.pop(name, None)
+        whole = stage.outputs if outputs is None else [name for name in stage.outputs if name in outputs]
+        wanted = [*whole, *(name for name in dict.fromkeys(exposed) if name not in whole)]
+        asked = [name for name in wanted if name in stage.made and name not in looked_up[0]]
+        found: list[Live] = [dict(rows) for rows in looked_up]
+        parts = self._head_parts(stage, given, asked)
+        for part in range(parts if asked else 0):
+            there = {**lives[0], **looked_up[0]}
+            opened = self._session(number, frozenset(given), frozenset(asked), there, part, parts)
+            names = [i.name for i in opened.session.get_inputs()]
+            for live, rows, values in zip(lives, looked_up, found, strict=True):
+                there = {**live, **rows, **given}
+                try:
+                    made = opened.session.run(asked, {name: there[name] for name in names})
+                except Exception as error:  # onnxruntime's own exceptions share no base
+                    raise BundleError(f"stage {number}: onnxruntime cannot run it ({_line(error)})") from error
+                for name, value in zip(asked, made, strict=True):
+                    is_split = part and name == LOGITS
+                    values[name] = np.concatenate([values[name], value], -1) if is_split else value
         if number == 0:
-            found = {name: self._shared(name, value) for name, value in found.items()}
-        return found | {name: live[name] for name in wanted if name not in there}
+            found = [{name: self._shared(name, value) for name, value in values.items()} for values in found]
+        return [
+            {name: values[name] if name in values else live[name] for name in wanted}
+            for live, values in zip(lives, found, strict=True)
+        ]
+
+    def _lookups(self, stage: Stage) -> Iterator[tuple[Any, LazyTensor]]:
+        """Nodes that take rows of a table that is made when needed."""
+        for node in stage.nodes:
+            tensor = self._lazy.get(node.input[0]) if node.op_type == "Gather" else None
+            if tensor is not None and tensor.matrix is not None:
+                yield node, tensor
+
+    def _only_looked_up(self, stage: Stage) -> list[str]:
+        """Tables that nothing else in the stage reads."""
+        tables = [str(node.input[0]) for node, _ in self._lookups(stage)]
+        return [name for name in tables if sum(name in node.input for node in stage.nodes) == 1]
+
+    def _looked_up(self, stage: Stage, live: Mapping[str, NDArray[Any]], given: Mapping[str, Any]) -> Live:
+        """Rows of a table that is made when needed: only those that the tokens name."""
+        found: Live = {}
+        for node, tensor in self._lookups(stage):
+            ids = live[node.input[1]]
+            changed = given.get(node.input[0])
+            distinct, places = np.unique(ids, return_inverse=True)
+            if changed is None:
+                assert tensor.matrix is not None  # ``_lookups`` has looked
+                rows = np.concatenate([tensor.matrix(row, row + 1) for row in distinct.tolist()])
+            else:
+                rows = changed[distinct]
+            found[node.output[0]] = rows[places.reshape(ids.shape)]
+        return found
+
+    def _head_parts(self, stage: Stage, given: Mapping[str, Any], asked: Sequence[str]) -> int:
+        """In how many parts the stage's logits are computed."""
+        head = self._head(stage)
+        if head is None or LOGITS not in asked or head[1] in given:
+            return 1
+        return -(-self._lazy[head[1]].size_bytes // HEAD_BLOCK_BYTES)
+
+    def _head(self, stage: Stage) -> tuple[Any, str] | None:
+        """The node that makes logits from a float matrix that is made when needed, and that matrix."""
+        if LOGITS not in stage.outputs:
+            return None
+        for node in stage.nodes:
+            if node.op_type in ("MatMul", "Gemm") and len(node.input) > 1:
+                tensor = self._lazy.get(node.input[1])
+                if tensor is not None and tensor.matrix is not None and node.name == "lm_head":
+                    return node, str(node.input[1])
+        return None
 
     def _shared(self, name: str, value: NDArray[Any]) -> NDArray[Any]:
         """The same array for every sample where it is the same: rotary tables of the whole context, a MB each."""
@@ -150,8 +261,11 @@ class StagedGraph:
 
     def weight(self, linear: Linear) -> NDArray[np.float32]:
         """The stored weight, [N, K]."""
+        lazy = self._lazy.get(linear.weight)
+        if lazy is not None and lazy.matrix is not None:
+            return lazy.matrix(0, self.shape(linear)[0])
         tensor = self._weights[linear.weight]
-        array = onnx.numpy_helper.to_array(tensor, base_dir=str(self.path.parent))
+        array = onnx.numpy_helper.to_array(tensor, base_dir="" if self._folder is None else str(self._folder))
         return np.ascontiguousarray(array.T if linear.is_turned else array, np.float32)
 
     def shape(self, linear: Linear) -> tuple[int, int]:
@@ -165,11 +279,17 @@ class StagedGraph:
         self._latest.clear()
 
     def _session(
-        self, number: int, fed: frozenset[str], wanted: frozenset[str], live: Mapping[str, NDArray[Any]]
-    ) -> Any:
+        self,
+        number: int,
+        fed: frozenset[str],
+        wanted: frozenset[str],
+        live: Mapping[str, NDArray[Any]],
+        part: int = 0,
+        parts: int = 1,
+    ) -> _Open:
         import onnxruntime as ort
 
-        key = (number, fed, wanted)
+        key = (number, fed, wanted, part)
         if key in self._sessions:
             self._sessions.move_to_end(key)
             return self._sessions[key]
@@ -178,114 +298,86 @@ class StagedGraph:
         others = [other for other in self._sessions if other[1]]
         while len(others) >= len(self.stages):  # of weights that were changed once and will not be again
             del self._sessions[others.pop(0)]
-        path = self.path.with_name(f"{self.path.stem}-stage.onnx")
-        path.write_bytes(self._model(number, fed, wanted, live).SerializeToString())
         options = ort.SessionOptions()
         options.log_severity_level = 3
         options.intra_op_num_threads = self._threads
         options.enable_cpu_mem_arena = False  # inputs have every length: arenas would grow to twice all that lives
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        self._sessions[key] = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        path.unlink()
+        if self._folder is not None:
+            options.add_session_config_entry(WEIGHTS_FOLDER, str(self._folder))
+        model, lazy = self._model(number, fed, wanted, live)
+        arrays = self._make(lazy, self._head(self.stages[number]) if parts > 1 else None, part, parts)
+        for tensor in model.graph.initializer:
+            if tensor.name in arrays:
+                tensor.dims[:] = arrays[tensor.name].shape
+        held = [ort.OrtValue.ortvalue_from_numpy(array) for array in arrays.values()]
+        if held:
+            options.add_external_initializers(list(arrays), held)
+        try:
+            session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime's own exceptions share no base
+            raise BundleError(f"stage {number}: onnxruntime cannot load it ({_line(error)})") from error
+        self._sessions[key] = _Open(session, (*held, arrays))
         return self._sessions[key]
 
-    def _model(self, number: int, fed: frozenset[str], wanted: frozenset[str], live: Mapping[str, NDArray[Any]]) -> Any:
+    def _make(
+        self, lazy: Iterable[str], head: tuple[Any, str] | None, part: int, parts: int
+    ) -> dict[str, NDArray[Any]]:
+        """The arrays of a stage's weights, of its head the columns of one part."""
+        made: dict[LazySet, list[NDArray[Any]]] = {}
+        arrays: dict[str, NDArray[Any]] = {}
+        for name in lazy:
+            tensor = self._lazy[name]
+            if head is not None and name == head[1]:
+                assert tensor.matrix is not None  # ``_head`` has looked
+                is_turned = head[0].op_type == "MatMul"
+                count = tensor.shape[1] if is_turned else tensor.shape[0]
+                step = -(-count // parts)
+                rows = tensor.matrix(part * step, min((part + 1) * step, count))
+                arrays[name] = np.ascontiguousarray(rows.T) if is_turned else rows
+                continue
+            if tensor.made_by not in made:
+                made[tensor.made_by] = tensor.made_by.arrays()
+                if self._made is not None:
+                    self._made(tensor.made_by.name, made[tensor.made_by])
+            arrays[name] = made[tensor.made_by][tensor.place].reshape(tuple(self._weights[name].dims))
+        return arrays
+
+    def _model(
+        self, number: int, fed: frozenset[str], wanted: frozenset[str], live: Mapping[str, NDArray[Any]]
+    ) -> tuple[Any, list[str]]:
+        """The nodes that lead to what is wanted, and the weights among theirs that have to be made."""
         stage = self.stages[number]
+        looked_up = {str(node.output[0]) for node, _ in self._lookups(stage)}
+        nodes = needed([n for n in stage.nodes if n.output[0] not in looked_up], wanted)
+        used = set[str]().union(*(read_by(node) for node in nodes))
+        names = [*(n for n in stage.inputs if n in used), *sorted(looked_up & used)]
         inputs = [
             self._inputs.get(name) or helper.make_tensor_value_info(name, _type(live[name]), [None] * live[name].ndim)
-            for name in stage.inputs
+            for name in names
         ]
-        used = set[str]().union(*(_read_by(node) for node in stage.nodes))
         inputs += [
-            helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, list(self._weights[name].dims)) for name in fed
+            helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, list(self._weights[name].dims))
+            for name in sorted(fed & used)
         ]
+        weights = [w for name, w in self._weights.items() if name in used and name not in fed]
         graph = helper.make_graph(
-            stage.nodes,
-            f"stage{number}",
-            inputs,
-            [onnx.ValueInfoProto(name=name) for name in sorted(wanted & stage.made)],
-            [w for name, w in self._weights.items() if name in used and name not in fed],
+            nodes, f"stage{number}", inputs, [onnx.ValueInfoProto(name=name) for name in sorted(wanted)], weights
         )
         opsets = [helper.make_opsetid("", 20), helper.make_opsetid("com.microsoft", 1)]
-        return helper.make_model(graph, opset_imports=opsets, ir_version=10)
+        model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
+        return model, [w.name for w in weights if w.name in self._lazy]
+
+
+def _number(weight: Any) -> int | None:
+    """Of a weight that is made when it is needed; None for another."""
+    place = {entry.key: entry.value for entry in weight.external_data}
+    return int(place["offset"]) if place.get("location") == LOCATION else None
+
+
+def _line(error: Exception) -> str:
+    return str(error).splitlines()[0]
 
 
 def _type(array: NDArray[Any]) -> int:
     return int(helper.np_dtype_to_tensor_dtype(array.dtype))
-
-
-def _laid_open(nodes: Iterable[Any], weights: dict[str, Any], conditions: dict[str, tuple[str, bool]]) -> Iterable[Any]:
-    """Nodes with every ``If`` replaced by both its branches and a choice; their initialisers join ``weights``."""
-    for node in nodes:
-        if node.op_type != "If" or not any(_has_linear(attribute.g) for attribute in node.attribute):
-            yield node
-            continue
-        results = {}
-        for attribute in node.attribute:
-            for weight in attribute.g.initializer:
-                weights[weight.name] = weight
-                conditions[weight.name] = (node.input[0], attribute.name == "then_branch")
-            yield from _laid_open(attribute.g.node, weights, conditions)
-            results[attribute.name] = attribute.g.output[0].name
-        choice = [node.input[0], results["then_branch"], results["else_branch"]]
-        yield helper.make_node("Where", choice, list(node.output), name=node.name)
-
-
-def _has_linear(graph: Any) -> bool:
-    names = {weight.name for weight in graph.initializer}
-    return any(_weight_of(node, names) for node in graph.node)
-
-
-def _read_by(node: Any) -> set[str]:
-    """Values a node reads, those that its branches take from around them included."""
-    names = {name for name in node.input if name}
-    for attribute in node.attribute:
-        if attribute.HasField("g"):
-            own = {weight.name for weight in attribute.g.initializer}
-            own |= {name for inner in attribute.g.node for name in inner.output}
-            names |= set[str]().union(*(_read_by(inner) for inner in attribute.g.node)) - own
-    return names
-
-
-def _cut(
-    nodes: list[Any], weights: set[str], outputs: tuple[str, ...], conditions: dict[str, tuple[str, bool]]
-) -> Iterable[Stage]:
-    """Start a stage at the first linear layer of every layer and at the last position."""
-    parts: list[list[Any]] = [[]]
-    seen: set[str] = set()
-    for node in nodes:
-        match = LAYER.search(node.name) if _weight_of(node, weights) else None
-        key = match[0] if match else LAST_POSITION if node.name == LAST_POSITION else None
-        if key is not None and key not in seen:
-            seen.add(key)
-            parts.append([])
-        parts[-1].append(node)
-    made = [{name for node in part for name in node.output} for part in parts]
-    read = [set[str]().union(*(_read_by(node) for node in part)) - weights for part in parts]
-    for number, part in enumerate(parts):
-        later = set(outputs).union(*read[number + 1 :])
-        yield Stage(
-            nodes=tuple(part),
-            inputs=tuple(sorted(read[number] - made[number])),
-            outputs=tuple(sorted(made[number] & later)),
-            made=frozenset(made[number]),
-            linears=tuple(linear for node in part if (linear := _linear(node, weights, conditions)) is not None),
-        )
-
-
-def _weight_of(node: Any, weights: set[str]) -> str | None:
-    """The initialiser that makes a node a linear layer."""
-    if node.op_type in ("MatMul", "Gemm") and len(node.input) > 1 and node.input[1] in weights:
-        return str(node.input[1])
-    if node.op_type == "Gather" and node.input[0] == f"{TABLE}.weight":
-        return str(node.input[0])
-    return None
-
-
-def _linear(node: Any, weights: set[str], conditions: dict[str, tuple[str, bool]]) -> Linear | None:
-    weight = _weight_of(node, weights)
-    if weight is None or not weight.endswith(".weight"):
-        return None
-    source = None if node.op_type == "Gather" else str(node.input[0])
-    condition, wanted = conditions.get(weight, (None, True))
-    return Linear(weight.removesuffix(".weight"), source, weight, node.op_type == "MatMul", condition, wanted)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from palmtop.errors import InputError
-from palmtop.export.measure.float_model import FloatModel
+from palmtop.export.measure.float_reference import FloatReference
 from palmtop.quantize.budget import Option, Solution, fastest, frontier, within_bytes, within_loss
 from palmtop.quantize.rtn import dequantize
 from palmtop.quantize.scheme import Scheme
@@ -74,7 +74,7 @@ class Sensitivity:
 
 
 def measure(
-    model: FloatModel,
+    model: FloatReference,
     meter: LossMeter,
     coded: CodedModel,
     accuracy_levels: Mapping[str, int],
@@ -145,7 +145,7 @@ class Planner:
 
     def __init__(
         self,
-        model: FloatModel,
+        model: FloatReference,
         meter: LossMeter,
         sensitivities: Sequence[Sensitivity],
         coded: CodedModel,

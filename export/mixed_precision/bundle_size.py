@@ -16,11 +16,10 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from palmtop.export.arch import Model
-from palmtop.export.bundle.bundle_writer import Making, build_graphs, export_parts, write_bundle
+from palmtop.export.bundle.bundle_writer import build_graphs, export_parts
 from palmtop.export.bundle.external_data import LINE, PAGE, PAGE_ALIGNED_FROM
 from palmtop.export.bundle.manifest_builder import PLAN_FILE, gated_adapters, manifest_text
 from palmtop.export.bundle.storage_summary import count_parts
-from palmtop.export.checkpoint.folder import Checkpoint
 from palmtop.export.checkpoint.lazy_tensor import Weight, Weights
 from palmtop.export.checkpoint.lora import Adapter, LoraPair
 from palmtop.export.recipe import Recipe
@@ -76,41 +75,44 @@ class CountingSink:
 
 def graph_bytes(model: Model, recipe: Recipe, plan: Plan) -> int:
     """Of the graphs and their weights, as ``write_bundle`` would write them."""
-    return _built(model, recipe, plan)[0]
+    return sum(_built(model, recipe, plan)[0].values())
 
 
 def bundle_bytes(folder: Path, manifest: Manifest, model: Model, recipe: Recipe, plan: Plan) -> int:
     """Of a whole bundle that follows a plan, without ``quality.json``.
 
     Args:
-        folder: of the float bundle; its configuration and tokenizer are the planned one's.
-        manifest: of the float bundle.
+        folder: of the float reference; its configuration and tokenizer are the planned bundle's.
+        manifest: of the float reference, with these files.
         model: the checkpoint's.
         recipe: of the planned bundle.
         plan: solved or not: what it predicts is counted as if it were there, a digit more or less.
     """
-    weights, graphs = _built(model, recipe, plan)
+    sizes, graphs = _built(model, recipe, plan)
     size_bytes, loss = PREDICTED
     filled = replace(plan, size_bytes=size_bytes, loss=loss, frontier=(PREDICTED,) * FRONTIER_POINTS)
-    listed = {**manifest.files, PLAN_FILE: FileSpec(size_bytes=10_000, sha256="0" * 64)}
+    listed = manifest.files | {
+        name: FileSpec(size_bytes=count, sha256="0" * 64) for name, count in (sizes | {PLAN_FILE: 10_000}).items()
+    }
     parts = count_parts(graphs, [a.name for a in gated_adapters(model, recipe)])
     described = replace(manifest, parts=parts, files=listed, recipe=recipe.to_dict())
     own = (".onnx", ".bin", MANIFEST_FILE)
     others = (p.stat().st_size for p in folder.rglob("*") if p.is_file() and not p.name.endswith(own))
-    return weights + len(filled.text().encode()) + len(manifest_text(described).encode()) + sum(others)
+    return sum(sizes.values()) + len(filled.text().encode()) + len(manifest_text(described).encode()) + sum(others)
 
 
-def _built(model: Model, recipe: Recipe, plan: Plan) -> tuple[int, list[tuple[str, ir.Model]]]:
-    blank, total, graphs = _blank_model(model), 0, []
+def _built(model: Model, recipe: Recipe, plan: Plan) -> tuple[dict[str, int], list[tuple[str, ir.Model]]]:
+    """Bytes of every graph and weight file by name, and the graphs."""
+    blank, sizes, graphs = _blank_model(model), {}, []
     for part in export_parts(model):
         sink = CountingSink(part)
         graph = build_graphs(blank, recipe, part, sink, _without_codes(plan))
         with tempfile.TemporaryDirectory() as folder:
             ir.save(graph, Path(folder) / "graph.onnx")
-            total += (Path(folder) / "graph.onnx").stat().st_size
-        total += sink.size_bytes
+            sizes[f"{part}.onnx"] = (Path(folder) / "graph.onnx").stat().st_size
+        sizes[f"weights/{part}.bin"] = sink.size_bytes
         graphs.append((part, graph))
-    return total, graphs
+    return sizes, graphs
 
 
 def linear_names(model: Model, recipe: Recipe) -> set[str]:
@@ -155,14 +157,3 @@ def _bare(adapter: Adapter) -> Adapter:
         return None if found is None else LoraPair(_blank(found.a), _blank(found.b))
 
     return replace(adapter, pair=pair)
-
-
-def float_bundle(
-    folder: Path, checkpoint: Checkpoint, model: Model, recipe: Recipe, making: Making | None = None
-) -> Manifest:
-    """Write the float bundle that plans are made with; its manifest."""
-    folder.mkdir()
-    as_float = replace(
-        recipe, bits=32, head_bits=None, encoder_bits=None, draft_rows=1, target=None, target_context=None, soc=None
-    )
-    return write_bundle(folder, checkpoint, model, as_float, making)

@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from palmtop.export.measure.float_model import FloatModel, feature_rows
-from palmtop.export.measure.layerwise import Linear, Live
+from palmtop.export.measure.float_reference import FloatReference, feature_rows
+from palmtop.export.measure.layerwise import Live
 from palmtop.export.measure.samples import MediaInput, Sample
+from palmtop.export.measure.stages import Linear
 from palmtop.quantize.statistics import Moments, Statistics
 
 from .allocation import file_stem
@@ -49,7 +50,7 @@ class StatisticsFolder:
 
 
 def calibrate(
-    model: FloatModel, samples: Sequence[Sample], folder: StatisticsFolder, report: Report | None = None
+    model: FloatReference, samples: Sequence[Sample], folder: StatisticsFolder, report: Report | None = None
 ) -> None:
     """Run samples through a float model and keep the second moments of every linear layer's inputs.
 
@@ -71,7 +72,7 @@ def calibrate(
 
 
 def _calibrate_encoder(
-    model: FloatModel, part: str, media: dict[int, MediaInput], folder: StatisticsFolder
+    model: FloatReference, part: str, media: dict[int, MediaInput], folder: StatisticsFolder
 ) -> dict[int, NDArray[np.float32]]:
     """Feature rows of every image or sound, by its identity."""
     lives: list[Live] = [dict(feeds) for item in media.values() for feeds in item.feeds]
@@ -85,7 +86,7 @@ def _calibrate_encoder(
 
 
 def _calibrate_decoder(
-    model: FloatModel,
+    model: FloatReference,
     samples: Sequence[Sample],
     features: dict[int, NDArray[np.float32]],
     folder: StatisticsFolder,

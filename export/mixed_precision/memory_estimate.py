@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 from palmtop.errors import InputError
 from palmtop.export.checkpoint.folder import Checkpoint
-from palmtop.export.measure.float_model import FloatModel
+from palmtop.export.measure.float_reference import FloatReference
 from palmtop.export.measure.samples import Sample
 from palmtop.runtime.memory.machine import available_memory, rss_bytes
 
 
 def refuse_little_memory(
-    model: FloatModel,
+    model: FloatReference,
     samples: Sequence[Sample],
     alone: Sequence[Sample],
     together: Sequence[Sample],

@@ -10,9 +10,8 @@ from pathlib import Path
 
 from palmtop.errors import InputError
 from palmtop.export.arch import Model
-from palmtop.export.bundle.bundle_writer import Making
 from palmtop.export.checkpoint.folder import Checkpoint
-from palmtop.export.measure.float_model import FloatModel
+from palmtop.export.measure.float_reference import FloatReference
 from palmtop.export.measure.samples import Sample, SampleReader, packaged_questions, read_questions
 from palmtop.export.recipe import CALIBRATED, IN_ORDER, METHODS, Recipe
 from palmtop.quantize.parallel_rows import on_every_core
@@ -24,7 +23,7 @@ from palmtop.runtime.memory.machine import rss_bytes
 from .allocation import Plan, Planned, with_fallback
 from .allocator import Planner, measure
 from .budget import Request
-from .bundle_size import bundle_bytes, float_bundle, linear_names
+from .bundle_size import bundle_bytes, linear_names
 from .calibrate import StatisticsFolder, calibrate
 from .kernel_time import ENCODER_TOKENS, refuse_without_kernel
 from .memory_estimate import refuse_little_memory, stages_in_memory
@@ -65,9 +64,9 @@ def prepared(
     with tempfile.TemporaryDirectory(prefix="palmtop-plan-") as temporary:
         folder = Path(temporary)
         tell("float model")
-        making = Making(workers=plan_workers(ram_bytes, rss_bytes() or 0))
-        manifest = float_bundle(folder / "float", checkpoint, model, recipe, making)
-        float_model = FloatModel(folder / "float", manifest)
+        workers = plan_workers(ram_bytes, rss_bytes() or 0)
+        float_model = FloatReference(folder / "float", checkpoint, model, recipe, workers=workers)
+        manifest = float_model.manifest
         samples = _samples(folder / "float", manifest, request)
         judged = judged_of(samples) if request.is_solved else []
         more = judged_beside(folder / "float", manifest, request.items) if judged and request.samples is None else []
@@ -78,7 +77,7 @@ def prepared(
         refuse_little_memory(
             float_model, samples, alone, [*together, *verdict], ram_bytes, runs=2 if is_in_order else 1
         )
-        work = _Work(folder, checkpoint, model, recipe, manifest, ram_bytes, tell, request.speed)
+        work = _Work(folder, checkpoint, model, recipe, float_model, ram_bytes, tell, request.speed)
         apart = {id(sample) for sample in judged} if len(judged) < len(samples) else set()
         seen = [sample for sample in samples if id(sample) not in apart]
         if request.is_solved or not is_in_order:
@@ -114,13 +113,13 @@ class _Work:
         checkpoint: Checkpoint,
         model: Model,
         recipe: Recipe,
-        manifest: Manifest,
+        reference: FloatReference,
         ram_bytes: int | None,
         report: Report,
         speed: float | None = None,
     ) -> None:
         self._speed = speed
-        self._folder, self._model, self._recipe, self._manifest = folder, model, recipe, manifest
+        self._folder, self._model, self._recipe, self._reference = folder, model, recipe, reference
         self._open_sessions = stages_in_memory(checkpoint, ram_bytes)
         self._report = report
         for name in ("statistics", "codes"):
@@ -133,7 +132,7 @@ class _Work:
         self, method: str, alone: Sequence[Sample], together: Sequence[Sample], verdict: Sequence[Sample]
     ) -> Planner:
         """Measure every tensor on the first samples; whole plans will be on the second, the chosen one on the last."""
-        opened = FloatModel(self._folder / "float", self._manifest, open_sessions=self._open_sessions)
+        opened = self._reference.with_sessions(self._open_sessions)
         coded = self._coded = CodedModel(opened, METHODS[method], self.statistics.find)
         meter = LossMeter(opened, alone)
         levels = {part: accuracy_level_of(part, self._recipe) for part in opened.graphs}
@@ -141,7 +140,7 @@ class _Work:
 
         def size_of(tensors: Mapping[str, Scheme | None]) -> int:
             own = Plan(method=method, tensors=tensors)
-            return bundle_bytes(self._folder / "float", self._manifest, self._model, self._recipe, own)
+            return bundle_bytes(self._folder / "float", self._reference.manifest, self._model, self._recipe, own)
 
         whole = LossMeter(opened, together, from_start=True)
         last = LossMeter(opened, verdict, from_start=True) if verdict else None
@@ -150,7 +149,7 @@ class _Work:
 
     def quantize_in_order(self, plan: Plan, samples: Sequence[Sample]) -> None:
         """Fill ``codes``; what is measured from here on is of them."""
-        model = FloatModel(self._folder / "float", self._manifest, open_sessions=2)
+        model = self._reference.with_sessions(2)
 
         def keep(key: str, tensor: QuantizedTensor) -> None:
             kept = self.codes.keep(key, tensor)
@@ -178,7 +177,7 @@ def _samples(folder: Path, manifest: Manifest, request: Request) -> list[Sample]
     return [reader.read(question) for question in questions]
 
 
-def _uniform(model: FloatModel, recipe: Recipe) -> dict[str, Scheme | None]:
+def _uniform(model: FloatReference, recipe: Recipe) -> dict[str, Scheme | None]:
     """What the recipe says, tensor by tensor."""
     found: dict[str, Scheme | None] = {}
     for part, graph in model.graphs.items():

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from palmtop.export.measure.float_model import FloatModel
-from palmtop.export.measure.layerwise import Linear
+from palmtop.export.measure.float_reference import FloatReference
+from palmtop.export.measure.stages import Linear
 from palmtop.quantize import Quantizer
 from palmtop.quantize.parallel_rows import on_every_core
 from palmtop.quantize.rtn import dequantize
@@ -25,7 +25,7 @@ class CodedModel:
 
     def __init__(
         self,
-        model: FloatModel,
+        model: FloatReference,
         quantizer: Quantizer,
         statistics: Callable[[str], Statistics | None],
         kept_bytes: int = KEPT_BYTES,

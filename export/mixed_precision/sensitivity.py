@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from palmtop.export.measure.float_model import Changed, FloatModel, log_softmax, rows_of
+from palmtop.export.measure import divergence
+from palmtop.export.measure.float_reference import Changed, FloatReference, rows_of
 from palmtop.export.measure.layerwise import Live
 from palmtop.export.measure.samples import Sample
 
@@ -42,7 +43,7 @@ class LossMeter:
     A stage is loaded once and sees every sample before the next one is: also where only one fits into memory.
     """
 
-    def __init__(self, model: FloatModel, samples: Sequence[Sample], *, from_start: bool = False) -> None:
+    def __init__(self, model: FloatReference, samples: Sequence[Sample], *, from_start: bool = False) -> None:
         """Run the float model.
 
         Args:
@@ -73,7 +74,9 @@ class LossMeter:
         same: dict[str, list[NDArray[np.bool_]]] = {}
         for place, found in self._logits(changed):
             sample, expected = self._samples[place], self._expected[place]
-            kl.setdefault(sample.mode, []).append(_divergence(expected, expected if found is None else found))
+            kl.setdefault(sample.mode, []).append(
+                np.zeros(len(expected)) if found is None else divergence.kl(expected, found)
+            )
             same.setdefault(sample.mode, []).append(
                 np.ones(len(expected), np.bool_) if found is None else expected.argmax(-1) == found.argmax(-1)
             )
@@ -119,7 +122,7 @@ class LossMeter:
 
 
 def _encoded(
-    model: FloatModel, samples: Sequence[Sample], encoders: Mapping[str, Changed]
+    model: FloatReference, samples: Sequence[Sample], encoders: Mapping[str, Changed]
 ) -> dict[int, NDArray[np.float32]]:
     """Feature rows by a medium's identity: with changed encoders of those that they read, else of all."""
     found: dict[int, NDArray[np.float32]] = {}
@@ -129,14 +132,3 @@ def _encoded(
             features = model.encode(list(media.values()), encoders.get(part))
             found |= dict(zip(media, features, strict=True))
     return found
-
-
-def _divergence(expected: NDArray[np.float32], found: NDArray[np.float32]) -> NDArray[np.float64]:
-    """[P] KL in nats of [P, V] logits.
-
-    In float64: what one 4-bit tensor does to a small model is below float32's rounding of log-probabilities.
-    """
-    if expected is found:
-        return np.zeros(len(expected))
-    p, q = log_softmax(expected.astype(np.float64)), log_softmax(found.astype(np.float64))
-    return np.asarray((np.exp(p) * (p - q)).sum(-1).clip(0))

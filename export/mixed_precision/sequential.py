@@ -19,9 +19,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from palmtop.export.measure.float_model import FloatModel, feature_rows, is_used
-from palmtop.export.measure.layerwise import Linear, Live, Stage
+from palmtop.export.measure.float_reference import FloatReference, feature_rows, is_used
+from palmtop.export.measure.layerwise import Live
 from palmtop.export.measure.samples import MediaInput, Sample
+from palmtop.export.measure.stages import Linear, Stage
 from palmtop.quantize import Quantizer
 from palmtop.quantize.rtn import dequantize
 from palmtop.quantize.scheme import QuantizedTensor, Scheme
@@ -34,7 +35,7 @@ Report = Callable[[str], None]
 
 
 def quantize_in_order(
-    model: FloatModel,
+    model: FloatReference,
     samples: Sequence[Sample],
     schemes: Mapping[str, Scheme | None],
     quantizer: Quantizer,
@@ -95,7 +96,7 @@ class _Walk:
 
     def __init__(
         self,
-        model: FloatModel,
+        model: FloatReference,
         part: str,
         schemes: Mapping[str, Scheme | None],
         quantizer: Quantizer,

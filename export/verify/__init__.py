@@ -26,6 +26,7 @@ from palmtop.export.checkpoint.tokenizer_files import CHAT_TEMPLATE_FILE
 from palmtop.export.graph.kv_cache import KvCache
 from palmtop.export.kv import with_cache
 from palmtop.export.kv.stored_cache import stored_cache
+from palmtop.export.measure.divergence import Agreement, agreement
 from palmtop.export.mixed_precision.allocation import Planned
 from palmtop.export.recipe import Recipe
 from palmtop.quantize.workers import Workers, plan_workers
@@ -38,7 +39,7 @@ from .baselines import neighbours, weight_bytes
 from .comparison import Decoders, Divergence, Pair, Question, Reference, compared_answers, encoders_snr
 from .greedy_answers import accuracy, worst
 from .kv_loss import cache_loss, judge_cache
-from .quality import Agreement, Check, Quality, agreement
+from .quality import Check, Quality
 from .samples import SampleReader, packaged_messages
 from .stored_precision import AsStored
 from .tensor_checks import compare_tensors, judge_tensors

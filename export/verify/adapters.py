@@ -14,12 +14,13 @@ from palmtop.export.adapters.graph import DecoderGraph
 from palmtop.export.arch import Model
 from palmtop.export.checkpoint.lazy_tensor import Weight
 from palmtop.export.checkpoint.lora import Adapter
+from palmtop.export.measure.divergence import cosine, kl, ratio_db, snr_db
 from palmtop.export.measure.onnx_decoder import DecoderProbe
 from palmtop.runtime.bundle.manifest import DecoderSpec, Manifest
 from palmtop.runtime.bundle.opening import Bundle
 
 from .comparison import Decoders, Pair
-from .quality import Check, cosine, kl, ratio_db, snr_db
+from .quality import Check
 from .tensors import MISSING, Likeness
 
 MIN_EFFECT_COSINE = 0.6  # of the change of logits, against the float model's; measured 0.9 and more at 4 bits

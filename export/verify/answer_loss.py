@@ -8,12 +8,12 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from palmtop.export.measure.divergence import log_softmax
 from palmtop.export.measure.onnx_decoder import DecoderProbe, ProbeInput
 from palmtop.runtime.bundle.opening import Bundle
 from palmtop.runtime.chat.routing import Wanted, choose, mode_of
 from palmtop.runtime.processor import Processor
 
-from .quality import log_softmax
 from .samples import SampleReader
 
 BASE = "none"

@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from palmtop.errors import BundleError
+from palmtop.export.measure.divergence import kl, snr_db
 from palmtop.export.measure.onnx_decoder import DecoderProbe, ProbeInput
 from palmtop.runtime.bundle.manifest import Manifest
 from palmtop.runtime.bundle.opening import Bundle
 
 from .greedy_answers import MAX_TOKENS, Compared, prompt_text, text_of
-from .quality import kl, snr_db
 from .samples import SampleReader
 
 STEPS = 6  # teacher-forced tokens a question at most: what comes after an answer's end nobody sees

@@ -17,11 +17,10 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from palmtop.export.bundle.storage_summary import stored_scales
+from palmtop.export.measure.divergence import ratio_db
 from palmtop.quantize.rtn import dequantize
 from palmtop.quantize.scheme import QuantizedTensor, Scheme
 from palmtop.quantize.workers import Workers
-
-from .quality import ratio_db
 
 EMBEDDING = "embed_tokens"
 

@@ -12,11 +12,10 @@ from numpy.typing import NDArray
 from palmtop.export.arch import read_model
 from palmtop.export.checkpoint.folder import Checkpoint
 from palmtop.export.convert import export_model
-from palmtop.export.measure.float_model import Changed, FloatModel
+from palmtop.export.measure.float_reference import Changed, FloatReference
 from palmtop.export.measure.samples import Sample, SampleReader, later_questions, packaged_questions
 from palmtop.export.mixed_precision.allocation import Plan
 from palmtop.export.mixed_precision.budget import Request
-from palmtop.export.mixed_precision.bundle_size import float_bundle
 from palmtop.export.mixed_precision.quantized_store import CodesFolder
 from palmtop.export.mixed_precision.sensitivity import LossMeter
 from palmtop.export.mixed_precision.sequential import in_groups, quantize_in_order, summed
@@ -29,7 +28,7 @@ from palmtop.runtime.reference import checkpoint_path
 
 INT4 = Scheme(bits=4, group=32, scale_bits=16)
 QKV = "layers.1.self_attn.qkv_proj"
-Reader = tuple[FloatModel, list[Sample], list[Sample]]
+Reader = tuple[FloatReference, list[Sample], list[Sample]]
 
 
 @pytest.fixture(scope="module")
@@ -37,15 +36,17 @@ def there(tmp_path_factory: pytest.TempPathFactory) -> Reader:
     """The packaged model in float, samples to calibrate on and others to judge on."""
     folder = tmp_path_factory.mktemp("in-order") / "float"
     checkpoint = Checkpoint(checkpoint_path())
-    manifest = float_bundle(folder, checkpoint, read_model(checkpoint, Recipe()), Recipe())
+    model = read_model(checkpoint, Recipe())
+    reference = FloatReference(folder, checkpoint, model, Recipe(), open_sessions=4096)
+    manifest = reference.manifest
     reader = SampleReader(folder, manifest)
     vocabulary = manifest.decoder.vocab_size
     seen = [reader.read(question) for question in packaged_questions(MODES, 16, vocabulary)]
     judged = [reader.read(question) for question in later_questions(MODES, 16, 24, vocabulary)]
-    return FloatModel(folder, manifest, open_sessions=4096), seen, judged
+    return reference, seen, judged
 
 
-def everything(model: FloatModel, scheme: Scheme) -> dict[str, Scheme | None]:
+def everything(model: FloatReference, scheme: Scheme) -> dict[str, Scheme | None]:
     return {f"{part}: {name}": scheme for part, graph in model.graphs.items() for name in graph.linears()}
 
 

@@ -28,11 +28,10 @@ from palmtop.export.kv import cache_for, leaving_room, scale_bytes, with_cache
 from palmtop.export.kv.calibrate import calibrated_cache, envelopes
 from palmtop.export.kv.ranges import Envelope, key_reach
 from palmtop.export.kv.stored_cache import FIRST_SCALE, stored_cache, with_float_cache
-from palmtop.export.measure.float_model import FloatModel
+from palmtop.export.measure.float_reference import FloatReference
 from palmtop.export.measure.onnx_decoder import DecoderProbe, ProbeInput
 from palmtop.export.measure.samples import Sample, SampleReader, packaged_questions
 from palmtop.export.mixed_precision.budget import Request
-from palmtop.export.mixed_precision.bundle_size import float_bundle
 from palmtop.export.recipe import Recipe
 from palmtop.export.verify import verify
 from palmtop.export.verify.kv_loss import CHUNK, cache_loss, judge_cache
@@ -50,15 +49,15 @@ def checkpoint(reference_checkpoint: Path) -> Checkpoint:
 
 
 @pytest.fixture(scope="module")
-def float_model(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> FloatModel:
+def float_model(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> FloatReference:
     recipe = Recipe(context=8192)
     folder = tmp_path_factory.mktemp("kv") / "float"
     model = read_model(checkpoint, recipe)
-    return FloatModel(folder, float_bundle(folder, checkpoint, model, recipe), threads=1)
+    return FloatReference(folder, checkpoint, model, recipe, threads=1)
 
 
 @pytest.fixture(scope="module")
-def samples(float_model: FloatModel) -> list[Sample]:
+def samples(float_model: FloatReference) -> list[Sample]:
     reader = SampleReader(float_model.graphs["decoder"].path.parent, float_model.manifest)
     return [reader.read(q) for q in packaged_questions(["text", "image", "audio"], 1, 512)]
 
@@ -113,7 +112,7 @@ def test_no_rotation_leaves_the_envelope(seed: int, position: float, rotary_size
 
 
 def test_calibrated_envelopes_are_those_of_the_unrotated_keys_times_the_attention_factor(
-    float_model: FloatModel, samples: list[Sample]
+    float_model: FloatReference, samples: list[Sample]
 ) -> None:
     """By hand from what enters attention, before any rotation; LongRoPE's factor makes keys longer, angles do not."""
     text = [sample for sample in samples if sample.mode == "text"][:1]
@@ -134,14 +133,14 @@ def test_calibrated_envelopes_are_those_of_the_unrotated_keys_times_the_attentio
         assert (own.value >= np.abs(value).max(1) * (1 - 1e-4)).all()
 
 
-def _source(model: FloatModel) -> Path:
+def _source(model: FloatReference) -> Path:
     from palmtop.runtime.reference import checkpoint_path
 
     assert model.manifest.model
     return checkpoint_path()
 
 
-def _unrotated(model: FloatModel, sample: Sample) -> list[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+def _unrotated(model: FloatReference, sample: Sample) -> list[tuple[NDArray[np.float32], NDArray[np.float32]]]:
     """[KV, T, D] keys and values of every layer as the fused projection gives them."""
     graph, live, found = model.graphs["decoder"], model.decoder_inputs(sample, []), []
     for number, stage in enumerate(graph.stages):
@@ -153,7 +152,7 @@ def _unrotated(model: FloatModel, sample: Sample) -> list[tuple[NDArray[np.float
     return found
 
 
-def test_every_mode_is_calibrated_on_through_its_adapter(float_model: FloatModel, samples: list[Sample]) -> None:
+def test_every_mode_is_calibrated_on_through_its_adapter(float_model: FloatReference, samples: list[Sample]) -> None:
     """Each mode alone is within the envelope of all, and none of them is all of it."""
     whole = envelopes(float_model, samples, rotary_size=48)
     for mode in ("text", "image", "audio"):
@@ -166,7 +165,7 @@ def test_every_mode_is_calibrated_on_through_its_adapter(float_model: FloatModel
 
 
 def test_small_batches_find_the_same(
-    float_model: FloatModel, samples: list[Sample], monkeypatch: pytest.MonkeyPatch
+    float_model: FloatReference, samples: list[Sample], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = envelopes(float_model, samples, rotary_size=48)
     monkeypatch.setattr("palmtop.export.kv.calibrate.BATCH_BYTES", 1)
@@ -175,7 +174,9 @@ def test_small_batches_find_the_same(
         assert np.allclose(one.value, other.value, rtol=1e-5)  # type: ignore[arg-type]
 
 
-def test_long_samples_are_cut(float_model: FloatModel, samples: list[Sample], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_samples_are_cut(
+    float_model: FloatReference, samples: list[Sample], monkeypatch: pytest.MonkeyPatch
+) -> None:
     text = samples[0]
     short = replace(text, input_ids=text.input_ids[:9], places=text.places[:9])
     monkeypatch.setattr("palmtop.export.kv.calibrate.LONGEST_SAMPLE", 9)
@@ -183,8 +184,8 @@ def test_long_samples_are_cut(float_model: FloatModel, samples: list[Sample], mo
         assert np.allclose(one.key, other.key)  # type: ignore[arg-type]
 
 
-def test_keys_that_are_no_numbers_are_refused(float_model: FloatModel, samples: list[Sample]) -> None:
-    class Broken(FloatModel):
+def test_keys_that_are_no_numbers_are_refused(float_model: FloatReference, samples: list[Sample]) -> None:
+    class Broken(FloatReference):
         def step(self, *args: Any, **kwargs: Any) -> Any:
             made = float_model.step(*args, **kwargs)
             return {name: np.full_like(a, np.nan) if name.startswith("present.") else a for name, a in made.items()}

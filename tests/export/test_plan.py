@@ -16,7 +16,7 @@ from palmtop.export.arch import Model, read_model
 from palmtop.export.bundle.bundle_writer import write_bundle
 from palmtop.export.checkpoint.folder import Checkpoint
 from palmtop.export.convert import export_model
-from palmtop.export.measure.float_model import FloatModel, rows_of
+from palmtop.export.measure.float_reference import FloatReference, rows_of
 from palmtop.export.measure.onnx_decoder import DecoderProbe, ProbeInput
 from palmtop.export.measure.samples import Sample, SampleReader, packaged_questions, read_questions
 from palmtop.export.mixed_precision.allocation import Plan, Planned, with_fallback
@@ -24,7 +24,6 @@ from palmtop.export.mixed_precision.budget import Request
 from palmtop.export.mixed_precision.bundle_size import (
     FRONTIER_POINTS,
     bundle_bytes,
-    float_bundle,
     graph_bytes,
     linear_names,
 )
@@ -60,28 +59,27 @@ def model(checkpoint: Checkpoint) -> Model:
 
 
 @pytest.fixture(scope="module")
-def float_model(checkpoint: Checkpoint, model: Model, tmp_path_factory: pytest.TempPathFactory) -> FloatModel:
+def float_model(checkpoint: Checkpoint, model: Model, tmp_path_factory: pytest.TempPathFactory) -> FloatReference:
     folder = tmp_path_factory.mktemp("plan") / "float"
-    manifest = float_bundle(folder, checkpoint, model, Recipe())
     (folder.parent / "statistics").mkdir()
-    return FloatModel(folder, manifest, threads=1, open_sessions=40)
+    return FloatReference(folder, checkpoint, model, Recipe(), threads=1, open_sessions=40)
 
 
 @pytest.fixture(scope="module")
-def folder(float_model: FloatModel) -> Path:
-    return float_model.graphs["decoder"].path.parent
+def folder(float_model: FloatReference) -> Path:
+    return float_model.folder
 
 
 @pytest.fixture(scope="module")
-def samples(float_model: FloatModel, folder: Path) -> list[Sample]:
+def samples(float_model: FloatReference, folder: Path) -> list[Sample]:
     reader = SampleReader(folder, float_model.manifest)
     return [reader.read(q) for q in packaged_questions(["text", "image", "image+audio"], 1, 512)]
 
 
 def test_stages_one_after_the_other_are_the_whole_graph(
-    float_model: FloatModel, folder: Path, samples: list[Sample]
+    float_model: FloatReference, float_bundle: Path, samples: list[Sample]
 ) -> None:
-    probe = DecoderProbe(folder / "decoder.onnx", float_model.manifest.decoder, threads=1)
+    probe = DecoderProbe(float_bundle / "decoder.onnx", float_model.manifest.decoder, threads=1)
     for sample in samples:
         features = [float_model.encode([m])[0] for m in sample.media]
         live = float_model.decoder_inputs(sample, features)
@@ -100,7 +98,9 @@ def test_stages_one_after_the_other_are_the_whole_graph(
         assert np.abs(rows_of(live["logits"]) - expected).max() < 1e-5 * np.ptp(expected)
 
 
-def test_what_is_the_same_for_every_sample_is_in_memory_once(float_model: FloatModel, samples: list[Sample]) -> None:
+def test_what_is_the_same_for_every_sample_is_in_memory_once(
+    float_model: FloatReference, samples: list[Sample]
+) -> None:
     graph = float_model.graphs["decoder"]
     text = next(sample for sample in samples if sample.mode == "text")
     longer = replace(text, input_ids=np.concatenate([text.input_ids, text.input_ids[:3]]))
@@ -114,7 +114,7 @@ def test_what_is_the_same_for_every_sample_is_in_memory_once(float_model: FloatM
 
 
 def test_statistics_are_of_what_enters_and_adapters_see_only_their_modes(
-    float_model: FloatModel, folder: Path, samples: list[Sample]
+    float_model: FloatReference, folder: Path, samples: list[Sample]
 ) -> None:
     kept = StatisticsFolder(folder.parent / "statistics")
     calibrate(float_model, samples, kept)
@@ -137,7 +137,7 @@ def test_statistics_are_of_what_enters_and_adapters_see_only_their_modes(
 
 
 def test_losses_are_zero_for_the_same_weights_and_of_the_modes_that_use_changed_ones(
-    float_model: FloatModel, samples: list[Sample]
+    float_model: FloatReference, samples: list[Sample]
 ) -> None:
     meter = LossMeter(float_model, samples)
 
@@ -164,7 +164,7 @@ def test_predicted_bytes_are_those_written(checkpoint: Checkpoint, model: Model,
 
 
 def test_an_export_follows_its_plan_tensor_by_tensor_passes_its_proof_and_is_as_large_as_predicted(
-    float_model: FloatModel, folder: Path, model: Model, tmp_path: Path
+    float_model: FloatReference, folder: Path, model: Model, tmp_path: Path
 ) -> None:
     recipe, told = Recipe(method="rtn"), []
     solved = replace(MIXED, size_bytes=5_000_000, loss=0.01, frontier=((5_000_000, 0.0123456),) * FRONTIER_POINTS)
@@ -194,7 +194,12 @@ def test_an_export_follows_its_plan_tensor_by_tensor_passes_its_proof_and_is_as_
 
 
 def test_a_calibrated_export_is_what_its_statistics_give(
-    checkpoint: Checkpoint, model: Model, float_model: FloatModel, folder: Path, samples: list[Sample], tmp_path: Path
+    checkpoint: Checkpoint,
+    model: Model,
+    float_model: FloatReference,
+    folder: Path,
+    samples: list[Sample],
+    tmp_path: Path,
 ) -> None:
     kept = StatisticsFolder(tmp_path / "statistics")
     (tmp_path / "statistics").mkdir()

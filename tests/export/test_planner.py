@@ -14,12 +14,11 @@ from palmtop.errors import InputError
 from palmtop.export.arch import read_model
 from palmtop.export.checkpoint.folder import Checkpoint
 from palmtop.export.cli import export_command
-from palmtop.export.measure.float_model import FloatModel
+from palmtop.export.measure.float_reference import FloatReference
 from palmtop.export.measure.samples import Sample
 from palmtop.export.mixed_precision import prepare
 from palmtop.export.mixed_precision.allocation import Plan, with_fallback
 from palmtop.export.mixed_precision.allocator import SCHEMES, Planner, Sensitivity
-from palmtop.export.mixed_precision.bundle_size import float_bundle
 from palmtop.export.mixed_precision.memory_estimate import refuse_little_memory
 from palmtop.export.mixed_precision.sensitivity import Loss
 from palmtop.export.mixed_precision.splits import in_turns, in_two, judged_of
@@ -147,13 +146,13 @@ def test_only_methods_that_need_statistics_do_something_else_without_them() -> N
 
 
 @pytest.fixture(scope="module")
-def float_model(tmp_path_factory: pytest.TempPathFactory) -> FloatModel:
+def float_model(tmp_path_factory: pytest.TempPathFactory) -> FloatReference:
     folder, checkpoint = tmp_path_factory.mktemp("planner") / "float", Checkpoint(checkpoint_path())
     model = read_model(checkpoint, Recipe())
-    return FloatModel(folder, float_bundle(folder, checkpoint, model, Recipe()))
+    return FloatReference(folder, checkpoint, model, Recipe())
 
 
-def test_a_memory_limit_that_one_layer_does_not_fit_into_is_refused(float_model: FloatModel) -> None:
+def test_a_memory_limit_that_one_layer_does_not_fit_into_is_refused(float_model: FloatReference) -> None:
     samples = [sample("text", 100)] * 50
     used = rss_bytes() or 0
     refuse_little_memory(float_model, samples, samples, samples, None)

@@ -11,9 +11,10 @@ from typing import Any, cast
 
 import pytest
 
+from palmtop.export.measure.divergence import Agreement
 from palmtop.export.verify.charts import HEIGHT, LETTER, WIDTH, Point, scatter
 from palmtop.export.verify.cli import _write_report
-from palmtop.export.verify.quality import Agreement, Check, Quality
+from palmtop.export.verify.quality import Check, Quality
 from palmtop.export.verify.report import DEFINITIONS, render
 
 PLAN = {"frontier": [{"size_bytes": 3_000_000, "loss": 0.02}, {"size_bytes": 9_000_000, "loss": 0.0002}]}

@@ -1,19 +1,39 @@
-"""The float bundle of a checkpoint, run stage by stage: encoders, then the decoder, answers teacher-forced."""
+"""The float model of a checkpoint, built by this exporter and run stage by stage: encoders, then the decoder.
+
+No float bundle is written: graphs are built on weights that are read from the checkpoint when a stage is opened
+(``lazy_weights``), so that one layer's are in memory at a time. It says what the exported graphs compute before
+rounding; whether these graphs are the model is what the comparison with transformers proves
+(``tests/test_parity.py``).
+"""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import json
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
+import onnx_ir as ir
 from numpy.typing import NDArray
 
+from palmtop.export.arch import Model
+from palmtop.export.bundle.bundle_writer import build_graphs, export_parts
+from palmtop.export.bundle.manifest_builder import expected_manifest, list_files
+from palmtop.export.checkpoint.folder import Checkpoint
+from palmtop.export.checkpoint.tokenizer_files import write_tokenizer
+from palmtop.export.recipe import Recipe
+from palmtop.quantize.workers import Workers
+from palmtop.runtime.bundle.genai_config import GENAI_CONFIG_FILE, genai_config
 from palmtop.runtime.bundle.manifest import Manifest
 
-from .layerwise import Linear, Live, StagedGraph
+from .layerwise import Live, StagedGraph
+from .lazy_weights import LazySink, LazyTensor, Made
 from .samples import MediaInput, Sample
+from .stages import Linear
 
 ENCODED_AT_ONCE = 64  # images or sounds whose values between two stages are in memory
 Changed = Mapping[str, NDArray[np.float32]]
@@ -23,21 +43,88 @@ Tap = Callable[[Linear, int, NDArray[np.float32]], None]
 """told a linear, the number of the run, and what entered: [T, K]"""
 
 
-class FloatModel:
-    """Staged graphs of one float bundle.
+def as_float(recipe: Recipe) -> Recipe:
+    """The recipe with every weight in float32, for the CPU provider, logits of the last position only."""
+    return replace(
+        recipe, bits=32, head_bits=None, encoder_bits=None, draft_rows=1, target=None, target_context=None, soc=None
+    )
+
+
+class FloatReference:
+    """Staged float graphs of one checkpoint.
 
     Attributes:
-        manifest: of the bundle.
+        folder: tokenizer and configuration, as a bundle has them.
+        manifest: of the float bundle that it stands for.
         graphs: "decoder" and, where the model has them, "vision" and "audio".
     """
 
-    def __init__(self, folder: Path, manifest: Manifest, *, threads: int = 0, open_sessions: int = 1) -> None:
-        self.manifest = manifest
+    def __init__(
+        self,
+        folder: Path,
+        checkpoint: Checkpoint,
+        model: Model,
+        recipe: Recipe,
+        *,
+        workers: Workers | None = None,
+        threads: int = 0,
+        open_sessions: int = 1,
+        laid_open: bool = True,
+        made: Made | None = None,
+    ) -> None:
+        """Build the graphs; of the weights only small ones, such as norms, are read.
+
+        Args:
+            folder: a new folder for tokenizer and configuration.
+            checkpoint: of the model.
+            model: may have more adapters than the checkpoint.
+            recipe: of the bundle; its adapters and context count, its bits do not.
+            workers: threads that read.
+            threads: of onnxruntime; 0 is one a core.
+            open_sessions: stages that are kept loaded.
+            laid_open: see ``StagedGraph``.
+            made: told of every set of weights that was read.
+        """
+        own = as_float(recipe)
+        folder.mkdir()
+        write_tokenizer(checkpoint, folder, model.chat_template)
+        manifest = expected_manifest(checkpoint, model, own, workers)
+        config = genai_config(manifest.decoder, model.processor.text)
+        (folder / GENAI_CONFIG_FILE).write_text(json.dumps(config, indent=1), "utf-8")
+        self.folder = folder
+        self.manifest = replace(manifest, files=list_files(folder))
+        self._options: dict[str, Any] = {"threads": threads, "laid_open": laid_open, "made": made}
+        self._built: dict[str, tuple[onnx.ModelProto, list[LazyTensor]]] = {}
+        for part in export_parts(model):
+            sink = LazySink(workers)
+            self._built[part] = ir.to_proto(build_graphs(model, own, part, sink)), sink.tensors
+        self.graphs = self._opened(open_sessions)
+
+    @classmethod
+    def of_files(cls, folder: Path, manifest: Manifest, *, threads: int = 0, open_sessions: int = 1) -> FloatReference:
+        """A float bundle that is on disk already."""
+        own = object.__new__(cls)
+        own.folder, own.manifest = folder, manifest
+        own._options, own._built = {}, {}
         there = {"decoder": True, "vision": manifest.vision is not None, "audio": manifest.audio is not None}
-        self.graphs = {
-            part: StagedGraph(folder / f"{part}.onnx", threads=threads, open_sessions=open_sessions)
+        own.graphs = {
+            part: StagedGraph.of_file(folder / f"{part}.onnx", threads=threads, open_sessions=open_sessions)
             for part, is_there in there.items()
             if is_there
+        }
+        return own
+
+    def with_sessions(self, open_sessions: int) -> FloatReference:
+        """The same model with another number of stages that are kept loaded."""
+        other = object.__new__(FloatReference)
+        other.__dict__.update(self.__dict__)
+        other.graphs = self._opened(open_sessions)
+        return other
+
+    def _opened(self, open_sessions: int) -> dict[str, StagedGraph]:
+        return {
+            part: StagedGraph(model, tensors=tensors, open_sessions=open_sessions, **self._options)
+            for part, (model, tensors) in self._built.items()
         }
 
     def adapters_of(self, mode: str) -> Mapping[str, float]:
@@ -81,6 +168,7 @@ class FloatModel:
         positions: NDArray[np.int64] | None = None,
         given: Mapping[str, NDArray[np.float32]] | None = None,
         exposed: Sequence[str] = (),
+        outputs: Collection[str] | None = None,
     ) -> Live:
         """One stage; before the head the positions become a batch, so that each one's logits are computed.
 
@@ -91,13 +179,24 @@ class FloatModel:
             positions: that are judged; None in encoders.
             given: changed weights of the stage (``changed_weights``).
             exposed: values inside the stage that are wanted as well.
+            outputs: of the stage that are wanted; None for all.
         """
+        return self.steps(part, number, [live], [positions], given, exposed, outputs)[0]
+
+    def steps(
+        self,
+        part: str,
+        number: int,
+        lives: Sequence[Live],
+        positions: Sequence[NDArray[np.int64] | None],
+        given: Mapping[str, NDArray[np.float32]] | None = None,
+        exposed: Sequence[str] = (),
+        outputs: Collection[str] | None = None,
+    ) -> list[Live]:
+        """``step`` of several runs, the stage's weights read once."""
         graph = self.graphs[part]
-        hidden = graph.last_hidden
-        if positions is not None and hidden in graph.stages[number].inputs and number == len(graph.stages) - 1:
-            assert hidden is not None
-            live = {**live, hidden: np.ascontiguousarray(live[hidden][0, positions][:, None])}  # [P, 1, H]
-        return graph.run(number, live, changed=given, exposed=exposed)
+        at_positions = [judged(graph, number, live, some) for live, some in zip(lives, positions, strict=True)]
+        return graph.run_all(number, at_positions, changed=given, exposed=exposed, outputs=outputs)
 
     def walk(
         self,
@@ -109,7 +208,7 @@ class FloatModel:
     ) -> None:
         """Run every stage over several runs, one stage loaded at a time.
 
-        Logits are computed and not kept: of every token of every sample they would take more than all else.
+        Logits are not computed: of every token of every sample they would take more than all else.
 
         Args:
             part: of the graph.
@@ -121,13 +220,14 @@ class FloatModel:
         graph = self.graphs[part]
         for number, stage in enumerate(graph.stages):
             wanted = [name for linear in stage.linears for name in (linear.input, linear.condition) if name]
+            kept = stage.outputs if part != "decoder" else tuple(n for n in stage.outputs if n not in graph.outputs)
             for run, live in enumerate(lives):
-                found = self.step(part, number, live, positions[run], exposed=wanted)
+                found = self.step(part, number, live, positions[run], exposed=wanted, outputs=kept)
                 for linear in stage.linears:
                     if linear.input is not None and is_used(linear, found):
                         entered = found[linear.input]
                         tap(linear, run, entered.reshape(-1, entered.shape[-1]))
-                live |= {name: found[name] for name in stage.outputs}
+                live |= {name: found[name] for name in kept}
                 graph.forget(live, number, keep_outputs=part != "decoder")
             done()
         graph.close()
@@ -148,6 +248,14 @@ class FloatModel:
         return found
 
 
+def judged(graph: StagedGraph, number: int, live: Live, positions: NDArray[np.int64] | None) -> Live:
+    """What the stage reads: in front of the head the positions [P] of one sequence as a batch [P, 1, H]."""
+    hidden = graph.last_hidden
+    if positions is None or hidden not in graph.stages[number].inputs or number != len(graph.stages) - 1:
+        return live
+    return {**live, hidden: np.ascontiguousarray(live[hidden][0, positions][:, None])}
+
+
 def feature_rows(media: Mapping[int, MediaInput], runs: Iterable[Live]) -> dict[int, NDArray[np.float32]]:
     """Rows of every image or sound by its identity, from the encoder's outputs of all their runs in order."""
     left = iter(runs)
@@ -157,12 +265,6 @@ def feature_rows(media: Mapping[int, MediaInput], runs: Iterable[Live]) -> dict[
 def is_used(linear: Linear, found: Live) -> bool:
     """The linear's side of its condition was taken in a run that gave these values."""
     return linear.condition is None or bool(found[linear.condition]) == linear.wanted
-
-
-def log_softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Over the last axis."""
-    shifted = logits - logits.max(-1, keepdims=True)
-    return np.asarray(shifted - np.log(np.exp(shifted).sum(-1, keepdims=True)))
 
 
 def rows_of(value: NDArray[Any]) -> NDArray[np.float32]:

@@ -1,0 +1,127 @@
+"""Weights of a graph that was built without reading them: each is made from the checkpoint when it is asked for.
+
+``LazySink`` takes the place of the external data file (``export.graph.builder.WeightSink``). A graph built on it is
+whole, and its weights are recipes: what the checkpoint holds is read, padded, transposed or quantised again each time a
+layer needs it, so that no more than one layer's are in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from palmtop.export.graph.builder import Blocks
+from palmtop.quantize.workers import Workers
+
+LOCATION = "palmtop-lazy"
+"""What the graph names as the file of such a weight; the offset is the number of the weight."""
+
+Made = Callable[[str, Sequence[NDArray[Any]]], None]
+"""Told the name of a set of tensors and their arrays when they are made."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LazySet:
+    """Tensors that are made together, such as codes, scales and zero points of one matrix.
+
+    Attributes:
+        name: of the set.
+        tensors: name, shape and type of each.
+        blocks: consecutive parts of all of them; iterated anew each time.
+    """
+
+    name: str
+    tensors: tuple[tuple[str, tuple[int, ...], np.dtype[Any]], ...]
+    blocks: Iterable[tuple[NDArray[Any], ...]]
+
+    def arrays(self) -> list[NDArray[Any]]:
+        """Make all of them."""
+        arrays = [np.empty((int(np.prod(shape, dtype=np.int64)),), dtype) for _, shape, dtype in self.tensors]
+        filled = [0] * len(arrays)
+        for parts in self.blocks:
+            for place, (array, part) in enumerate(zip(arrays, parts, strict=True)):
+                flat = np.asarray(part).reshape(-1)
+                if filled[place] == 0 and flat.size == array.size and flat.dtype == array.dtype:
+                    arrays[place] = flat  # the whole at once: not copied
+                else:
+                    array[filled[place] : filled[place] + flat.size] = flat
+                filled[place] += flat.size
+        return [array.reshape(shape) for array, (_, shape, _) in zip(arrays, self.tensors, strict=True)]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LazyTensor:
+    """One of those tensors.
+
+    Attributes:
+        made_by: the set it belongs to.
+        place: in that set.
+        matrix: of a float matrix ``rows(start, stop)`` as the checkpoint orders them, [stop - start, K]; else None.
+    """
+
+    made_by: LazySet
+    place: int
+    matrix: Callable[[int, int], NDArray[np.float32]] | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """As the graph declares it."""
+        return self.made_by.tensors[self.place][1]
+
+    @property
+    def size_bytes(self) -> int:
+        """Of the tensor in memory."""
+        _, shape, dtype = self.made_by.tensors[self.place]
+        return int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+
+
+class LazySink:
+    """A weight sink that keeps how tensors are made.
+
+    Attributes:
+        tensors: by the number that the graph gives as their offset.
+        workers: threads that make them.
+    """
+
+    def __init__(self, workers: Workers | None = None) -> None:
+        self.tensors: list[LazyTensor] = []
+        self.workers = workers or Workers()
+
+    def add(
+        self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any], blocks: Iterable[NDArray[Any]]
+    ) -> ir.ExternalTensor:
+        """Keep one tensor; ``blocks`` must be iterable more than once."""
+        wrapped = Blocks(lambda: ((block,) for block in blocks))
+        made_by = LazySet(name, ((name, tuple(shape), np.dtype(dtype)),), wrapped)
+        matrix = blocks.matrix if isinstance(blocks, Blocks) else None
+        return self._keep(LazyTensor(made_by, 0, matrix))
+
+    def add_set(
+        self,
+        name: str,
+        tensors: Sequence[tuple[str, tuple[int, ...], np.dtype[Any]]],
+        blocks: Iterable[tuple[NDArray[Any], ...]],
+    ) -> list[ir.ExternalTensor]:
+        """Keep tensors that are made together."""
+        made_by = LazySet(name, tuple((n, tuple(s), np.dtype(d)) for n, s, d in tensors), blocks)
+        return [self._keep(LazyTensor(made_by, place)) for place in range(len(tensors))]
+
+    def inlined(self, name: str, array: NDArray[Any]) -> None:
+        """A small weight is in the graph itself."""
+
+    def _keep(self, tensor: LazyTensor) -> ir.ExternalTensor:
+        name, shape, dtype = tensor.made_by.tensors[tensor.place]
+        self.tensors.append(tensor)
+        return ir.ExternalTensor(
+            LOCATION,
+            len(self.tensors) - 1,
+            tensor.size_bytes,
+            ir.DataType.from_numpy(dtype),
+            shape=ir.Shape(shape),
+            name=name,
+        )

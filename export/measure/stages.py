@@ -1,0 +1,153 @@
+"""Cut the nodes of a graph into stages, a layer each, and say which of them are linear layers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from onnx import helper
+
+LAYER = re.compile(r"(layers|encoders)\.(\d+)\.")
+LAST_POSITION = "last_position"
+TABLE = "embed_tokens"
+MATMULS = ("MatMul", "Gemm", "MatMulNBits")
+
+
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """A linear layer or table of a stage.
+
+    Attributes:
+        name: as the exporter names it; a tied head has its table's.
+        input: the value it reads; None for a table that is looked up.
+        weight: its initialiser.
+        is_turned: the initialiser is [K, N], not [N, K].
+        condition: the value whose truth decides whether its result is used; None for always.
+        wanted: that truth.
+    """
+
+    name: str
+    input: str | None
+    weight: str
+    is_turned: bool
+    condition: str | None = None
+    wanted: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Some consecutive nodes.
+
+    Attributes:
+        nodes: in order.
+        inputs: values from outside, weights not among them.
+        outputs: values that later stages, or the caller, want.
+        linears: in order.
+        made: every value that its nodes give.
+    """
+
+    nodes: tuple[Any, ...]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    linears: tuple[Linear, ...]
+    made: frozenset[str]
+
+
+def needed(nodes: Sequence[Any], wanted: Collection[str]) -> list[Any]:
+    """Those that lead to wanted values, in order."""
+    found, values = [], set(wanted)
+    for node in reversed(nodes):
+        if values & set(node.output):
+            found.append(node)
+            values |= read_by(node)
+    return found[::-1]
+
+
+def lift_weights(node: Any, weights: dict[str, Any]) -> None:
+    """Move the weights of a node's branches into the graph around it: only there can onnxruntime be given arrays."""
+    for attribute in node.attribute:
+        if attribute.HasField("g"):
+            for weight in attribute.g.initializer:
+                weights[weight.name] = weight
+            del attribute.g.initializer[:]
+            for inner in attribute.g.node:
+                lift_weights(inner, weights)
+
+
+def lay_open(nodes: Iterable[Any], weights: dict[str, Any], conditions: dict[str, tuple[str, bool]]) -> Iterable[Any]:
+    """Nodes with every ``If`` replaced by both its branches and a choice; their initialisers join ``weights``."""
+    for node in nodes:
+        if node.op_type != "If" or not any(_has_linear(attribute.g) for attribute in node.attribute):
+            yield node
+            continue
+        results = {}
+        for attribute in node.attribute:
+            for weight in attribute.g.initializer:
+                weights[weight.name] = weight
+                conditions[weight.name] = (node.input[0], attribute.name == "then_branch")
+            yield from lay_open(attribute.g.node, weights, conditions)
+            results[attribute.name] = attribute.g.output[0].name
+        choice = [node.input[0], results["then_branch"], results["else_branch"]]
+        yield helper.make_node("Where", choice, list(node.output), name=node.name)
+
+
+def _has_linear(graph: Any) -> bool:
+    names = {weight.name for weight in graph.initializer}
+    return any(_weight_of(node, names) for node in graph.node)
+
+
+def read_by(node: Any) -> set[str]:
+    """Values a node reads, those that its branches take from around them included."""
+    names = {name for name in node.input if name}
+    for attribute in node.attribute:
+        if attribute.HasField("g"):
+            own = {weight.name for weight in attribute.g.initializer}
+            own |= {name for inner in attribute.g.node for name in inner.output}
+            names |= set[str]().union(*(read_by(inner) for inner in attribute.g.node)) - own
+    return names
+
+
+def cut(
+    nodes: list[Any], weights: set[str], outputs: tuple[str, ...], conditions: dict[str, tuple[str, bool]]
+) -> Iterable[Stage]:
+    """Start a stage at the first linear layer of every layer and at the last position."""
+    parts: list[list[Any]] = [[]]
+    seen: set[str] = set()
+    for node in nodes:
+        match = LAYER.search(node.name) if _weight_of(node, weights) else None
+        key = match[0] if match else LAST_POSITION if node.name == LAST_POSITION else None
+        if key is not None and key not in seen:
+            seen.add(key)
+            parts.append([])
+        parts[-1].append(node)
+    made = [{name for node in part for name in node.output} for part in parts]
+    read = [set[str]().union(*(read_by(node) for node in part)) - weights for part in parts]
+    for number, part in enumerate(parts):
+        later = set(outputs).union(*read[number + 1 :])
+        yield Stage(
+            nodes=tuple(part),
+            inputs=tuple(sorted(read[number] - made[number])),
+            outputs=tuple(sorted(made[number] & later)),
+            made=frozenset(made[number]),
+            linears=tuple(linear for node in part if (linear := _linear(node, weights, conditions)) is not None),
+        )
+
+
+def _weight_of(node: Any, weights: set[str]) -> str | None:
+    """The initialiser that makes a node a linear layer."""
+    if node.op_type in MATMULS and len(node.input) > 1 and node.input[1] in weights:
+        return str(node.input[1])
+    if node.op_type == "Gather" and node.input[0] == f"{TABLE}.weight":
+        return str(node.input[0])
+    return None
+
+
+def _linear(node: Any, weights: set[str], conditions: dict[str, tuple[str, bool]]) -> Linear | None:
+    weight = _weight_of(node, weights)
+    if weight is None or not weight.endswith(".weight"):
+        return None
+    source = None if node.op_type == "Gather" else str(node.input[0])
+    condition, wanted = conditions.get(weight, (None, True))
+    return Linear(weight.removesuffix(".weight"), source, weight, node.op_type == "MatMul", condition, wanted)
