@@ -16,6 +16,7 @@ from palmtop.quantize.rtn import rtn
 from palmtop.quantize.scheme import Scheme
 from palmtop.quantize.search import search
 from palmtop.runtime.bundle.manifest import MAX_DRAFT_ROWS
+from palmtop.runtime.bundle.option_checks import reason_of
 
 DECODER_BITS = (4, 8, 32)
 KV_BITS = (4, 8, 32)
@@ -276,7 +277,7 @@ class Recipe:
         try:
             data = tomllib.loads(path.read_text("utf-8-sig"))
         except (OSError, ValueError, RecursionError) as error:
-            raise InputError(f"{path}: is not a readable TOML recipe ({error})") from error
+            raise InputError(f"{path}: is not a readable TOML recipe ({reason_of(error)})") from error
         try:
             return cls.from_dict(data)
         except (InputError, QuantizeError) as error:

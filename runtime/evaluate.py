@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from palmtop.errors import InputError
 from palmtop.runtime.bundle.json_fields import kind_of
+from palmtop.runtime.bundle.option_checks import reason_of
 from palmtop.runtime.chat.reply import Reply
 from palmtop.runtime.chat.routing import Wanted
 from palmtop.runtime.decoding.generation_options import GenerationOptions
@@ -145,7 +146,7 @@ def read_questions(path: Path) -> Iterator[Question]:
     try:
         lines = path.read_text("utf-8-sig").split("\n")  # other line breaks of Unicode may stand inside a text
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read ({error}), expected lines of JSON") from error
+        raise InputError(f"{path}: cannot be read ({reason_of(error)}), expected lines of JSON") from error
     for number, line in enumerate(lines, 1):
         if line.strip():
             yield _question(line, f"{path}:{number}", path.parent)

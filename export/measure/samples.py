@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from palmtop.errors import InputError
 from palmtop.runtime.bundle.json_fields import kind_of
 from palmtop.runtime.bundle.manifest import MODES, Manifest
+from palmtop.runtime.bundle.option_checks import reason_of
 from palmtop.runtime.media.audio_windows import audio_windows
 from palmtop.runtime.processor import Processor
 from palmtop.runtime.processor.images.dynamic_hd import feature_order
@@ -138,7 +139,7 @@ def read_questions(path: Path) -> Iterator[Question]:
     try:
         lines = path.read_text("utf-8-sig").split("\n")  # other line breaks of Unicode may stand inside a text
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read ({error}), expected lines of JSON") from error
+        raise InputError(f"{path}: cannot be read ({reason_of(error)}), expected lines of JSON") from error
     questions = [_question(line, f"{path}:{n}", path.parent) for n, line in enumerate(lines, 1) if line.strip()]
     if not questions:
         raise InputError(f"{path}: has no line, expected at least one sample")

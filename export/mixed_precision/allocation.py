@@ -19,6 +19,7 @@ from palmtop.quantize import Quantizer
 from palmtop.quantize.scheme import Scheme
 from palmtop.quantize.search import search
 from palmtop.quantize.statistics import Statistics
+from palmtop.runtime.bundle.option_checks import reason_of
 
 SCHEMA = 1
 
@@ -76,7 +77,7 @@ class Plan:
         try:
             data = json.loads(path.read_text("utf-8-sig"))
         except (OSError, ValueError, RecursionError) as error:
-            raise InputError(f"{path}: is not a readable plan ({error})") from error
+            raise InputError(f"{path}: is not a readable plan ({reason_of(error)})") from error
         if not isinstance(data, dict) or not isinstance(data.get("tensors"), dict):
             raise InputError(f"{path}: has no tensors, expected a plan as 'palmtop export --save-plan' writes it")
         if data.get("schema") != SCHEMA:

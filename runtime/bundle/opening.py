@@ -133,9 +133,10 @@ def _read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST_FILE
     with _readable(str(path)):
         if not path.is_file():
-            raise BundleError(
-                f"{folder}: no {MANIFEST_FILE} there, expected a bundle folder written by 'palmtop export'"
+            found = (
+                f"no {MANIFEST_FILE} there" if folder.is_dir() else "is a file" if folder.exists() else "no such folder"
             )
+            raise BundleError(f"{folder}: {found}, expected a bundle folder written by 'palmtop export'")
         if path.stat().st_size > MAX_MANIFEST_BYTES:
             raise BundleError(f"{path}: has {path.stat().st_size} bytes, expected at most {MAX_MANIFEST_BYTES}")
         content = path.read_bytes()

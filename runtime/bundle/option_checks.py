@@ -56,7 +56,7 @@ def check_number(name: str, value: object, holds: Holds, *, optional: bool = Fal
         number = math.inf
     fits = number > 0 if holds.startswith("above 0") else number >= 0
     if not math.isfinite(number) or not fits or (holds.endswith("at most 1") and number > 1):
-        raise wrong(name, value, holds)
+        raise wrong(name, value, holds if math.isfinite(number) or not is_number else f"a finite number {holds}")
 
 
 def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
@@ -67,6 +67,11 @@ def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
     """
     if not isinstance(value, str) or value not in choices:
         raise wrong(name, value, f"one of {', '.join(choices)}")
+
+
+def reason_of(error: Exception) -> str:
+    """Why a file cannot be read, without its name, which the sentence around it has."""
+    return str(error.strerror or error) if isinstance(error, OSError) else f"{error!s:.200}"
 
 
 def wrong(name: str, value: object, expected: str) -> InputError:

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from palmtop.errors import InputError
+from palmtop.runtime.bundle.option_checks import reason_of
 from palmtop.runtime.chat.routing import AdapterRequest, parse_adapters
 from palmtop.runtime.decoding.generation_options import DEFAULT_MAX_TOKENS, GenerationOptions, OverflowRule
 from palmtop.runtime.decoding.grammar import Grammar
@@ -177,7 +178,7 @@ def _read(path: Path) -> str:
     try:
         return path.read_text("utf-8-sig")  # Windows writes a byte order mark
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as text ({error!s:.200})") from error
+        raise InputError(f"{path}: cannot be read as text ({reason_of(error)})") from error
 
 
 def open_session(bundle: Path, loading: SessionOptions) -> Session:

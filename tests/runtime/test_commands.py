@@ -113,7 +113,7 @@ def test_what_a_user_can_cause_is_one_line_and_exit_2(
 
 
 def test_a_missing_bundle_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "no bundle.json there" in refusal(monkeypatch, capsys, "run", "/nowhere", "hi")
+    assert "no such folder" in refusal(monkeypatch, capsys, "run", "/nowhere", "hi")
 
 
 def test_twenty_milliseconds_of_sound_too_few_are_refused(

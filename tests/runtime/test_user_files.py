@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from palmtop.errors import InputError
+from palmtop.errors import BundleError, InputError
 from palmtop.export.adapters.peft_writer import export_adapter
 from palmtop.export.convert import export_model
 from palmtop.export.measure.samples import read_questions as read_samples
@@ -20,6 +20,7 @@ from palmtop.export.mixed_precision.allocation import Plan
 from palmtop.export.recipe import Recipe
 from palmtop.runtime.bundle.json_fields import kind_of
 from palmtop.runtime.bundle.opening import open_bundle
+from palmtop.runtime.bundle.option_checks import check_number
 from palmtop.runtime.evaluate import read_questions
 from palmtop.runtime.session_options import SessionOptions
 from tests.export.adapters.test_peft_rules import decoder, scales, write_folder
@@ -133,3 +134,28 @@ def test_every_command_works_in_folders_whose_names_are_not_utf8(
     told = palmtop("export", checkpoint, "-o", folder + b"/new\xfb", "--method", "rtn", "--no-verify")
     assert told.startswith(f"{os.fsdecode(folder)}/new\udcfb: ")
     assert open_bundle(Path(os.fsdecode(folder + b"/new\xfb"))).manifest.model == "checkpoint\ufffd"
+
+
+def test_files_and_folders_of_another_kind_are_named_once(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    for place, found in (("file", "is a file"), ("none", "no such folder"), (".", "no bundle.json there")):
+        with pytest.raises(BundleError, match=f"{found}, expected a bundle folder"):
+            open_bundle(tmp_path / place)
+    readers = (
+        lambda path: list(read_questions(path)),
+        lambda path: list(read_samples(path)),
+        Recipe.from_toml,
+        Plan.read,
+    )
+    for read in readers:
+        for place, reason in ((tmp_path, "Is a directory"), (tmp_path / "none", "No such file or directory")):
+            with pytest.raises(InputError) as caught:
+                read(place)
+            assert f"({reason})" in str(caught.value)
+            assert str(caught.value).count(str(tmp_path)) == 1
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("-inf"), 10**400])
+def test_numbers_without_end_are_told_from_small_ones(value: float) -> None:
+    with pytest.raises(InputError, match="expected a finite number above 0"):
+        check_number("timeout", value, "above 0")
