@@ -20,9 +20,9 @@ from palmtop.__main__ import COMMANDS, cli, main
 from palmtop.errors import InputError, PalmtopError, RuntimeMissingError
 from palmtop.runtime.chat.reply import Reply, Usage
 from palmtop.runtime.commands.chat import Dialogue
-from palmtop.runtime.commands.flags import size_bytes
 from palmtop.runtime.decoding.generation_options import GenerationOptions
 from palmtop.runtime.evaluate import Outcome, Question, evaluate, read_questions, scores, wilson_interval
+from palmtop.runtime.memory.size_option import Size
 from palmtop.runtime.session import Session
 
 
@@ -208,13 +208,13 @@ def test_inspect_shows_parts_adapters_routes_and_memory(toy_bundle: Path) -> Non
 
 @pytest.mark.parametrize(("text", "expected"), [("12", 12), ("1.5 gb", 1_500_000_000), ("2MiB", 2 << 20)])
 def test_sizes_as_people_write_them(text: str, expected: int) -> None:
-    assert size_bytes(text) == expected
+    assert Size().convert(text, None, None) == expected
 
 
 def test_a_size_that_is_none_is_a_usage_error(toy_bundle: Path) -> None:
     result = palmtop("run", toy_bundle, "hi", "--memory-limit", "lots")
-    assert result.exit_code == 2
-    assert "expected a size such as 3.5GB" in result.stderr
+    assert isinstance(result.exception, InputError)
+    assert "expected a size such as 2GB" in str(result.exception)
 
 
 class Parrot:
