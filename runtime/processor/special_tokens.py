@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from .content import Kind
 
 PRIVATE_USE = range(0xF0000, 0xFFFFD, 2)
+MAX_DIGITS = 20  # of a placeholder's number, as far as it is looked for across a border
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +88,7 @@ class Guard:
         for placeholder in placeholders.values():
             before, _, after = placeholder.text.partition("{n}")
             fragments |= {before + "0", "0" + after}
+        self._longest = max((len(token) for token in fragments), default=0) + MAX_DIGITS
         # What a text may end or begin with to become a token together with its neighbour.
         self._heads = tuple({token[:i] for token in fragments for i in range(1, len(token))})
         self._tails = tuple({token[i:] for token in fragments for i in range(1, len(token))})
@@ -132,7 +134,8 @@ class Guard:
                 places.append((kind, self._placeholders[kind].read(found[0])))
                 pending += self._placeholders[kind].token
             elif found[1] is None:
-                flush()
+                if self._joins(rendered[: found.start()], rendered[found.end() :], marks):
+                    flush()
             elif found[1] in self._tokens:
                 flush()
                 segments.append(Segment(text=found[1], is_spelled=True))
@@ -141,6 +144,21 @@ class Guard:
         pending += rendered[position:]
         flush()
         return segments, places
+
+    def typed(self, text: str) -> list[str]:
+        """Control tokens and placeholders in a text, in order; none of them is read as one."""
+        return self._all.findall(text)
+
+    def _joins(self, before: str, after: str, marks: Marks) -> bool:
+        """Whether a token or a placeholder would come of the two sides of a mark.
+
+        Only then is the text cut: a tokenizer reads two parts otherwise than the whole.
+        """
+        reach = self._longest + 2 * len(marks.start + marks.end)
+        drop = str.maketrans("", "", marks.start + marks.end)
+        head, tail = before[-reach:].translate(drop), after[:reach].translate(drop)
+        found = (self._all.match(head + tail, start) for start in range(len(head)))
+        return any(match is not None and match.end() > len(head) for match in found)
 
     def _any_of(self, tokens: frozenset[str]) -> re.Pattern[str]:
         """Longest first, so that a token wins over one that it contains."""

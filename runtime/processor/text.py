@@ -7,6 +7,7 @@ types becomes a special token or a medium.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +24,8 @@ from .pieces import Utf8Pieces
 from .prompt import MediaPlace, Prompt, expand_media
 from .special_tokens import Guard, Marks, Placeholder
 from .tokenizer import Tokens
+
+logger = logging.getLogger(__name__)
 
 __all__ = ["ChatTemplate", "MediaItem", "MediaPlace", "Prompt", "TextProcessor", "Utf8Pieces", "expand_media"]
 
@@ -60,6 +63,7 @@ class TextProcessor:
             self._placeholders["audio"] = self._placeholder(spec.audio_placeholder, audio_token_id)
         self._media_ids = frozenset({image_token_id, audio_token_id} - {None})
         other = self._tokens.other_control(self._template.literal_text)
+        self._warned: set[str] = set()
         self._guard = Guard(self._tokens.special, other, self._placeholders)
 
     def prompt(
@@ -144,6 +148,8 @@ class TextProcessor:
 
     def _message(self, turn: Turn, index: int, marks: Marks) -> dict[str, Any]:
         """What the template sees of a turn."""
+        if turn.role != "assistant" and turn.text is not None:
+            self._warn_of_control_tokens(turn.text, index)
 
         def mark(text: str) -> str:
             return self._guard.mark(text, marks, is_own=turn.role == "assistant")
@@ -162,6 +168,18 @@ class TextProcessor:
             parts = [{"type": item.kind, item.kind: f"<{item.kind}>"} for item in turn.media]
             message["content"] = parts + ([{"type": "text", "text": text}] if text else [])
         return message
+
+    def _warn_of_control_tokens(self, text: str, index: int) -> None:
+        """Say once of each token that it is no token there, as in a prompt that was copied whole from a model card."""
+        typed = [token for token in dict.fromkeys(self._guard.typed(text)) if token not in self._warned]
+        self._warned.update(typed)
+        if typed:
+            logger.warning(
+                "palmtop: messages[%d]: %s in a text is read as text, not as a token; give roles as messages and "
+                "pictures and sounds as parts of them (--image, --audio)",
+                index,
+                ", ".join(repr(token) for token in typed[:5]),
+            )
 
     def _find_media(
         self, ids: Sequence[int], items: Sequence[MediaItem], places: Sequence[tuple[Kind, int | None]]

@@ -98,10 +98,14 @@ final class Guard {
         }
     }
 
+    /** Of a placeholder's number, as far as it is looked for across a border. */
+    private static final int MAX_DIGITS = 20;
+
     private final Set<String> tokens = new HashSet<String>();
     private final List<Placeholder> placeholders;
     private final Pattern special;
     private final Pattern all;
+    private final int longest;
     private final Set<String> heads = new HashSet<String>();
     private final Set<String> tails = new HashSet<String>();
 
@@ -117,12 +121,36 @@ final class Guard {
             fragments.add(placeholder.before + "0");
             fragments.add("0" + placeholder.after);
         }
+        int most = 0;
         for (String token : fragments) {
+            most = Math.max(most, token.length());
             for (int i = 1; i < token.length(); i++) {
                 heads.add(token.substring(0, i));
                 tails.add(token.substring(i));
             }
         }
+        longest = most + MAX_DIGITS;
+    }
+
+    /**
+     * Whether a token or a placeholder would come of the two sides of a mark. Only then is the text cut: a tokenizer
+     * reads two parts otherwise than the whole.
+     */
+    private boolean joins(String before, String after, Marks marks) {
+        int reach = longest + 2 * (marks.start.length() + marks.end.length());
+        String head = unmarked(before.substring(Math.max(0, before.length() - reach)), marks);
+        String text = head + unmarked(after.substring(0, Math.min(after.length(), reach)), marks);
+        Matcher matcher = all.matcher(text);
+        for (int start = 0; start < head.length(); start++) {
+            if (matcher.region(start, text.length()).lookingAt() && matcher.end() > head.length()) {
+                return true;
+            }
+        }
+        return false;
+    }
+
+    private static String unmarked(String text, Marks marks) {
+        return text.replace(marks.start, "").replace(marks.end, "");
     }
 
     /** Put control tokens between marks, and a mark where the text could join its neighbour into one. */
@@ -167,7 +195,9 @@ final class Guard {
                 places.add(new Place(placeholder.kind, placeholder.read(found.group())));
                 pending.append(placeholder.token);
             } else if (found.group(1) == null) {
-                flush(pending, segments);
+                if (joins(rendered.substring(0, found.start()), rendered.substring(found.end()), marks)) {
+                    flush(pending, segments);
+                }
             } else if (tokens.contains(found.group(1))) {
                 flush(pending, segments);
                 segments.add(new Segment(found.group(1), true));
