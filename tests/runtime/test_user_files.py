@@ -10,7 +10,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 
 from palmtop.errors import BundleError, InputError
 from palmtop.export.adapters.peft_writer import export_adapter
@@ -22,6 +24,8 @@ from palmtop.runtime.bundle.json_fields import kind_of
 from palmtop.runtime.bundle.opening import open_bundle
 from palmtop.runtime.bundle.option_checks import check_number
 from palmtop.runtime.evaluate import read_questions
+from palmtop.runtime.processor.sounds.recording import read_windows
+from palmtop.runtime.processor.sounds.sound_file import load_audio
 from palmtop.runtime.session_options import SessionOptions
 from tests.export.adapters.test_peft_rules import decoder, scales, write_folder
 
@@ -159,3 +163,15 @@ def test_files_and_folders_of_another_kind_are_named_once(tmp_path: Path) -> Non
 def test_numbers_without_end_are_told_from_small_ones(value: float) -> None:
     with pytest.raises(InputError, match="expected a finite number above 0"):
         check_number("timeout", value, "above 0")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of other systems are always Unicode")
+def test_a_sound_is_heard_in_a_folder_whose_name_is_not_utf8(tmp_path: Path) -> None:
+    samples = np.sin(np.arange(16000) / 7).astype(np.float32)
+    soundfile.write(tmp_path / "plain.wav", samples, 16000)
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
+    folder.mkdir()
+    shutil.copy(tmp_path / "plain.wav", folder / "\udcfe.wav")
+    np.testing.assert_array_equal(load_audio(folder / "\udcfe.wav", 16000), load_audio(tmp_path / "plain.wav", 16000))
+    windows = [list(read_windows(place, 30)) for place in (folder / "\udcfe.wav", tmp_path / "plain.wav")]
+    np.testing.assert_array_equal(windows[0][0].samples, windows[1][0].samples)
