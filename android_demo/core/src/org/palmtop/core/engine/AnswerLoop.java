@@ -4,15 +4,15 @@ import org.palmtop.core.bundle.Manifest;
 
 /** From a sequence that has been read to an answer: the token loop and its stop rules ({@code runtime/decoding/generate.py}). */
 final class AnswerLoop {
-    private final Track track;
+    private final CachedSequence track;
     private final Manifest manifest;
     private final GenerationOptions options;
-    private final Track.Watch watch;
+    private final CachedSequence.Watch watch;
     private final Sampler sampler;
     /** "rope" when the LongRoPE boundary was crossed on the way. */
     String reprefilled;
 
-    AnswerLoop(Track track, Manifest manifest, GenerationOptions options, Track.Watch watch) {
+    AnswerLoop(CachedSequence track, Manifest manifest, GenerationOptions options, CachedSequence.Watch watch) {
         this.track = track;
         this.manifest = manifest;
         this.options = options.or(manifest.processor.text.generation);
@@ -24,7 +24,7 @@ final class AnswerLoop {
      * Sample one answer. A sampled token is shown before the decoder reads it, so the last one of an answer is read only
      * when the conversation goes on.
      */
-    Reply.FinishReason run(Transcript transcript, Stopwatch clock, AnswerListener listener) {
+    Reply.FinishReason run(Transcript transcript, Timings clock, AnswerListener listener) {
         for (int left = options.maxTokens() - 1; left >= 0; left--) {
             if (watch.isCancelled()) {
                 return Reply.FinishReason.CANCELLED;
@@ -47,7 +47,7 @@ final class AnswerLoop {
                 return Reply.FinishReason.CONTEXT_FULL;
             }
             if (left > 0) {
-                String reason = track.extend(token, watch);
+                String reason = track.step(token, watch);
                 reprefilled = reason != null ? reason : reprefilled;
             }
         }

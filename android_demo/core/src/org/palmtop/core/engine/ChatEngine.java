@@ -46,8 +46,8 @@ public final class ChatEngine implements AutoCloseable {
     /** A new dialogue; its KV cache is allocated when it first reads something. */
     public Conversation conversation() {
         Integer original = bundle.manifest().decoder.originalContext;
-        Track track = new Track(
-                new Track.Opener() {
+        CachedSequence track = new CachedSequence(
+                new CachedSequence.Opener() {
                     @Override
                     public Decoder open() {
                         if (model == null) {

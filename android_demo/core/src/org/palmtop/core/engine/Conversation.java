@@ -18,7 +18,7 @@ import org.palmtop.core.text.TextProcessor;
  */
 public final class Conversation implements AutoCloseable {
     private final Manifest manifest;
-    final Track track;
+    final CachedSequence track;
     private final TextProcessor text;
     private final MediaReader media;
     private final int context;
@@ -40,18 +40,18 @@ public final class Conversation implements AutoCloseable {
 
     /** Messages, ready to be read by the decoder. */
     static final class Question {
-        final Passage passage;
+        final TokenSequence passage;
         final List<MediaItem> items;
         final Choice choice;
 
-        Question(Passage passage, List<MediaItem> items, Choice choice) {
+        Question(TokenSequence passage, List<MediaItem> items, Choice choice) {
             this.passage = passage;
             this.items = items;
             this.choice = choice;
         }
     }
 
-    Conversation(Manifest manifest, Track track, TextProcessor text, MediaReader media, int context) {
+    Conversation(Manifest manifest, CachedSequence track, TextProcessor text, MediaReader media, int context) {
         this.manifest = manifest;
         this.track = track;
         this.text = text;
@@ -79,10 +79,10 @@ public final class Conversation implements AutoCloseable {
             GenerationOptions options,
             AnswerListener listener) {
         isCancelled = false;
-        Stopwatch clock = new Stopwatch();
+        Timings clock = new Timings();
         Watch watch = new Watch(listener);
         Question question = ask(messages, adapters, route);
-        Passage passage = question.passage;
+        TokenSequence passage = question.passage;
         Transcript transcript = new Transcript(text.pieces(), options.stop());
         Reply.FinishReason reason = Reply.FinishReason.CANCELLED;
         int cached = 0;
@@ -94,7 +94,7 @@ public final class Conversation implements AutoCloseable {
             AnswerLoop loop = new AnswerLoop(track, manifest, options, watch);
             reason = loop.run(transcript, clock, listener);
             reprefilled = loop.reprefilled != null ? loop.reprefilled : reprefilled;
-        } catch (Track.Cancelled stopped) {
+        } catch (CachedSequence.Cancelled stopped) {
             // What was said so far is the answer.
         } finally {
             String rest = transcript.finish();
@@ -149,19 +149,19 @@ public final class Conversation implements AutoCloseable {
 
     /** Bring the decoder to the end of a question. */
     void prefill(Question question, Watch watch) {
-        placeMedia(question.passage, question.items, question.choice, watch);
-        track.bringTo(question.passage, question.choice.gates(manifest), watch);
+        writeMedia(question.passage, question.items, question.choice, watch);
+        track.prefill(question.passage, question.choice.gates(manifest), watch);
     }
 
     /** The prompt in which media have their rows; earlier answers stand in it as they were sampled. */
-    private Passage passage(Prompt prompt, List<MediaItem> items, Choice choice) {
+    private TokenSequence passage(Prompt prompt, List<MediaItem> items, Choice choice) {
         List<Integer> rows = new ArrayList<Integer>();
         for (MediaItem item : items) {
             rows.add(media.rows(item));
         }
         Prompt.Expanded expanded = prompt.expand(rows);
-        Passage plain = asSpoken(new Passage(expanded.ids, expanded.places, new ArrayList<Passage.Span>()));
-        List<Passage.Span> spans = new ArrayList<Passage.Span>();
+        TokenSequence plain = asSpoken(new TokenSequence(expanded.ids, expanded.places, new ArrayList<TokenSequence.Span>()));
+        List<TokenSequence.Span> spans = new ArrayList<TokenSequence.Span>();
         long first = 1;
         int at = 0;
         for (int i = 0; i < items.size(); i++) {
@@ -171,10 +171,10 @@ public final class Conversation implements AutoCloseable {
             MediaItem item = items.get(i);
             // The same sound through another projector counts as another.
             String projector = item.kind.equals("audio") ? ":" + choice.audioProjector : "";
-            spans.add(new Passage.Span(at, rows.get(i), item.kind + ":" + item.key + projector));
+            spans.add(new TokenSequence.Span(at, rows.get(i), item.kind + ":" + item.key + projector));
             first += rows.get(i);
         }
-        Passage passage = new Passage(plain.ids, plain.places, spans);
+        TokenSequence passage = new TokenSequence(plain.ids, plain.places, spans);
         if (passage.length() > context) {
             throw PalmtopException.input("the prompt has " + passage.length() + " tokens (" + passage.mediaRows()
                     + " of them images and sounds), this session's context is " + context
@@ -184,8 +184,8 @@ public final class Conversation implements AutoCloseable {
         return passage;
     }
 
-    private void placeMedia(Passage passage, final List<MediaItem> items, final Choice choice, final Watch watch) {
-        track.placeMedia(passage, new Track.Features() {
+    private void writeMedia(TokenSequence passage, final List<MediaItem> items, final Choice choice, final Watch watch) {
+        track.writeMedia(passage, new CachedSequence.Features() {
             @Override
             public void write(int number, FloatBuffer into) {
                 MediaItem item = items.get(number);
@@ -199,7 +199,7 @@ public final class Conversation implements AutoCloseable {
      * Put the sampled tokens of earlier answers where the template's text stands for them: text need not be tokenised
      * as it was sampled, and with the sampled ids the cache stays valid.
      */
-    private Passage asSpoken(Passage passage) {
+    private TokenSequence asSpoken(TokenSequence passage) {
         List<Spoken> kept = new ArrayList<Spoken>();
         for (Spoken answer : spoken) {
             int start = answer.prompt.length;
@@ -223,7 +223,7 @@ public final class Conversation implements AutoCloseable {
             int behind = start + answer.ids.length;
             System.arraycopy(passage.ids, end, ids, behind, passage.length() - end);
             System.arraycopy(passage.places, end, places, behind, passage.length() - end);
-            passage = new Passage(ids, places, passage.media);
+            passage = new TokenSequence(ids, places, passage.media);
             kept.add(answer);
         }
         spoken = kept;
@@ -260,7 +260,7 @@ public final class Conversation implements AutoCloseable {
     }
 
     /** Cancellation and progress, as both halves of a turn ask for them. */
-    final class Watch implements Track.Watch, Encoders.Watch {
+    final class Watch implements CachedSequence.Watch, Encoders.Watch {
         private final AnswerListener listener;
         private AnswerListener.Stage stage;
 

@@ -193,7 +193,7 @@ final class Encoders {
 
     private static void stopIf(Watch watch) {
         if (watch.isCancelled()) {
-            throw new Track.Cancelled();
+            throw new CachedSequence.Cancelled();
         }
     }
 

@@ -22,8 +22,8 @@ public final class TextProcessor {
     private final ProcessorSpec spec;
     private final Tokenizer tokenizer;
     private final ChatTemplate template;
-    private final Map<String, Guard.Placeholder> placeholders = new LinkedHashMap<String, Guard.Placeholder>();
-    private final Guard guard;
+    private final Map<String, SpecialTokens.Placeholder> placeholders = new LinkedHashMap<String, SpecialTokens.Placeholder>();
+    private final SpecialTokens guard;
     private final boolean takesText;
     private final boolean takesNull;
 
@@ -62,7 +62,7 @@ public final class TextProcessor {
             }
         }
         other.removeAll(special);
-        guard = new Guard(special, other, new ArrayList<Guard.Placeholder>(placeholders.values()));
+        guard = new SpecialTokens(special, other, new ArrayList<SpecialTokens.Placeholder>(placeholders.values()));
         takesText = template.takesText();
         takesNull = template.takesNull();
     }
@@ -78,16 +78,16 @@ public final class TextProcessor {
             checkUnicode(turn.text);
         }
         texts.add(template.literalText());
-        Guard.Marks marks = Guard.Marks.unusedIn(texts);
+        SpecialTokens.Marks marks = SpecialTokens.Marks.unusedIn(texts);
         Map<String, Integer> counts = new HashMap<String, Integer>();
         List<Map<String, Object>> messages = new ArrayList<Map<String, Object>>();
         for (int i = 0; i < turns.size(); i++) {
             messages.add(message(turns.get(i), i, marks, counts));
         }
         String rendered = template.render(messages, true, specialTokens());
-        List<Guard.Place> places = new ArrayList<Guard.Place>();
+        List<SpecialTokens.Place> places = new ArrayList<SpecialTokens.Place>();
         Ids ids = new Ids();
-        for (Guard.Segment segment : guard.split(rendered, marks, places)) {
+        for (SpecialTokens.Segment segment : guard.split(rendered, marks, places)) {
             ids.addAll(segment.isSpelled ? tokenizer.spell(segment.text) : tokenizer.encode(segment.text));
         }
         int[] all = ids.toArray();
@@ -103,10 +103,10 @@ public final class TextProcessor {
     /** Ids of ordinary text: special tokens in it are spelled out. */
     public int[] encode(String text) {
         checkUnicode(text);
-        Guard.Marks marks = Guard.Marks.unusedIn(Collections.singletonList(text));
+        SpecialTokens.Marks marks = SpecialTokens.Marks.unusedIn(Collections.singletonList(text));
         Ids ids = new Ids();
-        List<Guard.Place> places = new ArrayList<Guard.Place>();
-        for (Guard.Segment segment : guard.split(guard.mark(text, marks, false), marks, places)) {
+        List<SpecialTokens.Place> places = new ArrayList<SpecialTokens.Place>();
+        for (SpecialTokens.Segment segment : guard.split(guard.mark(text, marks, false), marks, places)) {
             ids.addAll(segment.isSpelled ? tokenizer.spell(segment.text) : tokenizer.encode(segment.text));
         }
         return ids.toArray();
@@ -128,7 +128,7 @@ public final class TextProcessor {
             throw PalmtopException.bundle("tokenizer.json: the placeholder id " + id + " is "
                     + PythonText.repr(token) + ", expected an added token");
         }
-        placeholders.put(kind, new Guard.Placeholder(kind, text, token));
+        placeholders.put(kind, new SpecialTokens.Placeholder(kind, text, token));
     }
 
     private Map<String, String> specialTokens() {
@@ -147,7 +147,7 @@ public final class TextProcessor {
     }
 
     /** What the template sees of a turn. */
-    private Map<String, Object> message(Turn turn, int index, Guard.Marks marks, Map<String, Integer> counts) {
+    private Map<String, Object> message(Turn turn, int index, SpecialTokens.Marks marks, Map<String, Integer> counts) {
         if (!ROLE.matcher(turn.role).matches()) {
             throw PalmtopException.input("messages[" + index + "].role: found " + PythonText.repr(turn.role)
                     + ", expected a name such as 'user'");
@@ -155,7 +155,7 @@ public final class TextProcessor {
         StringBuilder media = new StringBuilder();
         List<Object> parts = new ArrayList<Object>();
         for (String kind : turn.kinds) {
-            Guard.Placeholder placeholder = placeholders.get(kind);
+            SpecialTokens.Placeholder placeholder = placeholders.get(kind);
             if (placeholder == null) {
                 throw PalmtopException.input(
                         "messages[" + index + "]: found an " + kind + " part, but the model takes none");
@@ -190,7 +190,7 @@ public final class TextProcessor {
     }
 
     /** Match the placeholders of the prompt with the items of the messages. */
-    private int[] findMedia(int[] ids, List<Turn> turns, List<Guard.Place> places) {
+    private int[] findMedia(int[] ids, List<Turn> turns, List<SpecialTokens.Place> places) {
         List<Integer> positions = new ArrayList<Integer>();
         for (int i = 0; i < ids.length; i++) {
             boolean isImage = spec.image != null && ids[i] == spec.image.tokenId;
@@ -201,7 +201,7 @@ public final class TextProcessor {
         Map<String, Integer> found = new HashMap<String, Integer>();
         Map<String, Integer> counts = new HashMap<String, Integer>();
         for (int i = 0; i < Math.min(positions.size(), places.size()); i++) {
-            Guard.Place place = places.get(i);
+            SpecialTokens.Place place = places.get(i);
             int count = (counts.containsKey(place.kind) ? counts.get(place.kind) : 0) + 1;
             counts.put(place.kind, count);
             found.put(place.kind + (place.number == null ? count : place.number), positions.get(i));

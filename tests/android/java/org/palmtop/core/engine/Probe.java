@@ -27,7 +27,7 @@ public final class Probe {
         for (int i = 0; i < forced.length; i++) {
             result[i] = conversation.track.logits();
             if (i + 1 < forced.length) {
-                conversation.track.extend(forced[i], watch);
+                conversation.track.step(forced[i], watch);
             }
         }
         return result;

@@ -9,7 +9,7 @@ import java.util.regex.Matcher;
 import java.util.regex.Pattern;
 
 /** Keeps what users typed apart from what the template wrote; the rules of {@code processor/guard.py}. */
-final class Guard {
+final class SpecialTokens {
     private static final int PRIVATE_USE = 0xF0000;
 
     /** Two characters that occur nowhere in the input. */
@@ -110,7 +110,7 @@ final class Guard {
     private final Set<String> tails = new HashSet<String>();
 
     /** @param added further tokens, that only an assistant's message may hold. */
-    Guard(Set<String> specialTokens, Set<String> added, List<Placeholder> placeholders) {
+    SpecialTokens(Set<String> specialTokens, Set<String> added, List<Placeholder> placeholders) {
         this.placeholders = placeholders;
         tokens.addAll(specialTokens);
         tokens.addAll(added);

@@ -1,7 +1,7 @@
 package org.palmtop.core.engine;
 
 /** Times of one answer; started when it is made, told of every token. */
-final class Stopwatch {
+final class Timings {
     private final long started = System.nanoTime();
     private long first;
     private long last = started;

@@ -13,7 +13,7 @@ import org.palmtop.core.PalmtopException;
  * <p>The invariant: the cache holds exactly the passage {@code held}, computed under the gates and the rope factors
  * that are set now. Every token goes through {@code append}.
  */
-final class Track {
+final class CachedSequence {
     /** Makes the decoder; asked again after a native failure. */
     interface Opener {
         Decoder open();
@@ -46,13 +46,13 @@ final class Track {
     private final int chunk;
     private final int hiddenSize;
     private Decoder decoder;
-    private Passage held = Passage.NOTHING;
+    private TokenSequence held = TokenSequence.NOTHING;
     private final List<String> rowsOf = new ArrayList<String>();
     /** How many tokens of the passage were there already, and why earlier ones were thrown away; of the last call. */
     int common;
     String reprefilled;
 
-    Track(Opener opener, int context, Integer originalContext, int chunk, int hiddenSize) {
+    CachedSequence(Opener opener, int context, Integer originalContext, int chunk, int hiddenSize) {
         this.opener = opener;
         this.context = context;
         this.originalContext = originalContext;
@@ -71,7 +71,7 @@ final class Track {
     }
 
     /** Put the features of a passage's media where the graph looks for them; asked only for those not there already. */
-    void placeMedia(Passage passage, Features features) {
+    void writeMedia(TokenSequence passage, Features features) {
         int needed = passage.mediaRows();
         DecoderInputs inputs = ready().inputs();
         if (needed > inputs.mediaRows) {
@@ -82,7 +82,7 @@ final class Track {
         int row = 0;
         boolean isSame = true;
         for (int number = 0; number < passage.media.size(); number++) {
-            Passage.Span span = passage.media.get(number);
+            TokenSequence.Span span = passage.media.get(number);
             isSame = isSame && number < rowsOf.size() && rowsOf.get(number).equals(span.key);
             if (!isSame) {
                 rowsOf.subList(Math.min(number, rowsOf.size()), rowsOf.size()).clear();
@@ -97,7 +97,7 @@ final class Track {
     }
 
     /** Make the cache hold exactly this passage. */
-    void bringTo(Passage passage, float[] gates, Watch watch) {
+    void prefill(TokenSequence passage, float[] gates, Watch watch) {
         Decoder ready = ready();
         reprefilled = setSwitches(ready, gates, passage.length());
         common = Math.min(held.commonWith(passage), passage.length() - 1);
@@ -105,9 +105,9 @@ final class Track {
     }
 
     /** Append one sampled token; across the LongRoPE boundary this reads the whole sequence again, and says "rope". */
-    String extend(int token, Watch watch) {
+    String step(int token, Watch watch) {
         Decoder ready = ready();
-        Passage longer = held.with(token);
+        TokenSequence longer = held.with(token);
         String reason = setSwitches(ready, ready.inputs().gates(), longer.length());
         read(longer, held.length(), watch);
         return reason;
@@ -129,7 +129,7 @@ final class Track {
     void close() {
         Decoder closing = decoder;
         decoder = null;
-        held = Passage.NOTHING;
+        held = TokenSequence.NOTHING;
         rowsOf.clear();
         if (closing != null) {
             closing.close();
@@ -154,7 +154,7 @@ final class Track {
         }
         boolean hadTokens = held.length() > 0;
         if (hadTokens) {
-            held = Passage.NOTHING;
+            held = TokenSequence.NOTHING;
             ready.rewindTo(0);
         }
         if (inputs.ropeLong != null) {
@@ -165,7 +165,7 @@ final class Track {
     }
 
     /** Rewind to {@code from} and append the rest in chunks. */
-    private void read(Passage passage, int from, Watch watch) {
+    private void read(TokenSequence passage, int from, Watch watch) {
         Decoder ready = ready();
         try {
             if (ready.tokenCount() != from) {

@@ -6,8 +6,8 @@ import java.util.Collections;
 import java.util.List;
 
 /** A sequence to be read: ids, where media stand in it, and whose they are. */
-final class Passage {
-    static final Passage NOTHING = new Passage(new int[0], new long[0], Collections.<Span>emptyList());
+final class TokenSequence {
+    static final TokenSequence NOTHING = new TokenSequence(new int[0], new long[0], Collections.<Span>emptyList());
 
     /** Where an image or a sound stands; equal keys have equal features. */
     static final class Span {
@@ -27,7 +27,7 @@ final class Passage {
     final long[] places;
     final List<Span> media;
 
-    Passage(int[] ids, long[] places, List<Span> media) {
+    TokenSequence(int[] ids, long[] places, List<Span> media) {
         this.ids = ids;
         this.places = places;
         this.media = media;
@@ -46,25 +46,25 @@ final class Passage {
     }
 
     /** The first {@code count} tokens. */
-    Passage head(int count) {
+    TokenSequence head(int count) {
         List<Span> kept = new ArrayList<Span>();
         for (Span span : media) {
             if (span.start < count) {
                 kept.add(span);
             }
         }
-        return new Passage(Arrays.copyOf(ids, count), Arrays.copyOf(places, count), kept);
+        return new TokenSequence(Arrays.copyOf(ids, count), Arrays.copyOf(places, count), kept);
     }
 
     /** One more token of text. */
-    Passage with(int token) {
+    TokenSequence with(int token) {
         int[] longer = Arrays.copyOf(ids, ids.length + 1);
         longer[ids.length] = token;
-        return new Passage(longer, Arrays.copyOf(places, ids.length + 1), media);
+        return new TokenSequence(longer, Arrays.copyOf(places, ids.length + 1), media);
     }
 
     /** Tokens that both begin with, images and sounds compared by their keys. */
-    int commonWith(Passage other) {
+    int commonWith(TokenSequence other) {
         int common = 0;
         int length = Math.min(ids.length, other.ids.length);
         while (common < length && ids[common] == other.ids[common] && places[common] == other.places[common]) {
