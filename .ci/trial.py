@@ -2,6 +2,7 @@
 
     .ci/newest      # what moved since the lock, which tests fail, and which moved package breaks each of them
     .ci/oldest      # the floors of the direct dependencies, which of them are not reached, which tests fail
+    .ci/oldest tests/quantize       # of some tests only
 
 Works on a copy of the tracked files in a temporary folder and a new venv. torch stays at the lock's version (see
 requirements/hold.txt). Exit code 0 if no test fails, 1 otherwise. Takes about 20 minutes on 2 cores.
@@ -99,12 +100,12 @@ def direct() -> dict[str, str]:
     return {match[1]: match[2] for line in wanted if (match := re.match(r"([\w.-]+)>=([\w.]+)", line))}
 
 
-def newest(trial: Trial, now: dict[str, str], locked: dict[str, str]) -> list[str]:
+def newest(trial: Trial, now: dict[str, str], locked: dict[str, str], tests: list[str]) -> list[str]:
     """Try the newest versions; then put each moved package back, alone, to see which failures it is the cause of."""
     moved = sorted((n for n in now if now[n] != locked.get(n)), key=lambda n: n not in direct())
     for name in moved:
         print(f"moved: {name} {locked.get(name, '(new)')} -> {now[name]}")
-    failed = left = trial.failures([])
+    failed = left = trial.failures(tests)
     for name in [n for n in moved if n in locked]:
         if not left:
             break
@@ -118,7 +119,7 @@ def newest(trial: Trial, now: dict[str, str], locked: dict[str, str]) -> list[st
     return failed
 
 
-def oldest(trial: Trial, now: dict[str, str]) -> list[str]:
+def oldest(trial: Trial, now: dict[str, str], tests: list[str]) -> list[str]:
     """Try the floors."""
     for name, floor in direct().items():
         reached = now[name]
@@ -126,13 +127,13 @@ def oldest(trial: Trial, now: dict[str, str]) -> list[str]:
         print(
             f"floor: {name} {reached}" + ("" if exact else f" (pyproject.toml says {floor}: not reached, not tested)")
         )
-    failed = trial.failures([])
+    failed = trial.failures(tests)
     for test in failed:
         print(f"fails with the floors: {test}")
     return failed
 
 
-def main(kind: str) -> int:
+def main(kind: str, *tests: str) -> int:
     """Run one trial; returns the exit code."""
     locked = versions((lock.FOLDER / "test.txt").read_text("utf-8"))
     with tempfile.TemporaryDirectory(prefix=f"palmtop-{kind}-") as temporary:
@@ -148,10 +149,10 @@ def main(kind: str) -> int:
         now = versions(lock.compile_lock(uv, ("dev",), *options, python=python))
         trial = Trial(folder)
         trial.install(now)
-        failed = oldest(trial, now) if kind == "oldest" else newest(trial, now, locked)
+        failed = oldest(trial, now, [*tests]) if kind == "oldest" else newest(trial, now, locked, [*tests])
     print(f"{kind}: {len(failed)} of the tests fail")
     return 1 if failed else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    sys.exit(main(*sys.argv[1:]))

@@ -174,7 +174,7 @@ def main(
 ) -> None:
     """Compare the CPU and OpenVINO."""
     if not register_openvino():
-        raise click.ClickException("the plugin is not installed: pip install 'palmtop[openvino]'")
+        raise click.ClickException("the plugin is not installed: pip install '.[openvino]'")
     with tempfile.TemporaryDirectory() as temporary:
         folder, name = bundle, "openvino speed of another bundle"
         if folder is None:

@@ -54,7 +54,7 @@ def export_module(
         from optimum.utils import NormalizedConfig
         from transformers import PretrainedConfig
     except ImportError as error:
-        raise RuntimeMissingError("optimum is not installed; pip install 'palmtop[optimum]'") from error
+        raise RuntimeMissingError("optimum is not installed; pip install '.[optimum]'") from error
     axes = dynamic_axes or {}
 
     class ExampleConfig(OnnxConfig):  # type: ignore[misc]  # optimum is untyped

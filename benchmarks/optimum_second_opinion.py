@@ -1,6 +1,6 @@
 """The native encoder graphs against the same towers exported by optimum: one more opinion, from other code.
 
-Run where ``pip install 'palmtop[optimum,export]'`` was done (transformers 4.57; no torchvision), from the
+Run where ``pip install '.[optimum,export]'`` was done (transformers 4.57; no torchvision), from the
 root: ``python -m benchmarks.optimum_second_opinion``. ``--full`` takes the reference model's sizes (random
 weights; needs 12 GB of RAM and some minutes). Exits with 1 when the two disagree.
 """

@@ -12,27 +12,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Literal
 
+from palmtop.packages import dependencies, install_command
 from palmtop.runtime.memory.machine import available_memory
 from palmtop.runtime.memory.plan import megabytes
 from palmtop.runtime.providers.plugins import ProviderState
 
 Level = Literal["good", "advice", "problem"]
 
-REQUIRED = {  # package: least version, as in pyproject.toml
-    "numpy": "1.26",
-    "onnxruntime": "1.31",
-    "onnxruntime-genai": "0.18",
-    "tokenizers": "0.20",
-    "jinja2": "3.1",
-    "pillow": "11.3",
-    "soundfile": "0.12",
-    "soxr": "0.3.2",
-    "click": "8.1",
-    "rich": "13",
-}
 OPTIONAL = {  # package: (what it is for, extra)
-    "av": ("sounds of phones and browsers: M4A, MP4, WebM, AAC", "media"),
-    "pillow-heif": ("pictures of iPhones: HEIC", "media"),
     "llguidance": ("answers that follow a grammar or JSON schema", "guidance"),
     "onnx-ir": ("palmtop export, verify and demo", "export"),
     "safetensors": ("palmtop export, verify and demo", "export"),
@@ -91,23 +78,23 @@ def _python() -> Finding:
 
 
 def _packages() -> Iterator[Finding]:
-    for package, least in REQUIRED.items():
-        version = _version(package)
+    for package in dependencies():
+        version = _version(package.name)
         if version is None:
-            advice = f"pip install '{package}>={least}'"
-            yield Finding(name=package, level="problem", found="not installed", advice=advice)
-        elif _parts(version) < _parts(least):
-            advice = f"pip install --upgrade '{package}>={least}'"
-            yield Finding(name=package, level="problem", found=version, advice=advice)
+            advice = install_command(only=package.name)
+            yield Finding(name=package.name, level="problem", found="not installed", advice=advice)
+        elif _parts(version) < _parts(package.least) or (package.below and _parts(version) >= _parts(package.below)):
+            advice = install_command(only=package.name).replace("pip install", "pip install --upgrade")
+            yield Finding(name=package.name, level="problem", found=version, advice=advice)
         else:
-            yield Finding(name=package, level="good", found=version)
-    for package, (purpose, extra) in OPTIONAL.items():
-        version = _version(package)
+            yield Finding(name=package.name, level="good", found=version)
+    for name, (purpose, extra) in OPTIONAL.items():
+        version = _version(name)
         if version is None:
-            advice = f"for {purpose}: pip install 'palmtop[{extra}]'"
-            yield Finding(name=package, level="advice", found="not installed", advice=advice)
+            advice = f"for {purpose}: {install_command(extra)}"
+            yield Finding(name=name, level="advice", found="not installed", advice=advice)
         else:
-            yield Finding(name=package, level="good", found=version)
+            yield Finding(name=name, level="good", found=version)
 
 
 def _native(name: str, load: Callable[[], str]) -> Finding:

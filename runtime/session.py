@@ -15,6 +15,7 @@ from typing import Any
 from weakref import WeakSet
 
 from palmtop.errors import InputError, MemoryPlanError, RuntimeMissingError
+from palmtop.packages import install_command
 from palmtop.runtime.bundle.genai_config import GENAI_CONFIG_FILE, check_genai_config
 from palmtop.runtime.bundle.manifest import Manifest
 from palmtop.runtime.bundle.native_files import WEIGHTS_FOLDER, genai_source
@@ -315,7 +316,7 @@ def import_genai() -> ModuleType:
         import onnxruntime_genai
     except ImportError as error:
         raise RuntimeMissingError(
-            f"onnxruntime-genai cannot be imported ({error}); pip install 'onnxruntime-genai>=0.18'"
+            f"onnxruntime-genai cannot be imported ({error}); {install_command(only='onnxruntime-genai')}"
         ) from error
     if hasattr(onnxruntime_genai, "disable_telemetry_events"):
         onnxruntime_genai.disable_telemetry_events()

@@ -18,6 +18,7 @@ ROOMS = ("export", "quantize", "runtime")
 # Rooms from the ground up: each may import those above it in this list, never those below.
 FLOORS = (
     "palmtop.errors",
+    "palmtop.packages",
     "palmtop.runtime.bundle",
     "palmtop.runtime.memory",
     "palmtop.runtime.processor",
@@ -46,10 +47,10 @@ FLOORS = (
 )
 # What rooms may import of other folders, or of the front door; everything below a name counts.
 ABROAD = {
-    "palmtop.runtime": ("palmtop.errors",),
+    "palmtop.runtime": ("palmtop.errors", "palmtop.packages"),
     "palmtop.quantize": ("palmtop.errors",),
-    "palmtop.export": ("palmtop.errors", "palmtop.quantize", "palmtop.runtime"),
-    "palmtop": ("palmtop.errors", "palmtop.runtime", "palmtop.export"),
+    "palmtop.export": ("palmtop.errors", "palmtop.packages", "palmtop.quantize", "palmtop.runtime"),
+    "palmtop": ("palmtop.errors", "palmtop.packages", "palmtop.runtime", "palmtop.export"),
 }
 FRONT_DOOR = {"palmtop.runtime.commands", "palmtop.export"}  # they may ask ``palmtop`` for its version
 DEBTS = {  # arrows that still go up; each is to be paid, none to be added

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from palmtop.errors import CheckpointError, InputError
+from palmtop.packages import install_command
 
 from .folder import Checkpoint
 
@@ -29,6 +30,6 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         from .gguf_checkpoint import GgufCheckpoint
     except ImportError as error:
         raise InputError(
-            f"{path}: GGUF needs the package gguf, which is not installed; pip install 'palmtop[gguf]'"
+            f"{path}: GGUF needs the package gguf, which is not installed; {install_command('gguf')}"
         ) from error
     return GgufCheckpoint(path)

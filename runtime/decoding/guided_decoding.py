@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from palmtop.errors import BundleError, InputError, RuntimeMissingError
+from palmtop.packages import install_command
 from palmtop.runtime.bundle.native_files import native_path
 
 from .bounded_schema import bounded_json, bounded_lark
@@ -104,7 +105,7 @@ class Guides:
             import llguidance
         except ImportError as error:
             raise RuntimeMissingError(
-                f"structured answers need llguidance ({error}); pip install 'palmtop[guidance]'"
+                f"structured answers need llguidance ({error}); {install_command('guidance')}"
             ) from error
         if self._tokenizer is None:
             try:

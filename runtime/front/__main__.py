@@ -13,6 +13,7 @@ import click
 
 from palmtop import __version__
 from palmtop.errors import PalmtopError, RuntimeMissingError
+from palmtop.packages import install_command
 
 COMMANDS = {  # name: (where it is, what it does, extra it needs)
     "run": ("palmtop.runtime.commands.run:run_command", "Ask a bundle one question.", ""),
@@ -58,9 +59,8 @@ class LazyGroup(click.Group):
         except ModuleNotFoundError as error:
             if (error.name or "palmtop").split(".")[0] == "palmtop":
                 raise  # a mistake of ours, not a missing extra
-            package = f"palmtop[{extra}]" if extra else "palmtop"
             raise RuntimeMissingError(
-                f"'palmtop {cmd_name}' needs {error.name}, which is not installed; pip install '{package}'"
+                f"'palmtop {cmd_name}' needs {error.name}, which is not installed; {install_command(extra)}"
             ) from error
         return command
 

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from palmtop.errors import BundleError, InputError, RuntimeMissingError
+from palmtop.packages import install_command
 from palmtop.runtime.bundle.native_files import WEIGHTS_FOLDER, graph_source
 from palmtop.runtime.bundle.processor_config import ProcessorSpec
 from palmtop.runtime.processor.images.dynamic_hd import feature_order
@@ -249,7 +250,7 @@ def open_session(path: Path, threads: int | None) -> ort.InferenceSession:
     try:
         import onnxruntime as ort
     except ImportError as error:
-        raise RuntimeMissingError("onnxruntime is not installed; pip install palmtop") from error
+        raise RuntimeMissingError(f"onnxruntime is not installed; {install_command(only='onnxruntime')}") from error
     ort.disable_telemetry_events()
     options = ort.SessionOptions()
     options.log_severity_level = LOG_ERRORS

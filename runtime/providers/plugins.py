@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from palmtop.errors import BundleError, InputError, RuntimeMissingError
+from palmtop.packages import install_command
 from palmtop.runtime.bundle.native_files import WEIGHTS_FOLDER, graph_source
 
 LOG_FATAL = 4  # what goes wrong is raised as well
@@ -97,7 +98,7 @@ def state(name: str) -> ProviderState:
     package = PACKAGES[name]
     version = _version(package.package)
     if version is None:
-        missing = f"not installed; pip install 'palmtop[{name}]'"
+        missing = f"not installed; {install_command(name)}"
         return ProviderState(name=name, version=None, devices=(), missing=missing)
     try:
         devices = tuple(_shown(name, device) for device in find_devices(name))
@@ -126,7 +127,7 @@ def find_devices(name: str) -> list[Any]:
             ort.register_execution_provider_library(package.library, module.get_library_path())
         except ModuleNotFoundError as error:
             raise RuntimeMissingError(
-                f"provider '{name}' is not installed, expected {package.package}; pip install 'palmtop[{name}]'"
+                f"provider '{name}' is not installed, expected {package.package}; {install_command(name)}"
             ) from error
         except Exception as error:  # onnxruntime's exceptions have no common base of their own
             raise RuntimeMissingError(

@@ -42,5 +42,5 @@ def test_a_dynamic_axis_stays_dynamic(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(find_spec("optimum") is not None, reason="the extra [optimum] is installed")
 def test_without_the_extra_the_message_tells_how_to_install_it(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeMissingError, match=r"pip install 'palmtop\[optimum\]'"):
+    with pytest.raises(RuntimeMissingError, match=r"pip install '\.\[optimum\]'"):
         export_module(torch.nn.Identity(), {"input": torch.zeros(1)}, ["y"], tmp_path / "m.onnx")

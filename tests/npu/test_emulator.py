@@ -27,7 +27,7 @@ from palmtop.runtime.providers.placed import node_counts
 from palmtop.runtime.reference.heldout import TASKS, held_out_items
 from tests.npu.test_qdq import build, feeds, quantise
 
-pytest.importorskip("onnxruntime_qnn", reason="onnxruntime-qnn is not installed: pip install 'palmtop[qnn]'")
+pytest.importorskip("onnxruntime_qnn", reason="onnxruntime-qnn is not installed: pip install '.[qnn]'")
 
 
 def calibrated(folder: Path) -> Calibrated:

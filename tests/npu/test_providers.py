@@ -111,7 +111,7 @@ def test_an_export_without_the_compiler_ends_before_it_begins(tmp_path: Path, mo
     monkeypatch.setitem(providers.PACKAGES, "qnn", replace(providers.PACKAGES["qnn"], module="no_such_module"))
     monkeypatch.setattr(providers, "_registered", set())
     monkeypatch.setattr("palmtop.export.convert.write_bundle", lambda *_: pytest.fail("hours of work were begun"))
-    with pytest.raises(RuntimeMissingError, match=r"pip install 'palmtop\[qnn\]'$"):
+    with pytest.raises(RuntimeMissingError, match=r"pip install 'onnxruntime-qnn==[\d.]+'$"):
         export_model(checkpoint_path(), tmp_path / "bundle", Recipe(context=256, chunk=32, target="qnn"))
     assert not list(tmp_path.iterdir())
 
@@ -122,7 +122,7 @@ def test_an_absent_provider_is_one_sentence_with_the_command(
     missing = replace(providers.PACKAGES["qnn"], module="no_such_module")
     monkeypatch.setitem(providers.PACKAGES, "qnn", missing)
     monkeypatch.setattr(providers, "_registered", set())
-    with pytest.raises(RuntimeMissingError, match=r"'qnn' is not installed.*pip install 'palmtop\[qnn\]'$"):
+    with pytest.raises(RuntimeMissingError, match=r"'qnn' is not installed.*pip install 'onnxruntime-qnn==[\d.]+'$"):
         palmtop.load(int4_bundle, provider={"vision": "qnn"})
     result = CliRunner().invoke(cli, ["run", str(int4_bundle), "Hi", "--provider", "qnn"])
     assert isinstance(result.exception, RuntimeMissingError)
@@ -206,14 +206,14 @@ def test_doctor_lists_providers_with_what_is_missing() -> None:
     states = [
         providers.ProviderState(name="qnn", version="2.7.0", devices=("NPU (Qualcomm)",), missing=""),
         providers.ProviderState(
-            name="openvino", version=None, devices=(), missing="not installed; pip install 'palmtop[openvino]'"
+            name="openvino", version=None, devices=(), missing="not installed; pip install 'the-plugin>=1'"
         ),
         providers.ProviderState(name="other", version="1.0", devices=(), missing="finds no device"),
     ]
     genai: Any = SimpleNamespace(__version__="0")
     found = {f.name: f for f in examine(lambda: genai, lambda: ["CPU"], lambda: states)}
     assert (found["provider qnn"].level, found["provider qnn"].found) == ("good", "2.7.0, NPU (Qualcomm)")
-    assert found["provider openvino"].advice == "pip install 'palmtop[openvino]'"
+    assert found["provider openvino"].advice == "pip install 'the-plugin>=1'"
     assert (found["provider other"].level, found["provider other"].advice) == ("advice", "finds no device")
 
 

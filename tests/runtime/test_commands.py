@@ -139,7 +139,7 @@ def test_a_missing_extra_names_the_pip_command(monkeypatch: pytest.MonkeyPatch) 
         raise ModuleNotFoundError("No module named 'onnx_ir'", name="onnx_ir")
 
     monkeypatch.setattr("palmtop.__main__.importlib.import_module", missing)
-    with pytest.raises(RuntimeMissingError, match=r"needs onnx_ir.*pip install 'palmtop\[export\]'"):
+    with pytest.raises(RuntimeMissingError, match=r"needs onnx_ir.*pip install .*'onnx-ir>=.*'safetensors>=[\d.]+'$"):
         cli.get_command(click.Context(cli), "export")
 
 

@@ -114,7 +114,7 @@ def test_without_llguidance_the_command_that_installs_it_is_told(
     toy_session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "llguidance", None)
-    with pytest.raises(RuntimeMissingError, match=r"pip install 'palmtop\[guidance\]'"):
+    with pytest.raises(RuntimeMissingError, match=r"pip install 'llguidance>=[\d.]+'"):
         ask(toy_session, Grammar.regex("a"))
 
 

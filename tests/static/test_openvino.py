@@ -37,7 +37,7 @@ CONTEXT = 512
 @pytest.fixture(scope="module")
 def openvino() -> None:
     if not register_openvino():
-        pytest.skip("onnxruntime-ep-openvino is not installed: pip install 'palmtop[openvino]'")
+        pytest.skip("onnxruntime-ep-openvino is not installed: pip install '.[openvino]'")
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +146,8 @@ def test_a_missing_plugin_is_named_with_the_command(bundle: Path, monkeypatch: p
     monkeypatch.setattr(providers, "_registered", set())
     for provider in ("openvino", {"vision": "openvino"}):
         with pytest.raises(
-            RuntimeMissingError, match=r"'openvino' is not installed, .*; pip install 'palmtop\[openvino\]'"
+            RuntimeMissingError,
+            match=r"'openvino' is not installed, .*; pip install 'onnxruntime-ep-openvino>=1",
         ):
             palmtop.load(bundle, provider=provider)
 

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from palmtop.errors import InputError
+from palmtop.packages import install_command
 from palmtop.runtime.processor.cancellation_points import Between, go_on
 from palmtop.runtime.processor.shown import shown
 
@@ -93,8 +94,8 @@ def _decode(data: bytes, header: ImageHeader, name: str) -> NDArray[Any]:
             pillow_heif: Any = importlib.import_module("pillow_heif")
         except ImportError as error:
             raise InputError(
-                f"{name}: found a HEIC file, which needs pillow-heif: pip install 'palmtop[media]', or save the "
-                "picture as JPEG"
+                f"{name}: found a HEIC file, which needs pillow-heif: {install_command('media', 'pillow-heif')}, "
+                "or save the picture as JPEG"
             ) from error
         pillow_heif.register_heif_opener()
     if header.format == "AVIF" and not features.check("avif"):

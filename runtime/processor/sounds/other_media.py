@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from palmtop.errors import InputError
+from palmtop.packages import install_command
 
 _ASF = bytes.fromhex("3026b2758e66cf11")
 
@@ -50,7 +51,7 @@ class MediaStream:
             av: Any = importlib.import_module("av")
         except ImportError as error:
             raise InputError(
-                f"{name}: found {found} file, which needs PyAV: pip install 'palmtop[media]', or convert it: "
+                f"{name}: found {found} file, which needs PyAV: {install_command('media', 'av')}, or convert it: "
                 "ffmpeg -i FILE sound.wav"
             ) from error
         self._errors: tuple[type[Exception], ...] = (av.error.FFmpegError, ValueError, OSError, EOFError)

@@ -98,13 +98,13 @@ def test_without_the_extra_one_sentence_says_how_sounds_are_heard(
     monkeypatch.setitem(sys.modules, "av", None)
     path = tmp_path / "sound"
     path.write_bytes(HEADS[kind] + bytes(100))
-    with pytest.raises(InputError, match=rf"sound: found an? .*{kind}.*pip install 'palmtop\[media\]'.*ffmpeg"):
+    with pytest.raises(InputError, match=rf"sound: found an? .*{kind}.*pip install 'av>=[\d.]+'.*ffmpeg"):
         load_audio(path, RATE)
 
 
 def test_without_the_extra_one_sentence_says_how_pictures_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
-    with pytest.raises(InputError, match=r"HEIC file, which needs pillow-heif: pip install 'palmtop\[media\]'"):
+    with pytest.raises(InputError, match=r"HEIC file, which needs pillow-heif: pip install 'pillow-heif>=[\d.]+', or"):
         load_image(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100))
     monkeypatch.setattr(features, "check", lambda name: False)
     with pytest.raises(InputError, match=r"AVIF file, which this build of Pillow does not read"):
