@@ -72,7 +72,7 @@ class Keys:
     def number(self, key: str, *, default: float | None = None) -> float:
         """A finite number."""
         value = self._get(key, default)
-        if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value):
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or not _is_finite(value):
             raise CheckpointError(f"{self.where}: {key} is {value!r}, expected a number")
         return float(value)
 
@@ -82,7 +82,7 @@ class Keys:
         if (
             not isinstance(values, list)
             or len(values) != count
-            or not all(isinstance(v, (int, float)) and v > 0 for v in values)
+            or not all(isinstance(v, (int, float)) and v > 0 and _is_finite(v) for v in values)
         ):
             found = f"{len(values)} values" if isinstance(values, list) else repr(values)
             raise CheckpointError(f"{self.where}: {key} has {found}, expected {count} positive numbers")
@@ -123,6 +123,14 @@ class Keys:
         if key not in self.data and default is None:
             raise CheckpointError(f"{self.where}: {key} is missing")
         return self.data.get(key, default)
+
+
+def _is_finite(value: float) -> bool:
+    """Also of whole numbers with hundreds of digits, which are no floats."""
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 def read_json_object(path: Path) -> dict[str, Any]:

@@ -19,7 +19,8 @@ class RopeConfig:
     Attributes:
         theta: base of the wavelengths.
         rotary_size: leading dimensions of a head that rotate (partial rotary), even.
-        short_factor: [rotary_size / 2] divisors up to ``original_context`` tokens; None without LongRoPE.
+        short_factor: [rotary_size / 2] divisors of the frequencies, with LongRoPE up to ``original_context`` tokens;
+            None where nothing is scaled.
         long_factor: [rotary_size / 2] divisors beyond it.
         original_context: where the factors change; None without LongRoPE.
         attention_factor: multiplies cos and sin.

@@ -109,6 +109,8 @@ def _scaled(
     if stated is None:
         stated = rules.original_context if rules.original_context is not None else limit
     original = Keys({"original_max_position_embeddings": stated}, config.where).size("original_max_position_embeddings")
+    if original < 2:
+        raise CheckpointError(f"{config.where}: original_max_position_embeddings is {original}, expected at least 2")
     if kind == "longrope":
         factors = [settings.numbers(key, rotary_size // 2) for key in ("short_factor", "long_factor")]
         return factors[0], factors[1], original, _longrope_attention_factor(settings, limit, original)

@@ -27,8 +27,8 @@ class RopeSpec:
         theta: base of the wavelengths.
         rotary_size: R, leading dimensions of a head that rotate, even.
         attention_factor: multiplies cos and sin.
-        short_factor: [R/2] divisors of the frequencies; empty without LongRoPE.
-        long_factor: likewise beyond the original context.
+        short_factor: [R/2] divisors of the frequencies; empty where nothing is scaled.
+        long_factor: likewise beyond the original context; empty without LongRoPE.
     """
 
     theta: float = limited(1e-6, 1e12)

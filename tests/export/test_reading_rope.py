@@ -143,6 +143,19 @@ CONTRADICTIONS: dict[str, tuple[dict[str, Any], str]] = {
         {"rope_scaling": {"type": "linear", "factor": -1}},
         "factor is -1.0, expected a positive number",
     ),
+    "a length of one": (
+        {
+            "original_max_position_embeddings": 1,
+            "rope_scaling": {"type": "su", "short_factor": [1.0] * 8, "long_factor": [2.0] * 8},
+        },
+        "original_max_position_embeddings is 1, expected at least 2",
+    ),
+    "a number beyond floats": ({"rope_theta": 10**400}, "rope_theta is 1000.*, expected a number"),
+    "a theta of one": ({"rope_theta": 1.0}, "rope_theta is 1.0, expected more than 1"),
+    "an infinite divisor": (
+        {"rope_scaling": {"type": "su", "short_factor": [float("inf")] * 8, "long_factor": [2.0] * 8}},
+        "short_factor has 8 values, expected 8 positive numbers",
+    ),
     "mscale": (
         {"rope_scaling": {"type": "longrope", **SCALINGS["longrope"], "short_mscale": 1.2}},
         "rope_scaling.short_mscale is 1.2, expected none",
