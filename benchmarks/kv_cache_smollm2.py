@@ -22,11 +22,10 @@ from benchmarks import smollm2
 from benchmarks.kv_cache import PAGE
 from benchmarks.tables import machine, put_between
 from palmtop.export.arch import Model
-from palmtop.export.bundle.bundle_writer import build_graphs
+from palmtop.export.bundle.bundle_writer import build_graph
 from palmtop.export.bundle.external_data import WeightFile
 from palmtop.export.bundle.manifest_builder import expected_manifest
 from palmtop.export.graph.kv_cache import FLOAT_CACHE, KvCache
-from palmtop.export.kv import with_cache
 from palmtop.export.kv.calibrate import envelopes
 from palmtop.export.measure.divergence import agreement
 from palmtop.export.measure.onnx_decoder import DecoderProbe
@@ -49,13 +48,13 @@ def judged_text(tokens: Any, length: int) -> NDArray[np.int64]:
 
 def read(model: Model, cache: KvCache, ids: NDArray[np.int64], context: int) -> tuple[NDArray[np.float32], float]:
     """[T, V] logits behind every chunk, and the processor's seconds."""
-    changed, recipe = with_cache(model, cache), Recipe(bits=32, context=context, kv=cache.bits)
+    recipe = Recipe(bits=32, context=context, kv=cache.bits)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         with WeightFile(folder, "weights/decoder.bin") as sink:
-            graph = build_graphs(changed, recipe, "decoder", sink)
+            graph = build_graph(model, recipe, "decoder", sink, cache=cache)
         ir.save(graph, folder / "decoder.onnx")
-        spec = expected_manifest(smollm2.Source(folder, {}), changed, recipe).decoder  # type: ignore[arg-type]
+        spec = expected_manifest(smollm2.Source(folder, {}), model, recipe).decoder  # type: ignore[arg-type]
         probe = DecoderProbe(folder / "decoder.onnx", spec)
         started = time.process_time()
         rows = list(probe.stream(ids, np.zeros(0, np.float32), CHUNK))

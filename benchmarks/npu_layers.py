@@ -29,17 +29,19 @@ from palmtop.export.checkpoint.lazy_tensor import Weight, Weights, from_array
 from palmtop.export.checkpoint.lora import Adapter, LoraPair
 from palmtop.export.graph import conformer, siglip
 from palmtop.export.graph.builder import GraphBuilder
-from palmtop.export.graph.linear import FLOAT
-from palmtop.export.providers.fixed_shape.decoder import build_static_decoder
-from palmtop.export.providers.fixed_shape.graphs import FLOAT_DECODER, stored_linear
-from palmtop.export.providers.fixed_shape.shape import StaticShape
+from palmtop.export.graph.encoder_block import static_attention
+from palmtop.export.graph.linear import FLOAT, FLOAT_GRAPH
+from palmtop.export.graph.mlp import GatedMlp
+from palmtop.export.graph.run import StaticShape
+from palmtop.export.graph.source import StaticContext
+from palmtop.export.providers.fixed_shape.graphs import stored_linear
 from palmtop.export.providers.fixed_shape.shared_weights import SharedWeights
-from palmtop.export.providers.qnn.attention import static_attention
 from palmtop.export.providers.qnn.calibrate import Calibrated
 from palmtop.export.providers.qnn.compile import binary_of, compile_graphs
 from palmtop.export.providers.qnn.fusion import fuse_rms_norms
 from palmtop.export.providers.qnn.qdq import add_qdq
 from palmtop.export.providers.qnn.ranges import Measured
+from palmtop.export.reading.decoder import pre_norm_layer
 from palmtop.runtime.memory.machine import peak_rss_bytes
 from palmtop.runtime.reference import checkpoint_path
 
@@ -103,15 +105,15 @@ def layers(routes: tuple[str, ...]) -> dict[str, Layer]:
 
 def _decoder(role: str, route: str) -> Callable[[GraphBuilder], None]:
     def build(g: GraphBuilder) -> None:
-        model = find("phi4mm").read_model(Checkpoint(checkpoint_path()), CONTEXT)
-        attention = replace(model.decoder.attention, num_layers=1, num_heads=24, num_kv_heads=8, head_size=128)
+        model = find("phi4mm").read_model(Checkpoint(checkpoint_path()))
+        attention = replace(model.decoder.attention, num_heads=24, num_kv_heads=8, head_size=128)
+        layer = pre_norm_layer(attention, GatedMlp(size=8192), 3072, 1e-5)
         config = replace(
             model.decoder,
             vocab_size=VOCABULARY,
             hidden_size=3072,
-            intermediate_size=8192,
-            num_layers=1,
-            attention=attention,
+            layers=(layer,),
+            norm=layer.norms[0],
             rope=replace(model.decoder.rope, rotary_size=96),
         )
         shape = StaticShape(CONTEXT, CHUNK if role == "prefill" else 1)
@@ -120,13 +122,14 @@ def _decoder(role: str, route: str) -> Callable[[GraphBuilder], None]:
         if rank is not None:
             pairs = _pairs(route, rank, config)
             on.append((Adapter(name=route, rank=rank, alpha=2.0 * rank, pair=pairs), 1.0))
-        build_static_decoder(g, RandomWeights(), config, on, shape, stored_linear(FLOAT_DECODER))
+        linear = stored_linear(FLOAT_GRAPH)
+        config.build_static(g, StaticContext(weights=RandomWeights(), shape=shape, linear=linear, on=on))
 
     return build
 
 
 def _pairs(route: str, rank: int, config: Any) -> Callable[[str], LoraPair | None]:
-    h, f, qkv = config.hidden_size, config.intermediate_size, config.attention.qkv_size
+    h, f, qkv = config.hidden_size, config.layers[0].ffn.size, config.attention.qkv_size
     sizes = {"qkv_proj": (qkv, h), "o_proj": (h, h), "gate_up_proj": (2 * f, h), "down_proj": (h, f)}
 
     def pair(name: str) -> LoraPair | None:
@@ -138,10 +141,11 @@ def _pairs(route: str, rank: int, config: Any) -> Callable[[str], LoraPair | Non
 
 
 def _vision(g: GraphBuilder) -> None:
-    model = find("phi4mm").read_model(Checkpoint(checkpoint_path()), CONTEXT)
-    assert model.vision is not None
+    model = find("phi4mm").read_model(Checkpoint(checkpoint_path()))
+    vision = model.graphs["vision"]
+    assert isinstance(vision, siglip.Siglip)
     config = replace(
-        model.vision,
+        vision.config,
         hidden_size=1152,
         intermediate_size=4304,
         num_attention_heads=16,
@@ -154,17 +158,18 @@ def _vision(g: GraphBuilder) -> None:
     bias = g.input("key_bias", ir.DataType.FLOAT, [1, 1, 1, rows])
 
     def attend(g: GraphBuilder, weights: Weights, x: ir.Value) -> ir.Value:
-        return static_attention(g, weights, x, 16, rows, config.hidden_size, FLOAT, [bias])
+        return static_attention(g, weights, x, 16, rows, config.hidden_size, [bias])
 
     y = siglip.layer(g, RandomWeights("layers.0."), config, x, attend, FLOAT)
     g.output(y, "y", ir.DataType.FLOAT, [1, rows, config.hidden_size])
 
 
 def _audio(g: GraphBuilder) -> None:
-    model = find("phi4mm").read_model(Checkpoint(checkpoint_path()), CONTEXT)
-    assert model.audio is not None and model.processor.audio is not None
+    model = find("phi4mm").read_model(Checkpoint(checkpoint_path()))
+    audio = model.graphs["audio"]
+    assert isinstance(audio, conformer.Conformer) and model.processor.audio is not None
     config = replace(
-        model.audio,
+        audio.config,
         hidden_size=1024,
         intermediate_size=1536,
         num_attention_heads=16,
@@ -178,7 +183,7 @@ def _audio(g: GraphBuilder) -> None:
     near = g.weight("relative_bias", np.random.default_rng(0).standard_normal((1, 16, steps, steps)).astype(np.float32))
 
     def attend(g: GraphBuilder, weights: Weights, x: ir.Value) -> ir.Value:
-        return static_attention(g, weights, x, 16, steps, config.hidden_size, FLOAT, [near, bias])
+        return static_attention(g, weights, x, 16, steps, config.hidden_size, [near, bias])
 
     y = conformer.block(g, RandomWeights("encoders.0."), config, x, attend, FLOAT)
     g.output(y, "y", ir.DataType.FLOAT, [1, steps, config.hidden_size])

@@ -23,15 +23,18 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from palmtop.export.arch import Model
-from palmtop.export.bundle.bundle_writer import build_graphs
+from palmtop.export.bundle.bundle_writer import build_graph
 from palmtop.export.bundle.external_data import WeightFile
 from palmtop.export.bundle.manifest_builder import expected_manifest
 from palmtop.export.checkpoint.lazy_tensor import Weights, from_array
-from palmtop.export.graph.attention import AttentionConfig
-from palmtop.export.graph.decoder import DecoderConfig
+from palmtop.export.graph.attention import Attention
+from palmtop.export.graph.decoder import Decoder
+from palmtop.export.graph.mlp import GatedMlp
+from palmtop.export.graph.norm import RmsNorm
 from palmtop.export.graph.rope import RopeConfig
 from palmtop.export.measure.float_reference import FloatReference
 from palmtop.export.measure.samples import Sample
+from palmtop.export.reading.decoder import pre_norm_layer
 from palmtop.export.recipe import Recipe
 from palmtop.runtime.bundle.manifest import Route
 from palmtop.runtime.bundle.processor_config import ProcessorSpec, TextSpec
@@ -151,33 +154,31 @@ def as_model(arrays: Arrays) -> Model:
         original_context=None,
         attention_factor=1.0,
     )
+    attention = Attention(num_heads=HEADS, num_kv_heads=KV_HEADS, head_size=hidden // HEADS)
+    mlp = GatedMlp(size=arrays["layers.0.mlp.down_proj.weight"].shape[1])
+    layer = pre_norm_layer(attention, mlp, hidden, 1e-5)
     text = TextSpec(
         bos_id=1, eos_ids=(2,), end_of_turn_id=2, pad_id=2, adds_bos=False, image_placeholder="", audio_placeholder=""
     )
     return Model(
         architecture="phi4_multimodal",
-        decoder=DecoderConfig(
-            vocab_size=vocabulary,
-            hidden_size=hidden,
-            intermediate_size=arrays["layers.0.mlp.down_proj.weight"].shape[1],
-            num_layers=layers,
-            attention=AttentionConfig(
-                num_layers=layers, num_heads=HEADS, num_kv_heads=KV_HEADS, head_size=hidden // HEADS, window=None
-            ),
-            rope=rope,
-            rms_norm_eps=1e-5,
-            is_tied="lm_head.weight" not in arrays,
-            has_media=False,
-            context=CONTEXT,
-        ),
+        graphs={
+            "decoder": Decoder(
+                vocab_size=vocabulary,
+                hidden_size=hidden,
+                layers=(layer,) * layers,
+                norm=RmsNorm("norm", hidden, 1e-5),
+                rope=rope,
+                is_tied="lm_head.weight" not in arrays,
+                has_media=False,
+                max_tokens=CONTEXT,
+            )
+        },
         weights=Weights(lambda name: from_array(name, arrays[name])),
         adapters=(),
-        vision=None,
-        audio=None,
         processor=ProcessorSpec(text=text, image=None, audio=None),
         routes={"text": Route(adapters={}, audio_projector="speech")},
         chat_template="",
-        original_context=None,
     )
 
 
@@ -186,7 +187,7 @@ def float_model(arrays: Arrays, folder: Path, **options: Any) -> FloatReference:
     folder.mkdir(parents=True, exist_ok=True)
     model, recipe = as_model(arrays), Recipe(bits=32, context=CONTEXT)
     with WeightFile(folder, "weights/decoder.bin") as sink:
-        graph = build_graphs(model, recipe, "decoder", sink)
+        graph = build_graph(model, recipe, "decoder", sink)
     ir.save(graph, folder / "decoder.onnx")
     manifest = expected_manifest(Source(folder, {}), model, recipe)  # type: ignore[arg-type]
     (folder / "manifest.json").write_text(json.dumps(manifest.to_dict(), default=str), "utf-8")

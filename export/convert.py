@@ -28,7 +28,7 @@ from palmtop.runtime.bundle.option_checks import check_threads
 from palmtop.runtime.memory.machine import rss_bytes
 
 from .arch import Model, read_model
-from .kv import cache_for, leaving_room, scale_bytes, with_cache
+from .kv import cache_for, leaving_room, scale_bytes
 from .recipe import CALIBRATED, Recipe
 
 if TYPE_CHECKING:
@@ -97,12 +97,11 @@ def export_model(
     with _planned(checkpoint, model, recipe, request, step, ram_bytes) as planned:
         if planned is not None and on_plan is not None:
             on_plan(planned.plan)
-        model = with_cache(model, cache)
         checkpoint.report_reads(meter.read)
         job = _job(checkpoint, recipe, request, planned)
         with written_beside(Path(target), overwrite=overwrite, keep=Path(source), job=job) as folder:
             making = Making(workers=workers, meter=meter, journal=Journal(journal_path(folder)))
-            manifest = write_bundle(folder, checkpoint, model, recipe, making, planned)
+            manifest = write_bundle(folder, checkpoint, model, recipe, making, planned, cache)
             if verify:
                 checkpoint.report_reads(None)
                 _prove(folder, manifest, checkpoint, workers, ram_bytes, progress)

@@ -229,7 +229,7 @@ def _cache(checkpoint: object, model: Any, recipe: Recipe, samples: object, repo
     def scales(seed: int) -> NDArray[np.float32]:
         return (_integers(f"kv{seed}", shape, 1, 64) / 1024).astype(np.float32)
 
-    layers = tuple(LayerScales(scales(2 * n), scales(2 * n + 1)) for n in range(attention.num_layers))
+    layers = tuple(LayerScales(scales(2 * n), scales(2 * n + 1)) for n in range(model.decoder.num_layers))
     return KvCache(bits=recipe.kv, layers=layers if recipe.kv < 32 else ())
 
 

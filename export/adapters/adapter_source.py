@@ -13,8 +13,7 @@ from palmtop.export.checkpoint.config_section import Keys, read_json_object
 from palmtop.export.checkpoint.lazy_tensor import Weight
 from palmtop.export.checkpoint.lora import Adapter, LoraPair
 from palmtop.export.checkpoint.peft_reader import FUSED_TARGETS, SPLIT_TARGETS, open_peft, read_adapter
-from palmtop.export.graph.attention import AttentionConfig
-from palmtop.export.graph.head_padding import padded_pair
+from palmtop.export.graph.head_padding import Heads
 from palmtop.quantize import Quantizer
 from palmtop.quantize.parallel_rows import on_every_core
 
@@ -60,7 +59,7 @@ def read_peft(path: Path, name: str) -> Adapter:
     return read_adapter(open_peft(path), name, targets=FUSED_TARGETS + SPLIT_TARGETS)
 
 
-def fitted_pairs(adapter: Adapter, graph: DecoderGraph, attention: AttentionConfig) -> dict[str, LoraPair]:
+def fitted_pairs(adapter: Adapter, graph: DecoderGraph, heads: Heads) -> dict[str, LoraPair]:
     """The adapter's deltas in the graph's own layout, by linear.
 
     Raises:
@@ -68,11 +67,11 @@ def fitted_pairs(adapter: Adapter, graph: DecoderGraph, attention: AttentionConf
     """
     found, used = {}, set()
     for linear, (rows, _) in graph.linears.items():
-        parts = parts_of(linear, rows, attention)
+        parts = parts_of(linear, rows, heads)
         pair = fused_pair(adapter, linear, parts)
         if pair is not None:
             used.update({linear, *(name for name, _ in parts)})
-            found[linear] = padded_pair(pair, linear, attention)
+            found[linear] = heads.padded_pair(pair, linear)
             _check(found[linear], pair, graph.linears[linear])
     if foreign := [target for target in adapter.targets if target not in used]:
         pair = adapter.pair(foreign[0])

@@ -14,24 +14,24 @@ from numpy.typing import NDArray
 from palmtop.errors import CheckpointError
 from palmtop.export.checkpoint.lazy_tensor import Weight, stacked
 from palmtop.export.checkpoint.lora import Adapter, LoraPair
-from palmtop.export.graph.attention import AttentionConfig
+from palmtop.export.graph.head_padding import Heads
 
 QKV, GATE_UP = "self_attn.qkv_proj", "mlp.gate_up_proj"
 Parts = Sequence[tuple[str, int]]
 
 
-def parts_of(linear: str, rows: int, attention: AttentionConfig) -> Parts:
+def parts_of(linear: str, rows: int, heads: Heads) -> Parts:
     """Names and rows of the projections that a fused linear consists of; empty for others.
 
     Args:
         linear: "layers.0.self_attn.qkv_proj".
         rows: of the linear, in the checkpoint's unpadded layout.
-        attention: heads.
+        heads: of the base.
     """
     layer, _, module = linear.partition(".self_attn.") if ".self_attn." in linear else linear.partition(".mlp.")
     if module == "qkv_proj":
-        kv = attention.num_kv_heads * attention.head_size
-        queries = attention.num_heads * attention.head_size
+        kv = heads.num_kv_heads * heads.head_size
+        queries = heads.num_heads * heads.head_size
         sizes = (("q_proj", queries), ("k_proj", kv), ("v_proj", kv))
         return [(f"{layer}.self_attn.{name}", size) for name, size in sizes]
     if module == "gate_up_proj":

@@ -12,8 +12,8 @@ import numpy as np
 import onnx_ir as ir
 
 from palmtop.errors import BundleError
-from palmtop.export.graph.attention import AttentionConfig
 from palmtop.export.graph.builder import GraphBuilder, WeightSink
+from palmtop.export.graph.head_padding import Heads
 from palmtop.export.graph.linear import Precision
 from palmtop.export.graph.lora import GATES, add_branch, add_gate
 from palmtop.export.graph.mark import ADAPTABLE, ADAPTER, Mark, mark_of
@@ -99,19 +99,13 @@ class DecoderGraph:
         stored = of_node(self._linears[name])
         return Precision(scheme=stored.scheme, accuracy_level=stored.accuracy_level, quantizer=quantizer)
 
-    def attention(self, spec: DecoderSpec) -> AttentionConfig:
+    def heads(self, spec: DecoderSpec) -> Heads:
         """Heads as the checkpoint has them: the cache's head size may be padded, the kernel's scale is not."""
         node = next((n for n in self.model.graph if n.op_type == "GroupQueryAttention"), None)
         scale = None if node is None else node.attributes.get("scale")
         if scale is None:
             raise BundleError(f"{self.path}: has no attention layer with a scale, expected a decoder of palmtop's")
-        return AttentionConfig(
-            num_layers=spec.num_layers,
-            num_heads=spec.num_heads,
-            num_kv_heads=spec.num_kv_heads,
-            head_size=round(scale.as_float() ** -2),
-            window=None,
-        )
+        return Heads(num_heads=spec.num_heads, num_kv_heads=spec.num_kv_heads, head_size=round(scale.as_float() ** -2))
 
     def deltas(self, adapter: str) -> dict[str, Delta]:
         """What an adapter of this graph adds, by linear."""

@@ -28,7 +28,7 @@ class Trial:
     def __init__(self, bundle: Bundle) -> None:
         self.manifest = bundle.manifest
         self._graph = DecoderGraph(bundle.file(bundle.manifest.decoder.file))
-        self._attention = self._graph.attention(bundle.manifest.decoder)
+        self._heads = self._graph.heads(bundle.manifest.decoder)
 
     def add(self, source: Path) -> str:
         """Add a PEFT folder, quantised as a bundle's adapters are; gives the name it is called by.
@@ -38,7 +38,7 @@ class Trial:
         """
         name = f"trial-{len(self.manifest.adapters)}"
         adapter = read_peft(source, name)
-        pairs = fitted_pairs(adapter, self._graph, self._attention)
+        pairs = fitted_pairs(adapter, self._graph, self._heads)
         with tempfile.TemporaryDirectory() as folder:
             with WeightFile(Path(folder), "weights.bin") as sink:
                 stored = quantise(pairs, name, self._graph, sink, search)

@@ -162,7 +162,7 @@ def _from_peft(
     if origin.base_sha256 not in (None, base):
         raise _other_base(source, str(origin.base_sha256), base)
     adapter = read_peft(source, name)
-    pairs = fitted_pairs(adapter, graph, graph.attention(bundle.manifest.decoder))
+    pairs = fitted_pairs(adapter, graph, graph.heads(bundle.manifest.decoder))
     refuse_without_effect(pairs, source)
     file = _file(name)
     with WeightFile(change.staging, file) as sink:

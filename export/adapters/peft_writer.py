@@ -17,7 +17,7 @@ from palmtop.errors import InputError
 from palmtop.export.bundle.atomic_directory import written_beside
 from palmtop.export.checkpoint.peft_config import CONFIG_FILE
 from palmtop.export.checkpoint.peft_reader import KEY_PREFIX, SAFETENSORS_FILE
-from palmtop.export.graph.attention import AttentionConfig
+from palmtop.export.graph.head_padding import Heads
 from palmtop.runtime.bundle.opening import Bundle
 
 from .adapter_source import ORIGIN_FILE
@@ -55,8 +55,8 @@ def products_of(bundle: Bundle, name: str) -> dict[str, Product]:
         there = ", ".join(a.name for a in bundle.manifest.adapters) or "none"
         raise InputError(f"adapter '{name}' is not in {bundle.path}, its adapters are: {there}")
     graph = DecoderGraph(bundle.file(bundle.manifest.decoder.file))
-    attention = graph.attention(bundle.manifest.decoder)
-    return {linear: _unpadded(linear, delta, attention) for linear, delta in graph.deltas(name).items()}
+    heads = graph.heads(bundle.manifest.decoder)
+    return {linear: _unpadded(linear, delta, heads) for linear, delta in graph.deltas(name).items()}
 
 
 def export_adapter(bundle: Bundle, name: str, target: Path) -> None:
@@ -118,9 +118,9 @@ def write_peft(target: Path, products: Products, alpha: float, origin: Mapping[s
         (folder / SAFETENSORS_FILE).chmod((folder / CONFIG_FILE).stat().st_mode)  # the library's is private
 
 
-def _unpadded(linear: str, delta: Delta, attention: AttentionConfig) -> Product:
+def _unpadded(linear: str, delta: Delta, heads: Heads) -> Product:
     a, b = delta.a.array(), delta.b.array()
-    rows, columns = attention.padded_rows(), attention.padded_columns()
+    rows, columns = heads.padded_rows(), heads.padded_columns()
     if rows is not None and linear.endswith(".qkv_proj"):
         b = b[rows >= 0]
     if columns is not None and linear.endswith(".o_proj"):

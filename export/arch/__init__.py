@@ -1,6 +1,6 @@
 """Architectures: ``arch/<model_type>.py`` is found by its file name; adding one edits nothing else.
 
-A file offers ``read_model(checkpoint, context) -> Model`` and may list other model_types in ``ALIASES``.
+A file offers ``read_model(checkpoint) -> Model`` and may list other model_types in ``ALIASES``.
 """
 
 from __future__ import annotations
@@ -9,16 +9,16 @@ import importlib
 import importlib.util
 import pkgutil
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol, cast
 
-from palmtop.errors import UnsupportedModelError
+from palmtop.errors import CheckpointError, UnsupportedModelError
 from palmtop.export.checkpoint.folder import Checkpoint
 from palmtop.export.checkpoint.lazy_tensor import Weights
 from palmtop.export.checkpoint.lora import Adapter
-from palmtop.export.graph.audio_config import AudioConfig
-from palmtop.export.graph.decoder import DecoderConfig
-from palmtop.export.graph.siglip import VisionConfig
+from palmtop.export.graph.decoder import Decoder
+from palmtop.export.graph.source import EncoderSource, GraphSource
 from palmtop.export.recipe import Recipe
 from palmtop.runtime.bundle.manifest import Route
 from palmtop.runtime.bundle.processor_config import ProcessorSpec
@@ -30,43 +30,52 @@ class Model:
 
     Attributes:
         architecture: name of the architecture file.
-        decoder: sizes of the decoder.
+        graphs: sources of its graphs by name: "decoder", then "vision" and "audio" where it has these encoders.
         weights: by canonical name: ``embed_tokens.weight``, ``layers.N...``, ``norm.weight``, ``lm_head.weight``
             and, below ``embed_tokens_extend.``, the encoders' tensors as transformers names them.
         adapters: in the order of their gates.
-        vision: the vision encoder, None where there is none.
-        audio: the audio encoder, likewise.
         processor: preprocessing as data.
         routes: what each mode of input switches on.
         chat_template: jinja source.
-        original_context: where LongRoPE's factors change, None without.
         missing_adapters: that the checkpoint should have and has not; without them only ``--adapters none`` is right.
         notes: what a user must know of how the checkpoint was read, a sentence each.
     """
 
     architecture: str
-    decoder: DecoderConfig
+    graphs: Mapping[str, GraphSource]
     weights: Weights
     adapters: tuple[Adapter, ...]
-    vision: VisionConfig | None
-    audio: AudioConfig | None
     processor: ProcessorSpec
     routes: dict[str, Route]
     chat_template: str
-    original_context: int | None
     missing_adapters: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+
+    @property
+    def decoder(self) -> Decoder:
+        """The graph that every model has."""
+        return cast(Decoder, self.graphs["decoder"])
+
+    def tokens(self, recipe: Recipe) -> int:
+        """Longest sequence that a bundle of this recipe serves."""
+        context = recipe.with_context(self.decoder.max_tokens).context
+        assert context is not None  # decided now
+        return context
+
+    @property
+    def encoders(self) -> dict[str, EncoderSource]:
+        """Its other graphs."""
+        return {name: cast(EncoderSource, graph) for name, graph in self.graphs.items() if name != "decoder"}
 
 
 class Architecture(Protocol):
     """What an architecture file offers."""
 
-    def read_model(self, checkpoint: Checkpoint, context: int) -> Model:
+    def read_model(self, checkpoint: Checkpoint) -> Model:
         """Interpret a checkpoint; reads no tensor yet.
 
         Args:
             checkpoint: an open checkpoint.
-            context: tokens the bundle shall serve.
 
         Raises:
             CheckpointError: a key or tensor is missing or contradicts another.
@@ -95,11 +104,17 @@ def read_model(checkpoint: Checkpoint, recipe: Recipe) -> Model:
 
     Raises:
         UnsupportedModelError: there is no such file.
-        CheckpointError: a key or tensor is missing, contradicts another, or would not be read.
+        CheckpointError: a key or tensor is missing, contradicts another, or would not be read, or the model does not
+            reach as far as the recipe wants.
     """
-    recipe = recipe.with_context(checkpoint.config.get("max_position_embeddings"))
-    assert recipe.context is not None
-    return find(str(checkpoint.config.get("model_type"))).read_model(checkpoint, recipe.context)
+    model = find(str(checkpoint.config.get("model_type"))).read_model(checkpoint)
+    limit = model.decoder.max_tokens
+    if model.tokens(recipe) > limit:
+        raise CheckpointError(
+            f"config.json: max_position_embeddings is {limit}, expected at least {model.tokens(recipe)}, the context of"
+            " the bundle"
+        )
+    return model
 
 
 def names() -> list[str]:

@@ -49,13 +49,13 @@ AUDIO_KEYS = {  # upstream's word: the port's
 }
 
 
-def read_model(checkpoint: Checkpoint, context: int) -> Model:
+def read_model(checkpoint: Checkpoint) -> Model:
     """Interpret a checkpoint of the transformers port with its ``vision-lora`` and ``speech-lora`` folders."""
     port = Keys(checkpoint.config, "config.json")
     there = Modalities.of(checkpoint, [name for name in ADAPTERS if checkpoint.has_beside(f"{name}-lora")])
     adapters = tuple(read_adapter(checkpoint.beside(f"{name}-lora"), name) for name in there.adapters)
     config = Keys(_in_upstream_words(port, there), "config.json")
-    model = interpret(checkpoint, config, context, adapters, there, spelled=_port_name)
+    model = interpret(checkpoint, config, adapters, there, spelled=_port_name)
     for key, has in (("vision_config", there.has_vision), ("audio_config", there.has_audio)):
         section = port.optional(key)
         if section is not None and has:

@@ -17,16 +17,21 @@ from palmtop.export.checkpoint.folder import Checkpoint
 from palmtop.export.checkpoint.lazy_tensor import Weight, Weights
 from palmtop.export.checkpoint.lora import Adapter, LoraPair
 from palmtop.export.graph.audio_config import AudioConfig
-from palmtop.export.graph.siglip import VisionConfig
+from palmtop.export.graph.conformer import Conformer
+from palmtop.export.graph.siglip import Siglip
+from palmtop.export.graph.source import GraphSource
+from palmtop.export.graph.vision_config import VisionConfig
+from palmtop.export.reading.decoder import read_decoder
 from palmtop.export.reading.modalities import Modalities
 from palmtop.export.reading.preprocessor import check_preprocessor, read_preprocessor, unread_settings
 from palmtop.export.reading.settings import check_values, refuse_unread
 from palmtop.export.reading.tensors import HEAD, LINEARS, TABLE, read_head, refuse_other_tensors
+from palmtop.export.reading.text import chat_template, special_tokens, text_spec
 from palmtop.runtime.bundle.manifest import Route
 from palmtop.runtime.bundle.processor_config import AudioSpec, ImageSpec, ProcessorSpec, TextSpec
 
 from . import Model
-from .phi3 import chat_template, read_decoder, special_tokens, text_spec
+from .phi3 import ROPE
 
 IMAGE_TOKEN_ID, AUDIO_TOKEN_ID = 200010, 200011  # <|endoftext10|>, <|endoftext11|>; not in upstream's config
 # What the runtime does with pictures and sounds, in the words of the checkpoint's preprocessor.
@@ -97,7 +102,7 @@ ROUTES = {
 }
 
 
-def read_model(checkpoint: Checkpoint, context: int) -> Model:
+def read_model(checkpoint: Checkpoint) -> Model:
     """Interpret an upstream Phi-4-multimodal checkpoint."""
     config = Keys(checkpoint.config, "config.json")
     there = Modalities.of(checkpoint, [name for name in ADAPTERS if _lora_names(checkpoint, name)])
@@ -106,14 +111,13 @@ def read_model(checkpoint: Checkpoint, context: int) -> Model:
         config.raw(f"{name}_lora")  # dropped with its tensors
     loras = {tensor for name in there.adapters for tensor in _lora_names(checkpoint, name)}
     return interpret(
-        checkpoint, config, context, adapters, there, spelled=lambda n: _upstream_name(checkpoint, n), also_read=loras
+        checkpoint, config, adapters, there, spelled=lambda n: _upstream_name(checkpoint, n), also_read=loras
     )
 
 
 def interpret(
     checkpoint: Checkpoint,
     config: Keys,
-    context: int,
     adapters: tuple[Adapter, ...],
     there: Modalities,
     *,
@@ -125,7 +129,6 @@ def interpret(
     Args:
         checkpoint: its tensors.
         config: in upstream's spelling.
-        context: tokens the bundle shall serve.
         adapters: that the checkpoint has.
         there: the modalities it has.
         spelled: the checkpoint's name of a canonical name.
@@ -134,7 +137,7 @@ def interpret(
     check_values(config, EXPECTED_VALUES)
     head = read_head(checkpoint, spelled(TABLE), is_tied=config.flag("tie_word_embeddings", default=True))
     has_media = there.has_vision or there.has_audio
-    decoder = read_decoder(config, context, has_media=has_media, is_tied=head.is_tied)
+    decoder = read_decoder(config, ROPE, has_media=has_media, is_tied=head.is_tied)
     vision = _vision(config, decoder.hidden_size) if there.has_vision else None
     audio = _audio(config, decoder.hidden_size) if there.has_audio else None
     processor, notes = _processor(checkpoint, config, vision, audio)
@@ -144,17 +147,17 @@ def interpret(
     read = {spelled(name) for name in names} | head.names | also_read
     model = f"a Phi-4-multimodal model of {decoder.num_layers} layers"
     refuse_other_tensors(checkpoint, read, model, unused=there.unused(vision))
+    graphs: dict[str, GraphSource] = {"decoder": decoder}
+    graphs |= {} if vision is None else {"vision": Siglip(vision)}
+    graphs |= {} if audio is None else {"audio": Conformer(audio)}
     return Model(
         architecture="phi4mm",
-        decoder=decoder,
+        graphs=graphs,
         weights=Weights(lambda name: checkpoint.weight(head.place(name, spelled(name)))),
         adapters=adapters,
-        vision=vision,
-        audio=audio,
         processor=processor,
         routes=there.routes(ROUTES),
         chat_template=chat_template(checkpoint),
-        original_context=decoder.rope.original_context,
         missing_adapters=there.missing_adapters,
         notes=(*head.notes, *there.notes, *notes),
     )

@@ -14,10 +14,10 @@ from palmtop.export.arch import Model
 from palmtop.export.checkpoint.folder import Checkpoint
 from palmtop.export.checkpoint.lazy_tensor import Weight, Weights
 from palmtop.export.checkpoint.tokenizer_files import write_tokenizer
-from palmtop.export.graph import conformer, siglip
 from palmtop.export.graph.builder import GraphBuilder, WeightSink
-from palmtop.export.graph.decoder import DecoderPrecision, build_decoder
-from palmtop.export.graph.linear import Precision, Precisions
+from palmtop.export.graph.kv_cache import FLOAT_CACHE, KvCache
+from palmtop.export.graph.linear import GraphPrecision, Precision, Precisions
+from palmtop.export.graph.source import BuildContext
 from palmtop.export.providers.fixed_shape.graphs import embedding_graph
 from palmtop.export.providers.fixed_shape.shared_weights import SharedWeights
 from palmtop.export.providers.openvino import write_openvino
@@ -66,19 +66,22 @@ def write_bundle(
     recipe: Recipe,
     making: Making | None = None,
     planned: Planned | None = None,
+    cache: KvCache = FLOAT_CACHE,
 ) -> Manifest:
     """Write every file of a bundle into a folder that is empty, or that an earlier try has begun."""
+    if cache.bits != recipe.kv:  # a bug of the caller: the manifest would say what the graph does not hold
+        raise ValueError(f"the cache has {cache.bits} bits, the recipe says {recipe.kv}")
     making = making or Making()
     adapters = gated_adapters(model, recipe)
     graphs, hashes, targets = [], {}, []
-    for part in export_parts(model):
+    for part, source in model.graphs.items():
         with WeightFile(
             folder, f"weights/{part}.bin", workers=making.workers, journal=making.journal, meter=making.meter
         ) as file:
             sink = SharedWeights(file)
-            graph = build_graphs(model, recipe, part, sink, planned)
-            if part == "decoder" and recipe.target is not None:
-                precision, base = _decoder_precision(recipe, planned), merged_weights(model, recipe)
+            graph = build_graph(model, recipe, part, sink, planned, cache)
+            if source is model.decoder and recipe.target is not None:
+                precision, base = decoder_precision(recipe, planned), merged_weights(model, recipe)
                 if recipe.target == "qnn":  # the lookup stays on the CPU, on the bytes of the bundle's own decoder
                     ir.save(embedding_graph(model, base, sink, precision.head), folder / QNN_EMBEDDING_FILE)
                 else:
@@ -129,35 +132,41 @@ def merged_weights(model: Model, recipe: Recipe) -> Weights:
     return Weights(find_merged)
 
 
-def export_parts(model: Model) -> list[str]:
-    """Names of the graphs a model needs: "decoder", then "vision" and "audio" where it has them."""
-    there = {"decoder": True, "vision": model.vision is not None, "audio": model.audio is not None}
-    return [part for part, needed in there.items() if needed]
-
-
-def build_graphs(model: Model, recipe: Recipe, part: str, sink: WeightSink, planned: Planned | None = None) -> ir.Model:
+def build_graph(
+    model: Model,
+    recipe: Recipe,
+    part: str,
+    sink: WeightSink,
+    planned: Planned | None = None,
+    cache: KvCache = FLOAT_CACHE,
+) -> ir.Model:
     """Build one graph, its big weights going to the sink as they are read; a plan goes before the recipe."""
-    weights = merged_weights(model, recipe)
     g = GraphBuilder(part, sink)
-    if part == "decoder":
-        precision = _decoder_precision(recipe, planned)
-        build_decoder(g, weights, model.decoder, gated_adapters(model, recipe), precision, recipe.draft_rows)
-        return g.model()
-    # The encoders' activations have outliers that int8 activations would clip: they compute in float32.
-    own = Precision(scheme=recipe.encoder_scheme, quantizer=METHODS[recipe.method])
-    encoders: Precisions = own if planned is None else planned.precision(part, own)
-    towers = weights.within("embed_tokens_extend.")
-    if part == "vision" and model.vision is not None:
-        siglip.build_vision(g, towers, model.vision, encoders)
-    elif part == "audio" and model.audio is not None:
-        conformer.build_audio(g, towers, model.audio, encoders)
+    is_decoder = model.graphs[part] is model.decoder
+    context = BuildContext(
+        weights=merged_weights(model, recipe),
+        precision=decoder_precision(recipe, planned) if is_decoder else _encoder_precision(recipe, part, planned),
+        tokens=model.tokens(recipe),
+        adapters=gated_adapters(model, recipe),
+        cache=cache,
+        draft_rows=recipe.draft_rows,
+    )
+    model.graphs[part].build(g, context)
     return g.model()
 
 
-def _decoder_precision(recipe: Recipe, planned: Planned | None) -> DecoderPrecision:
+def decoder_precision(recipe: Recipe, planned: Planned | None) -> GraphPrecision:
+    """How a recipe, or a plan, stores the decoder's matrices."""
     level, method = recipe.accuracy_level, METHODS[recipe.method]
     linears = Precision(scheme=recipe.decoder_scheme, accuracy_level=level, quantizer=method)
     head = Precision(scheme=recipe.head_scheme, accuracy_level=level, quantizer=method)
     if planned is None:
-        return DecoderPrecision(linears=linears, head=head, adapters=linears)
-    return DecoderPrecision(*(planned.precision("decoder", default) for default in (linears, head, linears)))
+        return GraphPrecision(linears=linears, head=head, adapters=linears)
+    return GraphPrecision(*(planned.precision("decoder", default) for default in (linears, head, linears)))
+
+
+def _encoder_precision(recipe: Recipe, part: str, planned: Planned | None) -> GraphPrecision:
+    """Their activations have outliers that int8 activations would clip: they compute in float32."""
+    own = Precision(scheme=recipe.encoder_scheme, quantizer=METHODS[recipe.method])
+    linears: Precisions = own if planned is None else planned.precision(part, own)
+    return GraphPrecision(linears=linears, head=linears, adapters=linears)

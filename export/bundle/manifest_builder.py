@@ -12,7 +12,6 @@ from palmtop.errors import CheckpointError
 from palmtop.export.arch import Model
 from palmtop.export.checkpoint.folder import Checkpoint
 from palmtop.export.checkpoint.lora import Adapter
-from palmtop.export.graph import conformer, siglip
 from palmtop.export.recipe import Recipe
 from palmtop.quantize.workers import Workers
 from palmtop.runtime.bundle.manifest import (
@@ -26,7 +25,7 @@ from palmtop.runtime.bundle.manifest import (
 )
 from palmtop.runtime.bundle.opening import sha256_of
 
-DECODER_FILE, VISION_FILE, AUDIO_FILE = "decoder.onnx", "vision.onnx", "audio.onnx"
+DECODER_FILE = "decoder.onnx"
 QUALITY_FILE, PLAN_FILE, QNN_EMBEDDING_FILE = "quality.json", "plan.json", "qnn_embedding.onnx"
 
 
@@ -39,9 +38,9 @@ def expected_manifest(checkpoint: Checkpoint, model: Model, recipe: Recipe, work
         source_sha256=source_sha256,
         adapter_mode=recipe.adapter_mode,
         processor=model.processor,
-        decoder=_decoder_spec(model),
-        vision=_vision_spec(model),
-        audio=_audio_spec(model),
+        decoder=_decoder_spec(model, recipe),
+        vision=_encoder_spec(model, "vision"),
+        audio=_encoder_spec(model, "audio"),
         adapters=tuple(
             AdapterSpec(name=a.name, rank=a.rank, alpha=a.alpha, gate=gate, base_sha256=source_sha256)
             for gate, a in enumerate(gated_adapters(model, recipe))
@@ -74,7 +73,7 @@ def manifest_text(manifest: Manifest) -> str:
     return json.dumps(manifest.to_dict(), indent=1, ensure_ascii=False)
 
 
-def _decoder_spec(model: Model) -> DecoderSpec:
+def _decoder_spec(model: Model, recipe: Recipe) -> DecoderSpec:
     decoder, spec = model.decoder, model.processor
     media = [part.token_id for part in (spec.image, spec.audio) if part is not None]
     if any(not 0 <= i < decoder.vocab_size for i in (*media, *spec.text.eos_ids)):
@@ -90,24 +89,18 @@ def _decoder_spec(model: Model) -> DecoderSpec:
         num_heads=decoder.attention.num_heads,
         num_kv_heads=decoder.attention.num_kv_heads,
         head_size=decoder.attention.cache_head_size,
-        kv_bits=decoder.attention.cache.bits,
-        context_length=decoder.context,
-        original_context=model.original_context,
+        kv_bits=recipe.kv,
+        context_length=model.tokens(recipe),
+        original_context=decoder.rope.original_context,
         sampled_never=tuple(media),
     )
 
 
-def _vision_spec(model: Model) -> EncoderSpec | None:
-    if model.vision is None:
+def _encoder_spec(model: Model, part: str) -> EncoderSpec | None:
+    encoder = model.encoders.get(part)
+    if encoder is None:
         return None
-    return EncoderSpec(file=VISION_FILE, bytes_per_item=siglip.activation_bytes(model.vision))
-
-
-def _audio_spec(model: Model) -> EncoderSpec | None:
-    if model.audio is None or model.processor.audio is None:
-        return None
-    size_bytes = conformer.activation_bytes(model.audio, model.processor.audio.window_steps)
-    return EncoderSpec(file=AUDIO_FILE, bytes_per_item=size_bytes)
+    return EncoderSpec(file=f"{part}.onnx", bytes_per_item=encoder.bytes_per_item(model.processor))
 
 
 def served_routes(model: Model, recipe: Recipe) -> dict[str, Route]:

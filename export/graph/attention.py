@@ -1,205 +1,151 @@
-"""Grouped-query attention on genai's KV cache: inputs, outputs, padding of odd head sizes, rotary."""
+"""Grouped-query attention over a KV cache: on genai's cache by one fused operator, and in plain operators.
+
+With fixed shapes the new keys and values go behind the cache for a run and come out by themselves; whoever runs the
+graph writes them into its cache. Which columns a row sees is the additive bias's business alone there.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
+
+from palmtop.export.checkpoint.lazy_tensor import Weights
 
 from .builder import MICROSOFT, GraphBuilder
-from .kv_cache import FLOAT_CACHE, KvCache
-from .rope import RopeConfig, add_rope_tables, rotate
-
-HEAD_STEP = 8  # GroupQueryAttention's CPU kernel wants head sizes, and halves of rotary sizes, in eights
+from .head_padding import HEAD_STEP, Heads
+from .mark import MIXER
+from .rope import RopeConfig, rotate, rotate_halves
+from .run import Run, StaticRun
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AttentionConfig:
-    """Heads of one attention layer.
+class Attention(Heads):
+    """Attention with rotary positions.
 
     Attributes:
-        num_layers: how many caches to declare.
-        num_heads: query heads.
-        num_kv_heads: key/value heads.
-        head_size: D of the checkpoint.
         window: tokens a query sees, itself included; None sees all.
-        cache: what keys and values are stored as.
+        has_bias: of the fused projection of queries, keys and values.
+        has_output_bias: of the output projection.
     """
 
-    num_layers: int
-    num_heads: int
-    num_kv_heads: int
-    head_size: int
-    window: int | None
-    cache: KvCache = FLOAT_CACHE
+    window: int | None = None
+    has_bias: bool = False
+    has_output_bias: bool = False
 
-    @property
-    def cache_head_size(self) -> int:
-        """D rounded up to what the kernel takes."""
-        return -(-self.head_size // HEAD_STEP) * HEAD_STEP
-
-    @property
-    def qkv_size(self) -> int:
-        """Rows of the checkpoint's fused projection."""
-        return (self.num_heads + 2 * self.num_kv_heads) * self.head_size
-
-    def padded_rows(self) -> NDArray[np.int64] | None:
-        """For every row of the padded fused projection the checkpoint's row, -1 for zeros; None if equal."""
-        return self._padded(self.num_heads + 2 * self.num_kv_heads)
-
-    def padded_columns(self) -> NDArray[np.int64] | None:
-        """Likewise for the output projection's columns."""
-        return self._padded(self.num_heads)
-
-    def _padded(self, heads: int) -> NDArray[np.int64] | None:
-        if self.cache_head_size == self.head_size:
-            return None
-        order = np.full((heads, self.cache_head_size), -1, np.int64)
-        order[:, : self.head_size] = np.arange(heads * self.head_size).reshape(heads, self.head_size)
-        return order.reshape(-1)
+    def window_in(self, tokens: int) -> int | None:
+        """The window, None where sequences of at most so many tokens never leave it."""
+        return self.window if self.window is not None and self.window < tokens else None
 
     def fuses_rotary(self, rope: RopeConfig) -> bool:
-        """Whether the kernel can rotate these sizes itself."""
+        """Whether the fused operator can rotate these sizes itself."""
         half = rope.rotary_size // 2
         return half % HEAD_STEP == 0 and half <= self.cache_head_size // (2 * HEAD_STEP) * HEAD_STEP
 
-
-@dataclass(slots=True)
-class AttentionInputs:
-    """What all layers share, and the caches they leave behind.
-
-    Attributes:
-        positions: [B, S] int64 absolute positions of the tokens of this run.
-        last_index: [B] int32, sequence length minus one.
-        total_length: scalar int32, length of the attention mask.
-        tables: rotary cos and sin.
-        past: per layer, key and value.
-        cache_shape: of each of them.
-        cache_type: likewise.
-        present: as ``past``, filled by ``attention``.
-    """
-
-    positions: ir.Value
-    last_index: ir.Value
-    total_length: ir.Value
-    tables: tuple[ir.Value, ir.Value]
-    past: list[tuple[ir.Value, ir.Value]]
-    cache_shape: list[int | str]
-    cache_type: ir.DataType
-    present: list[tuple[ir.Value, ir.Value]] = field(default_factory=list)
-
-    def declare_outputs(self, g: GraphBuilder) -> None:
-        """Name the caches as genai expects them."""
-        shape = [*self.cache_shape]
-        shape[2] = "total_sequence"
-        for layer, pair in enumerate(self.present):
-            for kind, value in zip(("key", "value"), pair, strict=True):
-                g.output(value, f"present.{layer}.{kind}", self.cache_type, shape)
-
-
-def attention_inputs(
-    g: GraphBuilder, input_ids: ir.Value, config: AttentionConfig, rope: RopeConfig, context: int
-) -> AttentionInputs:
-    """Declare attention_mask, past_key_values.* and, with LongRoPE, rope_long; derive positions."""
-    mask = g.input("attention_mask", ir.DataType.INT64, ["batch", "total_sequence"])
-    width, kind = config.cache.width(config.cache_head_size), config.cache.dtype
-    cache_shape: list[int | str] = ["batch", config.num_kv_heads, "past_sequence", width]
-    past = [
-        (
-            g.input(f"past_key_values.{layer}.key", kind, cache_shape),
-            g.input(f"past_key_values.{layer}.value", kind, cache_shape),
+    def emit(self, g: GraphBuilder, run: Run, prefix: str, x: ir.Value) -> ir.Value:
+        """[B, S, H] -> [B, S, H], appending to the cache of the next layer that has one."""
+        layer, name = len(run.present), f"{prefix}self_attn"
+        weights = run.weights.within(f"{name}.")
+        qkv = self._project(g, run, name, weights, x)
+        is_fused = self.fuses_rotary(run.rope)
+        query, new_key, new_value = (qkv, None, None) if is_fused else self._rotated(g, name, qkv, run)
+        window = self.window_in(run.tokens)
+        mixed, key, value = g.ops(
+            "GroupQueryAttention",
+            query,
+            new_key,
+            new_value,
+            *run.past[layer],
+            run.last_index,
+            run.total_length,
+            *(run.tables if is_fused else (None, None)),
+            *run.cache.inputs(g, layer),
+            outputs=3,
+            domain=MICROSOFT,
+            name=f"{name}/attention",
+            num_heads=self.num_heads,
+            kv_num_heads=self.num_kv_heads,
+            scale=self.head_size**-0.5,
+            do_rotary=int(is_fused),
+            rotary_interleaved=0,
+            local_window_size=-1 if window is None else window,
+            **run.cache.attributes(),
         )
-        for layer in range(config.num_layers)
-    ]
-    rope_long = None
-    if rope.long_factor is not None:
-        rope_long = g.input("rope_long", ir.DataType.BOOL, [1])
+        run.present.append((key, value))
+        return self._output(g, run, name, weights, mixed)
 
-    length = g.op("ReduceSum", mask, g.constant([1]), keepdims=1, name="sequence_length")  # [B, 1]
-    sequence = g.op("Shape", input_ids, start=1, end=2)  # [1]
-    steps = g.op("Range", g.constant(np.array(0)), g.op("Squeeze", sequence), g.constant(np.array(1)))
-    positions = g.op("Add", g.op("Sub", length, sequence), steps, name="positions")  # [B, S]
-    last = g.op("Sub", g.op("Squeeze", length, g.constant([1])), g.constant(np.array(1)))
-    total = g.op("Squeeze", g.op("Shape", mask, start=1, end=2))
-    return AttentionInputs(
-        positions=positions,
-        last_index=g.op("Cast", last, to=ir.DataType.INT32.value, name="last_index"),
-        total_length=g.op("Cast", total, to=ir.DataType.INT32.value, name="total_length"),
-        tables=add_rope_tables(g, rope, context, rope_long),
-        past=past,
-        cache_shape=cache_shape,
-        cache_type=kind,
-    )
+    def emit_static(self, g: GraphBuilder, run: StaticRun, prefix: str, x: ir.Value) -> ir.Value:
+        """[1, S, H] -> [1, S, H], leaving the new keys and values, [1, KV, S, D] each."""
+        layer, name, shape = len(run.present), f"{prefix}self_attn", run.shape
+        weights = run.weights.within(f"{name}.")
+        qkv = self._project(g, run, name, weights, x)
+        size, heads, kv_heads, rows = self.cache_head_size, self.num_heads, self.num_kv_heads, shape.rows
+        group, columns = heads // kv_heads, shape.context + rows
+        parts = self._split(g, name, qkv)
+
+        def by_head(part: ir.Value, count: int) -> ir.Value:  # [1, S, N * D] -> [1, N, S, D]
+            return g.op("Transpose", g.op("Reshape", part, g.constant([1, rows, count, size])), perm=[0, 2, 1, 3])
+
+        query, key, value = (by_head(*each) for each in zip(parts, (heads, kv_heads, kv_heads), strict=True))
+        tables, rotary_size = (run.cos, run.sin), run.rope.rotary_size
+        query = rotate_halves(g, f"{name}/query", query, tables, rotary_size, size)
+        key = rotate_halves(g, f"{name}/key", key, tables, rotary_size, size)
+
+        # The heads that share a key are rows of one product: no key is copied for each of them.
+        scaled = g.op("Mul", query, g.constant(float(self.head_size**-0.5)), name=f"{name}/scale")
+        stacked = g.op("Reshape", scaled, g.constant([1, kv_heads, group * rows, size]))
+        past_key, past_value = run.past[layer]
+        if shape.is_apart:
+            scores = g.op("Concat", *(_products(g, stacked, keys) for keys in (past_key, key)), axis=3)
+        else:
+            keys = g.op("Concat", past_key, key, axis=2, name=f"{name}/keys")
+            scores = _products(g, stacked, keys, f"{name}/scores")  # [1, KV, G * S, C + S]
+        apart = g.op("Reshape", scores, g.constant([1, heads, rows, columns]))
+        seen = g.op("Softmax", g.op("Add", apart, run.bias, name=f"{name}/mask"), axis=-1, name=f"{name}/softmax")
+        together = g.op("Reshape", seen, g.constant([1, kv_heads, group * rows, columns]))
+        if shape.is_apart:
+            old, new = g.ops("Split", together, g.constant([shape.context, rows]), outputs=2, axis=-1)
+            mixed = g.op("Add", g.op("MatMul", old, past_value), g.op("MatMul", new, value), name=f"{name}/mix")
+        else:
+            values = g.op("Concat", past_value, value, axis=2, name=f"{name}/values")
+            mixed = g.op("MatMul", together, values, name=f"{name}/mix")  # [1, KV, G * S, D]
+        mixed = g.op("Reshape", mixed, g.constant([1, heads, rows, size]))
+        mixed = g.op("Transpose", mixed, perm=[0, 2, 1, 3])
+        joined = g.op("Reshape", mixed, g.constant([1, rows, heads * size]), name=f"{name}/joined")
+        run.present.append((key, value))
+        return self._output(g, run, name, weights, joined)
+
+    def _project(self, g: GraphBuilder, run: Run | StaticRun, name: str, weights: Weights, x: ir.Value) -> ir.Value:
+        """[..., H] -> [..., (heads + 2 kv heads) * D]."""
+        weight = self.rows(weights.get("qkv_proj.weight", self.qkv_size, run.hidden_size))
+        bias = self.rows(weights.get("qkv_proj.bias", self.qkv_size)) if self.has_bias else None
+        return run.linears.add(g, f"{name}.qkv_proj", x, weight, MIXER, bias=bias, fit=self.row_pair)
+
+    def _output(self, g: GraphBuilder, run: Run | StaticRun, name: str, weights: Weights, x: ir.Value) -> ir.Value:
+        """[..., heads * D] -> [..., H]."""
+        weight = self.columns(weights.get("o_proj.weight", run.hidden_size, self.num_heads * self.head_size))
+        bias = weights.get("o_proj.bias", run.hidden_size) if self.has_output_bias else None
+        return run.linears.add(g, f"{name}.o_proj", x, weight, MIXER, bias=bias, fit=self.column_pair)
+
+    def _split(self, g: GraphBuilder, name: str, qkv: ir.Value) -> tuple[ir.Value, ir.Value, ir.Value]:
+        size = self.cache_head_size
+        widths = g.constant([self.num_heads * size, self.num_kv_heads * size, self.num_kv_heads * size])
+        query, key, value = g.ops("Split", qkv, widths, outputs=3, axis=-1, name=f"{name}/split")
+        return query, key, value
+
+    def _rotated(self, g: GraphBuilder, name: str, qkv: ir.Value, run: Run) -> tuple[ir.Value, ir.Value, ir.Value]:
+        """Queries, keys and values, the first two rotated by plain operators."""
+        query, key, value = self._split(g, name, qkv)
+        size = self.cache_head_size
+
+        def turned(x: ir.Value, count: int, which: str) -> ir.Value:
+            by_head = g.op("Reshape", x, g.constant([0, 0, count, size]))  # [B, S, N, D]
+            done = rotate(g, f"{name}/{which}", by_head, run.positions, run.tables, run.rope.rotary_size)
+            return g.op("Reshape", done, g.constant([0, 0, count * size]))
+
+        return turned(query, self.num_heads, "query"), turned(key, self.num_kv_heads, "key"), value
 
 
-def attention(
-    g: GraphBuilder,
-    layer: int,
-    qkv: ir.Value,
-    inputs: AttentionInputs,
-    config: AttentionConfig,
-    rope: RopeConfig,
-) -> ir.Value:
-    """[B, S, (heads + 2 kv heads) * D] -> [B, S, heads * D], appending to the layer's cache."""
-    name = f"layers.{layer}.self_attn"
-    key, value = inputs.past[layer]
-    is_fused = config.fuses_rotary(rope)
-    query: ir.Value = qkv
-    new_key: ir.Value | None = None
-    new_value: ir.Value | None = None
-    if not is_fused:
-        query, new_key, new_value = _rotated(g, name, qkv, inputs, config, rope)
-    mixed, present_key, present_value = g.ops(
-        "GroupQueryAttention",
-        query,
-        new_key,
-        new_value,
-        key,
-        value,
-        inputs.last_index,
-        inputs.total_length,
-        inputs.tables[0] if is_fused else None,
-        inputs.tables[1] if is_fused else None,
-        *config.cache.inputs(g, layer),
-        outputs=3,
-        domain=MICROSOFT,
-        name=f"{name}/attention",
-        num_heads=config.num_heads,
-        kv_num_heads=config.num_kv_heads,
-        scale=config.head_size**-0.5,
-        do_rotary=int(is_fused),
-        rotary_interleaved=0,
-        local_window_size=-1 if config.window is None else config.window,
-        **config.cache.attributes(),
-    )
-    inputs.present.append((present_key, present_value))
-    return mixed
-
-
-def _rotated(
-    g: GraphBuilder,
-    name: str,
-    qkv: ir.Value,
-    inputs: AttentionInputs,
-    config: AttentionConfig,
-    rope: RopeConfig,
-) -> tuple[ir.Value, ir.Value, ir.Value]:
-    """Split the fused projection and rotate queries and keys by plain operators."""
-    size, heads, kv_heads = config.cache_head_size, config.num_heads, config.num_kv_heads
-    query, key, value = g.ops(
-        "Split",
-        qkv,
-        g.constant([heads * size, kv_heads * size, kv_heads * size]),
-        outputs=3,
-        axis=-1,
-        name=f"{name}/split",
-    )
-
-    def turned(x: ir.Value, count: int, which: str) -> ir.Value:
-        by_head = g.op("Reshape", x, g.constant([0, 0, count, size]))  # [B, S, N, D]
-        done = rotate(g, f"{name}/{which}", by_head, inputs.positions, inputs.tables, rope.rotary_size)
-        return g.op("Reshape", done, g.constant([0, 0, count * size]))
-
-    return turned(query, heads, "query"), turned(key, kv_heads, "key"), value
+def _products(g: GraphBuilder, queries: ir.Value, keys: ir.Value, name: str = "") -> ir.Value:
+    """[1, KV, G * S, D] and [1, KV, C, D] -> [1, KV, G * S, C]."""
+    return g.op("MatMul", queries, g.op("Transpose", keys, perm=[0, 1, 3, 2]), name=name)

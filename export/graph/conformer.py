@@ -13,82 +13,147 @@ softmax does not see; the graph leaves it out. ``downsample_rate`` > 1 is upstre
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 
 from palmtop.export.checkpoint.lazy_tensor import Weight, Weights, from_array
+from palmtop.runtime.bundle.processor_config import ProcessorSpec
 
 from .activation import activation, gelu
 from .audio_config import AudioConfig
 from .builder import GraphBuilder
-from .encoder_block import attention, layer_norm, module_linear, query_key_value
-from .linear import Precisions, float_array, linear
+from .encoder_block import ENCODERS, attention, layer_norm, module_linear, query_key_value, static_attention
+from .linear import FLOAT, Precisions, float_array, linear
 from .mark import ENCODER
-from .subsampling import CHANNELS_AT_ONCE, subsample
+from .source import BuildContext
+from .subsampling import CHANNELS_AT_ONCE, subsample, subsample_masked
 
 LAYER_NORM_EPS = 1e-5  # torch's default; no config states it
 TOWER = "audio_embed.encoder."
+PROJECTORS = {"speech": "speech", "vision": "vision_speech"}  # by output of a graph of fixed shapes
+SHORT_STEPS = 64  # of its smaller graph: five seconds of sound
 
 
-def build_audio(g: GraphBuilder, weights: Weights, config: AudioConfig, precision: Precisions) -> None:
-    """Add the whole audio graph.
+@dataclass(frozen=True, slots=True)
+class Conformer:
+    """The audio graph (``source.EncoderSource``).
 
-    Inputs: ``log_mel`` float32 [1, T, mels]; ``left_context`` int64 [1], steps to drop at the front, 0 or 1;
-    ``window`` int64 [1], steps to fill up to with zeros, 0 for none; ``projector`` int64 [1], 0 the one
-    trained with speech alone, 1 the one trained beside images.
-    Output: ``audio_features`` float32 [rows, H], rows = ceil((ceil(T / R) - left_context) / downsample_rate).
-
-    Args:
-        g: an empty graph.
-        weights: seen from ``model.embed_tokens_extend.``.
+    Attributes:
         config: sizes.
-        precision: of the linear layers; convolutions, norms and the relative bias stay float32.
-
-    Raises:
-        CheckpointError: a weight is missing, misshapen or not finite.
-        UnsupportedModelError: an activation is not known.
     """
-    mel = g.input("log_mel", ir.DataType.FLOAT, [1, "T", config.input_size])
-    left_context = g.input("left_context", ir.DataType.INT64, [1])
-    window = g.input("window", ir.DataType.INT64, [1])
-    projector = g.input("projector", ir.DataType.INT64, [1])
-    tower = weights.within(TOWER)
 
-    x = subsample(g, tower.within("embed."), config, normalise(g, tower, config, mel), left_context, precision)
-    steps = g.op("Shape", x, start=1, end=2)  # [1]
-    x = _fill_up(g, x, g.op("Max", window, steps), steps)
-    bias = _relative_bias(g, tower, config, g.op("Max", window, steps))
+    config: AudioConfig
 
-    def attend(g: GraphBuilder, weights: Weights, x: ir.Value) -> ir.Value:
-        q, k, v = query_key_value(g, weights, x, config.hidden_size, precision)
-        return attention(g, q, k, v, config.num_attention_heads, bias=bias)
+    def bytes_per_item(self, processor: ProcessorSpec) -> int:
+        """Memory that one full window needs while it runs, about.
 
-    for index in range(config.num_blocks):
-        x = block(g, tower.within(f"encoders.{index}."), config, x, attend, precision)
-    x = g.op("Slice", x, g.constant([0]), steps, g.constant([1]))  # [1, S, h]
+        The convolutions are the peak; the reference model's process grows by 170 to 290 MB for 500 steps
+        (onnxruntime 1.31, x86-64), and this gives 256 MB.
+        """
+        assert processor.audio is not None  # it has this encoder
+        config, window_steps = self.config, processor.audio.window_steps
+        frames, halved = window_steps * config.time_reduction, 4 if config.reductions > 1 else 2
+        channel = 4 * (frames // halved) * -(-config.input_size // halved)
+        convolutions = 2 * config.nemo_conv_channels * channel + CHANNELS_AT_ONCE * frames * config.input_size
+        blocks = 4 * window_steps * (6 * config.intermediate_size + 16 * config.hidden_size)
+        return convolutions + blocks
 
-    rows = _stack(g, config, x, steps)  # [rows, downsample_rate * h]
-    chosen = g.op(
-        "If",
-        g.op("Cast", g.op("Squeeze", projector), to=int(ir.DataType.BOOL)),
-        then_branch=g.branch("beside_images", lambda b: project(b, weights, config, "vision_speech", rows, precision)),
-        else_branch=g.branch("alone", lambda b: project(b, weights, config, "speech", rows, precision)),
-    )
-    g.output(chosen, "audio_features", ir.DataType.FLOAT, ["rows", config.output_size])
+    def build(self, g: GraphBuilder, context: BuildContext) -> None:
+        """Add the whole audio graph.
 
+        Inputs: ``log_mel`` float32 [1, T, mels]; ``left_context`` int64 [1], steps to drop at the front, 0 or 1;
+        ``window`` int64 [1], steps to fill up to with zeros, 0 for none; ``projector`` int64 [1], 0 the one
+        trained with speech alone, 1 the one trained beside images.
+        Output: ``audio_features`` float32 [rows, H], rows = ceil((ceil(T / R) - left_context) / downsample_rate).
 
-def activation_bytes(config: AudioConfig, window_steps: int) -> int:
-    """Memory that one full window needs while it runs, about, for ``EncoderSpec.bytes_per_item``.
+        Args:
+            g: an empty graph.
+            context: precision is of the linear layers; convolutions, norms and the relative bias stay float32.
 
-    The convolutions are the peak; the reference model's process grows by 170 to 290 MB for 500 steps
-    (onnxruntime 1.31, x86-64), and this gives 256 MB.
-    """
-    frames, halved = window_steps * config.time_reduction, 4 if config.reductions > 1 else 2
-    channel = 4 * (frames // halved) * -(-config.input_size // halved)
-    convolutions = 2 * config.nemo_conv_channels * channel + CHANNELS_AT_ONCE * frames * config.input_size
-    blocks = 4 * window_steps * (6 * config.intermediate_size + 16 * config.hidden_size)
-    return convolutions + blocks
+        Raises:
+            CheckpointError: a weight is missing, misshapen or not finite.
+            UnsupportedModelError: an activation is not known.
+        """
+        config, precision, weights = self.config, context.precision.linears, context.weights.within(ENCODERS)
+        mel = g.input("log_mel", ir.DataType.FLOAT, [1, "T", config.input_size])
+        left_context = g.input("left_context", ir.DataType.INT64, [1])
+        window = g.input("window", ir.DataType.INT64, [1])
+        projector = g.input("projector", ir.DataType.INT64, [1])
+        tower = weights.within(TOWER)
+
+        x = subsample(g, tower.within("embed."), config, normalise(g, tower, config, mel), left_context, precision)
+        steps = g.op("Shape", x, start=1, end=2)  # [1]
+        x = _fill_up(g, x, g.op("Max", window, steps), steps)
+        bias = _relative_bias(g, tower, config, g.op("Max", window, steps))
+
+        def attend(g: GraphBuilder, weights: Weights, x: ir.Value) -> ir.Value:
+            q, k, v = query_key_value(g, weights, x, config.hidden_size, precision)
+            return attention(g, q, k, v, config.num_attention_heads, bias=bias)
+
+        for index in range(config.num_blocks):
+            x = block(g, tower.within(f"encoders.{index}."), config, x, attend, precision)
+        x = g.op("Slice", x, g.constant([0]), steps, g.constant([1]))  # [1, S, h]
+
+        rows = _stack(g, config, x, steps)  # [rows, downsample_rate * h]
+        chosen = g.op(
+            "If",
+            g.op("Cast", g.op("Squeeze", projector), to=int(ir.DataType.BOOL)),
+            then_branch=g.branch(
+                "beside_images", lambda b: project(b, weights, config, "vision_speech", rows, precision)
+            ),
+            else_branch=g.branch("alone", lambda b: project(b, weights, config, "speech", rows, precision)),
+        )
+        g.output(chosen, "audio_features", ir.DataType.FLOAT, ["rows", config.output_size])
+
+    def static_lengths(self, name: str, processor: ProcessorSpec) -> dict[str, int]:
+        """A window, and a short one: a few seconds of sound need not pay for forty."""
+        assert processor.audio is not None  # it has this encoder
+        window, short = processor.audio.window_steps, SHORT_STEPS - SHORT_STEPS % self.config.downsample_rate
+        return ({f"{name}.{short}": short} if short < window else {}) | {name: window}
+
+    def build_static(self, g: GraphBuilder, weights: Weights, length: int) -> None:
+        """Add the graph of fixed shapes, float32: one window of S steps a run, both projectors.
+
+        A window that is not full, and the step of context in front that the first window does not have, are frames
+        under a mask: a masked value is zero wherever a convolution looks at it, as the ordinary graph's padding is.
+
+        Inputs: ``log_mel`` [1, (S + 1) * R, mels], the first R frames context; ``frame_mask`` [1, 1, (S + 1) * R, 1], 1
+        for a frame that is there; ``key_bias`` [1, 1, 1, S], 0 for a step that is seen. Outputs: ``features_speech``
+        and ``features_vision`` [S / downsample_rate, H], one for each projector.
+
+        Args:
+            g: an empty graph.
+            weights: of the whole model.
+            length: S, a multiple of ``downsample_rate``.
+
+        Raises:
+            CheckpointError: a weight is missing, misshapen or not finite.
+            UnsupportedModelError: an activation is not known.
+        """
+        config, steps, weights = self.config, length, weights.within(ENCODERS)
+        frames = (steps + 1) * config.time_reduction
+        mel = g.input("log_mel", ir.DataType.FLOAT, [1, frames, config.input_size])
+        mask = g.input("frame_mask", ir.DataType.FLOAT, [1, 1, frames, 1])
+        hidden_keys = g.input("key_bias", ir.DataType.FLOAT, [1, 1, 1, steps])
+        tower, h = weights.within(TOWER), config.hidden_size
+        x, there = subsample_masked(g, tower.within("embed."), config, normalise(g, tower, config, mel), mask, steps)
+        x = g.op("Mul", x, there)
+        near = g.weight(f"relative_bias.{steps}", _relative_biases(tower, config, steps))
+
+        def attend(g: GraphBuilder, weights: Weights, x: ir.Value) -> ir.Value:
+            return static_attention(g, weights, x, config.num_attention_heads, steps, h, [near, hidden_keys])
+
+        for index in range(config.num_blocks):
+            x = block(g, tower.within(f"encoders.{index}."), config, x, attend, FLOAT)
+        rows, rate = steps // config.downsample_rate, config.downsample_rate
+        if rate > 1:
+            x = g.op("Mul", x, there)  # zeros fill the last row
+        x = g.op("Reshape", x, g.constant([rows, rate * h]))
+        for name in PROJECTORS:
+            projected = project(g, weights, config, PROJECTORS[name], x, FLOAT)
+            g.output(projected, f"features_{name}", ir.DataType.FLOAT, [rows, config.output_size])
 
 
 def normalise(g: GraphBuilder, weights: Weights, config: AudioConfig, mel: ir.Value) -> ir.Value:
@@ -123,6 +188,20 @@ def _relative_bias(g: GraphBuilder, weights: Weights, config: AudioConfig, lengt
     clipped = g.op("Clip", distance, g.constant(np.array(low, np.int64)), g.constant(np.array(high, np.int64)))
     index = g.op("Sub", clipped, g.constant(np.array(low, np.int64)))
     return g.op("Unsqueeze", g.op("Gather", by_head, index, axis=1), g.constant([0]))
+
+
+def _relative_biases(
+    weights: Weights, config: AudioConfig, steps: int
+) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+    """[1, heads, S, S]: one number per head and clipped distance, as ``_relative_bias`` computes it."""
+    name = "relative_attention_bias_layer.bias_values.weight"
+    table = float_array(weights.get(name, config.buckets, config.num_attention_heads))
+    places = np.arange(steps)
+    distance = places[None, :] - places[:, None]  # [query, key]
+    low = 0 if config.bias_symmetric else -config.bias_max_distance
+    distance = np.abs(distance) if config.bias_symmetric else distance
+    index = distance.clip(low, config.bias_max_distance - 1) - low
+    return np.ascontiguousarray(table[index].transpose(2, 0, 1)[None])
 
 
 def block(

@@ -1,208 +1,144 @@
-"""The decoder graph: token ids and media rows in, logits of the last position out (``head.py``).
+"""A decoder composed of layers: token ids and media rows in, logits of the last position out (``lm_head.py``).
 
-Pre-norm transformer with fused qkv and gate_up projections, grouped-query attention over a KV cache that
-genai owns, media rows by absolute position, gated adapters on every linear (design section 3).
+Every layer is a mixer of positions and a feed-forward network, each behind a norm and added to the residual stream.
+``build`` makes the graph with dynamic shapes: a KV cache that genai owns, media rows by absolute position, gated
+adapters on every linear (design section 3). ``build_static`` makes the same arithmetic with fixed shapes in plain ONNX
+operators, without control flow: adapters of one route are always on, embedding and rotary tables are computed outside.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import onnx_ir as ir
 
-from palmtop.export.checkpoint.lazy_tensor import Weights
-from palmtop.export.checkpoint.lora import Adapter, LoraPair
-
-from .attention import AttentionConfig, AttentionInputs, attention, attention_inputs
-from .builder import MICROSOFT, GraphBuilder
-from .embedding import add_table, embed
-from .head_padding import attention_weights, padded_pair
-from .linear import Precisions, float_array
+from .attention import Attention
+from .builder import GraphBuilder
+from .cache_inputs import begin_run, begin_static_run, declare_present, declare_static_present
+from .embedding import EMBEDDING, add_table, embed
 from .lm_head import add_logits
-from .lora import Gate, adapted_linear, add_gates
-from .mark import ADAPTER, FFN, HEAD, MIXER, TABLE
+from .mark import HEAD
+from .norm import RmsNorm
 from .rope import RopeConfig
+from .run import Run, StaticRun
+from .source import BuildContext, StaticContext
+
+
+class Sublayer(Protocol):
+    """A mixer or a feed-forward network: normalised hidden states in, what is added to the residual stream out."""
+
+    def emit(self, g: GraphBuilder, run: Run, prefix: str, x: ir.Value) -> ir.Value:
+        """With dynamic shapes and fused operators: [B, S, H] -> [B, S, H]."""
+        ...
+
+    def emit_static(self, g: GraphBuilder, run: StaticRun, prefix: str, x: ir.Value) -> ir.Value:
+        """With fixed shapes and plain operators: [1, S, H] -> [1, S, H]."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DecoderConfig:
-    """Sizes of a decoder.
+class Layer:
+    """One layer of a decoder.
+
+    Attributes:
+        mixer: mixes positions.
+        ffn: feed-forward network.
+        norms: in front of the mixer and of the feed-forward network.
+        residual_scale: factor of what both add to the residual stream.
+    """
+
+    mixer: Attention
+    ffn: Sublayer
+    norms: tuple[RmsNorm, RmsNorm]
+    residual_scale: float = 1.0
+
+    def scaled(self, g: GraphBuilder, x: ir.Value) -> ir.Value:
+        """What is added to the residual stream."""
+        return x if self.residual_scale == 1.0 else g.op("Mul", x, g.constant(float(self.residual_scale)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decoder:
+    """A decoder (``source.GraphSource``).
 
     Attributes:
         vocab_size: V.
-        hidden_size: width between layers.
-        intermediate_size: width inside the MLP.
-        num_layers: decoder layers.
-        attention: heads, head size, window.
+        hidden_size: H, width between layers.
+        layers: from the embedding to the head.
+        norm: in front of the head.
         rope: rotary embedding.
-        rms_norm_eps: of every norm.
         is_tied: the head is the embedding table.
         has_media: the graph takes media rows.
-        context: tokens that the rotary tables cover.
+        max_tokens: longest sequence the model was made for.
     """
 
     vocab_size: int
     hidden_size: int
-    intermediate_size: int
-    num_layers: int
-    attention: AttentionConfig
+    layers: Sequence[Layer]
+    norm: RmsNorm
     rope: RopeConfig
-    rms_norm_eps: float
     is_tied: bool
     has_media: bool
-    context: int
+    max_tokens: int
 
+    @property
+    def num_layers(self) -> int:
+        """Number of layers."""
+        return len(self.layers)
 
-@dataclass(frozen=True, slots=True)
-class DecoderPrecision:
-    """How each class of the decoder's weights is stored."""
+    @property
+    def attention(self) -> Attention:
+        """Of every layer."""
+        return self.layers[0].mixer
 
-    linears: Precisions
-    head: Precisions
-    adapters: Precisions
+    def build(self, g: GraphBuilder, context: BuildContext) -> None:
+        """Add the graph with dynamic shapes."""
+        input_ids = g.input("input_ids", ir.DataType.INT64, ["batch", "sequence"])
+        run = begin_run(g, input_ids, self.attention, self.num_layers, self.rope, self.hidden_size, context)
+        head = context.precision.head
+        table = add_table(g, context.weights, self.vocab_size, self.hidden_size, self.is_tied, head)
+        x = embed(g, table, input_ids, run.positions, self.hidden_size, has_media=self.has_media)
+        skip: ir.Value | None = None
+        for number, layer in enumerate(self.layers):
+            prefix = f"layers.{number}."
+            own = context.weights.within(prefix)
+            x, skip = layer.norms[0].emit(g, prefix, own, x, skip)
+            x = layer.scaled(g, layer.mixer.emit(g, run, prefix, x))
+            x, skip = layer.norms[1].emit(g, prefix, own, x, skip)
+            x = layer.scaled(g, layer.ffn.emit(g, run, prefix, x))
+        hidden = x if skip is None else g.op("Add", x, skip, name="last_residual")
 
-    def of(self, role: str) -> Precisions:
-        """That of linears of a role (``mark.Mark``)."""
-        return {HEAD: self.head, TABLE: self.head, ADAPTER: self.adapters}.get(role, self.linears)
+        def last_norm(rows: ir.Value) -> ir.Value:
+            return self.norm.emit(g, "", context.weights, rows)[0]
 
+        add_logits(g, hidden, input_ids, table, context.weights, last_norm, head, context.draft_rows)
+        declare_present(g, run, self.attention)
 
-def build_decoder(
-    g: GraphBuilder,
-    weights: Weights,
-    config: DecoderConfig,
-    adapters: Sequence[Adapter],
-    precision: DecoderPrecision,
-    draft_rows: int = 1,
-) -> None:
-    """Build the whole graph, reading and writing one tensor at a time.
+    def build_static(self, g: GraphBuilder, context: StaticContext) -> None:
+        """Add a graph of fixed shapes.
 
-    Args:
-        g: an empty builder.
-        weights: by checkpoint name below ``model.`` (embed_tokens, layers.N..., norm) plus ``lm_head`` when untied.
-        config: sizes.
-        adapters: gated ones, in gate order; merged ones are in the weights already.
-        precision: per class.
-        draft_rows: longest step that gives logits of each of its positions (``head``).
-
-    Raises:
-        CheckpointError: a tensor is missing, of the wrong shape, or not finite.
-    """
-    input_ids = g.input("input_ids", ir.DataType.INT64, ["batch", "sequence"])
-    inputs = attention_inputs(g, input_ids, config.attention, config.rope, config.context)
-    gates = add_gates(g, adapters)
-
-    table = add_table(g, weights, config.vocab_size, config.hidden_size, config.is_tied, precision.head)
-    x = embed(g, table, input_ids, inputs.positions, config.hidden_size, has_media=config.has_media)
-
-    norm = _Norm(g, config.rms_norm_eps)
-    layer_weights = weights.within("layers.0.")
-    skip = x
-    x = norm.first("layers.0.input_layernorm", x, layer_weights, "input_layernorm.weight", config.hidden_size)
-    for layer in range(config.num_layers):
-        prefix = f"layers.{layer}."
-        layer_weights = weights.within(prefix)
-        a = _attention_block(g, layer, x, layer_weights, config, gates, inputs, precision)
-        x, skip = norm.after_residual(
-            f"{prefix}post_attention_layernorm",
-            a,
-            skip,
-            layer_weights.get("post_attention_layernorm.weight", config.hidden_size),
-        )
-        m = _mlp_block(g, prefix, x, layer_weights, config, gates, precision)
-        if layer + 1 < config.num_layers:
-            following = f"layers.{layer + 1}.input_layernorm"
-            x, skip = norm.after_residual(following, m, skip, weights.get(f"{following}.weight", config.hidden_size))
-        else:
-            skip = g.op("Add", m, skip, name="last_residual")
-
-    def last_norm(rows: ir.Value) -> ir.Value:
-        return norm.first("norm", rows, weights, "norm.weight", config.hidden_size)
-
-    add_logits(g, skip, input_ids, table, weights, last_norm, precision.head, draft_rows)
-    inputs.declare_outputs(g)
-
-
-@dataclass(frozen=True, slots=True)
-class _Norm:
-    """RMSNorm, with and without the residual sum in front of it."""
-
-    g: GraphBuilder
-    eps: float
-
-    def first(self, name: str, x: ir.Value, weights: Weights, weight: str, size: int) -> ir.Value:
-        scale = self.g.weight(f"{name}.weight", float_array(weights.get(weight, size)))
-        return self.g.op("SimplifiedLayerNormalization", x, scale, axis=-1, epsilon=self.eps, stash_type=1, name=name)
-
-    def after_residual(self, name: str, x: ir.Value, skip: ir.Value, weight: object) -> tuple[ir.Value, ir.Value]:
-        """RMSNorm(x + skip), and the sum itself."""
-        scale = self.g.weight(f"{name}.weight", float_array(weight))  # type: ignore[arg-type]
-        y, _, _, total = self.g.ops(
-            "SkipSimplifiedLayerNormalization",
-            x,
-            skip,
-            scale,
-            outputs=4,
-            domain=MICROSOFT,
-            epsilon=self.eps,
-            name=name,
-        )
-        return y, total
-
-
-def _with_pairs(gates: Sequence[Gate], target: str, attention: AttentionConfig) -> list[tuple[Gate, LoraPair | None]]:
-    pairs = [(gate, gate.adapter.pair(target)) for gate in gates]
-    return [(gate, None if pair is None else padded_pair(pair, target, attention)) for gate, pair in pairs]
-
-
-def _attention_block(
-    g: GraphBuilder,
-    layer: int,
-    x: ir.Value,
-    weights: Weights,
-    config: DecoderConfig,
-    gates: Sequence[Gate],
-    inputs: AttentionInputs,
-    precision: DecoderPrecision,
-) -> ir.Value:
-    sizes, prefix = config.attention, f"layers.{layer}.self_attn."
-    qkv_weight, o_weight = attention_weights(weights, sizes, config.hidden_size)
-    qkv_pairs = _with_pairs(gates, f"{prefix}qkv_proj", sizes)
-    o_pairs = _with_pairs(gates, f"{prefix}o_proj", sizes)
-    qkv = adapted_linear(g, f"{prefix}qkv_proj", x, qkv_weight, precision.linears, MIXER, qkv_pairs, precision.adapters)
-    mixed = attention(g, layer, qkv, inputs, sizes, config.rope)
-    return adapted_linear(g, f"{prefix}o_proj", mixed, o_weight, precision.linears, MIXER, o_pairs, precision.adapters)
-
-
-def _mlp_block(
-    g: GraphBuilder,
-    prefix: str,
-    x: ir.Value,
-    weights: Weights,
-    config: DecoderConfig,
-    gates: Sequence[Gate],
-    precision: DecoderPrecision,
-) -> ir.Value:
-    width = config.intermediate_size
-    gate_up = adapted_linear(
-        g,
-        f"{prefix}mlp.gate_up_proj",
-        x,
-        weights.get("mlp.gate_up_proj.weight", 2 * width, config.hidden_size),
-        precision.linears,
-        FFN,
-        _with_pairs(gates, f"{prefix}mlp.gate_up_proj", config.attention),
-        precision.adapters,
-    )
-    gate, up = g.ops("Split", gate_up, outputs=2, axis=-1, num_outputs=2, name=f"{prefix}mlp/split")
-    activated = g.op("Mul", g.op("Mul", gate, g.op("Sigmoid", gate)), up)
-    return adapted_linear(
-        g,
-        f"{prefix}mlp.down_proj",
-        activated,
-        weights.get("mlp.down_proj.weight", config.hidden_size, width),
-        precision.linears,
-        FFN,
-        _with_pairs(gates, f"{prefix}mlp.down_proj", config.attention),
-        precision.adapters,
-    )
+        Inputs: inputs_embeds [1, S, H], rope_cos and rope_sin [1, S, R/2], attention_bias [1, 1, S, C + S] (added to
+        the scores), past_key.N and past_value.N [1, KV, C, D] and, where S > 1, last_row [1] int32. Outputs: logits
+        [1, 1, V] of that row, present_key.N and present_value.N [1, KV, S, D] of the new rows.
+        """
+        shape, weights = context.shape, context.weights
+        x = g.input("inputs_embeds", ir.DataType.FLOAT, [1, shape.rows, self.hidden_size])
+        run = begin_static_run(g, self.attention, self.num_layers, self.rope, self.hidden_size, context)
+        last_row = g.input("last_row", ir.DataType.INT32, [1]) if shape.rows > 1 else None
+        for number, layer in enumerate(self.layers):
+            prefix = f"layers.{number}."
+            own = weights.within(prefix)
+            mixed = layer.mixer.emit_static(g, run, prefix, layer.norms[0].emit_static(g, prefix, own, x))
+            x = g.op("Add", x, layer.scaled(g, mixed), name=f"{prefix}after_attention")
+            fed = layer.ffn.emit_static(g, run, prefix, layer.norms[1].emit_static(g, prefix, own, x))
+            x = g.op("Add", x, layer.scaled(g, fed), name=f"{prefix}after_mlp")
+        if last_row is not None:
+            x = g.op("Gather", x, last_row, axis=1, name="last_position")  # [1, S, H] -> [1, 1, H]
+        x = self.norm.emit_static(g, "", weights, x)
+        name = EMBEDDING if self.is_tied else "lm_head"
+        matrix = weights.get(f"{name}.weight", self.vocab_size, self.hidden_size)
+        logits = context.linear(g, name, x, matrix, HEAD)
+        g.output(logits, "logits", ir.DataType.FLOAT, [1, 1, self.vocab_size])
+        declare_static_present(g, run, self.attention)

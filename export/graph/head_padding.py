@@ -1,34 +1,78 @@
-"""Heads of odd size are stored padded (``AttentionConfig``): so are the projections and deltas that belong to them."""
+"""Heads of one attention layer; odd sizes are stored padded, and so are the linears and deltas that belong to them."""
 
 from __future__ import annotations
 
-from palmtop.export.checkpoint.lazy_tensor import Weight, Weights
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from palmtop.export.checkpoint.lazy_tensor import Weight
 from palmtop.export.checkpoint.lora import LoraPair
 
-from .attention import AttentionConfig
+HEAD_STEP = 8  # GroupQueryAttention's CPU kernel wants head sizes, and halves of rotary sizes, in eights
 
 
-def attention_weights(weights: Weights, attention: AttentionConfig, hidden_size: int) -> tuple[Weight, Weight]:
-    """A layer's qkv_proj and o_proj for the cache's head size.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heads:
+    """How many, and how wide.
 
-    Raises:
-        CheckpointError: one is missing, or of the wrong shape.
+    Attributes:
+        num_heads: query heads.
+        num_kv_heads: key/value heads.
+        head_size: D of the checkpoint.
     """
-    qkv = weights.get("self_attn.qkv_proj.weight", attention.qkv_size, hidden_size)
-    o = weights.get("self_attn.o_proj.weight", hidden_size, attention.num_heads * attention.head_size)
-    rows, columns = attention.padded_rows(), attention.padded_columns()
-    return (
-        qkv if rows is None else qkv.permuted_rows(rows),
-        o if columns is None else o.permuted_columns(columns),
-    )
 
+    num_heads: int
+    num_kv_heads: int
+    head_size: int
 
-def padded_pair(pair: LoraPair, linear: str, attention: AttentionConfig) -> LoraPair:
-    """A linear's delta for the cache's head size; of another linear, or another shape, as it is."""
-    rows, columns = attention.padded_rows(), attention.padded_columns()
-    if rows is not None and linear.endswith(".qkv_proj") and pair.b.shape[0] == attention.qkv_size:
-        return LoraPair(pair.a, pair.b.permuted_rows(rows))
-    width = attention.num_heads * attention.head_size
-    if columns is not None and linear.endswith(".o_proj") and pair.a.shape[1] == width:
-        return LoraPair(pair.a.permuted_columns(columns), pair.b)
-    return pair
+    @property
+    def cache_head_size(self) -> int:
+        """D rounded up to what the kernel takes."""
+        return -(-self.head_size // HEAD_STEP) * HEAD_STEP
+
+    @property
+    def qkv_size(self) -> int:
+        """Rows of the checkpoint's fused projection."""
+        return (self.num_heads + 2 * self.num_kv_heads) * self.head_size
+
+    def padded_rows(self) -> NDArray[np.int64] | None:
+        """For every row of the padded fused projection the checkpoint's row, -1 for zeros; None if equal."""
+        return self._padded(self.num_heads + 2 * self.num_kv_heads)
+
+    def padded_columns(self) -> NDArray[np.int64] | None:
+        """Likewise for the output projection's columns."""
+        return self._padded(self.num_heads)
+
+    def _padded(self, heads: int) -> NDArray[np.int64] | None:
+        if self.cache_head_size == self.head_size:
+            return None
+        order = np.full((heads, self.cache_head_size), -1, np.int64)
+        order[:, : self.head_size] = np.arange(heads * self.head_size).reshape(heads, self.head_size)
+        return order.reshape(-1)
+
+    def rows(self, weight: Weight) -> Weight:
+        """The fused projection, or its bias, with padded rows."""
+        order = self.padded_rows()
+        return weight if order is None else weight.permuted_rows(order)
+
+    def columns(self, weight: Weight) -> Weight:
+        """The output projection with padded columns."""
+        order = self.padded_columns()
+        return weight if order is None else weight.permuted_columns(order)
+
+    def row_pair(self, pair: LoraPair) -> LoraPair:
+        """A delta of the fused projection; one of another shape as it is."""
+        return LoraPair(pair.a, self.rows(pair.b)) if pair.b.shape[0] == self.qkv_size else pair
+
+    def column_pair(self, pair: LoraPair) -> LoraPair:
+        """A delta of the output projection; one of another shape as it is."""
+        fits = pair.a.shape[1] == self.num_heads * self.head_size
+        return LoraPair(self.columns(pair.a), pair.b) if fits else pair
+
+    def padded_pair(self, pair: LoraPair, linear: str) -> LoraPair:
+        """A delta of the linear of this name, which may be neither of the two."""
+        if linear.endswith(".qkv_proj"):
+            return self.row_pair(pair)
+        return self.column_pair(pair) if linear.endswith(".o_proj") else pair

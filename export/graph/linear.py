@@ -17,7 +17,7 @@ from palmtop.quantize.scheme import QuantizedTensor, Scheme
 from palmtop.quantize.statistics import Statistics
 
 from .builder import INLINE_BYTES, MICROSOFT, Blocks, GraphBuilder
-from .mark import Mark
+from .mark import ADAPTER, HEAD, TABLE, Mark
 
 StoredRows = Callable[[int, int], QuantizedTensor]
 
@@ -60,6 +60,25 @@ class PlannedPrecision:
 Precisions = Precision | PlannedPrecision
 
 FLOAT = Precision(scheme=None)
+
+
+@dataclass(frozen=True, slots=True)
+class GraphPrecision:
+    """How each class of a graph's matrices is stored."""
+
+    linears: Precisions
+    head: Precisions
+    adapters: Precisions
+
+    def of(self, role: str) -> Precisions:
+        """That of matrices of a role (``mark.Mark``)."""
+        return {HEAD: self.head, TABLE: self.head, ADAPTER: self.adapters}.get(role, self.linears)
+
+
+FLOAT_GRAPH = GraphPrecision(FLOAT, FLOAT, FLOAT)
+
+StaticLinear = Callable[[GraphBuilder, str, ir.Value, Weight, str], ir.Value]
+"""Builds ``x @ weight.T``: [..., K] -> [..., N], under the linear's name and marked with its role."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,6 +205,11 @@ def linear(
         y = matmul_nbits(g, x, quantized(g, name, weight, own), own.accuracy_level, name)
     rows, columns = weight.shape
     Mark(role, rows, columns, name).put(y)
+    return with_bias(g, name, y, bias)
+
+
+def with_bias(g: GraphBuilder, name: str, y: ir.Value, bias: Weight | None) -> ir.Value:
+    """``y + bias``, the bias named after its linear."""
     return y if bias is None else g.op("Add", y, g.weight(f"{name}.bias", float_array(bias)))
 
 

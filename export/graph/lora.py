@@ -1,6 +1,6 @@
-"""A linear layer with gated low-rank adapters beside it.
+"""A linear layer with low-rank adapters beside it: gated, or always on in a graph of one route.
 
-Each adapter's A and B are constants inside an ``If`` branch: onnxruntime prepacks them like any other
+Each gated adapter's A and B are constants inside an ``If`` branch: onnxruntime prepacks them like any other
 weight, and a gate that is zero costs nothing. Passing INT4 adapters as inputs instead is 70 to 400 times
 slower a layer, because inputs are never prepacked.
 """
@@ -17,11 +17,14 @@ from palmtop.export.checkpoint.lazy_tensor import Weight
 from palmtop.export.checkpoint.lora import Adapter, LoraPair
 
 from .builder import GraphBuilder
-from .linear import Precisions, linear
+from .linear import GraphPrecision, Precisions, StaticLinear, linear, with_bias
 from .mark import ADAPTER
+from .run import Fit
 
 GATES = "adapter_gates"
 Matmul = Callable[[GraphBuilder, ir.Value], ir.Value]
+On = Sequence[tuple[Adapter, float]]
+"""Adapters that a graph applies, with their weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,38 +58,80 @@ def add_gate(g: GraphBuilder, gates: ir.Value, place: int, name: str) -> tuple[i
     return g.op("Not", off, name=f"gates/{name}/is_on"), weight
 
 
-def adapted_linear(
-    g: GraphBuilder,
-    name: str,
-    x: ir.Value,
-    weight: Weight,
-    precision: Precisions,
-    role: str,
-    gates: Sequence[tuple[Gate, LoraPair | None]],
-    adapter_precision: Precisions,
-) -> ir.Value:
-    """``x @ weight.T + sum(gate * (x @ a.T) @ b.T)`` over the adapters that are on.
+@dataclass(frozen=True, slots=True)
+class GatedLinears:
+    """Linear layers with every adapter behind a switch (``run.Linears``).
 
-    Args:
-        g: the graph.
-        name: of the linear; adapters add ``.lora_A.<adapter>`` and ``.lora_B.<adapter>``.
-        x: [..., K].
-        weight: [N, K].
-        precision: of the base.
-        role: of the base (``mark.Mark``).
-        gates: every adapter's switch with its delta here.
-        adapter_precision: of A and B.
-
-    Returns:
-        [..., N].
+    Attributes:
+        precision: of the base and of the adapters.
+        gates: every adapter's switch.
     """
-    y = linear(g, name, x, weight, precision, role)
-    for gate, pair in gates:
-        if pair is None:
-            continue
-        _check_shapes(pair, *weight.shape)
-        y = _add_if_on(g, name, x, y, gate, pair, adapter_precision)
-    return y
+
+    precision: GraphPrecision
+    gates: Sequence[Gate]
+
+    def add(
+        self,
+        g: GraphBuilder,
+        name: str,
+        x: ir.Value,
+        weight: Weight,
+        role: str,
+        *,
+        bias: Weight | None = None,
+        fit: Fit | None = None,
+    ) -> ir.Value:
+        """``x @ weight.T + sum(gate * (x @ a.T) @ b.T) + bias`` over the adapters that are on."""
+        y = linear(g, name, x, weight, self.precision.of(role), role)
+        for gate in self.gates:
+            pair = fitted(gate.adapter, name, fit)
+            if pair is not None:
+                _check_shapes(pair, *weight.shape)
+                y = _add_if_on(g, name, x, y, gate, pair, self.precision.adapters)
+        return with_bias(g, name, y, bias)
+
+
+@dataclass(frozen=True, slots=True)
+class FixedLinears:
+    """Linear layers with the adapters of one route always on, without control flow (``run.Linears``).
+
+    Attributes:
+        linear: how a matrix is stored and multiplied.
+        on: the adapters, with their weights.
+    """
+
+    linear: StaticLinear
+    on: On
+
+    def add(
+        self,
+        g: GraphBuilder,
+        name: str,
+        x: ir.Value,
+        weight: Weight,
+        role: str,
+        *,
+        bias: Weight | None = None,
+        fit: Fit | None = None,
+    ) -> ir.Value:
+        """``x @ weight.T + sum(factor * (x @ a.T) @ b.T) + bias``; weights have the names of the gated graph's."""
+        y = self.linear(g, name, x, weight, role)
+        for adapter, factor in self.on:
+            pair = fitted(adapter, name, fit)
+            if pair is None:
+                continue
+            inner = self.linear(g, f"{name}.lora_A.{adapter.name}", x, pair.a, ADAPTER)
+            if factor != 1.0:
+                inner = g.op("Mul", inner, g.constant(float(factor)))
+            delta = self.linear(g, f"{name}.lora_B.{adapter.name}", inner, pair.b, ADAPTER)
+            y = g.op("Add", y, delta, name=f"{name}/{adapter.name}")
+        return with_bias(g, name, y, bias)
+
+
+def fitted(adapter: Adapter, name: str, fit: Fit | None) -> LoraPair | None:
+    """An adapter's delta of a linear, laid out as its weight in the graph; None where it has none."""
+    pair = adapter.pair(name)
+    return pair if pair is None or fit is None else fit(pair)
 
 
 def _check_shapes(pair: LoraPair, rows: int, columns: int) -> None:

@@ -121,3 +121,20 @@ def rotate(
         axis=3,
         name=f"{name}/rotate",
     )
+
+
+def rotate_halves(
+    g: GraphBuilder, name: str, x: ir.Value, tables: tuple[ir.Value, ir.Value], rotary_size: int, size: int
+) -> ir.Value:
+    """Likewise with fixed shapes: [1, N, S, D] -> [1, N, S, D], the tables [1, 1, S, R/2]."""
+    (cos, sin), half, rest = tables, rotary_size // 2, size - rotary_size
+    widths = [half, half, rest] if rest else [half, half]
+    first, second, *kept = g.ops("Split", x, g.constant(widths), outputs=len(widths), axis=-1, name=f"{name}/halves")
+    return g.op(
+        "Concat",
+        g.op("Sub", g.op("Mul", first, cos), g.op("Mul", second, sin)),
+        g.op("Add", g.op("Mul", second, cos), g.op("Mul", first, sin)),
+        *kept,
+        axis=-1,
+        name=f"{name}/rotate",
+    )

@@ -16,123 +16,126 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from palmtop.errors import UnsupportedModelError
-from palmtop.export.checkpoint.lazy_tensor import Weights
+from palmtop.export.checkpoint.lazy_tensor import Weights, from_array
+from palmtop.runtime.bundle.processor_config import ProcessorSpec
 from palmtop.runtime.processor.images.patch_positions import position_table
 
 from .activation import activation, gelu
 from .builder import GraphBuilder
-from .encoder_block import attention, layer_norm, module_linear, query_key_value
-from .linear import Precisions, float_array
+from .encoder_block import ENCODERS, attention, layer_norm, module_linear, query_key_value, static_attention
+from .linear import FLOAT, Precisions, float_array, linear
+from .mark import ENCODER
+from .source import BuildContext
+from .vision_config import VisionConfig
 
 CHANNELS = 3
 HIDDEN = -1e30  # a score that softmax turns into 0, with room below for the head's own part
 TOWER = "image_embed.img_processor."
+BROKEN_ROWS, SAFE_ROWS = 16, 24
+"""HTP 2.51 multiplies exactly 16 rows of a LayerNorm wrongly (found here, docs/npu.md): hidden rows join them."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VisionConfig:
-    """Sizes of the tower, as the checkpoint's vision_config names them.
+@dataclass(frozen=True, slots=True)
+class Siglip:
+    """The vision graph (``source.EncoderSource``).
 
     Attributes:
-        image_size: side of a tile in pixels.
-        feature_layer: index into [embeddings, output of layer 0, of layer 1, ...]; -2 leaves the last out.
-        output_size: hidden size of the text model.
-    """
-
-    hidden_size: int
-    intermediate_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    image_size: int
-    patch_size: int
-    feature_layer: int
-    layer_norm_eps: float
-    output_size: int
-    hidden_act: str = "gelu_pytorch_tanh"
-
-    def __post_init__(self) -> None:
-        if self.hidden_size % self.num_attention_heads:
-            raise UnsupportedModelError(
-                f"vision_config: hidden_size {self.hidden_size} is not a multiple of its "
-                f"{self.num_attention_heads} heads"
-            )
-        if not -self.num_hidden_layers - 1 <= self.feature_layer <= self.num_hidden_layers:
-            raise UnsupportedModelError(
-                f"vision_config: feature_layer is {self.feature_layer}, expected one of {self.num_hidden_layers} layers"
-            )
-        if self.patches < 2:
-            raise UnsupportedModelError(
-                f"vision_config: image_size {self.image_size} has {self.patches} patches of {self.patch_size}"
-                f", expected at least 2"
-            )
-
-    @property
-    def patches(self) -> int:
-        """Patches along one side of a tile."""
-        return self.image_size // self.patch_size
-
-    @property
-    def pooled(self) -> int:
-        """Feature rows along one side of a tile."""
-        return (self.patches + 1) // 2
-
-    @property
-    def layers_run(self) -> int:
-        """Layers that the features depend on."""
-        return self.feature_layer + (self.num_hidden_layers + 1 if self.feature_layer < 0 else 0)
-
-
-def activation_bytes(config: VisionConfig) -> int:
-    """Memory that one tile needs while it runs, about, for ``EncoderSpec.bytes_per_item``.
-
-    Twice what is alive at the widest place: the reference model's tile has 108 MB alive, and a process grows
-    by 150 to 270 MB, for glibc keeps freed pieces until ``runtime/media/encoder_runner.py`` returns them (onnxruntime
-    1.31, x86-64).
-    """
-    alive = 4 * config.patches**2 * (2 * config.intermediate_size + 16 * config.hidden_size)
-    return 2 * alive
-
-
-def build_vision(g: GraphBuilder, weights: Weights, config: VisionConfig, precision: Precisions) -> None:
-    """Add the whole vision graph.
-
-    Inputs: ``pixel_values`` float32 [N, 3, C, C]; ``patch_mask`` bool [N, P, P], a rectangle at the top left.
-    Outputs: ``tile_features`` float32 [N, p, p, H]; ``separators`` float32 [2, H], the end of a row of
-    patches and the border between the tiles and the global view.
-
-    Args:
-        g: an empty graph.
-        weights: seen from ``model.embed_tokens_extend.``.
         config: sizes.
-        precision: of the linear layers; the patch convolution, norms and positions stay float32.
-
-    Raises:
-        CheckpointError: a weight is missing, misshapen or not finite.
-        UnsupportedModelError: the activation is not known.
     """
-    side, patches, pooled = config.image_size, config.patches, config.pooled
-    pixels = g.input("pixel_values", ir.DataType.FLOAT, ["N", CHANNELS, side, side])
-    mask = g.input("patch_mask", ir.DataType.BOOL, ["N", patches, patches])
-    tower = weights.within(TOWER)
 
-    hidden = embeddings(g, tower.within("embeddings."), config, pixels, _position_ids(g, config, mask))
-    columns = _hiding_columns(g, config, mask)
+    config: VisionConfig
 
-    def attend(g: GraphBuilder, weights: Weights, x: ir.Value) -> ir.Value:
-        return _attend(g, weights, config, x, columns, precision)
+    def bytes_per_item(self, processor: ProcessorSpec) -> int:
+        """Memory that one tile needs while it runs, about.
 
-    for index in range(config.layers_run):
-        hidden = layer(g, tower.within(f"encoder.layers.{index}."), config, hidden, attend, precision)
-    projected = project_rows(g, weights, config, hidden, precision)
-    first, last, end = g.constant([0]), g.constant([-2]), g.constant([np.iinfo(np.int64).max])
-    tiles = g.op(
-        "Reshape",
-        g.op("Slice", projected, first, last, first),
-        g.constant([-1, pooled, pooled, config.output_size]),
-    )
-    g.output(tiles, "tile_features", ir.DataType.FLOAT, ["N", pooled, pooled, config.output_size])
-    g.output(g.op("Slice", projected, last, end, first), "separators", ir.DataType.FLOAT, [2, config.output_size])
+        Twice what is alive at the widest place: the reference model's tile has 108 MB alive, and a process grows
+        by 150 to 270 MB, for glibc keeps freed pieces until ``runtime/media/encoder_runner.py`` returns them
+        (onnxruntime 1.31, x86-64).
+        """
+        config = self.config
+        return 2 * 4 * config.patches**2 * (2 * config.intermediate_size + 16 * config.hidden_size)
+
+    def build(self, g: GraphBuilder, context: BuildContext) -> None:
+        """Add the whole vision graph.
+
+        Inputs: ``pixel_values`` float32 [N, 3, C, C]; ``patch_mask`` bool [N, P, P], a rectangle at the top left.
+        Outputs: ``tile_features`` float32 [N, p, p, H]; ``separators`` float32 [2, H], the end of a row of
+        patches and the border between the tiles and the global view.
+
+        Args:
+            g: an empty graph.
+            context: precision is of the linear layers; the patch convolution, norms and positions stay float32.
+
+        Raises:
+            CheckpointError: a weight is missing, misshapen or not finite.
+            UnsupportedModelError: the activation is not known.
+        """
+        config, precision = self.config, context.precision.linears
+        side, patches, pooled = config.image_size, config.patches, config.pooled
+        pixels = g.input("pixel_values", ir.DataType.FLOAT, ["N", CHANNELS, side, side])
+        mask = g.input("patch_mask", ir.DataType.BOOL, ["N", patches, patches])
+        weights = context.weights.within(ENCODERS)
+        tower = weights.within(TOWER)
+
+        hidden = embeddings(g, tower.within("embeddings."), config, pixels, _position_ids(g, config, mask))
+        columns = _hiding_columns(g, config, mask)
+
+        def attend(g: GraphBuilder, weights: Weights, x: ir.Value) -> ir.Value:
+            return _attend(g, weights, config, x, columns, precision)
+
+        for index in range(config.layers_run):
+            hidden = layer(g, tower.within(f"encoder.layers.{index}."), config, hidden, attend, precision)
+        projected = project_rows(g, weights, config, hidden, precision)
+        first, last, end = g.constant([0]), g.constant([-2]), g.constant([np.iinfo(np.int64).max])
+        tiles = g.op(
+            "Reshape",
+            g.op("Slice", projected, first, last, first),
+            g.constant([-1, pooled, pooled, config.output_size]),
+        )
+        g.output(tiles, "tile_features", ir.DataType.FLOAT, ["N", pooled, pooled, config.output_size])
+        g.output(g.op("Slice", projected, last, end, first), "separators", ir.DataType.FLOAT, [2, config.output_size])
+
+    def static_lengths(self, name: str, processor: ProcessorSpec) -> dict[str, int]:
+        """One graph: one tile a run."""
+        return {name: rows_of(self.config)}
+
+    def build_static(self, g: GraphBuilder, weights: Weights, length: int) -> None:
+        """Add the graph of fixed shapes, float32: one tile a run, positions and mask computed outside.
+
+        What an NPU has no operators for, counting a mask and looking up trained positions by it, is done by
+        ``palmtop.runtime.providers.static_inputs``. Inputs: ``patches`` [1, R, 3*c*c], the pixels of each patch;
+        ``position_ids`` int32 [1, R]; ``key_bias`` [1, 1, 1, R], 0 for a patch that is seen and a number that hides it
+        for one that is not. Outputs: ``tile_features`` [p*p, H], ``separators`` [2, H].
+
+        Args:
+            g: an empty graph.
+            weights: of the whole model.
+            length: R, rows that the tower works on (``rows_of``).
+        """
+        config, rows, weights = self.config, length, weights.within(ENCODERS)
+        count, pooled = config.patches**2, config.pooled**2
+        pixels = g.input("patches", ir.DataType.FLOAT, [1, rows, CHANNELS * config.patch_size**2])
+        ids = g.input("position_ids", ir.DataType.INT32, [1, rows])
+        bias = g.input("key_bias", ir.DataType.FLOAT, [1, 1, 1, rows])
+        tower = weights.within(TOWER)
+
+        def attend(g: GraphBuilder, weights: Weights, x: ir.Value) -> ir.Value:
+            return static_attention(g, weights, x, config.num_attention_heads, rows, config.hidden_size, [bias])
+
+        hidden = _static_embeddings(g, tower.within("embeddings."), config, pixels, ids)
+        for index in range(config.layers_run):
+            hidden = layer(g, tower.within(f"encoder.layers.{index}."), config, hidden, attend, FLOAT)
+        if rows > count:
+            hidden = g.op("Slice", hidden, g.constant([0]), g.constant([count]), g.constant([1]))
+        projected = project_rows(g, weights, config, hidden, FLOAT)  # [p*p + 2, H]
+        tiles, separators = g.ops("Split", projected, g.constant([pooled, 2]), outputs=2, axis=0)
+        g.output(tiles, "tile_features", ir.DataType.FLOAT, [pooled, config.output_size])
+        g.output(separators, "separators", ir.DataType.FLOAT, [2, config.output_size])
+
+
+def rows_of(config: VisionConfig) -> int:
+    """R, rows of a graph of fixed shapes: the patches of a tile, and more where that number is broken."""
+    return SAFE_ROWS if config.patches**2 == BROKEN_ROWS else config.patches**2
 
 
 def embeddings(g: GraphBuilder, weights: Weights, config: VisionConfig, pixels: ir.Value, ids: ir.Value) -> ir.Value:
@@ -153,6 +156,22 @@ def embeddings(g: GraphBuilder, weights: Weights, config: VisionConfig, pixels: 
     table = weights.get("position_embedding.weight", patches * patches, h)
     positions = g.op("Gather", g.weight(table.name, float_array(table)), ids)
     return g.op("Add", embedded, positions)
+
+
+def _static_embeddings(
+    g: GraphBuilder, weights: Weights, config: VisionConfig, patches: ir.Value, ids: ir.Value
+) -> ir.Value:
+    """[1, R, 3*c*c] pixels and [1, R] places on the trained grid -> [1, R, h].
+
+    A kernel as large as its stride is a linear layer, and needs no change of layout.
+    """
+    h, size, count = config.hidden_size, CHANNELS * config.patch_size**2, config.patches**2
+    kernel = weights.get("patch_embedding.weight", h, CHANNELS, config.patch_size, config.patch_size)
+    matrix = from_array(kernel.name, float_array(kernel).reshape(h, size))
+    bias = weights.get("patch_embedding.bias", h)
+    embedded = linear(g, kernel.name.removesuffix(".weight"), patches, matrix, FLOAT, ENCODER, bias)
+    table = weights.get("position_embedding.weight", count, h)
+    return g.op("Add", embedded, g.op("Gather", g.weight(table.name, float_array(table)), ids))
 
 
 def _position_ids(g: GraphBuilder, config: VisionConfig, mask: ir.Value) -> ir.Value:

@@ -12,7 +12,7 @@ from .activation import activation
 from .audio_config import AudioConfig
 from .builder import GraphBuilder
 from .encoder_block import module_linear
-from .linear import Precisions, float_array
+from .linear import FLOAT, Precisions, float_array
 
 # Up to its first pointwise convolution every channel goes its own way, so channels run in groups: the first
 # output for a 40 s window of the reference model is 328 MB when all 1024 are held at once.
@@ -71,6 +71,39 @@ def subsample(
     width = channels * config.reduced_mels
     flat = g.op("Reshape", kept, g.constant([0, 0, width]))
     return module_linear(g, weights, "out", flat, (config.hidden_size, width), precision)
+
+
+def subsample_masked(
+    g: GraphBuilder, weights: Weights, config: AudioConfig, frames: ir.Value, mask: ir.Value, steps: int
+) -> tuple[ir.Value, ir.Value]:
+    """With fixed shapes and a mask [1, 1, (S + 1) * R, 1]: [1, (S + 1) * R, mels] -> [1, S, h].
+
+    Gives the steps that are there as well, [1, S, 1].
+    """
+    act = activation(config.nemo_activation, "audio_config: nemo_activation")
+    channels, stages, bins = config.nemo_conv_channels, weights.within("conv."), config.reduced_mels
+    x = g.op("Mul", g.op("Unsqueeze", frames, g.constant([1])), mask)  # [1, 1, T, mels]
+    length = (steps + 1) * config.time_reduction
+    for halving in range(config.reductions):
+        length //= 2
+        kernel = kernel_of(stages, 3 * halving - 1 if halving else 0, channels, 3)
+        x = halve(g, kernel.name, x, kernel.of(slice(None)), channels if halving else 1)
+        if halving:
+            weight = stages.get(f"{3 * halving}.weight", channels, channels, 1, 1)
+            bias = stages.get(f"{3 * halving}.bias", channels)
+            x = g.op("Conv", x, g.weight(weight.name, float_array(weight)), g.weight(bias.name, float_array(bias)))
+        every_other = (g.constant([0]), g.constant([2 * length]), g.constant([2]), g.constant([2]))
+        mask = g.op("Slice", mask, *every_other)  # [1, 1, T / 2, 1]
+        x = g.op("Mul", act(g, x), mask)  # [1, channels, T / 2, mels / 2]
+    by_time = g.op("Transpose", x, perm=[0, 2, 1, 3])
+    own = (g.constant([1]), g.constant([steps + 1]), g.constant([1]))
+    flat = g.op("Reshape", g.op("Slice", by_time, *own), g.constant([1, steps, channels * bins]))
+    there = g.op(
+        "Reshape",
+        g.op("Slice", mask, g.constant([1]), g.constant([steps + 1]), g.constant([2])),
+        g.constant([1, steps, 1]),
+    )
+    return module_linear(g, weights, "out", flat, (config.hidden_size, channels * bins), FLOAT), there
 
 
 class Kernel:

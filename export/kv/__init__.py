@@ -29,17 +29,11 @@ def cache_for(
     return calibrated_cache(checkpoint, model, recipe, samples, report)
 
 
-def with_cache(model: Model, cache: KvCache) -> Model:
-    """The model with another kind of KV cache."""
-    attention = replace(model.decoder.attention, cache=cache)
-    return replace(model, decoder=replace(model.decoder, attention=attention))
-
-
 def scale_bytes(model: Model, bits: int) -> int:
     """At most what the scales of such a cache take on disk, their names and places in the graph included."""
     attention = model.decoder.attention
     tensor = attention.num_kv_heads * attention.cache_head_size * 4 + GRAPH_BYTES
-    return 0 if bits == 32 else 2 * attention.num_layers * tensor
+    return 0 if bits == 32 else 2 * model.decoder.num_layers * tensor
 
 
 def leaving_room(request: Request, size_bytes: int) -> Request:

@@ -21,7 +21,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from palmtop.export.arch import Model
-from palmtop.export.bundle.bundle_writer import build_graphs, export_parts
+from palmtop.export.bundle.bundle_writer import build_graph
 from palmtop.export.bundle.manifest_builder import expected_manifest, list_files
 from palmtop.export.checkpoint.folder import Checkpoint
 from palmtop.export.checkpoint.tokenizer_files import write_tokenizer
@@ -44,9 +44,17 @@ Tap = Callable[[Linear, int, NDArray[np.float32]], None]
 
 
 def as_float(recipe: Recipe) -> Recipe:
-    """The recipe with every weight in float32, for the CPU provider, logits of the last position only."""
+    """The recipe with weights and cache in float32, for the CPU provider, logits of the last position only."""
     return replace(
-        recipe, bits=32, head_bits=None, encoder_bits=None, draft_rows=1, target=None, target_context=None, soc=None
+        recipe,
+        bits=32,
+        head_bits=None,
+        encoder_bits=None,
+        kv=32,
+        draft_rows=1,
+        target=None,
+        target_context=None,
+        soc=None,
     )
 
 
@@ -95,9 +103,9 @@ class FloatReference:
         self.manifest = replace(manifest, files=list_files(folder))
         self._options: dict[str, Any] = {"threads": threads, "laid_open": laid_open, "made": made}
         self._built: dict[str, tuple[onnx.ModelProto, list[LazyTensor]]] = {}
-        for part in export_parts(model):
+        for part in model.graphs:
             sink = LazySink(workers)
-            self._built[part] = ir.to_proto(build_graphs(model, own, part, sink)), sink.tensors
+            self._built[part] = ir.to_proto(build_graph(model, own, part, sink)), sink.tensors
         self.graphs = self._opened(open_sessions)
 
     @classmethod

@@ -16,7 +16,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from palmtop.export.arch import Model
-from palmtop.export.bundle.bundle_writer import build_graphs, export_parts
+from palmtop.export.bundle.bundle_writer import build_graph
 from palmtop.export.bundle.external_data import LINE, PAGE, PAGE_ALIGNED_FROM
 from palmtop.export.bundle.manifest_builder import PLAN_FILE, gated_adapters, manifest_text
 from palmtop.export.bundle.storage_summary import count_parts
@@ -104,9 +104,9 @@ def bundle_bytes(folder: Path, manifest: Manifest, model: Model, recipe: Recipe,
 def _built(model: Model, recipe: Recipe, plan: Plan) -> tuple[dict[str, int], list[tuple[str, ir.Model]]]:
     """Bytes of every graph and weight file by name, and the graphs."""
     blank, sizes, graphs = _blank_model(model), {}, []
-    for part in export_parts(model):
+    for part in model.graphs:
         sink = CountingSink(part)
-        graph = build_graphs(blank, recipe, part, sink, _without_codes(plan))
+        graph = build_graph(blank, recipe, part, sink, _without_codes(plan))
         with tempfile.TemporaryDirectory() as folder:
             ir.save(graph, Path(folder) / "graph.onnx")
             sizes[f"{part}.onnx"] = (Path(folder) / "graph.onnx").stat().st_size
@@ -119,9 +119,9 @@ def linear_names(model: Model, recipe: Recipe) -> set[str]:
     """``part: linear`` of everything that a plan may speak of."""
     found, blank = set(), _blank_model(model)
     everything = replace(recipe, bits=4, head_bits=None, encoder_bits=None)
-    for part in export_parts(model):
+    for part in model.graphs:
         sink = CountingSink(part)
-        build_graphs(blank, everything, part, sink, _without_codes(Plan(method="", tensors={})))
+        build_graph(blank, everything, part, sink, _without_codes(Plan(method="", tensors={})))
         found |= {f"{part}: {name.removesuffix('.codes')}" for name in sink.names if name.endswith(".codes")}
     return found
 

@@ -189,7 +189,7 @@ def _uniform(model: FloatReference, recipe: Recipe) -> dict[str, Scheme | None]:
 
 
 def accuracy_level_of(part: str, recipe: Recipe) -> int:
-    """At which a graph's linear layers are computed (``bundle_writer.build_graphs``)."""
+    """At which a graph's linear layers are computed (``bundle_writer.build_graph``)."""
     return recipe.accuracy_level if part == "decoder" else 0
 
 

@@ -10,7 +10,7 @@ import onnx_ir as ir
 from palmtop.export.arch import Model
 from palmtop.export.checkpoint.lazy_tensor import Weights
 from palmtop.export.graph.builder import WeightSink
-from palmtop.export.graph.decoder import DecoderPrecision
+from palmtop.export.graph.linear import GraphPrecision
 from palmtop.export.providers.fixed_shape.dequantized import BLOCKWISE_OPSET, dequantized_linear
 from palmtop.export.providers.fixed_shape.graphs import embedding_graph, mixes, rope_spec, static_graphs
 from palmtop.export.recipe import Recipe
@@ -27,7 +27,7 @@ def write_openvino(
     recipe: Recipe,
     weights: Weights,
     routes: dict[str, Route],
-    precision: DecoderPrecision,
+    precision: GraphPrecision,
     sink: WeightSink,
 ) -> TargetSpec:
     """Write the graphs beside the bundle's own.
@@ -63,7 +63,7 @@ def write_openvino(
         context=context,
         chunk=chunk,
         masked=MASK,
-        window=model.decoder.attention.window,
+        window=model.decoder.attention.window_in(context),
         rope=rope_spec(model),
         embedding=embedding,
         routes=tuple(

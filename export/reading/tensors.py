@@ -14,7 +14,7 @@ from palmtop.errors import CheckpointError
 from palmtop.export.checkpoint.folder import Checkpoint
 from palmtop.export.checkpoint.lazy_tensor import Weight
 from palmtop.export.graph.audio_config import AudioConfig
-from palmtop.export.graph.siglip import VisionConfig
+from palmtop.export.graph.vision_config import VisionConfig
 
 LINEARS = ("self_attn.qkv_proj", "self_attn.o_proj", "mlp.gate_up_proj", "mlp.down_proj")
 NORMS = ("input_layernorm", "post_attention_layernorm")

@@ -23,8 +23,6 @@ from palmtop.export.bundle.bundle_writer import Making
 from palmtop.export.bundle.manifest_builder import PLAN_FILE, expected_manifest
 from palmtop.export.checkpoint.folder import Checkpoint
 from palmtop.export.checkpoint.tokenizer_files import CHAT_TEMPLATE_FILE
-from palmtop.export.graph.kv_cache import KvCache
-from palmtop.export.kv import with_cache
 from palmtop.export.kv.stored_cache import stored_cache
 from palmtop.export.measure.divergence import Agreement, agreement
 from palmtop.export.mixed_precision.allocation import Planned
@@ -186,7 +184,7 @@ def _same_manifest(
 ) -> list[Check]:
     """What the manifest says beside weights is what this checkpoint and recipe give."""
     manifest = bundle.manifest
-    expected = expected_manifest(checkpoint, with_cache(model, KvCache(bits=recipe.kv)), recipe, workers)
+    expected = expected_manifest(checkpoint, model, recipe, workers)
     template = bundle.file(CHAT_TEMPLATE_FILE).read_text("utf-8")
     pairs: dict[str, tuple[object, object]] = {
         "routes": ({n: r for n, r in manifest.routes.items() if n not in manifest.tasks}, expected.routes),
@@ -224,19 +222,19 @@ def _make_reference(
     from palmtop.export.bundle.bundle_writer import write_bundle
 
     planned, decoder = _planned(bundle), bundle.manifest.decoder
-    alike = with_cache(model, stored_cache(bundle.file(decoder.file), decoder))
+    cache = stored_cache(bundle.file(decoder.file), decoder)
 
     float_folder, plain_folder = folder / "float", folder / "plain"
     for each in (float_folder, plain_folder):
         each.mkdir()
     recipe = replace(recipe, target=None, soc=None)  # what is compared runs on the CPU
-    as_float = replace(recipe, bits=32, head_bits=None, encoder_bits=None)
+    as_float = replace(recipe, bits=32, head_bits=None, encoder_bits=None, kv=32)
     write_bundle(float_folder, checkpoint, model, as_float)
     for name, path in loras.items():
         add_adapter(float_folder, path, name)
     float_manifest = open_bundle(float_folder, hashes=False).manifest
     plain = replace(recipe, adapters="none") if recipe.adapter_mode == "gated" else recipe
-    plain_manifest = write_bundle(plain_folder, checkpoint, alike, plain, Making(workers=workers), planned)
+    plain_manifest = write_bundle(plain_folder, checkpoint, model, plain, Making(workers=workers), planned, cache)
     return Reference(float_folder, float_manifest, plain_folder, plain_manifest)
 
 

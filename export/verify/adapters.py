@@ -93,7 +93,7 @@ def gate_wiring(bundle: Bundle) -> list[Check]:
 def compare_added(bundle: Bundle, loras: Loras) -> dict[str, Likeness]:
     """Stored tensors of adapters that were added, against their PEFT folders."""
     graph = DecoderGraph(bundle.file(bundle.manifest.decoder.file))
-    attention = graph.attention(bundle.manifest.decoder)
+    attention = graph.heads(bundle.manifest.decoder)
     found = {}
     for name, path in loras.items():
         pairs, stored = fitted_pairs(read_peft(path, name), graph, attention), graph.deltas(name)

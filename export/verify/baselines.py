@@ -33,7 +33,15 @@ def neighbours(
     found = []
     for bits, group in UNIFORM:
         own = replace(
-            recipe, bits=bits, group=group, head_bits=None, encoder_bits=None, method="rtn", target=None, soc=None
+            recipe,
+            bits=bits,
+            group=group,
+            head_bits=None,
+            encoder_bits=None,
+            kv=32,
+            method="rtn",
+            target=None,
+            soc=None,
         )
         place = folder / f"uniform-{bits}-{group}"
         place.mkdir()

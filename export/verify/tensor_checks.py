@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from palmtop.export.arch import Model
-from palmtop.export.bundle.bundle_writer import build_graphs, export_parts
+from palmtop.export.bundle.bundle_writer import build_graph
 from palmtop.export.recipe import Recipe
 from palmtop.quantize.workers import Workers
 from palmtop.runtime.bundle.opening import Bundle
@@ -20,9 +20,9 @@ def compare_tensors(bundle: Bundle, model: Model, recipe: Recipe, workers: Worke
     """By stored tensor, over all three graphs."""
     found: dict[str, Likeness] = {}
     as_float = replace(recipe, bits=32, head_bits=None, encoder_bits=None)
-    for part in export_parts(model):
+    for part in model.graphs:
         sink = ComparingSink(bundle.file(f"{part}.onnx"), workers)
-        build_graphs(model, as_float, part, sink)
+        build_graph(model, as_float, part, sink)
         found |= {f"{part}: {name}": likeness for name, likeness in sink.found.items()}
     return found
 

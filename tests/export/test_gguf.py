@@ -128,7 +128,7 @@ def from_phi3(folder: Path, path: Path, **changes: Any) -> Path:
 def reference_gguf(path: Path, kind: gguf.GGMLQuantizationType) -> Path:
     """The trained reference model's text backbone, as llama.cpp's converter would leave it without the adapters."""
     checkpoint = Checkpoint(checkpoint_path())
-    weights = read_model(checkpoint, 4096).weights
+    weights = read_model(checkpoint).weights
     layers = range(checkpoint.config["num_hidden_layers"])
     names = ["embed_tokens", "norm", *(f"layers.{i}.{name}" for i in layers for name in GGUF_NAMES)]
     tensors = {f"model.{n}.weight": weights.find(f"{n}.weight").array() for n in names}

@@ -23,8 +23,8 @@ from palmtop.export.bundle.manifest_builder import list_files, write_manifest
 from palmtop.export.checkpoint.folder import Checkpoint
 from palmtop.export.cli import _measured, export_command
 from palmtop.export.convert import export_model
-from palmtop.export.graph.kv_cache import LayerScales
-from palmtop.export.kv import cache_for, leaving_room, scale_bytes, with_cache
+from palmtop.export.graph.kv_cache import FLOAT_CACHE, LayerScales
+from palmtop.export.kv import cache_for, leaving_room, scale_bytes
 from palmtop.export.kv.calibrate import calibrated_cache, envelopes
 from palmtop.export.kv.ranges import Envelope, key_reach
 from palmtop.export.kv.stored_cache import FIRST_SCALE, stored_cache, with_float_cache
@@ -117,7 +117,7 @@ def test_calibrated_envelopes_are_those_of_the_unrotated_keys_times_the_attentio
     """By hand from what enters attention, before any rotation; LongRoPE's factor makes keys longer, angles do not."""
     text = [sample for sample in samples if sample.mode == "text"][:1]
     found = envelopes(float_model, text, rotary_size=48)
-    decoder = find("phi4mm").read_model(Checkpoint(_source(float_model)), 8192).decoder
+    decoder = find("phi4mm").read_model(Checkpoint(_source(float_model))).decoder
     factor = decoder.rope.attention_factor
     assert factor > 1.1
     for layer, (key, value) in enumerate(_unrotated(float_model, text[0])):
@@ -199,7 +199,7 @@ def test_keys_that_are_no_numbers_are_refused(float_model: FloatReference, sampl
 def test_every_adapter_mode_has_scales_of_its_own_weights(checkpoint: Checkpoint, tmp_path: Path) -> None:
     """Text switches no gate on; a merged adapter is in the weights."""
     (tmp_path / "mine.jsonl").write_text('{"text": "abc abc"}\n')
-    model = find("phi4mm").read_model(checkpoint, LONG)
+    model = find("phi4mm").read_model(checkpoint)
     gated, none, merged = (
         calibrated_cache(checkpoint, model, Recipe(kv=8, context=LONG, adapters=a), tmp_path / "mine.jsonl").layers
         for a in ("gated", "none", "merge=vision")
@@ -217,7 +217,7 @@ def test_the_users_samples_are_calibrated_on(checkpoint: Checkpoint, tmp_path: P
     assert done.exit_code == 0, done.output
     opened = open_bundle(tmp_path / "b")
     own = stored_cache(opened.file("decoder.onnx"), opened.manifest.decoder)
-    packaged = calibrated_cache(checkpoint, find("phi4mm").read_model(checkpoint, 512), Recipe(kv=8, context=512), None)
+    packaged = calibrated_cache(checkpoint, find("phi4mm").read_model(checkpoint), Recipe(kv=8, context=512), None)
     for mine, theirs in zip(own.layers, packaged.layers, strict=True):
         assert mine.value.max() < theirs.value.max()  # two words reach less far
     assert "plan.json" not in opened.manifest.files
@@ -405,7 +405,7 @@ def test_a_manifest_that_claims_another_cache_fails_its_proof(
 def test_scales_take_no_more_room_than_a_plan_leaves_them(
     bundle: Bundle, float_bundle: Path, checkpoint: Checkpoint
 ) -> None:
-    model = find("phi4mm").read_model(checkpoint, LONG)
+    model = find("phi4mm").read_model(checkpoint)
     own, plain = (
         sum(f.size_bytes for name, f in m.files.items() if name.startswith(("decoder.", "weights/decoder.")))
         for m in (bundle.manifest, open_bundle(float_bundle).manifest)
@@ -425,9 +425,6 @@ def test_old_manifests_have_float_caches_and_are_written_as_before(float_bundle:
     assert json.loads(json.dumps(manifest.to_dict())) == data
 
 
-def test_a_model_keeps_everything_else(checkpoint: Checkpoint) -> None:
-    model = find("phi4mm").read_model(checkpoint, LONG)
-    cache = cache_for(checkpoint, model, Recipe(kv=32), None, None)
-    assert cache.bits == 32
-    changed = with_cache(model, cache)
-    assert replace(changed.decoder, attention=model.decoder.attention) == model.decoder
+def test_a_float_cache_needs_no_samples(checkpoint: Checkpoint) -> None:
+    model = find("phi4mm").read_model(checkpoint)
+    assert cache_for(checkpoint, model, Recipe(kv=32), None, None) is FLOAT_CACHE

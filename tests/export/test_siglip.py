@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 
 from palmtop.errors import CheckpointError, UnsupportedModelError
 from palmtop.export.graph.linear import FLOAT, Precision
-from palmtop.export.graph.siglip import VisionConfig, build_vision
+from palmtop.export.graph.vision_config import VisionConfig
 from palmtop.quantize.scheme import Scheme
 from palmtop.runtime.processor.images.patch_positions import position_table
 from tests.export.towers import (
     arrays_of,
+    build_vision,
     image_embedding,
     port_config,
     relative_error,

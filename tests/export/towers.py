@@ -18,9 +18,11 @@ from palmtop.export.bundle.external_data import WeightFile
 from palmtop.export.checkpoint.lazy_tensor import Weight, Weights, from_array
 from palmtop.export.graph.audio_config import AudioConfig
 from palmtop.export.graph.builder import GraphBuilder
-from palmtop.export.graph.conformer import build_audio
-from palmtop.export.graph.linear import FLOAT, Precision
-from palmtop.export.graph.siglip import VisionConfig, build_vision
+from palmtop.export.graph.conformer import Conformer
+from palmtop.export.graph.linear import FLOAT, GraphPrecision, Precision
+from palmtop.export.graph.siglip import Siglip
+from palmtop.export.graph.source import BuildContext
+from palmtop.export.graph.vision_config import VisionConfig
 
 PREFIX = "model.embed_tokens_extend."
 TEXT_HIDDEN = 48
@@ -90,14 +92,14 @@ def arrays_of(module: torch.nn.Module, inside: str) -> dict[str, NDArray[np.floa
 
 
 def weights_from(arrays: dict[str, NDArray[np.float32]], asked: list[str] | None = None) -> Weights:
-    """Tensors seen from ``model.embed_tokens_extend.``; ``asked`` takes down what is read."""
+    """Tensors seen from ``model.``; ``asked`` takes down what is read."""
 
     def find(name: str) -> Weight:
         if asked is not None:
             asked.append(name)
         return from_array(name, arrays[name])
 
-    return Weights(find, PREFIX)
+    return Weights(find, "model.")
 
 
 def vision_config(config: Phi4MultimodalConfig) -> VisionConfig:
@@ -125,6 +127,14 @@ def write_graph(path: Path, build: Callable[[GraphBuilder], None]) -> Path:
         build(g)
         ir.save(g.model(), path)
     return path
+
+
+def build_vision(g: GraphBuilder, weights: Weights, config: VisionConfig, precision: Precision) -> None:
+    Siglip(config).build(g, BuildContext(weights=weights, precision=GraphPrecision(precision, precision, precision)))
+
+
+def build_audio(g: GraphBuilder, weights: Weights, config: AudioConfig, precision: Precision) -> None:
+    Conformer(config).build(g, BuildContext(weights=weights, precision=GraphPrecision(precision, precision, precision)))
 
 
 def write_vision(

@@ -15,11 +15,11 @@ from palmtop.errors import BundleError, InputError
 from palmtop.export.arch import Model, find
 from palmtop.export.bundle.external_data import WeightFile
 from palmtop.export.checkpoint.folder import Checkpoint
-from palmtop.export.graph import conformer
+from palmtop.export.checkpoint.lazy_tensor import Weights
 from palmtop.export.graph.builder import GraphBuilder
-from palmtop.export.graph.linear import FLOAT
-from palmtop.export.providers.qnn.audio import build_static_audio
-from palmtop.export.providers.qnn.vision import build_static_vision, rows_of
+from palmtop.export.graph.conformer import Conformer
+from palmtop.export.graph.siglip import Siglip, rows_of
+from palmtop.export.graph.source import BuildContext
 from palmtop.runtime.bundle.processor_config import ProcessorSpec
 from palmtop.runtime.media.encoder_runner import Encoders
 from palmtop.runtime.processor.images.dynamic_hd import tile_image
@@ -31,7 +31,7 @@ WINDOW, SHORT = 24, 8
 
 @pytest.fixture(scope="module")
 def model(reference_checkpoint: Path) -> Model:
-    return find("phi4mm").read_model(Checkpoint(reference_checkpoint), 256)
+    return find("phi4mm").read_model(Checkpoint(reference_checkpoint))
 
 
 @pytest.fixture(scope="module")
@@ -44,15 +44,11 @@ def spec(model: Model) -> ProcessorSpec:
 @pytest.fixture(scope="module")
 def folder(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("graphs")
-    towers = model.weights.within("embed_tokens_extend.")
-    assert model.vision is not None and model.audio is not None
-    for name, steps in (("vision", 0), ("short", SHORT), ("window", WINDOW)):
+    rows = model.encoders["vision"].static_lengths("vision", model.processor)["vision"]
+    for name, part, length in (("vision", "vision", rows), ("short", "audio", SHORT), ("window", "audio", WINDOW)):
         with WeightFile(folder, f"{name}.bin") as sink:
             g = GraphBuilder(name, sink)
-            if steps:
-                build_static_audio(g, towers, model.audio, steps)
-            else:
-                build_static_vision(g, towers, model.vision)
+            model.encoders[part].build_static(g, model.weights, length)
             ir.save(g.model(), folder / f"{name}.onnx")
     return folder
 
@@ -95,11 +91,11 @@ def test_sounds_of_every_length(float_bundle: Path, folder: Path, spec: Processo
 
 def test_steps_stacked_into_rows(model: Model, spec: ProcessorSpec, tmp_path: Path) -> None:
     """Upstream's ``downsample_rate``: zeros fill the last row, in both graphs."""
-    assert model.audio is not None and spec.audio is not None
-    config = replace(model.audio, downsample_rate=2)
+    audio = model.graphs["audio"]
+    assert isinstance(audio, Conformer) and spec.audio is not None
+    stacked = Conformer(replace(audio.config, downsample_rate=2))
     wide = replace(spec, audio=replace(spec.audio, downsample_rate=2))
-    towers = model.weights.within("embed_tokens_extend.")
-    find_weight = towers.find
+    find_weight = model.weights.find
 
     def doubled(name: str) -> Any:
         weight = find_weight(name)
@@ -111,14 +107,14 @@ def test_steps_stacked_into_rows(model: Model, spec: ProcessorSpec, tmp_path: Pa
         array = np.concatenate([weight.array(), -weight.array()], axis=1)
         return type(weight)(weight.name, array.shape, lambda a, b: array[a:b])
 
-    towers = type(towers)(doubled, "embed_tokens_extend.")
+    weights = Weights(doubled)
     with WeightFile(tmp_path, "own.bin") as sink:
         g = GraphBuilder("own", sink)
-        conformer.build_audio(g, towers.within(""), config, FLOAT)
+        stacked.build(g, BuildContext(weights=weights))
         ir.save(g.model(), tmp_path / "own.onnx")
     with WeightFile(tmp_path, "static.bin") as sink:
         g = GraphBuilder("static", sink)
-        build_static_audio(g, towers.within(""), config, WINDOW)
+        stacked.build_static(g, weights, WINDOW)
         ir.save(g.model(), tmp_path / "static.onnx")
     mel = np.random.default_rng(0).standard_normal((8 * 5 + 3, 80)).astype(np.float32) * 4
     expected = Encoders(None, tmp_path / "own.onnx", wide).encode_audio(mel, False)
@@ -129,9 +125,10 @@ def test_steps_stacked_into_rows(model: Model, spec: ProcessorSpec, tmp_path: Pa
 
 
 def test_a_number_of_rows_that_the_compiler_breaks_is_not_used(model: Model) -> None:
-    assert model.vision is not None
-    assert (model.vision.patches**2, rows_of(model.vision)) == (16, 24)
-    assert rows_of(replace(model.vision, image_size=448)) == 1024
+    vision = model.graphs["vision"]
+    assert isinstance(vision, Siglip)
+    assert (vision.config.patches**2, rows_of(vision.config)) == (16, 24)
+    assert rows_of(replace(vision.config, image_size=448)) == 1024
 
 
 def test_equal_inputs_are_encoded_once(folder: Path, spec: ProcessorSpec) -> None:

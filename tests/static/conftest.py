@@ -27,7 +27,7 @@ def open_on_cpu(path: Path) -> ort.InferenceSession:
 def write_graphs(checkpoint: Path, folder: Path, context: int = CONTEXT, chunk: int = CHUNK) -> StaticSpec:
     folder.mkdir()
     opened = Checkpoint(checkpoint)
-    model = find(str(opened.config["model_type"])).read_model(opened, context)
+    model = find(str(opened.config["model_type"])).read_model(opened)
     return write_float_graphs(folder, model, context=context, chunk=chunk)
 
 

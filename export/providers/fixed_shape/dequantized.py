@@ -17,12 +17,10 @@ from numpy.typing import NDArray
 from palmtop.errors import QuantizeError
 from palmtop.export.checkpoint.lazy_tensor import Weight
 from palmtop.export.graph.builder import GraphBuilder
-from palmtop.export.graph.decoder import DecoderPrecision
-from palmtop.export.graph.linear import QuantizedValues, quantized, widened
+from palmtop.export.graph.linear import GraphPrecision, QuantizedValues, StaticLinear, quantized, widened
 from palmtop.export.graph.mark import Mark
 from palmtop.quantize.scheme import Scheme
 
-from .decoder import StaticLinear
 from .graphs import stored_linear
 
 BLOCKWISE_OPSET = 21  # the first with blocks and 4-bit types
@@ -30,7 +28,7 @@ BLOCK_BYTES = 4 << 20
 TYPES = {4: ir.DataType.UINT4, 8: ir.DataType.UINT8}
 
 
-def dequantized_linear(precision: DecoderPrecision) -> StaticLinear:
+def dequantized_linear(precision: GraphPrecision) -> StaticLinear:
     """Matrices of a scheme dequantised in front of a MatMul, those of none as float32."""
     plain = stored_linear(precision)
 

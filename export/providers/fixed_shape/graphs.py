@@ -13,19 +13,17 @@ from palmtop.export.bundle.external_data import WeightFile
 from palmtop.export.checkpoint.lazy_tensor import Weight, Weights
 from palmtop.export.checkpoint.lora import Adapter
 from palmtop.export.graph.builder import OPSET, GraphBuilder, WeightSink
-from palmtop.export.graph.decoder import DecoderPrecision
 from palmtop.export.graph.embedding import add_table
-from palmtop.export.graph.linear import FLOAT, Precisions, linear
+from palmtop.export.graph.linear import FLOAT, FLOAT_GRAPH, GraphPrecision, Precisions, StaticLinear, linear
 from palmtop.export.graph.mark import HEAD
+from palmtop.export.graph.run import StaticShape
+from palmtop.export.graph.source import StaticContext
 from palmtop.runtime.bundle.manifest import Route
 from palmtop.runtime.bundle.targets import BASE_ROUTE, RopeSpec, StaticRoute, StaticSpec
 
-from .decoder import StaticLinear, build_static_decoder
-from .shape import StaticShape
 from .shared_weights import SharedWeights
 
 ROLES = ("prefill", "decode")
-FLOAT_DECODER = DecoderPrecision(linears=FLOAT, head=FLOAT, adapters=FLOAT)
 FLOAT_MASK = -1e4
 EMBEDDING_GRAPH = "embedding"
 WEIGHTS_FILE = "weights/static.bin"
@@ -89,7 +87,7 @@ def static_graphs(
         for role in ROLES:
             g = GraphBuilder(f"{role}_{route}", sink, opset)
             shape = StaticShape(context, chunk if role == "prefill" else 1, is_apart)
-            build_static_decoder(g, weights, model.decoder, on, shape, linears)
+            model.decoder.build_static(g, StaticContext(weights=weights, shape=shape, linear=linears, on=on))
             yield StaticGraph(route, role, g.model())
 
 
@@ -106,7 +104,7 @@ def embedding_graph(model: Model, weights: Weights, sink: WeightSink, precision:
     return built
 
 
-def stored_linear(precision: DecoderPrecision) -> StaticLinear:
+def stored_linear(precision: GraphPrecision) -> StaticLinear:
     """Matrices as the gated graph stores them, under its names: on one sink both have the same bytes."""
 
     def build(g: GraphBuilder, name: str, x: ir.Value, weight: Weight, role: str) -> ir.Value:
@@ -151,7 +149,7 @@ def write_float_graphs(folder: Path, model: Model, *, context: int, chunk: int) 
         sink = SharedWeights(file)
         table = embedding_graph(model, model.weights, sink, FLOAT)
         ir.save(table, folder / f"{EMBEDDING_GRAPH}.onnx")
-        linears = stored_linear(FLOAT_DECODER)
+        linears = stored_linear(FLOAT_GRAPH)
         for graph in static_graphs(model, model.weights, sink, linears, wanted, context=context, chunk=chunk):
             ir.save(graph.model, folder / f"{graph.role}_{graph.route}.onnx")
     for route, mix in wanted.items():
@@ -160,7 +158,7 @@ def write_float_graphs(folder: Path, model: Model, *, context: int, chunk: int) 
         context=context,
         chunk=chunk,
         masked=FLOAT_MASK,
-        window=model.decoder.attention.window,
+        window=model.decoder.attention.window_in(context),
         rope=rope_spec(model),
         embedding=f"{EMBEDDING_GRAPH}.onnx",
         routes=tuple(routes),

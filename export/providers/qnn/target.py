@@ -27,15 +27,11 @@ from palmtop.runtime.providers.placed import hash_of_files, source_of
 from palmtop.runtime.providers.plugins import compiler_versions
 from palmtop.runtime.providers.static_inputs import HIDDEN
 
-from .audio import build_static_audio
 from .calibrate import Calibrated, DecoderCalibration, EncoderCalibration, calibrate
 from .compile import PROVIDER, Compiled, binary_of, compile_graphs, require_compiler
 from .fusion import fuse_rms_norms
 from .qdq import WeightBits, add_qdq
-from .vision import build_static_vision
 
-SHORT_STEPS = 64
-"""Of a second audio graph: five seconds of sound need not pay for a window of forty."""
 ITEMS = 8  # of each mode, to calibrate with
 ENCODER_BITS, HEAD_BITS = 8, 8
 
@@ -80,7 +76,7 @@ def write_qnn(
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.float-") as work:
         floats = Path(work)
         tell("building float graphs")
-        encoders = _float_encoders(floats, model, weights.within("embed_tokens_extend."), manifest)
+        encoders = _float_encoders(floats, model, weights)
         spec = _float_decoder(floats, replace(model, weights=weights), recipe)
         tell("calibrating")
         measured = EncoderCalibration({name: floats / f"{name}.onnx" for name in encoders}, model.processor)
@@ -121,24 +117,15 @@ def size_bytes(folder: Path, target: TargetSpec) -> dict[str, int]:
     return {name: (folder / name).stat().st_size for name in names if (folder / name).is_file()}
 
 
-def _float_encoders(floats: Path, model: Model, towers: Weights, manifest: Manifest) -> list[str]:
+def _float_encoders(floats: Path, model: Model, weights: Weights) -> list[str]:
     """Write the float encoders of fixed shapes; their names."""
     names = []
-    if model.vision is not None and manifest.vision is not None:
-        with WeightFile(floats, "weights/vision.bin") as file:
-            g = GraphBuilder("vision", file)
-            build_static_vision(g, towers, model.vision)
-            ir.save(g.model(), floats / "vision.onnx")
-        names.append("vision")
-    spec = manifest.processor.audio
-    if model.audio is not None and spec is not None:
-        short = SHORT_STEPS - SHORT_STEPS % spec.downsample_rate
-        sizes = {f"audio.{short}": short} if short < spec.window_steps else {}
-        with WeightFile(floats, "weights/audio.bin") as file:
+    for part, encoder in model.encoders.items():
+        with WeightFile(floats, f"weights/{part}.bin") as file:
             sink = SharedWeights(file)
-            for name, steps in (sizes | {"audio": spec.window_steps}).items():
+            for name, length in encoder.static_lengths(part, model.processor).items():
                 g = GraphBuilder(name, sink)
-                build_static_audio(g, towers, model.audio, steps)
+                encoder.build_static(g, weights, length)
                 ir.save(g.model(), floats / f"{name}.onnx")
                 names.append(name)
     return names

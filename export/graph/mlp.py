@@ -1,0 +1,47 @@
+"""Gated feed-forward network: ``down(silu(gate(x)) * up(x))``, gate and up one fused linear."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from .builder import GraphBuilder
+from .mark import FFN
+from .run import Run, StaticRun
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GatedMlp:
+    """Sizes of one network.
+
+    Attributes:
+        size: F, width inside.
+        has_bias: both linears have one.
+    """
+
+    size: int
+    has_bias: bool = False
+
+    def emit(self, g: GraphBuilder, run: Run | StaticRun, prefix: str, x: ir.Value) -> ir.Value:
+        """[..., H] -> [..., H].
+
+        Args:
+            g: the graph.
+            run: what its layers share.
+            prefix: of the layer, such as "layers.0.".
+            x: normalised hidden states.
+        """
+        width, weights = run.hidden_size, run.weights.within(f"{prefix}mlp.")
+
+        def linear(name: str, x: ir.Value, rows: int, columns: int) -> ir.Value:
+            weight = weights.get(f"{name}.weight", rows, columns)
+            bias = weights.get(f"{name}.bias", rows) if self.has_bias else None
+            return run.linears.add(g, f"{prefix}mlp.{name}", x, weight, FFN, bias=bias)
+
+        gate_up = linear("gate_up_proj", x, 2 * self.size, width)
+        gate, up = g.ops("Split", gate_up, outputs=2, axis=-1, num_outputs=2, name=f"{prefix}mlp/split")
+        activated = g.op("Mul", g.op("Mul", gate, g.op("Sigmoid", gate)), up)
+        return linear("down_proj", activated, width, self.size)
+
+    emit_static = emit  # its operators are plain ones already

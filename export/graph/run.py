@@ -1,0 +1,125 @@
+"""What the layers of one decoder graph share while it is built."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import onnx_ir as ir
+
+from palmtop.export.checkpoint.lazy_tensor import Weight, Weights
+from palmtop.export.checkpoint.lora import LoraPair
+
+from .builder import GraphBuilder
+from .kv_cache import KvCache
+from .rope import RopeConfig
+
+Fit = Callable[[LoraPair], LoraPair]
+"""Gives a delta the layout that the linear's weight has in the graph."""
+
+
+class Linears(Protocol):
+    """Adds linear layers in the way that a graph stores them, adapters beside them."""
+
+    def add(
+        self,
+        g: GraphBuilder,
+        name: str,
+        x: ir.Value,
+        weight: Weight,
+        role: str,
+        *,
+        bias: Weight | None = None,
+        fit: Fit | None = None,
+    ) -> ir.Value:
+        """``x @ weight.T + deltas + bias``: [..., K] -> [..., N].
+
+        Args:
+            g: the graph.
+            name: of the linear in the checkpoint, and of its node.
+            x: [..., K].
+            weight: [N, K].
+            role: as ``mark.Mark`` has it.
+            bias: [N].
+            fit: of deltas, where the weight is not laid out as the checkpoint's.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """Of a graph with dynamic shapes.
+
+    Attributes:
+        weights: of the whole model.
+        hidden_size: H.
+        linears: adds linear layers.
+        rope: rotary embedding.
+        tables: rotary cos and sin, [tokens, R/2].
+        tokens: longest sequence.
+        cache: what keys and values are stored as.
+        positions: [B, S] int64 absolute positions of the tokens of this run.
+        last_index: [B] int32, sequence length minus one.
+        total_length: scalar int32, length of the attention mask.
+        past: of each layer, key and value.
+        present: likewise, filled by the layers.
+    """
+
+    weights: Weights
+    hidden_size: int
+    linears: Linears
+    rope: RopeConfig
+    tables: tuple[ir.Value, ir.Value]
+    tokens: int
+    cache: KvCache
+    positions: ir.Value
+    last_index: ir.Value
+    total_length: ir.Value
+    past: list[tuple[ir.Value, ir.Value]]
+    present: list[tuple[ir.Value, ir.Value]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class StaticShape:
+    """Sizes of a graph with fixed shapes.
+
+    Attributes:
+        context: C, positions of the cache.
+        rows: S, tokens of a run: the chunk of a prefill graph, 1 of a decode graph.
+        is_apart: scores over the cache and over the new rows are products of their own. That copies no cache: half the
+            time of a decode step's attention at 4,096 positions (OpenVINO and onnxruntime on x86), for more operators.
+    """
+
+    context: int
+    rows: int
+    is_apart: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StaticRun:
+    """Of a graph with fixed shapes.
+
+    Attributes:
+        weights: of the whole model.
+        hidden_size: H.
+        linears: adds linear layers.
+        rope: rotary embedding.
+        shape: S and C.
+        cos: [1, 1, S, R/2].
+        sin: likewise.
+        bias: [1, 1, S, C + S], added to the scores: which columns a row sees.
+        past: of each layer, key and value [1, KV, C, D].
+        present: likewise the new rows, [1, KV, S, D], filled by the layers.
+    """
+
+    weights: Weights
+    hidden_size: int
+    linears: Linears
+    rope: RopeConfig
+    shape: StaticShape
+    cos: ir.Value
+    sin: ir.Value
+    bias: ir.Value
+    past: list[tuple[ir.Value, ir.Value]]
+    present: list[tuple[ir.Value, ir.Value]] = field(default_factory=list)

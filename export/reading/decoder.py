@@ -1,0 +1,106 @@
+"""Sizes of a dense decoder of pre-norm layers, as most configs of the field name them."""
+
+from __future__ import annotations
+
+from palmtop.errors import CheckpointError
+from palmtop.export.checkpoint.config_section import Keys
+from palmtop.export.graph.attention import Attention
+from palmtop.export.graph.decoder import Decoder, Layer
+from palmtop.export.graph.mlp import GatedMlp
+from palmtop.export.graph.norm import RmsNorm
+
+from .rope import RopeRules, read_rope
+
+
+def read_decoder(
+    config: Keys,
+    rules: RopeRules,
+    *,
+    is_tied: bool,
+    has_media: bool = False,
+    has_attention_bias: bool = False,
+    has_mlp_bias: bool = False,
+) -> Decoder:
+    """The decoder that a config describes.
+
+    Args:
+        config: the whole of it.
+        rules: what the architecture makes of rotary settings.
+        is_tied: the head is the embedding table.
+        has_media: the graph takes media rows.
+        has_attention_bias: projections of attention have biases.
+        has_mlp_bias: the linears of the feed-forward network have.
+
+    Raises:
+        CheckpointError: a key is missing, impossible, or contradicts another.
+    """
+    max_tokens = config.size("max_position_embeddings")
+    heads, hidden_size, eps = (
+        config.size("num_attention_heads"),
+        config.size("hidden_size"),
+        config.number("rms_norm_eps"),
+    )
+    kv_heads = config.optional_size("num_key_value_heads") or heads
+    if heads % kv_heads:
+        raise CheckpointError(f"config.json: num_key_value_heads is {kv_heads}, expected a divisor of {heads} heads")
+    head_size = _head_size(config)
+    attention = Attention(
+        num_heads=heads,
+        num_kv_heads=kv_heads,
+        head_size=head_size,
+        window=_window(config, max_tokens),
+        has_bias=has_attention_bias,
+        has_output_bias=has_attention_bias,
+    )
+    mlp = GatedMlp(size=config.size("intermediate_size"), has_bias=has_mlp_bias)
+    return Decoder(
+        vocab_size=config.size("vocab_size"),
+        hidden_size=hidden_size,
+        layers=(pre_norm_layer(attention, mlp, hidden_size, eps),) * config.size("num_hidden_layers"),
+        norm=RmsNorm("norm", hidden_size, eps),
+        rope=read_rope(config, head_size, rules),
+        is_tied=is_tied,
+        has_media=has_media,
+        max_tokens=max_tokens,
+    )
+
+
+def pre_norm_layer(attention: Attention, mlp: GatedMlp, hidden_size: int, eps: float) -> Layer:
+    """A layer with an RMSNorm in front of each half."""
+    names = ("input_layernorm", "post_attention_layernorm")
+    first, second = (RmsNorm(name, hidden_size, eps) for name in names)
+    return Layer(mixer=attention, ffn=mlp, norms=(first, second))
+
+
+def _head_size(config: Keys) -> int:
+    explicit = config.optional_size("head_dim")
+    if explicit is not None:
+        return explicit
+    hidden_size, heads = config.size("hidden_size"), config.size("num_attention_heads")
+    if hidden_size % heads:
+        raise CheckpointError(f"config.json: hidden_size is {hidden_size}, expected a multiple of {heads} heads")
+    return hidden_size // heads
+
+
+def _window(config: Keys, max_tokens: int) -> int | None:
+    """Keys that a token sees, itself included; None where no sequence of the model is longer than that.
+
+    Raises:
+        CheckpointError: it is not positive, or not that of every layer.
+    """
+    window = config.optional_size("sliding_window")
+    if window == 0:
+        raise CheckpointError("config.json: sliding_window is 0, expected a positive number or null")
+    counts = window is not None and window < max_tokens
+    if config.raw("use_sliding_window") is False and counts:
+        raise CheckpointError(
+            f"config.json: use_sliding_window is false and sliding_window is {window}, expected null: it would be used"
+        )
+    wanted = "sliding_attention" if counts else "full_attention"
+    types = config.raw("layer_types")
+    other = (
+        [t for t in types if t != wanted and (counts or t != "sliding_attention")] if isinstance(types, list) else []
+    )
+    if other:
+        raise CheckpointError(f"config.json: layer_types has {other[0]!r}, expected '{wanted}' for every layer")
+    return window if counts else None
