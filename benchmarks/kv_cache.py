@@ -33,7 +33,7 @@ from palmtop.export.mixed_precision.budget import Request
 from palmtop.export.recipe import Recipe
 from palmtop.export.verify.kv_loss import CacheLoss, cache_loss
 from palmtop.runtime.bundle.opening import open_bundle
-from palmtop.runtime.decoding.cached_sequence import Passage
+from palmtop.runtime.decoding.cached_sequence import TokenSequence
 from palmtop.runtime.memory.plan import kv_bytes_per_token, largest_context, plan_memory
 from palmtop.runtime.reference import checkpoint_path
 
@@ -78,7 +78,7 @@ def measure_one(bundle: Path, tokens: int, steps: int, threads: int) -> dict[str
         gates = np.zeros(len(session.manifest.adapters), np.float32)
 
         def read(stop: int) -> None:
-            track.bring_to(Passage(ids[:stop], np.zeros(stop, np.int64), ()), gates, lambda: False)
+            track.prefill(TokenSequence(ids[:stop], np.zeros(stop, np.int64), ()), gates, lambda: False)
 
         read(LEAST_CHUNK)
         before, wall, cpu = memory_of()["VmRSS"], time.perf_counter(), time.process_time()

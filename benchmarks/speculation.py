@@ -32,7 +32,7 @@ from benchmarks.tables import machine, put_between
 from palmtop.export.convert import export_model
 from palmtop.export.recipe import DRAFT_ROWS, Recipe
 from palmtop.runtime.decoding.generation_options import GenerationOptions
-from palmtop.runtime.decoding.prompt_lookup import Drafter, EveryGuess, MeasuredPace, Pace
+from palmtop.runtime.decoding.prompt_lookup import EveryGuess, MeasuredPace, Pace, PromptLookup
 from palmtop.runtime.reference import checkpoint_path
 from palmtop.runtime.reference.heldout import held_out_items
 from palmtop.runtime.session import Session
@@ -151,7 +151,7 @@ def replayed(answers: Sequence[Answered], costs: Costs, pace: Pace | None) -> tu
     seconds, drafted, accepted = 0.0, 0, 0
     for answer in answers:
         text, place = [*answer.prompt, *answer.ids], len(answer.prompt)
-        drafter = None if pace is None else Drafter(pace, ())
+        drafter = None if pace is None else PromptLookup(pace, ())
         while place < len(text) - 1:
             most = min(DRAFT_ROWS - 1, len(text) - place - 2)
             draft = [] if drafter is None else drafter.draft(np.array(text[: place + 1], np.int32), most)

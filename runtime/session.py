@@ -26,10 +26,10 @@ from palmtop.runtime.chat.reply import Reply
 from palmtop.runtime.chat.routing import Wanted
 from palmtop.runtime.chat.stream import Answer
 from palmtop.runtime.chat.tools import Tool
-from palmtop.runtime.decoding.cached_sequence import Track
+from palmtop.runtime.decoding.cached_sequence import CachedSequence
 from palmtop.runtime.decoding.genai_decoder import GenaiDecoder, decoder_inputs, native_errors
 from palmtop.runtime.decoding.generation_options import GenerationOptions
-from palmtop.runtime.decoding.guided_decoding import Guides
+from palmtop.runtime.decoding.guided_decoding import GuidedDecoders
 from palmtop.runtime.media.conversation_media import FeatureSource, MediaReader
 from palmtop.runtime.media.encoder_runner import Encoders, open_session
 from palmtop.runtime.memory.machine import available_memory
@@ -80,7 +80,7 @@ class Session:
         self.placed = placed
         if placed is not None:
             self._encoders = placed.encoders(self._encoders, keep=options.keep_encoders)
-        self._guides = Guides(
+        self._guides = GuidedDecoders(
             bundle.file("tokenizer.json"), self.manifest.decoder.vocab_size, self.manifest.processor.text.eos_ids
         )
         self._model: Any = static  # None once the session is closed
@@ -109,7 +109,7 @@ class Session:
         Raises:
             InputError: tools of another shape, or the bundle's chat template does not show them to the model.
         """
-        track = Track(
+        track = CachedSequence(
             self._open_decoder,
             context=self.context,
             original_context=self.manifest.decoder.original_context,

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Generator
 from typing import Any
 
-from palmtop.runtime.decoding.cancellation import Interruption
+from palmtop.runtime.decoding.cancellation import Cancellation
 
 from .reply import Piece
 
@@ -33,7 +33,7 @@ class AnswerSteps:
     """
 
     def __init__(self, give: Callable[[AnswerSteps], Pieces], timeout_s: float | None) -> None:
-        self.interruption = Interruption(timeout_s)
+        self.interruption = Cancellation(timeout_s)
         self.asked_by: Asker | None = None
         self._pieces = give(self)
         self._lock = threading.Lock()

@@ -16,21 +16,21 @@ from typing import Any
 
 from palmtop.errors import InputError
 from palmtop.runtime.bundle.manifest import Manifest
-from palmtop.runtime.decoding.cached_sequence import Track
-from palmtop.runtime.decoding.cancellation import Interruption
+from palmtop.runtime.decoding.cached_sequence import CachedSequence
+from palmtop.runtime.decoding.cancellation import Cancellation
 from palmtop.runtime.decoding.generation_options import GenerationOptions
-from palmtop.runtime.decoding.guided_decoding import Guides
-from palmtop.runtime.decoding.timings import Stopwatch
+from palmtop.runtime.decoding.guided_decoding import GuidedDecoders
+from palmtop.runtime.decoding.timings import Timings
 from palmtop.runtime.media.conversation_media import MediaReader
 from palmtop.runtime.processor.text import TextProcessor
 
 from .answer_steps import AnswerSteps, Pieces, would_wait_for_itself
-from .prompt_builder import Message, QuestionReader, ReadingCancelledError, without_front
+from .prompt_builder import Message, PromptBuilder, ReadingCancelledError, without_front
 from .reasoning import separate_thinking
 from .reply import Piece
-from .responder import Turn, unread
+from .responder import Responder, unread
 from .routing import Wanted
-from .sampled_history import SpokenAnswers
+from .sampled_history import SampledHistory
 from .stream import Answer
 from .tools import Tool, check_tools, first_messages
 
@@ -51,10 +51,10 @@ class Conversation:
     def __init__(
         self,
         manifest: Manifest,
-        track: Track,
+        track: CachedSequence,
         text: TextProcessor,
         media: MediaReader,
-        guides: Guides,
+        guides: GuidedDecoders,
         *,
         system: str | None = None,
         tools: Sequence[Tool] = (),
@@ -67,9 +67,9 @@ class Conversation:
         self._guides = guides
         self._first = first_messages(system, tools)
         self._tools = tools or None
-        self._spoken = SpokenAnswers(text.decode, manifest.processor.text.eos_ids)
-        self._reader = QuestionReader(manifest, text, media, self._spoken, track.context)
-        self._talk = Turn(manifest, track, text, media, self._spoken)
+        self._spoken = SampledHistory(text.decode, manifest.processor.text.eos_ids)
+        self._reader = PromptBuilder(manifest, text, media, self._spoken, track.context)
+        self._talk = Responder(manifest, track, text, media, self._spoken)
         self._turn = threading.Lock()
         self._answering: AnswerSteps | None = None
         self.reset()
@@ -232,11 +232,11 @@ class Conversation:
         messages: Sequence[Message],
         adapters: Wanted,
         options: GenerationOptions,
-        stop: Interruption,
+        stop: Cancellation,
         history: list[Message] | None,
     ) -> Pieces:
         """One turn; what had to be trimmed is taken out of ``history``."""
-        clock = Stopwatch()
+        clock = Timings()
         spec = self._text.spec
         options = options.resolved(spec.generation, thinks=spec.thinking is not None)
         guide, drafter = self._guides.guide(options.grammar), self._talk.drafter(options)

@@ -14,19 +14,19 @@ from numpy.typing import NDArray
 
 from palmtop.errors import InputError
 from palmtop.runtime.bundle.manifest import Manifest
-from palmtop.runtime.decoding.cached_sequence import Cancelled, CancelledError, MediaSpan, Passage
+from palmtop.runtime.decoding.cached_sequence import Cancelled, CancelledError, MediaSpan, TokenSequence
 from palmtop.runtime.decoding.generation_options import GenerationOptions
 from palmtop.runtime.media.conversation_media import MeasuredItem, MediaReader
 from palmtop.runtime.processor.text import TextProcessor, expand_media
 
 from .routing import AdapterRequest, Choice, Wanted, choose, mode_of
-from .sampled_history import SpokenAnswers
+from .sampled_history import SampledHistory
 
 Message = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Question:
+class PreparedPrompt:
     """Messages, ready to be read by the decoder.
 
     Attributes:
@@ -37,7 +37,7 @@ class Question:
         as_new: to be read as if the cache were empty: equal messages then give equal logits, to the bit.
     """
 
-    passage: Passage
+    passage: TokenSequence
     choice: Choice
     items: tuple[MeasuredItem, ...]
     trimmed: int
@@ -52,7 +52,7 @@ class ReadingCancelledError(CancelledError):
         self.choice = choice
 
 
-class QuestionReader:
+class PromptBuilder:
     """Reads the messages of one conversation.
 
     Args:
@@ -64,7 +64,7 @@ class QuestionReader:
     """
 
     def __init__(
-        self, manifest: Manifest, text: TextProcessor, media: MediaReader, spoken: SpokenAnswers, context: int
+        self, manifest: Manifest, text: TextProcessor, media: MediaReader, spoken: SampledHistory, context: int
     ) -> None:
         self._manifest = manifest
         self._text = text
@@ -81,7 +81,7 @@ class QuestionReader:
         cancelled: Cancelled = lambda: False,
         *,
         as_new: bool = False,
-    ) -> Question:
+    ) -> PreparedPrompt:
         """Turn messages into a passage and a route.
 
         A prompt longer than the context is refused, or with ``on_overflow="trim"`` loses its oldest questions
@@ -136,7 +136,7 @@ class QuestionReader:
         cancelled: Cancelled,
         *,
         as_new: bool = False,
-    ) -> Question:
+    ) -> PreparedPrompt:
         prompt = self._text.prompt(messages, tools=tools)
         kinds = {place.item.kind for place in prompt.media}
         mode = mode_of(has_image="image" in kinds, has_audio="audio" in kinds)
@@ -149,9 +149,9 @@ class QuestionReader:
         ids, places = template_ids.astype(np.int32), template_places
         if not as_new:
             ids, places = self._spoken.put_back(ids, places)
-        return Question(Passage(ids, places, _spans(places, items, choice)), choice, items, trimmed, as_new)
+        return PreparedPrompt(TokenSequence(ids, places, _spans(places, items, choice)), choice, items, trimmed, as_new)
 
-    def _too_long(self, question: Question) -> InputError:
+    def _too_long(self, question: PreparedPrompt) -> InputError:
         passage = question.passage
         return InputError(
             f"the prompt has {len(passage.ids)} tokens ({passage.media_rows} of them images and sounds), this "

@@ -9,27 +9,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from palmtop.runtime.bundle.manifest import Manifest
-from palmtop.runtime.decoding.cached_sequence import CancelledError, Track
-from palmtop.runtime.decoding.cancellation import Interruption
+from palmtop.runtime.decoding.cached_sequence import CachedSequence, CancelledError
+from palmtop.runtime.decoding.cancellation import Cancellation
 from palmtop.runtime.decoding.generate import TokenStream
 from palmtop.runtime.decoding.generation_options import GenerationOptions
-from palmtop.runtime.decoding.guided_decoding import Guide
-from palmtop.runtime.decoding.prompt_lookup import Drafter, MeasuredPace, drafter_for
+from palmtop.runtime.decoding.guided_decoding import GuidedDecoder
+from palmtop.runtime.decoding.prompt_lookup import MeasuredPace, PromptLookup, drafter_for
 from palmtop.runtime.decoding.reasons import FinishReason, ReprefillReason
-from palmtop.runtime.decoding.timings import Stopwatch
+from palmtop.runtime.decoding.timings import Timings
 from palmtop.runtime.media.conversation_media import MediaReader
 from palmtop.runtime.memory.machine import peak_rss_bytes
 from palmtop.runtime.processor.text import TextProcessor
 
-from .prompt_builder import Question
+from .prompt_builder import PreparedPrompt
 from .reply import Piece, Reply, Usage
 from .routing import Choice
-from .sampled_history import SpokenAnswers
+from .sampled_history import SampledHistory
 from .tools import find_tool_calls
 from .transcript import Transcript
 
 
-class Turn:
+class Responder:
     """Answers one question.
 
     Args:
@@ -41,7 +41,7 @@ class Turn:
     """
 
     def __init__(
-        self, manifest: Manifest, track: Track, text: TextProcessor, media: MediaReader, spoken: SpokenAnswers
+        self, manifest: Manifest, track: CachedSequence, text: TextProcessor, media: MediaReader, spoken: SampledHistory
     ) -> None:
         self._manifest = manifest
         self._track = track
@@ -51,7 +51,7 @@ class Turn:
         self._encode_s = 0.0
         self._pace = MeasuredPace()
 
-    def drafter(self, options: GenerationOptions) -> Drafter | None:
+    def drafter(self, options: GenerationOptions) -> PromptLookup | None:
         """Who guesses ahead in an answer with these options, if anybody does.
 
         Raises:
@@ -62,12 +62,12 @@ class Turn:
 
     def answer(
         self,
-        question: Question,
+        question: PreparedPrompt,
         options: GenerationOptions,
-        guide: Guide | None,
-        drafter: Drafter | None,
-        interruption: Interruption,
-        clock: Stopwatch,
+        guide: GuidedDecoder | None,
+        drafter: PromptLookup | None,
+        interruption: Cancellation,
+        clock: Timings,
     ) -> Generator[Piece, None, None]:
         """Give pieces; the last one carries the reply."""
         self._encode_s = 0.0
@@ -125,19 +125,23 @@ class Turn:
         )
         yield Piece(text=rest, reply=reply)
 
-    def _prefill(self, question: Question, interruption: Interruption) -> tuple[int, ReprefillReason | None]:
+    def _prefill(self, question: PreparedPrompt, interruption: Cancellation) -> tuple[int, ReprefillReason | None]:
         def features(number: int) -> NDArray[np.float32]:
             vision = question.choice.audio_projector == "vision"
             return self._media.features(question.items[number], vision_projector=vision, cancelled=interruption)
 
         started = perf_counter()
-        self._track.place_media(question.passage, features)
+        self._track.write_media(question.passage, features)
         self._encode_s = perf_counter() - started if question.items else 0.0
         gates = question.choice.gates(self._manifest)
-        return self._track.bring_to(question.passage, gates, interruption, as_new=question.as_new)
+        return self._track.prefill(question.passage, gates, interruption, as_new=question.as_new)
 
     def _stream(
-        self, options: GenerationOptions, guide: Guide | None, drafter: Drafter | None, interruption: Interruption
+        self,
+        options: GenerationOptions,
+        guide: GuidedDecoder | None,
+        drafter: PromptLookup | None,
+        interruption: Cancellation,
     ) -> TokenStream:
         return TokenStream(
             self._track,
@@ -150,7 +154,7 @@ class Turn:
         )
 
 
-def unread(choice: Choice, interruption: Interruption, clock: Stopwatch) -> Reply:
+def unread(choice: Choice, interruption: Cancellation, clock: Timings) -> Reply:
     """The empty reply to a question that was stopped while its media were decoded."""
     usage = Usage(
         prompt_tokens=0,

@@ -13,7 +13,7 @@ Places = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class SpokenAnswer:
+class SampledAnswer:
     """One answer.
 
     Attributes:
@@ -27,7 +27,7 @@ class SpokenAnswer:
     text: str
 
 
-class SpokenAnswers:
+class SampledHistory:
     """The answers of a conversation that may still lie in its KV cache.
 
     Args:
@@ -36,7 +36,7 @@ class SpokenAnswers:
     """
 
     def __init__(self, decode: Callable[[Sequence[int]], str], eos_ids: Collection[int]) -> None:
-        self.answers: list[SpokenAnswer] = []
+        self.answers: list[SampledAnswer] = []
         self._decode = decode
         self._eos_ids = list(eos_ids)
 
@@ -46,14 +46,14 @@ class SpokenAnswers:
 
     def add(self, prompt: Ids, ids: Sequence[int], text: str) -> None:
         """Remember an answer."""
-        self.answers.append(SpokenAnswer(prompt, np.array(ids, np.int32), text))
+        self.answers.append(SampledAnswer(prompt, np.array(ids, np.int32), text))
 
     def put_back(self, ids: Ids, places: Places) -> tuple[Ids, Places]:
         """Put sampled tokens where the template's text stands for them; with these the cache stays valid.
 
         Args:
             ids: of the rendered dialogue, [S].
-            places: as ``Passage.places``.
+            places: as ``TokenSequence.places``.
         """
         for spoken in self.answers:
             start = len(spoken.prompt)
@@ -72,6 +72,6 @@ class SpokenAnswers:
         self.answers = [spoken for spoken in self.answers if _begins(ids, spoken)]
 
 
-def _begins(ids: Ids, spoken: SpokenAnswer) -> bool:
+def _begins(ids: Ids, spoken: SampledAnswer) -> bool:
     whole = np.concatenate([spoken.prompt, spoken.ids])
     return len(whole) <= len(ids) and bool((ids[: len(whole)] == whole).all())

@@ -84,7 +84,7 @@ class MediaSpan:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Passage:
+class TokenSequence:
     """A sequence to be read.
 
     Attributes:
@@ -103,10 +103,10 @@ class Passage:
         return sum(span.rows for span in self.media)
 
 
-NOTHING = Passage(np.zeros(0, np.int32), np.zeros(0, np.int64), ())
+NOTHING = TokenSequence(np.zeros(0, np.int32), np.zeros(0, np.int64), ())
 
 
-class Track:
+class CachedSequence:
     """A decoder and the sequence it holds.
 
     Args:
@@ -148,7 +148,7 @@ class Track:
         """The text that was read, [S]."""
         return self._held.ids[: self._length]
 
-    def place_media(self, passage: Passage, features: Callable[[int], NDArray[np.float32]]) -> None:
+    def write_media(self, passage: TokenSequence, features: Callable[[int], NDArray[np.float32]]) -> None:
         """Put the features of a passage's media where the graph will look for them.
 
         Args:
@@ -176,8 +176,8 @@ class Track:
                 self._rows_of.append(span.key)
             row += span.rows
 
-    def bring_to(
-        self, passage: Passage, gates: NDArray[np.float32], cancelled: Cancelled, *, as_new: bool = False
+    def prefill(
+        self, passage: TokenSequence, gates: NDArray[np.float32], cancelled: Cancelled, *, as_new: bool = False
     ) -> tuple[int, ReprefillReason | None]:
         """Make the cache hold exactly this passage.
 
@@ -204,7 +204,7 @@ class Track:
         self._read(passage, common, cancelled, together=True)
         return common, reason
 
-    def extend(self, token: int, cancelled: Cancelled, draft: Sequence[int] = ()) -> ReprefillReason | None:
+    def step(self, token: int, cancelled: Cancelled, draft: Sequence[int] = ()) -> ReprefillReason | None:
         """Append one sampled token; across the LongRoPE boundary this reads the whole sequence again.
 
         Args:
@@ -219,7 +219,7 @@ class Track:
         held, before = self._held, self._length
         ids = np.concatenate([held.ids[:before], np.array([token, *draft], np.int32)])
         places = np.concatenate([held.places[:before], np.zeros(1 + len(draft), np.int64)])
-        passage = Passage(ids, places, held.media)
+        passage = TokenSequence(ids, places, held.media)
         reason = self._set_switches(decoder, decoder.inputs.adapter_gates, len(ids))
         self._read(passage, min(before, len(self._held.ids)), cancelled, together=self._never_alone)
         if draft:
@@ -291,7 +291,7 @@ class Track:
             inputs.adapter_gates[:] = gates
         return reason if had_tokens else None
 
-    def _read(self, passage: Passage, common: int, cancelled: Cancelled, *, together: bool) -> None:
+    def _read(self, passage: TokenSequence, common: int, cancelled: Cancelled, *, together: bool) -> None:
         """Rewind to ``common`` and append the rest in chunks; ``together`` a last token with the one before it."""
         decoder = self._ready()
         length = len(passage.ids)
@@ -319,9 +319,9 @@ class Track:
         finally:
             count = decoder.token_count if self._decoder is not None else 0
             media = tuple(span for span in passage.media if span.start < count)
-            self._hold(Passage(passage.ids[:count], passage.places[:count], media))
+            self._hold(TokenSequence(passage.ids[:count], passage.places[:count], media))
 
-    def _hold(self, passage: Passage) -> None:
+    def _hold(self, passage: TokenSequence) -> None:
         """This is what the cache holds now, all of it text."""
         self._held, self._length, self._rows = passage, len(passage.ids), None
 
@@ -349,7 +349,7 @@ def prefill_steps(start: int, end: int, chunk: int) -> Iterator[tuple[int, int]]
         start += size
 
 
-def _common_prefix(held: Passage, wanted: Passage) -> int:
+def _common_prefix(held: TokenSequence, wanted: TokenSequence) -> int:
     """Tokens that both begin with, images and sounds compared by their keys."""
     length = min(len(held.ids), len(wanted.ids))
     same = (held.ids[:length] == wanted.ids[:length]) & (held.places[:length] == wanted.places[:length])

@@ -9,7 +9,7 @@ from typing import Literal
 InterruptionReason = Literal["cancelled", "timeout"]
 
 
-class Interruption:
+class Cancellation:
     """Asked between any two steps whether to go on; one for each answer. Safe to use from any thread.
 
     Args:

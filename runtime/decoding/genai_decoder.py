@@ -1,4 +1,4 @@
-"""One native generator and the arrays it reads in place: what ``track.Track`` drives.
+"""One native generator and the arrays it reads in place: what ``track.CachedSequence`` drives.
 
 The native module is handed in: only ``session.py`` imports it. genai keeps no reference to the arrays, so they
 live and die with the decoder here.

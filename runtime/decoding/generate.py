@@ -7,10 +7,10 @@ from time import perf_counter
 
 import numpy as np
 
-from .cached_sequence import Cancelled, CancelledError, Track
+from .cached_sequence import CachedSequence, Cancelled, CancelledError
 from .generation_options import GenerationOptions
-from .guided_decoding import Guide
-from .prompt_lookup import Drafter
+from .guided_decoding import GuidedDecoder
+from .prompt_lookup import PromptLookup
 from .reasons import FinishReason, ReprefillReason
 from .sampling import Sampler
 
@@ -29,13 +29,13 @@ class TokenStream:
 
     def __init__(
         self,
-        track: Track,
+        track: CachedSequence,
         options: GenerationOptions,
         *,
         eos_ids: Collection[int],
         never: Collection[int],
-        guide: Guide | None = None,
-        drafter: Drafter | None = None,
+        guide: GuidedDecoder | None = None,
+        drafter: PromptLookup | None = None,
         cancelled: Cancelled,
     ) -> None:
         self.finish_reason: FinishReason = "max_tokens"
@@ -75,11 +75,11 @@ class TokenStream:
         """Read a token of which ``left`` are still to come, and guesses behind it where there are any."""
         drafter, track = self._drafter, self._track
         if drafter is None or track.expects(token):
-            self.reprefilled = track.extend(token, self._cancelled) or self.reprefilled
+            self.reprefilled = track.step(token, self._cancelled) or self.reprefilled
             return
         draft = drafter.draft(np.append(track.ids, np.int32(token)), min(track.draft_room(), left - 1))
         started = perf_counter()
-        reason = track.extend(token, self._cancelled, draft)
+        reason = track.step(token, self._cancelled, draft)
         if reason is None:
             drafter.took(len(draft), perf_counter() - started)
         self.reprefilled = reason or self.reprefilled

@@ -30,7 +30,7 @@ _TOO_COMPLEX = "it is too complex: expected fewer or shorter repetitions and alt
 _REASONS = {"NoExtension": _NO_TEXT, "LexerTooComplex": _TOO_COMPLEX, "ParserTooComplex": _TOO_COMPLEX}
 
 
-class Guide:
+class GuidedDecoder:
     """Follows one answer through its grammar.
 
     Raises:
@@ -76,7 +76,7 @@ class Guide:
             raise InputError(f"grammar: the {self._kind} cannot be used ({explain(self._matcher.get_error())})")
 
 
-class Guides:
+class GuidedDecoders:
     """Makes guides for one bundle; its vocabulary is read when the first is asked for.
 
     Args:
@@ -91,7 +91,7 @@ class Guides:
         self._eos_ids = list(eos_ids)
         self._tokenizer: Any = None
 
-    def guide(self, grammar: Grammar | None) -> Guide | None:
+    def guide(self, grammar: Grammar | None) -> GuidedDecoder | None:
         """A new guide; None without a grammar.
 
         Raises:
@@ -127,7 +127,7 @@ class Guides:
         )
         try:
             rules = convert[grammar.kind](grammar.text)
-            return Guide(matcher(self._tokenizer, rules, log_level=0, limits=limits), grammar.kind)
+            return GuidedDecoder(matcher(self._tokenizer, rules, log_level=0, limits=limits), grammar.kind)
         except ValueError as error:
             raise InputError(f"grammar: the {grammar.kind} cannot be used ({explain(str(error))})") from error
 

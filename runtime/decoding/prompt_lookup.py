@@ -118,7 +118,7 @@ class EveryGuess:
         """Learns nothing."""
 
 
-class Drafter:
+class PromptLookup:
     """Guesses for one answer.
 
     Args:
@@ -225,7 +225,7 @@ def _usual_costs() -> list[float]:
 
 def drafter_for(
     options: GenerationOptions, manifest: Manifest, pace: Pace, never: Sequence[int] = ()
-) -> Drafter | None:
+) -> PromptLookup | None:
     """The drafter of an answer; None where nothing is to be guessed.
 
     Raises:
@@ -240,7 +240,7 @@ def drafter_for(
         return None
     if options.speculate is False:
         return None
-    return Drafter(EveryGuess() if options.speculate else pace, never)
+    return PromptLookup(EveryGuess() if options.speculate else pace, never)
 
 
-__all__ = ["Drafter", "EveryGuess", "MeasuredPace", "Pace", "continuation", "drafter_for", "step_cost"]
+__all__ = ["EveryGuess", "MeasuredPace", "Pace", "PromptLookup", "continuation", "drafter_for", "step_cost"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from time import perf_counter
 
 
-class Stopwatch:
+class Timings:
     """Started when it is made; told of every token."""
 
     def __init__(self) -> None:

@@ -20,14 +20,14 @@ MAX_DIGITS = 20  # of a placeholder's number, as far as it is looked for across 
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Marks:
+class TypedText:
     """Two characters that occur nowhere in the input."""
 
     start: str
     end: str
 
     @classmethod
-    def unused_in(cls, texts: Iterable[str]) -> Marks:
+    def unused_in(cls, texts: Iterable[str]) -> TypedText:
         """The first pair that none of the texts holds."""
         seen = {character for text in texts for character in text if ord(character) >= PRIVATE_USE.start}
         code = next(code for code in PRIVATE_USE if not {chr(code), chr(code + 1)} & seen)
@@ -70,7 +70,7 @@ class Placeholder:
         return int(written.removeprefix(before).removesuffix(after)) if n else None
 
 
-class Guard:
+class SpecialTokenGuard:
     """Marks control tokens before rendering and finds the marks after it.
 
     Args:
@@ -93,12 +93,12 @@ class Guard:
         self._heads = tuple({token[:i] for token in fragments for i in range(1, len(token))})
         self._tails = tuple({token[i:] for token in fragments for i in range(1, len(token))})
 
-    def mark(self, text: str, marks: Marks, *, is_own: bool = False) -> str:
+    def mark(self, text: str, marks: TypedText, *, is_own: bool = False) -> str:
         """Put control tokens between marks, and a mark where the text could join its neighbour into one.
 
         Args:
             text: as typed.
-            marks: from ``Marks.unused_in``.
+            marks: from ``TypedText.unused_in``.
             is_own: the model's own words.
         """
         pattern = self._special if is_own else self._all
@@ -107,7 +107,7 @@ class Guard:
         after = marks.end if marked.endswith(self._heads) else ""
         return f"{before}{marked}{after}"
 
-    def split(self, rendered: str, marks: Marks) -> tuple[list[Segment], list[tuple[Kind, int | None]]]:
+    def split(self, rendered: str, marks: TypedText) -> tuple[list[Segment], list[tuple[Kind, int | None]]]:
         """Cut a rendered prompt at its marks and turn palmtop's placeholders into tokens.
 
         Returns:
@@ -149,7 +149,7 @@ class Guard:
         """Control tokens and placeholders in a text, in order; none of them is read as one."""
         return self._all.findall(text)
 
-    def _joins(self, before: str, after: str, marks: Marks) -> bool:
+    def _joins(self, before: str, after: str, marks: TypedText) -> bool:
         """Whether a token or a placeholder would come of the two sides of a mark.
 
         Only then is the text cut: a tokenizer reads two parts otherwise than the whole.

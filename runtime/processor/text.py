@@ -22,7 +22,7 @@ from .chat_template import ChatTemplate, plain
 from .content import Kind, MediaItem, Turn, read_messages
 from .pieces import Utf8Pieces
 from .prompt import MediaPlace, Prompt, expand_media
-from .special_tokens import Guard, Marks, Placeholder
+from .special_tokens import Placeholder, SpecialTokenGuard, TypedText
 from .tokenizer import Tokens
 
 logger = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ class TextProcessor:
         self._media_ids = frozenset({image_token_id, audio_token_id} - {None})
         other = self._tokens.other_control(self._template.literal_text)
         self._warned: set[str] = set()
-        self._guard = Guard(self._tokens.special, other, self._placeholders)
+        self._guard = SpecialTokenGuard(self._tokens.special, other, self._placeholders)
 
     def prompt(
         self,
@@ -89,7 +89,7 @@ class TextProcessor:
         texts += _strings([*(turn.extra for turn in turns), tools])
         for text in texts:
             _check_unicode(text)
-        marks = Marks.unused_in([*texts, self._template.literal_text])
+        marks = TypedText.unused_in([*texts, self._template.literal_text])
         rendered = self._template.render(
             [self._message(turn, i, marks) for i, turn in enumerate(turns)],
             tools=plain(tools, lambda text: self._guard.mark(text, marks)),
@@ -110,7 +110,7 @@ class TextProcessor:
             InputError: the text is not valid Unicode.
         """
         _check_unicode(text)
-        marks = Marks.unused_in([text])
+        marks = TypedText.unused_in([text])
         return self._tokens.encode_segments(self._guard.split(self._guard.mark(text, marks), marks)[0])
 
     def encode_special(self, token: str) -> int | None:
@@ -146,7 +146,7 @@ class TextProcessor:
         named = {name: self._tokens.text_of(token_id) for name, token_id in ids.items()}
         return {name: token for name, token in named.items() if token is not None}
 
-    def _message(self, turn: Turn, index: int, marks: Marks) -> dict[str, Any]:
+    def _message(self, turn: Turn, index: int, marks: TypedText) -> dict[str, Any]:
         """What the template sees of a turn."""
         if turn.role != "assistant" and turn.text is not None:
             self._warn_of_control_tokens(turn.text, index)

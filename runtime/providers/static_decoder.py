@@ -1,4 +1,4 @@
-"""The token loop over graphs of fixed shapes: what ``track.Track`` drives where genai cannot run a bundle.
+"""The token loop over graphs of fixed shapes: what ``track.CachedSequence`` drives where genai cannot run a bundle.
 
 Owns the cache, pads chunks, computes the mask and rotary positions, puts media rows among the embedded tokens, and
 takes the graphs of the mix of adapters that is switched on. Knows numpy alone: graphs are functions handed in, so

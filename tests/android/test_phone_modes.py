@@ -19,7 +19,7 @@ import palmtop
 from palmtop.export.convert import export_model
 from palmtop.export.recipe import Recipe
 from palmtop.runtime.chat.reply import Reply
-from palmtop.runtime.decoding.cancellation import Interruption
+from palmtop.runtime.decoding.cancellation import Cancellation
 from palmtop.runtime.decoding.generation_options import GenerationOptions
 from palmtop.runtime.reference.heldout import TASKS, Item, Task, held_out_items
 from palmtop.runtime.session import Session
@@ -146,11 +146,11 @@ def teacher_forced(session: Session, item: Item, forced: list[int]) -> NDArray[n
     """Python's logits after the prompt and after each forced token but the last."""
     conversation = session.conversation()
     question = conversation._reader.read(item.messages, None, GenerationOptions())
-    conversation._talk._prefill(question, Interruption())
+    conversation._talk._prefill(question, Cancellation())
     rows = []
     for token in forced:
         rows.append(conversation._track.logits().copy())
         if len(rows) < len(forced):
-            conversation._track.extend(token, lambda: False)
+            conversation._track.step(token, lambda: False)
     conversation.close()
     return np.array(rows)

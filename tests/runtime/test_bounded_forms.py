@@ -17,7 +17,7 @@ from palmtop.__main__ import cli
 from palmtop.errors import InputError
 from palmtop.runtime.decoding.generation_options import GenerationOptions
 from palmtop.runtime.decoding.grammar import Grammar
-from palmtop.runtime.decoding.guided_decoding import Guides
+from palmtop.runtime.decoding.guided_decoding import GuidedDecoders
 from palmtop.runtime.session import Session
 from tests.runtime.toy import END_OF_TEXT, VOCAB
 
@@ -36,11 +36,11 @@ BOUNDED = {
 
 
 @pytest.fixture
-def guides(toy_bundle: Path) -> Guides:
-    return Guides(toy_bundle / "tokenizer.json", VOCAB, [END_OF_TEXT])
+def guides(toy_bundle: Path) -> GuidedDecoders:
+    return GuidedDecoders(toy_bundle / "tokenizer.json", VOCAB, [END_OF_TEXT])
 
 
-def drive(guides: Guides, grammar: Grammar, wanted: str, most: int = 300) -> tuple[str, bool]:
+def drive(guides: GuidedDecoders, grammar: Grammar, wanted: str, most: int = 300) -> tuple[str, bool]:
     """The answer of a model that takes one of these characters wherever it may; the toy has a token for each byte."""
     guide = guides.guide(grammar)
     assert guide is not None
@@ -60,14 +60,14 @@ def drive(guides: Guides, grammar: Grammar, wanted: str, most: int = 300) -> tup
 
 @pytest.mark.parametrize("name", BOUNDED)
 @pytest.mark.parametrize("wanted", [" ", "\n\t ", "0123456789", " 9", "-1 "])
-def test_a_form_ends_though_the_model_prefers_blanks_or_digits(guides: Guides, name: str, wanted: str) -> None:
+def test_a_form_ends_though_the_model_prefers_blanks_or_digits(guides: GuidedDecoders, name: str, wanted: str) -> None:
     said, complete = drive(guides, BOUNDED[name], wanted)
     assert complete
     json.loads(said[said.startswith(("a", "b")) :])
 
 
 @pytest.mark.parametrize("text", ['{"number":1}', '{"number": 1}', '{\n  "number": 1\n}', '{ "number" : -12 }'])
-def test_usual_layouts_of_json_are_allowed(guides: Guides, text: str) -> None:
+def test_usual_layouts_of_json_are_allowed(guides: GuidedDecoders, text: str) -> None:
     guide = guides.guide(BOUNDED["object"])
     assert guide is not None
     vocabulary = json.loads(guides._path.read_text())["model"]["vocab"]
@@ -78,7 +78,7 @@ def test_usual_layouts_of_json_are_allowed(guides: Guides, text: str) -> None:
     assert guide.is_complete
 
 
-def test_a_schema_may_say_itself_what_white_space_is(guides: Guides) -> None:
+def test_a_schema_may_say_itself_what_white_space_is(guides: GuidedDecoders) -> None:
     said, complete = drive(guides, Grammar.json_schema({**OBJECT, "x-guidance": {"whitespace_flexible": False}}), " ")
     assert complete
     assert " " not in said
@@ -159,7 +159,7 @@ DEAR: dict[str, Callable[[], Grammar]] = {
 
 @pytest.mark.parametrize("name", DEAR)
 def test_a_dear_grammar_takes_bounded_time_and_memory(int4_bundle: Path, name: str) -> None:
-    guides = Guides(int4_bundle / "tokenizer.json", 512, [480, 486])
+    guides = GuidedDecoders(int4_bundle / "tokenizer.json", 512, [480, 486])
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     started = time.process_time()
     try:
@@ -174,7 +174,7 @@ def test_a_dear_grammar_takes_bounded_time_and_memory(int4_bundle: Path, name: s
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_hostile_grammar_is_refused_in_one_sentence_within_bounds(guides: Guides, name: str) -> None:
+def test_a_hostile_grammar_is_refused_in_one_sentence_within_bounds(guides: GuidedDecoders, name: str) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     started = time.process_time()
     with pytest.raises(InputError) as refused:
@@ -188,7 +188,7 @@ def test_a_hostile_grammar_is_refused_in_one_sentence_within_bounds(guides: Guid
         assert leaked not in said
 
 
-def test_a_oneof_that_can_be_kept_apart_is_followed(guides: Guides) -> None:
+def test_a_oneof_that_can_be_kept_apart_is_followed(guides: GuidedDecoders) -> None:
     said, complete = drive(guides, SCHEMA({"oneOf": [{"const": "a"}, {"const": "b"}]}), "b")
     assert (said, complete) == ('"b"', True)
 

@@ -16,7 +16,7 @@ from palmtop.errors import InputError, MemoryPlanError
 from palmtop.runtime.bundle.opening import open_bundle
 from palmtop.runtime.chat.conversation import Conversation
 from palmtop.runtime.chat.reply import Piece, Reply
-from palmtop.runtime.decoding.cached_sequence import Passage
+from palmtop.runtime.decoding.cached_sequence import TokenSequence
 from palmtop.runtime.decoding.generation_options import GenerationOptions
 from palmtop.runtime.session import Session, SessionOptions
 from tests.runtime.toy import AUDIO, CONTEXT, END, IMAGE, ORIGINAL_CONTEXT, VOCAB, FakeEncoders
@@ -55,28 +55,30 @@ class Witness:
     """Notes the logits and ids that every answer of a conversation began with."""
 
     def __init__(self, conversation: Conversation) -> None:
-        self.seen: list[tuple[Passage, NDArray[np.float32], NDArray[np.float32]]] = []
+        self.seen: list[tuple[TokenSequence, NDArray[np.float32], NDArray[np.float32]]] = []
         track = conversation._track
-        bring_to = track.bring_to
+        prefill = track.prefill
 
-        def noting(passage: Passage, gates: NDArray[np.float32], cancelled: Callable[[], bool], **how: bool) -> Any:
-            result = bring_to(passage, gates, cancelled, **how)
+        def noting(
+            passage: TokenSequence, gates: NDArray[np.float32], cancelled: Callable[[], bool], **how: bool
+        ) -> Any:
+            result = prefill(passage, gates, cancelled, **how)
             self.seen.append((passage, gates, track.logits().copy()))
             return result
 
-        track.bring_to = noting  # type: ignore[method-assign]
+        track.prefill = noting  # type: ignore[method-assign]
 
 
 def fresh_logits(
-    session: Session, source: Conversation, passage: Passage, gates: NDArray[np.float32]
+    session: Session, source: Conversation, passage: TokenSequence, gates: NDArray[np.float32]
 ) -> NDArray[np.float32]:
     """What a generator that never saw anything else gives for the same sequence and features."""
     track = session.conversation()._track
     buffer = source._track._ready().inputs.media_features
     assert buffer is not None
     starts = np.cumsum([0] + [span.rows for span in passage.media])
-    track.place_media(passage, lambda n: buffer[starts[n] : starts[n + 1]])
-    track.bring_to(passage, gates, lambda: False)
+    track.write_media(passage, lambda n: buffer[starts[n] : starts[n + 1]])
+    track.prefill(passage, gates, lambda: False)
     return track.logits()
 
 
@@ -192,7 +194,7 @@ def test_decoding_across_the_boundary_gives_the_tokens_of_a_fresh_prefill(toy_se
     for count in range(ORIGINAL_CONTEXT - len(prompt) - 3, ORIGINAL_CONTEXT - len(prompt) + 4):
         ids = np.concatenate([prompt, np.array(reply.token_ids[:count], np.int32)])
         track = toy_session.conversation()._track
-        track.bring_to(Passage(ids, np.zeros(len(ids), np.int64), ()), np.zeros(2, np.float32), lambda: False)
+        track.prefill(TokenSequence(ids, np.zeros(len(ids), np.int64), ()), np.zeros(2, np.float32), lambda: False)
         scores = track.logits().copy()
         scores[[IMAGE, AUDIO]] = -np.inf
         assert int(scores.argmax()) == reply.token_ids[count]

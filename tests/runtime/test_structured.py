@@ -17,7 +17,7 @@ from palmtop.runtime.chat.reply import ToolCall
 from palmtop.runtime.chat.tools import find_tool_calls, parse_calls
 from palmtop.runtime.decoding.generation_options import GenerationOptions
 from palmtop.runtime.decoding.grammar import Grammar
-from palmtop.runtime.decoding.guided_decoding import Guides
+from palmtop.runtime.decoding.guided_decoding import GuidedDecoders
 from palmtop.runtime.processor.text import TextProcessor
 from palmtop.runtime.session import Session
 
@@ -189,4 +189,4 @@ def test_calls_in_plain_text_are_found(toy_session: Session) -> None:
 def test_a_tokenizer_that_the_grammar_library_cannot_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(BundleError, match=r"tokenizer\.json: no vocabulary for grammars"):
-        Guides(tmp_path / "tokenizer.json", 264, [1]).guide(Grammar.regex("a"))
+        GuidedDecoders(tmp_path / "tokenizer.json", 264, [1]).guide(Grammar.regex("a"))

@@ -18,9 +18,9 @@ from palmtop.runtime.decoding.generation_options import GenerationOptions
 from palmtop.runtime.decoding.prompt_lookup import (
     LONGEST_MATCH,
     SHORTEST_MATCH,
-    Drafter,
     EveryGuess,
     MeasuredPace,
+    PromptLookup,
     continuation,
     drafter_for,
     step_cost,
@@ -129,7 +129,7 @@ def test_the_chosen_number_is_the_best_of_all() -> None:
 def test_guesses_are_judged_whether_they_were_tried_or_not() -> None:
     """A text that begins to repeat itself is noticed without a step that reads guesses in vain."""
     pace = settled(False, match=4)
-    drafter = Drafter(pace, ())
+    drafter = PromptLookup(pace, ())
     ids = [1, 2, 3, 4, 5, 6] * 10
     tried = []
     for place in range(10, 60):
@@ -140,7 +140,7 @@ def test_guesses_are_judged_whether_they_were_tried_or_not() -> None:
 
 
 def test_a_drafter_counts_what_was_tried_and_came_true() -> None:
-    drafter = Drafter(EveryGuess(), ())
+    drafter = PromptLookup(EveryGuess(), ())
     assert drafter.draft(np.array([1, 2, 3, 4, 1, 2], np.int32), 2) == [3, 4]
     drafter.sampled(3, was_read=True)
     drafter.sampled(9, was_read=False)
