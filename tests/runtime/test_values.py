@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from palmtop.errors import InputError, MemoryPlanError
 from palmtop.runtime.bundle.manifest import Manifest, PartSpec
@@ -17,7 +19,7 @@ from palmtop.runtime.bundle.opening import open_bundle
 from palmtop.runtime.chat.routing import choose, mode_of, parse_adapters
 from palmtop.runtime.chat.stop_strings import StopStrings
 from palmtop.runtime.decoding.generation_options import GenerationOptions
-from palmtop.runtime.decoding.sampling import Sampler
+from palmtop.runtime.decoding.sampling import Sampler, fewest, most_probable
 from palmtop.runtime.memory.plan import check_encoder, check_plan, largest_context, plan_memory
 from palmtop.runtime.session_options import chunk_for
 
@@ -231,3 +233,61 @@ def test_a_chunk_is_as_long_as_about_a_second(
     part = PartSpec(name="decoder linears", bits=4, group=32, parameters=int(parameters), size_bytes=1)
     recipe = {**manifest.recipe, "draft_rows": draft_rows}
     assert chunk_for(dataclasses.replace(manifest, parts=(part,), recipe=recipe)) == chunk
+
+
+def sorted_reference(weights: NDArray[np.float32], share: float) -> set[int]:
+    """The fewest weights that reach a share of their sum, by sorting all of them."""
+    order = np.argsort(-weights, kind="stable")
+    sums = np.cumsum(weights[order], dtype=np.float64)
+    return set(order[: int(np.searchsorted(sums, share * sums[-1])) + 1].tolist())
+
+
+@pytest.mark.parametrize("count", [1, 2, 63, 65, 1000, 40_000, 200_064])
+@pytest.mark.parametrize("scale", [0.3, 2.0, 8.0])
+def test_partial_selection_keeps_what_sorting_keeps(count: int, scale: float) -> None:
+    random = np.random.default_rng(count)
+    scores = (random.standard_normal(count) * scale).astype(np.float32)
+    scores -= scores.max()
+    weights = np.exp(scores)
+    for share in (0.1, 0.5, 0.9, 0.95, 0.999):
+        kept = fewest(weights, scores, share).tolist()
+        assert kept == sorted(kept)
+        other = set(kept) ^ sorted_reference(weights, share)
+        assert len(other) <= 1  # rounding of the sum, at its very border
+    order = np.argsort(-scores, kind="stable")
+    for wanted in (1, 2, 50, 1000):
+        if wanted < count:
+            assert most_probable(scores, wanted).tolist() == sorted(order[:wanted].tolist())
+
+
+def test_equal_scores_are_taken_from_the_lower_ids() -> None:
+    scores = np.zeros(200_064, np.float32)
+    assert most_probable(scores, 3).tolist() == [0, 1, 2]
+    assert len(fewest(np.exp(scores), scores, 0.5)) == 100_032
+
+
+@pytest.mark.parametrize(
+    ("options", "kept"), [({}, 5), ({"top_k": 3}, 3), ({"top_p": 0.6}, 2), ({"top_k": 4, "top_p": 0.8}, 3)]
+)
+def test_draws_have_the_probabilities_of_the_options(options: dict[str, Any], kept: int) -> None:
+    chances = np.array([0.4, 0.3, 0.15, 0.1, 0.05])
+    sampler = Sampler(GenerationOptions(temperature=1.0, seed=1, **options), never=(), seen=())
+    logits = np.log(chances).astype(np.float32)
+    drawn = np.bincount([sampler.draw(logits) for _ in range(4000)], minlength=5) / 4000
+    expected = np.where(np.arange(5) < kept, chances, 0)
+    np.testing.assert_allclose(drawn, expected / expected.sum(), atol=0.03)
+
+
+def test_a_mask_and_equal_seeds_hold_at_a_real_vocabulary() -> None:
+    random = np.random.default_rng(0)
+    logits = random.standard_normal(200_064).astype(np.float32)
+    before = logits.copy()
+    allowed = random.random(200_064) < 0.01
+    options = GenerationOptions(temperature=1.0, top_p=0.95, seed=7)
+    draws = []
+    for _ in range(2):
+        sampler = Sampler(options, never=(5,), seen=())
+        draws.append([sampler.draw(logits, allowed) for _ in range(50)])
+    assert draws[0] == draws[1]
+    assert allowed[draws[0]].all()
+    assert (logits == before).all()
