@@ -3,7 +3,7 @@
 Knows GroupQueryAttention's side of it. Scales are symmetric: a stored code times its scale is the value, and the
 kernel rounds to even and clips. At 4 bits two channels share a byte, the even one in the low half, codes moved up by 8.
 
-Source: measured on onnxruntime 1.29 and 1.31 (``tests/export/test_kv_graph.py``).
+Source: measured on onnxruntime 1.29 and 1.31 (``tests/export/test_kv_kernel.py``).
 """
 
 from __future__ import annotations

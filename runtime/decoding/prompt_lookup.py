@@ -35,7 +35,7 @@ FURTHER = 0.4
 SMOOTHING, OTHERS, FORGETTING = 0.3, 0.03, 0.001
 """How far a measured time moves the cost of its own step and of the others, and how far those drift back to
 ``STEP_COSTS`` with every step without guesses, so that what a busy moment made look dear is tried again. Chosen by
-simulation: where guesses do not pay they cost 8 % at most (``tests/runtime/test_drafting.py``)."""
+simulation: where guesses do not pay they cost 8 % at most (``tests/runtime/test_prompt_lookup.py``)."""
 LOOK_EVERY, LOOK_FAR = 50, 2
 """Steps after which this many guesses are tried, to see what they cost here."""
 DEAREST = 4.0  # times as dear as reading the tokens one by one: more is a moment in which the machine stood still

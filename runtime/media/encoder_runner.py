@@ -1,7 +1,8 @@
 """Runs vision.onnx and audio.onnx: tiles and log-mel frames become feature rows for the decoder.
 
-The only file of the runtime that imports onnxruntime, and only when something is encoded. Sessions are opened
-when needed and closed after use: an encoder and the decoder's working memory need not exist at the same time.
+Imports onnxruntime (of the runtime only ``providers/plugins.py`` does so too), and only when something is encoded.
+Sessions are opened when needed and closed after use: an encoder and the decoder's working memory need not exist at the
+same time.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from pathlib import PurePosixPath
 from palmtop.errors import MemoryPlanError
 from palmtop.runtime.bundle.manifest import Manifest, PartSpec
 
-BASE_BYTES = 176 << 20  # Python, numpy, OpenCV, librosa, onnxruntime and genai; the tokenizer comes on top
+BASE_BYTES = 176 << 20  # Python, numpy, OpenCV, soxr, onnxruntime and genai; the tokenizer comes on top
 TOKENIZER_COPIES = 6  # tokenizer.json as the objects of two libraries
 ENCODER_PARTS = ("vision encoder", "audio encoder")  # every other part belongs to the decoder's graph
 UNPACKED_PARTS = ("norms and tables",)  # no MatMul reads them
