@@ -13,8 +13,8 @@ from click.testing import CliRunner
 import palmtop
 from palmtop.__main__ import cli
 from palmtop.errors import BundleError, CheckpointError
-from palmtop.export.arch.phi3 import generation_defaults
 from palmtop.export.convert import export_model
+from palmtop.export.reading.text import generation_defaults
 from palmtop.export.recipe import Recipe
 from palmtop.runtime.bundle.manifest import Manifest
 from palmtop.runtime.bundle.opening import open_bundle
