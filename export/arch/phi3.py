@@ -13,14 +13,12 @@ from palmtop.export.reading.decoder import read_decoder
 from palmtop.export.reading.rope import RopeRules
 from palmtop.export.reading.settings import refuse_unread
 from palmtop.export.reading.tensors import TABLE, decoder_names, read_head, refuse_other_tensors
-from palmtop.export.reading.text import chat_template, text_spec
+from palmtop.export.reading.text import THINKING, chat_template, text_spec
 from palmtop.runtime.bundle.manifest import Route
 from palmtop.runtime.bundle.processor_config import ProcessorSpec
 
 from . import Model
 
-# Only an answer that begins with the first of them is cut, so the models that never think aloud lose nothing.
-THINKING = ("<think>", "</think>")
 # What transformers' Phi3Config takes for granted, where others of the family take something else or nothing.
 DEFAULTS = {"tie_word_embeddings": False, "max_position_embeddings": 4096, "rms_norm_eps": 1e-5}
 # Phi3Config reads the older spellings "su" and "yarn" as LongRoPE, and knows no other scaling.

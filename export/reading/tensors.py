@@ -12,11 +12,16 @@ from dataclasses import dataclass
 
 from palmtop.errors import CheckpointError
 from palmtop.export.checkpoint.folder import Checkpoint
-from palmtop.export.checkpoint.lazy_tensor import Weight
+from palmtop.export.checkpoint.lazy_tensor import Weight, Weights, stacked
 from palmtop.export.graph.audio_config import AudioConfig
 from palmtop.export.graph.vision_config import VisionConfig
 
 LINEARS = ("self_attn.qkv_proj", "self_attn.o_proj", "mlp.gate_up_proj", "mlp.down_proj")
+# Fused linears, and what they are stacked of where a checkpoint has them apart.
+PARTS = {
+    "self_attn.qkv_proj": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    "mlp.gate_up_proj": ("mlp.gate_proj", "mlp.up_proj"),
+}
 NORMS = ("input_layernorm", "post_attention_layernorm")
 HEAD = "lm_head.weight"
 TABLE = "embed_tokens.weight"
@@ -30,10 +35,29 @@ DERIVED = (
 VISION, AUDIO = "embed_tokens_extend.image_embed.", "embed_tokens_extend.audio_embed."
 
 
-def decoder_names(num_layers: int) -> set[str]:
-    """Canonical names of a dense decoder's tensors, but the head's."""
-    names = {TABLE, "norm.weight"}
-    return names | {f"layers.{i}.{name}.weight" for i in range(num_layers) for name in (*NORMS, *LINEARS)}
+def decoder_names(num_layers: int, biased: Iterable[str] = ()) -> set[str]:
+    """Canonical names of a dense decoder's tensors, but the head's; ``biased`` are the linears with a bias."""
+    tensors = [*(f"{name}.weight" for name in (*NORMS, *LINEARS)), *(f"{name}.bias" for name in biased)]
+    return {TABLE, "norm.weight"} | {f"layers.{i}.{tensor}" for i in range(num_layers) for tensor in tensors}
+
+
+def parts_of(name: str) -> list[str]:
+    """Names of the tensors that the one of this canonical name is stacked of in a checkpoint of separate linears."""
+    module, _, kind = name.rpartition(".")
+    for fused, parts in PARTS.items():
+        if module.endswith(f".{fused}"):
+            return [f"{module.removesuffix(fused)}{part}.{kind}" for part in parts]
+    return [name]
+
+
+def separate_weights(checkpoint: Checkpoint, head: Head) -> Weights:
+    """A checkpoint of separate linears below ``model.``, by canonical name."""
+
+    def find(name: str) -> Weight:
+        parts = [checkpoint.weight(head.place(part, f"model.{part}")) for part in parts_of(name)]
+        return parts[0] if len(parts) == 1 else stacked(name, parts)
+
+    return Weights(find)
 
 
 def vision_names(config: VisionConfig) -> set[str]:

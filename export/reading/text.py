@@ -10,7 +10,10 @@ from palmtop.export.checkpoint.config_section import Keys
 from palmtop.export.checkpoint.folder import Checkpoint
 from palmtop.runtime.bundle.processor_config import TextSpec, wrong_generation
 
-END_OF_TURN = "<|end|>"
+# What chat templates put after every message; a tokenizer may know several, its template says which it uses.
+ENDS_OF_TURN = ("<|end|>", "<|im_end|>", "<|eot_id|>", "<|end_of_text|>", "<｜end▁of▁sentence｜>")  # noqa: RUF001
+# Only an answer that begins with the first of them is cut, so the models that never think aloud lose nothing.
+THINKING = ("<think>", "</think>")
 
 
 def text_spec(checkpoint: Checkpoint, config: Keys, *, thinking: tuple[str, str] | None = None) -> TextSpec:
@@ -20,16 +23,16 @@ def text_spec(checkpoint: Checkpoint, config: Keys, *, thinking: tuple[str, str]
         CheckpointError: nothing says which ids end an answer.
     """
     tokens = special_tokens(checkpoint)
-    eos_ids = _eos_ids(
-        checkpoint, config.raw("eos_token_id") if "eos_token_id" in config.data else config.raw("bos_token_id"), tokens
-    )
+    end_of_turn = _end_of_turn(checkpoint, tokens)
+    configured = config.raw("eos_token_id") if "eos_token_id" in config.data else config.raw("bos_token_id")
+    eos_ids = _eos_ids(checkpoint, configured, tokens, end_of_turn)
     if not eos_ids:
         raise CheckpointError("config.json: eos_token_id is missing, expected the ids that end an answer")
     bos, pad = _named_id(checkpoint, "bos_token", tokens), config.optional_size("pad_token_id")
     return TextSpec(
         bos_id=config.optional_size("bos_token_id") if bos is None else bos,
         eos_ids=eos_ids,
-        end_of_turn_id=tokens.get(END_OF_TURN),
+        end_of_turn_id=end_of_turn,
         pad_id=eos_ids[0] if pad is None else pad,
         adds_bos=False,  # apply_chat_template leaves it to the template
         image_placeholder="<|image_{n}|>",
@@ -78,10 +81,20 @@ def chat_template(checkpoint: Checkpoint) -> str:
     return template
 
 
-def _eos_ids(checkpoint: Checkpoint, configured: Any, tokens: dict[str, int]) -> tuple[int, ...]:
+def _end_of_turn(checkpoint: Checkpoint, tokens: dict[str, int]) -> int | None:
+    """The id of the token that ends every message; None where the tokenizer knows none."""
+    known = [mark for mark in ENDS_OF_TURN if mark in tokens]
+    template = chat_template(checkpoint)
+    used = [mark for mark in known if mark in template]
+    return tokens[(used or known)[0]] if known else None
+
+
+def _eos_ids(
+    checkpoint: Checkpoint, configured: Any, tokens: dict[str, int], end_of_turn: int | None
+) -> tuple[int, ...]:
     """Every id that ends an answer; the tokenizer's own comes first, templates call that one ``eos_token``."""
     own = _named_id(checkpoint, "eos_token", tokens)
-    ids = [*_ids(own), *_ids(_generation_eos(checkpoint)), *_ids(configured), *_ids(tokens.get(END_OF_TURN))]
+    ids = [*_ids(own), *_ids(_generation_eos(checkpoint)), *_ids(configured), *_ids(end_of_turn)]
     return tuple(dict.fromkeys(ids))
 
 

@@ -17,6 +17,7 @@ from click.testing import CliRunner
 from safetensors.numpy import save_file
 
 from palmtop.errors import CheckpointError, InputError, PalmtopError, UnsupportedModelError
+from palmtop.export.arch import names
 from palmtop.export.checkpoint.folder import Checkpoint
 from palmtop.export.cli import export_command
 from palmtop.export.convert import export_model
@@ -133,7 +134,7 @@ BREAKAGES: dict[str, tuple[Callable[[Path], object], type[PalmtopError], str]] =
     "unknown model": (
         lambda f: edit_config(f, model_type="bert"),
         UnsupportedModelError,
-        "model_type is 'bert', expected one of phi3, phi4_multimodal, phi4mm",
+        f"model_type is 'bert', expected one of {', '.join(names())}",
     ),
     "no model_type": (lambda f: edit_config(f, model_type=None), UnsupportedModelError, "model_type is 'None'"),
     "model_type is a path": (lambda f: edit_config(f, model_type="../cli"), UnsupportedModelError, "expected one of"),

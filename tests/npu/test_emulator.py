@@ -16,6 +16,7 @@ import palmtop
 from palmtop.errors import BundleError, InputError
 from palmtop.export.bundle.external_data import WeightFile
 from palmtop.export.convert import export_model
+from palmtop.export.graph.mark import Mark
 from palmtop.export.providers.qnn.calibrate import Calibrated
 from palmtop.export.providers.qnn.compile import binary_of, compile_graphs, snr_db
 from palmtop.export.providers.qnn.qdq import add_qdq
@@ -60,7 +61,8 @@ def test_equal_weights_are_in_a_shared_binary_once(tmp_path: Path) -> None:
 
             g = GraphBuilder(f"g{rows}", sink)
             x = g.input("x", ir.DataType.FLOAT, [1, rows, 256])
-            g.output(g.op("MatMul", x, g.weight("w", weight)), "y", ir.DataType.FLOAT, [1, rows, 1024])
+            y = Mark("ffn", 1024, 256, "w").put(g.op("MatMul", x, g.weight("w", weight)))
+            g.output(y, "y", ir.DataType.FLOAT, [1, rows, 1024])
             model = g.model()
             add_qdq(model, {"x": (-3.0, 3.0), "y": (-99.0, 99.0)}, lambda _: 8, codes)
             ir.save(model, tmp_path / f"g{rows}.onnx")
