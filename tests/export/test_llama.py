@@ -1,0 +1,217 @@
+"""The family ``llama`` against transformers' LlamaForCausalLM, on checkpoints of shapes that nobody would choose."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+from transformers import LlamaConfig, LlamaForCausalLM
+
+import palmtop
+from palmtop.errors import CheckpointError
+from palmtop.export.convert import export_model
+from palmtop.export.measure.onnx_decoder import DecoderProbe, ProbeInput
+from palmtop.export.recipe import Recipe
+from palmtop.runtime.bundle.opening import open_bundle
+from palmtop.runtime.decoding.generation_options import GenerationOptions
+from tests.reference.vocabulary import build_tokenizer, write_tokenizer
+from tests.static.intel_device import register_openvino
+
+CHATML = (
+    "{% if messages[0]['role'] != 'system' %}{{ '<|im_start|>system\nYou are helpful.<|im_end|>\n' }}{% endif %}"
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+MESSAGES = [{"role": "user", "content": "what is 12 plus 7?"}]
+SMALL = {
+    "vocab_size": 517,
+    "hidden_size": 64,
+    "intermediate_size": 72,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 5000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}
+LINEAR = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.5}
+YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 64}
+SHAPES: dict[str, dict[str, Any]] = {
+    "as Llama 3.2": {"tie_word_embeddings": True, "rope_parameters": LLAMA3},
+    "as Llama 3.1": {"rope_parameters": LLAMA3, "num_key_value_heads": 1},
+    "as SmolLM2": {"hidden_size": 72, "num_attention_heads": 9, "num_key_value_heads": 3, "tie_word_embeddings": True},
+    "wide heads": {"head_dim": 32, "rope_parameters": LLAMA3},
+    "narrow heads": {"head_dim": 8, "num_key_value_heads": 4},
+    "padded heads": {"head_dim": 12, "rope_parameters": LINEAR},
+    "padded heads with biases": {"head_dim": 20, "attention_bias": True, "mlp_bias": True, "rope_parameters": LLAMA3},
+    "biases of attention": {"attention_bias": True, "num_key_value_heads": 4},
+    "biases of the MLP": {"mlp_bias": True, "tie_word_embeddings": True},
+    "all heads": {"num_attention_heads": 2, "num_key_value_heads": 2, "num_hidden_layers": 1},
+    "odd widths": {"hidden_size": 42, "num_attention_heads": 3, "num_key_value_heads": 1, "intermediate_size": 37},
+    "three layers": {"num_hidden_layers": 3, "rms_norm_eps": 1e-3, "vocab_size": 544, "rope_parameters": YARN},
+}
+
+
+def tokenizer() -> Tokenizer:
+    made = build_tokenizer()
+    made.add_special_tokens(["<|im_start|>", "<|im_end|>"])
+    return made
+
+
+def write_llama(folder: Path, seed: int, **changes: Any) -> LlamaForCausalLM:
+    """Save a random model as transformers 5 does, with a ChatML template, and give it back in float32."""
+    words = tokenizer()
+    ends = {name: words.token_to_id("<|endoftext|>") for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    config = LlamaConfig(**{**SMALL, **ends, **changes})
+    model = LlamaForCausalLM(config).eval()
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for key, tensor in sorted(model.state_dict().items()):
+            noise = torch.randn(tensor.shape, generator=generator)
+            gain = 4.0 if key.endswith(("embed_tokens.weight", "lm_head.weight")) else 1.0
+            values = 1.0 + 0.1 * noise if "norm" in key else noise * gain / math.sqrt(tensor.shape[-1])
+            if not (config.tie_word_embeddings and key == "lm_head.weight"):
+                tensor.copy_(values)
+    model.save_pretrained(folder)
+    write_tokenizer(words, folder)
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "chat_template": CHATML, "eos_token": "<|im_end|>"}))
+    return model
+
+
+def logits_of(folder: Path, ids: NDArray[np.int64], split: int) -> NDArray[np.float32]:
+    """Behind a prompt of ``split`` tokens, then token by token."""
+    bundle = open_bundle(folder)
+    decoder = bundle.manifest.decoder
+    probe = DecoderProbe(bundle.file("decoder.onnx"), decoder, threads=1)
+    empty = np.zeros((1, decoder.hidden_size), np.float32)
+    prompt = ProbeInput(mode="text", input_ids=ids[:split], media_places=np.zeros(split, np.int64), features=empty)
+    found: NDArray[np.float32] = probe.logits(prompt, np.zeros(0, np.float32), ids[split:])
+    return found
+
+
+def greedy(model: LlamaForCausalLM, ids: list[int], ends: tuple[int, ...], count: int) -> list[int]:
+    said: list[int] = []
+    while len(said) < count and not (said and said[-1] in ends):
+        with torch.no_grad():
+            said.append(int(model(torch.tensor([ids + said]), use_cache=False).logits[0, -1].argmax()))
+    return said
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_odd_shapes_match_transformers(shape: str, tmp_path: Path) -> None:
+    """Logits of a long text, and a greedy answer to a rendered chat."""
+    model = write_llama(tmp_path / "checkpoint", 3, **SHAPES[shape])
+    folder = export_model(tmp_path / "checkpoint", tmp_path / "bundle", Recipe(bits=32, context=128))
+    ids = np.random.default_rng(3).integers(0, 480, 80)
+    with torch.no_grad():
+        expected = model(torch.tensor(ids[:-1])[None], use_cache=False).logits[0, 59:].numpy()
+    assert np.abs(logits_of(folder, ids, 60) - expected).max() < 1e-4 * np.ptp(expected)
+    with palmtop.load(folder, threads=1) as session:
+        prompt = session._processor.prompt(MESSAGES).ids.tolist()
+        reply = session.answer(MESSAGES, options=GenerationOptions(max_tokens=16))
+    ends = open_bundle(folder).manifest.processor.text.eos_ids
+    said = greedy(model, prompt, ends, 16)
+    assert len(said) > 2
+    assert list(reply.token_ids) == [i for i in said if i not in ends]
+
+
+def test_the_comparison_can_tell(tmp_path: Path) -> None:
+    """The scaling of long waves and a bias matter: without them the logits are others."""
+    sizes = {"attention_bias": True, "rope_parameters": LLAMA3}
+    model = write_llama(tmp_path / "checkpoint", 3, **sizes)
+    ids = np.random.default_rng(3).integers(0, 480, 80)
+    folder = export_model(tmp_path / "checkpoint", tmp_path / "bundle", Recipe(bits=32, context=128))
+    found = logits_of(folder, ids, 60)
+    plain = LlamaForCausalLM(LlamaConfig(**{**SMALL, "attention_bias": True, "rope_theta": 5000.0})).eval()
+    plain.load_state_dict(model.state_dict())
+    without = LlamaForCausalLM(LlamaConfig(**{**SMALL, "rope_parameters": LLAMA3})).eval()
+    without.load_state_dict(model.state_dict(), strict=False)
+    for other in (plain, without):
+        with torch.no_grad():
+            expected = other(torch.tensor(ids[:-1])[None], use_cache=False).logits[0, 59:].numpy()
+        assert np.abs(found - expected).max() > 1e-2 * np.ptp(expected)
+
+
+def test_the_template_says_what_ends_a_message(tmp_path: Path) -> None:
+    """The tokenizer knows <|end|> too, which this template does not use."""
+    write_llama(tmp_path / "checkpoint", 1)
+    bundle = open_bundle(export_model(tmp_path / "checkpoint", tmp_path / "bundle", Recipe(context=64)))
+    words, text = tokenizer(), bundle.manifest.processor.text
+    assert text.end_of_turn_id == words.token_to_id("<|im_end|>")
+    assert text.eos_ids == (words.token_to_id("<|im_end|>"), words.token_to_id("<|endoftext|>"))
+    assert not text.adds_bos
+
+
+@pytest.mark.parametrize("sizes", [{"tie_word_embeddings": True}, {"attention_bias": True, "mlp_bias": True}])
+def test_quantised_bundles_prove_themselves(sizes: dict[str, Any], tmp_path: Path) -> None:
+    """``verify`` compares every stored tensor and the logits of packaged questions with the checkpoint's."""
+    write_llama(tmp_path / "checkpoint", 3, max_position_embeddings=512, **sizes)
+    bundle = export_model(tmp_path / "checkpoint", tmp_path / "bundle", Recipe(context=256), verify=True)
+    quality = json.loads((bundle / "quality.json").read_text())
+    assert not quality["skipped"] and quality["modes"]["text"]["positions"] > 0
+
+
+@pytest.mark.parametrize("shape", ["as Llama 3.2", "padded heads with biases"])
+def test_openvino_answers_as_the_cpu(shape: str, tmp_path: Path) -> None:
+    if not register_openvino():
+        pytest.skip("onnxruntime-ep-openvino is not installed: pip install '.[openvino]'")
+    write_llama(tmp_path / "checkpoint", 4, **SHAPES[shape])
+    recipe = Recipe(accuracy_level=0, target="openvino", context=128, chunk=16)
+    folder = export_model(tmp_path / "checkpoint", tmp_path / "bundle", recipe)
+    logits = []
+    for provider in ("cpu", "openvino"):
+        with palmtop.load(folder, provider=provider) as session:
+            session.answer(MESSAGES, options=GenerationOptions(max_tokens=1))
+            assert session._default is not None
+            logits.append(session._default._track.logits())
+    # A machine that computes in bfloat16 has two digits.
+    assert np.abs(logits[0] - logits[1]).max() <= 0.02 * np.ptp(logits[0])
+
+
+@pytest.mark.parametrize("shape", ["as Llama 3.1", "padded heads with biases"])
+def test_qnn_compiles_it_and_answers(shape: str, tmp_path: Path) -> None:
+    """The export itself compares each compiled graph with float32."""
+    pytest.importorskip("onnxruntime_qnn", reason="onnxruntime-qnn is not installed: pip install '.[qnn]'")
+    write_llama(tmp_path / "checkpoint", 4, **SHAPES[shape])
+    recipe = Recipe(context=64, chunk=16, target="qnn", soc="sm8750", bits=8)
+    folder = export_model(tmp_path / "checkpoint", tmp_path / "bundle", recipe)
+    assert [t.provider for t in open_bundle(folder).manifest.targets] == ["qnn"]
+    with palmtop.load(folder, provider="qnn") as session:
+        assert session.answer(MESSAGES, options=GenerationOptions(max_tokens=4)).token_ids
+
+
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "activation": ({"hidden_act": "gelu"}, "hidden_act is 'gelu', expected 'silu'"),
+    "biases": ({"attention_bias": True}, r"'model\.layers\.0\.self_attn\.\w_proj\.bias' is missing"),
+    "window": ({"sliding_window": 16}, "sliding_window is 16, expected None"),
+    "part of a head": ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "rotates 8 of a head's 16 dimensions"),
+    "layers": ({"num_hidden_layers": 1}, r"'model\.layers\.1\.\S+' has no place in a llama model of 1 layers"),
+    "too long": ({"max_position_embeddings": 32}, "max_position_embeddings is 32, expected at least 64"),
+    "softcap": ({"final_logit_softcapping": 30.0}, "final_logit_softcapping is 30.0, expected 0"),
+    "norm": ({"qk_layernorm": True}, "qk_layernorm is True, expected False"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_the_graph_does_not_do_is_refused(case: str, tmp_path: Path) -> None:
+    changes, message = REFUSED[case]
+    write_llama(tmp_path / "checkpoint", 1)
+    path = tmp_path / "checkpoint" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    with pytest.raises(CheckpointError, match=message) as raised:
+        export_model(tmp_path / "checkpoint", tmp_path / "bundle", Recipe(context=64))
+    assert "\n" not in str(raised.value)
