@@ -138,18 +138,38 @@ def wilson_interval(correct: int, total: int) -> tuple[float, float]:
 
 
 def read_questions(path: Path) -> Iterator[Question]:
-    """Lines of {"task", "messages", "expected", "group"?}; paths of media are relative to the file.
+    """Lines of {"messages", "expected", "task"?, "group"?}; paths of media are relative to the file.
 
     Raises:
         InputError: the file cannot be read, or a line is not such an object; names the line.
     """
+    for line, where in _lines(path):
+        yield _question(line, where, path.parent, ("messages", "expected"))
+
+
+def read_samples(path: Path) -> Iterator[Question]:
+    """Likewise, "expected" may be missing; a file without any line is refused.
+
+    Raises:
+        InputError: as above.
+    """
+    empty = True
+    for line, where in _lines(path):
+        empty = False
+        yield _question(line, where, path.parent, ("messages",))
+    if empty:
+        raise InputError(f"{path}: has no line, expected at least one sample")
+
+
+def _lines(path: Path) -> Iterator[tuple[str, str]]:
+    """Lines that are not blank, each with where it is."""
     try:
         lines = path.read_text("utf-8-sig").split("\n")  # other line breaks of Unicode may stand inside a text
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read ({reason_of(error)}), expected lines of JSON") from error
     for number, line in enumerate(lines, 1):
         if line.strip():
-            yield _question(line, f"{path}:{number}", path.parent)
+            yield line, f"{path}:{number}"
 
 
 def _score(task: str, group: str, marks: list[bool]) -> Score:
@@ -158,7 +178,7 @@ def _score(task: str, group: str, marks: list[bool]) -> Score:
     return Score(task=task, group=group, correct=sum(marks), total=len(marks), accuracy=share, low=low, high=high)
 
 
-def _question(line: str, where: str, folder: Path) -> Question:
+def _question(line: str, where: str, folder: Path, needed: Sequence[str]) -> Question:
     try:
         data = json.loads(line)
     except (ValueError, RecursionError) as error:
@@ -166,10 +186,14 @@ def _question(line: str, where: str, folder: Path) -> Question:
     if not isinstance(data, dict):
         raise InputError(f"{where}: is {kind_of(data)}, expected an object")
     for key, kind, expected in (("task", str, "text"), ("messages", list, "a list"), ("expected", str, "text")):
-        if not isinstance(data.get(key), kind):
+        if (key in needed or key in data) and not isinstance(data.get(key), kind):
             raise InputError(f"{where}: {key} is {kind_of(data.get(key))}, expected {expected}")
-    messages = [_with_paths(message, folder) for message in data["messages"]]
-    return Question(task=data["task"], messages=messages, expected=data["expected"], group=str(data.get("group", "")))
+    return Question(
+        task=data.get("task", "samples"),
+        messages=[_with_paths(message, folder) for message in data["messages"]],
+        expected=data.get("expected", ""),
+        group=str(data.get("group", "")),
+    )
 
 
 def _with_paths(message: Any, folder: Path) -> Any:

@@ -1,4 +1,7 @@
-"""Packaged questions as decoder inputs: rendered, tokenised, their media encoded by a bundle's own encoders."""
+"""Questions that bundle and checkpoint are compared on, and as decoder inputs: rendered, tokenised, media encoded.
+
+The packaged model's own tasks for models of its vocabulary, general requests for all others, or a user's file.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +11,52 @@ from typing import Any
 
 import numpy as np
 
+from palmtop.errors import InputError
 from palmtop.export.measure.onnx_decoder import ProbeInput
 from palmtop.runtime.bundle.manifest import MODES, Manifest
+from palmtop.runtime.bundle.opening import Bundle
+from palmtop.runtime.chat.routing import mode_of
+from palmtop.runtime.evaluate import read_samples
 from palmtop.runtime.media.encoder_runner import Encoders
 from palmtop.runtime.processor import Processor
 from palmtop.runtime.processor.text import expand_media
+from palmtop.runtime.reference import has_packaged_vocabulary
+from palmtop.runtime.reference.general_prompts import general_messages
 from palmtop.runtime.reference.heldout import held_out_items
 
 SEED = 7
+
+Question = tuple[str, list[Mapping[str, Any]], str]
+"""mode, messages, right answer; empty where none is known"""
+
+
+def chosen_questions(bundle: Bundle, count: int, samples: Path | None = None) -> list[Question]:
+    """What a bundle is asked.
+
+    Args:
+        bundle: under test.
+        count: questions of each mode; of a file all are taken.
+        samples: lines of JSON with messages, and expected answers where they are known.
+
+    Raises:
+        InputError: the file cannot be read, a line is not a sample, or the model does not serve its mode.
+    """
+    if samples is not None:
+        return list(_own_questions(bundle, samples))
+    if has_packaged_vocabulary(bundle.path / "tokenizer.json"):
+        return list(packaged_messages(bundle.manifest.modes, count))
+    return [(m, list(q), "") for m in MODES if m in bundle.manifest.modes for q in general_messages(m, count, SEED)]
+
+
+def _own_questions(bundle: Bundle, samples: Path) -> Iterator[Question]:
+    processor = Processor(bundle.manifest.processor, bundle.path)
+    for number, sample in enumerate(read_samples(samples), 1):
+        kinds = {place.item.kind for place in processor.prompt(sample.messages).media}
+        mode = mode_of(has_image="image" in kinds, has_audio="audio" in kinds)
+        if mode not in bundle.manifest.modes:
+            modes = ", ".join(bundle.manifest.modes)
+            raise InputError(f"{samples}: sample {number} is '{mode}', the model serves {modes}")
+        yield mode, list(sample.messages), sample.expected
 
 
 def packaged_messages(modes: Sequence[str], count: int) -> Iterator[tuple[str, list[Mapping[str, Any]], str]]:

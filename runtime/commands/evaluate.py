@@ -27,7 +27,7 @@ Examples:
   palmtop evaluate reference-int4 --task image --items 500 --adapter none
   palmtop evaluate phi4mm-int4 questions.jsonl --json
 \b
-A line of questions.jsonl (paths are relative to the file, "group" may be left out):
+A line of questions.jsonl (paths are relative to the file, "task" and "group" may be left out):
   {"task": "digits", "group": "photo", "expected": "407", "messages": [{"role": "user", "content":
    [{"type": "image", "image": "407.png"}, {"type": "text", "text": "Read the number."}]}]}
 """
@@ -82,7 +82,14 @@ def _questions(
 ) -> list[Question]:
     """Those of the file, or of the held-out set for every mode the bundle serves."""
     if data is None:
+        from palmtop.runtime.reference import has_packaged_vocabulary
         from palmtop.runtime.reference.heldout import TASKS, held_out_items
+
+        if not has_packaged_vocabulary(session.bundle.path / "tokenizer.json"):
+            raise InputError(
+                f"{session.bundle.path}: the packaged questions are tasks of the packaged model, which this model never learnt;"
+                " expected a file of questions with their answers"
+            )
 
         if unknown := set(tasks) - set(TASKS):
             raise InputError(f"task '{min(unknown)}' is not held out, expected one of {', '.join(TASKS)}")

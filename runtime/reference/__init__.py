@@ -6,6 +6,7 @@ spoken clips.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 _HERE = Path(__file__).resolve().parent
@@ -29,3 +30,15 @@ def held_out_path() -> Path:
 def samples_path() -> Path:
     """Directory of the sample media and of `samples.json`, one question for each mode."""
     return _HERE / "samples"
+
+
+def has_packaged_vocabulary(tokenizer: Path) -> bool:
+    """Whether a tokenizer.json has the packaged model's tokens: only such a model can have learnt its tasks."""
+    packaged = checkpoint_path() / "tokenizer.json"
+    try:
+        if tokenizer.stat().st_size > 2 * packaged.stat().st_size:  # a general vocabulary has megabytes
+            return False
+        found, own = (json.loads(path.read_text("utf-8")) for path in (tokenizer, packaged))
+        return bool(found["model"]["vocab"] == own["model"]["vocab"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
