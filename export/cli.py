@@ -152,6 +152,9 @@ def export_command(
         click.echo(f"palmtop: warning: {note}", err=True)
     for reason in quality["skipped"] if quality else ():
         click.echo(f"palmtop: warning: not measured: {reason}", err=True)
+    for check in quality["checks"] if quality else ():
+        if not check["passed"]:  # a loss: of a wrong bundle nothing is kept
+            click.echo(f"palmtop: warning: the bundle is lossy: {check['name']}: {check['detail']}", err=True)
     if as_json:
         result = {
             "bundle": str(output),
@@ -159,7 +162,8 @@ def export_command(
             "seconds": round(seconds, 2),
             "peak_rss_bytes": peak_rss,
             "parts": manifest["parts"],
-            "checks_passed": None if quality is None else [check["name"] for check in quality["checks"]],
+            "verdict": None if quality is None else quality["verdict"],
+            "checks_passed": None if quality is None else [c["name"] for c in quality["checks"] if c["passed"]],
             "skipped": None if quality is None else quality["skipped"],
             "notes": notes,
         }
@@ -230,15 +234,24 @@ def _is_watched() -> bool:
 
 
 def _measured(quality: dict[str, Any]) -> str:
-    """What was compared with the checkpoint, in one line; a check that fails never gets here."""
-    counts = [f"{len(quality['checks'])} checks passed", f"{len(quality['tensors'])} tensors"]
+    """What was compared with the checkpoint, in one line; of a wrong bundle nothing gets here."""
+    passed = sum(check["passed"] for check in quality["checks"])
+    of = "" if passed == len(quality["checks"]) else f" of {len(quality['checks'])}"
+    counts = [f"{passed}{of} checks passed", f"{len(quality['tensors'])} tensors"]
     if quality["modes"]:
-        counts.append(f"logits of {', '.join(quality['modes'])}")
+        counts.append("logits: " + ", ".join(f"{mode} {_loss(quality, mode)}" for mode in quality["modes"]))
     if quality["adapters"]:
         counts.append(f"adapters {', '.join(quality['adapters'])}")
     if quality["kv_cache"]:
         counts.append(_cache_cost(quality["kv_cache"]))
     return f"Compared with the checkpoint: {'; '.join(counts)} (numbers in quality.json)"
+
+
+def _loss(quality: dict[str, Any], mode: str) -> str:
+    """What a mode loses, of weights and of activations."""
+    found, parts = quality["modes"][mode], quality["losses"].get(mode)
+    apart = f" = weights {parts['weights']:.4f}, activations {parts['activations']:.4f}" if parts else ""
+    return f"KL {found['mean_kl']:.4f}{apart}, {found['top1']:.0%} same top"
 
 
 def _cache_cost(loss: dict[str, Any]) -> str:

@@ -12,17 +12,18 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from palmtop.errors import InputError
 from palmtop.export.adapters.install import add_adapter
 from palmtop.export.arch import Model, read_model
 from palmtop.export.bundle.bundle_writer import Making
-from palmtop.export.bundle.manifest_builder import PLAN_FILE, expected_manifest
+from palmtop.export.bundle.manifest_builder import PLAN_FILE
 from palmtop.export.checkpoint.folder import Checkpoint
-from palmtop.export.checkpoint.tokenizer_files import CHAT_TEMPLATE_FILE
 from palmtop.export.kv.stored_cache import stored_cache
 from palmtop.export.measure.divergence import Agreement, agreement
 from palmtop.export.mixed_precision.allocation import Planned
@@ -33,17 +34,18 @@ from palmtop.runtime.memory.machine import available_memory, rss_bytes
 
 from . import adapters as proofs
 from .adapters import Loras
-from .baselines import neighbours, weight_bytes
-from .comparison import Decoders, Divergence, Pair, Question, Reference, compared_answers, encoders_snr
+from .baselines import neighbours, plain_bundle, weight_bytes
+from .comparison import Decoders, Divergence, Pair, Reference, compared_answers, encoders_snr
 from .greedy_answers import accuracy, worst
+from .judging.graph_checks import compare_graphs
+from .judging.manifest_checks import same_manifest, wrong_checkpoint
+from .judging.tensor_checks import compare_tensors, judge_tensors
+from .judging.verdict import judge_modes
 from .kv_loss import cache_loss, judge_cache
 from .quality import Check, Quality
-from .samples import SampleReader, packaged_messages
+from .samples import Question, SampleReader, chosen_questions
 from .stored_precision import AsStored
-from .tensor_checks import compare_tensors, judge_tensors
-from .tensors import Likeness
-
-MAX_LOGIT_SHARE = {4: 0.5, 8: 0.2, 32: 1e-3}  # largest difference of a logit, of the range
+from .tensors import MISSING, Likeness
 
 Report = Callable[[str], None]
 
@@ -58,6 +60,7 @@ def verify(
     loras: Loras | None = None,
     workers: Workers | None = None,
     ram_bytes: int | None = None,
+    samples: Path | None = None,
 ) -> Quality:
     """Compare a bundle with its checkpoint.
 
@@ -71,6 +74,7 @@ def verify(
             original.
         workers: threads and blocks.
         ram_bytes: limit for the memory of this process; what does not fit is left out, and named.
+        samples: lines of JSON to ask in place of packaged questions.
 
     Returns:
         Checks and numbers; nothing is raised for a bad bundle, its checks fail.
@@ -78,13 +82,19 @@ def verify(
     Raises:
         BundleError: a graph of the bundle cannot be loaded or lacks what its manifest names.
         CheckpointError: the checkpoint cannot be read.
+        InputError: the checkpoint is another model's, or a sample does not fit the model.
     """
     started = time.perf_counter()
     tell = report or (lambda _: None)
     recipe = Recipe.from_dict(bundle.manifest.recipe)
     model = read_model(checkpoint, recipe)
     workers = workers or plan_workers(ram_bytes, rss_bytes() or 0)
-    checks = _same_manifest(bundle, checkpoint, model, recipe, workers)
+    if foreign := wrong_checkpoint(bundle, model):
+        raise InputError(f"{bundle.path}: {foreign}, expected the checkpoint {checkpoint.path} to be its source")
+    checks = same_manifest(bundle, checkpoint, model, recipe, workers)
+    cached = with_cache(model, stored_cache(bundle.file(bundle.manifest.decoder.file), bundle.manifest.decoder))
+    graph_checks, other_version = compare_graphs(bundle, cached, recipe)
+    checks += graph_checks
     loras = loras or {}
     unknown = proofs.added_without_source(bundle.manifest, loras)
     checks += proofs.names(bundle.manifest, proofs.given_adapters(model, loras), unknown)
@@ -92,29 +102,36 @@ def verify(
     tell("tensors")
     tensors = compare_tensors(bundle, model, recipe, workers) | proofs.compare_added(bundle, loras)
     checks += judge_tensors(tensors)
-    skipped = tuple(
+    skipped: tuple[str, ...] = tuple(
         f"adapter {name}: was added; to compare it with its original name the folder: --lora {name}=PEFT_FOLDER"
         for name in unknown
-    )
+    ) + tuple(other_version)
     kv_cache: dict[str, Any] = {}
     if bundle.manifest.decoder.kv_bits != 32:
         tell("KV cache")
         loss, shortened = cache_loss(bundle, items, tell, ram_bytes)
         checks += judge_cache(loss) if loss else []
         kv_cache, skipped = loss.to_dict() if loss else {}, (*skipped, *filter(None, [shortened]))
-    if reason := _too_large(checkpoint, ram_bytes):
+    if reason := _not_comparable(tensors) or _too_large(checkpoint, ram_bytes):
         return _summed_up(started, checks, tensors, kv_cache=kv_cache, skipped=(*skipped, reason))
     with tempfile.TemporaryDirectory(prefix="palmtop-verify-") as temporary:
         tell("float reference")
         reference = _make_reference(Path(temporary), checkpoint, model, recipe, loras, bundle, workers)
         tell("logits")
         decoders = Decoders(bundle, reference)
-        questions, readers = _questions(bundle, reference, items)
+        questions, readers = _questions(bundle, reference, items, samples)
         pairs = [(readers[0].read(mode, m), readers[1].read(mode, m)) for mode, m, _ in questions]
         modes = {
-            m: _mode_agreement(decoders, m, [p for p in pairs if p[0].mode == m]) for m in _common(bundle, reference)
+            m: _mode_agreement(decoders, m, [p for p in pairs if p[0].mode == m])
+            for m in dict.fromkeys(exact.mode for exact, _ in pairs)
         }
-        checks += _judge_modes(modes, recipe)
+        losses = decoders.losses(pairs)
+        checks += judge_modes(
+            modes,
+            losses,
+            recipe,
+            partial(_plain_losses, Path(temporary), checkpoint, model, recipe, decoders, questions, pairs),
+        )
         tell("adapters")
         adapters = {a.name: proofs.measure(decoders, a.name, pairs) for a in bundle.manifest.adapters}
         checks += proofs.judge(adapters)
@@ -136,6 +153,7 @@ def verify(
     return replace(
         _summed_up(started, checks, tensors, modes=modes, adapters=adapters, kv_cache=kv_cache, skipped=skipped),
         encoders=encoders_snr(pairs),
+        losses=losses,
         weight_bytes=weight_bytes(bundle.path),
         accuracy=accuracy(compared),
         worst=worst(compared),
@@ -179,30 +197,26 @@ def _too_large(checkpoint: Checkpoint, ram_bytes: int | None) -> str | None:
     )
 
 
-def _same_manifest(
-    bundle: Bundle, checkpoint: Checkpoint, model: Model, recipe: Recipe, workers: Workers
-) -> list[Check]:
-    """What the manifest says beside weights is what this checkpoint and recipe give."""
-    manifest = bundle.manifest
-    expected = expected_manifest(checkpoint, model, recipe, workers)
-    template = bundle.file(CHAT_TEMPLATE_FILE).read_text("utf-8")
-    pairs: dict[str, tuple[object, object]] = {
-        "routes": ({n: r for n, r in manifest.routes.items() if n not in manifest.tasks}, expected.routes),
-        "processor": (manifest.processor, expected.processor),
-        "decoder": (manifest.decoder, expected.decoder),
-        "source hash": (manifest.source_sha256, expected.source_sha256),
-        "chat template": (template, model.chat_template),
-    }
-    return [
-        Check(
-            name=f"manifest: {name}",
-            passed=found == wanted,
-            value=float(found == wanted),
-            limit=1.0,
-            detail="as the checkpoint says" if found == wanted else f"found {found!s:.200}, expected {wanted!s:.200}",
-        )
-        for name, (found, wanted) in pairs.items()
-    ]
+def _not_comparable(tensors: dict[str, Likeness]) -> str | None:
+    """Why logits say nothing: tensors are missing or of other shapes, which their own check has said."""
+    missing = [name for name, likeness in tensors.items() if likeness is MISSING]
+    if not missing:
+        return None
+    return f"logits and adapters: {len(missing)} stored tensors are missing or of another shape, such as '{missing[0]}'"
+
+
+def _plain_losses(
+    folder: Path,
+    checkpoint: Checkpoint,
+    model: Model,
+    recipe: Recipe,
+    decoders: Decoders,
+    questions: list[Question],
+    pairs: list[Pair],
+) -> dict[str, float]:
+    """KL by mode of plain rounding to 4 bits in groups of 32, its activations in float32."""
+    manifest, place = plain_bundle(folder, checkpoint, model, recipe)
+    return Divergence(decoders, questions, pairs).by_mode(place, manifest)
 
 
 def _planned(bundle: Bundle) -> Planned | None:
@@ -239,12 +253,13 @@ def _make_reference(
 
 
 def _questions(
-    bundle: Bundle, reference: Reference, items: int
+    bundle: Bundle, reference: Reference, items: int, samples: Path | None
 ) -> tuple[list[Question], tuple[SampleReader, SampleReader]]:
     """Packaged questions, and readers of them with the float encoders and with the bundle's."""
     exact = SampleReader(reference.float_folder, reference.float_manifest)
     found = SampleReader(bundle.path, bundle.manifest)
-    return list(packaged_messages(_common(bundle, reference), items)), (exact, found)
+    common = _common(bundle, reference)
+    return [q for q in chosen_questions(bundle, items, samples) if q[0] in common], (exact, found)
 
 
 def _common(bundle: Bundle, reference: Reference) -> list[str]:
@@ -261,18 +276,3 @@ def _mode_agreement(decoders: Decoders, mode: str, pairs: list[Pair]) -> Agreeme
         exact.append(e)
         found.append(f)
     return agreement(np.concatenate(exact), np.concatenate(found))
-
-
-def _judge_modes(modes: dict[str, Agreement], recipe: Recipe) -> list[Check]:
-    limit = MAX_LOGIT_SHARE[min(recipe.bits, recipe.bits_of_head, recipe.bits_of_encoders, recipe.kv)]
-    return [
-        Check(
-            name=f"{mode}: logits",
-            passed=bool(a.max_abs <= limit),  # false for NaN
-            value=round(a.max_abs, 6),
-            limit=limit,
-            detail=f"KL {a.mean_kl:.4f} nats, {a.top1:.0%} same top token over {a.positions} positions;"
-            f" largest difference is {a.max_abs:.2%} of the logit range",
-        )
-        for mode, a in modes.items()
-    ]

@@ -49,3 +49,23 @@ def neighbours(
         name = f"INT{bits}, groups of {group}"
         found.append({"name": name, "weight_bytes": weight_bytes(place), "mean_kl": mean_kl(place, manifest)})
     return found
+
+
+def plain_bundle(folder: Path, checkpoint: Checkpoint, model: Model, recipe: Recipe) -> tuple[Manifest, Path]:
+    """The bundle that plain rounding makes: 4 bits in groups of 32 with zero points, float32 activations and cache."""
+    own = replace(
+        recipe,
+        bits=4,
+        group=32,
+        symmetric=False,
+        head_bits=None,
+        encoder_bits=None,
+        method="rtn",
+        accuracy_level=0,
+        kv=32,
+        target=None,
+        soc=None,
+    )
+    place = folder / "plain-rounding"
+    place.mkdir()
+    return write_bundle(place, checkpoint, model, own), place

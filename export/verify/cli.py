@@ -15,6 +15,8 @@ from palmtop.runtime.memory.size_option import Size
 if TYPE_CHECKING:
     from palmtop.runtime.bundle.opening import Bundle
 
+    from .quality import Check
+
 EXAMPLES = """
 \b
 Examples:
@@ -25,6 +27,8 @@ Examples:
   palmtop verify phi4mm-int4 --against Phi-4-multimodal-instruct --report report.html --items 50
 """
 
+EXIT_CODES = {"passed": 0, "failed": 1, "lossy": 3}  # 2: the command line, the bundle or the checkpoint is unusable
+
 
 @click.command("verify", epilog=EXAMPLES, short_help="Prove that a bundle is what its checkpoint was.")
 @click.argument("bundle", type=click.Path(path_type=Path))
@@ -34,6 +38,9 @@ Examples:
 @click.option(
     "--lora", "loras", multiple=True, metavar="NAME=DIR", help="PEFT folder of an adapter that was added; repeatable."
 )
+@click.option(
+    "--samples", type=click.Path(path_type=Path), help="JSONL to ask instead of packaged questions, see docs/verify.md."
+)
 @click.option("--ram", type=Size(), help="Most memory to use, such as 2GB; what does not fit is left out, and named.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def verify_command(
@@ -42,17 +49,22 @@ def verify_command(
     items: int,
     page: Path | None,
     loras: tuple[str, ...],
+    samples: Path | None,
     ram: int | None,
     as_json: bool,
 ) -> None:
-    """Check the BUNDLE's hashes and, with --against, its tensors, logits and adapters.
+    """Check the BUNDLE's hashes and, with --against, its graphs, tensors, logits and adapters.
 
-    Exits with 1 when a check fails, after naming it.
+    Exits with 1 when a check fails, after naming it; with 3 when all that fails is a loss: the bundle is the
+    checkpoint's, and its bits cost more than half a nat a token and more than plain rounding would.
+    The float reference is built by this exporter; --reference transformers compares with another implementation.
     """
     from palmtop.runtime.bundle.opening import check_hashes, open_bundle
 
     opened = open_bundle(bundle, hashes=False)
     check_hashes(opened)
+    if checkpoint is None and samples is not None:
+        raise InputError("samples are asked of bundle and checkpoint, expected --against CHECKPOINT")
     if checkpoint is None and page is not None:
         raise InputError("a report compares with the checkpoint, expected --against CHECKPOINT")
     if checkpoint is None:
@@ -80,6 +92,7 @@ def verify_command(
         report=report,
         loras=folders,
         ram_bytes=ram,
+        samples=samples,
     )
     if page is not None:
         _write_report(page, opened, quality.to_dict())
@@ -87,11 +100,16 @@ def verify_command(
         click.echo(json.dumps(quality.to_dict()))
     else:
         for check in quality.checks:
-            mark = click.style("ok  ", fg="green") if check.passed else click.style("FAIL", fg="red")
-            click.echo(f"{mark}  {check.name}: {check.detail}")
+            click.echo(f"{_mark(check)}  {check.name}: {check.detail}")
         for reason in quality.skipped:
             click.echo(f"{click.style('skip', fg='yellow')}  {reason}")
-    sys.exit(0 if quality.passed else 1)
+    sys.exit(EXIT_CODES[quality.verdict])
+
+
+def _mark(check: Check) -> str:
+    if check.passed:
+        return click.style("ok  ", fg="green")
+    return click.style("LOSS", fg="yellow") if check.is_loss else click.style("FAIL", fg="red")
 
 
 def _write_report(page: Path, bundle: Bundle, quality: dict[str, Any]) -> None:

@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from palmtop.errors import BundleError
+from palmtop.export.checkpoint.tokenizer_files import TOKENIZER_FILE
 from palmtop.export.measure.divergence import kl, snr_db
 from palmtop.export.measure.onnx_decoder import DecoderProbe, ProbeInput
 from palmtop.runtime.bundle.manifest import Manifest
 from palmtop.runtime.bundle.opening import Bundle
+from palmtop.runtime.reference import has_packaged_vocabulary
 
 from .greedy_answers import MAX_TOKENS, Compared, prompt_text, text_of
-from .samples import SampleReader
+from .judging.verdict import with_float_activations
+from .samples import Question, SampleReader
 
 STEPS = 6  # teacher-forced tokens a question at most: what comes after an answer's end nobody sees
+GENERAL_STEPS = 16  # likewise of a request without a known answer: those are longer
 
 Pair = tuple[ProbeInput, ProbeInput]
 """The same question, media encoded by the float bundle's encoders and by those under test."""
-
-Question = tuple[str, list[Mapping[str, Any]], str]
-"""mode, messages, right answer"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +43,8 @@ class Decoders:
     def __init__(self, bundle: Bundle, reference: Reference) -> None:
         self.manifest = bundle.manifest
         self.float_manifest = reference.float_manifest
+        self.steps = STEPS if has_packaged_vocabulary(bundle.path / TOKENIZER_FILE) else GENERAL_STEPS
+        self._file = bundle.file(bundle.manifest.decoder.file)
         self.found = DecoderProbe(bundle.file(bundle.manifest.decoder.file), bundle.manifest.decoder)
         self.exact = DecoderProbe(
             reference.float_folder / reference.float_manifest.decoder.file, reference.float_manifest.decoder
@@ -64,10 +65,10 @@ class Decoders:
             gates[adapter.gate] = weights.get(adapter.name, 0.0)
         return gates
 
-    def answer(self, prompt: ProbeInput, weights: dict[str, float], steps: int = STEPS) -> NDArray[np.int64]:
+    def answer(self, prompt: ProbeInput, weights: dict[str, float], steps: int | None = None) -> NDArray[np.int64]:
         """The float decoder's greedy answer up to its end, which is included."""
         ends = self.float_manifest.processor.text.eos_ids
-        return self.exact.greedy(prompt, self.gates(self.float_manifest, weights), steps, ends)
+        return self.exact.greedy(prompt, self.gates(self.float_manifest, weights), steps or self.steps, ends)
 
     def both(
         self, pair: Pair, weights: dict[str, float], tokens: NDArray[np.int64]
@@ -78,6 +79,30 @@ class Decoders:
             self.exact.logits(exact, self.gates(self.float_manifest, weights), tokens),
             self.found.logits(found, self.gates(self.manifest, weights), tokens),
         )
+
+    def losses(self, pairs: list[Pair]) -> dict[str, dict[str, float]]:
+        """By mode: what the weights lose with float activations, and what the kernels' 8-bit activations lose then."""
+        path, spec = self._file, self.manifest.decoder
+        graph = with_float_activations(path)
+        level0 = self.found if graph is None else DecoderProbe(path, spec, graph=graph)
+        rows: dict[str, list[tuple[NDArray[np.float32], ...]]] = {}
+        for pair in pairs:
+            mode = pair[0].mode
+            weights = self.float_manifest.routes[mode].adapters if self.manifest.adapters else {}
+            tokens = self.answer(pair[0], weights)
+            exact, found = self.both(pair, weights, tokens)
+            between = level0.logits(pair[1], self.gates(self.manifest, weights), tokens)
+            rows.setdefault(mode, []).append((exact, between, found))
+        losses = {}
+        for mode, each in rows.items():
+            exact, between, found = (np.concatenate(some) for some in zip(*each, strict=True))
+            losses[mode] = {
+                "weights": round(float(kl(exact, between).mean()), 6),
+                "weights_top1": float((exact.argmax(-1) == between.argmax(-1)).mean()),
+                "activations": round(float(kl(between, found).mean()), 6),
+                "activations_top1": float((between.argmax(-1) == found.argmax(-1)).mean()),
+            }
+        return losses
 
 
 def encoders_snr(pairs: list[Pair]) -> dict[str, float]:
@@ -106,7 +131,7 @@ def compared_answers(
     weights = decoders.float_manifest.routes[mode].adapters if decoders.manifest.adapters else {}
     exact = decoders.answer(pair[0], weights, MAX_TOKENS)
     found = decoders.found.greedy(pair[1], decoders.gates(decoders.manifest, weights), MAX_TOKENS, reader.eos_ids)
-    divergence = kl(*decoders.both(pair, weights, exact[:STEPS]))
+    divergence = kl(*decoders.both(pair, weights, exact[: decoders.steps]))
     return Compared(
         mode=mode,
         prompt=prompt_text(messages),
@@ -130,6 +155,10 @@ class Divergence:
 
     def __call__(self, folder: Path, manifest: Manifest) -> float:
         """Of the bundle in a folder."""
+        return float(np.mean(list(self.by_mode(folder, manifest).values())))
+
+    def by_mode(self, folder: Path, manifest: Manifest) -> dict[str, float]:
+        """Likewise, of each mode."""
         reader, own = SampleReader(folder, manifest), self._decoders
         probe = DecoderProbe(folder / manifest.decoder.file, manifest.decoder)
         found: dict[str, list[NDArray[np.float64]]] = {}
@@ -139,4 +168,4 @@ class Divergence:
             tokens = own.answer(exact, weights)
             logits = probe.logits(reader.read(mode, messages), own.gates(manifest, weights), tokens)
             found.setdefault(mode, []).append(kl(own.exact.logits(exact, gates, tokens), logits))
-        return float(np.mean([np.concatenate(values).mean() for values in found.values()]))
+        return {mode: float(np.concatenate(values).mean()) for mode, values in found.items()}

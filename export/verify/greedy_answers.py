@@ -24,7 +24,7 @@ class Compared:
     Attributes:
         mode: of input.
         prompt: its text.
-        expected: the right answer.
+        expected: the right answer; empty where none is known.
         reference: the float decoder's.
         found: the bundle's.
         kl: mean over the first answer tokens, in nats.
@@ -39,10 +39,16 @@ class Compared:
 
 
 def accuracy(compared: Sequence[Compared]) -> dict[str, dict[str, float]]:
-    """By mode: right answers of both, each with Wilson's 95 % interval, and of how many."""
+    """By mode: right answers of both, each with Wilson's 95 % interval, and of how many.
+
+    A mode is left out where the float model gives no right answer: the questions are not what it has learnt.
+    """
     table: dict[str, dict[str, float]] = {}
-    for mode in dict.fromkeys(c.mode for c in compared):
-        some = [c for c in compared if c.mode == mode]
+    known = [c for c in compared if c.expected.strip()]
+    for mode in dict.fromkeys(c.mode for c in known):
+        some = [c for c in known if c.mode == mode]
+        if all(c.reference != c.expected.strip() for c in some):
+            continue
         row: dict[str, float] = {"items": len(some)}
         for who in ("reference", "found"):
             right = sum(getattr(c, who) == c.expected.strip() for c in some)
@@ -67,5 +73,10 @@ def text_of(tokens: NDArray[np.int64], eos_ids: Sequence[int], decode: Callable[
 
 def prompt_text(messages: Sequence[Mapping[str, Any]]) -> str:
     """What a reader of the report sees of a question."""
-    parts = [part for message in messages for part in message["content"]]
-    return " ".join(part["text"] if part["type"] == "text" else f"[{part['type']}]" for part in parts)
+    shown: list[str] = []
+    for message in messages:
+        content = message.get("content") or ""
+        for part in [content] if isinstance(content, str) else content:
+            kind = "text" if isinstance(part, str) else str(part.get("type"))
+            shown.append(str(part if isinstance(part, str) else part.get("text")) if kind == "text" else f"[{kind}]")
+    return " ".join(shown)

@@ -20,6 +20,7 @@ class Check:
         value: what was measured.
         limit: what it was compared with.
         detail: one sentence for a reader who did not write the exporter.
+        is_loss: when it fails the bundle is a right one that loses much, not a wrong one.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Check:
     value: float
     limit: float
     detail: str
+    is_loss: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +45,7 @@ class Quality:
         accuracy: right answers of float model and bundle by mode; only for a report.
         worst: prompts on which they part most; likewise.
         neighbours: other bundles of the checkpoint, with bytes and divergence; likewise.
+        losses: KL in nats by mode, of the weights alone and of 8-bit activations on top of them.
         kv_cache: what a quantised cache costs against a float one, by mode and by length of a text.
         skipped: what could not be measured, and why.
         seconds: what it took.
@@ -55,6 +58,7 @@ class Quality:
     skipped: tuple[str, ...]
     seconds: float
     encoders: dict[str, float] = field(default_factory=dict)
+    losses: dict[str, dict[str, float]] = field(default_factory=dict)
     kv_cache: dict[str, Any] = field(default_factory=dict)
     weight_bytes: int = 0
     accuracy: dict[str, dict[str, float]] = field(default_factory=dict)
@@ -67,10 +71,16 @@ class Quality:
         return all(c.passed for c in self.checks)
 
     @property
+    def verdict(self) -> str:
+        """One of "passed", "failed" and "lossy", a right bundle that loses more than it had to."""
+        failed = [c for c in self.checks if not c.passed]
+        return "passed" if not failed else "lossy" if all(c.is_loss for c in failed) else "failed"
+
+    @property
     def mean_kl(self) -> float | None:
         """Of the modes, each with the same weight; None where logits were not compared."""
         return float(np.mean([a.mean_kl for a in self.modes.values()])) if self.modes else None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
-        return {"passed": self.passed, "mean_kl": self.mean_kl, **asdict(self)}
+        return {"passed": self.passed, "verdict": self.verdict, "mean_kl": self.mean_kl, **asdict(self)}

@@ -38,8 +38,12 @@ pre{white-space:pre-wrap;overflow-wrap:anywhere;font-size:.75rem}dt{font-weight:
 
 DEFINITIONS = {
     "KL": "Kullback-Leibler divergence of the bundle's next-token distribution from the float model's, in nats; the mean"
-    " over the tokens of the float model's answers to packaged questions, six of each at most. Computed by the bundle's own"
+    " over the first tokens of the float model's answers. Computed by the bundle's own"
     " kernels, with 8-bit activations where it asks for them. 0 is no difference.",
+    "KL of weights, of activations": "What the stored weights lose when kernels compute in float32 (accuracy level 0), and"
+    " how far the bundle's own 8-bit activations (level 4) are from that.",
+    "Lossy": "A right bundle that loses more than half a nat a token, and half as much again as plain rounding to 4 bits in"
+    " groups of 32 would.",
     "Mean KL": "The mean of the modes' KL, each mode with the same weight.",
     "Same top token": "Share of judged tokens whose most likely token is the float model's.",
     "Signal-to-noise ratio": "Energy of the float32 values over that of the difference, in decibels: 20 dB is an error"
@@ -66,7 +70,7 @@ def render(quality: Mapping[str, Any], title: str, plan: Mapping[str, Any] | Non
     sections = [
         _summary(quality),
         _frontier(quality, plan),
-        _modes(quality["modes"]),
+        _modes(quality["modes"], quality["losses"]),
         _kv_cache(quality["kv_cache"]),
         _accuracy(quality["accuracy"]),
         _layers(quality["tensors"]),
@@ -102,7 +106,7 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def _summary(quality: Mapping[str, Any]) -> str:
     passed = sum(check["passed"] for check in quality["checks"])
-    verdict = '<b class="good">passed</b>' if quality["passed"] else '<b class="bad">failed</b>'
+    verdict = f'<b class="{"good" if quality["passed"] else "bad"}">{quality["verdict"]}</b>'
     tiles = [f"{verdict}<span>{passed} of {len(quality['checks'])} checks hold</span>"]
     if quality["weight_bytes"]:
         tiles.append(f"<b>{megabytes(quality['weight_bytes'])}</b><span>graphs and weights</span>")
@@ -127,7 +131,7 @@ def _frontier(quality: Mapping[str, Any], plan: Mapping[str, Any] | None) -> str
     return _section("Size against loss", note, chart, _table(("", "size", "mean KL"), rows))
 
 
-def _modes(modes: Mapping[str, Any]) -> str:
+def _modes(modes: Mapping[str, Any], losses: Mapping[str, Any]) -> str:
     if not modes:
         return ""
     largest = max(mode["mean_kl"] for mode in modes.values()) or 1.0
@@ -135,14 +139,16 @@ def _modes(modes: Mapping[str, Any]) -> str:
         (
             escape(name) + bar(mode["mean_kl"] / largest),
             f"{mode['mean_kl']:.5f}",
+            *(f"{losses[name][part]:.5f}" if name in losses else "-" for part in ("weights", "activations")),
             f"{mode['max_kl']:.4f}",
             f"{mode['top1']:.1%}",
             str(mode["positions"]),
         )
         for name, mode in modes.items()
     ]
-    note = "Next-token distributions of bundle and float model, by mode of input."
-    return _section("Agreement", note, _table(("mode", "KL", "worst", "same top", "tokens"), rows))
+    note = "Next-token distributions of bundle and float model, by mode of input. The float model is built by this exporter."
+    head = ("mode", "KL", "of weights", "of activations", "worst", "same top", "tokens")
+    return _section("Agreement", note, _table(head, rows))
 
 
 def _kv_cache(loss: Mapping[str, Any]) -> str:
@@ -235,10 +241,11 @@ def _worst(prompts: Sequence[Mapping[str, Any]]) -> str:
         return ""
     content = []
     for p in prompts:
-        mark = "good" if p["found"] == p["expected"].strip() else "bad"
+        expected = p["expected"].strip() or p["reference"]
+        mark = "good" if p["found"] == expected else "bad"
+        asked = f", expected “{escape(p['expected'])}”" if p["expected"] else ""
         content.append(
-            f"<div><b>{escape(p['mode'])}</b> <span class=note>KL {p['kl']:.4f}, expected"
-            f" “{escape(p['expected'])}”</span><br>{escape(p['prompt'])}"
+            f"<div><b>{escape(p['mode'])}</b> <span class=note>KL {p['kl']:.4f}{asked}</span><br>{escape(p['prompt'])}"
             f'<div class="pair"><div><small>float</small>{escape(p["reference"])}</div>'
             f'<div class="{mark}"><small>bundle</small>{escape(p["found"])}</div></div></div>'
         )
@@ -247,7 +254,7 @@ def _worst(prompts: Sequence[Mapping[str, Any]]) -> str:
 
 def _checks(checks: Sequence[Mapping[str, Any]], skipped: Sequence[str]) -> str:
     rows = "".join(
-        f'<tr><td class="{"good" if c["passed"] else "bad"}">{"ok" if c["passed"] else "FAIL"}</td>'
+        f'<tr><td class="{"good" if c["passed"] else "bad"}">{"ok" if c["passed"] else "LOSS" if c["is_loss"] else "FAIL"}</td>'
         f"<td>{escape(c['name'])}<br><span class=note>{escape(c['detail'])}</span></td></tr>"
         for c in checks
     )

@@ -22,7 +22,7 @@ from palmtop.runtime.processor import Processor
 from palmtop.runtime.processor.text import expand_media
 from palmtop.runtime.reference import has_packaged_vocabulary
 from palmtop.runtime.reference.general_prompts import general_messages
-from palmtop.runtime.reference.heldout import held_out_items
+from palmtop.runtime.reference.heldout import TASKS, held_out_items
 
 SEED = 7
 
@@ -45,7 +45,8 @@ def chosen_questions(bundle: Bundle, count: int, samples: Path | None = None) ->
         return list(_own_questions(bundle, samples))
     if has_packaged_vocabulary(bundle.path / "tokenizer.json"):
         return list(packaged_messages(bundle.manifest.modes, count))
-    return [(m, list(q), "") for m in MODES if m in bundle.manifest.modes for q in general_messages(m, count, SEED)]
+    modes = [m for m in TASKS if m in bundle.manifest.modes]
+    return [(m, list(q), "") for m in modes for q in general_messages(m, count, SEED)]
 
 
 def _own_questions(bundle: Bundle, samples: Path) -> Iterator[Question]:

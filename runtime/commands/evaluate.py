@@ -87,7 +87,7 @@ def _questions(
 
         if not has_packaged_vocabulary(session.bundle.path / "tokenizer.json"):
             raise InputError(
-                f"{session.bundle.path}: the packaged questions are tasks of the packaged model, which this model never learnt;"
+                f"{session.bundle.path}: the packaged questions are tasks that this model never learnt,"
                 " expected a file of questions with their answers"
             )
 

@@ -7,11 +7,10 @@ from dataclasses import replace
 from palmtop.export.arch import Model
 from palmtop.export.bundle.bundle_writer import build_graph
 from palmtop.export.recipe import Recipe
+from palmtop.export.verify.quality import Check
+from palmtop.export.verify.tensors import ComparingSink, Likeness
 from palmtop.quantize.workers import Workers
 from palmtop.runtime.bundle.opening import Bundle
-
-from .quality import Check
-from .tensors import ComparingSink, Likeness
 
 MIN_TENSOR_SNR_DB = {2: 5.0, 4: 12.0, 8: 30.0, 32: 120.0}  # a halved tensor has 6 dB, a foreign one about 0
 

@@ -22,12 +22,11 @@ from palmtop.export.adapters.graph import DecoderGraph
 from palmtop.export.arch import Model
 from palmtop.export.bundle.bundle_writer import build_graphs, export_parts
 from palmtop.export.recipe import Recipe
+from palmtop.export.verify.quality import Check
+from palmtop.export.verify.stored_precision import AsStored
 from palmtop.quantize.workers import Workers
 from palmtop.runtime.bundle.manifest import Manifest
 from palmtop.runtime.bundle.opening import Bundle
-
-from .quality import Check
-from .stored_precision import AsStored
 
 Signature = str
 

@@ -1,0 +1,96 @@
+"""What a bundle says beside weights and graphs, against checkpoint and recipe: manifest, configuration, text."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+
+from palmtop.export.arch import Model
+from palmtop.export.bundle.manifest_builder import expected_manifest
+from palmtop.export.checkpoint.folder import Checkpoint
+from palmtop.export.checkpoint.tokenizer_files import (
+    CHAT_TEMPLATE_FILE,
+    TOKENIZER_CONFIG_FILE,
+    TOKENIZER_FILE,
+    write_tokenizer,
+)
+from palmtop.export.graph.kv_cache import KvCache
+from palmtop.export.kv import with_cache
+from palmtop.export.recipe import Recipe
+from palmtop.export.verify.quality import Check
+from palmtop.quantize.workers import Workers
+from palmtop.runtime.bundle.genai_config import GENAI_CONFIG_FILE, genai_config
+from palmtop.runtime.bundle.opening import Bundle
+
+
+def same_manifest(
+    bundle: Bundle, checkpoint: Checkpoint, model: Model, recipe: Recipe, workers: Workers | None = None
+) -> list[Check]:
+    """One check a part of the manifest, and one a file that follows from checkpoint and recipe.
+
+    Raises:
+        BundleError: a file is missing.
+        CheckpointError: the checkpoint has no tokenizer.
+    """
+    manifest = bundle.manifest
+    expected = expected_manifest(checkpoint, with_cache(model, KvCache(bits=recipe.kv)), recipe, workers)
+    pairs: dict[str, tuple[object, object]] = {
+        "architecture": (manifest.architecture, expected.architecture),
+        "routes": ({n: r for n, r in manifest.routes.items() if n not in manifest.tasks}, expected.routes),
+        "processor": (manifest.processor, expected.processor),
+        "decoder": (manifest.decoder, expected.decoder),
+        "vision": (manifest.vision, expected.vision),
+        "audio": (manifest.audio, expected.audio),
+        "source hash": (manifest.source_sha256, expected.source_sha256),
+    }
+    checks = [_check(f"manifest: {name}", found, wanted) for name, (found, wanted) in pairs.items()]
+    config = json.loads(bundle.file(GENAI_CONFIG_FILE).read_text("utf-8"))
+    checks.append(_check("genai config", config, genai_config(expected.decoder, model.processor.text)))
+    with tempfile.TemporaryDirectory(prefix="palmtop-verify-") as folder:
+        write_tokenizer(checkpoint, Path(folder), model.chat_template)
+        for label, name in {
+            "manifest: chat template": CHAT_TEMPLATE_FILE,
+            "tokenizer": TOKENIZER_FILE,
+            "tokenizer config": TOKENIZER_CONFIG_FILE,
+        }.items():
+            found, wanted = (path.read_text("utf-8") for path in (bundle.file(name), Path(folder) / name))
+            checks.append(_check(label, found, wanted))
+    return checks
+
+
+def wrong_checkpoint(bundle: Bundle, model: Model) -> str | None:
+    """Why a bundle cannot be of this checkpoint, in one sentence; None where its sizes agree."""
+    manifest, decoder = bundle.manifest, model.decoder
+    pairs = {
+        "architecture": (manifest.architecture, model.architecture),
+        "vocabulary size": (manifest.decoder.vocab_size, decoder.vocab_size),
+        "hidden size": (manifest.decoder.hidden_size, decoder.hidden_size),
+        "number of layers": (manifest.decoder.num_layers, decoder.num_layers),
+        "number of heads": (manifest.decoder.num_heads, decoder.attention.num_heads),
+        "number of key and value heads": (manifest.decoder.num_kv_heads, decoder.attention.num_kv_heads),
+        "vision encoder": (manifest.vision is not None, model.vision is not None),
+        "audio encoder": (manifest.audio is not None, model.audio is not None),
+    }
+    different = [f"{name} {found} against {wanted}" for name, (found, wanted) in pairs.items() if found != wanted]
+    return None if not different else f"is not of this checkpoint: {', '.join(different)} (bundle against checkpoint)"
+
+
+def _check(name: str, found: object, wanted: object) -> Check:
+    same = found == wanted
+    return Check(
+        name=name,
+        passed=same,
+        value=float(same),
+        limit=1.0,
+        detail="as the checkpoint says" if same else _difference(found, wanted),
+    )
+
+
+def _difference(found: object, wanted: object) -> str:
+    """Both from shortly before the place where their texts part."""
+    texts = str(found), str(wanted)
+    place = next((n for n, (a, b) in enumerate(zip(*texts, strict=False)) if a != b), min(map(len, texts)))
+    start = max(0, place - 40)
+    shown = [f"{'...' if start else ''}{text[start : start + 120]}" for text in texts]
+    return f"found {shown[0]!r}, expected {shown[1]!r}"

@@ -1,0 +1,93 @@
+"""What the logits of a mode say: float32 must agree, a quantised bundle may lose what its bits explain and no more.
+
+A wrong graph is found elsewhere and needs no threshold (``graphs``, ``tensors``). Here a right one is judged: how much
+its weights lose, how much the 8-bit activations of its kernels lose on top, and whether that is more than it had to be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import onnx_ir as ir
+
+from palmtop.export.recipe import Recipe
+from palmtop.export.measure.divergence import Agreement
+from palmtop.export.verify.quality import Check
+
+FLOAT_SHARE = 1e-3  # largest difference of a logit of a float32 bundle, of the range
+LOSSY_KL = 0.5  # nats a token: perplexity grows by two thirds, every third token is another
+AVOIDABLE = 1.5  # times the loss of plain rounding to 4 bits in groups of 32 with float activations
+
+Losses = Mapping[str, Mapping[str, float]]
+"""By mode: "weights", "activations" (KL in nats) and "activations_top1" (share of the same top token)."""
+
+
+def judge_modes(
+    modes: Mapping[str, Agreement], losses: Losses, recipe: Recipe, plain_losses: Callable[[], Mapping[str, float]]
+) -> list[Check]:
+    """One check a mode.
+
+    Args:
+        modes: bundle against float model.
+        losses: what weights and activations lose.
+        recipe: of the bundle.
+        plain_losses: KL by mode of a bundle of the same checkpoint in 4 bits, groups of 32; asked for only where a
+            loss is large.
+    """
+    lowest = min(recipe.bits, recipe.bits_of_head, recipe.bits_of_encoders, recipe.kv)
+    if lowest == 32:
+        return [_float_check(mode, found) for mode, found in modes.items()]
+    is_large = any(not found.mean_kl <= LOSSY_KL for found in modes.values())
+    plain = plain_losses() if is_large else {}
+    return [_loss_check(mode, found, losses.get(mode, {}), plain.get(mode)) for mode, found in modes.items()]
+
+
+def _float_check(mode: str, found: Agreement) -> Check:
+    return Check(
+        name=f"{mode}: logits",
+        passed=bool(found.max_abs <= FLOAT_SHARE),  # false for NaN
+        value=round(found.max_abs, 6),
+        limit=FLOAT_SHARE,
+        detail=f"{_numbers(found)}; largest difference is {found.max_abs:.2%} of the logit range",
+    )
+
+
+def _loss_check(mode: str, found: Agreement, losses: Mapping[str, float], plain: float | None) -> Check:
+    limit = LOSSY_KL if plain is None else max(LOSSY_KL, AVOIDABLE * plain)
+    parts = ""
+    if losses:
+        parts = f" (weights {losses['weights']:.4f}, activations {losses['activations']:.4f})"
+    detail = _numbers(found, parts)
+    if not found.mean_kl <= LOSSY_KL:
+        detail += f"; lossy: more than {LOSSY_KL:g}"
+        if plain is not None and found.mean_kl > limit:
+            by_activations = losses.get("activations", 0.0) > losses.get("weights", 0.0)
+            advice = "--accuracy-level 0" if by_activations else "--group 32 or --bits 8"
+            detail += f", where plain rounding to 4 bits in groups of 32 loses {plain:.4f}: export with {advice}"
+        elif plain is not None:
+            detail += f", as plain rounding to 4 bits in groups of 32 does ({plain:.4f}): --bits 8 loses less"
+    return Check(
+        name=f"{mode}: logits",
+        passed=bool(found.mean_kl <= limit),  # false for NaN
+        value=round(found.mean_kl, 6),
+        limit=round(limit, 6),
+        detail=detail,
+        is_loss=found.mean_kl == found.mean_kl,  # not a number is no loss but a fault
+    )
+
+
+def _numbers(found: Agreement, parts: str = "") -> str:
+    return f"KL {found.mean_kl:.4f} nats{parts}, {found.top1:.0%} same top token over {found.positions} positions"
+
+
+def with_float_activations(path: Path) -> bytes | None:
+    """A decoder graph at accuracy level 0 on the weights beside it; None where it is at that level already."""
+    model = ir.load(path)
+    changed = False
+    for node in model.graph.all_nodes():
+        level = node.attributes.get("accuracy_level") if node.op_type == "MatMulNBits" else None
+        if level is not None and level.as_int() != 0:
+            node.attributes["accuracy_level"] = ir.AttrInt64("accuracy_level", 0)
+            changed = True
+    return bytes(ir.to_proto(model).SerializeToString()) if changed else None
