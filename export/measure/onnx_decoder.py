@@ -64,7 +64,7 @@ class DecoderProbe:
             raise
         except Exception as error:  # onnxruntime's own exceptions share no base
             raise BundleError(f"{path}: onnxruntime cannot load it ({str(error).splitlines()[0]})") from error
-        self._spec = spec
+        self._spec, self._path = spec, path
         self._inputs = {i.name: i for i in self._session.get_inputs()}
         self._outputs = [o.name for o in self._session.get_outputs() if o.name != DRAFT_LOGITS]  # the same, more rows
 
@@ -183,7 +183,10 @@ class DecoderProbe:
             "rope_long": np.array([is_long]),
         }
         feeds |= self._caches(0) if cache is None else cache
-        found = self._session.run(self._outputs, {k: v for k, v in feeds.items() if k in self._inputs})
+        try:
+            found = self._session.run(self._outputs, {k: v for k, v in feeds.items() if k in self._inputs})
+        except Exception as error:  # onnxruntime's own exceptions share no base
+            raise BundleError(f"{self._path}: onnxruntime cannot run it ({str(error).splitlines()[0]})") from error
         by_name = dict(zip(self._outputs, found, strict=True))
         logits = by_name.pop("logits")[0, -1]
         return logits, {k.replace("present.", "past_key_values."): v for k, v in by_name.items()}

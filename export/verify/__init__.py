@@ -112,7 +112,7 @@ def verify(
         loss, shortened = cache_loss(bundle, items, tell, ram_bytes)
         checks += judge_cache(loss) if loss else []
         kv_cache, skipped = loss.to_dict() if loss else {}, (*skipped, *filter(None, [shortened]))
-    if reason := _not_comparable(tensors) or _too_large(checkpoint, ram_bytes):
+    if reason := _not_comparable(graph_checks, tensors) or _too_large(checkpoint, ram_bytes):
         return _summed_up(started, checks, tensors, kv_cache=kv_cache, skipped=(*skipped, reason))
     with tempfile.TemporaryDirectory(prefix="palmtop-verify-") as temporary:
         tell("float reference")
@@ -197,8 +197,10 @@ def _too_large(checkpoint: Checkpoint, ram_bytes: int | None) -> str | None:
     )
 
 
-def _not_comparable(tensors: dict[str, Likeness]) -> str | None:
-    """Why logits say nothing: tensors are missing or of other shapes, which their own check has said."""
+def _not_comparable(graphs: list[Check], tensors: dict[str, Likeness]) -> str | None:
+    """Why the bundle is not run: a graph or a tensor's shape is wrong, as its check says; kernels may even crash."""
+    if wrong := [check for check in graphs if not check.passed]:
+        return f"logits and adapters: '{wrong[0].name}' failed, so the bundle was not run"
     missing = [name for name, likeness in tensors.items() if likeness is MISSING]
     if not missing:
         return None

@@ -57,7 +57,6 @@ def verify_command(
 
     Exits with 1 when a check fails, after naming it; with 3 when all that fails is a loss: the bundle is the
     checkpoint's, and its bits cost more than half a nat a token and more than plain rounding would.
-    The float reference is built by this exporter; --reference transformers compares with another implementation.
     """
     from palmtop.runtime.bundle.opening import check_hashes, open_bundle
 
