@@ -11,8 +11,8 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from palmtop.export.recipe import Recipe
 from palmtop.export.measure.divergence import Agreement
+from palmtop.export.recipe import Recipe
 from palmtop.export.verify.quality import Check
 
 FLOAT_SHARE = 1e-3  # largest difference of a logit of a float32 bundle, of the range
