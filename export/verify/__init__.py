@@ -91,6 +91,7 @@ def verify(
     workers = workers or plan_workers(ram_bytes, rss_bytes() or 0)
     if foreign := wrong_checkpoint(bundle, model):
         raise InputError(f"{bundle.path}: {foreign}, expected the checkpoint {checkpoint.path} to be its source")
+    questions = chosen_questions(bundle, items, samples)
     checks = same_manifest(bundle, checkpoint, model, recipe, workers)
     cached = with_cache(model, stored_cache(bundle.file(bundle.manifest.decoder.file), bundle.manifest.decoder))
     graph_checks, other_version = compare_graphs(bundle, cached, recipe)
@@ -119,7 +120,8 @@ def verify(
         reference = _make_reference(Path(temporary), checkpoint, model, recipe, loras, bundle, workers)
         tell("logits")
         decoders = Decoders(bundle, reference)
-        questions, readers = _questions(bundle, reference, items, samples)
+        readers = _readers(bundle, reference)
+        questions = [q for q in questions if q[0] in _common(bundle, reference)]
         pairs = [(readers[0].read(mode, m), readers[1].read(mode, m)) for mode, m, _ in questions]
         modes = {
             m: _mode_agreement(decoders, m, [p for p in pairs if p[0].mode == m])
@@ -254,14 +256,10 @@ def _make_reference(
     return Reference(float_folder, float_manifest, plain_folder, plain_manifest)
 
 
-def _questions(
-    bundle: Bundle, reference: Reference, items: int, samples: Path | None
-) -> tuple[list[Question], tuple[SampleReader, SampleReader]]:
-    """Packaged questions, and readers of them with the float encoders and with the bundle's."""
+def _readers(bundle: Bundle, reference: Reference) -> tuple[SampleReader, SampleReader]:
+    """Of questions, with the float encoders and with the bundle's."""
     exact = SampleReader(reference.float_folder, reference.float_manifest)
-    found = SampleReader(bundle.path, bundle.manifest)
-    common = _common(bundle, reference)
-    return [q for q in chosen_questions(bundle, items, samples) if q[0] in common], (exact, found)
+    return exact, SampleReader(bundle.path, bundle.manifest)
 
 
 def _common(bundle: Bundle, reference: Reference) -> list[str]:

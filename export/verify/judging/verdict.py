@@ -63,7 +63,7 @@ def _loss_check(mode: str, found: Agreement, losses: Mapping[str, float], plain:
         detail += f"; lossy: more than {LOSSY_KL:g}"
         if plain is not None and found.mean_kl > limit:
             by_activations = losses.get("activations", 0.0) > losses.get("weights", 0.0)
-            advice = "--accuracy-level 0" if by_activations else "--group 32 or --bits 8"
+            advice = "--set accuracy_level=0" if by_activations else "--set group=32 or --bits 8"
             detail += f", where plain rounding to 4 bits in groups of 32 loses {plain:.4f}: export with {advice}"
         elif plain is not None:
             detail += f", as plain rounding to 4 bits in groups of 32 does ({plain:.4f}): --bits 8 loses less"
