@@ -22,7 +22,7 @@ from palmtop.errors import InputError
 from palmtop.export.adapters.install import add_adapter
 from palmtop.export.arch import Model, read_model
 from palmtop.export.bundle.bundle_writer import Making
-from palmtop.export.bundle.manifest_builder import PLAN_FILE
+from palmtop.export.bundle.manifest_builder import PLAN_FILE, expected_manifest
 from palmtop.export.checkpoint.folder import Checkpoint
 from palmtop.export.kv.stored_cache import stored_cache
 from palmtop.export.measure.divergence import Agreement, agreement
@@ -89,12 +89,13 @@ def verify(
     recipe = Recipe.from_dict(bundle.manifest.recipe)
     model = read_model(checkpoint, recipe)
     workers = workers or plan_workers(ram_bytes, rss_bytes() or 0)
-    if foreign := wrong_checkpoint(bundle, model):
+    expected = expected_manifest(checkpoint, model, recipe, workers)
+    if foreign := wrong_checkpoint(bundle.manifest, expected):
         raise InputError(f"{bundle.path}: {foreign}, expected the checkpoint {checkpoint.path} to be its source")
     questions = chosen_questions(bundle, items, samples)
-    checks = same_manifest(bundle, checkpoint, model, recipe, workers)
-    cached = with_cache(model, stored_cache(bundle.file(bundle.manifest.decoder.file), bundle.manifest.decoder))
-    graph_checks, other_version = compare_graphs(bundle, cached, recipe)
+    checks = same_manifest(bundle, checkpoint, model, expected)
+    cache = stored_cache(bundle.file(bundle.manifest.decoder.file), bundle.manifest.decoder)
+    graph_checks, other_version = compare_graphs(bundle, model, recipe, cache)
     checks += graph_checks
     loras = loras or {}
     unknown = proofs.added_without_source(bundle.manifest, loras)

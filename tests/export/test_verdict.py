@@ -111,7 +111,7 @@ def test_activations_in_float_lose_nothing(checkpoint: Path, tmp_path: Path) -> 
     ("changes", "named"),
     [
         ({"num_hidden_layers": 2, "vocab_size": 493}, "number of layers 3 against 2"),
-        ({"num_hidden_layers": 3, "vocab_size": 544}, "vocabulary size 493 against 544"),
+        ({"num_hidden_layers": 3, "vocab_size": 544}, "vocab size 493 against 544"),
         ({"num_hidden_layers": 3, "vocab_size": 493, "hidden_size": 48}, "hidden size 56 against 48"),
         ({"num_hidden_layers": 3, "vocab_size": 493, "num_key_value_heads": 1}, "key and value heads 2 against 1"),
     ],

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 import palmtop
 from palmtop.export.adapters.graph import DecoderGraph
 from palmtop.export.arch import Model
-from palmtop.export.bundle.bundle_writer import build_graphs, export_parts
+from palmtop.export.bundle.bundle_writer import build_graph
+from palmtop.export.graph.kv_cache import KvCache
 from palmtop.export.recipe import Recipe
 from palmtop.export.verify.quality import Check
 from palmtop.export.verify.stored_precision import AsStored
@@ -59,13 +60,14 @@ class _PlaceSink:
         self.named.add(name)
 
 
-def compare_graphs(bundle: Bundle, model: Model, recipe: Recipe) -> tuple[list[Check], list[str]]:
+def compare_graphs(bundle: Bundle, model: Model, recipe: Recipe, cache: KvCache) -> tuple[list[Check], list[str]]:
     """One check a graph.
 
     Args:
         bundle: under test.
-        model: of the checkpoint, with the bundle's KV cache.
+        model: of the checkpoint.
         recipe: of the bundle.
+        cache: the bundle's own KV cache.
 
     Returns:
         Checks, and why a graph was not compared.
@@ -75,10 +77,10 @@ def compare_graphs(bundle: Bundle, model: Model, recipe: Recipe) -> tuple[list[C
         return [], [f"graphs, node by node: {reason}; their logits were compared"]
     model = replace(model, adapters=_kept(model, bundle.manifest, recipe))
     checks = []
-    for part in export_parts(model):
+    for part in model.graphs:
         path = bundle.file(f"{part}.onnx")
         sink = _PlaceSink()
-        built = build_graphs(model, recipe, part, sink, AsStored(bundle.path))
+        built = build_graph(model, recipe, part, sink, AsStored(bundle.path), cache)
         names = [i.name for i in built.graph.inputs]
         expected = ir.from_proto(ir.to_proto(built))  # as it comes back from a file
         found = _without_added(path, bundle.manifest) if part == "decoder" else ir.load(path)

@@ -7,7 +7,6 @@ import tempfile
 from pathlib import Path
 
 from palmtop.export.arch import Model
-from palmtop.export.bundle.manifest_builder import expected_manifest
 from palmtop.export.checkpoint.folder import Checkpoint
 from palmtop.export.checkpoint.tokenizer_files import (
     CHAT_TEMPLATE_FILE,
@@ -15,26 +14,28 @@ from palmtop.export.checkpoint.tokenizer_files import (
     TOKENIZER_FILE,
     write_tokenizer,
 )
-from palmtop.export.graph.kv_cache import KvCache
-from palmtop.export.kv import with_cache
-from palmtop.export.recipe import Recipe
 from palmtop.export.verify.quality import Check
-from palmtop.quantize.workers import Workers
 from palmtop.runtime.bundle.genai_config import GENAI_CONFIG_FILE, genai_config
+from palmtop.runtime.bundle.manifest import Manifest
 from palmtop.runtime.bundle.opening import Bundle
 
+SIZES = ("vocab_size", "hidden_size", "num_layers", "num_heads", "num_kv_heads")
 
-def same_manifest(
-    bundle: Bundle, checkpoint: Checkpoint, model: Model, recipe: Recipe, workers: Workers | None = None
-) -> list[Check]:
+
+def same_manifest(bundle: Bundle, checkpoint: Checkpoint, model: Model, expected: Manifest) -> list[Check]:
     """One check a part of the manifest, and one a file that follows from checkpoint and recipe.
+
+    Args:
+        bundle: under test.
+        checkpoint: what it should have been made of.
+        model: as it is read.
+        expected: the manifest that follows from them and the recipe.
 
     Raises:
         BundleError: a file is missing.
         CheckpointError: the checkpoint has no tokenizer.
     """
     manifest = bundle.manifest
-    expected = expected_manifest(checkpoint, with_cache(model, KvCache(bits=recipe.kv)), recipe, workers)
     pairs: dict[str, tuple[object, object]] = {
         "architecture": (manifest.architecture, expected.architecture),
         "routes": ({n: r for n, r in manifest.routes.items() if n not in manifest.tasks}, expected.routes),
@@ -59,20 +60,18 @@ def same_manifest(
     return checks
 
 
-def wrong_checkpoint(bundle: Bundle, model: Model) -> str | None:
-    """Why a bundle cannot be of this checkpoint, in one sentence; None where its sizes agree."""
-    manifest, decoder = bundle.manifest, model.decoder
-    pairs = {
-        "architecture": (manifest.architecture, model.architecture),
-        "vocabulary size": (manifest.decoder.vocab_size, decoder.vocab_size),
-        "hidden size": (manifest.decoder.hidden_size, decoder.hidden_size),
-        "number of layers": (manifest.decoder.num_layers, decoder.num_layers),
-        "number of heads": (manifest.decoder.num_heads, decoder.attention.num_heads),
-        "number of key and value heads": (manifest.decoder.num_kv_heads, decoder.attention.num_kv_heads),
-        "vision encoder": (manifest.vision is not None, model.vision is not None),
-        "audio encoder": (manifest.audio is not None, model.audio is not None),
+def wrong_checkpoint(found: Manifest, expected: Manifest) -> str | None:
+    """Why a bundle cannot be of a checkpoint, in one sentence; None where architecture and sizes agree."""
+    pairs = {"architecture": (found.architecture, expected.architecture)} | {
+        name.replace("kv", "key and value").replace("_", " ").replace("num", "number of"): (
+            getattr(found.decoder, name),
+            getattr(expected.decoder, name),
+        )
+        for name in SIZES
     }
-    different = [f"{name} {found} against {wanted}" for name, (found, wanted) in pairs.items() if found != wanted]
+    pairs["vision encoder"] = found.vision is not None, expected.vision is not None
+    pairs["audio encoder"] = found.audio is not None, expected.audio is not None
+    different = [f"{name} {one} against {other}" for name, (one, other) in pairs.items() if one != other]
     return None if not different else f"is not of this checkpoint: {', '.join(different)} (bundle against checkpoint)"
 
 
