@@ -87,7 +87,9 @@ def test_logits_that_are_not_numbers_are_no_loss_but_a_fault(recipe: Recipe) -> 
     assert quality.verdict == "failed"
 
 
-def test_a_badly_quantised_bundle_is_lossy_and_not_wrong(checkpoint: Path, tmp_path: Path) -> None:
+def test_a_badly_quantised_bundle_is_lossy_and_not_wrong(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "checkpoint"
+    write_phi3(checkpoint, 1, num_hidden_layers=4, hidden_size=256, intermediate_size=512, vocab_size=493)
     arguments = [str(checkpoint), "-o", str(tmp_path / "b"), "--context", str(CONTEXT)]
     exported = CliRunner().invoke(export_command, [*arguments, *COARSE_SETTINGS])
     assert exported.exit_code == 0
