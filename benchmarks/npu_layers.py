@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from benchmarks.tables import machine, put_between
 from palmtop.export.arch import find
 from palmtop.export.bundle.external_data import WeightFile
+from palmtop.export.bundle.shared_weights import SharedWeights
 from palmtop.export.checkpoint.folder import Checkpoint
 from palmtop.export.checkpoint.lazy_tensor import Weight, Weights, from_array
 from palmtop.export.checkpoint.lora import Adapter, LoraPair
@@ -35,7 +36,6 @@ from palmtop.export.graph.mlp import GatedMlp
 from palmtop.export.graph.run import StaticShape
 from palmtop.export.graph.source import StaticContext
 from palmtop.export.providers.fixed_shape.graphs import stored_linear
-from palmtop.export.providers.fixed_shape.shared_weights import SharedWeights
 from palmtop.export.providers.qnn.calibrate import Calibrated
 from palmtop.export.providers.qnn.compile import binary_of, compile_graphs
 from palmtop.export.providers.qnn.fusion import fuse_rms_norms

@@ -29,6 +29,7 @@ from palmtop.runtime.memory.machine import rss_bytes
 
 from .arch import Model, read_model
 from .kv import cache_for, leaving_room, scale_bytes
+from .providers.target_graphs import target_graphs
 from .recipe import CALIBRATED, Recipe
 
 if TYPE_CHECKING:
@@ -88,11 +89,8 @@ def export_model(
     tell = teller(progress, ram_bytes)
     meter = Meter(checkpoint.size_bytes, tell)
     refuse_target(Path(target), overwrite=overwrite, keep=Path(source))  # before hours of planning
-    if recipe.target == "qnn":  # likewise: its compiler is a package of its own
-        from palmtop.export.providers.qnn.compile import require_compiler
-
-        require_compiler()
     step = step_teller(tell, checkpoint.size_bytes)
+    graphs = target_graphs(recipe, step)  # likewise: its compiler may be missing
     cache = cache_for(checkpoint, model, recipe, None if request is None else request.samples, step)
     with _planned(checkpoint, model, recipe, request, step, ram_bytes) as planned:
         if planned is not None and on_plan is not None:
@@ -100,7 +98,7 @@ def export_model(
         checkpoint.report_reads(meter.read)
         job = _job(checkpoint, recipe, request, planned)
         with written_beside(Path(target), overwrite=overwrite, keep=Path(source), job=job) as folder:
-            making = Making(workers=workers, meter=meter, journal=Journal(journal_path(folder)))
+            making = Making(workers=workers, meter=meter, journal=Journal(journal_path(folder)), target=graphs)
             manifest = write_bundle(folder, checkpoint, model, recipe, making, planned, cache)
             if verify:
                 checkpoint.report_reads(None)

@@ -254,7 +254,9 @@ class _Decoder:
         self.found = {file: _Found(folder / file) for file in files}
 
 
-def _compiled(folder: Path, graphs: Mapping[str, str], soc: str, samples: object, *, share: bool) -> list[object]:
+def _compiled(
+    folder: Path, graphs: Mapping[str, str], soc: str, samples: object, report: object = None, *, share: bool
+) -> list[object]:
     for file in graphs.values():
         (folder / file).write_bytes(b"no graph")
     return []

@@ -55,8 +55,6 @@ ABROAD = {
 FRONT_DOOR = {"palmtop.runtime.commands", "palmtop.export"}  # they may ask ``palmtop`` for its version
 DEBTS = {  # arrows that still go up; each is to be paid, none to be added
     ("palmtop.export.adapters", "palmtop.export.verify"),
-    ("palmtop.export.bundle", "palmtop.export.mixed_precision"),
-    ("palmtop.export.bundle", "palmtop.export.providers"),
 }
 MAX_MODULES = 15
 CROWDED = {"export/graph"}

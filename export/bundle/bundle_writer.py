@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import onnx_ir as ir
 
@@ -18,30 +19,65 @@ from palmtop.export.graph.builder import GraphBuilder, WeightSink
 from palmtop.export.graph.kv_cache import FLOAT_CACHE, KvCache
 from palmtop.export.graph.linear import GraphPrecision, Precision, Precisions
 from palmtop.export.graph.source import BuildContext
-from palmtop.export.providers.fixed_shape.graphs import embedding_graph
-from palmtop.export.providers.fixed_shape.shared_weights import SharedWeights
-from palmtop.export.providers.openvino import write_openvino
 from palmtop.export.recipe import METHODS, Recipe
 from palmtop.quantize.workers import Workers
 from palmtop.runtime.bundle.genai_config import GENAI_CONFIG_FILE, genai_config
 from palmtop.runtime.bundle.manifest import Manifest
+from palmtop.runtime.bundle.targets import TargetSpec
 
 from .external_data import WeightFile
 from .journal import Journal
 from .manifest_builder import (
     PLAN_FILE,
-    QNN_EMBEDDING_FILE,
     expected_manifest,
     gated_adapters,
     list_files,
-    served_routes,
     write_manifest,
 )
 from .progress import Meter
+from .shared_weights import SharedWeights
 from .storage_summary import count_parts
 
-if TYPE_CHECKING:
-    from palmtop.export.mixed_precision.allocation import Planned
+
+class PlanFile(Protocol):
+    """A plan that can be kept in the bundle."""
+
+    def write(self, path: Path) -> None:
+        """Write the file."""
+
+
+class PlannedTensors(Protocol):
+    """Bits and codes of tensors, decided before the graphs are built (``mixed_precision.allocation.Planned``)."""
+
+    @property
+    def plan(self) -> PlanFile:
+        """What was decided."""
+
+    def precision(self, part: str, default: Precision) -> Precisions:
+        """Of every linear layer of one graph."""
+
+
+class TargetGraphs(Protocol):
+    """Graphs of fixed shapes for one execution provider, written beside the bundle's own (``export/providers``)."""
+
+    def beside_decoder(
+        self, folder: Path, model: Model, weights: Weights, precision: GraphPrecision, sink: WeightSink
+    ) -> Sequence[TargetSpec]:
+        """Write what shares the decoder's weights, while their file is open.
+
+        Args:
+            folder: of the bundle.
+            model: what is exported.
+            weights: the model's own, or with adapters merged into them.
+            precision: as the bundle's decoder has it.
+            sink: what the decoder was written to; weights of the same name are not written again.
+
+        Returns:
+            Entries of the manifest.
+        """
+
+    def after_graphs(self, folder: Path, model: Model, weights: Weights, manifest: Manifest) -> Sequence[TargetSpec]:
+        """Write what needs the finished graphs; the manifest lacks its files yet."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,11 +88,13 @@ class Making:
         workers: threads and blocks.
         meter: counts what is read and written.
         journal: what an earlier try has written; None writes everything.
+        target: writes graphs for another execution provider; None for none.
     """
 
     workers: Workers = field(default_factory=Workers)
     meter: Meter = field(default_factory=Meter)
     journal: Journal | None = None
+    target: TargetGraphs | None = None
 
 
 def write_bundle(
@@ -65,28 +103,24 @@ def write_bundle(
     model: Model,
     recipe: Recipe,
     making: Making | None = None,
-    planned: Planned | None = None,
+    planned: PlannedTensors | None = None,
     cache: KvCache = FLOAT_CACHE,
 ) -> Manifest:
     """Write every file of a bundle into a folder that is empty, or that an earlier try has begun."""
     if cache.bits != recipe.kv:  # a bug of the caller: the manifest would say what the graph does not hold
         raise ValueError(f"the cache has {cache.bits} bits, the recipe says {recipe.kv}")
     making = making or Making()
-    adapters = gated_adapters(model, recipe)
-    graphs, hashes, targets = [], {}, []
+    adapters, weights = gated_adapters(model, recipe), merged_weights(model, recipe)
+    graphs, hashes, targets = [], {}, list[TargetSpec]()
     for part, source in model.graphs.items():
         with WeightFile(
             folder, f"weights/{part}.bin", workers=making.workers, journal=making.journal, meter=making.meter
         ) as file:
             sink = SharedWeights(file)
             graph = build_graph(model, recipe, part, sink, planned, cache)
-            if source is model.decoder and recipe.target is not None:
-                precision, base = decoder_precision(recipe, planned), merged_weights(model, recipe)
-                if recipe.target == "qnn":  # the lookup stays on the CPU, on the bytes of the bundle's own decoder
-                    ir.save(embedding_graph(model, base, sink, precision.head), folder / QNN_EMBEDDING_FILE)
-                else:
-                    routes = served_routes(model, recipe)
-                    targets.append(write_openvino(folder, model, recipe, base, routes, precision, sink))
+            if source is model.decoder and making.target is not None:
+                precision = decoder_precision(recipe, planned)
+                targets += making.target.beside_decoder(folder, model, weights, precision, sink)
         hashes[file.location] = file.sha256
         ir.save(graph, folder / f"{part}.onnx")
         graphs.append((part, graph))
@@ -97,10 +131,8 @@ def write_bundle(
     if planned is not None:
         planned.plan.write(folder / PLAN_FILE)
     parts = count_parts(graphs, [a.name for a in adapters])
-    if recipe.target == "qnn":
-        from palmtop.export.providers.qnn.target import write_qnn
-
-        targets += write_qnn(folder, model, merged_weights(model, recipe), recipe, manifest).targets
+    if making.target is not None:
+        targets += making.target.after_graphs(folder, model, weights, manifest)
     manifest = replace(manifest, parts=parts, files=list_files(folder, hashes), targets=tuple(targets))
     write_manifest(folder, manifest)
     return manifest
@@ -137,7 +169,7 @@ def build_graph(
     recipe: Recipe,
     part: str,
     sink: WeightSink,
-    planned: Planned | None = None,
+    planned: PlannedTensors | None = None,
     cache: KvCache = FLOAT_CACHE,
 ) -> ir.Model:
     """Build one graph, its big weights going to the sink as they are read; a plan goes before the recipe."""
@@ -155,7 +187,7 @@ def build_graph(
     return g.model()
 
 
-def decoder_precision(recipe: Recipe, planned: Planned | None) -> GraphPrecision:
+def decoder_precision(recipe: Recipe, planned: PlannedTensors | None) -> GraphPrecision:
     """How a recipe, or a plan, stores the decoder's matrices."""
     level, method = recipe.accuracy_level, METHODS[recipe.method]
     linears = Precision(scheme=recipe.decoder_scheme, accuracy_level=level, quantizer=method)
@@ -165,7 +197,7 @@ def decoder_precision(recipe: Recipe, planned: Planned | None) -> GraphPrecision
     return GraphPrecision(*(planned.precision("decoder", default) for default in (linears, head, linears)))
 
 
-def _encoder_precision(recipe: Recipe, part: str, planned: Planned | None) -> GraphPrecision:
+def _encoder_precision(recipe: Recipe, part: str, planned: PlannedTensors | None) -> GraphPrecision:
     """Their activations have outliers that int8 activations would clip: they compute in float32."""
     own = Precision(scheme=recipe.encoder_scheme, quantizer=METHODS[recipe.method])
     linears: Precisions = own if planned is None else planned.precision(part, own)

@@ -26,7 +26,7 @@ from palmtop.runtime.bundle.manifest import (
 from palmtop.runtime.bundle.opening import sha256_of
 
 DECODER_FILE = "decoder.onnx"
-QUALITY_FILE, PLAN_FILE, QNN_EMBEDDING_FILE = "quality.json", "plan.json", "qnn_embedding.onnx"
+QUALITY_FILE, PLAN_FILE = "quality.json", "plan.json"
 
 
 def expected_manifest(checkpoint: Checkpoint, model: Model, recipe: Recipe, workers: Workers | None = None) -> Manifest:

@@ -3,22 +3,46 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 import onnx_ir as ir
 
 from palmtop.export.arch import Model
+from palmtop.export.bundle.manifest_builder import served_routes
 from palmtop.export.checkpoint.lazy_tensor import Weights
 from palmtop.export.graph.builder import WeightSink
 from palmtop.export.graph.linear import GraphPrecision
 from palmtop.export.providers.fixed_shape.dequantized import BLOCKWISE_OPSET, dequantized_linear
 from palmtop.export.providers.fixed_shape.graphs import embedding_graph, mixes, rope_spec, static_graphs
 from palmtop.export.recipe import Recipe
-from palmtop.runtime.bundle.manifest import Route
+from palmtop.runtime.bundle.manifest import Manifest, Route
 from palmtop.runtime.bundle.targets import StaticRoute, StaticSpec, TargetSpec
 
 PROVIDER = "openvino"
 MASK = -1e4  # float16, in which OpenVINO's NPUs compute, holds it
+
+
+@dataclass(frozen=True, slots=True)
+class OpenVinoGraphs:
+    """Writes the graphs of ``--target openvino`` (``bundle_writer.TargetGraphs``).
+
+    Attributes:
+        recipe: with this target.
+    """
+
+    recipe: Recipe
+
+    def beside_decoder(
+        self, folder: Path, model: Model, weights: Weights, precision: GraphPrecision, sink: WeightSink
+    ) -> tuple[TargetSpec, ...]:
+        """Write all of them: they name the decoder's own bytes."""
+        routes = served_routes(model, self.recipe)
+        return (write_openvino(folder, model, self.recipe, weights, routes, precision, sink),)
+
+    def after_graphs(self, folder: Path, model: Model, weights: Weights, manifest: Manifest) -> tuple[TargetSpec, ...]:
+        """Nothing more."""
+        return ()
 
 
 def write_openvino(

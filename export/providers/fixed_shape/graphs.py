@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from palmtop.export.arch import Model
 from palmtop.export.bundle.external_data import WeightFile
+from palmtop.export.bundle.shared_weights import SharedWeights
 from palmtop.export.checkpoint.lazy_tensor import Weight, Weights
 from palmtop.export.checkpoint.lora import Adapter
 from palmtop.export.graph.builder import OPSET, GraphBuilder, WeightSink
@@ -20,8 +21,6 @@ from palmtop.export.graph.run import StaticShape
 from palmtop.export.graph.source import StaticContext
 from palmtop.runtime.bundle.manifest import Route
 from palmtop.runtime.bundle.targets import BASE_ROUTE, RopeSpec, StaticRoute, StaticSpec
-
-from .shared_weights import SharedWeights
 
 ROLES = ("prefill", "decode")
 FLOAT_MASK = -1e4

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,13 @@ def require_compiler() -> None:
 
 
 def compile_graphs(
-    folder: Path, files: Mapping[str, str], soc: str, samples: Mapping[str, Calibrated], *, share: bool
+    folder: Path,
+    files: Mapping[str, str],
+    soc: str,
+    samples: Mapping[str, Calibrated],
+    report: Callable[[str], None] = lambda file: None,
+    *,
+    share: bool,
 ) -> list[Compiled]:
     """Compile graphs, alone or into one binary that holds equal weights once, and compare each with float32.
 
@@ -56,6 +62,7 @@ def compile_graphs(
         files: source to the context model that is made of it.
         soc: such as "sm8750".
         samples: by source, a run to compare with.
+        report: told each file before it is compiled.
         share: one binary for all.
 
     Raises:
@@ -67,6 +74,7 @@ def compile_graphs(
     done = []
     try:
         for place, (source, file) in enumerate(files.items()):
+            report(file)
             entries = {
                 "ep.context_enable": "1",
                 "ep.context_embed_mode": "0",
@@ -121,8 +129,3 @@ def snr_db(wanted: NDArray[np.float32], found: NDArray[np.float32]) -> float:
 def binary_of(file: str) -> str:
     """The binary beside a context model, as onnxruntime names it."""
     return f"{file.removesuffix('.onnx')}_qnn.bin"
-
-
-def missing_files(folder: Path, files: Sequence[str]) -> list[str]:
-    """Context models that the compiler did not write."""
-    return [name for name in files if not (folder / name).is_file()]

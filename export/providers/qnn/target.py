@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,13 +13,13 @@ import onnx_ir as ir
 from palmtop.errors import InputError
 from palmtop.export.arch import Model
 from palmtop.export.bundle.external_data import WeightFile
-from palmtop.export.bundle.manifest_builder import QNN_EMBEDDING_FILE
+from palmtop.export.bundle.shared_weights import SharedWeights
 from palmtop.export.checkpoint.lazy_tensor import Weights
-from palmtop.export.graph.builder import GraphBuilder
+from palmtop.export.graph.builder import GraphBuilder, WeightSink
+from palmtop.export.graph.linear import GraphPrecision
 from palmtop.export.graph.mark import HEAD
 from palmtop.export.measure.samples import SampleReader, packaged_questions
-from palmtop.export.providers.fixed_shape.graphs import write_float_graphs
-from palmtop.export.providers.fixed_shape.shared_weights import SharedWeights
+from palmtop.export.providers.fixed_shape.graphs import embedding_graph, write_float_graphs
 from palmtop.export.recipe import Recipe
 from palmtop.runtime.bundle.manifest import Manifest
 from palmtop.runtime.bundle.opening import sha256_of
@@ -34,6 +35,7 @@ from .qdq import WeightBits, add_qdq
 
 ITEMS = 8  # of each mode, to calibrate with
 ENCODER_BITS, HEAD_BITS = 8, 8
+EMBEDDING_FILE = f"{PROVIDER}_embedding.onnx"
 
 Report = Callable[[str], None]
 
@@ -51,6 +53,30 @@ class QnnTarget:
     compiled: Mapping[str, tuple[Compiled, ...]]
 
 
+@dataclass(frozen=True, slots=True)
+class QnnGraphs:
+    """Writes the graphs of ``--target qnn`` (``bundle_writer.TargetGraphs``).
+
+    Attributes:
+        recipe: with this target.
+        report: told of each step: compiling takes minutes.
+    """
+
+    recipe: Recipe
+    report: Report | None = None
+
+    def beside_decoder(
+        self, folder: Path, model: Model, weights: Weights, precision: GraphPrecision, sink: WeightSink
+    ) -> tuple[TargetSpec, ...]:
+        """Write the embedding's graph: the lookup stays on the CPU, on the bytes of the bundle's own decoder."""
+        ir.save(embedding_graph(model, weights, sink, precision.head), folder / EMBEDDING_FILE)
+        return ()
+
+    def after_graphs(self, folder: Path, model: Model, weights: Weights, manifest: Manifest) -> tuple[TargetSpec, ...]:
+        """Calibrate, quantise and compile (``write_qnn``)."""
+        return write_qnn(folder, model, weights, self.recipe, manifest, self.report).targets
+
+
 def write_qnn(
     folder: Path, model: Model, weights: Weights, recipe: Recipe, manifest: Manifest, report: Report | None = None
 ) -> QnnTarget:
@@ -59,7 +85,7 @@ def write_qnn(
     The float graphs lie beside the bundle meanwhile: 4 bytes for each weight.
 
     Args:
-        folder: of the bundle, whose other files are there, ``QNN_EMBEDDING_FILE`` among them.
+        folder: of the bundle, whose other files are there, ``EMBEDDING_FILE`` among them.
         model: what is exported.
         weights: the model's own, or with adapters merged into them.
         recipe: with this target.
@@ -95,15 +121,20 @@ def write_qnn(
     targets, compiled = [], {}
     for soc in recipe.socs:
         target = _target(soc, encoders, spec)
-        tell(f"compiling for {soc}")
+        count = len(target.encoders) + (0 if target.decoder is None else 2 * len(target.decoder.routes))
+        numbers = itertools.count(1)
+
+        def compiling(file: str, soc: str = soc, count: int = count, numbers: Iterator[int] = numbers) -> None:
+            tell(f"compiling for {soc}: graph {next(numbers)} of {count}, {file}")
+
         done = [
             each
             for file in target.encoders.values()
-            for each in compile_graphs(folder, {source_of(target, file): file}, soc, samples, share=False)
+            for each in compile_graphs(folder, {source_of(target, file): file}, soc, samples, compiling, share=False)
         ]
         routes = () if target.decoder is None else target.decoder.routes
         shared = {source_of(target, file): file for route in routes for file in (route.prefill, route.decode)}
-        done += compile_graphs(folder, shared, soc, samples, share=True)
+        done += compile_graphs(folder, shared, soc, samples, compiling, share=True)
         hashes = {source_of(target, file): sha256_of(folder / source_of(target, file)) for file in target.files}
         versions = compiler_versions(PROVIDER) | {"sources": hash_of_files(hashes, target)}
         targets.append(replace(target, versions=versions))
@@ -178,6 +209,6 @@ def _target(soc: str, encoders: list[str], spec: StaticSpec) -> TargetSpec:
         provider=PROVIDER,
         soc=soc,
         versions={},
-        decoder=replace(spec, embedding=QNN_EMBEDDING_FILE, routes=routes),
+        decoder=replace(spec, embedding=EMBEDDING_FILE, routes=routes),
         encoders={name: f"{prefix}{name}.onnx" for name in encoders},
     )

@@ -1,0 +1,31 @@
+"""What writes the graphs of an export's ``--target``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from palmtop.export.bundle.bundle_writer import TargetGraphs
+from palmtop.export.recipe import Recipe
+
+
+def target_graphs(recipe: Recipe, report: Callable[[str], None] | None = None) -> TargetGraphs | None:
+    """The writer of a recipe's target; None where it names none.
+
+    Args:
+        recipe: of the export.
+        report: told of steps that take long.
+
+    Raises:
+        RuntimeMissingError: the target's compiler is not installed, which is said before hours of other work.
+    """
+    if recipe.target == "qnn":
+        from .qnn.compile import require_compiler
+        from .qnn.target import QnnGraphs
+
+        require_compiler()
+        return QnnGraphs(recipe, report)
+    if recipe.target == "openvino":
+        from .openvino import OpenVinoGraphs
+
+        return OpenVinoGraphs(recipe)
+    return None
