@@ -23,6 +23,7 @@ from palmtop.export.verify import verify
 from palmtop.runtime.bundle.opening import open_bundle
 from tests.export.test_bad_checkpoints import edit_config, edit_nested
 from tests.export.test_decoder import SMALL_TOWERS
+from tests.export.test_llama import write_llama
 from tests.export.test_phi3 import write_phi3
 from tests.export.test_port_layout import write_port_layout
 from tests.reference.port import random_checkpoint
@@ -39,7 +40,8 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     random_checkpoint(folder / "phi4mm", 3, **SMALL)
     write_port_layout(folder / "phi4mm", folder / "phi4_multimodal")
     write_phi3(folder / "phi3", 1)
-    return {name: folder / name for name in ("phi4mm", "phi4_multimodal", "phi3")}
+    write_llama(folder / "llama", 1, attention_bias=True, mlp_bias=True)
+    return {name: folder / name for name in ("phi4mm", "phi4_multimodal", "phi3", "llama")}
 
 
 @pytest.fixture
@@ -62,7 +64,7 @@ def read(folder: Path) -> Model:
     return read_model(open_checkpoint(folder), Recipe(context=64))
 
 
-@pytest.mark.parametrize("architecture", ["phi4mm", "phi4_multimodal", "phi3"])
+@pytest.mark.parametrize("architecture", ["phi4mm", "phi4_multimodal", "phi3", "llama"])
 def test_an_export_reads_every_tensor_that_is_not_known_to_be_of_no_use(
     architecture: str, checkpoints: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -81,9 +83,9 @@ def test_an_export_reads_every_tensor_that_is_not_known_to_be_of_no_use(
     unread = set(Checkpoint(checkpoints[architecture]).names) - asked
     unread = {n for n in unread if ".lora_" not in n}  # asked for when the model was read
     tower = f"{EMBED}image_embed.img_processor."
-    last = f"{tower}encoder.layers.{read_first.vision.num_hidden_layers - 1}." if read_first.vision else ""
+    last = f"{tower}encoder.layers.{SMALL['vision_layers'] - 1}."
     assert {n for n in unread if not n.startswith((last, f"{tower}post_layernorm.", f"{tower}head."))} == set()
-    assert bool(unread) == (architecture != "phi3")
+    assert bool(unread) == architecture.startswith("phi4")
 
 
 def add(name: str, *shape: int) -> Callable[[Tensors], object]:
