@@ -73,6 +73,7 @@ NATIVE = {
     },
 }
 ONLY_IN_TESTS = ("torch", "transformers", "peft", "sklearn", "skimage", "torchvision", "cv2")
+INDEPENDENT = "palmtop.export.verify.judging.transformers_reference"  # asks for them when it is asked
 HEAVY = (
     "numpy",
     "onnxruntime",
@@ -169,7 +170,7 @@ def test_no_folder_is_crowded() -> None:
 def test_native_runtimes_and_references_stay_where_they_belong(name: str, path: Path) -> None:
     for target in imports(name, path):
         top = target.split(".")[0]
-        assert top not in ONLY_IN_TESTS, f"{name} imports {target}"
+        assert top not in ONLY_IN_TESTS or name == INDEPENDENT, f"{name} imports {target}"
         if top in NATIVE:
             assert name in NATIVE[top], f"{name} imports {target}"
 

@@ -40,6 +40,7 @@ from .greedy_answers import accuracy, worst
 from .judging.graph_checks import compare_graphs
 from .judging.manifest_checks import same_manifest, wrong_checkpoint
 from .judging.tensor_checks import compare_tensors, judge_tensors
+from .judging.transformers_reference import TransformersReference, judge_reference
 from .judging.verdict import judge_modes
 from .kv_loss import cache_loss, judge_cache
 from .quality import Check, Quality
@@ -61,6 +62,7 @@ def verify(
     workers: Workers | None = None,
     ram_bytes: int | None = None,
     samples: Path | None = None,
+    independent: bool = False,
 ) -> Quality:
     """Compare a bundle with its checkpoint.
 
@@ -75,6 +77,7 @@ def verify(
         workers: threads and blocks.
         ram_bytes: limit for the memory of this process; what does not fit is left out, and named.
         samples: lines of JSON to ask in place of packaged questions.
+        independent: hold the float graphs, which this exporter builds, against transformers as well.
 
     Returns:
         Checks and numbers; nothing is raised for a bad bundle, its checks fail.
@@ -82,7 +85,8 @@ def verify(
     Raises:
         BundleError: a graph of the bundle cannot be loaded or lacks what its manifest names.
         CheckpointError: the checkpoint cannot be read.
-        InputError: the checkpoint is another model's, or a sample does not fit the model.
+        InputError: the checkpoint is another model's or none that transformers runs, or a sample does not fit it.
+        RuntimeMissingError: transformers or torch is wanted and not installed.
     """
     started = time.perf_counter()
     tell = report or (lambda _: None)
@@ -93,6 +97,7 @@ def verify(
     if foreign := wrong_checkpoint(bundle.manifest, expected):
         raise InputError(f"{bundle.path}: {foreign}, expected the checkpoint {checkpoint.path} to be its source")
     questions = chosen_questions(bundle, items, samples)
+    other = TransformersReference(checkpoint.path, model.architecture) if independent else None
     checks = same_manifest(bundle, checkpoint, model, expected)
     cache = stored_cache(bundle.file(bundle.manifest.decoder.file), bundle.manifest.decoder)
     graph_checks, other_version = compare_graphs(bundle, model, recipe, cache)
@@ -128,6 +133,12 @@ def verify(
             m: _mode_agreement(decoders, m, [p for p in pairs if p[0].mode == m])
             for m in dict.fromkeys(exact.mode for exact, _ in pairs)
         }
+        if other is not None:
+            tell("transformers")
+            prompts = [(pair[0].input_ids, decoders.answer(pair[0], {})) for pair in pairs]
+            gates = decoders.gates(decoders.float_manifest, {})
+            logits = [decoders.exact.logits(p[0], gates, t[1]) for p, t in zip(pairs, prompts, strict=True)]
+            checks.append(judge_reference(other, prompts, logits))
         losses = decoders.losses(pairs)
         checks += judge_modes(
             modes,

@@ -24,6 +24,7 @@ Examples:
   palmtop verify phi4mm-int4 --against Phi-4-multimodal-instruct    # tensors, logits, adapters
   palmtop verify phi4mm-int4 --against Phi-4-multimodal-instruct --json
   palmtop verify phi4mm-int4 --against Phi-4-multimodal-instruct --lora mine=my-lora
+  palmtop verify mini-int4 --against Phi-4-mini-instruct --reference transformers
   palmtop verify phi4mm-int4 --against Phi-4-multimodal-instruct --report report.html --items 50
 """
 
@@ -41,6 +42,13 @@ EXIT_CODES = {"passed": 0, "failed": 1, "lossy": 3}  # 2: the command line, the 
 @click.option(
     "--samples", type=click.Path(path_type=Path), help="JSONL to ask instead of packaged questions, see docs/verify.md."
 )
+@click.option(
+    "--reference",
+    type=click.Choice(["exporter", "transformers"]),
+    default="exporter",
+    show_default=True,
+    help="Who built the float model; transformers (extra dev, text models) is compared besides.",
+)
 @click.option("--ram", type=Size(), help="Most memory to use, such as 2GB; what does not fit is left out, and named.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def verify_command(
@@ -50,6 +58,7 @@ def verify_command(
     page: Path | None,
     loras: tuple[str, ...],
     samples: Path | None,
+    reference: str,
     ram: int | None,
     as_json: bool,
 ) -> None:
@@ -57,11 +66,14 @@ def verify_command(
 
     Exits with 1 when a check fails, after naming it; with 3 when all that fails is a loss: the bundle is the
     checkpoint's, and its bits cost more than half a nat a token and more than plain rounding would.
+    The float reference is built by this exporter, unless --reference transformers adds another implementation.
     """
     from palmtop.runtime.bundle.opening import check_hashes, open_bundle
 
     opened = open_bundle(bundle, hashes=False)
     check_hashes(opened)
+    if checkpoint is None and reference != "exporter":
+        raise InputError("a reference is compared with the checkpoint, expected --against CHECKPOINT")
     if checkpoint is None and samples is not None:
         raise InputError("samples are asked of bundle and checkpoint, expected --against CHECKPOINT")
     if checkpoint is None and page is not None:
@@ -92,6 +104,7 @@ def verify_command(
         loras=folders,
         ram_bytes=ram,
         samples=samples,
+        independent=reference == "transformers",
     )
     if page is not None:
         _write_report(page, opened, quality.to_dict())

@@ -8,12 +8,13 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from safetensors.numpy import load_file, save_file
 
 from palmtop.__main__ import cli, main
-from palmtop.errors import InputError, PalmtopError
+from palmtop.errors import InputError, PalmtopError, RuntimeMissingError
 from palmtop.export.bundle.manifest_builder import list_files, write_manifest
 from palmtop.export.checkpoint.folder import Checkpoint
 from palmtop.export.cli import export_command
@@ -219,3 +220,36 @@ def test_evaluate_asks_no_model_for_tasks_that_it_never_learnt(int4_bundle: Path
     other = general(int4_bundle, tmp_path / "b")
     found = CliRunner().invoke(cli, ["evaluate", str(other), "--items", "1"])
     assert "expected a file of questions" in str(found.exception)
+
+
+def test_float_graphs_agree_with_transformers(bundle: Path, checkpoint: Path) -> None:
+    quality = verify(open_bundle(bundle), Checkpoint(checkpoint), items=2, independent=True)
+    (check,) = (c for c in quality.checks if "transformers" in c.name)
+    assert check.passed and 0 < check.value < 1e-4
+
+
+def test_graphs_that_differ_from_transformers_fail(
+    bundle: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error of the exporter's own graph code would be in the bundle and in its float reference alike."""
+    from palmtop.export.verify.judging.transformers_reference import TransformersReference
+
+    monkeypatch.setattr(
+        TransformersReference, "logits", lambda self, prompt: np.ones((len(prompt[1]), 493), np.float32)
+    )
+    quality = verify(open_bundle(bundle), Checkpoint(checkpoint), items=1, independent=True)
+    assert [c.name for c in quality.checks if not c.passed] == ["text: float graphs against transformers"]
+    assert quality.verdict == "failed"
+
+
+def test_transformers_that_is_missing_is_one_sentence(
+    bundle: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(RuntimeMissingError, match="pip install"):
+        verify(open_bundle(bundle), Checkpoint(checkpoint), independent=True)
+
+
+def test_transformers_is_no_reference_for_what_it_cannot_run(int4_bundle: Path, reference_checkpoint: Path) -> None:
+    with pytest.raises(InputError, match="checkpoint is 'phi4mm', expected one of phi3"):
+        verify(open_bundle(int4_bundle), Checkpoint(reference_checkpoint), independent=True)
