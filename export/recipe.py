@@ -35,7 +35,6 @@ TARGET_KEYS = ("target", "target_context", "chunk", "soc")
 SOC = "sm8750"
 DEFAULT_CONTEXT = 8192
 TARGET_CONTEXT = 4096  # of a cache that is always read whole
-LATER = {"kv": 32, "draft_rows": 1}  # options that the first palmtop did not have
 CALIBRATED = ("gptq", "gptq-in-order")  # they need statistics of each layer's inputs
 IN_ORDER = ("gptq-in-order",)  # on the inputs that the quantised layers before hand over
 _MERGE_ITEM = re.compile(r"^([\w.-]+)(?:=([-+]?[0-9.]+(?:[eE][-+]?[0-9]+)?))?$")
@@ -227,10 +226,8 @@ class Recipe:
         return merged
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types; what an ordinary bundle has no need to say is left out, so that older palmtops read it."""
-        unsaid = {name for name, value in LATER.items() if getattr(self, name) == value}
-        unsaid |= set(TARGET_KEYS) if self.target is None else set()
-        return {key: value for key, value in asdict(self).items() if key not in unsaid}
+        """Plain JSON types; every key."""
+        return asdict(self)
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Recipe:

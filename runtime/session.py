@@ -115,7 +115,7 @@ class Session:
             original_context=self.manifest.decoder.original_context,
             chunk=self._options.prefill_chunk
             or (chunk_for(self.manifest) if self._static is None else self._static.spec.chunk),
-            draft_rows=self.manifest.draft_rows if self._static is None else 1,
+            draft_rows=self.manifest.decoder.draft_rows if self._static is None else 1,
         )
         media = MediaReader(self._processor, self._encoders)
         return Conversation(self.manifest, track, self._processor.text, media, self._guides, system=system, tools=tools)

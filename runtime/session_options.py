@@ -71,6 +71,6 @@ def chunk_for(manifest: Manifest) -> int:
     weights = sum(part.parameters for part in manifest.parts if not part.name.startswith(ENCODER_PARTS))
     fits = CHUNK_MULTIPLICATIONS / max(1, weights)
     chunk = LARGEST_CHUNK
-    while chunk > max(fits, SMALLEST_CHUNK) and chunk // 2 > manifest.draft_rows:
+    while chunk > max(fits, SMALLEST_CHUNK) and chunk // 2 > manifest.decoder.draft_rows:
         chunk //= 2
     return chunk

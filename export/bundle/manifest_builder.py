@@ -93,6 +93,7 @@ def _decoder_spec(model: Model, recipe: Recipe) -> DecoderSpec:
         context_length=model.tokens(recipe),
         original_context=decoder.rope.original_context,
         sampled_never=tuple(media),
+        draft_rows=recipe.draft_rows,
     )
 
 

@@ -47,15 +47,14 @@ def read_flat(cls: type[FlatT], data: object, where: str, nested: Mapping[str, o
 
 
 def check_keys(cls: type[Any], data: dict[str, Any], where: str) -> None:
-    """Refuse missing and unknown keys; a field whose default is None may be missing.
+    """Refuse missing and unknown keys.
 
     Raises:
         BundleError: with the first such key.
     """
     names = {f.name for f in fields(cls)}
-    needed = {f.name for f in fields(cls) if f.default is not None}
     prefix = f"{where}." if where else ""
-    if missing := sorted(needed - data.keys()):
+    if missing := sorted(names - data.keys()):
         raise BundleError(f"{MANIFEST_FILE}: {prefix}{missing[0]} is missing")
     if unknown := sorted(data.keys() - names):
         raise BundleError(f"{MANIFEST_FILE}: {prefix}{unknown[0]} is not a known key")

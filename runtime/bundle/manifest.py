@@ -13,7 +13,6 @@ from typing import Any
 from palmtop.errors import BundleError, BundleVersionError
 
 from .json_fields import MANIFEST_FILE, check_keys, limited, read_flat, refuse
-from .migrations import MIGRATIONS, migrate, oldest
 from .processor_config import ProcessorSpec
 from .targets import TargetSpec, read_target
 
@@ -37,7 +36,7 @@ __all__ = [
     "is_route_name",
 ]
 
-SCHEMA = len(MIGRATIONS) + 1
+SCHEMA = 1
 MODES = ("text", "image", "audio", "image+audio")
 ADAPTER_MODES = ("gated", "merged", "none")
 AUDIO_PROJECTORS = ("speech", "vision")
@@ -73,6 +72,7 @@ class DecoderSpec:
         original_context: beyond this many tokens the long LongRoPE factors apply; None without LongRoPE.
         sampled_never: ids that must not be sampled or come from user text: the media placeholders.
         kv_bits: of an element of the KV cache: 32 for float32, 8 or 4 for codes.
+        draft_rows: longest step whose positions all get logits; 1 where the bundle was not exported for speculation.
     """
 
     file: str
@@ -85,7 +85,8 @@ class DecoderSpec:
     context_length: int = limited(1, MAX_CONTEXT)
     original_context: int | None = limited(1, MAX_CONTEXT)
     sampled_never: tuple[int, ...] = limited(0, (1 << 24) - 1)
-    kv_bits: int = field(default=32, metadata=limited(4, 32).metadata)
+    kv_bits: int = limited(4, 32)
+    draft_rows: int = limited(1, MAX_DRAFT_ROWS)
 
     @property
     def kv_width(self) -> int:
@@ -211,15 +212,6 @@ class Manifest:
     targets: tuple[TargetSpec, ...] = ()
 
     @property
-    def draft_rows(self) -> int:
-        """Longest step whose positions all get logits; 1 where the bundle was not exported for speculation.
-
-        It stands in the recipe: older readers, and phones, open such a bundle and have no use for it.
-        """
-        rows: int = self.recipe.get("draft_rows", 1)
-        return rows
-
-    @property
     def modes(self) -> tuple[str, ...]:
         """The modes this bundle serves."""
         return tuple(mode for mode in MODES if mode in self.routes)
@@ -246,8 +238,8 @@ class Manifest:
         return next((a for a in self.adapters if a.name == name), None)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types, schema first: the oldest that can say it."""
-        return oldest({**asdict(self), "processor": self.processor.to_dict()}, MODES)
+        """Plain JSON types, schema first; every key is written."""
+        return {"schema": SCHEMA, **asdict(self)}
 
     @classmethod
     def from_dict(cls, data: object) -> Manifest:
@@ -262,12 +254,12 @@ class Manifest:
             raise BundleError(f"{MANIFEST_FILE}: is {type(data).__name__}, expected an object")
         schema = data.get("schema")
         if not isinstance(schema, int) or isinstance(schema, bool) or schema < 1:
-            raise BundleError(f"{MANIFEST_FILE}: schema is {schema!r}, expected a number from 1 to {SCHEMA}")
+            raise refuse("schema", schema, str(SCHEMA))
         if schema > SCHEMA:
             raise BundleVersionError(
-                f"{MANIFEST_FILE}: schema is {schema}, this palmtop reads up to {SCHEMA}; upgrade palmtop"
+                f"{MANIFEST_FILE}: schema is {schema}, this palmtop reads {SCHEMA}; upgrade palmtop"
             )
-        body = migrate({k: v for k, v in data.items() if k != "schema"}, schema)
+        body = {k: v for k, v in data.items() if k != "schema"}
         check_keys(cls, body, "")
         _check_type(body, "routes", dict)
         _check_type(body, "files", dict)
@@ -293,9 +285,6 @@ class Manifest:
 
     def _check_references(self) -> None:
         self._check_ids()
-        rows = self.recipe.get("draft_rows", 1)
-        if not isinstance(rows, int) or isinstance(rows, bool) or not 1 <= rows <= MAX_DRAFT_ROWS:
-            raise refuse("recipe.draft_rows", rows, f"1 to {MAX_DRAFT_ROWS}")
         self._check_adapters()
         self._check_targets()
         for mode, route in self.routes.items():

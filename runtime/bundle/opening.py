@@ -181,6 +181,8 @@ def _refuse_unlisted(bundle: Bundle) -> None:
 
 def _inside(folder: Path, name: str) -> Path:
     """``folder / name``, refusing names that are absolute, climb out, or lead out through a link to a folder."""
+    if "\0" in name:
+        raise BundleError(f"{folder}: file {name!r}: is not a possible file name (embedded null byte)")
     pure = PurePosixPath(name)
     if pure.is_absolute() or not pure.parts or ".." in pure.parts or "\\" in name or ":" in name:
         raise BundleError(f"{folder}: file name '{name}' leads out of the bundle")

@@ -112,9 +112,9 @@ class TextSpec:
         image_placeholder: text with ``{n}`` (1-based) that stands for the n-th image in a rendered prompt.
         audio_placeholder: likewise for sounds.
         thinking: texts that open and close the thinking with which an answer may begin; None for a model that
-            does not think aloud, and then not in the file.
+            does not think aloud.
         generation: how the checkpoint's own ``generation_config.json`` wants answers to be sampled, by the names of
-            ``GENERATION``; None where it says nothing, and then not in the file.
+            ``GENERATION``; None where it says nothing.
     """
 
     bos_id: int | None = limited(0, MAX_ID)
@@ -138,12 +138,7 @@ class ProcessorSpec:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
-        data = asdict(self)
-        if self.text.thinking is None:  # readers that came before the key know no thinking either
-            del data["text"]["thinking"]
-        if self.text.generation is None:
-            del data["text"]["generation"]
-        return data
+        return asdict(self)
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> ProcessorSpec:

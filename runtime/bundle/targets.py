@@ -1,7 +1,6 @@
 """What a bundle holds for providers that compile ahead: values of the manifest's ``targets``. Computes nothing.
 
-A target is a set of graphs of fixed shapes for one provider, beside the bundle's own. A bundle without targets has
-the manifest it always had.
+A target is a set of graphs of fixed shapes for one provider, beside the bundle's own.
 """
 
 from __future__ import annotations

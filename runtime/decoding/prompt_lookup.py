@@ -231,7 +231,7 @@ def drafter_for(
     Raises:
         InputError: guesses are asked for, and the bundle cannot judge them.
     """
-    if manifest.draft_rows == 1:
+    if manifest.decoder.draft_rows == 1:
         if options.speculate:
             raise InputError(
                 "option speculate: this bundle gives the logits of one position at a time, expected one that was "

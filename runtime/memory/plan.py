@@ -139,7 +139,8 @@ def with_copies(manifest: Manifest, plan: MemoryPlan, copies: float) -> MemoryPl
 
 def logit_rows(manifest: Manifest) -> int:
     """Rows of logits alive at once: the last position's twice; in speculation those of a step, and their copy."""
-    return 2 if manifest.draft_rows == 1 else 2 + 2 * manifest.draft_rows
+    rows = manifest.decoder.draft_rows
+    return 2 if rows == 1 else 2 + 2 * rows
 
 
 def kv_bytes_per_token(manifest: Manifest) -> int:

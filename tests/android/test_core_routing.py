@@ -1,4 +1,4 @@
-"""Older manifests and the rule of routes and adapters: the phone as the Python runtime, in the same words."""
+"""The rule of routes and adapters: the phone as the Python runtime, in the same words."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ADDED_FILE = "adapters/mine.bin"
 
 @pytest.fixture(scope="module")
 def newer(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle of schema 2: an adapter that was added, with its file, one that was merged, and a route for a task."""
+    """A bundle of more: an adapter that was added, with its file, one that was merged, and a route for a task."""
     folder = write_toy_bundle(tmp_path_factory.mktemp("bundles") / "newer")
     (folder / "adapters").mkdir()
     (folder / ADDED_FILE).write_bytes(b"weights")
@@ -45,24 +45,16 @@ def bundle(newer: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(newer, tmp_path / "toy"))
 
 
-def test_schema_2_is_opened(core: Core, newer: Path) -> None:
-    assert json.loads((newer / "bundle.json").read_text())["schema"] == 2
+def test_added_adapters_are_opened(core: Core, newer: Path) -> None:
     assert core.ask("open", folder=str(newer), hashes=True) == open_bundle(newer).size_bytes
-
-
-def test_a_file_that_is_null_may_be_missing(core: Core, bundle: Path) -> None:
-    data = json.loads((bundle / "bundle.json").read_text())
-    del data["adapters"][0]["file"]
-    (bundle / "bundle.json").write_text(json.dumps(data))
-    assert core.ask("open", folder=str(bundle)) == open_bundle(bundle).size_bytes
 
 
 @pytest.mark.parametrize(
     ("where", "value"),
     [
-        ("schema", 1),
-        ("schema", 4),
-        ("schema", 3),
+        ("adapters.0.file", ...),
+        ("processor.text.thinking", ...),
+        ("processor.text.generation", ...),
         ("adapters.2.combine", ...),
         ("adapters.2.combine", "multiply"),
         ("adapters.2.combine", None),
@@ -93,9 +85,6 @@ def test_wrong_manifests_are_refused_in_the_same_words(core: Core, bundle: Path,
     data = json.loads((bundle / "bundle.json").read_text())
     place(data, where, value)
     (bundle / "bundle.json").write_text(json.dumps(data))
-    if (where, value) == ("schema", 1):  # its adapters become the checkpoint's, as schema 1 knows them: no file
-        assert core.ask("open", folder=str(bundle)) == open_bundle(bundle).size_bytes
-        return
     same_words(core, bundle)
 
 

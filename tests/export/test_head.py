@@ -49,7 +49,7 @@ def test_every_position_of_a_short_step_has_the_logits_it_has_alone(bits: int, i
         for rows, each in ((1, {}), (ROWS, {"draft_rows": ROWS}))
     ]
     narrow, wide = bundles
-    assert (narrow.manifest.draft_rows, wide.manifest.draft_rows) == (1, ROWS)
+    assert (narrow.manifest.decoder.draft_rows, wide.manifest.decoder.draft_rows) == (1, ROWS)
     ids = np.random.default_rng(2).integers(0, narrow.manifest.decoder.vocab_size - 40, ROWS + 4)
     for length in (1, 2, ROWS):
         found = step(wide, ids[:length])
@@ -64,9 +64,7 @@ def test_every_position_of_a_short_step_has_the_logits_it_has_alone(bits: int, i
     assert np.abs(long["logits"] - expected["logits"]).max() < 1e-4 * np.ptp(expected["logits"])
 
 
-def test_an_ordinary_recipe_says_nothing_of_rows() -> None:
-    """So that ordinary bundles keep their bytes."""
-    assert "draft_rows" not in Recipe().to_dict()
+def test_a_recipe_keeps_its_rows() -> None:
     several = Recipe(draft_rows=4)
     assert Recipe.from_dict(several.to_dict()) == several
 

@@ -36,7 +36,6 @@ from palmtop.export.recipe import Recipe
 from palmtop.export.verify import verify
 from palmtop.export.verify.kv_loss import CHUNK, cache_loss, judge_cache
 from palmtop.export.verify.report import render
-from palmtop.runtime.bundle.manifest import Manifest
 from palmtop.runtime.bundle.opening import Bundle, open_bundle
 from tests.reference.port import random_checkpoint
 
@@ -240,7 +239,7 @@ def test_other_widths_are_refused(kv: Any) -> None:
 def test_the_bundle_says_what_its_cache_is(bundle: Bundle) -> None:
     decoder = bundle.manifest.decoder
     data = json.loads((bundle.path / "bundle.json").read_text())
-    assert (data["schema"], data["decoder"]["kv_bits"]) == (3, decoder.kv_bits)
+    assert data["decoder"]["kv_bits"] == decoder.kv_bits
     width = {8: 64, 4: 32}[decoder.kv_bits]
     config = json.loads((bundle.path / "genai_config.json").read_text())
     assert config["model"]["decoder"]["head_size"] == decoder.kv_width == width
@@ -414,15 +413,6 @@ def test_scales_take_no_more_room_than_a_plan_leaves_them(
     assert scale_bytes(model, 32) == 0
     assert leaving_room(Request(size_bytes=1000), 300).size_bytes == 700
     assert leaving_room(Request(loss=0.1), 300) == Request(loss=0.1)
-
-
-def test_old_manifests_have_float_caches_and_are_written_as_before(float_bundle: Path) -> None:
-    data = json.loads((float_bundle / "bundle.json").read_text())
-    assert data["schema"] == 1
-    assert "kv_bits" not in data["decoder"]
-    manifest = Manifest.from_dict(data)
-    assert manifest.decoder.kv_bits == 32
-    assert json.loads(json.dumps(manifest.to_dict())) == data
 
 
 def test_a_float_cache_needs_no_samples(checkpoint: Checkpoint) -> None:

@@ -161,7 +161,7 @@ def test_guesses_are_refused_where_nobody_can_judge_them(manifest: Manifest) -> 
     assert drafter_for(GenerationOptions(), manifest, pace) is None
     with pytest.raises(InputError, match="option speculate: this bundle gives the logits of one position at a time"):
         drafter_for(GenerationOptions(speculate=True), manifest, pace)
-    able = replace(manifest, recipe={**manifest.recipe, "draft_rows": 8})
+    able = replace(manifest, decoder=replace(manifest.decoder, draft_rows=8))
     assert drafter_for(GenerationOptions(speculate=False), able, pace) is None
     assert drafter_for(GenerationOptions(), able, pace) is not None
 
@@ -174,12 +174,12 @@ def test_the_option_takes_no_other_values() -> None:
 @pytest.mark.parametrize("rows", [0, 16, 2.0, True, "8", None])
 def test_impossible_rows_are_refused(manifest: Manifest, rows: object) -> None:
     data = json.loads(json.dumps(manifest.to_dict()))
-    data["recipe"] = {**data["recipe"], "draft_rows": rows}
-    with pytest.raises(BundleError, match=r"recipe\.draft_rows is .*, expected 1 to 15"):
+    data["decoder"] = {**data["decoder"], "draft_rows": rows}
+    with pytest.raises(BundleError, match=r"decoder\.draft_rows is .*, expected (1 to 15|int)"):
         Manifest.from_dict(data)
 
 
 def test_logits_of_every_row_are_in_the_memory_plan(manifest: Manifest) -> None:
-    able = replace(manifest, recipe={**manifest.recipe, "draft_rows": 8})
+    able = replace(manifest, decoder=replace(manifest.decoder, draft_rows=8))
     more = plan_memory(able, context=64).activations - plan_memory(manifest, context=64).activations
     assert more == 2 * 8 * manifest.decoder.vocab_size * 4  # as the graph gives them, and as numpy holds them

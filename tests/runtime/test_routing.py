@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 from palmtop.errors import BundleError, InputError
-from palmtop.runtime.bundle.manifest import SCHEMA, AdapterSpec, Manifest, Route
-from palmtop.runtime.bundle.migrations import NEW_IN_2
+from palmtop.runtime.bundle.manifest import AdapterSpec, Manifest, Route
 from palmtop.runtime.bundle.opening import open_bundle
 from palmtop.runtime.chat.routing import AdapterRequest, choose, parse_adapters
 
@@ -79,17 +78,12 @@ def test_tasks_survive_the_manifest(manifest: Manifest) -> None:
     assert again.modes == ("text", "image", "audio", "image+audio")
 
 
-def test_manifests_of_schema_1_are_read_and_written_where_they_suffice(toy_bundle: Path, manifest: Manifest) -> None:
-    """As version 0.1.0 wrote them: adapters without file, rule and coefficients. Phones read nothing newer."""
+@pytest.mark.parametrize("key", ["file", "combine", "merged_from"])
+def test_every_key_of_an_adapter_must_be_there(toy_bundle: Path, key: str) -> None:
     data = json.loads((toy_bundle / "bundle.json").read_text())
-    assert data["schema"] == 1
-    assert data["adapters"][0].keys() == {"name", "rank", "alpha", "gate", "base_sha256"}
-    old = Manifest.from_dict(data)
-    assert old.adapters[0].combine == "replace"
-    assert json.loads(json.dumps(old.to_dict())) == data
-    assert manifest.to_dict()["schema"] == 2 < SCHEMA
-    with pytest.raises(BundleError, match=r"adapters\[0\]\.combine is missing"):
-        Manifest.from_dict({**data, "schema": 2})
+    del data["adapters"][0][key]
+    with pytest.raises(BundleError, match=rf"adapters\[0\]\.{key} is missing"):
+        Manifest.from_dict(data)
 
 
 @pytest.mark.parametrize(
@@ -104,9 +98,6 @@ def test_manifests_of_schema_1_are_read_and_written_where_they_suffice(toy_bundl
 )
 def test_impossible_adapters_are_refused(toy_bundle: Path, key: str, value: Any, message: str) -> None:
     data = json.loads((toy_bundle / "bundle.json").read_text())
-    data["schema"] = 2
-    for adapter in data["adapters"]:
-        adapter.update(NEW_IN_2)
     data["adapters"][0][key] = value
     data["routes"] = {"text": {"adapters": {}, "audio_projector": "speech"}}
     with pytest.raises(BundleError, match=message):

@@ -155,7 +155,7 @@ def test_no_step_is_longer_than_a_chunk(speculating: Session, chunk: int) -> Non
 def test_a_graph_without_the_rows_that_the_manifest_names_is_refused(toy_bundle: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(toy_bundle, tmp_path / "wrong")
     manifest = json.loads((folder / "bundle.json").read_text())
-    manifest["recipe"]["draft_rows"] = 8
+    manifest["decoder"]["draft_rows"] = 8
     (folder / "bundle.json").write_text(json.dumps(manifest))
     with Session(open_bundle(folder), SessionOptions(threads=1), encoders=FakeEncoders()) as session:
         with pytest.raises(BundleError, match=f"cannot give {DRAFT_LOGITS} .*, expected files that agree"):

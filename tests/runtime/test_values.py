@@ -231,8 +231,8 @@ def test_a_chunk_is_as_long_as_about_a_second(
 ) -> None:
     """And longer than a step that gives logits of all its tokens."""
     part = PartSpec(name="decoder linears", bits=4, group=32, parameters=int(parameters), size_bytes=1)
-    recipe = {**manifest.recipe, "draft_rows": draft_rows}
-    assert chunk_for(dataclasses.replace(manifest, parts=(part,), recipe=recipe)) == chunk
+    decoder = dataclasses.replace(manifest.decoder, draft_rows=draft_rows)
+    assert chunk_for(dataclasses.replace(manifest, parts=(part,), decoder=decoder)) == chunk
 
 
 def sorted_reference(weights: NDArray[np.float32], share: float) -> set[int]:

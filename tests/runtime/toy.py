@@ -49,9 +49,7 @@ def write_toy_bundle(folder: Path, *, seed: int = 0, draft_rows: int = 1, kv_bit
     for name in ("vision.onnx", "audio.onnx"):  # never opened: FakeEncoders stand in
         (folder / name).write_bytes(b"no graph")
     files = {p.name: FileSpec(size_bytes=p.stat().st_size, sha256=sha256_of(p)) for p in sorted(folder.iterdir())}
-    manifest = _manifest(files, kv_bits)
-    if draft_rows > 1:
-        manifest = replace(manifest, recipe={**manifest.recipe, "draft_rows": draft_rows})
+    manifest = _manifest(files, kv_bits, draft_rows)
     (folder / "bundle.json").write_text(json.dumps(manifest.to_dict()))
     return folder
 
@@ -65,7 +63,7 @@ def _tokenizer() -> Tokenizer:
     return tokenizer
 
 
-def _manifest(files: dict[str, FileSpec], kv_bits: int = 32) -> Manifest:
+def _manifest(files: dict[str, FileSpec], kv_bits: int = 32, draft_rows: int = 1) -> Manifest:
     return Manifest(
         model="toy",
         architecture="phi4mm",
@@ -103,6 +101,7 @@ def _manifest(files: dict[str, FileSpec], kv_bits: int = 32) -> Manifest:
             original_context=ORIGINAL_CONTEXT,
             sampled_never=(IMAGE, AUDIO),
             kv_bits=kv_bits,
+            draft_rows=draft_rows,
         ),
         vision=EncoderSpec(file="vision.onnx", bytes_per_item=1000),
         audio=EncoderSpec(file="audio.onnx", bytes_per_item=1000),

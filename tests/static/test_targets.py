@@ -57,13 +57,6 @@ def test_targets_come_back_as_they_were_written(manifest: Manifest) -> None:
     assert Manifest.from_dict(as_json(encoders_alone)) == encoders_alone
 
 
-def test_a_bundle_without_targets_is_written_as_before(toy: Manifest) -> None:
-    data = as_json(toy)
-    assert data["schema"] == 1
-    assert "targets" not in data
-    assert Manifest.from_dict(data).targets == ()
-
-
 def change(path: str, value: Any) -> Callable[[Any], None]:
     def apply(data: Any) -> None:
         *parents, last = path.split(".")

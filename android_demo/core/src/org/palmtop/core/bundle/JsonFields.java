@@ -21,27 +21,16 @@ final class JsonFields {
         final String annotation;
         final String least;
         final String most;
-        /** Its default is None: it may be missing. */
-        final boolean isOptional;
 
         Field(String name, String annotation) {
-            this(name, annotation, null, null, false);
+            this(name, annotation, null, null);
         }
 
         Field(String name, String annotation, String least, String most) {
-            this(name, annotation, least, most, false);
-        }
-
-        static Field optional(String name, String annotation) {
-            return new Field(name, annotation, null, null, true);
-        }
-
-        private Field(String name, String annotation, String least, String most, boolean isOptional) {
             this.name = name;
             this.annotation = annotation;
             this.least = least;
             this.most = most;
-            this.isOptional = isOptional;
         }
     }
 
@@ -52,14 +41,10 @@ final class JsonFields {
         }
         Map<String, Object> object = object(data);
         TreeSet<String> names = new TreeSet<String>();
-        TreeSet<String> needed = new TreeSet<String>();
         for (Field field : fields) {
             names.add(field.name);
-            if (!field.isOptional) {
-                needed.add(field.name);
-            }
         }
-        checkKeys(object, where, names, needed);
+        checkKeys(object, where, names);
         for (Field field : fields) {
             check(field, field.annotation, object.get(field.name), where + "." + field.name);
         }
@@ -67,13 +52,8 @@ final class JsonFields {
     }
 
     static void checkKeys(Map<String, Object> data, String where, Collection<String> names) {
-        checkKeys(data, where, names, names);
-    }
-
-    private static void checkKeys(
-            Map<String, Object> data, String where, Collection<String> names, Collection<String> needed) {
         String prefix = where.isEmpty() ? "" : where + ".";
-        for (String name : new TreeSet<String>(needed)) {
+        for (String name : new TreeSet<String>(names)) {
             if (!data.containsKey(name)) {
                 throw bundle(prefix + name + " is missing");
             }

@@ -11,7 +11,7 @@ import org.palmtop.core.PalmtopException;
 
 /** {@code bundle.json}, checked by the rules of {@code runtime/bundle/manifest.py} and in its words. */
 public final class Manifest {
-    public static final int SCHEMA = Migrations.NEWEST;
+    public static final int SCHEMA = 1;
     public static final List<String> MODES =
             Collections.unmodifiableList(Arrays.asList("text", "image", "audio", "image+audio"));
 
@@ -147,7 +147,7 @@ public final class Manifest {
             throw JsonFields.bundle("is " + PythonText.typeName(data) + ", expected an object");
         }
         Map<String, Object> body = new LinkedHashMap<String, Object>(JsonFields.object(data));
-        body = Migrations.migrate(body, schema(body.remove("schema")));
+        checkSchema(body.remove("schema"));
         JsonFields.checkKeys(body, "", Arrays.asList(ManifestFields.MANIFEST));
         for (String key : new String[] {"routes", "files", "processor", "recipe"}) {
             checkType(body, key, "dict");
@@ -239,18 +239,17 @@ public final class Manifest {
         return Collections.unmodifiableMap(weights);
     }
 
-    private static int schema(Object schema) {
+    private static void checkSchema(Object schema) {
         boolean isNumber = PythonText.typeName(schema).equals("int");
         if (!isNumber || JsonFields.decimal((Number) schema).signum() < 1) {
-            throw JsonFields.bundle("schema is " + PythonText.repr(schema) + ", expected a number from 1 to " + SCHEMA);
+            throw JsonFields.refuse("schema", schema, String.valueOf(SCHEMA));
         }
         if (JsonFields.decimal((Number) schema).compareTo(new BigDecimal(SCHEMA)) > 0) {
             throw new PalmtopException(
                     PalmtopException.Kind.BUNDLE_VERSION,
-                    JsonFields.MANIFEST_FILE + ": schema is " + schema + ", this palmtop reads up to " + SCHEMA
+                    JsonFields.MANIFEST_FILE + ": schema is " + schema + ", this palmtop reads " + SCHEMA
                             + "; upgrade palmtop");
         }
-        return ((Number) schema).intValue();
     }
 
     private static void checkType(Map<String, Object> body, String key, String expected) {

@@ -21,6 +21,7 @@ final class ManifestFields {
         new Field("original_context", "int | None", "1", "16777216"),
         new Field("sampled_never", "tuple[int, ...]", "0", "16777215"),
         new Field("kv_bits", "int", "4", "32"),
+        new Field("draft_rows", "int", "1", "15"),
     };
     static final Field[] ENCODER = {
         new Field("file", "str"), new Field("bytes_per_item", "int", "1", MAX_SIZE),
@@ -31,7 +32,7 @@ final class ManifestFields {
         new Field("alpha", "float"),
         new Field("gate", "int", "0", "65536"),
         new Field("base_sha256", "str"),
-        Field.optional("file", "str | None"),
+        new Field("file", "str | None"),
         new Field("combine", "str"),
         new Field("merged_from", "dict[str, float]"),
     };

@@ -130,8 +130,8 @@ public final class ProcessorSpec {
                 new Field("adds_bos", "bool"),
                 new Field("image_placeholder", "str"),
                 new Field("audio_placeholder", "str"),
-                Field.optional("thinking", "tuple[str, str] | None"),
-                Field.optional("generation", "dict[str, float] | None")));
+                new Field("thinking", "tuple[str, str] | None"),
+                new Field("generation", "dict[str, float] | None")));
         checkGeneration(text.generation);
         checkThinking(JsonFields.object(data.get("text")).get("thinking"));
         Image image = data.get("image") == null ? null : readImage(data.get("image"));
@@ -145,7 +145,7 @@ public final class ProcessorSpec {
         return new ProcessorSpec(text, image, audio);
     }
 
-    /** The marks of a reasoning model's thinking, which may be missing; this app shows it as part of the answer. */
+    /** The marks of a reasoning model's thinking, or null; this app shows it as part of the answer. */
     private static void checkThinking(Object marks) {
         if (marks != null && ((List<?>) marks).contains("")) {
             throw JsonFields.refuse("processor.text.thinking", marks, "two texts that are not empty");
