@@ -23,9 +23,10 @@ from numpy.typing import NDArray
 from onnx import helper
 
 from palmtop.errors import BundleError
+from palmtop.export.graph.mark import HEAD, TABLE
 
 from .lazy_weights import LOCATION, LazySet, LazyTensor, Made
-from .stages import LAST_POSITION, Linear, Stage, cut, lay_open, lift_weights, needed, read_by
+from .stages import LAST_POSITION, Linear, Stage, cut, lay_open, lift_weights, mark_in, needed, read_by
 
 Live = dict[str, NDArray[Any]]
 LOGITS = "logits"
@@ -202,7 +203,8 @@ class StagedGraph:
     def _lookups(self, stage: Stage) -> Iterator[tuple[Any, LazyTensor]]:
         """Nodes that take rows of a table that is made when needed."""
         for node in stage.nodes:
-            tensor = self._lazy.get(node.input[0]) if node.op_type == "Gather" else None
+            mark = mark_in(node)
+            tensor = None if mark is None or mark.role != TABLE else self._lazy.get(node.input[0])
             if tensor is not None and tensor.matrix is not None:
                 yield node, tensor
 
@@ -238,10 +240,10 @@ class StagedGraph:
         if LOGITS not in stage.outputs:
             return None
         for node in stage.nodes:
-            if node.op_type in ("MatMul", "Gemm") and len(node.input) > 1:
-                tensor = self._lazy.get(node.input[1])
-                if tensor is not None and tensor.matrix is not None and node.name == "lm_head":
-                    return node, str(node.input[1])
+            mark = mark_in(node)
+            tensor = None if mark is None or mark.role != HEAD else self._lazy.get(node.input[1])
+            if tensor is not None and tensor.matrix is not None:
+                return node, str(node.input[1])
         return None
 
     def _shared(self, name: str, value: NDArray[Any]) -> NDArray[Any]:

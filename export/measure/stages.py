@@ -9,10 +9,10 @@ from typing import Any
 
 from onnx import helper
 
+from palmtop.export.graph.mark import TABLE, Mark, mark_of
+
 LAYER = re.compile(r"(layers|encoders)\.(\d+)\.")
 LAST_POSITION = "last_position"
-TABLE = "embed_tokens"
-MATMULS = ("MatMul", "Gemm", "MatMulNBits")
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +109,11 @@ def read_by(node: Any) -> set[str]:
     return names
 
 
+def mark_in(node: Any) -> Mark | None:
+    """What the builder says of a node that is a linear layer or a table's lookup; None of others."""
+    return mark_of(node.name, {each.key: each.value for each in node.metadata_props})
+
+
 def cut(
     nodes: list[Any], weights: set[str], outputs: tuple[str, ...], conditions: dict[str, tuple[str, bool]]
 ) -> Iterable[Stage]:
@@ -136,18 +141,14 @@ def cut(
 
 
 def _weight_of(node: Any, weights: set[str]) -> str | None:
-    """The initialiser that makes a node a linear layer."""
-    if node.op_type in MATMULS and len(node.input) > 1 and node.input[1] in weights:
-        return str(node.input[1])
-    if node.op_type == "Gather" and node.input[0] == f"{TABLE}.weight":
-        return str(node.input[0])
-    return None
+    """The initialiser that a linear layer, or a table's lookup, reads first."""
+    return None if mark_in(node) is None else next((str(name) for name in node.input if name in weights), None)
 
 
 def _linear(node: Any, weights: set[str], conditions: dict[str, tuple[str, bool]]) -> Linear | None:
-    weight = _weight_of(node, weights)
-    if weight is None or not weight.endswith(".weight"):
+    mark, weight = mark_in(node), _weight_of(node, weights)
+    if mark is None or weight is None or not weight.endswith(".weight"):  # codes are not looked at
         return None
-    source = None if node.op_type == "Gather" else str(node.input[0])
+    source = None if mark.role == TABLE else str(node.input[0])
     condition, wanted = conditions.get(weight, (None, True))
-    return Linear(weight.removesuffix(".weight"), source, weight, node.op_type == "MatMul", condition, wanted)
+    return Linear(mark.name, source, weight, node.op_type == "MatMul", condition, wanted)
