@@ -128,7 +128,7 @@ def export_command(
         return
     if output is None:
         raise InputError("no output folder is given, expected -o BUNDLE")
-    started, notes = time.perf_counter(), list[str]()
+    started, notes, targets = time.perf_counter(), list[str](), list[str]()
     with _cleaned_up_when_terminated(), _ProgressBar(quiet=as_json or not sys.stderr.isatty()) as report:
         export_model(
             checkpoint,
@@ -139,6 +139,7 @@ def export_command(
             request=request,
             on_plan=show,
             on_note=notes.append,
+            on_target=targets.append,
             progress=report,
             ram_bytes=ram,
             threads=threads,
@@ -166,6 +167,7 @@ def export_command(
             "checks_passed": None if quality is None else [c["name"] for c in quality["checks"] if c["passed"]],
             "skipped": None if quality is None else quality["skipped"],
             "notes": notes,
+            "targets": targets,
         }
         click.echo(json.dumps(result))
         return
@@ -173,6 +175,8 @@ def export_command(
     click.echo(
         f"{output}: {size_bytes / 1e6:.1f} MB in {seconds:.1f} s{memory}. Look inside with: palmtop inspect {output}"
     )
+    for target in targets:
+        click.echo(target.replace("BUNDLE", str(output)))
     if quality is not None:
         click.echo(_measured(quality))
 

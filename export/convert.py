@@ -47,6 +47,7 @@ def export_model(
     request: Request | None = None,
     on_plan: Callable[[Plan], None] | None = None,
     on_note: Callable[[str], None] | None = None,
+    on_target: Callable[[str], None] | None = None,
     progress: Callable[[Progress], None] | None = None,
     ram_bytes: int | None = None,
     threads: int | None = None,
@@ -65,6 +66,7 @@ def export_model(
         request: a size or a loss to meet, a plan to replay, samples to calibrate on (weights and KV cache).
         on_plan: given the plan that is followed, before anything is written.
         on_note: given each sentence that a user must know of how the checkpoint was read (``Model.notes``).
+        on_target: given a sentence on each set of graphs for another execution provider: where their nodes run.
         progress: called after each read and each tensor.
         ram_bytes: limit for the memory of this process; None takes what speed asks for (a few hundred MB).
         threads: None takes every core.
@@ -100,6 +102,9 @@ def export_model(
         with written_beside(Path(target), overwrite=overwrite, keep=Path(source), job=job) as folder:
             making = Making(workers=workers, meter=meter, journal=Journal(journal_path(folder)), target=graphs)
             manifest = write_bundle(folder, checkpoint, model, recipe, making, planned, cache)
+            if graphs is not None and on_target is not None:
+                for sentence in graphs.summary:
+                    on_target(sentence)
             if verify:
                 checkpoint.report_reads(None)
                 _prove(folder, manifest, checkpoint, workers, ram_bytes, progress)

@@ -16,9 +16,9 @@ from palmtop.runtime.bundle.option_checks import reason_of
 from palmtop.runtime.chat.reply import Reply
 from palmtop.runtime.chat.routing import Wanted
 from palmtop.runtime.decoding.generation_options import GenerationOptions
+from palmtop.runtime.processor.content import media_beside
 
 WILSON_Z = 1.959964  # 95 %
-MEDIA_KEYS = ("image", "audio", "path", "url", "image_url", "audio_url")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,25 +188,13 @@ def _question(line: str, where: str, folder: Path, needed: Sequence[str]) -> Que
     for key, kind, expected in (("task", str, "text"), ("messages", list, "a list"), ("expected", str, "text")):
         if (key in needed or key in data) and not isinstance(data.get(key), kind):
             raise InputError(f"{where}: {key} is {kind_of(data.get(key))}, expected {expected}")
+    try:
+        messages, _ = media_beside(data["messages"], folder)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
     return Question(
         task=data.get("task", "samples"),
-        messages=[_with_paths(message, folder) for message in data["messages"]],
+        messages=messages,
         expected=data.get("expected", ""),
         group=str(data.get("group", "")),
     )
-
-
-def _with_paths(message: Any, folder: Path) -> Any:
-    """A message whose media paths start at ``folder``; what has another shape is refused later."""
-    if not isinstance(message, dict) or not isinstance(message.get("content"), list):
-        return message
-    return {**message, "content": [_with_path(part, folder) for part in message["content"]]}
-
-
-def _with_path(part: Any, folder: Path) -> Any:
-    if not isinstance(part, dict):
-        return part
-    return {
-        key: str(folder / value) if key in MEDIA_KEYS and isinstance(value, str) and ":" not in value else value
-        for key, value in part.items()
-    }

@@ -44,8 +44,7 @@ from palmtop.runtime.memory.plan import (
     plan_memory,
     with_copies,
 )
-from palmtop.runtime.providers.assignment import CPU, QNN, placement
-from palmtop.runtime.providers.openvino import PROVIDER as OPENVINO
+from palmtop.runtime.providers.assignment import CPU, OPENVINO, QNN, placement
 from palmtop.runtime.providers.openvino import open_on_openvino, openvino_decoder, openvino_device
 from palmtop.runtime.providers.placed import PlacedBundle
 from palmtop.runtime.providers.static_decoder import StaticDecoder
@@ -69,14 +68,17 @@ class Session:
         encoders: FeatureSource | None = None,
         static: StaticSessions | None = None,
         placed: PlacedBundle | None = None,
+        fell_back: dict[str, list[str]] | None = None,
     ) -> None:
+        self.fell_back: dict[str, list[str]] = {} if fell_back is None else fell_back
+        """By file, nodes that run on the CPU though a provider was asked for; filled as graphs are opened."""
         self.bundle = bundle
         self.manifest: Manifest = bundle.manifest
         self._static = static
         self.plan = _plan(self.manifest, options, static)
         self._options = options
         self._processor = Processor(self.manifest.processor, bundle.path)
-        self._encoders: FeatureSource = encoders or _encoders(bundle, options, self._check_encoder)
+        self._encoders: FeatureSource = encoders or _encoders(bundle, options, self._check_encoder, self.fell_back)
         self.placed = placed
         if placed is not None:
             self._encoders = placed.encoders(self._encoders, keep=options.keep_encoders)
@@ -239,15 +241,16 @@ def load_session(path: str | os.PathLike[str], options: SessionOptions) -> Sessi
     bundle = open_bundle(path)
     where = placement(options.provider)
     placed, static = None, None
+    fell_back: dict[str, list[str]] = {}
     if parts := where.parts_on(QNN):
-        placed = PlacedBundle(bundle, QNN, parts, options.fallback, options.recompile, options.threads)
+        placed = PlacedBundle(bundle, QNN, parts, options.fallback, options.recompile, options.threads, fell_back)
         placed.check()
         static = placed.static()
     if where.parts_on(OPENVINO) and where.decoder not in (CPU, QNN):
-        static = openvino_decoder(bundle, where.decoder, options.threads, fallback=options.fallback)
+        static = openvino_decoder(bundle, where.decoder, options.threads, fell_back, fallback=options.fallback)
     for provider in {where.vision, where.audio} - {CPU, QNN}:
         openvino_device(provider)  # what is missing is said now, not at the first picture
-    return Session(bundle, options, static=static, placed=placed)
+    return Session(bundle, options, static=static, placed=placed, fell_back=fell_back)
 
 
 def _plan(manifest: Manifest, options: SessionOptions, static: StaticSessions | None = None) -> MemoryPlan:
@@ -281,7 +284,9 @@ def _plan(manifest: Manifest, options: SessionOptions, static: StaticSessions | 
     return wanted
 
 
-def _encoders(bundle: Bundle, options: SessionOptions, check_room: Callable[[], None]) -> Encoders:
+def _encoders(
+    bundle: Bundle, options: SessionOptions, check_room: Callable[[], None], fell_back: dict[str, list[str]]
+) -> Encoders:
     manifest, where = bundle.manifest, placement(options.provider)
     vision, audio = manifest.vision, manifest.audio
 
@@ -290,7 +295,7 @@ def _encoders(bundle: Bundle, options: SessionOptions, check_room: Callable[[], 
         return (
             open_session(path, options.threads)
             if provider in (CPU, QNN)  # a part on qnn has graphs of its own, and does not come here
-            else open_on_openvino(path, provider, options.threads, fallback=options.fallback)
+            else open_on_openvino(path, provider, options.threads, fell_back, fallback=options.fallback)
         )
 
     return Encoders(

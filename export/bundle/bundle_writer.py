@@ -60,6 +60,10 @@ class PlannedTensors(Protocol):
 class TargetGraphs(Protocol):
     """Graphs of fixed shapes for one execution provider, written beside the bundle's own (``export/providers``)."""
 
+    @property
+    def summary(self) -> Sequence[str]:
+        """What was written, and where its nodes run: sentences, complete after ``after_graphs``."""
+
     def beside_decoder(
         self, folder: Path, model: Model, weights: Weights, precision: GraphPrecision, sink: WeightSink
     ) -> Sequence[TargetSpec]:

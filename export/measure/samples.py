@@ -20,8 +20,10 @@ from palmtop.errors import InputError
 from palmtop.runtime.bundle.json_fields import kind_of
 from palmtop.runtime.bundle.manifest import MODES, Manifest
 from palmtop.runtime.bundle.option_checks import reason_of
+from palmtop.runtime.chat.routing import mode_of
 from palmtop.runtime.media.audio_windows import audio_windows
 from palmtop.runtime.processor import Processor
+from palmtop.runtime.processor.content import media_beside
 from palmtop.runtime.processor.images.dynamic_hd import feature_order
 from palmtop.runtime.processor.text import expand_media
 from palmtop.runtime.reference.heldout import Item, held_out_items
@@ -31,7 +33,6 @@ SEED = 104729  # of pictures and text tasks; evaluations use small ones
 EVALUATED_SOUNDS = 1000  # of seed 0; later ones are other recordings
 PROSE_FROM = 8192  # tokens of a vocabulary; the packaged model's 512 spell, they know no prose
 PROSE_LETTERS = 1500  # of a passage
-MEDIA_KEYS = ("image", "audio")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,25 +158,12 @@ def _question(line: str, where: str, folder: Path) -> Question:
         raise InputError(f'{where}: found no messages, expected {{"messages": [...], "answer": "..."}} or {{"text"}}')
     if not isinstance(data.get("answer"), str):
         raise InputError(f"{where}: answer is {kind_of(data.get('answer'))}, expected text")
-    kinds: set[str] = set()
-    messages = []
-    for message in data["messages"]:
-        if not isinstance(message, dict):
-            raise InputError(f"{where}: a message is {kind_of(message)}, expected an object")
-        content = message.get("content")
-        if isinstance(content, list):
-            parts = [_with_path(part, folder) for part in content]
-            kinds |= {str(part.get("type")) for part in parts if isinstance(part, dict)}
-            message = {**message, "content": parts}
-        messages.append(message)
-    mode = "+".join(kind for kind in MEDIA_KEYS if kind in kinds) or "text"
+    try:
+        messages, kinds = media_beside(data["messages"], folder)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
+    mode = mode_of(has_image="image" in kinds, has_audio="audio" in kinds)
     return Question(mode=mode, messages=messages, answer=data["answer"])
-
-
-def _with_path(part: Any, folder: Path) -> Any:
-    if not isinstance(part, dict):
-        return part
-    return {k: str(folder / v) if k in MEDIA_KEYS and isinstance(v, str) else v for k, v in part.items()}
 
 
 class SampleReader:

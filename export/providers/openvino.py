@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import onnx_ir as ir
@@ -29,16 +29,23 @@ class OpenVinoGraphs:
 
     Attributes:
         recipe: with this target.
+        summary: what was written.
     """
 
     recipe: Recipe
+    summary: list[str] = field(default_factory=list)
 
     def beside_decoder(
         self, folder: Path, model: Model, weights: Weights, precision: GraphPrecision, sink: WeightSink
     ) -> tuple[TargetSpec, ...]:
         """Write all of them: they name the decoder's own bytes."""
         routes = served_routes(model, self.recipe)
-        return (write_openvino(folder, model, self.recipe, weights, routes, precision, sink),)
+        target = write_openvino(folder, model, self.recipe, weights, routes, precision, sink)
+        self.summary.append(
+            f"{len(target.files)} graphs for {PROVIDER}, which compiles them when they are loaded: palmtop inspect"
+            f" BUNDLE --provider {PROVIDER} counts the nodes that it takes and those that stay on the CPU"
+        )
+        return (target,)
 
     def after_graphs(self, folder: Path, model: Model, weights: Weights, manifest: Manifest) -> tuple[TargetSpec, ...]:
         """Nothing more."""

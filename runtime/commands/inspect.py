@@ -74,6 +74,9 @@ def _show_nodes(bundle: Bundle, provider: str, *, as_json: bool) -> None:
             json.dumps({file: {name: len(nodes) for name, nodes in places.items()} for file, places in found.items()})
         )
         return
+    fallen = sum(len(places.get(CPU, [])) for places in found.values() if len(places) > 1)
+    total = sum(len(nodes) for places in found.values() for nodes in places.values())
+    click.echo(f"{len(found)} graphs for {provider}: {fallen} of {total} nodes fall back to the CPU")
     for file, places in found.items():
         click.echo(f"{file}: " + ", ".join(f"{len(nodes)} nodes on {name}" for name, nodes in places.items()))
         for node in places.get(CPU, []) if len(places) > 1 else []:

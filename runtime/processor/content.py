@@ -79,6 +79,28 @@ def read_messages(messages: Sequence[Mapping[str, Any]]) -> list[Turn]:
     return [_read_message(message, f"messages[{i}]", counts) for i, message in enumerate(messages)]
 
 
+def media_beside(messages: Sequence[Mapping[str, Any]], folder: Path) -> tuple[list[dict[str, Any]], set[Kind]]:
+    """Messages of a file, the paths of their media relative to its folder, and the kinds of media they have.
+
+    Raises:
+        InputError: as ``read_messages``.
+    """
+    found, kinds = [], set[Kind]()
+    for message, turn in zip(messages, read_messages(messages), strict=True):
+        media = iter(turn.media)
+        content = message.get("content")
+        if isinstance(content, (list, tuple)):
+            content = [part if part["type"] in _TEXT_TYPES else _located(next(media), folder) for part in content]
+        found.append({**message, "content": content} if "content" in message else dict(message))
+        kinds |= {item.kind for item in turn.media}
+    return found, kinds
+
+
+def _located(item: MediaItem, folder: Path) -> dict[str, Any]:
+    source = str(folder / item.source) if isinstance(item.source, (str, Path)) else item.source
+    return {"type": item.kind, item.kind: source}
+
+
 def _read_message(message: Mapping[str, Any], where: str, counts: dict[Kind, int]) -> Turn:
     if not isinstance(message, Mapping):
         raise InputError(f"{where}: found {_brief(message)}, expected an object with role and content")

@@ -9,9 +9,9 @@ from palmtop.errors import InputError
 
 CPU = "cpu"
 PARTS = ("vision", "audio", "decoder")
-QNN = "qnn"
-PROVIDERS = (CPU, "openvino", QNN)
-DEVICES = {"openvino": ("cpu", "gpu", "npu")}
+QNN, OPENVINO = "qnn", "openvino"
+PROVIDERS = (CPU, OPENVINO, QNN)
+DEVICES = {OPENVINO: ("cpu", "gpu", "npu")}
 """Of providers that have several, the one that is taken first."""
 
 Provider = str | Mapping[str, str]

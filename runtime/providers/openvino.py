@@ -13,17 +13,24 @@ from typing import Any
 from palmtop.errors import InputError, RuntimeMissingError
 from palmtop.runtime.bundle.opening import Bundle
 
-from .assignment import DEVICES
+from .assignment import DEVICES, OPENVINO
 from .plugins import find_devices, open_graph, tell_fallen_back
 from .static_sessions import StaticSessions
 
-PROVIDER = "openvino"
+PROVIDER = OPENVINO
 COPIES = 5.0
 """Memory of prefill and decode graph together in sizes of their INT4 weights: measured 2.5 each (docs/npu.md)."""
 
 
-def openvino_decoder(bundle: Bundle, provider: str, threads: int | None, *, fallback: bool = False) -> StaticSessions:
-    """The decoder's graphs for OpenVINO, opened when they are first run.
+def openvino_decoder(
+    bundle: Bundle,
+    provider: str,
+    threads: int | None,
+    fell_back: dict[str, list[str]],
+    *,
+    fallback: bool = False,
+) -> StaticSessions:
+    """The decoder's graphs for OpenVINO, opened when they are first run; arguments as ``open_on_openvino``.
 
     Raises:
         InputError: the bundle has none.
@@ -39,21 +46,24 @@ def openvino_decoder(bundle: Bundle, provider: str, threads: int | None, *, fall
     return StaticSessions(
         bundle.path,
         target.decoder,
-        lambda path: open_on_openvino(path, provider, threads, fallback=fallback),
+        lambda path: open_on_openvino(path, provider, threads, fell_back, fallback=fallback),
         lambda path: open_graph("cpu", path, threads=threads),
         copies=COPIES,
     )
 
 
-def open_on_openvino(path: Path, provider: str, threads: int | None, *, fallback: bool = False) -> Any:
+def open_on_openvino(
+    path: Path, provider: str, threads: int | None, fell_back: dict[str, list[str]], *, fallback: bool = False
+) -> Any:
     """A session whose nodes run on OpenVINO.
 
     Args:
         path: of the graph.
         provider: "openvino", or with a device "openvino:npu".
         threads: of its CPU device; None leaves it to OpenVINO.
-        fallback: nodes that it does not take may run on the CPU, and are named in the log; otherwise one is enough
-            to refuse.
+        fell_back: by file, the nodes that run on the CPU; the graph's are added.
+        fallback: nodes that it does not take may run on the CPU, of which is warned; otherwise one is enough to
+            refuse.
 
     Raises:
         BundleError: OpenVINO cannot load the graph, or not the whole of it.
@@ -68,7 +78,7 @@ def open_on_openvino(path: Path, provider: str, threads: int | None, *, fallback
         options={"load_config": json.dumps(wanted)} if wanted else {},
         device=openvino_device(provider),
     )
-    tell_fallen_back(session, path.name)
+    tell_fallen_back(session, path.name, fell_back)
     return session
 
 

@@ -18,7 +18,8 @@ from palmtop.runtime.bundle.opening import Bundle
 from palmtop.runtime.bundle.targets import TargetSpec
 from palmtop.runtime.media.conversation_media import FeatureSource
 
-from .plugins import compiler_versions, find_devices, is_emulated, open_graph, tell_fallen_back, this_soc
+from .assignment import OPENVINO
+from .plugins import compiler_versions, find_devices, is_emulated, open_graph, placement, tell_fallen_back, this_soc
 from .static_encoders import StaticEncoders
 from .static_sessions import StaticSessions
 
@@ -113,8 +114,7 @@ class PlacedBundle:
             logger.info("%s: compiled here from %s", path.name, source)
         options = {} if target.soc is None or file == path else {"soc_model": target.soc.upper()}
         session = open_graph(target.provider, file, fallback=self.fallback, threads=self.threads, options=options)
-        if nodes := tell_fallen_back(session, path.name):
-            self.fell_back[path.name] = nodes
+        tell_fallen_back(session, path.name, self.fell_back)
         return session
 
     def target(self) -> TargetSpec:
@@ -173,9 +173,23 @@ def hash_of_files(hashes: Mapping[str, str], target: TargetSpec) -> str:
 
 
 def node_counts(bundle: Bundle, provider: str, progress: Callable[[str], None] | None = None) -> Iterator[Any]:
-    """Open each graph of a provider's target and count nodes: (file, provider to operators)."""
-    from .plugins import placement as placed_nodes
+    """Open each graph that a provider runs and count nodes: (file, provider to operators).
 
+    Raises:
+        InputError: the bundle has no graphs for the provider.
+        RuntimeMissingError: the provider is not there.
+        BundleError: a graph cannot be loaded.
+    """
+    manifest = bundle.manifest
+    if provider == OPENVINO:  # it runs the bundle's own encoders
+        find_devices(provider)
+        for encoder in (manifest.vision, manifest.audio):
+            if encoder is not None:
+                if progress is not None:
+                    progress(encoder.file)
+                yield encoder.file, placement(open_graph(provider, bundle.file(encoder.file), fallback=True))
+        if manifest.target(provider) is None:
+            return
     placed = PlacedBundle(bundle, provider, (), fallback=True)
     placed.check()
     target = placed.target()
@@ -184,7 +198,7 @@ def node_counts(bundle: Bundle, provider: str, progress: Callable[[str], None] |
             continue
         if progress is not None:
             progress(file)
-        yield file, placed_nodes(placed.open(target, bundle.file(source_of(target, file))))
+        yield file, placement(placed.open(target, bundle.file(source_of(target, file))))
 
 
 def _has(target: TargetSpec, part: str) -> bool:

@@ -26,6 +26,10 @@ RECORD = "session.record_ep_graph_assignment_info"
 CPU = "CPUExecutionProvider"
 
 
+class CpuFallbackError(BundleError):
+    """A provider does not take every node of a graph, and the CPU was not allowed to."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProviderPackage:
     """One provider that palmtop knows.
@@ -172,7 +176,8 @@ def open_graph(
     Raises:
         InputError: no provider is called so.
         RuntimeMissingError: the provider is not there.
-        BundleError: the graph cannot be loaded, or not by this provider alone.
+        BundleError: the graph cannot be loaded.
+        CpuFallbackError: not by this provider alone.
     """
     import onnxruntime as ort
 
@@ -208,13 +213,23 @@ def fallen_back(session: Any) -> list[str]:
     return found.get(CPU, []) if set(found) - {CPU} else []
 
 
-def tell_fallen_back(session: Any, file: str) -> list[str]:
-    """Name in the log what ``fallen_back`` finds in a graph's session, and give it back."""
+def tell_fallen_back(session: Any, file: str, found: dict[str, list[str]]) -> None:
+    """Warn of what ``fallen_back`` finds in a graph's session, with counts, and keep it under the file's name."""
     nodes = fallen_back(session)
     if nodes:
-        shown = ", ".join(nodes[:SHOWN_NODES]) + (", ..." if len(nodes) > SHOWN_NODES else "")
-        logger.warning("%s: %d nodes fell back to the CPU: %s", file, len(nodes), shown)
-    return nodes
+        found[file] = nodes
+        logger.warning("palmtop: warning: %s: %s", file, fallen_back_text(placement(session)))
+
+
+def fallen_back_text(places: Mapping[str, list[str]]) -> str:
+    """What runs on the CPU of a graph's nodes (``placement``), with counts.
+
+    >>> fallen_back_text({"NPU": ["Conv a", "Relu b"], "CPUExecutionProvider": ["Det c"]})
+    '1 of 3 nodes fell back to the CPU: Det c'
+    """
+    nodes, total = places.get(CPU, []), sum(map(len, places.values()))
+    shown = ", ".join(nodes[:SHOWN_NODES]) + (", ..." if len(nodes) > SHOWN_NODES else "")
+    return f"{len(nodes)} of {total} nodes fell back to the CPU: {shown}"
 
 
 def compiler_versions(name: str) -> dict[str, str]:
@@ -256,7 +271,7 @@ def _session(path: Path, settings: Any, name: str, fallback: bool, **how: Any) -
     except Exception as error:  # onnxruntime's exceptions have no common base of their own
         reason = " ".join(str(error).split())
         if "fallback to CPU EP has been explicitly disabled" in reason:
-            raise BundleError(
+            raise CpuFallbackError(
                 f"{path.name}: provider '{name}' does not take every operator of it, expected all; "
                 f"pass --fallback (fallback=True) to run the rest on the CPU"
             ) from error

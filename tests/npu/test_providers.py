@@ -18,15 +18,20 @@ import palmtop
 from palmtop.__main__ import cli
 from palmtop.errors import BundleError, InputError, RuntimeMissingError
 from palmtop.export.convert import export_model
+from palmtop.export.providers.qnn import compile as qnn_compile
+from palmtop.export.providers.qnn.compile import Compiled
+from palmtop.export.providers.qnn.target import summary as qnn_summary
 from palmtop.export.recipe import Recipe
+from palmtop.runtime import session as session_module
 from palmtop.runtime.bundle.manifest import FileSpec
 from palmtop.runtime.bundle.opening import Bundle, open_bundle
 from palmtop.runtime.bundle.targets import TargetSpec
 from palmtop.runtime.doctor import examine
-from palmtop.runtime.providers import placed
+from palmtop.runtime.providers import openvino, placed
 from palmtop.runtime.providers import plugins as providers
 from palmtop.runtime.providers.placed import PlacedBundle, hash_of_files, source_of
 from palmtop.runtime.reference import checkpoint_path
+from palmtop.runtime.reference.heldout import held_out_items
 
 VERSIONS = {"qairt": "2.51.0", "onnxruntime": "1.31.1", "onnxruntime-qnn": "2.7.0"}
 
@@ -183,7 +188,7 @@ def test_what_fell_back_is_kept_and_told(
     with caplog.at_level(logging.WARNING):
         whole.open(whole.target(), bundle.path / "qnn-sm8750_vision.onnx")
     assert whole.fell_back == {"qnn-sm8750_vision.onnx": ["If a", "Loop b"]}
-    assert "2 nodes fell back to the CPU: If a, Loop b" in caplog.text
+    assert "2 of 3 nodes fell back to the CPU: If a, Loop b" in caplog.text
     assert asked == [True]
 
 
@@ -243,3 +248,82 @@ def test_inspect_shows_targets(
     assert "graphs for qnn on sm8750: vision (qairt 2.51.0" in " ".join(shown.stdout.split())
     data = json.loads(CliRunner().invoke(cli, ["inspect", str(int4_bundle), "--json"]).stdout)
     assert data["targets"][0]["soc"] == "sm8750"
+
+
+def placed_session(*cpu: str, npu: int = 3) -> Any:
+    """A session of which so much runs on the CPU, as onnxruntime tells it."""
+    nodes = {"QNNExecutionProvider": [f"Conv c{i}" for i in range(npu)], "CPUExecutionProvider": list(cpu)}
+
+    def part(name: str) -> SimpleNamespace:
+        found = [SimpleNamespace(op_type=t.split()[0], name=t.split()[1]) for t in nodes[name]]
+        return SimpleNamespace(ep_name=name, get_nodes=lambda: found)
+
+    return SimpleNamespace(get_provider_graph_assignment_info=lambda: [part(name) for name in nodes if nodes[name]])
+
+
+def test_openvinos_encoders_are_counted_in_a_session(
+    int4_bundle: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    real = providers.open_graph
+
+    def open_graph(name: str, path: Path, **how: Any) -> Any:
+        session = real("cpu", path)
+        session.get_provider_graph_assignment_info = placed_session("Det d").get_provider_graph_assignment_info
+        return session
+
+    monkeypatch.setattr(openvino, "open_graph", open_graph)
+    monkeypatch.setattr(openvino, "openvino_device", lambda provider: None)
+    monkeypatch.setattr(session_module, "openvino_device", lambda provider: None)
+    where = {"vision": "openvino", "audio": "openvino"}
+    item = next(held_out_items("image", 1, 9))
+    with palmtop.load(int4_bundle, provider=where, fallback=True, threads=1) as session:
+        session.answer(item.messages, max_tokens=1)
+        assert session.fell_back == {"vision.onnx": ["Det d"]}
+    assert "vision.onnx: 1 of 4 nodes fell back to the CPU: Det d" in caplog.text
+
+
+def test_inspect_counts_where_nodes_run_encoders_of_openvino_too(
+    int4_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(placed, "find_devices", lambda name: [name])
+    monkeypatch.setattr(
+        placed, "open_graph", lambda _, path, **__: placed_session(*(["Det d"] if "vision" in path.name else []))
+    )
+    shown = CliRunner().invoke(cli, ["inspect", str(int4_bundle), "--provider", "openvino"]).stdout
+    assert shown.splitlines() == [
+        "2 graphs for openvino: 1 of 7 nodes fall back to the CPU",
+        "vision.onnx: 3 nodes on QNNExecutionProvider, 1 nodes on CPUExecutionProvider",
+        "  on the CPU: Det d",
+        "audio.onnx: 3 nodes on QNNExecutionProvider",
+    ]
+    told = CliRunner().invoke(cli, ["inspect", str(int4_bundle), "--provider", "openvino", "--json"]).stdout
+    assert json.loads(told)["vision.onnx"] == {"QNNExecutionProvider": 3, "CPUExecutionProvider": 1}
+
+
+def test_an_export_says_where_the_nodes_of_its_targets_run(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, reference_checkpoint: Path
+) -> None:
+    arguments = ["export", str(reference_checkpoint), "-o", str(tmp_path / "b"), "--context", "256", "--no-verify"]
+    told = CliRunner().invoke(cli, [*arguments, "--target", "openvino", "--set", "chunk=32"]).stdout
+    assert f"7 graphs for openvino, which compiles them when they are loaded: palmtop inspect {tmp_path / 'b'}" in told
+    compiled = [
+        Compiled(file="a.onnx", nodes=40, snr_db=21.04, on_cpu=("Det d",)),
+        Compiled(file="b.onnx", nodes=2, snr_db=None),
+    ]
+    assert qnn_summary("sm8750", compiled) == (
+        "2 graphs for qnn on sm8750: 42 nodes on qnn, 1 on the CPU (Det d), where the lookup of the embedding stays by"
+        " design; at least 21.0 dB from float32's outputs"
+    )
+
+
+def test_a_graph_that_qnn_does_not_compile_whole_is_refused_with_the_operators(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def open_graph(name: str, path: Path, *, fallback: bool = False, **how: Any) -> Any:
+        if not fallback:
+            raise providers.CpuFallbackError("pass --fallback")
+        return placed_session("Det d", npu=8)
+
+    monkeypatch.setattr(qnn_compile, "open_graph", open_graph)
+    with pytest.raises(BundleError, match=r"^g.onnx: 1 of 9 nodes fell back to the CPU: Det d, expected every node on"):
+        qnn_compile.compile_graphs(tmp_path, {"g.onnx": "c.onnx"}, "sm8750", {}, share=False)

@@ -135,7 +135,7 @@ def test_every_command_works_in_folders_whose_names_are_not_utf8(
     assert palmtop("adapter", "add", bundle, adapter, "--name", "mine")
     assert palmtop("adapter", "pack", bundle, "mine", "-o", folder + b"/\xfc.palmadapter")
     assert palmtop("adapter", "add", bundle, folder + b"/\xfc.palmadapter", "--name", "again")
-    told = palmtop("export", checkpoint, "-o", folder + b"/new\xfb", "--method", "rtn", "--no-verify")
+    told = palmtop("export", checkpoint, "-o", folder + b"/new\xfb", "--set", "method=rtn", "--no-verify")
     assert told.startswith(f"{os.fsdecode(folder)}/new\udcfb: ")
     assert open_bundle(Path(os.fsdecode(folder + b"/new\xfb"))).manifest.model == "checkpoint\ufffd"
 

@@ -12,7 +12,14 @@ import onnx
 from numpy.typing import NDArray
 
 from palmtop.errors import BundleError, InputError
-from palmtop.runtime.providers.plugins import find_devices, open_graph, placement
+from palmtop.runtime.providers.plugins import (
+    CpuFallbackError,
+    fallen_back,
+    fallen_back_text,
+    find_devices,
+    open_graph,
+    placement,
+)
 
 from .calibrate import Calibrated
 
@@ -30,11 +37,13 @@ class Compiled:
         file: of the context model.
         nodes: nodes of the source that run on the provider.
         snr_db: of its outputs against float32's on a calibration sample; None where there was none.
+        on_cpu: nodes that fell back to the CPU, "operator name" each.
     """
 
     file: str
     nodes: int
     snr_db: float | None
+    on_cpu: tuple[str, ...] = ()
 
 
 def require_compiler() -> None:
@@ -84,19 +93,34 @@ def compile_graphs(
                 entries["ep.share_ep_contexts"] = "1"
                 if place == len(files) - 1:
                     entries["ep.stop_share_ep_contexts"] = "1"
-            session = open_graph(PROVIDER, folder / source, options={"soc_model": soc.upper()}, entries=entries)
+            session = _opened(folder / source, {"soc_model": soc.upper()}, entries)
             sessions.append(session)
             _check_soc(folder / file, soc)
-            nodes = sum(len(names) for names in placement(session).values())
+            on_cpu = fallen_back(session)
+            nodes = sum(len(names) for names in placement(session).values()) - len(on_cpu)
             sample = samples.get(source)
-            done.append(
-                Compiled(file=file, nodes=nodes, snr_db=None if sample is None else _proved(session, sample, source))
-            )
+            worst = None if sample is None else _proved(session, sample, source)
+            done.append(Compiled(file=file, nodes=nodes, snr_db=worst, on_cpu=tuple(on_cpu)))
             if not share:
                 sessions.clear()
     finally:
         sessions.clear()
     return done
+
+
+def _opened(source: Path, options: Mapping[str, str], entries: Mapping[str, str]) -> Any:
+    """A session of a graph that the provider takes whole.
+
+    Raises:
+        BundleError: it does not; names the operators that would fall back to the CPU.
+    """
+    try:
+        return open_graph(PROVIDER, source, options=options, entries=entries)
+    except CpuFallbackError as error:
+        places = placement(open_graph(PROVIDER, source, fallback=True, options=options))
+        raise BundleError(
+            f"{source.name}: {fallen_back_text(places)}, expected every node on {PROVIDER}; export without --target"
+        ) from error
 
 
 def _check_soc(context_model: Path, soc: str) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import onnx_ir as ir
@@ -25,7 +25,7 @@ from palmtop.runtime.bundle.manifest import Manifest
 from palmtop.runtime.bundle.opening import sha256_of
 from palmtop.runtime.bundle.targets import StaticRoute, StaticSpec, TargetSpec
 from palmtop.runtime.providers.placed import hash_of_files, source_of
-from palmtop.runtime.providers.plugins import compiler_versions
+from palmtop.runtime.providers.plugins import SHOWN_NODES, compiler_versions
 from palmtop.runtime.providers.static_inputs import HIDDEN
 
 from .calibrate import Calibrated, DecoderCalibration, EncoderCalibration, calibrate
@@ -60,10 +60,12 @@ class QnnGraphs:
     Attributes:
         recipe: with this target.
         report: told of each step: compiling takes minutes.
+        summary: what was written, a sentence for each SoC.
     """
 
     recipe: Recipe
     report: Report | None = None
+    summary: list[str] = field(default_factory=list)
 
     def beside_decoder(
         self, folder: Path, model: Model, weights: Weights, precision: GraphPrecision, sink: WeightSink
@@ -74,7 +76,9 @@ class QnnGraphs:
 
     def after_graphs(self, folder: Path, model: Model, weights: Weights, manifest: Manifest) -> tuple[TargetSpec, ...]:
         """Calibrate, quantise and compile (``write_qnn``)."""
-        return write_qnn(folder, model, weights, self.recipe, manifest, self.report).targets
+        written = write_qnn(folder, model, weights, self.recipe, manifest, self.report)
+        self.summary.extend(summary(soc, compiled) for soc, compiled in written.compiled.items())
+        return written.targets
 
 
 def write_qnn(
@@ -140,6 +144,18 @@ def write_qnn(
         targets.append(replace(target, versions=versions))
         compiled[soc] = tuple(done)
     return QnnTarget(tuple(targets), compiled)
+
+
+def summary(soc: str, compiled: Sequence[Compiled]) -> str:
+    """How many nodes of a SoC's graphs run on the provider and how many fell back to the CPU, in a sentence."""
+    nodes, on_cpu = sum(each.nodes for each in compiled), [node for each in compiled for node in each.on_cpu]
+    measured = [each.snr_db for each in compiled if each.snr_db is not None]
+    worst = f"; at least {min(measured):.1f} dB from float32's outputs" if measured else ""
+    names = f" ({', '.join(on_cpu[:SHOWN_NODES])}{', ...' if len(on_cpu) > SHOWN_NODES else ''})" if on_cpu else ""
+    return (
+        f"{len(compiled)} graphs for {PROVIDER} on {soc}: {nodes} nodes on {PROVIDER}, {len(on_cpu)} on the CPU{names},"
+        f" where the lookup of the embedding stays by design{worst}"
+    )
 
 
 def size_bytes(folder: Path, target: TargetSpec) -> dict[str, int]:
