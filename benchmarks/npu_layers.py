@@ -216,7 +216,7 @@ def quantised_sources(folder: Path, layer: Layer) -> tuple[dict[str, Calibrated]
             g = GraphBuilder(name, float_sink)
             build(g)
             model = g.model()
-            fuse_rms_norms(model.graph)
+            fuse_rms_norms(model)
             path = folder / f"float_{name}.onnx"
             ir.save(model, path)
             measured, calibrated = Measured(path), Calibrated()

@@ -79,11 +79,6 @@ def to_groups(weight: NDArray[np.float32], scheme: Scheme) -> NDArray[np.float32
     return np.ascontiguousarray(np.moveaxis(weight.reshape(rows, -1, scheme.group), -1, 0))
 
 
-def from_groups(groups: NDArray[np.float32], columns: int) -> NDArray[np.float32]:
-    """Inverse of ``to_groups``: [G, N, K/G] -> [N, K]."""
-    return np.moveaxis(groups, 0, -1).reshape(groups.shape[1], -1)[:, :columns]
-
-
 def importance_groups(importance: NDArray[np.float32], scheme: Scheme) -> NDArray[np.float32]:
     """[K] -> [G, 1, K/G], to weigh squared errors with."""
     return to_groups(importance[None], scheme)

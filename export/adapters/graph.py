@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from palmtop.errors import BundleError
-from palmtop.export.graph.builder import GraphBuilder, WeightSink
+from palmtop.export.graph.builder import GraphBuilder, WeightSink, remove_unused
 from palmtop.export.graph.head_padding import Heads
 from palmtop.export.graph.linear import Precision
 from palmtop.export.graph.lora import GATES, add_branch, add_gate
@@ -162,7 +162,6 @@ class DecoderGraph:
             for node in branches:
                 if node.name == f"{name}/{adapter}":
                     self._bypass(node)
-        self._drop_gate(adapter)
         gates = next(v for v in graph.inputs if v.name == GATES)
         gates.shape = ir.Shape([len(names) - 1])
         if len(names) == 1:
@@ -180,7 +179,7 @@ class DecoderGraph:
                         )
                         graph.register_initializer(value)
                         node.replace_input_with(which, value)
-        self._drop_unused_numbers()
+        remove_unused(self.model)  # the gate's own nodes, and numbers that only it or the old places read
 
     def save(self, path: Path) -> None:
         """Write the graph; its big weights are named, not copied."""
@@ -196,7 +195,7 @@ class DecoderGraph:
         return found
 
     def _bypass(self, node: ir.Node) -> None:
-        """Remove an ``If``: who read it reads its ``y``."""
+        """Let who reads an ``If`` read its ``y``, and its branches nothing."""
         off = node.attributes["else_branch"].as_graph()
         y = next(iter(off)).inputs[0]
         assert y is not None  # the else branch is Identity(y)
@@ -206,23 +205,6 @@ class DecoderGraph:
                     inner.replace_input_with(place, None)
         for user, place in list(node.outputs[0].uses()):
             user.replace_input_with(place, y)
-        self.model.graph.remove(node, safe=True)
-
-    def _drop_gate(self, adapter: str) -> None:
-        graph = self.model.graph
-        last = next(n for n in graph if n.name == f"gates/{adapter}/is_on")
-        chain = [last]
-        while chain[-1].name != f"gates/{adapter}":
-            producer = next(p for v in chain[-1].inputs if v is not None and (p := v.producer()) is not None)
-            chain.append(producer)
-        for node in chain:
-            graph.remove(node, safe=True)
-
-    def _drop_unused_numbers(self) -> None:
-        graph = self.model.graph
-        for name, value in list(graph.initializers.items()):
-            if "gates/" in name and not value.uses():
-                graph.initializers.pop(name)
 
 
 def _product(matrix: Matrix, name: str, g: GraphBuilder, x: ir.Value) -> ir.Value:

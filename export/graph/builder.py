@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
+from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from palmtop.quantize.workers import Workers
 
@@ -129,7 +130,10 @@ class GraphBuilder:
         """Add a node with several outputs and return them."""
         self._count += 1
         name = name or f"{self.name}/{op_type}_{self._count}"
-        node = ir.node(op_type, inputs, attributes, domain=domain, num_outputs=outputs, name=name)
+        given = list(inputs)
+        while given and given[-1] is None:  # an optional input at the end is left out
+            given.pop()
+        node = ir.node(op_type, given, attributes, domain=domain, num_outputs=outputs, name=name)
         for place, value in enumerate(node.outputs):
             value.name = f"{name}:{place}"
         self._nodes.append(node)
@@ -239,3 +243,8 @@ class GraphBuilder:
         value = ir.Value(name=name, shape=shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
         self._initializers[name] = value
         return value
+
+
+def remove_unused(model: ir.Model) -> None:
+    """Remove nodes and initialisers that no output of a graph needs."""
+    RemoveUnusedNodesPass()(model)

@@ -57,7 +57,7 @@ def feeds(seed: int) -> dict[str, np.ndarray]:
 
 def quantise(path: Path, bits: int, same: dict[str, str] | None = None) -> Path:
     model = ir.load(path)
-    fuse_rms_norms(model.graph)
+    fuse_rms_norms(model)
     ir.save(model, path)
     ranges: dict[str, Range] = {}
     measured = Measured(path)
@@ -126,7 +126,7 @@ def test_rms_norm_is_fused_and_exact(tmp_path: Path) -> None:
     path = build(tmp_path)
     expected = run(path, 5)
     model = ir.load(path)
-    assert fuse_rms_norms(model.graph) == 1
+    assert fuse_rms_norms(model) == 1
     assert "SimplifiedLayerNormalization" in [node.op_type for node in model.graph]
     assert not {"Sqrt", "Div", "ReduceMean"} & {node.op_type for node in model.graph}
     ir.save(model, path)
@@ -141,7 +141,7 @@ def test_a_ratio_that_is_no_norm_stays(tmp_path: Path) -> None:
         mean = g.op("ReduceMean", g.op("Mul", x, other), g.constant([-1]), keepdims=1)
         size = g.op("Sqrt", g.op("Add", mean, g.constant(1e-5)))
         g.output(g.op("Mul", g.op("Div", x, size), g.constant(2.0)), "z", ir.DataType.FLOAT, [1, 4])
-    assert fuse_rms_norms(g.model().graph) == 0
+    assert fuse_rms_norms(g.model()) == 0
 
 
 @settings(max_examples=50, deadline=None)

@@ -13,7 +13,7 @@ from palmtop.export.bundle.external_data import WeightFile
 from palmtop.export.bundle.shared_weights import SharedWeights
 from palmtop.export.checkpoint.lazy_tensor import Weight, Weights
 from palmtop.export.checkpoint.lora import Adapter
-from palmtop.export.graph.builder import OPSET, GraphBuilder, WeightSink
+from palmtop.export.graph.builder import OPSET, GraphBuilder, WeightSink, remove_unused
 from palmtop.export.graph.embedding import add_table
 from palmtop.export.graph.linear import FLOAT, FLOAT_GRAPH, GraphPrecision, Precisions, StaticLinear, linear
 from palmtop.export.graph.mark import HEAD
@@ -98,8 +98,7 @@ def embedding_graph(model: Model, weights: Weights, sink: WeightSink, precision:
     ids = g.input("input_ids", ir.DataType.INT64, [1, "sequence"])
     g.output(table.rows(g, ids), "rows", ir.DataType.FLOAT, [1, "sequence", decoder.hidden_size])
     built = g.model()
-    for name in [name for name, value in built.graph.initializers.items() if not value.uses()]:
-        del built.graph.initializers[name]  # the head's view of the table
+    remove_unused(built)  # the head's view of the table
     return built
 
 

@@ -9,16 +9,18 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
+from palmtop.export.graph.builder import remove_unused
+
 EPSILON_LIMIT = 1e-2  # a larger constant is no epsilon
 
 
-def fuse_rms_norms(graph: ir.Graph) -> int:
+def fuse_rms_norms(model: ir.Model) -> int:
     """Replace ``x / sqrt(mean(x * x) + eps) * scale`` everywhere.
 
     Returns:
         How many were replaced.
     """
-    found = 0
+    graph, found = model.graph, 0
     for last in list(graph):
         match = _match(last)
         if match is None:
@@ -37,7 +39,7 @@ def fuse_rms_norms(graph: ir.Graph) -> int:
         fused.name = name
         output.name = f"{name}/unfused"
         found += 1
-    _remove_unused(graph)
+    remove_unused(model)
     return found
 
 
@@ -82,13 +84,3 @@ def _axes(mean: ir.Node) -> list[int]:
     if axes is None or axes.const_value is None:
         return []
     return [int(axis) for axis in axes.const_value.numpy()]
-
-
-def _remove_unused(graph: ir.Graph) -> None:
-    outputs = set(graph.outputs)
-    for node in reversed(list(graph)):
-        if not any(value in outputs or value.uses() for value in node.outputs):
-            graph.remove(node, safe=True)
-    for name, value in list(graph.initializers.items()):
-        if not value.uses() and value not in outputs:
-            del graph.initializers[name]

@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from palmtop.export.graph.builder import INLINE_BYTES, WeightSink
+from palmtop.export.graph.builder import INLINE_BYTES, WeightSink, remove_unused
 from palmtop.export.graph.mark import mark_of
 
 from .codes import Codes, bias_codes, channel_codes, grid_of, packed_int4, value_codes
@@ -49,6 +49,7 @@ def add_qdq(
     """
     model.graph.opset_imports[""] = OPSET
     _Pass(model.graph, dict(ranges), bits, sink, same or {}).run()
+    remove_unused(model)  # float weights
 
 
 class _Pass:
@@ -78,9 +79,6 @@ class _Pass:
             for value in node.outputs:
                 if value.name in self.ranges:
                     self._quantise_value(value, after=node)
-        for name, value in list(self.graph.initializers.items()):
-            if not value.uses():
-                del self.graph.initializers[name]
 
     def _spread(self, nodes: list[ir.Node]) -> None:
         """Give what is moved the range of what it was, and softmax the one it cannot leave."""

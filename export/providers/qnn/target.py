@@ -184,7 +184,7 @@ def _float_decoder(floats: Path, model: Model, recipe: Recipe) -> StaticSpec:
     for route in spec.routes:
         for file in (route.prefill, route.decode):
             graph = ir.load(floats / file)
-            fuse_rms_norms(graph.graph)
+            fuse_rms_norms(graph)
             ir.save(graph, floats / file)
     return replace(spec, masked=HIDDEN)
 
