@@ -21,6 +21,7 @@ from palmtop.export.bundle.manifest_builder import QUALITY_FILE, list_files, wri
 from palmtop.export.bundle.progress import Meter, Progress, step_teller, teller
 from palmtop.export.checkpoint.folder import Checkpoint
 from palmtop.export.checkpoint.opening import open_checkpoint
+from palmtop.export.providers.target_graphs import target_graphs
 from palmtop.quantize.workers import Workers, plan_workers
 from palmtop.runtime.bundle.manifest import Manifest
 from palmtop.runtime.bundle.opening import Bundle
@@ -29,7 +30,6 @@ from palmtop.runtime.memory.machine import rss_bytes
 
 from .arch import Model, read_model
 from .kv import cache_for, leaving_room, scale_bytes
-from .providers.target_graphs import target_graphs
 from .recipe import CALIBRATED, Recipe
 
 if TYPE_CHECKING:

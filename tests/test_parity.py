@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 
 import palmtop
 from palmtop.export.convert import export_model
+from palmtop.export.measure.decoder_prompts import SampleReader
 from palmtop.export.measure.onnx_decoder import DecoderProbe
 from palmtop.export.recipe import Recipe
-from palmtop.export.verify.samples import SampleReader
 from palmtop.runtime.bundle.opening import open_bundle
 from palmtop.runtime.decoding.generation_options import GenerationOptions
 from palmtop.runtime.reference.heldout import TASKS, Item, held_out_items

@@ -85,7 +85,7 @@ def losses(
         InputError: a sample cannot be read.
         CheckpointError: an adapter does not fit the bundle.
     """
-    from palmtop.export.verify.answer_loss import answer_losses
+    from palmtop.export.measure.answer_loss import answer_losses
     from palmtop.runtime.chat.routing import Wanted
     from palmtop.runtime.evaluate import read_questions
 

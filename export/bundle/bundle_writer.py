@@ -27,13 +27,7 @@ from palmtop.runtime.bundle.targets import TargetSpec
 
 from .external_data import WeightFile
 from .journal import Journal
-from .manifest_builder import (
-    PLAN_FILE,
-    expected_manifest,
-    gated_adapters,
-    list_files,
-    write_manifest,
-)
+from .manifest_builder import PLAN_FILE, expected_manifest, gated_adapters, list_files, write_manifest
 from .progress import Meter
 from .shared_weights import SharedWeights
 from .storage_summary import count_parts

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from palmtop.errors import CheckpointError
+from palmtop.export.checkpoint.unusable.stand_ins import refuse_stand_in
 from palmtop.runtime.bundle.json_fields import kind_of
-
-from .unusable.stand_ins import refuse_stand_in
 
 
 class Keys:

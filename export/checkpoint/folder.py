@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from palmtop.errors import CheckpointError
+from palmtop.export.checkpoint.unusable.quantized import refuse_quantized_config, refuse_quantized_tensors
 from palmtop.quantize.workers import Workers
 
 from .config_section import parse_json_object, read_text
 from .lazy_tensor import Weight
 from .safetensors_reader import TensorFolder
-from .unusable.quantized import refuse_quantized_config, refuse_quantized_tensors
 
 
 class Checkpoint:

@@ -10,6 +10,7 @@ from typing import Any
 import gguf
 
 from palmtop.errors import CheckpointError, UnsupportedModelError
+from palmtop.export.checkpoint.unusable.stand_ins import START_BYTES, refuse_stand_in
 
 from . import gguf_phi3 as phi3
 from .config_section import read_text
@@ -18,7 +19,6 @@ from .gguf_reader import GgufPlace
 from .gguf_tokenizer import tokenizer_config, tokenizer_json
 from .safetensors_reader import TensorFolder
 from .tensor_slice import file_mark, refuse_truncated
-from .unusable.stand_ins import START_BYTES, refuse_stand_in
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 

@@ -18,13 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from palmtop.errors import CheckpointError
+from palmtop.export.checkpoint.unusable.quantized import FLOAT_WANTED
+from palmtop.export.checkpoint.unusable.stand_ins import START_BYTES, refuse_stand_in
 from palmtop.quantize.workers import Workers
 
 from .config_section import read_json_object
 from .lazy_tensor import Weight
 from .tensor_slice import Place, TensorPlace, mark_of, read_blocks, read_rows, refuse_truncated
-from .unusable.quantized import FLOAT_WANTED
-from .unusable.stand_ins import START_BYTES, refuse_stand_in
 
 INDEX_FILE = "model.safetensors.index.json"
 MAX_HEADER_BYTES = 100 << 20  # the limit of the safetensors library

@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 
 from palmtop.errors import CheckpointError
+from palmtop.export.checkpoint.unusable.stand_ins import START_BYTES, refuse_stand_in
 
 from .safetensors_reader import DTYPES
 from .tensor_slice import TensorPlace, file_mark
-from .unusable.stand_ins import START_BYTES, refuse_stand_in
 
 MAX_PICKLE_BYTES = 64 << 20
 LOCAL_HEADER = struct.Struct("<4s5H3I2H")  # of a zip entry, before its name

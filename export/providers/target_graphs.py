@@ -19,8 +19,8 @@ def target_graphs(recipe: Recipe, report: Callable[[str], None] | None = None) -
         RuntimeMissingError: the target's compiler is not installed, which is said before hours of other work.
     """
     if recipe.target == "qnn":
-        from .qnn.compile import require_compiler
-        from .qnn.target import QnnGraphs
+        from palmtop.export.providers.qnn.compile import require_compiler
+        from palmtop.export.providers.qnn.target import QnnGraphs
 
         require_compiler()
         return QnnGraphs(recipe, report)

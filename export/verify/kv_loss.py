@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from palmtop.export.graph.kv_cache import KvCache
 from palmtop.export.kv.stored_cache import stored_cache, with_float_cache
+from palmtop.export.measure.decoder_prompts import SampleReader, packaged_messages
 from palmtop.export.measure.divergence import Agreement, agreement, ratio_db
 from palmtop.export.measure.onnx_decoder import DecoderProbe, ProbeInput
 from palmtop.runtime.bundle.opening import Bundle
@@ -24,7 +25,6 @@ from palmtop.runtime.memory.machine import available_memory, rss_bytes
 from .comparison import STEPS
 from .long_text import long_text
 from .quality import Check
-from .samples import SampleReader, packaged_messages
 
 LONG_TOKENS = 8192
 CHUNK = 64  # tokens between two compared positions of the long text

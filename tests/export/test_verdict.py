@@ -19,6 +19,7 @@ from palmtop.export.bundle.manifest_builder import list_files, write_manifest
 from palmtop.export.checkpoint.folder import Checkpoint
 from palmtop.export.cli import export_command
 from palmtop.export.convert import export_model
+from palmtop.export.measure.decoder_prompts import chosen_questions
 from palmtop.export.measure.divergence import Agreement
 from palmtop.export.recipe import Recipe
 from palmtop.export.verify import verify
@@ -26,7 +27,6 @@ from palmtop.export.verify.cli import verify_command
 from palmtop.export.verify.greedy_answers import Compared, accuracy, prompt_text
 from palmtop.export.verify.judging.verdict import judge_modes
 from palmtop.export.verify.quality import Quality
-from palmtop.export.verify.samples import chosen_questions
 from palmtop.runtime.bundle.manifest import Manifest
 from palmtop.runtime.bundle.opening import open_bundle
 from palmtop.runtime.evaluate import read_samples

@@ -14,11 +14,11 @@ from click.testing import CliRunner
 
 from palmtop.export.bundle.manifest_builder import list_files, write_manifest
 from palmtop.export.checkpoint.folder import Checkpoint
+from palmtop.export.measure.decoder_prompts import SampleReader, packaged_messages
 from palmtop.export.measure.onnx_decoder import DecoderProbe
 from palmtop.export.verify import verify
 from palmtop.export.verify.cli import verify_command
 from palmtop.export.verify.quality import Quality
-from palmtop.export.verify.samples import SampleReader, packaged_messages
 from palmtop.runtime.bundle.opening import open_bundle
 
 

@@ -86,7 +86,7 @@ def test_a_branch_that_ignores_its_weight_is_no_blend(bundle: Path) -> None:
     ir.save(model, path)
     rehash(bundle)
     opened = open_bundle(bundle)
-    from palmtop.export.verify.samples import SampleReader, packaged_messages
+    from palmtop.export.measure.decoder_prompts import SampleReader, packaged_messages
 
     reader = SampleReader(bundle, opened.manifest)
     prompts = [reader.read(mode, messages) for mode, messages, _ in packaged_messages(["text"], 1)]

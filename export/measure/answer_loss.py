@@ -14,7 +14,7 @@ from palmtop.runtime.bundle.opening import Bundle
 from palmtop.runtime.chat.routing import Wanted, choose, mode_of
 from palmtop.runtime.processor import Processor
 
-from .samples import SampleReader
+from .decoder_prompts import SampleReader
 
 BASE = "none"
 
