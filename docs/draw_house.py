@@ -124,13 +124,8 @@ def title_of(room: str) -> str:
     """What a room is, from its package's docstring."""
     folder = ROOT / Path(*room.split("."))
     package = folder.with_suffix(".py") if room == RECIPE else folder / "__init__.py"
-    return (
-        (ast.get_docstring(ast.parse(package.read_text("utf-8"))) or "")
-        .split("\n")[0]
-        .split(": ")[0]
-        .replace("``", "")
-        .rstrip(".")
-    )
+    said = ast.get_docstring(ast.parse(package.read_text("utf-8"))) or ""
+    return said.split("\n")[0].split(": ")[0].replace("``", "").rstrip(".")
 
 
 def draw() -> str:

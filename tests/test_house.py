@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from docs import draw_house
+
 ROOT = Path(__file__).parents[1]
 ROOMS = ("export", "quantize", "runtime")
 # Rooms from the ground up: each may import those above it in this list, never those below.
