@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -16,7 +15,7 @@ import palmtop
 from palmtop.errors import BundleError, CheckpointError
 from palmtop.export.bundle.atomic_directory import journal_path, refuse_target, written_beside
 from palmtop.export.bundle.bundle_writer import Making, write_bundle
-from palmtop.export.bundle.journal import Journal
+from palmtop.export.bundle.journal import Journal, code_sha256
 from palmtop.export.bundle.manifest_builder import QUALITY_FILE, list_files, write_manifest
 from palmtop.export.bundle.progress import Meter, Progress, step_teller, teller
 from palmtop.export.checkpoint.folder import Checkpoint
@@ -193,12 +192,7 @@ def _prove(
 
 def _job(checkpoint: Checkpoint, recipe: Recipe, request: Request | None, planned: Planned | None) -> str:
     """The same for two exports that would write the same bytes: of this checkpoint, recipe, plan and exporter."""
-    code = hashlib.sha256()
-    for module in ("palmtop.export", "palmtop.quantize"):
-        for root in importlib.import_module(module).__path__:
-            for file in sorted(Path(root).rglob("*.py")):
-                code.update(file.read_bytes())
-    names: list[object] = [checkpoint.mark(), recipe.to_dict(), palmtop.__version__, code.hexdigest()]
+    names: list[object] = [checkpoint.mark(), recipe.to_dict(), palmtop.__version__, code_sha256()]
     samples = None if request is None else request.samples_mark()
     if planned is not None:
         names.append([planned.plan.to_dict(), samples])

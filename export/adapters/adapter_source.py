@@ -10,8 +10,7 @@ from pathlib import Path
 from palmtop.errors import CheckpointError
 from palmtop.export.bundle.external_data import WeightFile
 from palmtop.export.checkpoint.config_section import Keys, read_json_object
-from palmtop.export.checkpoint.lazy_tensor import Weight
-from palmtop.export.checkpoint.lora import Adapter, LoraPair
+from palmtop.export.checkpoint.lora import Adapter, LoraPair, lacking_text, without_effect
 from palmtop.export.checkpoint.peft_reader import FUSED_TARGETS, SPLIT_TARGETS, open_peft, read_adapter
 from palmtop.export.graph.head_padding import Heads
 from palmtop.quantize import Quantizer
@@ -65,14 +64,18 @@ def fitted_pairs(adapter: Adapter, graph: DecoderGraph, heads: Heads) -> dict[st
     Raises:
         CheckpointError: a tensor does not fit the base, or adapts a linear that the base has not; names the tensor.
     """
-    found, used = {}, set()
+    found, used, lacking = {}, set(), list[str]()
     for linear, (rows, _) in graph.linears.items():
         parts = parts_of(linear, rows, heads)
         pair = fused_pair(adapter, linear, parts)
+        if adapter.pair(linear) is None:
+            lacking += (adapter.lacking([linear]) if pair is None else []) or adapter.lacking(name for name, _ in parts)
         if pair is not None:
             used.update({linear, *(name for name, _ in parts)})
             found[linear] = heads.padded_pair(pair, linear)
             _check(found[linear], pair, graph.linears[linear])
+    if lacking:
+        logger.warning("palmtop: warning: %s", lacking_text(adapter.name, lacking))
     if foreign := [target for target in adapter.targets if target not in used]:
         pair = adapter.pair(foreign[0])
         assert pair is not None  # targets are those that have one
@@ -87,13 +90,10 @@ def fitted_pairs(adapter: Adapter, graph: DecoderGraph, heads: Heads) -> dict[st
 def refuse_without_effect(pairs: Mapping[str, LoraPair], source: Path) -> None:
     """Refuse an adapter whose every ``b @ a`` is zero, and log where a part of them is.
 
-    Training begins with B of zeros: an adapter that still has them was never trained, or its tensors were not
-    gathered before they were saved (DeepSpeed, FSDP). Reads no further than the first value that is not zero.
-
     Raises:
         CheckpointError: it adds nothing to any linear.
     """
-    empty = [linear for linear, pair in pairs.items() if not (_any(pair.b) and _any(pair.a))]
+    empty = without_effect(pairs)
     if not empty:
         return
     b = pairs[empty[0]].b.name
@@ -106,10 +106,6 @@ def refuse_without_effect(pairs: Mapping[str, LoraPair], source: Path) -> None:
         "palmtop: warning: %s: lora_A or lora_B is zero in %d of %d linears, such as '%s'; nothing is added there",
         source, len(empty), len(pairs), b,
     )  # fmt: skip
-
-
-def _any(weight: Weight) -> bool:
-    return any(block.any() for block in weight.blocks(1 << 20))
 
 
 def _check(pair: LoraPair, given: LoraPair, shape: tuple[int, int]) -> None:

@@ -15,7 +15,7 @@ from palmtop.errors import CheckpointError
 from palmtop.export.checkpoint.config_section import Keys
 from palmtop.export.checkpoint.folder import Checkpoint
 from palmtop.export.checkpoint.lazy_tensor import Weight, Weights
-from palmtop.export.checkpoint.lora import Adapter, LoraPair
+from palmtop.export.checkpoint.lora import Adapter, LoraPair, notes_on
 from palmtop.export.graph.audio_config import AudioConfig
 from palmtop.export.graph.conformer import Conformer
 from palmtop.export.graph.siglip import Siglip
@@ -147,6 +147,7 @@ def interpret(
     read = {spelled(name) for name in names} | head.names | also_read
     model = f"a Phi-4-multimodal model of {decoder.num_layers} layers"
     refuse_other_tensors(checkpoint, read, model, unused=there.unused(vision))
+    linears = [f"layers.{layer}.{name}" for layer in range(decoder.num_layers) for name in LINEARS]
     graphs: dict[str, GraphSource] = {"decoder": decoder}
     graphs |= {} if vision is None else {"vision": Siglip(vision)}
     graphs |= {} if audio is None else {"audio": Conformer(audio)}
@@ -159,7 +160,7 @@ def interpret(
         routes=there.routes(ROUTES),
         chat_template=chat_template(checkpoint),
         missing_adapters=there.missing_adapters,
-        notes=(*head.notes, *there.notes, *notes),
+        notes=(*head.notes, *there.notes, *notes, *(n for a in adapters for n in notes_on(a, linears))),
     )
 
 

@@ -6,10 +6,22 @@ the next run the bytes are checked against the line, and only then believed.
 
 from __future__ import annotations
 
+import hashlib
+import importlib
 import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+
+def code_sha256() -> str:
+    """One hash over the exporter's own source files: another exporter may write other bytes."""
+    code = hashlib.sha256()
+    for module in ("palmtop.export", "palmtop.quantize"):
+        for root in importlib.import_module(module).__path__:
+            for file in sorted(Path(root).rglob("*.py")):
+                code.update(file.read_bytes())
+    return code.hexdigest()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -145,6 +145,10 @@ class PeftConfig:
         """
         return any(not self._is_listed("exclude_modules", name) and self._is_chosen(name) for name in names)
 
+    def names_target(self, names: Collection[str]) -> bool:
+        """Whether ``target_modules`` itself says so: False where it is left to PEFT, which knows each architecture."""
+        return self._keys.data.get("target_modules") is not None and self.is_target(names)
+
     def warn_of_unused_patterns(self) -> None:
         """Log the patterns that matched no module of the adapter: they have no effect, in PEFT neither."""
         for key in ("rank_pattern", "alpha_pattern"):

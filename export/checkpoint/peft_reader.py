@@ -55,12 +55,15 @@ def read_adapter(folder: TensorFolder, name: str, *, targets: Collection[str] = 
     if not pairs:
         raise CheckpointError(f"{folder.path}: has no LoRA tensors, expected {KEY_PREFIX}layers.N...lora_A.weight")
     config.warn_of_unused_patterns()
+    first, parts = next(iter(_parts(folder, targets).items()))
+    prefix = parts.names[-1].removesuffix(first)
     return Adapter(
         name=name,
         rank=max(pair.a.shape[0] for pair in pairs.values()),
         alpha=config.alpha,
         pair=pairs.get,
         targets=tuple(pairs),
+        is_named=lambda linear: config.names_target((f"{prefix}{linear}", linear, f"model.{linear}")),
     )
 
 

@@ -63,6 +63,7 @@ def verify(
     ram_bytes: int | None = None,
     samples: Path | None = None,
     independent: bool = False,
+    on_note: Callable[[str], None] | None = None,
 ) -> Quality:
     """Compare a bundle with its checkpoint.
 
@@ -77,6 +78,7 @@ def verify(
         workers: threads and blocks.
         ram_bytes: limit for the memory of this process; what does not fit is left out, and named.
         samples: lines of JSON to ask in place of packaged questions.
+        on_note: given each sentence that a user must know of how the checkpoint was read (``Model.notes``).
         independent: hold the float graphs, which this exporter builds, against transformers as well.
 
     Returns:
@@ -92,6 +94,9 @@ def verify(
     tell = report or (lambda _: None)
     recipe = Recipe.from_dict(bundle.manifest.recipe)
     model = read_model(checkpoint, recipe)
+    if on_note is not None:
+        for note in model.notes:
+            on_note(note)
     workers = workers or plan_workers(ram_bytes, rss_bytes() or 0)
     expected = expected_manifest(checkpoint, model, recipe, workers)
     if foreign := wrong_checkpoint(bundle.manifest, expected):

@@ -95,6 +95,7 @@ def verify_command(
     folders = {name: Path(folder) for name, _, folder in (text.partition("=") for text in loras)}
     if foreign := [name for name in folders if opened.manifest.adapter(name) is None or not folders[name].is_dir()]:
         raise InputError(f"--lora {foreign[0]}: expected NAME=DIR with an adapter of the bundle and its PEFT folder")
+    notes: list[str] = []
     quality = verify(
         opened,
         open_checkpoint(checkpoint),
@@ -105,11 +106,14 @@ def verify_command(
         ram_bytes=ram,
         samples=samples,
         independent=reference == "transformers",
+        on_note=notes.append,
     )
+    for note in notes:
+        click.echo(f"palmtop: warning: {note}", err=True)
     if page is not None:
         _write_report(page, opened, quality.to_dict())
     if as_json:
-        click.echo(json.dumps(quality.to_dict()))
+        click.echo(json.dumps({**quality.to_dict(), "notes": notes}))
     else:
         for check in quality.checks:
             click.echo(f"{_mark(check)}  {check.name}: {check.detail}")

@@ -19,6 +19,7 @@ import click
 
 from palmtop import __version__
 from palmtop.errors import BundleError, InputError
+from palmtop.runtime.bundle.manifest import SCHEMA
 from palmtop.runtime.bundle.opening import open_bundle, sha256_of
 from palmtop.runtime.commands.flags import open_session, session_flags
 from palmtop.runtime.decoding.generation_options import GenerationOptions
@@ -130,7 +131,8 @@ def demo_bundle() -> Path:
         InputError: the cache folder cannot be written.
     """
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "palmtop" / "demo"
-    bundle = root / f"reference-int4-{__version__}-{_checkpoint_key()}"
+    prefix = f"reference-int4-{__version__}-"
+    bundle = root / f"{prefix}schema{SCHEMA}-{_key()}"
     if bundle.exists():
         try:
             open_bundle(bundle)
@@ -150,12 +152,17 @@ def demo_bundle() -> Path:
         ) from error
     shutil.rmtree(bundle, ignore_errors=True)  # our own cache, and damaged
     export_model(checkpoint_path(), bundle, Recipe(), verify=False)
+    for stale in root.glob(f"{prefix}*"):
+        if stale != bundle:  # of this version too, by other code or of another format
+            shutil.rmtree(stale, ignore_errors=True)
     return bundle
 
 
-def _checkpoint_key() -> str:
-    """Changes when any file of the packaged checkpoint does."""
-    digest = hashlib.sha256()
+def _key() -> str:
+    """Changes when any file of the packaged checkpoint or of the exporter does."""
+    from palmtop.export.bundle.journal import code_sha256
+
+    digest = hashlib.sha256(code_sha256().encode())
     for path in sorted(checkpoint_path().rglob("*")):
         if path.is_file():
             digest.update(f"{path.name}:{sha256_of(path)}\n".encode())

@@ -126,6 +126,18 @@ def test_demo_exports_once_and_tells_wrong_answers_by_its_exit_code(samples: Pat
     assert (where / "bundle.json").is_file()
 
 
+@pytest.mark.parametrize("place", ["palmtop.demo.SCHEMA", "palmtop.export.bundle.journal.code_sha256"])
+def test_demo_replaces_the_bundle_of_another_exporter_or_format_silently(
+    samples: Path, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = Path(CliRunner().invoke(cli, ["demo", "--where"]).stdout.strip())
+    monkeypatch.setattr(place, 7 if place.endswith("SCHEMA") else lambda: "other")
+    again = CliRunner().invoke(cli, ["demo", "--where"])
+    second = Path(again.stdout.strip())
+    assert again.stderr == f"exporting the packaged reference model to {second} (once)\n"
+    assert (second != first, second.is_dir(), first.exists()) == (True, True, False)
+
+
 def test_demo_exports_a_damaged_bundle_again(samples: Path) -> None:
     runner = CliRunner()
     where = Path(runner.invoke(cli, ["demo", "--where"]).stdout.strip())

@@ -3,9 +3,9 @@
 Follows Phi4MultimodalFeatureExtractor of transformers 5.23: pre-emphasis inside every frame, a symmetric
 Hamming window, the power spectrum, triangles that are straight on the mel scale, log with a floor of 1.
 Sounds below the model's rate follow upstream's processing_phi4mm.py, which transformers' port left out: they are
-framed at half the rate (8 kHz), and everything above its Nyquist frequency is zero. Upstream brings other rates there
-by leaving out samples, which changes their speed (11.025 kHz is read as 8 kHz, 44.1 kHz as 32 kHz), and refuses rates
-below 8 kHz; here all are resampled.
+framed at half the rate (8 kHz), and everything above its Nyquist frequency is zero. Upstream divides other rates
+by a whole number alone, which changes their speed (11.025 kHz is read as 8 kHz; 44.1 kHz is thinned to 22.05 kHz and
+read as 16 kHz), and refuses rates below 8 kHz; here all are resampled.
 """
 
 from __future__ import annotations
