@@ -133,9 +133,9 @@ def measure_deep(bundle: Path, tokens: int, steps: int, threads: int) -> dict[st
         return time.perf_counter() - wall, time.process_time() - cpu
 
     before, binding = memory_of()["VmRSS"], session.io_binding()
-    for name, there in inputs.items():
+    for name in inputs:
         if name.startswith("past_key_values."):
-            shape = (1, decoder.num_kv_heads, tokens, there.shape[3])
+            shape = decoder.state("key").stored_shape(tokens)
             kind = {32: np.float32, 8: np.int8, 4: np.uint8}[decoder.kv_bits]
             drawn = (
                 rng.standard_normal(shape, np.float32) if decoder.kv_bits == 32 else rng.integers(0, 99, shape, kind)
@@ -226,7 +226,8 @@ def context_lines(bundles: dict[int, Path], layers: int) -> list[str]:
     found = []
     for bits, bundle in bundles.items():
         manifest = open_bundle(bundle).manifest
-        decoder = replace(manifest.decoder, num_layers=32, context_length=131072)
+        states = tuple(replace(state, layers=tuple(range(32))) for state in manifest.decoder.states)
+        decoder = replace(manifest.decoder, num_layers=32, context_length=131072, states=states)
         parts = tuple(
             replace(p, parameters=p.parameters * 32 // layers, size_bytes=p.size_bytes * 32 // layers)
             if p.name == "decoder linears"

@@ -105,7 +105,8 @@ class DecoderGraph:
         scale = None if node is None else node.attributes.get("scale")
         if scale is None:
             raise BundleError(f"{self.path}: has no attention layer with a scale, expected a decoder of palmtop's")
-        return Heads(num_heads=spec.num_heads, num_kv_heads=spec.num_kv_heads, head_size=round(scale.as_float() ** -2))
+        kv_heads = spec.state("key").stored_shape(0)[1]
+        return Heads(num_heads=spec.num_heads, num_kv_heads=kv_heads, head_size=round(scale.as_float() ** -2))
 
     def deltas(self, adapter: str) -> dict[str, Delta]:
         """What an adapter of this graph adds, by linear."""

@@ -87,13 +87,11 @@ def _decoder_spec(model: Model, recipe: Recipe) -> DecoderSpec:
         hidden_size=decoder.hidden_size,
         num_layers=decoder.num_layers,
         num_heads=decoder.attention.num_heads,
-        num_kv_heads=decoder.attention.num_kv_heads,
-        head_size=decoder.attention.cache_head_size,
-        kv_bits=recipe.kv,
         context_length=model.tokens(recipe),
         original_context=decoder.rope.original_context,
         sampled_never=tuple(media),
         draft_rows=recipe.draft_rows,
+        states=decoder.states(recipe.kv),
     )
 
 

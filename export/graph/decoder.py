@@ -14,6 +14,8 @@ from typing import Protocol
 
 import onnx_ir as ir
 
+from palmtop.runtime.bundle.states import StateSpec, kv_states
+
 from .attention import Attention
 from .builder import GraphBuilder
 from .cache_inputs import begin_run, begin_static_run, declare_present, declare_static_present
@@ -92,6 +94,11 @@ class Decoder:
     def attention(self) -> Attention:
         """Of every layer."""
         return self.layers[0].mixer
+
+    def states(self, kv_bits: int) -> tuple[StateSpec, ...]:
+        """What the graph carries from one run to the next, its cache stored in so many bits."""
+        heads = self.attention
+        return kv_states(range(self.num_layers), heads.num_kv_heads, heads.cache_head_size, kv_bits)
 
     def build(self, g: GraphBuilder, context: BuildContext) -> None:
         """Add the graph with dynamic shapes."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +46,7 @@ def with_float_cache(path: Path, spec: DecoderSpec) -> bytes:
         if (value.name or "").startswith(CACHES):
             value.type = ir.TensorType(ir.DataType.FLOAT)
             assert value.shape is not None  # the exporter declares them
-            value.shape = ir.Shape([*value.shape[:3], spec.head_size])
+            value.shape = ir.Shape([*value.shape[:3], spec.state("key").shape[3]])
     return bytes(ir.to_proto(model).SerializeToString())
 
 
@@ -54,4 +55,5 @@ def _attentions(model: ir.Model) -> list[ir.Node]:
 
 
 def _shaped(tensor: ir.TensorProtocol, spec: DecoderSpec) -> NDArray[np.float32]:
-    return np.asarray(tensor.numpy(), np.float32).reshape(spec.num_kv_heads, spec.head_size)
+    _, kv_heads, _, head_size = replace(spec.state("key"), dtype="float32").stored_shape(0)
+    return np.asarray(tensor.numpy(), np.float32).reshape(kv_heads, head_size)

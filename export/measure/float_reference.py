@@ -155,9 +155,8 @@ class FloatReference:
             "adapter_gates": gates,
             "rope_long": np.array([False]),
         }
-        empty = np.zeros((1, spec.num_kv_heads, 0, spec.head_size), np.float32)
-        for layer in range(spec.num_layers):
-            live |= {f"past_key_values.{layer}.{which}": empty for which in ("key", "value")}
+        for state in spec.states:
+            live |= dict.fromkeys(state.inputs(), np.zeros(state.stored_shape(0), np.float32))
         return live
 
     def changed_weights(self, part: str, number: int, changed: Changed) -> dict[str, NDArray[np.float32]]:

@@ -157,9 +157,11 @@ class DecoderProbe:
     def _caches(self, length: int) -> dict[str, NDArray[Any]]:
         """Zeros for every input of the cache, in the type that the graph has."""
         return {
-            name: np.zeros((1, self._spec.num_kv_heads, length, there.shape[3]), CACHE_TYPES[there.type])
-            for name, there in self._inputs.items()
-            if name.startswith("past_key_values.")
+            name: np.zeros(
+                (*state.stored_shape(length)[:-1], self._inputs[name].shape[-1]), CACHE_TYPES[self._inputs[name].type]
+            )
+            for state in self._spec.states
+            for name in state.inputs()
         }
 
     def _run(

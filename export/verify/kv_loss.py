@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from palmtop.export.measure.divergence import Agreement, agreement, ratio_db
 from palmtop.export.measure.onnx_decoder import DecoderProbe, ProbeInput
 from palmtop.runtime.bundle.opening import Bundle
 from palmtop.runtime.memory.machine import available_memory, rss_bytes
+from palmtop.runtime.memory.plan import state_bytes
 
 from .comparison import STEPS
 from .long_text import long_text
@@ -242,7 +243,8 @@ def _affordable(bundle: Bundle, free: int | None) -> tuple[int | None, str | Non
     wanted = min(LONG_TOKENS, decoder.context_length) // CHUNK * CHUNK
     if wanted < SHORTEST or "text" not in bundle.manifest.routes:
         return 0, None
-    token = 2 * decoder.num_layers * decoder.num_kv_heads * decoder.head_size * 4 + decoder.vocab_size * 8 // CHUNK
+    states = [replace(state, dtype="float32") for state in decoder.states]
+    token = state_bytes(states, 1) + decoder.vocab_size * 8 // CHUNK
     tokens = wanted
     while free is not None and weights + tokens * token > free and tokens >= SHORTEST:
         tokens = tokens // 2 // CHUNK * CHUNK

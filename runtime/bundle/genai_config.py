@@ -11,9 +11,11 @@ from typing import Any
 
 from palmtop.errors import BundleError
 
+from .json_fields import refuse
 from .manifest import DecoderSpec
 from .opening import Bundle
 from .processor_config import TextSpec
+from .states import TOKENS, StateSpec
 
 GENAI_CONFIG_FILE = "genai_config.json"
 
@@ -23,7 +25,11 @@ def genai_config(decoder: DecoderSpec, text: TextSpec) -> dict[str, Any]:
 
     The type is ``llama`` because that one carries no rule of its own: ``phi3`` would rewind at 4,097 tokens,
     and wrongly so for appended prompts; palmtop's runtime decides by ``rope_long`` instead.
+
+    Raises:
+        BundleError: the decoder has other states than keys and values of every layer.
     """
+    key, value = _keys_and_values(decoder)
     return {
         "model": {
             "type": "llama",
@@ -35,21 +41,21 @@ def genai_config(decoder: DecoderSpec, text: TextSpec) -> dict[str, Any]:
             "decoder": {
                 "filename": decoder.file,
                 "hidden_size": decoder.hidden_size,
-                "head_size": decoder.kv_width,  # genai allocates the cache by it, and reads it for nothing else
+                "head_size": key.stored_shape(0)[3],  # genai allocates by it, and reads it for nothing else
                 "num_attention_heads": decoder.num_heads,
-                "num_key_value_heads": decoder.num_kv_heads,
+                "num_key_value_heads": key.stored_shape(0)[1],
                 "num_hidden_layers": decoder.num_layers,
                 "session_options": {"log_id": "palmtop", "provider_options": []},
                 "inputs": {
                     "input_ids": "input_ids",
                     "attention_mask": "attention_mask",
-                    "past_key_names": "past_key_values.%d.key",
-                    "past_value_names": "past_key_values.%d.value",
+                    "past_key_names": key.input,
+                    "past_value_names": value.input,
                 },
                 "outputs": {
                     "logits": "logits",
-                    "present_key_names": "present.%d.key",
-                    "present_value_names": "present.%d.value",
+                    "present_key_names": key.output,
+                    "present_value_names": value.output,
                 },
             },
         },
@@ -62,6 +68,22 @@ def genai_config(decoder: DecoderSpec, text: TextSpec) -> dict[str, Any]:
             "top_p": 1.0,
         },
     }
+
+
+def _keys_and_values(decoder: DecoderSpec) -> tuple[StateSpec, StateSpec]:
+    """The two states that genai allocates: [batch, heads, tokens, size] in every layer, of one shape and type."""
+    names = [state.name for state in decoder.states]
+    if names != ["key", "value"]:
+        raise refuse("decoder.states", ", ".join(names), "key and value, which are what genai runs")
+    key, value = decoder.states
+    kinds = [(state.shape, state.dtype, state.rewind, state.layers) for state in decoder.states]
+    if len(key.shape) != 4 or key.shape[2] != TOKENS or key.layers != tuple(range(decoder.num_layers)):
+        raise refuse("decoder.states[0]", list(key.shape), "[batch, heads, tokens, size] in every layer")
+    if kinds[0] != kinds[1]:
+        raise refuse("decoder.states[1]", list(value.shape), "the shape, type and layers of the keys")
+    if decoder.num_heads % key.stored_shape(0)[1]:
+        raise refuse("decoder.states[0].shape", list(key.shape), f"heads that divide num_heads, {decoder.num_heads}")
+    return key, value
 
 
 def check_genai_config(bundle: Bundle) -> None:

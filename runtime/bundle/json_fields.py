@@ -24,6 +24,11 @@ def limited(least: float, most: float) -> Any:
     return field(metadata={"limits": (least, most)})
 
 
+def one_of(*choices: str) -> Any:
+    """A dataclass field whose text is one of these."""
+    return field(metadata={"choices": choices})
+
+
 def read_flat(cls: type[FlatT], data: object, where: str, nested: Mapping[str, object] | None = None) -> FlatT:
     """Read a dataclass of scalars, tuples of numbers and mappings of names to numbers.
 
@@ -42,7 +47,7 @@ def read_flat(cls: type[FlatT], data: object, where: str, nested: Mapping[str, o
     done = nested or {}
     for spec in fields(cls):  # type: ignore[arg-type]
         if spec.name in data and spec.name not in done:
-            _check(str(spec.type), data[spec.name], f"{where}.{spec.name}", spec.metadata.get("limits"))
+            _check(str(spec.type), data[spec.name], f"{where}.{spec.name}", spec.metadata)
     return cls(**{**{k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}, **done})
 
 
@@ -65,7 +70,7 @@ def refuse(where: str, found: object, expected: str) -> BundleError:
     return BundleError(f"{MANIFEST_FILE}: {where} is {_brief(found)}, expected {expected}")
 
 
-def _check(annotation: str, value: object, where: str, limits: tuple[float, float] | None) -> None:
+def _check(annotation: str, value: object, where: str, metadata: Mapping[str, Any]) -> None:
     kind = annotation.removesuffix(" | None")
     if kind != annotation and value is None:
         return
@@ -74,17 +79,20 @@ def _check(annotation: str, value: object, where: str, limits: tuple[float, floa
         if not isinstance(value, (list, tuple)) or (kinds[-1] != "..." and len(value) != len(kinds)):
             raise refuse(where, value, f"a list for {annotation}")
         for i, part in enumerate(value):
-            _check(kinds[0], part, f"{where}[{i}]", limits)
+            _check(kinds[0], part, f"{where}[{i}]", metadata)
     elif kind.startswith("dict[str, "):
         if not isinstance(value, dict):
             raise refuse(where, value, "an object")
         for name, part in value.items():
-            _check(kind[len("dict[str, ") : -1], part, f"{where}.{name}", limits)
+            _check(kind[len("dict[str, ") : -1], part, f"{where}.{name}", metadata)
     else:
-        _check_scalar(kind, value, where, limits)
+        _check_scalar(kind, value, where, metadata)
 
 
-def _check_scalar(kind: str, value: object, where: str, limits: tuple[float, float] | None) -> None:
+def _check_scalar(kind: str, value: object, where: str, metadata: Mapping[str, Any]) -> None:
+    if kind == "int | str":
+        kind = "str" if isinstance(value, str) else "int"
+    limits, choices = metadata.get("limits"), metadata.get("choices")
     if not isinstance(value, _SCALARS[kind]) or (isinstance(value, bool) and kind != "bool"):
         raise refuse(where, value, kind)
     if isinstance(value, float) and not math.isfinite(value):
@@ -93,6 +101,8 @@ def _check_scalar(kind: str, value: object, where: str, limits: tuple[float, flo
         raise refuse(where, value, f"{limits[0]} to {limits[1]}")
     if kind == "float" and isinstance(value, int) and abs(value) > 1 << 53:
         raise refuse(where, value, "a number that float64 holds")
+    if choices is not None and value not in choices:
+        raise refuse(where, value, f"one of {', '.join(choices)}")
 
 
 def kind_of(value: object) -> str:

@@ -14,6 +14,7 @@ from palmtop.errors import BundleError, BundleVersionError
 
 from .json_fields import MANIFEST_FILE, check_keys, limited, read_flat, refuse
 from .processor_config import ProcessorSpec
+from .states import MAX_LAYERS, StateSpec, check_states
 from .targets import TargetSpec, read_target
 
 __all__ = [
@@ -41,7 +42,6 @@ MODES = ("text", "image", "audio", "image+audio")
 ADAPTER_MODES = ("gated", "merged", "none")
 AUDIO_PROJECTORS = ("speech", "vision")
 COMBINE = ("replace", "add")
-KV_BITS = (4, 8, 32)
 REQUIRED_FILES = ("genai_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 """Beside the graphs, what every bundle is loaded from: not listed, they would not be checked."""
 
@@ -66,32 +66,39 @@ class DecoderSpec:
         hidden_size: width of embeddings and of media feature rows.
         num_layers: decoder layers.
         num_heads: query heads.
-        num_kv_heads: key/value heads.
-        head_size: of the KV cache (padded to a multiple of 8 where the checkpoint's is not).
         context_length: longest sequence the bundle serves, in tokens.
         original_context: beyond this many tokens the long LongRoPE factors apply; None without LongRoPE.
         sampled_never: ids that must not be sampled or come from user text: the media placeholders.
-        kv_bits: of an element of the KV cache: 32 for float32, 8 or 4 for codes.
         draft_rows: longest step whose positions all get logits; 1 where the bundle was not exported for speculation.
+        states: what its graph carries from one run to the next.
     """
 
     file: str
     vocab_size: int = limited(1, 1 << 24)
     hidden_size: int = limited(1, 1 << 16)
-    num_layers: int = limited(1, 1 << 12)
+    num_layers: int = limited(1, MAX_LAYERS)
     num_heads: int = limited(1, 1 << 12)
-    num_kv_heads: int = limited(1, 1 << 12)
-    head_size: int = limited(1, 1 << 12)
     context_length: int = limited(1, MAX_CONTEXT)
     original_context: int | None = limited(1, MAX_CONTEXT)
     sampled_never: tuple[int, ...] = limited(0, (1 << 24) - 1)
-    kv_bits: int = limited(4, 32)
     draft_rows: int = limited(1, MAX_DRAFT_ROWS)
+    states: tuple[StateSpec, ...]
 
     @property
-    def kv_width(self) -> int:
-        """Elements of a head in the cache's tensors: at 4 bits two channels share a byte."""
-        return self.head_size // 2 if self.kv_bits == 4 else self.head_size
+    def kv_bits(self) -> int:
+        """Bits of an element of the states that grow with the sequence: 32 for float32, 8 or 4 for codes."""
+        return max((state.bits for state in self.states if state.is_per_token), default=32)
+
+    def state(self, name: str) -> StateSpec:
+        """The state of this name.
+
+        Raises:
+            BundleError: there is none.
+        """
+        for state in self.states:
+            if state.name == name:
+                return state
+        raise refuse("decoder.states", ", ".join(s.name for s in self.states), f"'{name}' among them")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -271,7 +278,7 @@ class Manifest:
         for name in ("model", "architecture", "source_sha256", "adapter_mode", "palmtop"):
             _check_type(body, name, str)
         body["processor"] = ProcessorSpec.from_dict(body["processor"])
-        body["decoder"] = read_flat(DecoderSpec, body["decoder"], "decoder")
+        body["decoder"] = _read_decoder(body["decoder"])
         for name in ("vision", "audio"):
             body[name] = None if body[name] is None else read_flat(EncoderSpec, body[name], name)
         body["adapters"] = tuple(read_flat(AdapterSpec, a, f"adapters[{i}]") for i, a in enumerate(body["adapters"]))
@@ -298,13 +305,7 @@ class Manifest:
 
     def _check_ids(self) -> None:
         decoder, processor = self.decoder, self.processor
-        if decoder.num_heads % decoder.num_kv_heads:
-            expected = f"a divisor of num_heads, {decoder.num_heads}"
-            raise refuse("decoder.num_kv_heads", decoder.num_kv_heads, expected)
-        if decoder.kv_bits not in KV_BITS:
-            raise refuse("decoder.kv_bits", decoder.kv_bits, "one of 4, 8, 32")
-        if decoder.kv_bits == 4 and decoder.head_size % 2:
-            raise refuse("decoder.head_size", decoder.head_size, "an even number, two channels share a byte")
+        check_states(decoder.states, decoder.num_layers, "decoder.states")
         media = [spec.token_id for spec in (processor.image, processor.audio) if spec is not None]
         for number in (*decoder.sampled_never, *processor.text.eos_ids, *media):
             if number >= decoder.vocab_size:
@@ -373,6 +374,14 @@ def is_adapter_name(name: str) -> bool:
 def is_route_name(name: str) -> bool:
     """Whether a route may be called so."""
     return _ROUTE_NAME.fullmatch(name) is not None and name not in RESERVED_NAMES
+
+
+def _read_decoder(data: object) -> DecoderSpec:
+    states = data.get("states") if isinstance(data, dict) else None
+    if not isinstance(states, (list, tuple)):
+        return read_flat(DecoderSpec, data, "decoder")  # which says what is wrong
+    read = tuple(read_flat(StateSpec, state, f"decoder.states[{i}]") for i, state in enumerate(states))
+    return read_flat(DecoderSpec, data, "decoder", {"states": read})
 
 
 def _check_type(data: dict[str, Any], key: str, kind: type) -> None:

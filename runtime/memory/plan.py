@@ -5,11 +5,13 @@ The constants were measured with onnxruntime 1.31 on x86-64 (``benchmarks/full_s
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
 from palmtop.errors import MemoryPlanError
 from palmtop.runtime.bundle.manifest import Manifest, PartSpec
+from palmtop.runtime.bundle.states import StateSpec
 
 BASE_BYTES = 176 << 20  # Python, numpy, OpenCV, soxr, onnxruntime and genai; the tokenizer comes on top
 TOKENIZER_COPIES = 6  # tokenizer.json as the objects of two libraries
@@ -30,7 +32,7 @@ class MemoryPlan:
         weights: of the decoder's files, those pages that loading leaves mapped until they are released.
         used_weights: of those, what the kernels go on reading.
         prepacked: copies of the decoder's weights in the kernels' own layout, quantised or float.
-        kv_cache: keys and values for the whole context, allocated at the start.
+        kv_cache: the decoder's states for the whole context, keys and values mostly, allocated at the start.
         media: rows of image and sound features.
         encoders: weights and activations of the larger encoder (of both when they are kept loaded).
         activations: of one prefill chunk.
@@ -113,7 +115,7 @@ def plan_memory(
         weights=sum(each.mapped for each in loaded),
         used_weights=sum(each.used for each in loaded),
         prepacked=sum(each.packed for each in loaded),
-        kv_cache=context * kv_bytes_per_token(manifest),
+        kv_cache=state_bytes(manifest.decoder.states, context),
         media=rows * decoder.hidden_size * 4 + context * 8,
         encoders=sum(needs.values()) if keep_encoders else max(needs.values(), default=0),
         activations=4
@@ -133,7 +135,8 @@ def with_copies(manifest: Manifest, plan: MemoryPlan, copies: float) -> MemoryPl
     own = {part.name: part.size_bytes for part in manifest.parts if part.name not in ENCODER_PARTS}
     adapters = [size for name, size in own.items() if name.startswith("adapter ")]
     weights = sum(own.values()) - sum(adapters) + max(adapters, default=0)
-    cache = plan.kv_cache * 32 // manifest.decoder.kv_bits  # float32, whatever the bundle's own decoder stores
+    states = [replace(state, dtype="float32") for state in manifest.decoder.states]  # whatever the bundle's own stores
+    cache = state_bytes(states, plan.context)
     return replace(plan, weights=0, used_weights=0, prepacked=int(copies * weights), kv_cache=cache)
 
 
@@ -144,9 +147,13 @@ def logit_rows(manifest: Manifest) -> int:
 
 
 def kv_bytes_per_token(manifest: Manifest) -> int:
-    """Keys and values of one token, float32 or codes."""
-    decoder = manifest.decoder
-    return 2 * decoder.num_layers * decoder.num_kv_heads * decoder.head_size * decoder.kv_bits // 8
+    """Of the states that grow with the sequence, for one token."""
+    return sum(state.size_bytes for state in manifest.decoder.states if state.is_per_token)
+
+
+def state_bytes(states: Iterable[StateSpec], tokens: int) -> int:
+    """Of a decoder's states for one sequence of so many tokens."""
+    return sum(state.size_bytes * (tokens if state.is_per_token else 1) for state in states)
 
 
 def largest_context(manifest: Manifest, plan: MemoryPlan, available_bytes: int) -> int:

@@ -8,13 +8,16 @@ the loop is the same for every provider.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from palmtop.errors import BundleError, InputError
+from palmtop.runtime.bundle.json_fields import refuse
 from palmtop.runtime.bundle.manifest import Manifest
+from palmtop.runtime.bundle.states import TOKENS
 from palmtop.runtime.bundle.targets import StaticRoute, StaticSpec
 from palmtop.runtime.decoding.cached_sequence import DecoderInputs
 
@@ -49,13 +52,16 @@ class StaticDecoder:
         self._spec = spec
         self._manifest = manifest
         self._rope = RopeTables(spec.rope)
-        sizes = manifest.decoder
-        shape = (1, sizes.num_kv_heads, spec.context, sizes.head_size)
-        self._cache: Feeds = {
-            f"past_{kind}.{layer}": np.zeros(shape, np.float32)
-            for layer in range(sizes.num_layers)
-            for kind in ("key", "value")
-        }
+        self._cache: Feeds = {}
+        self._axis: dict[str, int] = {}
+        for state in manifest.decoder.states:
+            if state.rewind != "cut":
+                raise refuse("decoder.states", state.name, "states that can be cut; this loop keeps no checkpoints")
+            shape = replace(state, dtype="float32").stored_shape(spec.context)
+            for layer in state.layers:
+                name = f"{state.name}.{layer}"
+                self._cache[f"past_{name}"] = np.zeros(shape, np.float32)
+                self._axis[f"past_{name}"] = state.shape.index(TOKENS)
         self._count = 0
         self._logits: NDArray[np.float32] | None = None
 
@@ -122,9 +128,11 @@ class StaticDecoder:
         found = graphs.run(route, role, feeds)
         for name, cache in self._cache.items():
             new = found.get(name.replace("past_", "present_"))
-            if new is None or new.shape[2] != rows:
+            axis = self._axis[name]
+            if new is None or new.shape[axis] != rows:
                 raise BundleError(f"{getattr(route, role)}: gives no '{name}' of {rows} rows, expected the cache's")
-            cache[:, :, count : count + used] = new[:, :, :used]
+            before = (slice(None),) * axis
+            cache[(*before, slice(count, count + used))] = new[(*before, slice(used))]
         self._logits = self._checked(found["logits"], getattr(route, role))
         self._count += used
 

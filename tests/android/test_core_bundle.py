@@ -18,11 +18,29 @@ from palmtop.errors import BundleError, BundleVersionError, MemoryPlanError
 from palmtop.runtime.bundle.genai_config import check_genai_config
 from palmtop.runtime.bundle.manifest import REQUIRED_FILES, Manifest
 from palmtop.runtime.bundle.opening import check_hashes, open_bundle, sha256_of
+from palmtop.runtime.bundle.states import StateSpec
 from palmtop.runtime.memory.plan import check_plan, largest_context, plan_memory
 from tests.android.jvm import Core, CoreError
 from tests.hostile.wrong_values import IMPOSSIBLE, at
 from tests.runtime.toy import write_toy_bundle
 
+WRONG_SHAPES: list[object] = [
+    [],
+    ["batch"],
+    ["batch", 1, "tokens", 17],
+    ["batch", 1, "tokens", 0],
+    ["batch", 1, "tokens", True],
+    ["batch", 1, "tokens", 16.0],
+    ["batch", 1, 16, "tokens"],
+    ["tokens", 1, "batch", 16],
+    ["batch", 1, "tokens", "tokens", 16],
+    ["batch", 1, "width", 16],
+    ["batch", 1 << 20, "tokens", 2],
+    ["batch", 1, 16],
+    [1, 1, "tokens", 16],
+    "batch",
+    None,
+]
 Edit = Callable[[dict[str, Any]], object]
 
 
@@ -90,7 +108,6 @@ WRONG = [
     ("decoder.context_length", 1e3),
     ("decoder.hidden_size", 10**300),
     ("decoder.num_heads", 3),
-    ("decoder.num_kv_heads", 2),
     ("decoder.sampled_never", "1"),
     ("decoder.original_context", "long"),
     ("files.decoder.onnx", ...),
@@ -255,8 +272,15 @@ def test_values_are_written_as_python_writes_them(core: Core, value: object) -> 
     assert core.ask("repr", of=value) == repr(value)
 
 
-KV_WRONG = [("decoder.kv_bits", value) for value in (..., 0, 5, 16, 64, 8.0, "8", True, None)]
-KV_WRONG += [("decoder.head_size", 17), ("decoder.kv_bits", 8)]
+KV_WRONG: list[tuple[str, object]] = [
+    ("decoder.states.0.dtype", value) for value in (..., 8, "int16", "int8", True, None)
+]
+KV_WRONG += [("decoder.states.0.shape", value) for value in WRONG_SHAPES]
+KV_WRONG += [("decoder.states.1.layers", value) for value in ([], [0], [1, 0], [0, 0], [0, 2], [-1], "0", None)]
+KV_WRONG += [("decoder.states.1.rewind", value) for value in ("never", None, "checkpoint")]
+KV_WRONG += [("decoder.states.1.name", value) for value in ("key", "", "a b", "Value", 1)]
+KV_WRONG += [("decoder.states.1.input", value) for value in ("past", "%d%d", "%s%d", 5, "past.%d")]
+KV_WRONG += [("decoder.states", value) for value in (..., None, [], {}, 5, [5])]
 
 
 @pytest.mark.parametrize(("where", "value"), KV_WRONG)
@@ -278,7 +302,19 @@ def test_memory_plans_are_equal(
 ) -> None:
     data = json.loads((int4_bundle / "bundle.json").read_text())
     manifest = Manifest.from_dict(data)
-    manifest = dataclasses.replace(manifest, decoder=dataclasses.replace(manifest.decoder, kv_bits=kv_bits))
+    dtype = {32: "float32", 8: "int8", 4: "int4"}[kv_bits]
+    states = tuple(dataclasses.replace(state, dtype=dtype) for state in manifest.decoder.states)
+    recurrent = StateSpec(
+        name="ssm",
+        input="past_ssm.%d",
+        output="present_ssm.%d",
+        shape=("batch", 24, 16),
+        dtype="float32",
+        layers=(0,),
+        rewind="checkpoint",
+    )
+    decoder = dataclasses.replace(manifest.decoder, states=(*states, recurrent))
+    manifest = dataclasses.replace(manifest, decoder=decoder)
     data = json.loads(json.dumps(manifest.to_dict()))
     plan = plan_memory(manifest, context=context, media_rows=media_rows, chunk=64)
     for available in (1 << 20, plan.text - 1, plan.text, plan.total, 1 << 33):

@@ -24,7 +24,7 @@ def step(bundle: Bundle, ids: NDArray[np.int64]) -> dict[str, NDArray[np.float32
     """Logits of a first step over these tokens, by output."""
     session = DecoderProbe(bundle.file("decoder.onnx"), bundle.manifest.decoder, threads=1)._session
     decoder = bundle.manifest.decoder
-    empty = np.zeros((1, decoder.num_kv_heads, 0, decoder.head_size), np.float32)
+    empty = np.zeros(decoder.state("key").stored_shape(0), np.float32)
     feeds: dict[str, Any] = {
         "input_ids": ids[None],
         "attention_mask": np.ones((1, len(ids)), np.int64),

@@ -239,10 +239,10 @@ def test_other_widths_are_refused(kv: Any) -> None:
 def test_the_bundle_says_what_its_cache_is(bundle: Bundle) -> None:
     decoder = bundle.manifest.decoder
     data = json.loads((bundle.path / "bundle.json").read_text())
-    assert data["decoder"]["kv_bits"] == decoder.kv_bits
+    assert [state["dtype"] for state in data["decoder"]["states"]] == [f"int{decoder.kv_bits}"] * 2
     width = {8: 64, 4: 32}[decoder.kv_bits]
     config = json.loads((bundle.path / "genai_config.json").read_text())
-    assert config["model"]["decoder"]["head_size"] == decoder.kv_width == width
+    assert config["model"]["decoder"]["head_size"] == decoder.state("value").stored_shape(1)[3] == width
     inputs = {v.name: v for v in ir.load(bundle.file("decoder.onnx")).graph.inputs}
     cache = inputs["past_key_values.3.value"]
     assert (cache.dtype, cache.shape[3]) == ({8: ir.DataType.INT8, 4: ir.DataType.UINT8}[decoder.kv_bits], width)  # type: ignore[index]

@@ -16,7 +16,7 @@ def test_a_cache_of_8_bits_guesses_and_a_target_in_one_bundle(reference_checkpoi
     recipe = Recipe(context=512, kv=8, draft_rows=8, target="openvino", target_context=256, chunk=32)
     bundle = export_model(reference_checkpoint, tmp_path / "bundle", recipe, verify=True)
     manifest = json.loads((bundle / "bundle.json").read_text())
-    assert manifest["decoder"]["kv_bits"] == 8
+    assert {state["dtype"] for state in manifest["decoder"]["states"]} == {"int8"}
     assert [target["provider"] for target in manifest["targets"]] == ["openvino"]
     assert json.loads((bundle / "quality.json").read_text())["kv_cache"]["bits"] == 8
     with palmtop.load(bundle, threads=1) as session:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from palmtop.errors import InputError, MemoryPlanError
+from palmtop.errors import BundleError, InputError, MemoryPlanError
+from palmtop.runtime.bundle.genai_config import genai_config
 from palmtop.runtime.bundle.manifest import Manifest, PartSpec
 from palmtop.runtime.bundle.opening import open_bundle
+from palmtop.runtime.bundle.states import StateSpec
 from palmtop.runtime.chat.routing import choose, mode_of, parse_adapters
 from palmtop.runtime.chat.stop_strings import StopStrings
 from palmtop.runtime.decoding.generation_options import GenerationOptions
@@ -166,7 +169,30 @@ def test_repetition_penalty_lowers_what_was_seen() -> None:
 
 def wide(manifest: Manifest) -> Manifest:
     """A model whose KV cache outweighs its loading, so that the context decides."""
-    return dataclasses.replace(manifest, decoder=dataclasses.replace(manifest.decoder, num_layers=32), parts=())
+    states = tuple(dataclasses.replace(state, layers=tuple(range(32))) for state in manifest.decoder.states)
+    return dataclasses.replace(manifest, decoder=dataclasses.replace(manifest.decoder, states=states), parts=())
+
+
+def test_a_state_of_fixed_size_is_counted_once(manifest: Manifest) -> None:
+    """A recurrent layer's, which no decoder has yet."""
+    recurrent = StateSpec(
+        name="ssm",
+        input="past_ssm.%d",
+        output="present_ssm.%d",
+        shape=("batch", 24, 16),
+        dtype="float32",
+        layers=(0, 1),
+        rewind="checkpoint",
+    )
+    decoder = dataclasses.replace(manifest.decoder, states=(*manifest.decoder.states, recurrent))
+    mixed = Manifest.from_dict(json.loads(json.dumps(dataclasses.replace(manifest, decoder=decoder).to_dict())))
+    assert mixed.decoder.states[2] == recurrent
+    assert recurrent.stored_shape(100) == (1, 24, 16)
+    for context in (64, 1000):
+        more = plan_memory(mixed, context=context).kv_cache - plan_memory(manifest, context=context).kv_cache
+        assert more == 2 * 24 * 16 * 4
+    with pytest.raises(BundleError, match=r"decoder\.states is 'key, value, ssm', expected key and value"):
+        genai_config(mixed.decoder, mixed.processor.text)
 
 
 def test_largest_context_is_the_largest_that_passes(manifest: Manifest) -> None:

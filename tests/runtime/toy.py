@@ -24,6 +24,7 @@ from palmtop.runtime.bundle.genai_config import genai_config
 from palmtop.runtime.bundle.manifest import AdapterSpec, DecoderSpec, EncoderSpec, FileSpec, Manifest, PartSpec, Route
 from palmtop.runtime.bundle.opening import sha256_of
 from palmtop.runtime.bundle.processor_config import ImageSpec, ProcessorSpec, TextSpec
+from palmtop.runtime.bundle.states import kv_states
 from tests.runtime.phi_specs import PHI_AUDIO
 
 VOCAB, HIDDEN, LAYERS, HEADS, KV_HEADS, HEAD_SIZE = 264, 32, 2, 2, 1, 16
@@ -95,13 +96,11 @@ def _manifest(files: dict[str, FileSpec], kv_bits: int = 32, draft_rows: int = 1
             hidden_size=HIDDEN,
             num_layers=LAYERS,
             num_heads=HEADS,
-            num_kv_heads=KV_HEADS,
-            head_size=HEAD_SIZE,
             context_length=CONTEXT,
             original_context=ORIGINAL_CONTEXT,
             sampled_never=(IMAGE, AUDIO),
-            kv_bits=kv_bits,
             draft_rows=draft_rows,
+            states=kv_states(range(LAYERS), KV_HEADS, HEAD_SIZE, kv_bits),
         ),
         vision=EncoderSpec(file="vision.onnx", bytes_per_item=1000),
         audio=EncoderSpec(file="audio.onnx", bytes_per_item=1000),

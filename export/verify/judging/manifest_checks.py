@@ -19,7 +19,7 @@ from palmtop.runtime.bundle.genai_config import GENAI_CONFIG_FILE, genai_config
 from palmtop.runtime.bundle.manifest import Manifest
 from palmtop.runtime.bundle.opening import Bundle
 
-SIZES = ("vocab_size", "hidden_size", "num_layers", "num_heads", "num_kv_heads")
+SIZES = ("vocab_size", "hidden_size", "num_layers", "num_heads")
 
 
 def same_manifest(bundle: Bundle, checkpoint: Checkpoint, model: Model, expected: Manifest) -> list[Check]:
@@ -63,12 +63,14 @@ def same_manifest(bundle: Bundle, checkpoint: Checkpoint, model: Model, expected
 def wrong_checkpoint(found: Manifest, expected: Manifest) -> str | None:
     """Why a bundle cannot be of a checkpoint, in one sentence; None where architecture and sizes agree."""
     pairs = {"architecture": (found.architecture, expected.architecture)} | {
-        name.replace("kv", "key and value").replace("_", " ").replace("num", "number of"): (
+        name.replace("_", " ").replace("num", "number of"): (
             getattr(found.decoder, name),
             getattr(expected.decoder, name),
         )
         for name in SIZES
     }
+    shapes = [[(s.name, s.shape) for s in decoder.states] for decoder in (found.decoder, expected.decoder)]
+    pairs["shapes of states"] = shapes[0], shapes[1]
     pairs["vision encoder"] = found.vision is not None, expected.vision is not None
     pairs["audio encoder"] = found.audio is not None, expected.audio is not None
     different = [f"{name} {one} against {other}" for name, (one, other) in pairs.items() if one != other]

@@ -27,6 +27,9 @@ public final class GenaiConfig {
 
     private static Map<String, Object> expected(Manifest manifest) {
         Manifest.Decoder decoder = manifest.decoder;
+        checkStates(decoder);
+        State key = decoder.states.get(0);
+        State value = decoder.states.get(1);
         ProcessorSpec.Text text = manifest.processor.text;
         List<Object> eosIds = new ArrayList<Object>();
         for (int id : text.eosIds) {
@@ -35,20 +38,20 @@ public final class GenaiConfig {
         Map<String, Object> graph = object(
                 "filename", decoder.file,
                 "hidden_size", decoder.hiddenSize,
-                "head_size", decoder.kvWidth(),
+                "head_size", key.stored(3),
                 "num_attention_heads", decoder.numHeads,
-                "num_key_value_heads", decoder.numKvHeads,
+                "num_key_value_heads", key.stored(1),
                 "num_hidden_layers", decoder.numLayers,
                 "session_options", object("log_id", "palmtop", "provider_options", new ArrayList<Object>()),
                 "inputs", object(
                         "input_ids", "input_ids",
                         "attention_mask", "attention_mask",
-                        "past_key_names", "past_key_values.%d.key",
-                        "past_value_names", "past_key_values.%d.value"),
+                        "past_key_names", key.input,
+                        "past_value_names", value.input),
                 "outputs", object(
                         "logits", "logits",
-                        "present_key_names", "present.%d.key",
-                        "present_value_names", "present.%d.value"));
+                        "present_key_names", key.output,
+                        "present_value_names", value.output));
         return object(
                 "model", object(
                         "type", "llama",
@@ -65,6 +68,30 @@ public final class GenaiConfig {
                         "temperature", 1.0,
                         "top_k", 1,
                         "top_p", 1.0));
+    }
+
+    /** The two states that genai allocates: [batch, heads, tokens, size] in every layer, of one shape and type. */
+    private static void checkStates(Manifest.Decoder decoder) {
+        StringBuilder names = new StringBuilder();
+        for (State state : decoder.states) {
+            names.append(names.length() > 0 ? ", " : "").append(state.name);
+        }
+        if (!names.toString().equals("key, value")) {
+            throw JsonFields.refuse("decoder.states", names.toString(), "key and value, which are what genai runs");
+        }
+        State key = decoder.states.get(0);
+        State value = decoder.states.get(1);
+        if (key.shape.size() != 4 || !State.TOKENS.equals(key.shape.get(2)) || key.layers.length != decoder.numLayers) {
+            throw JsonFields.refuse("decoder.states[0]", key.shape, "[batch, heads, tokens, size] in every layer");
+        }
+        boolean isSame = key.shape.equals(value.shape) && key.bits == value.bits && key.isCut == value.isCut;
+        if (!isSame || key.layers.length != value.layers.length) {
+            throw JsonFields.refuse("decoder.states[1]", value.shape, "the shape, type and layers of the keys");
+        }
+        if (decoder.numHeads % key.stored(1) != 0) {
+            throw JsonFields.refuse(
+                    "decoder.states[0].shape", key.shape, "heads that divide num_heads, " + decoder.numHeads);
+        }
     }
 
     private static Map<String, Object> object(Object... keysAndValues) {

@@ -21,12 +21,23 @@ final class JsonFields {
         final String annotation;
         final String least;
         final String most;
+        /** The texts that it may be; null for any. */
+        final List<String> choices;
 
         Field(String name, String annotation) {
             this(name, annotation, null, null);
         }
 
         Field(String name, String annotation, String least, String most) {
+            this(name, annotation, least, most, null);
+        }
+
+        static Field oneOf(String name, List<String> choices) {
+            return new Field(name, "str", null, null, choices);
+        }
+
+        private Field(String name, String annotation, String least, String most, List<String> choices) {
+            this.choices = choices;
             this.name = name;
             this.annotation = annotation;
             this.least = least;
@@ -46,6 +57,9 @@ final class JsonFields {
         }
         checkKeys(object, where, names);
         for (Field field : fields) {
+            if (field.name.equals("states") && object.get("states") instanceof List) {
+                continue; // whoever reads the decoder reads them
+            }
             check(field, field.annotation, object.get(field.name), where + "." + field.name);
         }
         return object;
@@ -108,6 +122,16 @@ final class JsonFields {
 
     private static void checkScalar(Field field, String kind, Object value, String where) {
         String found = PythonText.typeName(value);
+        if (kind.equals("int | str")) {
+            kind = found.equals("str") ? "str" : "int";
+        }
+        if (field.choices != null && value instanceof String && !field.choices.contains(value)) {
+            StringBuilder texts = new StringBuilder();
+            for (String choice : field.choices) {
+                texts.append(texts.length() > 0 ? ", " : "").append(choice);
+            }
+            throw refuse(where, value, "one of " + texts);
+        }
         if (!found.equals(kind) && !(kind.equals("float") && found.equals("int"))) {
             throw refuse(where, value, kind);
         }

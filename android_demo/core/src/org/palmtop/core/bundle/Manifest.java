@@ -38,14 +38,12 @@ public final class Manifest {
         public final int hiddenSize;
         public final int numLayers;
         public final int numHeads;
-        public final int numKvHeads;
-        public final int headSize;
         public final int contextLength;
         /** Beyond this many tokens the long LongRoPE factors apply; null without LongRoPE. */
         public final Integer originalContext;
         public final int[] sampledNever;
-        /** Of an element of the KV cache: 32 for float32, 8 or 4 for codes. */
-        public final int kvBits;
+        /** What its graph carries from one run to the next. */
+        public final List<State> states;
 
         Decoder(Map<String, Object> data) {
             file = (String) data.get("file");
@@ -53,18 +51,15 @@ public final class Manifest {
             hiddenSize = ProcessorSpec.integer(data, "hidden_size");
             numLayers = ProcessorSpec.integer(data, "num_layers");
             numHeads = ProcessorSpec.integer(data, "num_heads");
-            numKvHeads = ProcessorSpec.integer(data, "num_kv_heads");
-            headSize = ProcessorSpec.integer(data, "head_size");
             contextLength = ProcessorSpec.integer(data, "context_length");
             Object original = data.get("original_context");
             originalContext = original == null ? null : ProcessorSpec.integer(data, "original_context");
             sampledNever = ProcessorSpec.integers(data.get("sampled_never"));
-            kvBits = ProcessorSpec.integer(data, "kv_bits");
-        }
-
-        /** Elements of a head in the cache's tensors: at 4 bits two channels share a byte. */
-        int kvWidth() {
-            return kvBits == 4 ? headSize / 2 : headSize;
+            List<State> read = new ArrayList<State>();
+            for (Object state : (List<?>) data.get("states")) {
+                read.add(new State(JsonFields.read(state, "decoder.states[" + read.size() + "]", State.FIELDS)));
+            }
+            states = Collections.unmodifiableList(read);
         }
     }
 

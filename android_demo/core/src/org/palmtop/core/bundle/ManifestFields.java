@@ -15,13 +15,11 @@ final class ManifestFields {
         size("hidden_size", 16),
         size("num_layers", 12),
         size("num_heads", 12),
-        size("num_kv_heads", 12),
-        size("head_size", 12),
         size("context_length", 24),
         new Field("original_context", "int | None", "1", "16777216"),
         new Field("sampled_never", "tuple[int, ...]", "0", "16777215"),
-        new Field("kv_bits", "int", "4", "32"),
         new Field("draft_rows", "int", "1", "15"),
+        new Field("states", "tuple[StateSpec, ...]"),
     };
     static final Field[] ENCODER = {
         new Field("file", "str"), new Field("bytes_per_item", "int", "1", MAX_SIZE),

@@ -54,17 +54,7 @@ final class ManifestReferences {
 
     private void checkIds() {
         Manifest.Decoder decoder = manifest.decoder;
-        if (decoder.numHeads % decoder.numKvHeads != 0) {
-            throw JsonFields.refuse(
-                    "decoder.num_kv_heads", decoder.numKvHeads, "a divisor of num_heads, " + decoder.numHeads);
-        }
-        if (decoder.kvBits != 4 && decoder.kvBits != 8 && decoder.kvBits != 32) {
-            throw JsonFields.refuse("decoder.kv_bits", decoder.kvBits, "one of 4, 8, 32");
-        }
-        if (decoder.kvBits == 4 && decoder.headSize % 2 != 0) {
-            throw JsonFields.refuse(
-                    "decoder.head_size", decoder.headSize, "an even number, two channels share a byte");
-        }
+        State.check(decoder.states, decoder.numLayers, "decoder.states");
         List<Integer> ids = new ArrayList<Integer>();
         for (int id : decoder.sampledNever) {
             ids.add(id);

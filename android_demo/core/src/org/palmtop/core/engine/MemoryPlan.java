@@ -7,6 +7,7 @@ import org.palmtop.core.PalmtopException;
 import org.palmtop.core.bundle.Manifest;
 import org.palmtop.core.bundle.ProcessorSpec;
 import org.palmtop.core.bundle.PythonText;
+import org.palmtop.core.bundle.State;
 
 /** What a bundle will need, by the arithmetic of {@code runtime/memory/plan.py}; allocates nothing. */
 public final class MemoryPlan {
@@ -55,7 +56,7 @@ public final class MemoryPlan {
         this.weights = mapped;
         this.usedWeights = used;
         this.prepacked = packed;
-        this.kvCache = context * kvBytesPerToken(manifest);
+        this.kvCache = context * kvBytesPerToken(manifest) + fixedBytes(manifest);
         this.media = this.mediaRows * (long) decoder.hiddenSize * 4 + context * 8L;
         long vision = manifest.vision == null ? 0
                 : graphBytes(manifest, manifest.vision.file) + manifest.vision.bytesPerItem + visionInput();
@@ -135,8 +136,20 @@ public final class MemoryPlan {
     }
 
     private static long kvBytesPerToken(Manifest manifest) {
-        Manifest.Decoder decoder = manifest.decoder;
-        return 2L * decoder.numLayers * decoder.numKvHeads * decoder.headSize * decoder.kvBits / 8;
+        long sum = 0;
+        for (State state : manifest.decoder.states) {
+            sum += state.isPerToken() ? state.sizeBytes() : 0;
+        }
+        return sum;
+    }
+
+    /** Of the states whose size does not grow with the sequence. */
+    private static long fixedBytes(Manifest manifest) {
+        long sum = 0;
+        for (State state : manifest.decoder.states) {
+            sum += state.isPerToken() ? 0 : state.sizeBytes();
+        }
+        return sum;
     }
 
     /** Mapped pages, those still read, and copies, of a part once it is loaded; see {@code runtime/memory/plan.py}. */
