@@ -19,7 +19,7 @@ HARMLESS = re.compile(
         (
             # where the file comes from and what class reads it
             r"_.*|model_type|name_or_path|architectures|auto_map|custom_pipelines|.*_version|transformers\.js_config",
-            r"base_model.*|license|language|tags|unsloth.*|task_specific_params|finetuning_task|base_config_key",
+            r"is_llama_config|base_model.*|license|language|tags|unsloth.*|task_specific_params|finetuning_task|base_config_key",
             # how weights and activations are held
             r"dtype|torch_dtype|bf16|fp16|fp32|.*attn_implementation.*|use_flash_attn|flash_attn|torchscript|use_bfloat16",
             r"tf_legacy_loss|.*attention_softmax_in_fp32|use_cache|cache_implementation|low_cpu_mem_usage|device_map",
@@ -73,6 +73,7 @@ NEUTRAL: dict[str, tuple[object, ...]] = {
     "qk_norm": (False,),
     "qkv_bias": (False,),
     "residual_multiplier": (1,),
+    "rope_interleaved": (False,),
     "scale_emb": (1,),
     "tie_encoder_decoder": (False,),
     "use_bias": (False,),

@@ -21,6 +21,7 @@ from palmtop.export.measure.onnx_decoder import DecoderProbe, ProbeInput
 from palmtop.export.recipe import Recipe
 from palmtop.runtime.bundle.opening import open_bundle
 from palmtop.runtime.decoding.generation_options import GenerationOptions
+from tests.export.test_phi3 import edit_config
 from tests.reference.vocabulary import build_tokenizer, write_tokenizer
 from tests.static.intel_device import register_openvino
 
@@ -194,6 +195,12 @@ def test_qnn_compiles_it_and_answers(shape: str, tmp_path: Path) -> None:
         assert session.answer(MESSAGES, options=GenerationOptions(max_tokens=4)).token_ids
 
 
+def test_what_smollm2_says_besides_changes_nothing(tmp_path: Path) -> None:
+    write_llama(tmp_path / "checkpoint", 1)
+    edit_config(tmp_path / "checkpoint", lambda c: c.update(is_llama_config=True, rope_interleaved=False))
+    export_model(tmp_path / "checkpoint", tmp_path / "bundle", Recipe(context=64))
+
+
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "activation": ({"hidden_act": "gelu"}, "hidden_act is 'gelu', expected 'silu'"),
     "biases": ({"attention_bias": True}, r"'model\.layers\.0\.self_attn\.\w_proj\.bias' is missing"),
@@ -202,6 +209,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "layers": ({"num_hidden_layers": 1}, r"'model\.layers\.1\.\S+' has no place in a llama model of 1 layers"),
     "too long": ({"max_position_embeddings": 32}, "max_position_embeddings is 32, expected at least 64"),
     "softcap": ({"final_logit_softcapping": 30.0}, "final_logit_softcapping is 30.0, expected 0"),
+    "interleaved": ({"rope_interleaved": True}, "rope_interleaved is True, expected False"),
     "norm": ({"qk_layernorm": True}, "qk_layernorm is True, expected False"),
 }
 
@@ -210,8 +218,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 def test_what_the_graph_does_not_do_is_refused(case: str, tmp_path: Path) -> None:
     changes, message = REFUSED[case]
     write_llama(tmp_path / "checkpoint", 1)
-    path = tmp_path / "checkpoint" / "config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    edit_config(tmp_path / "checkpoint", lambda c: c.update(changes))
     with pytest.raises(CheckpointError, match=message) as raised:
         export_model(tmp_path / "checkpoint", tmp_path / "bundle", Recipe(context=64))
     assert "\n" not in str(raised.value)
