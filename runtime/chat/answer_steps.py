@@ -1,7 +1,7 @@
-"""The work behind one answer: its generator, stepped by one thread at a time and ended by any.
+"""Steps of one answer: its generator, advanced by one thread at a time and stopped by any thread.
 
-Holds no reference to the ``Answer`` that shows the pieces, so that dropping that one is noticed. Knows nothing of
-models.
+Holds no reference to the ``Answer`` that returns the pieces, so that garbage collection of that object is noticed.
+Independent of models.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ Asker = tuple[int, "asyncio.Task[Any] | None"]
 
 
 class AnswerSteps:
-    """Runs one answer's generator.
+    """Runner of one answer's generator.
 
     Args:
-        give: makes the generator; called once, nothing runs before the first ``step``.
-        timeout_s: seconds that the answer may take; None for no limit.
+        give: creates the generator; called once, nothing runs before the first ``step``.
+        timeout_s: longest duration of the answer in seconds; None for no limit.
 
     Attributes:
-        interruption: what the generator asks whether to go on.
-        asked_by: thread that asked for the first piece, and its task if that does not block; None before that.
+        interruption: cancellation state that the generator checks.
+        asked_by: thread that requested the first piece, and its task if that does not block; None before that.
     """
 
     def __init__(self, give: Callable[[AnswerSteps], Pieces], timeout_s: float | None) -> None:
@@ -37,17 +37,17 @@ class AnswerSteps:
         self.asked_by: Asker | None = None
         self._pieces = give(self)
         self._lock = threading.Lock()
-        self._worker: int | None = None  # the thread that is at work
+        self._worker: int | None = None  # the thread that runs the generator
         self._begun = False
         self._ended = False
         self._dropped = False
-        self._waiting: deque[Piece | BaseException] = deque()  # given, and not asked for yet
+        self._waiting: deque[Piece | BaseException] = deque()  # computed, but not yet returned
 
     def step(self) -> Piece | None:
-        """The next piece; None when there is none. The last one ends the generator: nothing waits for a further call.
+        """Return the next piece; None after the last one, which also ends the generator.
 
         Raises:
-            InputError: what the generator raises.
+            InputError: raised by the generator.
         """
         try:
             with self._lock:
@@ -66,28 +66,29 @@ class AnswerSteps:
         return piece
 
     def cancel(self) -> None:
-        """End the answer with its last pieces, which can still be asked for; from any thread, at any time."""
+        """Stop the answer; its last pieces can still be read. From any thread, at any time."""
         self.interruption.request()
         self.settle()
 
     def drop(self) -> None:
-        """End the answer, nobody asks for its pieces any more; from any thread, at any time, without waiting."""
+        """Stop the answer and discard its remaining pieces, without waiting. From any thread, at any time."""
         self._dropped = True
         self.cancel()
 
     def close(self) -> None:
-        """As ``drop``, and wait for a thread that is at work."""
+        """Stop the answer as ``drop`` does, and wait for a thread that runs its generator."""
         self.drop()
-        if self._worker != threading.get_ident():  # else a signal's handler: it cannot wait for what it interrupts
+        # otherwise a signal handler: it cannot wait for the code that it interrupts
+        if self._worker != threading.get_ident():
             with self._lock:
                 pass
             self.settle()
 
     def settle(self) -> None:
-        """Carry out what was asked for while a thread was at work; one that still is will do it itself.
+        """Carry out requests that came while a thread ran the generator; a thread that still runs it does so itself.
 
-        An answer that has begun and is to be interrupted runs to its end here. That takes no native call: it is
-        asked before each one whether it is to go on.
+        An answer that has begun and is cancelled runs to its end here. No native call follows: cancellation is checked
+        before each one.
         """
         while self._is_due() and self._lock.acquire(blocking=False):
             self._worker = threading.get_ident()
@@ -122,12 +123,12 @@ class AnswerSteps:
         self._ended = True
         try:
             self._waiting.extend(self._pieces)
-        except BaseException as error:  # for whoever asks next
+        except BaseException as error:  # for the next call
             self._waiting.append(error)
 
 
 def would_wait_for_itself(mine: Asker | None, other: Asker | None) -> bool:
-    """Whether an answer asked for by ``mine`` can only begin after something that ``mine`` itself has to do.
+    """Return whether an answer requested by ``mine`` can only begin after something that ``mine`` itself has to do.
 
     Two tasks of one event loop may wait for each other; a thread that blocks may not wait for itself.
     """

@@ -1,8 +1,8 @@
-"""A dialogue with memory: each turn reads only what the KV cache does not hold yet.
+"""A conversation with a KV cache: each turn reads only the tokens that the cache does not hold yet.
 
-Every turn is rendered whole by the chat template and compared with what the decoder holds, so going on,
-editing, retrying and starting over are one operation. Keeps the messages and whose turn it is; what a turn
-does is in ``question.py`` and ``turn.py``, the cache in ``track.py``.
+Every turn is rendered whole by the chat template and compared with the tokens in the cache, so continuing, editing,
+retrying and starting over are one operation. This module keeps the messages and the order of turns;
+``prompt_builder.py`` and ``responder.py`` carry out a turn, ``cached_sequence.py`` holds the cache.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ from .stream import Answer
 from .tools import Tool, check_tools, first_messages
 
 DEFAULTS = GenerationOptions()
-POLL_S = 0.02  # how soon an answer that waits for its turn notices that it is not wanted any more
+POLL_S = 0.02  # interval at which an answer that waits for its turn checks for its cancellation
 
 
 class Conversation:
-    """Messages, and the decoder that has read them. Made by ``Session.conversation``.
+    """A dialogue and the decoder that holds its tokens. Made by ``Session.conversation``.
 
-    Turns of one conversation follow each other: a second thread waits for its turn. ``cancel`` may be called
-    from any thread.
+    Turns of one conversation run one after the other: a second thread waits for its turn. ``cancel`` may be called from
+    any thread.
 
     Attributes:
         messages: the dialogue so far, system message first; may be edited between two turns.
@@ -75,24 +75,24 @@ class Conversation:
         self.reset()
 
     def reset(self) -> None:
-        """Forget every message; what the next turn shares with the last one stays in the cache."""
+        """Remove all messages; tokens that the next turn shares with the last one stay in the cache."""
         self.messages = list(self._first)
         self._spoken.forget()
 
     def cancel(self) -> None:
-        """Stop the answer that is being given, between two tokens or two chunks of the prompt.
+        """Stop the running answer, between two tokens or two chunks of the prompt.
 
-        The conversation is free for the next answer then, whether the rest of this one is asked for or not.
+        The conversation can then give the next answer, whether the rest of this one is read or not.
         """
         answering = self._answering
         if answering is not None:
             answering.cancel()
 
     def count_tokens(self, messages: Sequence[Message] | None = None) -> int:
-        """Tokens that a prompt has, images and sounds counted; they are decoded for it, not encoded.
+        """Count the tokens of a prompt, images and sounds included; media are decoded for it, not encoded.
 
         Args:
-            messages: None for the dialogue so far.
+            messages: the messages; None for the dialogue so far.
 
         Raises:
             InputError: messages or media are not usable.
@@ -103,7 +103,7 @@ class Conversation:
             self._media.forget_pixels()
 
     def close(self) -> None:
-        """Free the KV cache; the next turn would read everything again."""
+        """Free the KV cache; the next turn reads everything again."""
         self._track.close()
 
     def say(
@@ -115,20 +115,20 @@ class Conversation:
         adapters: Wanted = None,
         options: GenerationOptions = DEFAULTS,
     ) -> Answer:
-        """Add a message and stream the answer, which is added too.
+        """Add a message to the dialogue, stream the answer and add it too.
 
         Args:
             content: text, or a list of parts: {"type": "image", "image": path}, {"type": "audio", ...}, text.
-            role: "user", or "tool" for what a tool gave.
-            max_tokens: longest answer; None as in ``options``.
-            adapters: name to weight, or a route's name, or both (``routing``).
-            options: of this turn.
+            role: "user", or "tool" for the result of a tool call.
+            max_tokens: longest answer in tokens; None takes ``options``.
+            adapters: mapping of names to weights, name of a route, or both (``routing``).
+            options: generation options of this turn.
 
         Returns:
             an iterator of pieces; nothing runs before the first is asked for.
 
         Raises:
-            InputError: while iterating: the turn cannot be read; the conversation is then as it was before.
+            InputError: during iteration: the turn is not usable; the conversation is then unchanged.
         """
 
         def add(messages: list[Message]) -> None:
@@ -145,10 +145,10 @@ class Conversation:
     ) -> Answer:
         """Answer the last question again, for instance with another seed; the earlier answer is dropped.
 
-        Nothing but the question's last token is read again.
+        Only the question's last token is read again.
 
         Raises:
-            InputError: while iterating: there is no question, or as ``say``.
+            InputError: during iteration: there is no question, or as for ``say``.
         """
 
         def drop_answer(messages: list[Message]) -> None:
@@ -157,13 +157,13 @@ class Conversation:
         return self._keep(drop_answer, adapters, _limit(options, max_tokens))
 
     def rewind(self, turns: int = 1) -> None:
-        """Take back the last questions and what was answered; the next turn reads on from there.
+        """Remove the last questions and their answers; the next turn continues from there.
 
         Args:
-            turns: how many questions.
+            turns: number of questions.
 
         Raises:
-            InputError: there are not so many, or an answer is being given.
+            InputError: there are fewer questions, or an answer is being given.
         """
         if isinstance(turns, bool) or not isinstance(turns, int) or turns < 1:
             raise InputError(f"rewind: found {turns!r} turns, expected a number from 1 on")
@@ -182,13 +182,13 @@ class Conversation:
         adapters: Wanted = None,
         options: GenerationOptions = DEFAULTS,
     ) -> Answer:
-        """Stream the answer to a list of messages, whatever this conversation held before.
+        """Stream the answer to a list of messages, independent of the earlier dialogue.
 
         The last piece carries the reply. Closing the answer early ends it.
 
         Raises:
-            InputError: while iterating: messages, media or adapters are not usable, or the prompt does not fit
-                the context.
+            InputError: during iteration: messages, media or adapters are not usable, or the prompt does not fit the
+                context.
         """
         options = _limit(options, max_tokens)
 
@@ -204,17 +204,17 @@ class Conversation:
         adapters: Wanted,
         options: GenerationOptions,
     ) -> Answer:
-        """Change the dialogue, answer it, and add the answer; take the change back when that fails."""
+        """Change the dialogue, answer it, and add the answer; undo the change after a failure."""
 
         def give(steps: AnswerSteps) -> Pieces:
-            with self._my_turn(steps):  # first: what a waiting thread says comes after this answer
-                messages = self.messages  # ``reset`` begins another list; this turn stays with its own
+            with self._my_turn(steps):  # first: the message of a waiting thread comes after this answer
+                messages = self.messages  # ``reset`` makes another list; this turn keeps its own
                 before = list(messages)
                 shown: list[str] = []
                 try:
                     change(messages)
                     for piece in self._answer(list(messages), adapters, options, steps.interruption, messages):
-                        if piece.kind == "answer":  # thinking is not read again in later turns
+                        if piece.kind == "answer":  # thinking is not part of later prompts
                             shown.append(piece.text)
                         yield piece
                 except GeneratorExit:
@@ -235,13 +235,13 @@ class Conversation:
         stop: Cancellation,
         history: list[Message] | None,
     ) -> Pieces:
-        """One turn; what had to be trimmed is taken out of ``history``."""
+        """Answer one turn; messages that were trimmed are removed from ``history``."""
         clock = Timings()
         spec = self._text.spec
         options = options.resolved(spec.generation, thinks=spec.thinking is not None)
         guide, drafter = self._guides.guide(options.grammar), self._talk.drafter(options)
         try:
-            as_new = history is None and options.seed is not None  # "equal seeds": whatever was answered before
+            as_new = history is None and options.seed is not None  # "equal seeds": independent of earlier answers
             question = self._reader.read(messages, adapters, options, self._tools, stop, as_new=as_new)
         except ReadingCancelledError as stopped:
             self._media.forget_pixels()
@@ -254,7 +254,7 @@ class Conversation:
             history[:] = without_front(history, question.trimmed)
         pieces = self._talk.answer(question, options, guide, drafter, stop, clock)
         if guide is not None and self._text.starts_thinking:
-            yield from pieces  # the form leaves no room for thinking, though the template has opened it
+            yield from pieces  # the grammar leaves no room for thinking, though the template has opened it
             return
         yield from separate_thinking(pieces, self._text.spec.thinking, is_open=self._text.starts_thinking)
 
@@ -264,10 +264,10 @@ class Conversation:
         while not self._turn.acquire(blocking=False):
             other = self._answering
             if other is not None:
-                other.settle()  # its time may be up, and nobody there to notice
+                other.settle()  # its time limit may have passed without a reader
                 if self._answering is other and would_wait_for_itself(steps.asked_by, other.asked_by):
                     raise InputError(
-                        "this conversation is still answering; finish, cancel or close that answer's iterator first"
+                        "the conversation is still answering; finish, cancel or close that answer's iterator first"
                     )
             if steps.interruption():
                 raise InputError("the answer was stopped while it waited for another one of this conversation")
@@ -287,10 +287,10 @@ def _limit(options: GenerationOptions, max_tokens: int | None) -> GenerationOpti
 
 
 def _last_question(messages: Sequence[Message]) -> int:
-    """Index of the last user message.
+    """Return the index of the last user message.
 
     Raises:
-        InputError: there is none.
+        InputError: there is no user message.
     """
     for index in range(len(messages) - 1, -1, -1):
         if messages[index].get("role") == "user":

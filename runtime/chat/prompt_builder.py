@@ -1,6 +1,6 @@
-"""Messages become a sequence that the decoder can read: rendered, measured, routed, and short enough.
+"""From messages to a token sequence for the decoder: rendering, media sizes, routing and trimming.
 
-Nothing native runs here but the decoding of media files, which may be ended between two pieces of it.
+The only native code that runs here decodes media files; it can be stopped between two blocks.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ Message = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PreparedPrompt:
-    """Messages, ready to be read by the decoder.
+    """A prompt that is ready for the decoder.
 
     Attributes:
-        passage: ids and places of media.
-        choice: adapters and projector.
+        passage: token ids and positions of media.
+        choice: adapters and audio projector.
         items: media, in the order of ``passage.media``.
-        trimmed: messages left out of the front, to fit the context.
-        as_new: to be read as if the cache were empty: equal messages then give equal logits, to the bit.
+        trimmed: number of the oldest messages left out to fit the context.
+        as_new: read the prompt as if the cache were empty: equal messages then give bit-identical logits.
     """
 
     passage: TokenSequence
@@ -45,7 +45,7 @@ class PreparedPrompt:
 
 
 class ReadingCancelledError(CancelledError):
-    """Somebody asked to stop while media were decoded; nothing of the question was kept."""
+    """A request to stop while media were decoded; nothing of the question was kept."""
 
     def __init__(self, choice: Choice) -> None:
         super().__init__()
@@ -53,14 +53,14 @@ class ReadingCancelledError(CancelledError):
 
 
 class PromptBuilder:
-    """Reads the messages of one conversation.
+    """Builder of the prompts of one conversation.
 
     Args:
-        manifest: of the bundle.
-        text: tokenizer and template.
-        media: of this conversation.
-        spoken: earlier answers of this conversation.
-        context: tokens that a prompt may have.
+        manifest: manifest of the bundle.
+        text: tokenizer and chat template.
+        media: media reader of this conversation.
+        spoken: earlier answers of this conversation, as sampled.
+        context: most tokens of a prompt.
     """
 
     def __init__(
@@ -82,23 +82,23 @@ class PromptBuilder:
         *,
         as_new: bool = False,
     ) -> PreparedPrompt:
-        """Turn messages into a passage and a route.
+        """Turn messages into a token sequence and a choice of adapters.
 
-        A prompt longer than the context is refused, or with ``on_overflow="trim"`` loses its oldest questions
-        together with their answers, one after the other, until it leaves room for the answer (``max_tokens``,
-        at most a quarter of the context). System messages and the last question are never left out.
+        A prompt longer than the context is refused. With ``on_overflow="trim"`` its oldest questions and their answers
+        are removed, one after the other, until there is room for the answer (``max_tokens``, at most a quarter of the
+        context). System messages and the last question are kept.
 
         Args:
             messages: the dialogue.
-            adapters: wanted by the request.
-            options: of the turn.
-            tools: shown to the model.
-            cancelled: asked while media are decoded.
-            as_new: read earlier answers as their text, whatever tokens spoke them here.
+            adapters: choice of adapters of this request.
+            options: generation options of the turn.
+            tools: tools shown to the model.
+            cancelled: called while media are decoded; True stops.
+            as_new: tokenize earlier answers from their text, not from the sampled tokens.
 
         Raises:
             InputError: messages, media or adapters are not usable, or the prompt does not fit.
-            ReadingCancelledError: asked to stop while media were decoded.
+            ReadingCancelledError: stopped while media were decoded.
         """
         _check_adapters(adapters)
         trim = options.on_overflow == "trim"
@@ -120,7 +120,7 @@ class PromptBuilder:
         return question
 
     def length(self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]] | None = None) -> int:
-        """Tokens of a prompt, rows of media counted.
+        """Return the number of tokens of a prompt, rows of media included.
 
         Raises:
             InputError: messages or media are not usable.
@@ -161,12 +161,12 @@ class PromptBuilder:
 
 
 def without_front(messages: Sequence[Message], trimmed: int) -> list[Message]:
-    """A dialogue without so many messages behind its leading system messages."""
+    """Return a dialogue without ``count`` messages behind its leading system messages."""
     return _drop(list(messages), trimmed)
 
 
 def _without_oldest(messages: Sequence[Message]) -> int:
-    """How many messages the oldest question and what answered it are; 0 when it is the last question."""
+    """Count the messages of the oldest question and its answer; 0 when it is the last question."""
     start = _leading_system(messages)
     questions = [i for i in range(start, len(messages)) if messages[i].get("role") == "user"]
     return questions[1] - start if len(questions) > 1 else 0
@@ -186,7 +186,7 @@ def _check_adapters(adapters: object) -> None:
         if not isinstance(adapters.route, (str, type(None))):
             raise InputError(f"route: found {type(adapters.route).__name__}, expected a name")
         adapters = adapters.adapters
-    if adapters is None or isinstance(adapters, str):  # nothing, or a route's name
+    if adapters is None or isinstance(adapters, str):  # None, or the name of a route
         return
     if not isinstance(adapters, Mapping):
         raise InputError(f"adapters: found {type(adapters).__name__}, expected a mapping of names to weights")
@@ -198,7 +198,7 @@ def _check_adapters(adapters: object) -> None:
 
 
 def _spans(places: NDArray[np.int64], items: Sequence[MeasuredItem], choice: Choice) -> tuple[MediaSpan, ...]:
-    """Where each item's rows begin; the same sound through another projector counts as another."""
+    """Spans of the media rows; the same sound through another projector has another key."""
     spans, row = [], 1
     for measured in items:
         start = int(np.flatnonzero(places == row)[0])

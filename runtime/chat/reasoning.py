@@ -1,7 +1,7 @@
-"""Cuts what a reasoning model says to itself off its answer, while both are streamed.
+"""Separation of a reasoning model's thinking from its answer, while both are streamed.
 
-Works on text: the marks are the manifest's (``processor.text.thinking``), and a model may write them with one token
-or with several. Only an answer that begins with the opening mark is cut; a mark further on is text.
+Works on text: the marks come from the manifest (``processor.text.thinking``), and a model may write them with one token
+or with several. Only an answer that begins with the opening mark has thinking; a mark further on is text.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from .reply import Piece, PieceKind
 
 
 class Thinking:
-    """Sorts the text of one answer.
+    """Splitter of one answer's text into thinking and answer.
 
     Args:
-        marks: opening and closing text.
-        is_open: the prompt ended with the opening mark already.
+        marks: opening and closing mark.
+        is_open: True if the prompt ended with the opening mark.
 
     >>> thinking = Thinking(("<think>", "</think>"))
     >>> thinking.feed("<think>2 + 2"), thinking.feed(" is 4</thi"), thinking.feed("nk>  Four")
@@ -29,11 +29,11 @@ class Thinking:
     def __init__(self, marks: tuple[str, str], *, is_open: bool = False) -> None:
         self._opening, self._closing = marks
         self._state: Literal["start", "thinking", "answer"] = "thinking" if is_open else "start"
-        self._held = ""  # not shown yet: it may belong to a mark, or is space that a mark takes with it
-        self._at_edge = is_open  # right behind a mark: white space goes
+        self._held = ""  # not shown yet: it may be part of a mark, or white space beside a mark
+        self._at_edge = is_open  # directly behind a mark: white space is dropped
 
     def feed(self, text: str) -> list[tuple[PieceKind, str]]:
-        """What may be shown of the text so far and was not shown before."""
+        """Add text; return the parts that can be shown now, as (kind, text)."""
         self._held += text
         shown: list[tuple[PieceKind, str]] = []
         if self._state == "start":
@@ -52,11 +52,11 @@ class Thinking:
 
     @property
     def is_thinking(self) -> bool:
-        """The closing mark has not come yet."""
+        """Whether the closing mark is still to come."""
         return self._state == "thinking"
 
     def rest(self) -> list[tuple[PieceKind, str]]:
-        """What was held back, when no more text comes."""
+        """Return the text that was held back, after the last of the text."""
         return self._show("thinking" if self._state == "thinking" else "answer", len(self._held))
 
     def _leave_start(self) -> None:
@@ -67,7 +67,7 @@ class Thinking:
             self._state = "answer"
 
     def _unsure(self) -> int:
-        """Characters at the end that may begin the closing mark, with the white space before them."""
+        """Length of the end of the text that may begin the closing mark, with the white space before it."""
         longest = min(len(self._closing) - 1, len(self._held))
         mark = next((n for n in range(longest, 0, -1) if self._held.endswith(self._closing[:n])), 0)
         return len(self._held) - len(self._held[: len(self._held) - mark].rstrip())
@@ -81,12 +81,12 @@ class Thinking:
 
 
 def separate_thinking(pieces: Iterator[Piece], marks: tuple[str, str] | None, *, is_open: bool) -> Iterator[Piece]:
-    """The same answer with its thinking in pieces and in a field of the reply of its own.
+    """Stream an answer with its thinking in separate pieces and in the reply's field ``thinking``.
 
     Args:
-        pieces: of one answer; closed when this iterator is.
-        marks: opening and closing text, None for a model that does not think aloud.
-        is_open: the prompt ended with the opening mark already.
+        pieces: pieces of one answer; closed with this iterator.
+        marks: opening and closing mark; None for a model without thinking.
+        is_open: True if the prompt ended with the opening mark.
     """
     with closing(pieces):  # type: ignore[type-var]  # generators, all of them
         if marks is None:

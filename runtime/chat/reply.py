@@ -1,4 +1,4 @@
-"""What comes back from a model: pieces while it speaks, the whole reply when it is done. Values only."""
+"""Pieces of a streamed answer and the complete reply. Values only."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ Unfinished = Literal["form", "thinking"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
-    """What an answer cost.
+    """Token counts and timings of one answer.
 
     Attributes:
-        prompt_tokens: tokens of the prompt, media rows counted.
-        cached_tokens: how many of them were in the KV cache already.
-        media_rows: how many of the prompt's tokens are rows of images or sounds.
-        completion_tokens: tokens sampled, the end token not counted.
-        reprefilled: why the cache was thrown away and the sequence read again: "adapters" when the route
-            changed, "rope" when the LongRoPE boundary was crossed; None when it was not.
-        trimmed_messages: oldest messages left out because the context was full (``on_overflow="trim"``).
-        encode_s: reading and encoding of images and sounds; part of ``ttft_s``.
-        ttft_s: from the call to the first token: media, prefill and one step.
-        tokens_per_s: after the first token; 0 with fewer than two.
-        peak_rss_bytes: highest resident memory of the process so far; None where the system does not tell.
-        drafted_tokens: guesses at what follows that were read together with a sampled token (speculation).
-        accepted_tokens: those of them that were sampled then, and needed no step of their own.
-        draft_s: seconds of the steps that read guesses.
+        prompt_tokens: tokens of the prompt, media rows included.
+        cached_tokens: tokens of the prompt that were in the KV cache already.
+        media_rows: tokens of the prompt that are feature rows of images or sounds.
+        completion_tokens: tokens sampled, without the end token.
+        reprefilled: reason why the cache was dropped and the sequence read again: "adapters" when the route changed,
+            "rope" when the LongRoPE boundary was crossed; None if it was not.
+        trimmed_messages: number of the oldest messages left out because the context was full (``on_overflow="trim"``).
+        encode_s: seconds for decoding and encoding of images and sounds; part of ``ttft_s``.
+        ttft_s: seconds from the call to the first token: media, prefill and one step.
+        tokens_per_s: tokens per second after the first token; 0 with fewer than two.
+        peak_rss_bytes: highest resident memory of the process so far; None where the system does not report it.
+        drafted_tokens: draft tokens that were read together with a sampled token.
+        accepted_tokens: draft tokens that were sampled, and needed no step of their own.
+        draft_s: seconds of the steps that read draft tokens.
     """
 
     prompt_tokens: int
@@ -49,11 +49,11 @@ class Usage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolCall:
-    """A function that the model asks to be called.
+    """A call of a function that the model requests.
 
     Attributes:
-        name: of the function, as given in ``tools``.
-        arguments: by name; plain JSON types.
+        name: name of the function, as given in ``tools``.
+        arguments: values by parameter name; plain JSON types.
     """
 
     name: str
@@ -62,19 +62,19 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """A whole answer.
+    """A complete answer with its token ids, finish reason and usage.
 
     Attributes:
-        text: as streamed, without the stop string and without the thinking.
-        token_ids: what was sampled, the end token left out.
-        finish_reason: why it ended.
-        mode: "text", "image", "audio" or "image+audio": what the conversation holds so far.
-        adapters: name to weight of the adapters that were on.
+        text: the text, without the stop string and without thinking.
+        token_ids: sampled ids, without the end token.
+        finish_reason: reason why the answer ended.
+        mode: "text", "image", "audio" or "image+audio", by the media of the conversation.
+        adapters: weights of the active adapters by name.
         tool_calls: functions that the model asks to be called, in order.
-        usage: cost and timings.
-        thinking: what the model thought aloud before it answered; empty where it did not.
-        unfinished: what was cut off by the end that ``finish_reason`` names: "form" where the text is not all that
-            the grammar asks for, "thinking" where the answer had not begun; None for an answer that can be used.
+        usage: token counts and timings.
+        thinking: text of the model's thinking before the answer; empty without thinking.
+        unfinished: part that was cut off when the answer ended: "form" if the text is an incomplete match of the
+            grammar, "thinking" if the answer had not begun; None for a complete answer.
     """
 
     text: str
@@ -89,23 +89,23 @@ class Reply:
 
     @property
     def was_cut(self) -> bool:
-        """Whether something else than the model or a stop string ended the answer."""
+        """Whether the answer was ended by something other than the model or a stop string."""
         return self.finish_reason not in ("eos", "stop_string")
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
+        """Return the reply as plain JSON types."""
         calls = [asdict(call) for call in self.tool_calls]
         return {**asdict(self), "token_ids": list(self.token_ids), "tool_calls": calls}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Piece:
-    """A part of an answer, complete in UTF-8; the last one may be empty and carries the whole reply.
+    """A part of an answer, complete in UTF-8; the last one may be empty and has the whole reply.
 
     Attributes:
-        text: to be shown.
-        reply: in the last piece.
-        kind: "thinking" for what a reasoning model says to itself before it answers.
+        text: text to show.
+        reply: the complete reply in the last piece, otherwise None.
+        kind: "answer", or "thinking" for a reasoning model's thinking.
     """
 
     text: str

@@ -1,4 +1,4 @@
-"""One turn: a question is read by the decoder, an answer is sampled, its cost is counted."""
+"""Execution of one turn: prefill, sampling and usage counts."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ from .transcript import Transcript
 
 
 class Responder:
-    """Answers one question.
+    """Runner of one turn of a conversation.
 
     Args:
-        manifest: of the bundle.
-        track: the conversation's KV cache.
-        text: tokenizer.
-        media: encodes what the question brings.
-        spoken: is told the tokens of the answer.
+        manifest: manifest of the bundle.
+        track: cached sequence of the conversation.
+        text: tokenizer and chat template.
+        media: encoder of the question's images and sounds.
+        spoken: history that receives the tokens of the answer.
     """
 
     def __init__(
@@ -52,10 +52,10 @@ class Responder:
         self._pace = MeasuredPace()
 
     def drafter(self, options: GenerationOptions) -> PromptLookup | None:
-        """Who guesses ahead in an answer with these options, if anybody does.
+        """Return the prompt lookup for an answer with these options; None if it is not used.
 
         Raises:
-            InputError: guesses are asked for, and the bundle cannot judge them.
+            InputError: ``speculate`` is True, and the bundle returns the logits of one position only.
         """
         never = *self._manifest.decoder.sampled_never, *self._manifest.processor.text.eos_ids
         return drafter_for(options, self._manifest, self._pace, never)
@@ -69,7 +69,7 @@ class Responder:
         interruption: Cancellation,
         clock: Timings,
     ) -> Generator[Piece, None, None]:
-        """Give pieces; the last one carries the reply."""
+        """Yield the pieces of the answer; the last one has the reply."""
         self._encode_s = 0.0
         transcript = Transcript(self._text.pieces(), options.stop)
         reason: FinishReason = "cancelled"
@@ -155,7 +155,7 @@ class Responder:
 
 
 def unread(choice: Choice, interruption: Cancellation, clock: Timings) -> Reply:
-    """The empty reply to a question that was stopped while its media were decoded."""
+    """Return the empty reply to a question that was stopped while its media were decoded."""
     usage = Usage(
         prompt_tokens=0,
         cached_tokens=0,

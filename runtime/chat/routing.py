@@ -1,4 +1,4 @@
-"""Which adapters answer: the manifest's route for what the conversation holds, and the user's own choice.
+"""Routing: the adapters of an answer, from the manifest's routes and the request's choice.
 
 A choice is held until a request asks for another. Computes names, weights and the gate array; runs nothing.
 
@@ -25,11 +25,11 @@ OFF = "none"
 
 @dataclass(frozen=True, slots=True)
 class AdapterRequest:
-    """What one request says about adapters.
+    """Adapters and route that a request names.
 
     Attributes:
-        adapters: name to weight; None leaves it to the route, an empty mapping switches every adapter off.
-        route: a route of the manifest by name; None takes that of the input's mode.
+        adapters: weights by adapter name; None takes those of the route, an empty mapping switches every adapter off.
+        route: name of a route of the manifest; None takes that of the input's mode.
     """
 
     adapters: Mapping[str, float] | None = None
@@ -37,16 +37,16 @@ class AdapterRequest:
 
 
 Wanted = Mapping[str, float] | str | AdapterRequest | None
-"""As callers may write it: adapters, the name of a route, both, or nothing."""
+"""Forms in which callers may name adapters: weights by name, the name of a route, both, or None."""
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What is switched on for a mode.
+    """Active adapters and audio projector of a mode.
 
     Attributes:
         mode: "text", "image", "audio" or "image+audio".
-        adapters: name to weight, as reported to the user.
+        adapters: weights by adapter name, as reported to the user.
         audio_projector: "speech" or "vision".
     """
 
@@ -55,7 +55,7 @@ class Choice:
     audio_projector: str
 
     def gates(self, manifest: Manifest) -> NDArray[np.float32]:
-        """The decoder's ``adapter_gates``: [A], zeros for what is off."""
+        """Return the decoder's ``adapter_gates``: [A] float32, zero for inactive adapters."""
         gates = np.zeros(len(manifest.adapters), np.float32)
         for adapter in manifest.adapters:
             gates[adapter.gate] = self.adapters.get(adapter.name, 0.0)
@@ -63,12 +63,12 @@ class Choice:
 
 
 def mode_of(*, has_image: bool, has_audio: bool) -> str:
-    """The manifest's name for a mixture of inputs."""
+    """Return the manifest's name for a combination of inputs."""
     return "+".join(name for name, there in (("image", has_image), ("audio", has_audio)) if there) or "text"
 
 
 def choose(manifest: Manifest, mode: str, wanted: Wanted = None) -> Choice:
-    """What a request of a mode runs under; see the rule at the top of this file.
+    """Return the active adapters for a mode, by the rule at the top of this file.
 
     Raises:
         InputError: the bundle does not serve the mode or has no such route, an adapter does not exist or cannot be
@@ -112,7 +112,7 @@ def _checked(manifest: Manifest, name: str, weight: float) -> float:
 
 
 def parse_adapters(texts: tuple[str, ...]) -> dict[str, float] | None:
-    """``NAME`` or ``NAME=WEIGHT``, as on the command line; nothing given means the route decides.
+    """Parse ``NAME`` or ``NAME=WEIGHT`` from the command line; an empty list leaves the choice to the route.
 
     ``none`` alone switches every adapter off.
 

@@ -1,4 +1,4 @@
-"""Answers as they were sampled: a text read again by the tokenizer need not give the tokens that spoke it."""
+"""Answers as sampled token ids: tokenizing an answer's text need not give the sampled tokens."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ Places = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SampledAnswer:
-    """One answer.
+    """Token ids and text of one answer.
 
     Attributes:
-        prompt: ids it answered, [S].
-        ids: of the answer.
-        text: of the answer.
+        prompt: ids of the prompt, [S].
+        ids: ids of the answer.
+        text: text of the answer.
     """
 
     prompt: Ids
@@ -28,10 +28,10 @@ class SampledAnswer:
 
 
 class SampledHistory:
-    """The answers of a conversation that may still lie in its KV cache.
+    """Answers of a conversation that may still be in its KV cache.
 
     Args:
-        decode: text of ids, special tokens left out.
+        decode: function from ids to text without special tokens.
         eos_ids: tokens that end an answer.
     """
 
@@ -41,19 +41,19 @@ class SampledHistory:
         self._eos_ids = list(eos_ids)
 
     def forget(self) -> None:
-        """Drop all of them."""
+        """Remove all answers."""
         self.answers = []
 
     def add(self, prompt: Ids, ids: Sequence[int], text: str) -> None:
-        """Remember an answer."""
+        """Add an answer."""
         self.answers.append(SampledAnswer(prompt, np.array(ids, np.int32), text))
 
     def put_back(self, ids: Ids, places: Places) -> tuple[Ids, Places]:
-        """Put sampled tokens where the template's text stands for them; with these the cache stays valid.
+        """Replace the tokenized text of earlier answers by their sampled tokens, so that the cache stays valid.
 
         Args:
-            ids: of the rendered dialogue, [S].
-            places: as ``TokenSequence.places``.
+            ids: ids of the rendered dialogue, [S].
+            places: feature rows by position, as ``TokenSequence.places``.
         """
         for spoken in self.answers:
             start = len(spoken.prompt)
@@ -68,7 +68,7 @@ class SampledHistory:
         return ids, places
 
     def keep_only(self, ids: Ids) -> None:
-        """Forget answers that this dialogue does not contain: edited or dropped ones."""
+        """Remove answers that this dialogue does not contain: edited or dropped ones."""
         self.answers = [spoken for spoken in self.answers if _begins(ids, spoken)]
 
 

@@ -1,4 +1,4 @@
-"""Stop strings in streamed text: nothing that could still become one is let out."""
+"""Stop strings in streamed text: text that may begin a stop string is held back."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 class StopStrings:
-    """Passes text on until a stop string appears.
+    """Filter that passes streamed text on until a stop string appears.
 
     >>> stops = StopStrings(["END"])
     >>> stops.feed("one E"), stops.feed("ND two"), stops.found
@@ -19,7 +19,7 @@ class StopStrings:
         self._held = ""
 
     def feed(self, text: str) -> str:
-        """What may be shown of the text so far and was not shown before."""
+        """Add text; return the part that can be shown now."""
         if self.found:
             return ""
         self._held += text
@@ -34,11 +34,11 @@ class StopStrings:
         return out
 
     def rest(self) -> str:
-        """What was held back, when no more text comes."""
+        """Return the text that was held back, after the last of the text."""
         out, self._held = self._held, ""
         return out
 
     def _overlap(self, string: str) -> int:
-        """Length of the longest end of the held text that begins the string."""
+        """Length of the longest end of the held text that begins the stop string."""
         longest = min(len(string) - 1, len(self._held))
         return next((n for n in range(longest, 0, -1) if self._held.endswith(string[:n])), 0)

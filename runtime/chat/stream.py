@@ -1,7 +1,7 @@
-"""An answer while it is given: an iterator of pieces for ``for`` and for ``async for``.
+"""A streamed answer: an iterator of pieces for ``for`` and for ``async for``.
 
-With ``async for`` every step runs in a thread of the answer's own, and the event loop stays free but for the
-time in which genai holds Python's lock: one chunk of the prompt, or one token. Knows nothing of models.
+With ``async for`` every step runs in a thread of the answer, and the event loop is blocked only while genai holds
+Python's lock: for one chunk of the prompt, or one token. Independent of models.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from .reply import Piece, Reply
 
 
 class Answer:
-    """Pieces of text as they are sampled; nothing runs before the first one is asked for.
+    """Iterator over the pieces of an answer as they are sampled; nothing runs before the first piece is requested.
 
-    An answer ends early when it is closed, when its ``with`` statement is left, or when nothing refers to it any more,
-    as behind a ``break`` out of a loop over ``session.chat(...)``.
+    An answer ends early when it is closed, when its ``with`` statement is left, or when no reference to it remains, as
+    after a ``break`` out of a loop over ``session.chat(...)``.
 
     >>> for piece in conversation.say("Hello"):  # doctest: +SKIP
     ...     print(piece.text, end="", flush=True)
@@ -30,7 +30,7 @@ class Answer:
     ...     await send(piece.text)
 
     Attributes:
-        reply: the whole answer, once the last piece has been given.
+        reply: the complete answer, after the last piece; None before.
     """
 
     def __init__(self, give: Callable[[AnswerSteps], Pieces], timeout_s: float | None) -> None:
@@ -42,13 +42,13 @@ class Answer:
     def cancel(self) -> None:
         """Stop after the chunk or token that is being computed; from any thread, at any time.
 
-        The last piece still comes, and its reply says "cancelled"; the conversation is free for the next answer
-        whether it is asked for or not. An answer that has not begun ends at once.
+        The last piece still follows, and its reply has the finish reason "cancelled"; the conversation can give the
+        next answer whether that piece is read or not. An answer that has not begun ends at once.
         """
         self._steps.cancel()
 
     def result(self) -> Reply:
-        """The whole answer; pieces that were not asked for yet are passed over."""
+        """Return the complete reply; remaining pieces are skipped."""
         for _ in self:
             pass
         if self.reply is None:
@@ -56,8 +56,8 @@ class Answer:
         return self.reply
 
     def close(self) -> None:
-        """End the answer; what was said so far stays in the conversation."""
-        self._steps.close()  # a thread may be at work; it stops at the next chunk
+        """End the answer; text so far stays in the conversation."""
+        self._steps.close()  # a thread may be running; it stops at the next chunk
         self._dismiss()
 
     def __del__(self) -> None:
@@ -91,7 +91,7 @@ class Answer:
         try:
             piece = await asyncio.wrap_future(self._step)
         except asyncio.CancelledError:
-            self._steps.drop()  # whoever waited is gone: free the thread, and the conversation
+            self._steps.drop()  # the waiting task was cancelled: free the thread and the conversation
             self._dismiss()
             raise
         except BaseException:
@@ -103,7 +103,7 @@ class Answer:
         return self._seen(piece)
 
     async def aclose(self) -> None:
-        """As ``close``, without blocking the event loop."""
+        """End the answer as ``close`` does, without blocking the event loop."""
         await asyncio.to_thread(self.close)
 
     def _seen(self, piece: Piece) -> Piece:

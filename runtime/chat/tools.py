@@ -1,4 +1,4 @@
-"""Tools that a model may call: how they are told to it, and how its calls are read. Phi-4-mini's format.
+"""Tool calls: presentation of tools to the model and parsing of its calls, in the format of Phi-4-mini.
 
 The system message carries the tools as JSON between ``<|tool|>`` and ``<|/tool|>`` (the chat template writes
 them); the model answers ``<|tool_call|>[{"name": ..., "arguments": {...}}]<|/tool_call|>``, or, as its first
@@ -24,10 +24,10 @@ _PROBE = "palmtop_probe"
 
 
 def check_tools(tools: Sequence[Tool], text: TextProcessor) -> None:
-    """Refuse tools that cannot be told to the model.
+    """Refuse tools that the chat template cannot present to the model.
 
     Raises:
-        InputError: of another shape, or the bundle's chat template does not show them.
+        InputError: a tool has another shape, or the bundle's chat template has no place for tools.
     """
     if isinstance(tools, (str, Mapping)) or not isinstance(tools, Sequence):
         raise InputError(f"tools: found {kind_of(tools)}, expected a list of functions")
@@ -47,7 +47,7 @@ def check_tools(tools: Sequence[Tool], text: TextProcessor) -> None:
 
 
 def first_messages(system: str | None, tools: Sequence[Tool]) -> list[Mapping[str, Any]]:
-    """The system message of a dialogue, with the tools in it; none when there is nothing to say."""
+    """Return the system message of a dialogue, with the tools in it; empty without system text and tools."""
     if system is not None and not isinstance(system, str):
         raise InputError(f"system: found {kind_of(system)}, expected text")
     if not tools:
@@ -56,18 +56,18 @@ def first_messages(system: str | None, tools: Sequence[Tool]) -> list[Mapping[st
 
 
 def find_tool_calls(text: str, ids: Sequence[int], processor: TextProcessor) -> tuple[ToolCall, ...]:
-    """The calls in an answer; none where what stands there is no such call.
+    """Return the tool calls in an answer; empty if it contains none.
 
     Args:
-        text: of the answer, without special tokens.
-        ids: of the answer; where the marks are special tokens only these show them.
-        processor: of the bundle.
+        text: text of the answer, without special tokens.
+        ids: ids of the answer; needed where the marks are special tokens.
+        processor: processor configuration of the bundle.
     """
     return tuple(call for body in _bodies(text, ids, processor) for call in parse_calls(body))
 
 
 def parse_calls(body: str) -> Iterator[ToolCall]:
-    """Calls from a JSON object or list: {"name", "arguments" or "parameters"}; what is no call is left out.
+    """Parse calls from a JSON object or list: {"name", "arguments" or "parameters"}; other items are left out.
 
     >>> list(parse_calls('[{"name": "add", "arguments": {"a": 1}}]'))
     [ToolCall(name='add', arguments={'a': 1})]
@@ -80,7 +80,7 @@ def parse_calls(body: str) -> Iterator[ToolCall]:
         if not isinstance(entry, dict) or not isinstance(entry.get("name"), str):
             continue
         arguments = entry.get("arguments", entry.get("parameters", {}))
-        if isinstance(arguments, str):  # some write the arguments as JSON in a string
+        if isinstance(arguments, str):  # some models write the arguments as JSON in a string
             try:
                 arguments = json.loads(arguments)
             except (ValueError, RecursionError):

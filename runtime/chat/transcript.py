@@ -1,4 +1,4 @@
-"""Text of one answer as its tokens come: whole characters, nothing of a stop string."""
+"""Text of one answer while its tokens arrive: whole characters, without the stop string."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from .stop_strings import StopStrings
 
 
 class Transcript:
-    """Collects tokens and lets text out.
+    """Collector of tokens that returns the text that can be shown.
 
     Attributes:
-        ids: tokens so far.
-        text: let out so far.
+        ids: token ids so far.
+        text: text returned so far.
     """
 
     def __init__(self, pieces: Utf8Pieces, stop: Sequence[str]) -> None:
@@ -25,16 +25,16 @@ class Transcript:
 
     @property
     def stopped(self) -> bool:
-        """A stop string has appeared; text ends before it."""
+        """Whether a stop string has appeared; the text ends before it."""
         return self._stops.found
 
     def push(self, token: int) -> str:
-        """The text that may be shown now."""
+        """Add a token; return the text that can be shown now."""
         self.ids.append(token)
         return self._show(self._stops.feed(self._pieces.push(token)))
 
     def finish(self) -> str:
-        """The text that was held back, when no more tokens come."""
+        """Return the text that was held back, after the last token."""
         if self.stopped:
             return ""
         shown = self._show(self._stops.feed(self._pieces.flush()))

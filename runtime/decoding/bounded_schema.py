@@ -1,6 +1,6 @@
-"""JSON schemas whose values come to an end: bounded white space, bounded integers.
+"""Limits that make a JSON schema finite: bounded white space and bounded integers.
 
-Where a schema leaves room without end, a model that is not sure of what follows fills its answer with blanks or digits.
+Without limits, a model that is unsure of the next token may fill its answer with blanks or digits until it is cut.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from palmtop.errors import InputError
 
 WHITESPACE = r"( |\n {0,16})?"
 LARGEST_INTEGER = 2**53 - 1
-DEEPEST = 100  # llguidance stops at 128
+DEEPEST = 100  # llguidance accepts at most 128 levels
 _LIMITS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf", "enum", "const")
 _VALUES = ("enum", "const", "default", "examples", "x-guidance")
-# Strings, expressions and comments of Lark come first: "%json" in them is text.
+# Strings, expressions and comments of Lark are matched first: "%json" inside them is text.
 _EMBEDDED_JSON = re.compile(r'"(?:\\.|[^"\\\n])*"|/(?:\\.|[^/\\\n])+/|//[^\n]*|(?P<json>%json\s*)(?=\{)')
 
 
 def bounded_schema(schema: Any, depth: int = 0) -> Any:
-    """The schema with limits for integers that have none.
+    """Return the schema with limits for integers that have none.
 
     >>> bounded_schema({"type": "integer", "minimum": 0})
     {'type': 'integer', 'minimum': 0}
@@ -30,11 +30,11 @@ def bounded_schema(schema: Any, depth: int = 0) -> Any:
     9007199254740991
 
     Args:
-        schema: plain JSON types.
-        depth: levels above it.
+        schema: JSON schema of plain JSON types.
+        depth: number of levels above this schema.
 
     Raises:
-        InputError: it is nested more than ``DEEPEST`` levels deep.
+        InputError: the schema is nested more than ``DEEPEST`` levels deep.
     """
     if depth > DEEPEST:
         raise InputError(f"grammar: the schema is nested more than {DEEPEST} levels deep, expected a flatter one")
@@ -52,7 +52,7 @@ def bounded_schema(schema: Any, depth: int = 0) -> Any:
 
 
 def bounded_json(text: str) -> tuple[str, Any]:
-    """A schema with bounded integers, and llguidance's option for white space where it does not say so itself."""
+    """Return the schema with bounded integers, and llguidance's white space option where the schema sets none."""
     schema = json.loads(text)
     own = schema.get("x-guidance") if isinstance(schema, Mapping) else None
     says = isinstance(own, Mapping) and any(str(key).startswith("whitespace") for key in own)
@@ -60,7 +60,7 @@ def bounded_json(text: str) -> tuple[str, Any]:
 
 
 def bounded_lark(lark: str) -> str:
-    """A Lark grammar whose embedded JSON schemas (``%json``) are bounded, white space too."""
+    """Return a Lark grammar whose embedded JSON schemas (``%json``) have bounded integers and white space."""
     out, position = "", 0
     for found in _EMBEDDED_JSON.finditer(lark):
         if found["json"] is None or found.start() < position:
@@ -68,7 +68,7 @@ def bounded_lark(lark: str) -> str:
         try:
             schema, end = json.JSONDecoder().raw_decode(lark, found.end())
         except (ValueError, RecursionError):
-            continue  # llguidance names the place
+            continue  # llguidance's error names the place
         schema = {"x-guidance": {"whitespace_pattern": WHITESPACE}, **bounded_schema(schema)}
         out += lark[position : found.end()] + json.dumps(schema)
         position = end

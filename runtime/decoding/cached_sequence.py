@@ -1,9 +1,9 @@
-"""What a decoder has in its KV cache, and how to bring it to another sequence with the least work.
+"""The token sequence of a KV cache, and the steps that turn it into another sequence.
 
-The invariant: the cache holds exactly the ids held, computed under the gates and the rope factors that are
-set now. Behind the text there may be guesses at what follows: they are held as well, until they come true or the
-next step takes them back. Every token goes through ``append``; none is left to the native loop, which would leave
-the last one of a turn without keys and values. Knows ids, places and feature rows; no text, no native library.
+Invariant: the cache holds exactly the ids in ``ids``, computed under the current gates and rope factors. Draft tokens
+    may follow them: they stay in the cache until they are accepted or until the next step removes them. Every token
+    goes through ``append``, never through the native loop, which would leave the last token of a turn without keys and
+    values. This module handles ids, media positions and feature rows; it handles no text and imports no native library.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Cancelled = Callable[[], bool]
 
 
 class CancelledError(Exception):
-    """Somebody asked to stop; the track stays usable."""
+    """A request to stop between two steps; the cached sequence stays usable."""
 
 
 @dataclass(slots=True)
@@ -31,10 +31,10 @@ class DecoderInputs:
     """Arrays that the graph reads in place; None where the graph lacks the input.
 
     Attributes:
-        media_index: [L] int64 by position: 0 = text, k = row k - 1 of ``media_features``.
-        media_features: [M, H] float32.
-        adapter_gates: [A] float32.
-        rope_long: [1] bool.
+        media_index: [L] int64 by position: 0 = text token, k = row k - 1 of ``media_features``.
+        media_features: [M, H] float32 rows of the encoders.
+        adapter_gates: [A] float32 weight of each adapter.
+        rope_long: [1] bool, True for the long LongRoPE factors.
     """
 
     media_index: NDArray[np.int64] | None
@@ -44,38 +44,38 @@ class DecoderInputs:
 
 
 class Decoder(Protocol):
-    """One native generator and the arrays it reads."""
+    """A native generator and the arrays it reads."""
 
     inputs: DecoderInputs
 
     @property
     def token_count(self) -> int:
-        """Tokens it holds."""
+        """Number of tokens in the KV cache."""
 
     def append(self, ids: NDArray[np.int32]) -> None:
         """Run the graph over more tokens, [S]."""
 
     def logits(self) -> NDArray[np.float32]:
-        """Of the last token, [V]."""
+        """Return the logits of the last token, [V]."""
 
     def draft_logits(self, count: int) -> NDArray[np.float32]:
-        """Of the last tokens, which were appended together: [count, V]."""
+        """Return the logits of the last ``count`` tokens, which were appended together: [count, V]."""
 
     def rewind_to(self, count: int) -> None:
-        """Forget all but the first tokens."""
+        """Remove all tokens from the cache but the first ``count``."""
 
     def close(self) -> None:
-        """Free the cache."""
+        """Free the KV cache."""
 
 
 @dataclass(frozen=True, slots=True)
 class MediaSpan:
-    """Where an image or a sound stands in a sequence.
+    """Position of an image or a sound in a sequence.
 
     Attributes:
-        start: position of its first row.
-        rows: how many positions it takes.
-        key: equal keys have equal features.
+        start: position of its first feature row.
+        rows: number of positions, one for each feature row.
+        key: identity of the features; equal keys have equal features.
     """
 
     start: int
@@ -85,12 +85,13 @@ class MediaSpan:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TokenSequence:
-    """A sequence to be read.
+    """Token ids of a prompt and the positions of its media.
 
     Attributes:
-        ids: [S] int32.
-        places: [S] int64, as ``DecoderInputs.media_index``; rows are numbered from 1 in order of appearance.
-        media: spans of ``places``, in order.
+        ids: [S] int32 token ids.
+        places: [S] int64 feature row of each position, as ``DecoderInputs.media_index``; rows are numbered from 1 in
+            order of appearance.
+        media: spans of ``places``, in order of their positions.
     """
 
     ids: NDArray[np.int32]
@@ -99,7 +100,7 @@ class TokenSequence:
 
     @property
     def media_rows(self) -> int:
-        """Tokens that are rows of images and sounds."""
+        """Number of positions that are feature rows of images and sounds."""
         return sum(span.rows for span in self.media)
 
 
@@ -107,18 +108,18 @@ NOTHING = TokenSequence(np.zeros(0, np.int32), np.zeros(0, np.int64), ())
 
 
 class CachedSequence:
-    """A decoder and the sequence it holds.
+    """A decoder together with the token sequence in its KV cache.
 
     Args:
-        open_decoder: makes the decoder; called when it is first needed and again after a native failure.
-        context: tokens that the decoder can hold.
+        open_decoder: creates the decoder; called at first use and again after a native failure.
+        context: largest number of tokens in the KV cache.
         original_context: sequences longer than this use the long LongRoPE factors; None without LongRoPE.
-        chunk: tokens of a prefill step; cancellation acts between steps.
-        draft_rows: tokens of the longest step that gives logits of each. Above 1 no token is read alone, but again
-            together with the one before it, so that guesses do not change the text (docs/speculation.md).
+        chunk: most tokens of one prefill step; cancellation is checked between steps.
+        draft_rows: most tokens of a step that returns the logits of each. Above 1, no token is read alone: it is read
+            again together with the token before it, so that draft tokens do not change the text (docs/speculation.md).
 
-    A prompt is never read in a step of one token, cached or not (``prefill_steps``): the same prompt gives the same
-    logits to the bit. Only the tokens of an answer are read alone, in a bundle without draft rows.
+    A prompt is never read in a step of one token, cached or not (``prefill_steps``), so the same prompt gives
+    bit-identical logits. Only the tokens of an answer are read alone, and only in a bundle without draft rows.
     """
 
     def __init__(
@@ -138,25 +139,25 @@ class CachedSequence:
         self._draft_rows = draft_rows
         self._never_alone = draft_rows > 1 and chunk > 1
         self._held = NOTHING
-        self._length = 0  # of the text; what is held behind it are guesses
-        self._alone: int | None = None  # the first token held that was read alone
-        self._rows: NDArray[np.float32] | None = None  # logits of the last tokens held, guesses among them
-        self._rows_of: list[str] = []  # keys of the media whose features lie in the buffer, in order
+        self._length = 0  # of the text; positions behind it are draft tokens
+        self._alone: int | None = None  # position of the first token in the cache that was read alone
+        self._rows: NDArray[np.float32] | None = None  # logits of the last tokens in the cache, draft tokens included
+        self._rows_of: list[str] = []  # keys of the media whose features are in the buffer, in order
 
     @property
     def ids(self) -> NDArray[np.int32]:
-        """The text that was read, [S]."""
+        """Token ids in the cache, draft tokens left out, [S]."""
         return self._held.ids[: self._length]
 
     def write_media(self, passage: TokenSequence, features: Callable[[int], NDArray[np.float32]]) -> None:
-        """Put the features of a passage's media where the graph will look for them.
+        """Write the feature rows of a sequence's media into the array that the graph reads.
 
         Args:
-            passage: its spans decide the rows.
-            features: gives [rows, H] of the n-th span; asked only for those that are not there already.
+            passage: sequence whose spans determine the rows.
+            features: returns the [rows, H] features of span n; called only for spans that are not in the array yet.
 
         Raises:
-            InputError: there are more rows than the session has places.
+            InputError: the media have more rows than the session's array.
         """
         needed = passage.media_rows
         buffer = self._ready().inputs.media_features
@@ -179,20 +180,21 @@ class CachedSequence:
     def prefill(
         self, passage: TokenSequence, gates: NDArray[np.float32], cancelled: Cancelled, *, as_new: bool = False
     ) -> tuple[int, ReprefillReason | None]:
-        """Make the cache hold exactly this passage.
+        """Make the cache hold exactly this sequence.
 
         Args:
-            passage: to be held.
-            gates: [A] weights of the adapters.
-            cancelled: asked between two steps.
-            as_new: give the logits of an empty cache, to the bit: what was read token by token is read again.
+            passage: sequence to be held.
+            gates: [A] float32 weights of the adapters.
+            cancelled: called between two steps; True stops.
+            as_new: return bit-identical logits to those of an empty cache: tokens that were read one at a time are read
+                again.
 
         Returns:
-            how many of its tokens were there already, and why earlier ones were thrown away, if they were.
+            number of tokens that were in the cache already, and the reason why others were dropped, if any were.
 
         Raises:
-            CancelledError: between two steps; what was read so far stays.
-            InputError: the passage is longer than the context.
+            CancelledError: stopped between two steps; tokens read so far stay in the cache.
+            InputError: the sequence is longer than the context.
         """
         decoder = self._ready()
         if len(passage.ids) > self.context:
@@ -208,9 +210,9 @@ class CachedSequence:
         """Append one sampled token; across the LongRoPE boundary this reads the whole sequence again.
 
         Args:
-            token: costs nothing where it was guessed.
-            cancelled: asked between two steps.
-            draft: guesses at what follows, at most ``draft_room``; read in the same step.
+            token: the sampled id; no step is needed if it was drafted and accepted.
+            cancelled: called between two steps; True stops.
+            draft: draft tokens, at most ``draft_room``; read in the same step.
         """
         if self.expects(token):
             self._length += 1
@@ -228,11 +230,11 @@ class CachedSequence:
         return reason
 
     def expects(self, token: int) -> bool:
-        """Whether this token was guessed, and has been read."""
+        """Return whether this token was drafted as the next one and has been read."""
         return self._length < len(self._held.ids) and int(self._held.ids[self._length]) == token
 
     def draft_room(self) -> int:
-        """Guesses that may follow the next token in one step: none may cross the LongRoPE boundary."""
+        """Most draft tokens of the next step: none may cross the LongRoPE boundary."""
         length = self._length + 1
         room = min(self._draft_rows, self._chunk, self.room()) - 1
         if self._original_context is not None and length <= self._original_context + 1:
@@ -240,14 +242,14 @@ class CachedSequence:
         return max(0, room)
 
     def room(self) -> int:
-        """Tokens that still fit."""
+        """Number of tokens that still fit into the context."""
         return self.context - self._length
 
     def logits(self) -> NDArray[np.float32]:
-        """After the last token, [V].
+        """Logits after the last token, [V].
 
         Raises:
-            PalmtopError: they are not finite.
+            PalmtopError: the logits are not finite.
         """
         guesses = len(self._held.ids) - self._length
         logits = self._ready().logits() if self._rows is None else self._rows[len(self._rows) - 1 - guesses]
@@ -258,7 +260,7 @@ class CachedSequence:
         return logits
 
     def close(self) -> None:
-        """Free the decoder; the next use opens another."""
+        """Free the decoder; the next use opens another one."""
         decoder, self._decoder = self._decoder, None
         self._hold(NOTHING)
         self._rows_of = []
@@ -271,7 +273,7 @@ class CachedSequence:
         return self._decoder
 
     def _set_switches(self, decoder: Decoder, gates: NDArray[np.float32] | None, length: int) -> ReprefillReason | None:
-        """Set gates and rope factors for this length; why what was held is void now, if it is."""
+        """Set gates and rope factors for this length; return why the cached tokens became invalid, or None."""
         inputs = decoder.inputs
         reason: ReprefillReason | None = None
         long = self._original_context is not None and length > self._original_context
@@ -292,7 +294,7 @@ class CachedSequence:
         return reason if had_tokens else None
 
     def _read(self, passage: TokenSequence, common: int, cancelled: Cancelled, *, together: bool) -> None:
-        """Rewind to ``common`` and append the rest in chunks; ``together`` a last token with the one before it."""
+        """Rewind to ``common`` and append the rest in chunks; ``together``: never read the last token alone."""
         decoder = self._ready()
         length = len(passage.ids)
         is_alone = common == length - 1 and self._chunk > 1
@@ -314,7 +316,7 @@ class CachedSequence:
         except (CancelledError, KeyboardInterrupt):
             raise
         except BaseException:
-            self.close()  # tokens may be in the sequence without keys and values
+            self.close()  # the last tokens may lack keys and values
             raise
         finally:
             count = decoder.token_count if self._decoder is not None else 0
@@ -322,17 +324,18 @@ class CachedSequence:
             self._hold(TokenSequence(passage.ids[:count], passage.places[:count], media))
 
     def _hold(self, passage: TokenSequence) -> None:
-        """This is what the cache holds now, all of it text."""
+        """Record this sequence as the cache's content, without draft tokens."""
         self._held, self._length, self._rows = passage, len(passage.ids), None
 
 
 ROWS_OF_A_TILE = 128
-"""onnxruntime's 4-bit kernels take so many rows of a step at a time, and round otherwise where one row is left over:
-measured on 1.32, x86 with AVX512-VNNI, in steps of 129 and of 513; all other lengths from two on agree to the bit."""
+"""Rows that onnxruntime's 4-bit kernels process at a time; a step with one row left over rounds differently. Measured
+on 1.32, x86 with AVX512-VNNI, in steps of 129 and of 513; all other lengths from two on agree bit for bit.
+"""
 
 
 def prefill_steps(start: int, end: int, chunk: int) -> Iterator[tuple[int, int]]:
-    """Cut a part of a prompt into steps of at most ``chunk`` tokens, none of which leaves a row alone.
+    """Cut a range of a prompt into steps of at most ``chunk`` tokens, without a tile of a single row.
 
     >>> list(prefill_steps(0, 129, 128)), list(prefill_steps(10, 21, 4)), list(prefill_steps(5, 6, 128))
     ([(0, 127), (127, 129)], [(10, 14), (14, 18), (18, 21)], [(5, 6)])
@@ -350,7 +353,7 @@ def prefill_steps(start: int, end: int, chunk: int) -> Iterator[tuple[int, int]]
 
 
 def _common_prefix(held: TokenSequence, wanted: TokenSequence) -> int:
-    """Tokens that both begin with, images and sounds compared by their keys."""
+    """Number of equal leading tokens of two sequences; images and sounds are compared by their keys."""
     length = min(len(held.ids), len(wanted.ids))
     same = (held.ids[:length] == wanted.ids[:length]) & (held.places[:length] == wanted.places[:length])
     common = length if same.all() else int(same.argmin())

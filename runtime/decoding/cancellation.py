@@ -1,4 +1,4 @@
-"""What can end an answer before its time: somebody's wish, or a limit of seconds."""
+"""Reasons to end an answer early: a request to cancel, or a limit of seconds."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ InterruptionReason = Literal["cancelled", "timeout"]
 
 
 class Cancellation:
-    """Asked between any two steps whether to go on; one for each answer. Safe to use from any thread.
+    """Cancellation state of one answer, checked between any two steps.
+
+    Safe to use from any thread.
 
     Args:
-        timeout_s: seconds that the answer may take from ``start`` on; None for no limit.
+        timeout_s: longest duration of the answer in seconds, from ``start`` on; None for no limit.
     """
 
     def __init__(self, timeout_s: float | None = None) -> None:
@@ -22,21 +24,21 @@ class Cancellation:
         self._wanted = threading.Event()
 
     def start(self) -> None:
-        """The answer begins: its time runs from now on."""
+        """Start the answer's clock."""
         if self._timeout_s is not None:
             self._deadline = monotonic() + self._timeout_s
 
     def request(self) -> None:
-        """Stop as soon as possible, even if the answer has not begun."""
+        """Request a stop as soon as possible, also before the answer has begun."""
         self._wanted.set()
 
     @property
     def reason(self) -> InterruptionReason | None:
-        """Why to stop now; None to go on."""
+        """Reason to stop now; None to continue."""
         if self._wanted.is_set():
             return "cancelled"
         return "timeout" if self._deadline is not None and monotonic() >= self._deadline else None
 
     def __call__(self) -> bool:
-        """Whether to stop now."""
+        """Return whether to stop now."""
         return self.reason is not None

@@ -1,7 +1,7 @@
-"""One native generator and the arrays it reads in place: what ``track.CachedSequence`` drives.
+"""A native generator of onnxruntime-genai and the arrays it reads in place.
 
-The native module is handed in: only ``session.py`` imports it. genai keeps no reference to the arrays, so they
-live and die with the decoder here.
+The native module is passed in, because only ``session.py`` imports it. genai keeps no reference to the arrays, so this
+class keeps them as long as the generator.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from .cached_sequence import DecoderInputs
 
 
 class GenaiDecoder:
-    """One native generator and the arrays it reads (``track.Decoder``).
+    """Decoder of onnxruntime-genai (``cached_sequence.Decoder``).
 
     Raises:
-        BundleError: here, in ``append`` and where logits are given, when the graph is not what the manifest says.
+        BundleError: in the constructor, in ``append`` or where logits are read: the graph differs from the manifest.
     """
 
     def __init__(self, native: ModuleType, model: Any, inputs: DecoderInputs, context: int, bundle: Bundle) -> None:
@@ -41,7 +41,7 @@ class GenaiDecoder:
             self._generator = native.Generator(model, parameters)
             for name in ("media_index", "media_features", "adapter_gates", "rope_long"):
                 array = getattr(inputs, name)
-                if array is not None:  # before the first append, and never again
+                if array is not None:  # set before the first append, and never again
                     self._generator.set_model_input(name, array)
 
     @property
@@ -52,7 +52,7 @@ class GenaiDecoder:
 
     @property
     def token_count(self) -> int:
-        """Tokens in the KV cache."""
+        """Number of tokens in the KV cache."""
         return int(self._live.token_count())
 
     def append(self, ids: NDArray[np.int32]) -> None:
@@ -62,7 +62,7 @@ class GenaiDecoder:
             generator.append_tokens(np.ascontiguousarray(ids, np.int32))
 
     def logits(self) -> NDArray[np.float32]:
-        """Of the last token, [V]."""
+        """Return the logits of the last token, [V]."""
         generator = self._live
         with native_errors(self._folder, "give logits"):
             logits: NDArray[np.float32] = np.asarray(generator.get_logits(), np.float32).reshape(-1)
@@ -74,7 +74,7 @@ class GenaiDecoder:
         return logits
 
     def draft_logits(self, count: int) -> NDArray[np.float32]:
-        """Of the last tokens, which were appended together: [count, V]."""
+        """Return the logits of the last ``count`` tokens, which were appended together: [count, V]."""
         generator = self._live
         with native_errors(self._folder, f"give {DRAFT_LOGITS}"):
             logits: NDArray[np.float32] = np.asarray(generator.get_output(DRAFT_LOGITS), np.float32)
@@ -87,16 +87,16 @@ class GenaiDecoder:
         return rows
 
     def rewind_to(self, count: int) -> None:
-        """Forget all but the first tokens."""
+        """Remove all tokens from the cache but the first ``count``."""
         self._live.rewind_to(count)
 
     def close(self) -> None:
-        """Free the generator, and only then its arrays."""
+        """Free the generator, and after it its arrays."""
         self._generator = None
 
 
 def decoder_inputs(manifest: Manifest, plan: MemoryPlan) -> DecoderInputs:
-    """New arrays for those inputs that the bundle's graph has."""
+    """Allocate arrays for the inputs that the bundle's graph has."""
     decoder = manifest.decoder
     has_media = manifest.vision is not None or manifest.audio is not None
     has_gates = manifest.adapter_mode == "gated" and bool(manifest.adapters)
@@ -110,7 +110,7 @@ def decoder_inputs(manifest: Manifest, plan: MemoryPlan) -> DecoderInputs:
 
 @contextmanager
 def native_errors(folder: Path, doing: str) -> Iterator[None]:
-    """Turn what genai raises: RuntimeError, or what pybind11 makes of a C++ standard exception."""
+    """Convert exceptions of genai to ``BundleError``: RuntimeError, and what pybind11 makes of C++ exceptions."""
     try:
         yield
     except (RuntimeError, ValueError, IndexError, OSError) as error:

@@ -1,4 +1,7 @@
-"""From a sequence that has been read to a stream of token ids: the loop and its stop rules; knows no text."""
+"""The token loop: it turns a prefilled sequence into a stream of token ids and applies the stop rules.
+
+This module handles no text.
+"""
 
 from __future__ import annotations
 
@@ -16,15 +19,15 @@ from .sampling import Sampler
 
 
 class TokenStream:
-    """Samples one answer; iterate over it for the ids, the end token left out.
+    """Iterator over the sampled token ids of one answer, without the end token.
 
-    A sampled token is given out before the decoder reads it, so the last one of an answer is read only when
-    the conversation goes on. With a drafter, guesses at what follows are read in the same step; those that are sampled
-    then need no step of their own.
+    A sampled token is returned before the decoder reads it, so the last one of an answer is read only when the
+    conversation continues. With prompt lookup, draft tokens are read in the same step; those that are sampled then need
+    no step of their own.
 
     Attributes:
-        finish_reason: why it ended, once it has.
-        reprefilled: "rope" when the LongRoPE boundary was crossed on the way.
+        finish_reason: reason why the answer ended; None before the end.
+        reprefilled: "rope" if the LongRoPE boundary was crossed during the answer, otherwise None.
     """
 
     def __init__(
@@ -72,7 +75,7 @@ class TokenStream:
                 return
 
     def _extend(self, token: int, left: int) -> None:
-        """Read a token of which ``left`` are still to come, and guesses behind it where there are any."""
+        """Read a sampled token when ``left`` tokens are still to come, with draft tokens behind it if there are any."""
         drafter, track = self._drafter, self._track
         if drafter is None or track.expects(token):
             self.reprefilled = track.step(token, self._cancelled) or self.reprefilled

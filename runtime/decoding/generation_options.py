@@ -1,4 +1,4 @@
-"""How one answer is generated: its length, its sampling, its form, where it ends. Values only."""
+"""Generation options of one answer: length, sampling, grammar, stop strings. Values only."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ OverflowRule = Literal["refuse", "trim"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationOptions:
-    """How one answer is generated; chosen anew for every turn.
+    """Generation options of one answer, chosen for each turn.
 
-    Length and sampling are None for what the bundle says: the checkpoint's own ``generation_config.json``; where that
-    is silent, at most 256 tokens (as many as the context holds for a model that thinks), always the likeliest.
+    None in length or sampling stands for the bundle's value: the checkpoint's ``generation_config.json``. Where that
+    has no value: at most 256 tokens (the whole context for a reasoning model), greedy sampling.
 
     Attributes:
-        max_tokens: longest answer, in tokens.
+        max_tokens: longest answer in tokens.
         temperature: 0 takes the most probable token each time; 1 samples from the model's own distribution.
         top_k: sample only from this many most probable tokens; 0 for all.
         top_p: sample only from the fewest tokens whose probabilities reach this sum.
         repetition_penalty: above 1 makes tokens that the sequence already holds less probable.
-        seed: of the sampler; None draws one from the operating system. Equal requests with equal seeds give equal
+        seed: seed of the sampler; None draws one from the operating system. Equal requests with equal seeds give equal
             text within a session: for this ``Session.chat`` reads an earlier answer's tokens again as a new prompt.
-        stop: the answer ends before the first of these strings.
-        grammar: the answer's text follows it; None for free text.
-        timeout_s: seconds after which the answer ends where it is, from its first step on; None for no limit.
-        on_overflow: what becomes of a prompt longer than the context: "refuse" it, or "trim" the oldest
-            questions with their answers, until there is room for the answer too (at most a quarter of the
-            context); system messages and the last question always stay.
-        speculate: guess ahead (``drafting``), which changes no token: None where the bundle was exported for it and
-            as far as it is measured to be faster, True wherever a guess is found, False never.
+        stop: strings; the answer ends before the first of them.
+        grammar: grammar that the answer's text must follow; None for free text.
+        timeout_s: seconds after which the answer is cut, counted from its first step; None for no limit.
+        on_overflow: treatment of a prompt longer than the context: "refuse" it, or "trim" the oldest questions with
+            their answers until there is room for the answer too (at most a quarter of the context); system messages and
+            the last question are kept.
+        speculate: use prompt lookup (``prompt_lookup``), which changes no token: None uses it where the bundle was
+            exported for it and as far as it is measured to be faster, True wherever a draft is found, False never.
 
     Raises:
-        InputError: a value is of the wrong type or out of its range.
+        InputError: a value has the wrong type or is out of its range.
     """
 
     max_tokens: int | None = None
@@ -73,11 +73,11 @@ class GenerationOptions:
         object.__setattr__(self, "stop", tuple(self.stop))
 
     def resolved(self, own: Mapping[str, float] | None = None, *, thinks: bool = False) -> ResolvedOptions:
-        """The same options with a value for each.
+        """Return the same options with a value for each None in length and sampling.
 
         Args:
-            own: the bundle's (``processor.text.generation``).
-            thinks: the model thinks aloud before it answers, at any length.
+            own: the bundle's defaults (``processor.text.generation``).
+            thinks: True for a reasoning model, which may think at any length before it answers.
         """
         plain = {
             "max_tokens": UNTIL_THE_CONTEXT_IS_FULL if thinks else DEFAULT_MAX_TOKENS,
@@ -95,7 +95,7 @@ class GenerationOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResolvedOptions(GenerationOptions):
-    """Generation options without a None in length and sampling."""
+    """Generation options without None in length and sampling."""
 
     max_tokens: int
     temperature: float

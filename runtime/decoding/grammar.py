@@ -1,4 +1,4 @@
-"""A form that an answer's text must have, as a value: JSON by a schema, a regular expression, a Lark grammar."""
+"""Grammar of an answer's text: a JSON schema, a regular expression or a Lark grammar. Values only."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from palmtop.errors import InputError
 from palmtop.runtime.bundle.json_fields import kind_of
 
 MAX_GRAMMAR_CHARACTERS = 1 << 16
-"""The grammar library's time grows with the square: an object of 2,000 properties takes 1 s, one of 8,000 takes 28."""
+"""Most characters of a grammar. Time grows with the square: an object of 2,000 properties takes 1 s, of 8,000 28 s."""
 
 
 @dataclass(frozen=True, slots=True)
 class Grammar:
-    """Made by ``Grammar.json_schema``, ``Grammar.regex`` or ``Grammar.lark``.
+    """Grammar of one answer, made by ``Grammar.json_schema``, ``Grammar.regex`` or ``Grammar.lark``.
 
     >>> Grammar.json_schema({"type": "object", "properties": {"total": {"type": "integer"}}}).kind
     'json_schema'
 
     Attributes:
-        kind: how ``text`` is read.
-        text: schema as JSON, expression or grammar.
+        kind: "json_schema", "regex" or "lark".
+        text: the schema as JSON, the expression or the grammar.
     """
 
     kind: Literal["json_schema", "regex", "lark"]
@@ -39,17 +39,17 @@ class Grammar:
 
     @classmethod
     def json_schema(cls, schema: str | Mapping[str, Any] | bool) -> Grammar:
-        """A JSON value that this JSON schema allows, in a form that comes to an end (``bounded_schema``).
+        """Make a grammar of the JSON values that a schema allows, in a finite form (``bounded_schema``).
 
-        White space between two tokens is nothing, a blank, or a new line with its indentation; the schema's
-        ``x-guidance`` may say otherwise. Integers without limits of their own stay within those that all JSON readers
-        take (RFC 8259, section 6).
+        White space between two tokens is empty, a blank, or a new line with its indentation, unless the schema's
+        ``x-guidance`` sets it. Integers without limits of their own stay within the range that all JSON readers accept
+        (RFC 8259, section 6).
 
         Args:
-            schema: as an object, or as JSON text.
+            schema: the schema as an object, or as JSON text.
 
         Raises:
-            InputError: it is not JSON, or neither an object nor true.
+            InputError: the schema is not JSON, or neither an object nor true.
         """
         try:
             value = json.loads(schema) if isinstance(schema, str) else schema
@@ -62,10 +62,13 @@ class Grammar:
 
     @classmethod
     def regex(cls, pattern: str) -> Grammar:
-        """A text that matches as a whole; Rust's syntax, without look-around and back references."""
+        """Make a grammar of the texts that match a regular expression as a whole.
+
+        The syntax is Rust's, without look-around and back references.
+        """
         return cls("regex", pattern)
 
     @classmethod
     def lark(cls, grammar: str) -> Grammar:
-        """A text of a context-free grammar in llguidance's Lark dialect; its first rule is ``start``."""
+        """Make a context-free grammar from llguidance's Lark dialect; its first rule is ``start``."""
         return cls("lark", grammar)

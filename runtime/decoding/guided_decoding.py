@@ -1,8 +1,8 @@
-"""Which tokens keep an answer inside its grammar; the only file that imports llguidance.
+"""Token masks that keep an answer inside its grammar; the only file that imports llguidance.
 
-genai has the same library built in, but applies it only inside its own token loop and freezes it when a
-Generator is made (measured on 0.18.0: ``get_logits`` of a guided generator is not masked). Masks of our own
-cost no prefill, and every turn may have another grammar.
+genai has the same library built in, but applies it only inside its own token loop and fixes the grammar when a
+Generator is made (measured on 0.18.0: ``get_logits`` of a guided generator is not masked). Masks of our own need no
+prefill, and every turn may have another grammar.
 """
 
 from __future__ import annotations
@@ -24,35 +24,35 @@ from .grammar import Grammar
 
 MAX_LEXER_STATES = 50_000
 LEXER_FUEL, STEP_FUEL = 300_000, 100_000
-"""In llguidance's units; measured on hostile grammars: tests/runtime/test_bounded_forms.py."""
+"""Limits in llguidance's units, measured on hostile grammars: tests/runtime/test_bounded_forms.py."""
 _NO_TEXT = "no text can match it: it refers to itself without an end, or forbids every beginning"
 _TOO_COMPLEX = "it is too complex: expected fewer or shorter repetitions and alternatives"
 _REASONS = {"NoExtension": _NO_TEXT, "LexerTooComplex": _TOO_COMPLEX, "ParserTooComplex": _TOO_COMPLEX}
 
 
 class GuidedDecoder:
-    """Follows one answer through its grammar.
+    """State of one answer in its grammar: which tokens may come next.
 
     Raises:
-        InputError: the grammar is not valid, or nothing can match it.
+        InputError: the grammar is not valid, or no text matches it.
     """
 
     def __init__(self, matcher: Any, kind: str) -> None:
         self._matcher = matcher
         self._kind = kind
         self._check()
-        self._first: bytes | None = self._mask()  # refused before a prompt is read for it
+        self._first: bytes | None = self._mask()  # refuse an impossible grammar before the prompt is read
 
     @property
     def is_complete(self) -> bool:
-        """Whether the answer may end here: what there is of it has the whole form."""
+        """Whether the text so far is a complete match of the grammar, so that the answer may end."""
         return bool(self._matcher.is_accepting())
 
     def allowed(self, count: int) -> NDArray[np.bool_]:
-        """Which token ids may come next: [count].
+        """Return a mask of the token ids that may come next, [count].
 
         Raises:
-            InputError: the grammar grew too complex on the way.
+            InputError: the grammar exceeded llguidance's limits during the answer.
         """
         mask, self._first = self._first or self._mask(), None
         bits = np.unpackbits(np.frombuffer(mask, np.uint8), bitorder="little")
@@ -62,7 +62,7 @@ class GuidedDecoder:
         return allowed
 
     def advance(self, token: int) -> None:
-        """The answer went on with this token."""
+        """Record the token that was sampled."""
         self._matcher.consume_token(token)
         self._check()
 
@@ -77,12 +77,12 @@ class GuidedDecoder:
 
 
 class GuidedDecoders:
-    """Makes guides for one bundle; its vocabulary is read when the first is asked for.
+    """Factory of guided decoders for one bundle; it reads the vocabulary at first use.
 
     Args:
         tokenizer_json: path of tokenizer.json.
         vocab_size: V, width of the logits.
-        eos_ids: tokens that end an answer; allowed where the grammar is complete.
+        eos_ids: ids that end an answer; allowed where the grammar is complete.
     """
 
     def __init__(self, tokenizer_json: Path, vocab_size: int, eos_ids: Sequence[int]) -> None:
@@ -92,7 +92,7 @@ class GuidedDecoders:
         self._tokenizer: Any = None
 
     def guide(self, grammar: Grammar | None) -> GuidedDecoder | None:
-        """A new guide; None without a grammar.
+        """Return a new guided decoder; None without a grammar.
 
         Raises:
             InputError: the grammar is not valid.
@@ -104,15 +104,13 @@ class GuidedDecoders:
         try:
             import llguidance
         except ImportError as error:
-            raise RuntimeMissingError(
-                f"structured answers need llguidance ({error}); {install_command('guidance')}"
-            ) from error
+            raise RuntimeMissingError(f"grammar: needs llguidance ({error}); {install_command('guidance')}") from error
         if self._tokenizer is None:
             try:
                 with native_path(self._path.resolve()) as name:
                     self._tokenizer = llguidance.LLTokenizer(name, n_vocab=self._vocab_size, eos_token=self._eos_ids)
             except ValueError as error:
-                raise BundleError(f"{self._path}: no vocabulary for grammars ({error!s:.200})") from error
+                raise BundleError(f"{self._path}: llguidance cannot read the vocabulary ({error!s:.200})") from error
         matcher = llguidance.LLMatcher
         convert: dict[str, Callable[[str], str]] = {
             "json_schema": lambda text: matcher.grammar_from_json_schema(*bounded_json(text)),
@@ -133,7 +131,7 @@ class GuidedDecoders:
 
 
 def explain(error: str) -> str:
-    """What is wrong with a grammar, of what llguidance says about it: one clause, without its state and its options.
+    """Explain an llguidance error of a grammar in one clause, without llguidance's state and options.
 
     >>> explain("NoExtensionBias <state> Tokens: ...")
     'no text can match it: it refers to itself without an end, or forbids every beginning'

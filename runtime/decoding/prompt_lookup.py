@@ -1,12 +1,12 @@
-"""Guesses at the tokens that follow, from what the text has said before (n-gram speculation), and how many to try.
+"""Prompt lookup: draft tokens copied from earlier text (n-gram speculation), and how many to try.
 
-A step of several tokens costs less than as many steps of one, because the weights are read once. So guesses are
-appended behind the token that was sampled, and the logits of every position tell which of them would have been
-sampled anyway; those are free, the first other one is taken back. The sampler draws each token from the logits of its
-own position as ever, so that the answer is the same with and without, sampled ones included.
+A step of several tokens costs less than as many steps of one, because the weights are read once. Draft tokens are
+appended behind the sampled token, and the logits of every position show which of them would have been sampled; those
+are accepted, and the cache is rewound to the first other one. The sampler draws each token from the logits of its own
+position, so the answer is the same with and without drafts, also with random sampling.
 
-How many guesses pay is a question of two measured numbers: how often they come true, and what a longer step costs.
-Knows ids and seconds; no decoder.
+The number of draft tokens depends on two measured numbers: the acceptance rate and the cost of a longer step. This
+module handles ids and seconds; it calls no decoder.
 """
 
 from __future__ import annotations
@@ -23,42 +23,46 @@ from palmtop.runtime.bundle.manifest import MAX_DRAFT_ROWS, Manifest
 from .generation_options import GenerationOptions
 
 LONGEST_MATCH, SHORTEST_MATCH = 4, 2
-"""Tokens at the end of the text that are looked for further in front."""
+"""Numbers of tokens at the end of the text that are searched for in earlier text: longest and shortest."""
 FIRST_CHANCE = 0.5
-"""Of a guess, before there were any; it moves by ``LEARNING`` towards what came true."""
+"""Acceptance rate of a draft token before any was judged; it moves by ``LEARNING`` towards the observed results."""
 LEARNING = 0.1
 STEP_COSTS = (1.0, 1.0, 1.45, 1.8, 2.2, 2.5, 2.9, 3.3)
-"""Seconds of a step with 0, 1, 2, ... guesses over those of a step without, before any was measured; no token is read
-alone (``track``), so that the first guess is free. Two x86 cores with AVX2, full-size matrices at 4 bits and accuracy
-level 4 (``benchmarks/speculation.py``). Each further guess: ``FURTHER``."""
+"""Relative cost of a step with 0, 1, 2, ... draft tokens before any was measured; 1 is a step without. No token is read
+alone (``cached_sequence``), so the first draft token costs nothing. Two x86 cores with AVX2, full-size matrices at 4
+bits and accuracy level 4 (``benchmarks/speculation.py``). Each further draft token adds ``FURTHER``.
+"""
 FURTHER = 0.4
 SMOOTHING, OTHERS, FORGETTING = 0.3, 0.03, 0.001
-"""How far a measured time moves the cost of its own step and of the others, and how far those drift back to
-``STEP_COSTS`` with every step without guesses, so that what a busy moment made look dear is tried again. Chosen by
-simulation: where guesses do not pay they cost 8 % at most (``tests/runtime/test_prompt_lookup.py``)."""
+"""Step sizes of the cost estimate: of a measured step's own cost, of the other costs, and of the return of all costs to
+``STEP_COSTS`` with every step without drafts, so that costs measured on a busy machine are tried again. Chosen by
+simulation: where drafts do not pay off they cost 8 % at most (``tests/runtime/test_prompt_lookup.py``).
+"""
 LOOK_EVERY, LOOK_FAR = 50, 2
-"""Steps after which this many guesses are tried, to see what they cost here."""
-DEAREST = 4.0  # times as dear as reading the tokens one by one: more is a moment in which the machine stood still
+"""Number of steps after which ``LOOK_FAR`` draft tokens are tried, to measure their cost on this machine."""
+DEAREST = 4.0  # most of the cost of reading the tokens one by one: a larger value is a pause of the machine
 SHORTEST_STEP_S = 1e-6
 
 
 class Pace(Protocol):
-    """How many guesses to try, and what it learns from."""
+    """Policy for the number of draft tokens, and the measurements it is told."""
 
     def choose(self, match: int, found: int) -> int:
-        """How many of so many guesses to try, after a match of this length."""
+        """Return how many of ``count`` draft tokens to try after a match of this length."""
 
     def judged(self, match: int, came_true: bool) -> None:
-        """A guess came true, or did not, whether it was tried or not."""
+        """Record whether a draft token was right, tried or not."""
 
     def took(self, guesses: int, seconds: float) -> None:
-        """A step with so many guesses took so long."""
+        """Record the seconds of a step with ``count`` draft tokens."""
 
 
 class MeasuredPace:
-    """As many guesses as the times and chances measured so far say pay off; the first one is free.
+    """Policy that tries as many draft tokens as measured times and acceptance rates justify.
 
-    One for each conversation: chances are those of its text, times those of its decoder.
+    The first draft token costs nothing.
+
+    One instance belongs to one conversation: the rates are those of its text, the times those of its decoder.
     """
 
     def __init__(self) -> None:
@@ -68,7 +72,7 @@ class MeasuredPace:
         self._steps = 0
 
     def choose(self, match: int, found: int) -> int:
-        """The number that gives most tokens per second, the smaller of equals; one before a step was measured."""
+        """Return the number with the most tokens per second, the smaller of equals; one before a step was measured."""
         if self._least_s is None:
             return min(1, found)
         if self._steps % LOOK_EVERY == 0:
@@ -84,11 +88,11 @@ class MeasuredPace:
         return max(best, min(1, found))
 
     def judged(self, match: int, came_true: bool) -> None:
-        """Move the chance of a guess after such a match."""
+        """Move the acceptance rate of a draft token after a match of this length."""
         self._chance[match] += LEARNING * (float(came_true) - self._chance[match])
 
     def took(self, guesses: int, seconds: float) -> None:
-        """Move the cost of this step, and a little those of the other longer ones."""
+        """Move the cost of this step, and by less those of the other longer ones."""
         self._steps += 1
         if guesses <= 1:
             before = seconds if self._least_s is None else self._least_s
@@ -105,30 +109,30 @@ class MeasuredPace:
 
 
 class EveryGuess:
-    """Every guess is tried: what ``speculate=True`` asks for."""
+    """Policy that tries every draft token, for ``speculate=True``."""
 
     def choose(self, match: int, found: int) -> int:
-        """All."""
+        """Return the number of all draft tokens."""
         return found
 
     def judged(self, match: int, came_true: bool) -> None:
-        """Learns nothing."""
+        """Do nothing with the result."""
 
     def took(self, guesses: int, seconds: float) -> None:
-        """Learns nothing."""
+        """Do nothing with the time."""
 
 
 class PromptLookup:
-    """Guesses for one answer.
+    """Draft tokens for one answer, and counts of those tried and accepted.
 
     Args:
-        pace: how many to try.
-        never: ids that end a guess: those that are never sampled, and those that end an answer.
+        pace: policy for the number of draft tokens.
+        never: ids that end a draft: those that are never sampled, and those that end an answer.
 
     Attributes:
-        drafted: guesses tried.
-        accepted: those of them that came true.
-        steps_s: seconds of the steps that read them.
+        drafted: number of draft tokens tried.
+        accepted: number of draft tokens that were sampled.
+        steps_s: seconds of the steps that read draft tokens.
     """
 
     def __init__(self, pace: Pace, never: Collection[int]) -> None:
@@ -137,15 +141,15 @@ class PromptLookup:
         self.steps_s = 0.0
         self._pace = pace
         self._never = frozenset(never)
-        self._guess: list[int] = []  # what is expected next, tried or not
+        self._guess: list[int] = []  # expected next tokens, tried or not
         self._match = SHORTEST_MATCH
 
     def sampled(self, token: int, *, was_read: bool) -> None:
-        """Judge the guess by the token that was sampled in its place.
+        """Compare the drafted token with the one that was sampled in its place.
 
         Args:
-            token: that was sampled.
-            was_read: it was among the guesses that were tried.
+            token: the sampled id.
+            was_read: whether it was among the draft tokens that were tried.
         """
         self.accepted += was_read
         if not self._guess:
@@ -156,11 +160,11 @@ class PromptLookup:
             self._guess.clear()
 
     def draft(self, ids: NDArray[np.int32], most: int) -> list[int]:
-        """What to append behind the text, [at most ``most``].
+        """Return the draft tokens to append behind the text, at most ``most``.
 
         Args:
-            ids: the text, the newest token last.
-            most: room for guesses.
+            ids: token ids of the text, the newest last.
+            most: largest number of draft tokens.
         """
         if most <= 0:
             return []
@@ -171,21 +175,21 @@ class PromptLookup:
         return tried
 
     def took(self, guesses: int, seconds: float) -> None:
-        """A step with so many guesses took so long."""
+        """Record the seconds of a step with ``count`` draft tokens."""
         self._pace.took(guesses, seconds)
         if guesses:
             self.steps_s += seconds
 
 
 def continuation(ids: NDArray[np.int32], most: int, never: Collection[int] = ()) -> tuple[list[int], int]:
-    """What followed when the text last ended like this, and how many tokens were alike.
+    """Return the tokens that followed the last earlier occurrence of the text's end, and the length of the match.
 
-    A text that repeats itself is continued in its rhythm, however short that is.
+    A text that repeats itself is continued with the same period, however short that is.
 
     Args:
-        ids: [S].
-        most: tokens wanted.
-        never: the continuation ends before these.
+        ids: [S] token ids.
+        most: largest number of tokens.
+        never: ids; the continuation ends before the first of them.
 
     >>> continuation(np.array([1, 2, 3, 4, 9, 1, 2]), 3)
     ([3, 4, 9], 2)
@@ -193,7 +197,7 @@ def continuation(ids: NDArray[np.int32], most: int, never: Collection[int] = ())
     ([7, 8, 7, 8, 7], 2)
     """
     for length in range(min(LONGEST_MATCH, len(ids) - 1), SHORTEST_MATCH - 1, -1):
-        starts = len(ids) - length  # earlier places at which so many tokens begin
+        starts = len(ids) - length  # earlier positions at which an equal run of tokens begins
         alike = np.ones(starts, np.bool_)
         for place in range(length):
             alike &= ids[place : place + starts] == ids[place - length]
@@ -214,7 +218,7 @@ def _goes_on(ids: NDArray[np.int32], start: int, most: int, never: Collection[in
 
 
 def step_cost(guesses: int) -> float:
-    """``STEP_COSTS``, continued."""
+    """Return the relative cost of a step, ``STEP_COSTS`` continued."""
     last = len(STEP_COSTS) - 1
     return STEP_COSTS[guesses] if guesses <= last else STEP_COSTS[-1] + FURTHER * (guesses - last)
 
@@ -226,10 +230,10 @@ def _usual_costs() -> list[float]:
 def drafter_for(
     options: GenerationOptions, manifest: Manifest, pace: Pace, never: Sequence[int] = ()
 ) -> PromptLookup | None:
-    """The drafter of an answer; None where nothing is to be guessed.
+    """Return the prompt lookup of an answer; None if no draft tokens are wanted.
 
     Raises:
-        InputError: guesses are asked for, and the bundle cannot judge them.
+        InputError: ``speculate`` is True, and the bundle returns the logits of one position only.
     """
     if manifest.decoder.draft_rows == 1:
         if options.speculate:

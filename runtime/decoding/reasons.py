@@ -1,4 +1,4 @@
-"""Why an answer ended, and why a cached sequence was read again, as words."""
+"""Names of the reasons why an answer ended and why a cached sequence was read again."""
 
 from typing import Literal
 

@@ -1,7 +1,7 @@
-"""From logits to the next token id, in numpy.
+"""Sampling: from logits to the next token id, in numpy.
 
-genai freezes sampling options when its Generator is made; sampling here lets every turn have its own. The vocabulary
-is never sorted: at 200,064 tokens every option takes less than a millisecond (``benchmarks/sampling.py``).
+genai fixes sampling options when its Generator is made; sampling here lets every turn have its own. The vocabulary is
+never sorted: at 200,064 tokens every option takes less than a millisecond (``benchmarks/sampling.py``).
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from palmtop.errors import InputError
 
 from .generation_options import GenerationOptions
 
-BLOCK = 512  # tokens whose weights are added up before one of them is looked for
-SAMPLE, MARGIN = 8192, 150  # tokens that tell where ``top_p`` is reached, and how far off they may be
+BLOCK = 512  # weights per block of the search for a position in their sum
+SAMPLE, MARGIN = 8192, 150  # sample size for the place where ``top_p`` is reached, and the error allowed
 MINUS_INFINITY = int(np.float32(-np.inf).view(np.int32))
-FIRST_LOOK = 64  # most probable tokens in which ``top_p`` is looked for first
+FIRST_LOOK = 64  # number of most probable tokens in which ``top_p`` is looked for first
 
 
 class Sampler:
-    """Draws token ids under one turn's options; equal seeds draw equal ids.
+    """Sampler of token ids for one answer; equal seeds draw equal ids.
 
     Args:
-        options: of the turn.
+        options: generation options of the turn.
         never: ids that are never drawn: the media placeholders.
         seen: ids of the prompt, for the repetition penalty.
     """
@@ -37,14 +37,14 @@ class Sampler:
         self._seen = np.unique(np.array(seen, np.int64)) if self._options.repetition_penalty != 1.0 else None
 
     def draw(self, logits: NDArray[np.float32], allowed: NDArray[np.bool_] | None = None) -> int:
-        """The next id.
+        """Draw the next token id.
 
         Args:
-            logits: [V]; left unchanged.
-            allowed: [V] ids that may be drawn; None for all.
+            logits: [V] float32; not changed.
+            allowed: [V] bool, True for ids that may be drawn; None for all.
 
         Raises:
-            InputError: none may be drawn.
+            InputError: no id may be drawn.
         """
         options = self._options
         scores = np.array(logits, np.float32)
@@ -57,7 +57,7 @@ class Sampler:
             forbid(scores, allowed)
         token = int(scores.argmax())
         if scores[token] == -np.inf:
-            raise InputError("grammar: no token of the vocabulary can go on here, expected a grammar it can spell")
+            raise InputError("grammar: no token of the vocabulary continues the answer, expected another grammar")
         if options.temperature > 0:
             token = self._sample(scores, scores[token])
         if seen is not None:
@@ -84,7 +84,7 @@ class Sampler:
 
 
 def forbid(scores: NDArray[np.float32], allowed: NDArray[np.bool_]) -> None:
-    """Set what is not allowed to minus infinity, in place; by bits, because numpy's masks take 3 ms at 200,064."""
+    """Set logits that are not allowed to minus infinity, in place; by bits: numpy's masks take 3 ms at 200,064."""
     bits = scores.view(np.int32)
     keep = -allowed.view(np.int8).astype(np.int32)  # all ones where allowed
     bits &= keep
@@ -92,14 +92,15 @@ def forbid(scores: NDArray[np.float32], allowed: NDArray[np.bool_]) -> None:
 
 
 def most_probable(scores: NDArray[np.float32], count: int) -> NDArray[np.int64]:
-    """Ids of so many highest scores, in rising order; of equal scores the lower ids.
+    """Return the indices of the highest scores, in rising order; of equal scores the lower indices.
 
     >>> most_probable(np.array([1, 5, 3, 5, 0], np.float32), 2).tolist()
     [1, 3]
     """
     blocks = len(scores) // BLOCK
     candidates: NDArray[np.int64] | None = None
-    if count <= blocks // 2:  # so many blocks have a maximum of at least ``bound``: nothing below it is among them
+    # as many blocks have a maximum of at least ``bound``: no smaller score is among the results
+    if count <= blocks // 2:
         maxima = scores[: blocks * BLOCK].reshape(blocks, BLOCK).max(axis=1)
         bound = np.partition(maxima, blocks - count)[blocks - count]
         candidates = np.flatnonzero(scores >= bound)
@@ -111,19 +112,19 @@ def most_probable(scores: NDArray[np.float32], count: int) -> NDArray[np.int64]:
 
 
 def fewest(weights: NDArray[np.float32], scores: NDArray[np.float32], share: float) -> NDArray[np.int64]:
-    """Places of the fewest weights that reach this share of their sum, in rising order.
+    """Return the indices of the fewest weights whose sum reaches a share of the total, in rising order.
 
     Args:
-        weights: [N], exp of ``scores``.
-        scores: [N], the highest is 0.
-        share: above 0, below 1.
+        weights: [N] float32, exp of ``scores``.
+        scores: [N] float32, the highest is 0.
+        share: share of the total sum, above 0 and below 1.
     """
     wanted = share * float(weights.sum(dtype=np.float64))
     if len(weights) > FIRST_LOOK:
         likeliest = most_probable(scores, FIRST_LOOK)
         if float(weights[likeliest].sum(dtype=np.float64)) >= wanted:
             return np.sort(likeliest[_reaching(weights[likeliest], wanted)])
-    # Very many are needed: a sample tells about where the last of them lies, and only what lies there is sorted.
+    # Many indices are needed: a sample shows roughly where the last of them lies, and only that range is sorted.
     if len(weights) > 4 * SAMPLE:
         sample = -np.sort(-weights[:: len(weights) // SAMPLE])
         sums = np.cumsum(sample, dtype=np.float64)
@@ -139,13 +140,13 @@ def fewest(weights: NDArray[np.float32], scores: NDArray[np.float32], share: flo
 
 
 def _reaching(weights: NDArray[np.float32], wanted: float) -> NDArray[np.int64]:
-    """Places of the largest weights, the fewest whose sum is at least this."""
+    """Indices of the largest weights, the fewest whose sum is at least this."""
     order = np.argsort(-weights)
     return order[: int(np.searchsorted(np.cumsum(weights[order], dtype=np.float64), wanted)) + 1]
 
 
 def draw_by_weight(weights: NDArray[np.float32], uniform: float) -> int:
-    """A place, each as probable as its weight; ``uniform`` lies in 0..1.
+    """Return an index drawn with probability proportional to its weight; ``uniform`` lies in 0..1.
 
     >>> draw_by_weight(np.array([1, 0, 3], np.float32), 0.2), draw_by_weight(np.array([1, 0, 3], np.float32), 0.3)
     (0, 2)
@@ -156,6 +157,6 @@ def draw_by_weight(weights: NDArray[np.float32], uniform: float) -> int:
     inside = np.cumsum(weights[block * BLOCK : (block + 1) * BLOCK], dtype=np.float64)
     goal -= sums[block - 1] if block else 0.0
     place = int(np.searchsorted(inside, goal, side="right"))
-    if place == len(inside):  # by rounding: the last one that can be drawn
+    if place == len(inside):  # after rounding: the last index that can be drawn
         place = int(np.flatnonzero(weights[block * BLOCK : (block + 1) * BLOCK])[-1])
     return block * BLOCK + place

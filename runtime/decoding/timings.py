@@ -1,4 +1,4 @@
-"""Times of one answer."""
+"""Measured times of one answer."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from time import perf_counter
 
 
 class Timings:
-    """Started when it is made; told of every token."""
+    """Stopwatch of one answer: it starts when it is made and is told of every token."""
 
     def __init__(self) -> None:
         self._started = perf_counter()
@@ -15,19 +15,19 @@ class Timings:
         self._tokens = 0
 
     def token(self) -> None:
-        """Another token has been sampled."""
+        """Record that a token has been sampled."""
         self._last = perf_counter()
         self._first = self._first or self._last
         self._tokens += 1
 
     @property
     def ttft_s(self) -> float:
-        """From the start to the first token; to now when there was none."""
+        """Seconds from the start to the first token; to now before there is one."""
         return (self._first or perf_counter()) - self._started
 
     @property
     def tokens_per_s(self) -> float:
-        """Of the tokens after the first."""
+        """Tokens per second after the first token."""
         if self._tokens < 2 or self._first is None:
             return 0.0
         return (self._tokens - 1) / max(self._last - self._first, 1e-9)

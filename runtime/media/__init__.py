@@ -1,1 +1,1 @@
-"""Encoder graphs: pictures and sounds become feature rows of the decoder."""
+"""Encoder graphs: images and sounds to feature rows of the decoder."""

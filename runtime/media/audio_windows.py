@@ -1,4 +1,4 @@
-"""Where a long sound is cut so that the audio graph, run window by window, gives what one run would give."""
+"""Windows of a long sound, such that the audio graph gives the same rows window by window as in one run."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from palmtop.runtime.bundle.processor_config import AudioSpec
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AudioWindow:
-    """One run of the audio graph.
+    """Frame range and padding of one run of the audio graph.
 
     Attributes:
-        start: first mel frame to feed.
-        stop: one past the last.
-        left_context: encoder steps at the front that are there for the convolution alone and are dropped.
-        fill_to: steps to fill up to with zeros; 0 for none.
+        start: first mel frame.
+        stop: end of the frames, exclusive.
+        left_context: encoder steps at the front that serve the convolution only and are dropped.
+        fill_to: number of steps to pad to with zeros; 0 for no padding.
     """
 
     start: int
@@ -25,12 +25,12 @@ class AudioWindow:
 
 
 def audio_windows(frames: int, spec: AudioSpec) -> list[AudioWindow]:
-    """The windows of a sound.
+    """Return the windows of a sound.
 
-    A sound of at most ``window_steps`` steps is one window. A longer one is cut every ``window_steps`` steps,
-    and its last window is filled up, as the reference does. A step of the subsampling sees less than
-    ``compression_rate`` frames before and after its own first frame: the frames of one step more on the left
-    are all the context that a window lacks, and on the right it lacks none.
+    A sound of at most ``window_steps`` steps is one window. A longer one is cut every ``window_steps`` steps, and its
+    last window is padded, as in the reference. A step of the subsampling depends on fewer than ``compression_rate``
+    frames before and after its own first frame: one more step on the left is all the context that a window needs; on
+    the right it needs none.
 
     Source: transformers 5.23, modeling_phi4_multimodal.py, Phi4MultimodalAudioModel.forward (max_seq_len).
     """

@@ -1,7 +1,7 @@
-"""Images and sounds of a conversation: how many rows each takes, and the rows when the decoder needs them.
+"""Images and sounds of a conversation: their row counts, and their feature rows when the decoder needs them.
 
-A source seen before is recognised (a file by path, size and time, anything else by content), so later turns
-neither decode nor encode it again. Decoded tiles and frames live only until the end of a turn.
+A source seen before is recognised (a file by path, size and time, anything else by content), so later turns neither
+decode nor encode it again. Decoded tiles and frames are freed at the end of a turn.
 """
 
 from __future__ import annotations
@@ -27,28 +27,28 @@ Features = NDArray[np.float32]
 
 
 class FeatureSource(Protocol):
-    """What ``Encoders`` offers: features of one image or one sound."""
+    """Interface of ``Encoders``: features of one image or one sound."""
 
     def encode_image(self, tiles: Tiles, *, should_stop: Callable[[], bool] | None = None) -> Features:
-        """Rows [tiles.rows, H]."""
+        """Return the features of an image, [tiles.rows, H]."""
 
     def encode_audio(
         self, log_mel: Features, vision_projector: bool, *, should_stop: Callable[[], bool] | None = None
     ) -> Features:
-        """Rows [R, H]."""
+        """Return the features of a sound, [R, H]."""
 
     def close(self) -> None:
-        """Free everything."""
+        """Free sessions and cached features."""
 
 
 @dataclass(frozen=True, slots=True)
 class MeasuredItem:
-    """An image or a sound whose size is known.
+    """An image or a sound whose number of feature rows is known.
 
     Attributes:
-        item: where it comes from.
-        key: equal keys have equal content.
-        rows: feature rows, and so ids in the prompt.
+        item: the media item of the message.
+        key: identity of the content; equal keys have equal content.
+        rows: number of feature rows, and of its ids in the prompt.
     """
 
     item: MediaItem
@@ -57,7 +57,7 @@ class MeasuredItem:
 
 
 class MediaReader:
-    """Measures and encodes media of one conversation."""
+    """Reader that measures and encodes the media of one conversation."""
 
     def __init__(self, processor: Processor, encoders: FeatureSource) -> None:
         self._processor = processor
@@ -67,11 +67,11 @@ class MediaReader:
         self._frames: dict[str, Features] = {}
 
     def measure(self, item: MediaItem, *, cancelled: Callable[[], bool]) -> MeasuredItem:
-        """Tell an item's rows.
+        """Return an item with its number of feature rows.
 
         Raises:
-            InputError: not usable, or of a kind that the model does not take.
-            CancelledError: asked to stop on the way.
+            InputError: the item is not usable, or of a kind that the model does not take.
+            CancelledError: stopped while decoding.
         """
         key = f"{item.kind}:{source_key(item.source)}"
         if key not in self._rows:
@@ -82,7 +82,7 @@ class MediaReader:
         """Encode an item: [rows, H].
 
         Raises:
-            CancelledError: asked to stop on the way.
+            CancelledError: stopped while decoding or encoding.
         """
         key, item = measured.key, measured.item
         try:
@@ -95,12 +95,12 @@ class MediaReader:
             raise CancelledError from stop
 
     def forget_pixels(self) -> None:
-        """Free decoded tiles and frames; rows stay known."""
+        """Free decoded tiles and frames; row counts stay known."""
         self._tiles.clear()
         self._frames.clear()
 
     def _prepare(self, key: str, item: MediaItem, cancelled: Callable[[], bool]) -> int:
-        """Decode an item and keep what the encoder will want; its rows."""
+        """Decode an item and keep the encoder's inputs; return its number of rows."""
 
         def between() -> None:
             if cancelled():
@@ -116,18 +116,18 @@ class MediaReader:
 
 
 def source_key(source: Any) -> str:
-    """A name for a media source that changes when its content does."""
+    """Return a key for a media source that changes with its content."""
     if isinstance(source, (str, Path)):
         try:
             stat = os.stat(source)
         except (OSError, ValueError):  # ValueError: a NUL byte
-            return f"missing:{source}"  # loading it says what is wrong
+            return f"missing:{source}"  # loading reports the error
         return f"file:{os.path.realpath(source)}:{stat.st_size}:{stat.st_mtime_ns}"
     digest = hashlib.blake2b(digest_size=16)
     for part in source if isinstance(source, tuple) else (source,):
         if isinstance(part, np.ndarray):
             digest.update(f"{part.dtype.str}{part.shape}".encode())
-            # Arrays of objects and dates have no buffer to read; loading them says what is wrong.
+            # Arrays of objects and dates have no buffer to read; loading reports the error.
             digest.update(np.ascontiguousarray(part).data if part.dtype.kind in "biufc" else part.tobytes())
         else:
             digest.update(part if isinstance(part, bytes) else repr(part).encode())

@@ -1,4 +1,4 @@
-"""What the encoder graphs take: shapes checked, inputs put together. Runs nothing."""
+"""Inputs of the encoder graphs: shape checks and input dictionaries. Runs nothing."""
 
 from __future__ import annotations
 
@@ -14,46 +14,46 @@ from .audio_windows import AudioWindow
 
 
 class Tiles(Protocol):
-    """What ``palmtop.runtime.processor.images.dynamic_hd.tile_image`` makes of an image."""
+    """Tiles of an image, as made by ``palmtop.runtime.processor.images.dynamic_hd.tile_image``."""
 
     @property
     def pixels(self) -> NDArray[np.float32]:
-        """[N, 3, C, C], the global view first."""
+        """Pixel values, [N, 3, C, C] float32, the global view first."""
         ...
 
     @property
     def patch_mask(self) -> NDArray[np.bool_]:
-        """[N, P, P]."""
+        """Mask of valid patches, [N, P, P]."""
         ...
 
     @property
     def grid(self) -> tuple[int, int]:
-        """(rows, columns) of tiles."""
+        """Numbers of tiles: (rows, columns)."""
         ...
 
     @property
     def useful(self) -> tuple[int, int]:
-        """(rows, columns) of pooled features that are kept."""
+        """Pooled features that are kept: (rows, columns)."""
         ...
 
     @property
     def rows(self) -> int:
-        """Feature rows of the image."""
+        """Number of feature rows of the image."""
         ...
 
 
 def audio_feeds(log_mel: NDArray[np.float32], window: AudioWindow, vision: bool) -> dict[str, NDArray[Any]]:
-    """Inputs of one run of audio.onnx."""
+    """Return the inputs of one run of audio.onnx."""
     feeds: dict[str, NDArray[Any]] = {"log_mel": log_mel[None, window.start : window.stop]}
     numbers = {"left_context": window.left_context, "window": window.fill_to, "projector": int(vision)}
     return feeds | {name: np.array([value], np.int64) for name, value in numbers.items()}
 
 
 def check_tiles(tiles: Tiles, spec: ImageSpec) -> None:
-    """Refuse tiles of another size or number.
+    """Refuse tiles of another size or number than the manifest's.
 
     Raises:
-        InputError: with found and expected shapes.
+        InputError: names found and expected shapes.
     """
     count = 1 + tiles.grid[0] * tiles.grid[1]
     wanted = (count, 3, spec.crop_size, spec.crop_size), (count, spec.patches, spec.patches)
@@ -65,10 +65,10 @@ def check_tiles(tiles: Tiles, spec: ImageSpec) -> None:
 
 
 def check_log_mel(log_mel: NDArray[np.float32], spec: AudioSpec) -> None:
-    """Refuse frames of another shape.
+    """Refuse log-mel frames of another shape than the manifest's.
 
     Raises:
-        InputError: with found and expected shapes.
+        InputError: names found and expected shapes.
     """
     if log_mel.ndim != 2 or log_mel.shape[1] != spec.n_mels or not len(log_mel):
         raise InputError(f"log-mel frames are {list(log_mel.shape)}, expected [T, {spec.n_mels}] with T from 1 on")

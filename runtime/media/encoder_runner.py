@@ -1,8 +1,8 @@
-"""Runs vision.onnx and audio.onnx: tiles and log-mel frames become feature rows for the decoder.
+"""Runner of vision.onnx and audio.onnx: from tiles and log-mel frames to feature rows of the decoder.
 
 Imports onnxruntime (of the runtime only ``providers/plugins.py`` does so too), and only when something is encoded.
-Sessions are opened when needed and closed after use: an encoder and the decoder's working memory need not exist at the
-same time.
+Sessions are opened when needed and closed after use, so that an encoder and the decoder's working memory need not exist
+at the same time.
 """
 
 from __future__ import annotations
@@ -32,23 +32,23 @@ from .feature_cache import FeatureCache, Features, content_key
 if TYPE_CHECKING:
     import onnxruntime as ort
 
-BATCH_BYTES = 256 << 20  # of activations at a time, when tiles are small enough to share a run
+BATCH_BYTES = 256 << 20  # bytes of activations at a time, when tiles are small enough to share a run
 CACHE_BYTES = 64 << 20
 LOG_ERRORS = 3  # onnxruntime's severity: errors and worse
-POLL_S = 0.02  # how soon a run notices that it is to stop
+POLL_S = 0.02  # interval at which a run checks for cancellation
 
-Progress = Callable[[int, int], None]  # batches done, batches in all
+Progress = Callable[[int, int], None]  # batches done, batches in total
 ShouldStop = Callable[[], bool]
 OpenEncoder = Callable[[str, Path], Any]
-"""Opens the graph of "image" or "audio": an onnxruntime session."""
+"""Function that opens the graph of "image" or "audio" as an onnxruntime session."""
 
 
 class EncodingStopped(Exception):  # noqa: N818 - nothing went wrong: the caller asked for it
-    """``should_stop`` said so."""
+    """A run that was stopped by ``should_stop``."""
 
 
 class Encoders:
-    """The two encoders of a bundle.
+    """The image encoder and the audio encoder of a bundle.
 
     Safe to call from several threads: calls run one after the other, which also bounds memory.
     """
@@ -66,17 +66,17 @@ class Encoders:
         check_room: Callable[[], None] | None = None,
         open_encoder: OpenEncoder | None = None,
     ) -> None:
-        """Nothing is loaded yet.
+        """Set up encoders; nothing is loaded yet.
 
         Args:
-            vision_path: vision.onnx, or None.
-            audio_path: audio.onnx, or None.
+            vision_path: path of vision.onnx; None without images.
+            audio_path: path of audio.onnx; None without sounds.
             spec: sizes of both inputs.
-            tile_bytes: activations of one tile (``EncoderSpec.bytes_per_item``); by default one tile a run.
-            threads: of onnxruntime; None is its default, one per core.
-            keep: sessions stay open after use.
-            cache_bytes: of feature rows kept for inputs that come again.
-            check_room: called before an encoder is loaded; raises when it would not fit into memory.
+            tile_bytes: bytes of activations of one tile (``EncoderSpec.bytes_per_item``); by default one tile per run.
+            threads: number of onnxruntime's threads; None for its default, one per core.
+            keep: whether sessions stay open after use.
+            cache_bytes: bytes of feature rows kept for repeated inputs.
+            check_room: called before an encoder is loaded; raises if it would not fit into memory.
             open_encoder: opens an encoder on another provider than the CPU.
 
         Raises:
@@ -100,20 +100,20 @@ class Encoders:
     def encode_image(
         self, tiles: Tiles, *, progress: Progress | None = None, should_stop: ShouldStop | None = None
     ) -> Features:
-        """Feature rows of one image, in the order of its ids.
+        """Return the feature rows of one image, in the order of its ids.
 
         Args:
-            tiles: of the image.
+            tiles: tiles of the image.
             progress: called after every batch.
-            should_stop: asked before every batch and while one runs.
+            should_stop: called before every batch and during a run; True stops.
 
         Returns:
-            [tiles.rows, H], read-only.
+            feature rows, [tiles.rows, H] float32, read-only.
 
         Raises:
             InputError: the bundle takes no images, or the tiles do not fit its spec.
-            BundleError: vision.onnx cannot be loaded or gives another number of rows.
-            EncodingStopped: ``should_stop`` said so.
+            BundleError: vision.onnx cannot be loaded or returns another number of rows.
+            EncodingStopped: ``should_stop`` returned True.
         """
         spec = self._spec.image
         if spec is None or self._paths["image"] is None:
@@ -144,21 +144,21 @@ class Encoders:
         progress: Progress | None = None,
         should_stop: ShouldStop | None = None,
     ) -> Features:
-        """Feature rows of one sound.
+        """Return the feature rows of one sound.
 
         Args:
-            log_mel: [T, mels].
-            vision_projector: use the projector that was trained beside images.
+            log_mel: [T, mels] float32 frames.
+            vision_projector: use the projector that was trained with images.
             progress: called after every window.
-            should_stop: asked before every window and while one runs.
+            should_stop: called before every window and during a run; True stops.
 
         Returns:
-            [rows, H], read-only.
+            feature rows, [rows, H] float32, read-only.
 
         Raises:
             InputError: the bundle takes no sounds, or the frames do not fit its spec.
-            BundleError: audio.onnx cannot be loaded or gives another number of rows.
-            EncodingStopped: ``should_stop`` said so.
+            BundleError: audio.onnx cannot be loaded or returns another number of rows.
+            EncodingStopped: ``should_stop`` returned True.
         """
         spec = self._spec.audio
         if spec is None or self._paths["audio"] is None:
@@ -180,7 +180,7 @@ class Encoders:
         return self._encode("audio", key, -(-steps // spec.downsample_rate), run, should_stop)
 
     def close(self) -> None:
-        """Close open sessions and forget cached features; the next call starts anew."""
+        """Close open sessions and drop cached features; the next call loads again."""
         with self._lock:
             self._sessions.clear()
             self.cache.clear()
@@ -193,7 +193,7 @@ class Encoders:
             if (known := self.cache.get(key)) is not None:
                 return known
             path = self._paths[kind]
-            assert path is not None  # both callers have looked
+            assert path is not None  # both callers have checked that there is a path
             try:
                 features = run(self._session(kind, path))
             finally:
@@ -206,7 +206,7 @@ class Encoders:
 
     @contextmanager
     def _alone(self, should_stop: ShouldStop | None) -> Iterator[None]:
-        """Wait for other threads, but no longer than wanted."""
+        """Wait for other threads, until ``should_stop`` returns True."""
         while not self._lock.acquire(timeout=POLL_S):
             _ask(should_stop)
         try:
@@ -223,7 +223,7 @@ class Encoders:
 
 
 def return_freed_memory() -> None:
-    """Give freed memory back to the system where the C library keeps it (glibc).
+    """Return freed memory to the system where the C library keeps it (glibc).
 
     Measured on the reference model's sizes: 290 to 490 MB stay with the process after a session is gone,
     23 MB after this call, which takes 0.05 s.
@@ -234,7 +234,7 @@ def return_freed_memory() -> None:
 
 
 def available_providers() -> list[str]:
-    """Execution providers that onnxruntime was built with."""
+    """Return the execution providers that onnxruntime was built with."""
     import onnxruntime as ort
 
     names: list[str] = ort.get_available_providers()
@@ -242,7 +242,7 @@ def available_providers() -> list[str]:
 
 
 def open_session(path: Path, threads: int | None) -> ort.InferenceSession:
-    """A session on the CPU.
+    """Open an onnxruntime session on the CPU.
 
     Raises:
         BundleError: onnxruntime cannot load the graph.
@@ -251,12 +251,14 @@ def open_session(path: Path, threads: int | None) -> ort.InferenceSession:
     try:
         import onnxruntime as ort
     except ImportError as error:
-        raise RuntimeMissingError(f"onnxruntime is not installed; {install_command(only='onnxruntime')}") from error
+        raise RuntimeMissingError(
+            f"media: onnxruntime is not installed; {install_command(only='onnxruntime')}"
+        ) from error
     ort.disable_telemetry_events()
     options = ort.SessionOptions()
     options.log_severity_level = LOG_ERRORS
-    options.enable_cpu_mem_arena = False  # an arena keeps its largest size; without it memory returns after use
-    options.enable_mem_pattern = False  # one is kept for every length of sound, as long as the session is
+    options.enable_cpu_mem_arena = False  # an arena keeps its largest size; without it memory is returned after use
+    options.enable_mem_pattern = False  # one is kept for every length of sound until the session is closed
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if threads is not None:
         options.intra_op_num_threads = threads
@@ -277,9 +279,9 @@ def _run(
     feeds: Mapping[str, NDArray[np.generic]],
     should_stop: ShouldStop | None,
 ) -> list[Features]:
-    """Run the graph in a thread of its own and wait for it, so that a wish to stop, or Ctrl-C, ends the run.
+    """Run the graph in a thread and wait for it, so that ``should_stop`` or Ctrl-C ends the run.
 
-    onnxruntime leaves Python's lock alone while it runs, and looks at ``terminate`` between two nodes.
+    onnxruntime releases Python's lock while it runs, and checks ``terminate`` between two nodes.
     """
     import onnxruntime as ort
 
@@ -304,7 +306,7 @@ def _run(
         raise
     finally:
         thread.join()
-        return_freed_memory()  # or the process grows with the number of windows
+        return_freed_memory()  # otherwise the process grows with the number of windows
     if stopped:
         raise EncodingStopped
     try:

@@ -1,4 +1,4 @@
-"""Encoder output by content: equal images and sounds are encoded once. Bounded, least recent out."""
+"""Cache of encoder output by content: equal images and sounds are encoded once. The oldest entries are dropped."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Features = NDArray[np.float32]
 
 
 def content_key(kind: str, *arrays: NDArray[np.generic]) -> str:
-    """A sha256 over types, shapes and bytes; ``kind`` separates what is done with them."""
+    """Return a sha256 over types, shapes and bytes of arrays; ``kind`` separates different uses."""
     digest = hashlib.sha256(kind.encode())
     for array in arrays:
         digest.update(f"|{array.dtype.str}{array.shape}|".encode())
@@ -21,11 +21,11 @@ def content_key(kind: str, *arrays: NDArray[np.generic]) -> str:
 
 
 MAX_ITEMS = 16
-"""Without it a process that meets small pictures goes on growing for a thousand of them."""
+"""Most entries; without this limit a process that encodes small images grows for a thousand of them."""
 
 
 class FeatureCache:
-    """Arrays by key; what it hands out cannot be written to. Not safe for several threads at once."""
+    """Bounded cache of read-only arrays. Not safe for concurrent threads."""
 
     def __init__(self, max_bytes: int, max_items: int = MAX_ITEMS) -> None:
         self.max_bytes = max_bytes
@@ -34,7 +34,7 @@ class FeatureCache:
         self._entries: OrderedDict[str, Features] = OrderedDict()
 
     def get(self, key: str) -> Features | None:
-        """The features stored under this key, which now counts as the most recent."""
+        """Return the features stored under this key, which becomes the most recent; None if there are none."""
         if key not in self._entries:
             return None
         self._entries.move_to_end(key)
@@ -52,7 +52,7 @@ class FeatureCache:
         return features
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Remove all entries."""
         self._entries.clear()
         self.size_bytes = 0
 

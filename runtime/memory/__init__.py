@@ -1,1 +1,1 @@
-"""Memory of a session: the plan before loading, what the machine has, mapped pages."""
+"""Memory of a session: the plan before loading, available memory, mapped pages."""

@@ -1,4 +1,4 @@
-"""How much memory this machine, and the cgroups around this process, have left; what the process holds."""
+"""Memory of the machine, of the cgroups around this process, and of the process itself."""
 
 from __future__ import annotations
 
@@ -7,28 +7,30 @@ from pathlib import Path
 
 
 def available_memory() -> int | None:
-    """Bytes this process may still take: the least of MemAvailable and what its cgroups leave."""
+    """Return the bytes that this process may still allocate: the least of MemAvailable and the free part of its
+    cgroups.
+    """
     found = [free for free in (_meminfo_available(), *_cgroup_free()) if free is not None]
     if found:
         return min(found)
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError, AttributeError):  # not told on this system
+    except (ValueError, OSError, AttributeError):  # not reported on this system
         return None
 
 
 def peak_rss_bytes() -> int | None:
-    """Highest resident memory of this process so far."""
+    """Return the highest resident memory of this process so far, in bytes."""
     return _own("VmHWM:")
 
 
 def rss_bytes() -> int | None:
-    """Resident memory of this process now."""
+    """Return the resident memory of this process, in bytes."""
     return _own("VmRSS:")
 
 
 def open_handles() -> int | None:
-    """Open files, sockets and pipes of this process; None where the system does not tell."""
+    """Return the number of open files, sockets and pipes of this process; None where the system does not report it."""
     try:
         return len(list(Path("/proc/self/fd").iterdir()))
     except OSError:
@@ -52,13 +54,13 @@ def _meminfo_available() -> int | None:
 
 
 def _kilobytes(text: str, label: str) -> int | None:
-    """The number after a label, in bytes."""
+    """Return the number after a label, converted from kilobytes to bytes."""
     found = (int(line.split()[1]) * 1024 for line in text.splitlines() if line.startswith(label))
     return next(found, None)
 
 
 def _cgroup_free() -> list[int]:
-    """What each cgroup above this process leaves, version 2 and version 1; page cache counts as free."""
+    """Free bytes of each cgroup above this process, version 2 and version 1; page cache counts as free."""
     free = []
     try:
         lines = Path("/proc/self/cgroup").read_text("utf-8").splitlines()

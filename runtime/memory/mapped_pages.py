@@ -1,4 +1,4 @@
-"""Give back the pages of weight files that nobody reads any more.
+"""Release of mapped pages of weight files that are no longer read.
 
 onnxruntime maps external data and copies most of it into its kernels' layout. What was mapped for the copying
 stays resident: 1.07 GB of a full-size INT4 bundle, of which decoding reads only the zero points again, 63 MB
@@ -22,14 +22,14 @@ _MAPPING = re.compile(r"^([0-9a-f]+)-([0-9a-f]+) \S+ \S+ \S+ \S+\s*(.*)$")
 
 
 def release_mapped_pages(folder: Path, names: Iterable[str] = ()) -> int:
-    """Drop this process's clean pages of files in a folder; their content is not lost, only their place in memory.
+    """Drop this process's clean pages of files in a folder; they are read from the files again when needed.
 
     Args:
-        folder: of the files.
-        names: of those that may be links to files elsewhere.
+        folder: folder of the files.
+        names: names of files in it that may be links to files elsewhere.
 
     Returns:
-        Bytes given back; 0 where the system does not tell what is mapped.
+        Bytes released; 0 where the system does not list mappings.
     """
     madvise = getattr(ctypes.CDLL(None), "madvise", None)
     if madvise is None:
@@ -38,30 +38,30 @@ def release_mapped_pages(folder: Path, names: Iterable[str] = ()) -> int:
     for start, stop, resident in _clean_mappings(folder.resolve(), {(folder / name).resolve() for name in names}):
         if resident and madvise(ctypes.c_void_p(start), ctypes.c_size_t(stop - start), MADV_DONTNEED) == 0:
             released += resident
-    logger.debug("%s: gave back %d MB of mapped weights", folder, released >> 20)
+    logger.debug("%s: released %d MB of mapped weights", folder, released >> 20)
     return released
 
 
 def _clean_mappings(folder: Path, files: Container[Path]) -> Iterator[tuple[int, int, int]]:
-    """(start, stop, resident bytes) of mappings of these files that this process has not written to."""
+    """Mappings of these files that this process has not written to: (start, stop, resident bytes)."""
     for mapping in mappings():
         path = Path(mapping.name)
         is_ours = mapping.name.startswith("/") and (path.is_relative_to(folder) or path in files)
-        # A page that was written to is a private copy, in memory or swapped out. "Dirty" would tell of a file that was
-        # just written and is not on the disk yet, too.
+        # A page that was written to is a private copy, in memory or swapped out. "Dirty" would include pages of a file
+        # that was just written and is not on the disk yet.
         if is_ours and not mapping.sizes["Anonymous"] + mapping.sizes["Swap"]:
             yield mapping.start, mapping.stop, mapping.sizes["Rss"]
 
 
 @dataclass(frozen=True, slots=True)
 class Mapping:
-    """A stretch of this process's addresses.
+    """Address range of this process that maps a file or anonymous memory.
 
     Attributes:
         start: first address.
-        stop: behind the last one.
-        name: the file behind it, or what the system calls it; may be empty.
-        sizes: bytes by the kernel's words for them: "Rss", "Anonymous", "Referenced", ...
+        stop: end of the range, exclusive.
+        name: path of the mapped file, or the system's name for the range; may be empty.
+        sizes: bytes by the kernel's names: "Rss", "Anonymous", "Referenced", ...
     """
 
     start: int
@@ -71,7 +71,7 @@ class Mapping:
 
 
 def mappings() -> Iterator[Mapping]:
-    """All mappings of this process; none where the system does not tell."""
+    """Return all mappings of this process; empty where the system does not list them."""
     try:
         lines = Path("/proc/self/smaps").read_text("utf-8", "surrogateescape").splitlines()
     except OSError:

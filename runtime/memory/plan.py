@@ -1,4 +1,4 @@
-"""What a session will need, and the largest context that fits: arithmetic on the manifest, nothing else.
+"""Memory plan of a session, and the largest context that fits, computed from the manifest alone.
 
 The constants were measured with onnxruntime 1.31 on x86-64 (``benchmarks/full_size.py`` compares plan and process).
 """
@@ -13,18 +13,18 @@ from palmtop.errors import MemoryPlanError
 from palmtop.runtime.bundle.manifest import Manifest, PartSpec
 from palmtop.runtime.bundle.states import StateSpec
 
-BASE_BYTES = 176 << 20  # Python, numpy, OpenCV, soxr, onnxruntime and genai; the tokenizer comes on top
-TOKENIZER_COPIES = 6  # tokenizer.json as the objects of two libraries
-ENCODER_PARTS = ("vision encoder", "audio encoder")  # every other part belongs to the decoder's graph
-UNPACKED_PARTS = ("norms and tables",)  # no MatMul reads them
+BASE_BYTES = 176 << 20  # Python, numpy, OpenCV, soxr, onnxruntime and genai; the tokenizer is added to it
+TOKENIZER_COPIES = 6  # tokenizer.json as objects of two libraries
+ENCODER_PARTS = ("vision encoder", "audio encoder")  # all other parts belong to the decoder's graph
+UNPACKED_PARTS = ("norms and tables",)  # no MatMul reads these parts
 TOKENIZER_FILE = "tokenizer.json"
-ACTIVATION_WIDTHS = 16  # float32 vectors of the hidden size alive at once for each token of a prefill chunk
+ACTIVATION_WIDTHS = 16  # float32 vectors of the hidden size in use at a time for each token of a prefill chunk
 MINIMUM_CONTEXT = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryPlan:
-    """Bytes by purpose, for one conversation.
+    """Bytes by purpose for one conversation.
 
     Attributes:
         context: tokens the KV cache holds.
@@ -52,27 +52,27 @@ class MemoryPlan:
 
     @property
     def loading(self) -> int:
-        """Peak while the decoder is loaded."""
+        """Peak bytes while the decoder is loaded."""
         return self.weights + self.prepacked + self.base
 
     @property
     def talking(self) -> int:
-        """Peak of text turns, once loaded."""
+        """Peak bytes of text turns after loading."""
         return self.prepacked + self.used_weights + self.conversation + self.activations + self.base
 
     @property
     def text(self) -> int:
-        """Peak of a session that never reads media."""
+        """Peak bytes of a session without media."""
         return max(self.loading, self.talking)
 
     @property
     def total(self) -> int:
-        """Peak of a session that reads images or sounds while a conversation is open."""
+        """Peak bytes of a session that reads images or sounds while a conversation is open."""
         return max(self.loading, self.talking + self.encoders)
 
     @property
     def conversation(self) -> int:
-        """Of what every conversation allocates for itself."""
+        """Bytes that every conversation allocates."""
         return self.kv_cache + self.media
 
 
@@ -86,16 +86,16 @@ def plan_memory(
     encoder_items: int = 1,
     encoder: str | None = None,
 ) -> MemoryPlan:
-    """The plan for a context.
+    """Compute the memory plan for a context.
 
     Args:
-        manifest: of the bundle.
-        context: tokens a conversation holds.
-        media_rows: None reserves as many as the context could hold.
+        manifest: manifest of the bundle.
+        context: tokens of a conversation.
+        media_rows: rows of media features; None reserves as many as the context could hold.
         chunk: tokens of a prefill step.
-        keep_encoders: both encoders stay loaded.
+        keep_encoders: whether both encoders stay loaded.
         encoder_items: tiles or windows of a run.
-        encoder: "vision" or "audio" for that one alone; None for the larger.
+        encoder: "vision" or "audio" for that encoder alone; None for the larger one.
     """
     decoder = manifest.decoder
     has_media = manifest.vision is not None or manifest.audio is not None
@@ -125,12 +125,12 @@ def plan_memory(
 
 
 def with_copies(manifest: Manifest, plan: MemoryPlan, copies: float) -> MemoryPlan:
-    """The plan where a provider holds the decoder's weights in copies of its own, one mix of adapters at a time.
+    """Return the plan for a provider that copies the decoder's weights, for one mix of adapters at a time.
 
     Args:
-        manifest: of the bundle.
-        plan: for onnxruntime's CPU kernels.
-        copies: memory of the open graphs, in sizes of their weights.
+        manifest: manifest of the bundle.
+        plan: plan for onnxruntime's CPU kernels.
+        copies: memory of the open graphs, as a multiple of the size of their weights.
     """
     own = {part.name: part.size_bytes for part in manifest.parts if part.name not in ENCODER_PARTS}
     adapters = [size for name, size in own.items() if name.startswith("adapter ")]
@@ -141,7 +141,9 @@ def with_copies(manifest: Manifest, plan: MemoryPlan, copies: float) -> MemoryPl
 
 
 def logit_rows(manifest: Manifest) -> int:
-    """Rows of logits alive at once: the last position's twice; in speculation those of a step, and their copy."""
+    """Return the rows of logits in use at a time: the last position's twice; with prompt lookup a step's and their
+    copy.
+    """
     rows = manifest.decoder.draft_rows
     return 2 if rows == 1 else 2 + 2 * rows
 
@@ -157,7 +159,7 @@ def state_bytes(states: Iterable[StateSpec], tokens: int) -> int:
 
 
 def largest_context(manifest: Manifest, plan: MemoryPlan, available_bytes: int) -> int:
-    """The longest context for which ``plan``, otherwise unchanged, fits; 0 when none of any use does."""
+    """Return the longest context for which the otherwise unchanged plan fits; 0 if none does."""
     if plan.loading > available_bytes:
         return 0
     per_token = kv_bytes_per_token(manifest) + 8
@@ -169,15 +171,15 @@ def largest_context(manifest: Manifest, plan: MemoryPlan, available_bytes: int) 
 
 
 def check_plan(manifest: Manifest, plan: MemoryPlan, available_bytes: int | None) -> None:
-    """Refuse to load what needs more than there is; encoders are checked when they are about to be loaded.
+    """Refuse a plan that needs more memory than available; encoders are checked before they are loaded.
 
     Args:
-        manifest: of the bundle.
-        plan: what is asked for.
-        available_bytes: None when the system does not tell, which passes.
+        manifest: manifest of the bundle.
+        plan: plan of the session.
+        available_bytes: available memory; None where the system does not report it, which passes.
 
     Raises:
-        MemoryPlanError: with the numbers and the largest context that would fit.
+        MemoryPlanError: the plan does not fit; names the numbers and the largest context that would fit.
     """
     if available_bytes is None or plan.text <= available_bytes:
         return
@@ -193,10 +195,10 @@ def check_plan(manifest: Manifest, plan: MemoryPlan, available_bytes: int | None
 
 
 def check_encoder(plan: MemoryPlan, available_bytes: int | None) -> None:
-    """Refuse to load an encoder that does not fit beside what is loaded already.
+    """Refuse to load an encoder that does not fit into the remaining memory.
 
     Raises:
-        MemoryPlanError: with the numbers.
+        MemoryPlanError: the encoder does not fit; names the numbers.
     """
     if available_bytes is not None and plan.encoders > available_bytes:
         raise MemoryPlanError(
@@ -206,13 +208,13 @@ def check_encoder(plan: MemoryPlan, available_bytes: int | None) -> None:
 
 
 def megabytes(size_bytes: int) -> str:
-    """For people: "12.3 MB" or "4.56 GB"."""
+    """Format bytes for display: "12.3 MB" or "4.56 GB"."""
     return f"{size_bytes / 1e9:.2f} GB" if size_bytes >= 1e9 else f"{size_bytes / 1e6:.1f} MB"
 
 
 @dataclass(frozen=True, slots=True)
 class _Loaded:
-    """Bytes of a part once it is loaded: mapped pages, those still read, and copies."""
+    """Bytes of a part of the decoder once it is loaded: mapped pages, pages still read, and copies."""
 
     mapped: int
     used: int
@@ -220,11 +222,11 @@ class _Loaded:
 
 
 def _loaded(part: PartSpec, accuracy_level: int) -> _Loaded:
-    """What loading makes of a part of the decoder.
+    """Return the loaded sizes of a part of the decoder.
 
-    A MatMul's weights are copied into the kernel's layout, and their own pages given back; scales and zero points
-    stay mapped, as do the codes of adapters, whose initialisers belong to a branch. At accuracy level 4 the copy
-    holds the scales and a sum for each group, and only the zero points are read again.
+    A MatMul's weights are copied into the kernel's layout, and their own pages are released. Scales and zero points
+    stay mapped, as do the codes of adapters, whose initialisers belong to a branch. At accuracy level 4 the copy holds
+    the scales and a sum for each group, and only the zero points are read again.
     """
     size = part.size_bytes
     if part.bits >= 16 or part.group is None:
@@ -243,7 +245,7 @@ def _accuracy_level(manifest: Manifest) -> int:
 
 
 def _input_bytes(manifest: Manifest, encoder: str, rows: int) -> int:
-    """Pixels of the tiles, and feature rows on their way: as made, joined and put into order."""
+    """Bytes of the tiles' pixels and of the feature rows: as made, joined and put into order."""
     image, width = manifest.processor.image, manifest.decoder.hidden_size * 4
     if encoder != "vision" or image is None:
         return rows * width
@@ -252,6 +254,6 @@ def _input_bytes(manifest: Manifest, encoder: str, rows: int) -> int:
 
 
 def _graph_bytes(manifest: Manifest, file: str) -> int:
-    """Of an .onnx file and of the external data file that has its name."""
+    """Bytes of an .onnx file and of its external data file."""
     stem = PurePosixPath(file).stem
     return sum(f.size_bytes for name, f in manifest.files.items() if PurePosixPath(name).stem == stem)

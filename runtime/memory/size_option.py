@@ -1,4 +1,4 @@
-"""A size on the command line, such as 2GB."""
+"""Parameter type for sizes on the command line, such as 2GB."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from palmtop.errors import InputError
 
 
 class Size(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic from click 8.4 on
-    """Bytes, such as 2GB, 800MB or 1.5 GiB."""
+    """Click parameter type: bytes from text such as 2GB, 800MB or 1.5 GiB."""
 
     name = "size"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Text to bytes; a number alone is bytes."""
+        """Convert text to bytes; a number alone is bytes."""
         if isinstance(value, int):
             return value
         match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([kmgt]?)(i?)b?", str(value).strip().lower())

@@ -1,4 +1,4 @@
-"""Which provider runs which part of a bundle. Values and their checks; opens nothing."""
+"""Assignment of a bundle's parts to execution providers. Values and their checks; opens nothing."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ DEVICES = {OPENVINO: ("cpu", "gpu", "npu")}
 """Of providers that have several, the one that is taken first."""
 
 Provider = str | Mapping[str, str]
-"""One provider for every part, or some parts' own; parts that are not named run on the CPU."""
+"""Name of one provider for every part, or names by part; parts that are not named run on the CPU."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Placement:
-    """A provider for each part: "cpu", "qnn", "openvino", or with a device "openvino:gpu".
+    """Provider of each part: "cpu", "qnn", "openvino", or with a device "openvino:gpu".
 
     Attributes:
-        vision: of the vision encoder.
-        audio: of the audio encoder.
-        decoder: of the decoder.
+        vision: provider of the vision encoder.
+        audio: provider of the audio encoder.
+        decoder: provider of the decoder.
     """
 
     vision: str = CPU
@@ -33,15 +33,15 @@ class Placement:
     decoder: str = CPU
 
     def parts_on(self, provider: str) -> tuple[str, ...]:
-        """The parts that run on a provider, whatever its device."""
+        """Return the parts that run on a provider, on any of its devices."""
         return tuple(part for part in PARTS if getattr(self, part).partition(":")[0] == provider)
 
 
 def placement(provider: Provider) -> Placement:
-    """Read what a caller wrote.
+    """Check a caller's choice of providers and return it as a placement.
 
     Raises:
-        InputError: a part or a provider that is not known.
+        InputError: a part or a provider is not known.
 
     >>> placement({"vision": "openvino"})
     Placement(vision='openvino', audio='cpu', decoder='cpu')
@@ -56,10 +56,10 @@ def placement(provider: Provider) -> Placement:
 
 
 def parse_provider(texts: tuple[str, ...]) -> Provider:
-    """``NAME`` or ``PART=NAME``, as on the command line.
+    """Parse ``NAME`` or ``PART=NAME`` from the command line.
 
     Raises:
-        InputError: a name stands beside parts, or a part is given twice.
+        InputError: a bare name is given together with parts, or a part is given twice.
 
     >>> parse_provider(("vision=openvino", "audio=openvino"))
     {'vision': 'openvino', 'audio': 'openvino'}
@@ -76,7 +76,7 @@ def parse_provider(texts: tuple[str, ...]) -> Provider:
 
 
 def _checked(what: str, name: object) -> str:
-    """The name, as it was written."""
+    """Return the name unchanged after checking it."""
     if isinstance(name, str):
         base, colon, device = name.partition(":")
         if base in PROVIDERS and (not colon or device in DEVICES.get(base, ())):

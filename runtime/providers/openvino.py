@@ -1,7 +1,7 @@
-"""OpenVINO through its onnxruntime plugin: devices, sessions, and its quirks.
+"""The OpenVINO execution provider, an onnxruntime plugin: devices and sessions.
 
-The plugin offers its CPU device on Intel's processors alone, and takes what is asked of a device as ``load_config``.
-Encoders run as they are in the bundle; the decoder has graphs of fixed shapes, one compiled copy of its weights each.
+The plugin offers its CPU device only on Intel processors, and takes device options as ``load_config``. Encoders run as
+they are in the bundle; the decoder has graphs of fixed shapes, one compiled copy of its weights each.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .static_sessions import StaticSessions
 
 PROVIDER = OPENVINO
 COPIES = 5.0
-"""Memory of prefill and decode graph together in sizes of their INT4 weights: measured 2.5 each (docs/npu.md)."""
+"""Memory of prefill and decode graph together, as a multiple of their INT4 weights: measured 2.5 each (docs/npu.md)."""
 
 
 def openvino_decoder(
@@ -33,8 +33,8 @@ def openvino_decoder(
     """The decoder's graphs for OpenVINO, opened when they are first run; arguments as ``open_on_openvino``.
 
     Raises:
-        InputError: the bundle has none.
-        RuntimeMissingError: the plugin is not installed, or has no such device here.
+        InputError: the bundle has no graphs for OpenVINO.
+        RuntimeMissingError: the plugin is not installed, or has no such device on this machine.
     """
     target = bundle.manifest.target(PROVIDER)
     if target is None or target.decoder is None:
@@ -42,7 +42,7 @@ def openvino_decoder(
             f"{bundle.path}: has no graphs for provider '{PROVIDER}', expected a target; palmtop export CHECKPOINT -o "
             f"BUNDLE --target {PROVIDER}, or --provider vision={PROVIDER} --provider audio={PROVIDER} for the encoders"
         )
-    openvino_device(provider)  # now rather than at the first question
+    openvino_device(provider)  # checked at loading rather than at the first question
     return StaticSessions(
         bundle.path,
         target.decoder,
@@ -58,7 +58,7 @@ def open_on_openvino(
     """A session whose nodes run on OpenVINO.
 
     Args:
-        path: of the graph.
+        path: path of the graph.
         provider: "openvino", or with a device "openvino:npu".
         threads: of its CPU device; None leaves it to OpenVINO.
         fell_back: by file, the nodes that run on the CPU; the graph's are added.
@@ -66,8 +66,8 @@ def open_on_openvino(
             refuse.
 
     Raises:
-        BundleError: OpenVINO cannot load the graph, or not the whole of it.
-        RuntimeMissingError: the plugin is not installed, or has no such device here.
+        BundleError: OpenVINO cannot load the graph, or does not support all of it.
+        RuntimeMissingError: the plugin is not installed, or has no such device on this machine.
     """
     wanted = {} if threads is None else {"CPU": {"INFERENCE_NUM_THREADS": str(threads)}}
     session = open_graph(
@@ -83,10 +83,10 @@ def open_on_openvino(
 
 
 def openvino_device(provider: str) -> Any:
-    """The plugin's device of this name: the CPU without one.
+    """Return the plugin's device of this name; the CPU without a name.
 
     Raises:
-        RuntimeMissingError: the plugin is not installed, or has no such device here.
+        RuntimeMissingError: the plugin is not installed, or has no such device on this machine.
     """
     wanted = (provider.partition(":")[2] or DEVICES[PROVIDER][0]).upper()
     offered = {device.ep_metadata.get("ov_device", ""): device for device in find_devices(PROVIDER)}

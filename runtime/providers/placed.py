@@ -1,7 +1,7 @@
-"""A bundle's target on its provider: which files are opened, whether they fit this machine, what fell back.
+"""Sessions of a bundle's target on its provider: files, compatibility with this machine, nodes that fell back.
 
-A compiled graph belongs to one SoC and one version of the compiler. Its source, the quantised graph, lies beside it in
-the bundle, so that a device with another version can compile it again; whoever runs it asks for that.
+A compiled graph belongs to one SoC and one compiler version. Its source, the quantised graph, is kept beside it in the
+bundle, so that a device with another version can compile it again on request.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ from .static_sessions import StaticSessions
 logger = logging.getLogger(__name__)
 
 COMPILER = "qairt"
-"""The version that a compiled graph belongs to."""
+"""Name of the version that a compiled graph depends on."""
 
 
 @dataclass(slots=True)
 class PlacedBundle:
-    """The parts of a bundle that run on a provider that compiles ahead.
+    """Parts of a bundle that run on a provider with graphs compiled ahead.
 
     Attributes:
-        bundle: as opened.
-        provider: its name.
-        parts: "vision", "audio", "decoder": those that run there; what the bundle's model lacks is passed over.
-        fallback: operators may run on the CPU.
-        recompile: graphs are compiled from their sources here, whatever was compiled before.
-        threads: of onnxruntime.
-        fell_back: by file, the nodes that run on the CPU; filled as graphs are opened.
-        compiled_here: files whose source was compiled in place of what was shipped.
+        bundle: the opened bundle.
+        provider: name of the provider.
+        parts: parts that run there: "vision", "audio", "decoder"; parts that the model lacks are skipped.
+        fallback: whether operators may run on the CPU.
+        recompile: whether graphs are compiled from their sources on this machine, even if compiled ones exist.
+        threads: number of onnxruntime's threads.
+        fell_back: nodes that run on the CPU, by file; filled as graphs are opened.
+        compiled_here: files whose source was compiled instead of loading the shipped graph.
     """
 
     bundle: Bundle
@@ -54,11 +54,11 @@ class PlacedBundle:
     compiled_here: list[str] = field(default_factory=list)
 
     def check(self) -> None:
-        """Refuse what cannot work before anything is loaded.
+        """Refuse an impossible combination of bundle, provider and machine before anything is loaded.
 
         Raises:
-            RuntimeMissingError: the provider is not there.
-            InputError: the bundle has no graphs for it, or not for a part.
+            RuntimeMissingError: the provider is not installed.
+            InputError: the bundle has no graphs for it, or none for a part.
             BundleError: the graphs are for another SoC, or compiled by another version.
         """
         find_devices(self.provider)
@@ -73,7 +73,7 @@ class PlacedBundle:
         self._check_fit(target)
 
     def encoders(self, rest: FeatureSource, *, keep: bool) -> FeatureSource:
-        """Encoders on the provider; those that are not are ``rest``'s."""
+        """Return encoders on the provider; other kinds of media go to ``rest``."""
         target = self.target()
         files = {
             name: self.bundle.file(file)
@@ -92,7 +92,7 @@ class PlacedBundle:
         )
 
     def static(self) -> StaticSessions | None:
-        """The decoder on the provider, None where it runs elsewhere."""
+        """Return the decoder's graphs on the provider; None where the decoder runs elsewhere."""
         target = self.target()
         if "decoder" not in self.parts or target.decoder is None:
             return None
@@ -104,9 +104,9 @@ class PlacedBundle:
         )
 
     def open(self, target: TargetSpec, path: Path) -> Any:
-        """A session for one graph of a target, counted."""
+        """Open a session for one graph of a target and record the nodes that fell back."""
         source = source_of(target, path.name)
-        # The emulator cannot load contexts that share weights (QAIRT 2.51 ends in a fault): the source runs instead.
+        # The emulator cannot load contexts that share weights (QAIRT 2.51 crashes): the source runs instead.
         from_source = self.recompile or (is_emulated(target.provider) and path.name in _decoder_files(target))
         file = self.bundle.file(source) if from_source and source != path.name else path
         if file != path:
@@ -118,10 +118,10 @@ class PlacedBundle:
         return session
 
     def target(self) -> TargetSpec:
-        """The provider's graphs: for this SoC, or the first.
+        """Return the provider's target: the one for this SoC, otherwise the first.
 
         Raises:
-            InputError: there are none.
+            InputError: the bundle has no target for the provider.
         """
         there = [t for t in self.bundle.manifest.targets if t.provider == self.provider]
         if not there:
@@ -155,17 +155,17 @@ class PlacedBundle:
 
 
 def source_of(target: TargetSpec, file: str) -> str:
-    """The quantised graph that a compiled one was made of; the file itself where nothing is compiled ahead."""
+    """Return the name of the quantised graph that a compiled one was made from; ``file`` if nothing is compiled."""
     return file if target.soc is None else file.replace(f"{target.provider}-{target.soc}_", f"{target.provider}_", 1)
 
 
 def sources_sha256(bundle: Bundle, target: TargetSpec) -> str:
-    """One hash over the sources of a target, from the manifest's hashes of their files."""
+    """Return one hash over the sources of a target, from the manifest's hashes of their files."""
     return hash_of_files({name: spec.sha256 for name, spec in bundle.manifest.files.items()}, target)
 
 
 def hash_of_files(hashes: Mapping[str, str], target: TargetSpec) -> str:
-    """The same, from hashes by file."""
+    """Return one hash over the sources of a target, from hashes by file."""
     whole = hashlib.sha256()
     for name in sorted({source_of(target, file) for file in target.files}):
         whole.update(f"{name} {hashes.get(name, '')}\n".encode())
@@ -211,7 +211,7 @@ def _decoder_files(target: TargetSpec) -> set[str]:
 
 
 def _steps(name: str, bundle: Bundle) -> int:
-    """Steps of an audio graph by its name: "audio" is the whole window's."""
+    """Encoder steps of an audio graph by its name: "audio" is the graph of a whole window."""
     _, dot, steps = name.partition(".")
     if dot and steps.isdecimal():
         return int(steps)

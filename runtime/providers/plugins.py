@@ -1,7 +1,7 @@
-"""Execution providers that come as packages of their own: found, registered, and given graphs to run.
+"""Execution providers in packages of their own: discovery, registration and sessions.
 
-Knows onnxruntime and the packages; knows no bundle. A graph runs on its provider whole or is refused: onnxruntime's
-silent way to the CPU is open only when asked for, and what went that way is counted.
+Independent of bundles. A graph runs on its provider as a whole or is refused: onnxruntime's silent fallback to the CPU
+is enabled only on request, and the nodes that fell back are counted.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from palmtop.errors import BundleError, InputError, RuntimeMissingError
 from palmtop.packages import install_command
 from palmtop.runtime.bundle.native_files import WEIGHTS_FOLDER, graph_source
 
-LOG_FATAL = 4  # what goes wrong is raised as well
+LOG_FATAL = 4  # errors are raised as well
 SOC_FILE = Path("/sys/devices/soc0/machine")
 FALLBACK_OFF = "session.disable_cpu_ep_fallback"
 RECORD = "session.record_ep_graph_assignment_info"
@@ -32,16 +32,16 @@ class CpuFallbackError(BundleError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProviderPackage:
-    """One provider that palmtop knows.
+    """Package, library and options of one execution provider.
 
     Attributes:
-        name: as users write it.
-        package: on the package index.
-        version: that palmtop was tested with.
-        module: that the package installs.
-        library: what onnxruntime calls the provider.
-        options: for every session.
-        hardware: that it offers a device for.
+        name: name in options and on the command line.
+        package: name on the package index.
+        version: version that palmtop was tested with.
+        module: module that the package installs.
+        library: onnxruntime's name of the provider.
+        options: provider options of every session.
+        hardware: hardware that the provider needs, for messages.
     """
 
     name: str
@@ -60,7 +60,7 @@ PACKAGES = {
         version="2.7.0",
         module="onnxruntime_qnn",
         library="QNNExecutionProvider",
-        # The graphs' own inputs and outputs are float: without this their conversion would stay on the CPU.
+        # The graphs' own inputs and outputs are float: without this option their conversion would stay on the CPU.
         options={"offload_graph_io_quantization": "0", "htp_graph_finalization_optimization_mode": "3"},
         hardware="a Snapdragon's NPU, or x86-64 for its emulator",
     ),
@@ -74,7 +74,7 @@ PACKAGES = {
         hardware="a processor, GPU or NPU of Intel's",
     ),
 }
-SHOWN_NODES = 5  # of those that fell back
+SHOWN_NODES = 5  # number of nodes that fell back named in the log
 _registered: set[str] = set()
 
 logger = logging.getLogger(__name__)
@@ -82,13 +82,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProviderState:
-    """What there is of a provider.
+    """Installed version and devices of a provider, or what is missing.
 
     Attributes:
-        name: as users write it.
-        version: of its package, None where it is not installed.
-        devices: what it runs on, for people.
-        missing: what is missing and the command that mends it; empty when nothing is.
+        name: name of the provider.
+        version: version of its package; None where it is not installed.
+        devices: descriptions of its devices.
+        missing: what is missing and the command that installs it; empty when nothing is.
     """
 
     name: str
@@ -98,7 +98,7 @@ class ProviderState:
 
 
 def state(name: str) -> ProviderState:
-    """Look at a provider without opening a graph; registers it."""
+    """Return the state of a provider without opening a graph; registers the provider."""
     package = PACKAGES[name]
     version = _version(package.package)
     if version is None:
@@ -112,11 +112,11 @@ def state(name: str) -> ProviderState:
 
 
 def find_devices(name: str) -> list[Any]:
-    """Onnxruntime's devices of a provider, at least one.
+    """Return onnxruntime's devices of a provider, at least one.
 
     Raises:
-        InputError: no provider is called so.
-        RuntimeMissingError: its package is not installed or cannot be loaded, or it has no device here.
+        InputError: no provider has this name.
+        RuntimeMissingError: its package is not installed or cannot be loaded, or it has no device on this machine.
     """
     import onnxruntime as ort
 
@@ -125,7 +125,7 @@ def find_devices(name: str) -> list[Any]:
     package = PACKAGES[name]
     if name not in _registered:
         try:
-            # libsndfile ends in a fault when it is loaded after QNN 2.51's libraries, and works when loaded before.
+            # libsndfile crashes when it is loaded after QNN 2.51's libraries, and works when loaded before.
             importlib.import_module("soundfile")
             module = importlib.import_module(package.module)
             ort.register_execution_provider_library(package.library, module.get_library_path())
@@ -159,16 +159,16 @@ def open_graph(
     entries: Mapping[str, str] | None = None,
     device: Any = None,
 ) -> Any:
-    """A session whose graph runs on a provider, "cpu" among them.
+    """Open a session whose graph runs on a provider, or on the CPU.
 
     Args:
-        name: of the provider.
-        path: of the graph.
-        fallback: operators that the provider does not take may run on the CPU; otherwise one is enough to refuse.
-        threads: of onnxruntime; None leaves it to it.
-        options: of the provider, beside those every session has.
-        entries: of the session's config.
-        device: one of ``find_devices``; None takes the first.
+        name: name of the provider, or "cpu".
+        path: path of the graph.
+        fallback: whether operators that the provider does not support may run on the CPU; otherwise one is refused.
+        threads: number of onnxruntime's threads; None for its default.
+        options: provider options, added to those of every session.
+        entries: config entries of the session.
+        device: device from ``find_devices``; None takes the first.
 
     Returns:
         ``onnxruntime.InferenceSession``.
@@ -200,7 +200,7 @@ def open_graph(
 
 
 def placement(session: Any) -> dict[str, list[str]]:
-    """What runs where: provider, as onnxruntime calls it, to the operators of its nodes."""
+    """Return the operators of a session's nodes by provider, with onnxruntime's names."""
     found: dict[str, list[str]] = {}
     for part in session.get_provider_graph_assignment_info():
         found.setdefault(part.ep_name, []).extend(f"{node.op_type} {node.name}" for node in part.get_nodes())
@@ -208,7 +208,7 @@ def placement(session: Any) -> dict[str, list[str]]:
 
 
 def fallen_back(session: Any) -> list[str]:
-    """Nodes that run on the CPU though the session has another provider: "operator name" each."""
+    """Return the nodes that run on the CPU though the session has another provider, as "operator name"."""
     found = placement(session)
     return found.get(CPU, []) if set(found) - {CPU} else []
 
@@ -233,7 +233,7 @@ def fallen_back_text(places: Mapping[str, list[str]]) -> str:
 
 
 def compiler_versions(name: str) -> dict[str, str]:
-    """Versions that a compiled graph depends on, by name."""
+    """Return the versions that a compiled graph depends on, by name."""
     import onnxruntime as ort
 
     package = PACKAGES[name]
@@ -245,12 +245,14 @@ def compiler_versions(name: str) -> dict[str, str]:
 
 
 def is_emulated(name: str) -> bool:
-    """Whether the provider's NPU is a program here: QNN's HTP on x86."""
+    """Return whether the provider's NPU is emulated in software on this machine: QNN's HTP on x86."""
     return name == "qnn" and platform.machine().lower() not in ("aarch64", "arm64")
 
 
 def this_soc(file: Path = SOC_FILE) -> str | None:
-    """The system on chip as Linux and Android name it, such as "sm8750"; None where the system does not tell."""
+    """Return the system on chip as Linux and Android name it, such as "sm8750"; None where the system does not report
+    it.
+    """
     try:
         return file.read_text("utf-8", "replace").strip().lower() or None
     except OSError:

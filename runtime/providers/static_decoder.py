@@ -1,8 +1,8 @@
-"""The token loop over graphs of fixed shapes: what ``track.CachedSequence`` drives where genai cannot run a bundle.
+"""The decoder over graphs of fixed shapes, for providers that genai does not support.
 
-Owns the cache, pads chunks, computes the mask and rotary positions, puts media rows among the embedded tokens, and
-takes the graphs of the mix of adapters that is switched on. Knows numpy alone: graphs are functions handed in, so
-the loop is the same for every provider.
+Holds the cache, pads chunks, computes the mask and rotary positions, inserts media rows into the embedded tokens, and
+selects the graphs of the active mix of adapters. Uses numpy only: graphs are functions passed in, so the loop is the
+same for every provider.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ Feeds = dict[str, NDArray[np.generic]]
 
 
 class StaticGraphs(Protocol):
-    """The graphs of one static decoder, loaded when they are asked for."""
+    """Interface to the graphs of one static decoder, loaded at first use."""
 
     def embed(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
-        """[1, S] -> [1, S, H] rows of the embedding table."""
+        """Return rows of the embedding table: [1, S] -> [1, S, H]."""
 
     def run(self, route: StaticRoute, role: str, feeds: Feeds) -> Mapping[str, NDArray[np.float32]]:
-        """Run the route's "prefill" or "decode" graph: outputs by name."""
+        """Run the route's "prefill" or "decode" graph; return its outputs by name."""
 
 
 class StaticDecoder:
-    """One sequence and its cache (``track.Decoder``).
+    """One sequence and its KV cache over graphs of fixed shapes (``cached_sequence.Decoder``).
 
     Args:
-        graphs: loaded for this bundle; several decoders may share them.
-        spec: what the graphs are.
-        manifest: of the bundle.
-        inputs: arrays that the caller changes in place between two appends.
+        graphs: graphs of this bundle; several decoders may share them.
+        spec: description of the graphs.
+        manifest: manifest of the bundle.
+        inputs: arrays that the caller changes in place between two calls of ``append``.
     """
 
     def __init__(self, graphs: StaticGraphs, spec: StaticSpec, manifest: Manifest, inputs: DecoderInputs) -> None:
@@ -67,16 +67,16 @@ class StaticDecoder:
 
     @property
     def token_count(self) -> int:
-        """Tokens in the cache."""
+        """Number of tokens in the cache."""
         return self._count
 
     def append(self, ids: NDArray[np.int32]) -> None:
-        """Read more tokens, [S], in as many runs as they need.
+        """Run the graphs over more tokens, [S], in as many runs as they need.
 
         Raises:
-            InputError: more than the cache holds, a mix of adapters that the target has no graphs for, or the
+            InputError: more tokens than the cache can hold, a mix of adapters without graphs in the target, or the
                 session is closed.
-            BundleError: a graph gives something else than its spec says.
+            BundleError: a graph's outputs differ from its spec.
         """
         if self._graphs is None:
             raise InputError("the session of this conversation is closed, expected an open one")
@@ -89,13 +89,13 @@ class StaticDecoder:
             self._run(self._graphs, route, ids[start : start + self._spec.chunk])
 
     def logits(self) -> NDArray[np.float32]:
-        """Of the last token, [V]."""
+        """Return the logits of the last token, [V]."""
         if self._logits is None:
-            raise InputError("the decoder has read nothing yet, expected tokens before logits")
+            raise InputError("the decoder has read no token yet, expected tokens before logits")
         return self._logits
 
     def draft_logits(self, count: int) -> NDArray[np.float32]:
-        """Not of these graphs: a step gives its last position's logits alone.
+        """Raise an error: these graphs return the logits of the last position only.
 
         Raises:
             BundleError: always.
@@ -103,12 +103,12 @@ class StaticDecoder:
         raise BundleError(f"the graphs of {self._spec.routes[0].prefill} give no logits of {count} positions")
 
     def rewind_to(self, count: int) -> None:
-        """Forget all but the first tokens; their keys and values stay, later ones are masked until overwritten."""
+        """Remove all tokens but the first ``count``; keys and values of later ones are masked until overwritten."""
         self._count = min(count, self._count)
         self._logits = None
 
     def close(self) -> None:
-        """Free the cache."""
+        """Free the KV cache."""
         self._graphs, self._logits = None, None
         self._cache.clear()
 
@@ -148,7 +148,7 @@ class StaticDecoder:
         return flat
 
     def _rows(self, graphs: StaticGraphs, ids: NDArray[np.int32], rows: int) -> NDArray[np.float32]:
-        """[1, rows, H]: embedded tokens, media rows where ``media_index`` says so, zeros behind."""
+        """Return [1, rows, H]: embedded tokens, media rows at the positions of ``media_index``, zeros as padding."""
         out = np.zeros((1, rows, self._manifest.decoder.hidden_size), np.float32)
         out[:, : len(ids)] = graphs.embed(ids[None].astype(np.int64))
         index, features = self.inputs.media_index, self.inputs.media_features
@@ -159,7 +159,7 @@ class StaticDecoder:
         return out
 
     def _route(self) -> StaticRoute:
-        """The graphs of what is switched on."""
+        """Return the graphs of the active mix of adapters."""
         gates = self.inputs.adapter_gates
         on = {}
         if gates is not None:
@@ -170,12 +170,12 @@ class StaticDecoder:
         wanted = mix_name(on)
         there = ", ".join(mix_name(route.adapters) for route in self._spec.routes)
         raise InputError(
-            f"adapters {wanted} are switched on, this target's graphs were made for: {there}; provider 'cpu' runs any"
+            f"adapters {wanted} are switched on, this target has graphs for: {there}; provider 'cpu' runs any"
         )
 
 
 def mix_name(mix: Mapping[str, float]) -> str:
-    """For people.
+    """Return a readable name for a mix of adapters.
 
     >>> mix_name({"vision": 1.0, "mine": 0.5}), mix_name({})
     ('vision + mine=0.5', 'none')
@@ -184,13 +184,13 @@ def mix_name(mix: Mapping[str, float]) -> str:
 
 
 def attention_bias(spec: StaticSpec, count: int, used: int, rows: int) -> NDArray[np.float32]:
-    """What is added to the scores of a run.
+    """Return the mask that is added to the attention scores of a run.
 
     Args:
-        spec: context C, window, the number that hides.
-        count: tokens in the cache.
-        used: rows of this run that are tokens; those behind them are padding.
-        rows: S.
+        spec: context C, window, and the number that masks.
+        count: number of tokens in the cache.
+        used: rows of this run that are tokens; later rows are padding.
+        rows: S, rows of the run.
 
     Returns:
         [1, 1, S, C + S]: row i is position count + i; columns are the cache's positions, then the run's rows.
@@ -199,7 +199,8 @@ def attention_bias(spec: StaticSpec, count: int, used: int, rows: int) -> NDArra
     position = count + row
     cached, new = np.arange(spec.context)[None, :], np.arange(rows)[None, :]
     sees_cached = np.broadcast_to(cached < count, (rows, spec.context))
-    sees_new = (new <= row) & ((new < used) | (row >= used))  # padding sees itself: no row without anything to see
+    # padding attends to itself: no row may have an empty softmax
+    sees_new = (new <= row) & ((new < used) | (row >= used))
     if spec.window is not None:
         sees_cached = sees_cached & (position - cached < spec.window)
         sees_new = sees_new & (row - new < spec.window)

@@ -1,4 +1,4 @@
-"""Encoders that run graphs of fixed shapes on a provider; kinds that have none go to the bundle's own."""
+"""Encoders over graphs of fixed shapes on a provider; media without such graphs use the bundle's own encoders."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from palmtop.runtime.processor.images.dynamic_hd import feature_order
 from .static_inputs import static_audio_feeds, static_tile_feeds, steps_of
 
 OpenGraph = Callable[[Path], Any]
-"""Opens a graph file for a provider; raises what its user can cause."""
+"""Function that opens a graph file on a provider; raises ``PalmtopError`` for problems that a user can cause."""
 
 
 class StaticEncoders:
-    """What ``Encoders`` offers, on a provider (``media.FeatureSource``)."""
+    """Encoders of fixed shapes on a provider (``media.FeatureSource``)."""
 
     def __init__(
         self,
@@ -38,15 +38,16 @@ class StaticEncoders:
         *,
         keep: bool = False,
     ) -> None:
-        """Nothing is loaded yet.
+        """Set up encoders; nothing is loaded yet.
 
         Args:
-            vision: graph for one tile, None where the rest encodes images.
-            audio: graphs for one window by their steps, the whole window's among them; empty likewise.
+            vision: graph for one tile; None where ``rest`` encodes images.
+            audio: graphs for one window by their number of steps, the whole window's included; empty where ``rest``
+                encodes sounds.
             spec: sizes of both inputs.
-            open_graph: opens a graph.
-            rest: for the kinds without graphs.
-            keep: sessions stay open after use.
+            open_graph: function that opens a graph.
+            rest: encoders of the kinds without graphs.
+            keep: whether sessions stay open after use.
         """
         self._vision = vision
         self._audio = dict(sorted(audio.items()))
@@ -59,7 +60,7 @@ class StaticEncoders:
         self._lock = threading.Lock()
 
     def encode_image(self, tiles: Tiles, *, should_stop: ShouldStop | None = None) -> Features:
-        """Rows [tiles.rows, H], as ``Encoders.encode_image``; stops between two tiles."""
+        """Return the features of an image, [tiles.rows, H]; cancellation acts between two tiles."""
         path, spec = self._vision, self._spec.image
         if path is None:
             return self._rest.encode_image(tiles, should_stop=should_stop)
@@ -83,7 +84,7 @@ class StaticEncoders:
     def encode_audio(
         self, log_mel: NDArray[np.float32], vision_projector: bool, *, should_stop: ShouldStop | None = None
     ) -> Features:
-        """Rows [R, H], as ``Encoders.encode_audio``; stops between two windows."""
+        """Return the features of a sound, [R, H]; cancellation acts between two windows."""
         spec = self._spec.audio
         if not self._audio:
             return self._rest.encode_audio(log_mel, vision_projector, should_stop=should_stop)
@@ -108,7 +109,7 @@ class StaticEncoders:
         return self._encode(key, -(-whole // spec.downsample_rate), run, path)
 
     def close(self) -> None:
-        """Close open sessions and forget cached features; the next call starts anew."""
+        """Close open sessions and drop cached features; the next call loads again."""
         with self._lock:
             self._sessions.clear()
             self._cache.clear()

@@ -1,4 +1,4 @@
-"""What encoder graphs of fixed shapes take: one tile or one window, its masks and positions. Runs nothing."""
+"""Inputs of encoder graphs of fixed shapes: one tile or one window, its masks and positions. Runs nothing."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ from palmtop.runtime.bundle.processor_config import AudioSpec
 from palmtop.runtime.processor.images.patch_positions import position_ids
 
 HIDDEN = -100.0
-"""What hides a key. Scores and mask share one 16-bit range, so a larger number would cost the scores precision; what
-softmax makes of it, 4e-44 of the largest, is zero in 16 bits."""
+"""Mask value of hidden keys. Scores and mask share one 16-bit range, so a larger number would cost the scores
+precision; after softmax it is 4e-44 of the largest, which is zero in 16 bits.
+"""
 
 
 def static_tile_feeds(pixels: NDArray[np.float32], patch_mask: NDArray[np.bool_], rows: int) -> dict[str, NDArray[Any]]:
-    """Inputs of one tile.
+    """Return the inputs for one tile.
 
     Args:
-        pixels: [1, 3, C, C].
-        patch_mask: [1, P, P].
-        rows: R of the graph, at least P*P; the rest is hidden.
+        pixels: [1, 3, C, C] pixel values of the tile.
+        patch_mask: [1, P, P] mask of valid patches.
+        rows: R of the graph, at least P*P; further rows are masked.
     """
     patches = patch_mask.shape[1]
     more = rows - patches * patches
@@ -34,24 +35,24 @@ def static_tile_feeds(pixels: NDArray[np.float32], patch_mask: NDArray[np.bool_]
 
 
 def steps_of(frames: int, left_context: int, spec: AudioSpec) -> int:
-    """Encoder steps of a window of so many mel frames, its context left out."""
+    """Return the number of encoder steps of a window of mel frames, without its context."""
     return -(-frames // spec.compression_rate) - left_context
 
 
 def static_audio_feeds(
     frames: NDArray[np.float32], left_context: int, fill_to: int, spec: AudioSpec, steps: int
 ) -> tuple[dict[str, NDArray[Any]], int]:
-    """Inputs of one window (``audio_windows``), and how many rows of its features count.
+    """Return the inputs for one window (``audio_windows``), and the number of feature rows to keep.
 
     Args:
-        frames: [F, mels] of the window.
-        left_context: steps in front that are context alone, 0 or 1.
-        fill_to: steps that the window is filled up to with zeros; 0 for none, else S.
-        spec: sizes.
-        steps: S of the graph, at least the window's own.
+        frames: [F, mels] frames of the window.
+        left_context: steps in front that are context only, 0 or 1.
+        fill_to: steps that the window is padded to with zeros; 0 for none, else S.
+        spec: sizes of the audio input.
+        steps: S of the graph, at least the window's own steps.
 
     Returns:
-        the feeds, and the rows to keep.
+        the inputs by name, and the number of rows to keep.
     """
     rate = spec.compression_rate
     front = 0 if left_context else rate  # frames of context that this window lacks
@@ -63,12 +64,14 @@ def static_audio_feeds(
     count = steps_of(len(frames), left_context, spec)
     bias = np.zeros((1, 1, 1, steps), np.float32)
     if not fill_to:
-        bias[..., count:] = HIDDEN  # a filled window attends to its zeros, as the reference does
+        bias[..., count:] = HIDDEN  # a padded window attends to its zeros, as the reference does
     return {"log_mel": mel, "frame_mask": mask, "key_bias": bias}, -(-count // spec.downsample_rate)
 
 
 def _patches(pixels: NDArray[np.float32], patches: int) -> NDArray[np.float32]:
-    """[1, 3, C, C] -> [1, P*P, 3*c*c]; pixels right and below that fill no patch are left out."""
+    """Return flattened patches: [1, 3, C, C] -> [1, P*P, 3*c*c]; pixels right and below that fill no patch are left
+    out.
+    """
     size = pixels.shape[-1] // patches
     whole = pixels[..., : patches * size, : patches * size].reshape(1, -1, patches, size, patches, size)
     return whole.transpose(0, 2, 4, 1, 3, 5).reshape(1, patches * patches, -1)

@@ -1,4 +1,4 @@
-"""Rotary cos and sin for given positions, in numpy: graphs of fixed shapes take them as inputs."""
+"""Rotary cos and sin for given positions, in numpy: inputs of graphs of fixed shapes."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from palmtop.runtime.bundle.targets import RopeSpec
 
 
 class RopeTables:
-    """Cos and sin by position, under the short or the long factors.
+    """Tables of cos and sin by position, for the short or the long factors.
 
-    The order of float32 operations is the reference's (``export.graph.rope``).
+    The order of float32 operations is that of the reference (``export.graph.rope``).
     """
 
     def __init__(self, spec: RopeSpec) -> None:
@@ -21,7 +21,7 @@ class RopeTables:
         self._factor = np.float32(spec.attention_factor)
 
     def rows(self, start: int, count: int, *, is_long: bool) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Of ``count`` positions from ``start`` on: cos and sin, each [1, count, R/2]."""
+        """Return cos and sin of ``count`` positions from ``start`` on, each [1, count, R/2]."""
         positions = np.arange(start, start + count, dtype=np.float32)
         angles = positions[None, :, None] * self._inverse[is_long]
         return np.cos(angles) * self._factor, np.sin(angles) * self._factor

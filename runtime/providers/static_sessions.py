@@ -1,7 +1,7 @@
-"""Opens the graphs of a static decoder in onnxruntime and keeps those of the route in use.
+"""Onnxruntime sessions of a static decoder's graphs, open for the route in use.
 
-A provider compiles its own copy of the weights for every graph. So the two graphs of one route are open at a time:
-another route closes them, as another mix of adapters makes the cache void anyway.
+A provider compiles a separate copy of the weights for every graph. So only the two graphs of one route are open at a
+time: another route closes them; another mix of adapters invalidates the cache anyway.
 """
 
 from __future__ import annotations
@@ -22,33 +22,33 @@ from .static_decoder import Feeds, StaticDecoder
 
 
 class GraphSession(Protocol):
-    """What is used of ``onnxruntime.InferenceSession``."""
+    """Interface of ``onnxruntime.InferenceSession``, as far as it is used."""
 
     def get_outputs(self) -> list[Any]:
-        """Of the graph, each with a name."""
+        """Return the outputs of the graph, each with a name."""
 
     def run(self, outputs: list[str] | None, feeds: Any, options: Any = None) -> list[Any]:
-        """Their arrays."""
+        """Return the arrays of the outputs."""
 
 
 OpenGraph = Callable[[Path], GraphSession]
-"""Opens a graph file for a provider; raises what its user can cause."""
+"""Function that opens a graph file on a provider; raises ``PalmtopError`` for problems that a user can cause."""
 
 
 class StaticSessions:
-    """The graphs of one bundle's static decoder (``static_decoder.StaticGraphs``).
+    """Graphs of one bundle's static decoder (``static_decoder.StaticGraphs``).
 
     Args:
-        folder: of the bundle.
-        spec: files.
-        open_graph: opens prefill and decode graphs on the target's provider.
-        open_embedding: opens the embedding graph, on the CPU.
-        keep: graphs of routes that are not in use stay open.
-        copies: memory of a route's two graphs, in sizes of its weights.
+        folder: folder of the bundle.
+        spec: description of the target's graphs and their files.
+        open_graph: function that opens prefill and decode graphs on the target's provider.
+        open_embedding: function that opens the embedding graph on the CPU.
+        keep: whether graphs of routes that are not in use stay open.
+        copies: memory of a route's two graphs, as a multiple of the size of its weights.
 
     Attributes:
-        spec: as given.
-        copies: likewise.
+        spec: description of the target's graphs.
+        copies: memory of a route's two graphs, as a multiple of the size of its weights.
     """
 
     def __init__(
@@ -70,16 +70,16 @@ class StaticSessions:
         self._embedding = open_embedding(folder / spec.embedding)
 
     def decoder(self, manifest: Manifest, inputs: DecoderInputs) -> StaticDecoder:
-        """A new sequence with a cache of its own."""
+        """Return a decoder with an empty cache of its own."""
         return StaticDecoder(self, self.spec, manifest, inputs)
 
     def embed(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
-        """[1, S] -> [1, S, H]."""
+        """Return rows of the embedding table: [1, S] -> [1, S, H]."""
         rows: NDArray[np.float32] = _run(self._embedding, "the embedding", {"input_ids": ids})["rows"]
         return rows
 
     def run(self, route: StaticRoute, role: str, feeds: Feeds) -> Mapping[str, NDArray[np.float32]]:
-        """Run a graph of the route, opening it when it is not open."""
+        """Run a graph of the route, opening it if necessary."""
         file = getattr(route, role)
         if file not in self._sessions:
             if not self._keep:
@@ -89,7 +89,7 @@ class StaticSessions:
         return _run(self._sessions[file], file, feeds)
 
     def close(self) -> None:
-        """Close every open graph."""
+        """Close all open graphs."""
         self._sessions.clear()
 
 

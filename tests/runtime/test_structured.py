@@ -188,5 +188,5 @@ def test_calls_in_plain_text_are_found(toy_session: Session) -> None:
 
 def test_a_tokenizer_that_the_grammar_library_cannot_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text("{}")
-    with pytest.raises(BundleError, match=r"tokenizer\.json: no vocabulary for grammars"):
+    with pytest.raises(BundleError, match=r"tokenizer\.json: llguidance cannot read the vocabulary"):
         GuidedDecoders(tmp_path / "tokenizer.json", 264, [1]).guide(Grammar.regex("a"))
