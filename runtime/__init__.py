@@ -1,1 +1,1 @@
-"""Run a bundle: open it, turn messages into token ids and features, generate."""
+"""Runtime of a bundle: opening, prompt building, media, decoding."""

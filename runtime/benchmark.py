@@ -1,7 +1,7 @@
-"""How fast a bundle is and how much memory it takes here: the same questions several times, cold and warm.
+"""Benchmark of a bundle on this machine: speed and memory of the same questions, several times, cold and warm.
 
-Cold: a session that has just been loaded, encoders included; warm: the same session again with an empty KV
-cache and content it has not seen. Questions are random noise, so that nothing is found in a cache.
+Cold: a session that has just been loaded, encoders included. Warm: the same session again with an empty KV cache and
+    new content. Questions are random noise, so that no cache holds any of them.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ WORDS = ("one", "two", "red", "cat", "sun", "map", "ice", "oak")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spread:
-    """Repeated measurements of one number.
+    """Median and range of repeated measurements of one number.
 
     Attributes:
-        median: of all.
-        low: the smallest.
-        high: the largest.
-        count: how many.
+        median: median of all.
+        low: smallest value.
+        high: largest value.
+        count: number of measurements.
     """
 
     median: float
@@ -47,18 +47,18 @@ class Spread:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measurement:
-    """One kind of question, cold or warm.
+    """Measurements of one kind of question, cold or warm.
 
     Attributes:
         mode: "text", "image", "audio" or "image+audio".
-        warm: the session had answered before.
-        prompt_tokens: of the question, media rows counted.
-        media_rows: of images and sounds among them.
-        load_s: opening the session; None when warm.
-        encode_s: reading and encoding media.
-        ttft_s: to the first token; without ``load_s``.
-        prefill_tokens_per_s: prompt tokens by the time to the first token that is not encoding.
-        decode_tokens_per_s: after the first token.
+        warm: True if the session had answered before.
+        prompt_tokens: tokens of the question, media rows included.
+        media_rows: feature rows of images and sounds among them.
+        load_s: seconds to open the session; None when warm.
+        encode_s: seconds to decode and encode media.
+        ttft_s: seconds to the first token, without ``load_s``.
+        prefill_tokens_per_s: prompt tokens divided by the time to the first token without encoding.
+        decode_tokens_per_s: tokens per second after the first token.
     """
 
     mode: str
@@ -74,14 +74,14 @@ class Measurement:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BenchmarkResult:
-    """Everything measured.
+    """Measurements of a benchmark run, by mode.
 
     Attributes:
-        model: of the bundle.
-        context: tokens the sessions could hold.
-        rss_bytes: resident memory with the last session open; None where the system does not tell.
-        peak_rss_bytes: highest resident memory of the process, likewise.
-        measurements: by mode, cold before warm.
+        model: name of the bundle's model.
+        context: tokens of the sessions' context.
+        rss_bytes: resident memory with the last session open; None where the system does not report it.
+        peak_rss_bytes: highest resident memory of the process; None where the system does not report it.
+        measurements: measurements by mode, cold before warm.
     """
 
     model: str
@@ -91,7 +91,7 @@ class BenchmarkResult:
     measurements: tuple[Measurement, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
+        """Return the result as plain JSON types."""
         return asdict(self)
 
 
@@ -106,16 +106,16 @@ def benchmark(
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> BenchmarkResult:
-    """Measure a bundle.
+    """Measure speed and memory of a bundle.
 
     Args:
-        bundle: its folder.
-        loading: how it is loaded.
-        modes: of questions; empty for those the bundle serves.
-        prompt_tokens: about so many tokens of text in each question, fewer where the context is short.
-        answer_tokens: sampled at a fixed length: random text seldom ends by itself.
-        repeat: cold and warm runs of each mode.
-        seed: of the questions.
+        bundle: folder of the bundle.
+        loading: options for loading it.
+        modes: modes of the questions; empty for those the bundle serves.
+        prompt_tokens: approximate tokens of text in each question; fewer where the context is short.
+        answer_tokens: tokens of each answer; fixed, because answers to random text seldom end by themselves.
+        repeat: number of cold and of warm runs of each mode.
+        seed: seed of the questions.
         progress: called after every answer with done and total.
 
     Raises:
@@ -126,7 +126,7 @@ def benchmark(
     options = GenerationOptions(max_tokens=answer_tokens, temperature=1.0, seed=seed)
     measurements = []
     done = 0
-    with load_session(bundle, loading) as session:  # read the files once: a cold disk is another measurement
+    with load_session(bundle, loading) as session:  # read the files once: a cold disk would be another measurement
         modes = modes or session.manifest.modes
         model, context = session.manifest.model, session.context
     total, resident = 2 * repeat * len(modes), None
@@ -185,7 +185,7 @@ def _media(mode: str, random: np.random.Generator) -> Iterator[dict[str, Any]]:
 
 
 def _words(session: Session, tokens: int, random: np.random.Generator) -> str:
-    """Text of at most so many tokens."""
+    """Return text of at most ``tokens`` tokens."""
     words = random.choice(WORDS, tokens).tolist()
 
     def count(text: str) -> int:

@@ -1,4 +1,4 @@
-"""What this machine and installation are, and what to do about what is not as it should be."""
+"""Check of this machine and installation, with advice on what to change."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from palmtop.runtime.providers.plugins import ProviderState
 
 Level = Literal["good", "advice", "problem"]
 
-OPTIONAL = {  # package: (what it is for, extra)
+OPTIONAL = {  # package: (purpose, extra)
     "llguidance": ("answers that follow a grammar or JSON schema", "guidance"),
     "onnx-ir": ("palmtop export, verify and demo", "export"),
     "safetensors": ("palmtop export, verify and demo", "export"),
@@ -30,13 +30,13 @@ SMALL_DISK_BYTES = 1 << 30
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """One thing looked at.
+    """Result of one check.
 
     Attributes:
-        name: what was looked at.
-        level: "good", "advice" where something could be better, "problem" where palmtop will not work.
-        found: what there is.
-        advice: what to do; empty when there is nothing to do.
+        name: name of the check.
+        level: "good", "advice" for a possible improvement, "problem" if palmtop will not work.
+        found: description of the state found.
+        advice: recommended action; empty if none is needed.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Finding:
     advice: str = ""
 
     def to_dict(self) -> dict[str, str]:
-        """Plain JSON types."""
+        """Return the finding as plain JSON types."""
         return asdict(self)
 
 
@@ -54,12 +54,12 @@ def examine(
     providers: Callable[[], list[str]],
     packaged: Callable[[], Iterable[ProviderState]] = tuple,
 ) -> Iterator[Finding]:
-    """Look at everything; loads the native libraries.
+    """Run all checks; loads the native libraries.
 
     Args:
-        import_genai: imports onnxruntime-genai.
+        import_genai: function that imports onnxruntime-genai.
         providers: execution providers that onnxruntime was built with.
-        packaged: those that are packages of their own.
+        packaged: providers in packages of their own.
     """
     yield _python()
     yield from _packages()
@@ -100,7 +100,7 @@ def _packages() -> Iterator[Finding]:
 def _native(name: str, load: Callable[[], str]) -> Finding:
     try:
         return Finding(name=name, level="good", found=load())
-    except Exception as error:  # whatever a native library does when it cannot be loaded
+    except Exception as error:  # any exception of a native library that cannot be loaded
         reason = " ".join(str(error).split())[:200]
         advice = "reinstall it: pip install --force-reinstall onnxruntime onnxruntime-genai"
         return Finding(name=name, level="problem", found=f"cannot be loaded ({reason})", advice=advice)
@@ -111,7 +111,7 @@ def _providers(found: list[str]) -> str:
 
 
 def _packaged(state: ProviderState) -> Finding:
-    """A provider that nobody needs may be missing."""
+    """Check a provider that is optional: a missing package is no problem."""
     name = f"provider {state.name}"
     if state.version is None:
         return Finding(name=name, level="advice", found="not installed", advice=state.missing.partition("; ")[2])
@@ -121,9 +121,9 @@ def _packaged(state: ProviderState) -> Finding:
 
 
 def _cpu(flags: frozenset[str] | None, machine: str) -> Finding:
-    """Which of the instructions that quantised kernels want there are."""
+    """Check the CPU for instructions that quantised kernels use."""
     if flags is None:
-        return Finding(name="cpu", level="good", found=f"{machine}; its features are not told by this system")
+        return Finding(name="cpu", level="good", found=f"{machine}; this system does not report its features")
     if machine.lower() in ("aarch64", "arm64"):
         arm = [name for name in ("asimddp", "i8mm", "sve") if name in flags]
         advice = "" if "asimddp" in arm else "without dot product instructions INT4 runs several times slower"
@@ -151,7 +151,7 @@ def _cores(count: int | None) -> Finding:
 
 def _memory(available: int | None) -> Finding:
     if available is None:
-        return Finding(name="memory", level="good", found="this system does not tell")
+        return Finding(name="memory", level="good", found="this system does not report it")
     found = f"{megabytes(available)} free to this process"
     if available < SMALL_MEMORY_BYTES:
         advice = (
@@ -176,7 +176,7 @@ def _disk() -> Finding:
 
 
 def cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str] | None:
-    """Instruction set extensions as Linux names them; None elsewhere."""
+    """Return the instruction set extensions by Linux's names; None on other systems."""
     try:
         lines = cpuinfo.read_text("utf-8", "replace").splitlines()
     except OSError:
@@ -196,7 +196,7 @@ def _version(package: str) -> str | None:
 
 
 def _parts(version: str) -> tuple[int, ...]:
-    """Leading numbers of a version.
+    """Return the leading numbers of a version.
 
     >>> _parts("1.31.1rc2")
     (1, 31, 1)

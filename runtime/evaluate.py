@@ -1,4 +1,4 @@
-"""Exact-match accuracy of a session on questions with one right answer, with honest intervals."""
+"""Exact-match accuracy of a session on questions with one right answer, with confidence intervals."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ WILSON_Z = 1.959964  # 95 %
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """One item to be scored.
+    """A question with its expected answer.
 
     Attributes:
-        task: what is asked for; scores are given for each.
-        messages: as ``Session.answer`` takes them.
+        task: name of the task; scores are computed for each task.
+        messages: messages for ``Session.answer``.
         expected: the right answer.
-        group: a finer division of the task; empty for none.
+        group: subdivision of the task; empty for none.
     """
 
     task: str
@@ -40,7 +40,7 @@ class Question:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """One item, scored."""
+    """A question with the answer given and its score."""
 
     task: str
     group: str
@@ -54,13 +54,13 @@ class Score:
     """Accuracy of a task, or of a group within it (``group`` empty: the whole task).
 
     Attributes:
-        task: as in the questions.
-        group: likewise.
-        correct: right answers.
-        total: questions.
+        task: task of the questions.
+        group: group of the questions.
+        correct: number of right answers.
+        total: number of questions.
         accuracy: correct / total.
         low: lower end of the Wilson 95 % interval.
-        high: upper end.
+        high: upper end of the interval.
     """
 
     task: str
@@ -72,12 +72,12 @@ class Score:
     high: float
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
+        """Return the score as plain JSON types."""
         return asdict(self)
 
 
 class Answering(Protocol):
-    """What ``Session`` offers."""
+    """Interface of ``Session`` used for evaluation."""
 
     def answer(
         self,
@@ -86,7 +86,7 @@ class Answering(Protocol):
         adapters: Wanted = None,
         options: GenerationOptions = GenerationOptions(),  # noqa: B008 - frozen
     ) -> Reply:
-        """The whole answer."""
+        """Return the complete answer to messages."""
 
 
 def evaluate(
@@ -97,7 +97,7 @@ def evaluate(
     options: GenerationOptions,
     progress: Callable[[Outcome], None] | None = None,
 ) -> list[Outcome]:
-    """Ask every question once; an answer is right when it equals the expected text, outer blanks aside."""
+    """Ask every question once and score it; an answer is right if it equals the expected text, outer blanks ignored."""
     outcomes = []
     for question in questions:
         answer = session.answer(question.messages, adapters=adapters, options=options).text.strip()
@@ -115,7 +115,7 @@ def evaluate(
 
 
 def scores(outcomes: Iterable[Outcome]) -> list[Score]:
-    """For each task in order of appearance: the whole, then its groups by name."""
+    """Return the scores of each task in order of appearance: the whole task, then its groups by name."""
     tasks: dict[str, dict[str, list[bool]]] = {}
     for outcome in outcomes:
         groups = tasks.setdefault(outcome.task, defaultdict(list))
@@ -126,7 +126,7 @@ def scores(outcomes: Iterable[Outcome]) -> list[Score]:
 
 
 def wilson_interval(correct: int, total: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a proportion.
+    """Return Wilson's 95 % interval of a proportion.
 
     >>> [round(end, 3) for end in wilson_interval(9, 10)]
     [0.596, 0.982]
@@ -138,7 +138,7 @@ def wilson_interval(correct: int, total: int) -> tuple[float, float]:
 
 
 def read_questions(path: Path) -> Iterator[Question]:
-    """Lines of {"messages", "expected", "task"?, "group"?}; paths of media are relative to the file.
+    """Read questions from lines of {"messages", "expected", "task"?, "group"?}; media paths are relative to the file.
 
     Raises:
         InputError: the file cannot be read, or a line is not such an object; names the line.
@@ -148,10 +148,10 @@ def read_questions(path: Path) -> Iterator[Question]:
 
 
 def read_samples(path: Path) -> Iterator[Question]:
-    """Likewise, "expected" may be missing; a file without any line is refused.
+    """Read samples as ``read_questions`` does, with "expected" optional; a file without lines is refused.
 
     Raises:
-        InputError: as above.
+        InputError: the file has no line, or as for ``read_questions``.
     """
     empty = True
     for line, where in _lines(path):
@@ -162,9 +162,9 @@ def read_samples(path: Path) -> Iterator[Question]:
 
 
 def _lines(path: Path) -> Iterator[tuple[str, str]]:
-    """Lines that are not blank, each with where it is."""
+    """Lines that are not blank, each with its location."""
     try:
-        lines = path.read_text("utf-8-sig").split("\n")  # other line breaks of Unicode may stand inside a text
+        lines = path.read_text("utf-8-sig").split("\n")  # other Unicode line breaks may be inside a text
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read ({reason_of(error)}), expected lines of JSON") from error
     for number, line in enumerate(lines, 1):

@@ -1,6 +1,6 @@
-"""A bundle in memory, ready to answer. The only file that imports onnxruntime_genai.
+"""A loaded bundle that answers questions. The only file that imports onnxruntime_genai.
 
-A ``Session`` owns one native model; every ``Conversation`` it makes owns a generator with its KV cache.
+A ``Session`` owns one native model; every ``Conversation`` made from it owns a generator with its KV cache.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ logger = logging.getLogger(__name__)
 
 
 class Session:
-    """One loaded bundle. Made by ``palmtop.load``; close it, or use it in a ``with`` statement."""
+    """A loaded bundle, made by ``palmtop.load``; close it, or use it in a ``with`` statement."""
 
     def __init__(
         self,
@@ -98,18 +98,18 @@ class Session:
 
     @property
     def context(self) -> int:
-        """Tokens a conversation may hold."""
+        """Tokens that a conversation may hold."""
         return min(self.plan.context, self._options.context or self.plan.context)
 
     def conversation(self, *, system: str | None = None, tools: Sequence[Tool] = ()) -> Conversation:
-        """A new dialogue with a KV cache of its own, allocated when it first reads something.
+        """Start a dialogue with a KV cache of its own, allocated at the first turn.
 
         Args:
             system: text of the system message.
             tools: functions that the model may call: {"name", "description", "parameters": JSON schema}.
 
         Raises:
-            InputError: tools of another shape, or the bundle's chat template does not show them to the model.
+            InputError: a tool has another shape, or the bundle's chat template has no place for tools.
         """
         track = CachedSequence(
             self._open_decoder,
@@ -132,19 +132,19 @@ class Session:
     ) -> Answer:
         """Stream the answer to a list of messages (OpenAI / Hugging Face content parts).
 
-        What the messages share with those of the call before is not read again.
+        Tokens that the messages share with those of the previous call are not read again.
 
         Args:
             messages: the whole dialogue, the last one the user's.
-            max_tokens: longest answer; None as in ``options``.
-            adapters: name to weight, or a route's name, or both (``routing``); an empty mapping for none.
-            options: length, sampling, stop strings, form, time.
+            max_tokens: longest answer in tokens; None takes ``options``.
+            adapters: weights by name, a route's name, or both (``routing``); an empty mapping for none.
+            options: length, sampling, stop strings, grammar, time limit.
 
         Returns:
-            an iterator of pieces of text, for ``for`` or ``async for``; the last one carries the whole reply.
+            an iterator of pieces of text, for ``for`` or ``async for``; the last one has the complete reply.
 
         Raises:
-            InputError: while iterating: messages, media or adapters are not usable, or the prompt does not fit.
+            InputError: during iteration: messages, media or adapters are not usable, or the prompt does not fit.
         """
         if self._default is None:
             self._default = self.conversation()
@@ -158,11 +158,11 @@ class Session:
         adapters: Wanted = None,
         options: GenerationOptions = DEFAULTS,
     ) -> Reply:
-        """The whole answer at once; arguments and errors as ``chat``."""
+        """Return the complete answer; arguments and errors as for ``chat``."""
         return self.chat(messages, max_tokens=max_tokens, adapters=adapters, options=options).result()
 
     def count_tokens(self, messages: Sequence[Message]) -> int:
-        """Tokens that a prompt of these messages has, images and sounds counted; nothing is encoded or read.
+        """Count the tokens of a prompt, images and sounds included; nothing is encoded or read.
 
         Raises:
             InputError: messages or media are not usable.
@@ -175,7 +175,7 @@ class Session:
             self._default.cancel()
 
     def close(self) -> None:
-        """Free the native model. Conversations of this session cannot be used any more."""
+        """Free the native model; conversations of this session cannot be used any more."""
         self._default = None
         for decoder in list(self._decoders):
             decoder.close()
@@ -199,7 +199,7 @@ class Session:
         return decoder
 
     def _check_room(self) -> None:
-        """Another conversation's cache must fit too."""
+        """Refuse a conversation whose cache does not fit into memory."""
         available = available_memory()
         if self._options.memory_limit is not None:
             left = self._options.memory_limit - self.plan.total - (len(self._decoders) - 1) * self.plan.conversation
@@ -212,7 +212,7 @@ class Session:
             )
 
     def _check_encoder(self) -> None:
-        """An encoder must fit beside the decoder before it is loaded."""
+        """Refuse an encoder that does not fit beside the decoder, before it is loaded."""
         available = available_memory()
         if self._options.memory_limit is not None:
             others = max(0, len(self._decoders) - 1) * self.plan.conversation
@@ -235,7 +235,7 @@ def load_session(path: str | os.PathLike[str], options: SessionOptions) -> Sessi
     Raises:
         BundleError: the bundle is damaged, genai cannot load it, or its graphs do not fit the provider here.
         InputError: the bundle has no graphs for a provider that needs them.
-        MemoryPlanError: it does not fit.
+        MemoryPlanError: the session does not fit into memory.
         RuntimeMissingError: onnxruntime-genai, or a provider's plugin, is not installed.
     """
     bundle = open_bundle(path)
@@ -254,9 +254,9 @@ def load_session(path: str | os.PathLike[str], options: SessionOptions) -> Sessi
 
 
 def _plan(manifest: Manifest, options: SessionOptions, static: StaticSessions | None = None) -> MemoryPlan:
-    """The plan for the context asked for, or for the longest that fits; refuses what does not.
+    """Return the plan for the requested context, or for the longest that fits; refuse one that does not fit.
 
-    Graphs of fixed shapes hold the cache that they were made for, whatever is asked.
+    Graphs of fixed shapes always allocate the cache that they were exported with.
     """
     serves = manifest.decoder.context_length if static is None else static.spec.context
     if options.context is not None and options.context > serves:
@@ -311,10 +311,10 @@ def _encoders(
 
 
 def import_genai() -> ModuleType:
-    """The native library, its telemetry switched off.
+    """Import the native library with its telemetry switched off.
 
     Raises:
-        RuntimeMissingError: it cannot be imported.
+        RuntimeMissingError: the library cannot be imported.
     """
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when the library is loaded
     try:
@@ -333,7 +333,7 @@ def _open_model(native: ModuleType, bundle: Bundle, context: int, threads: int |
     decoder = bundle.manifest.decoder.file
     with native_errors(bundle.path, "load it"), genai_source(bundle.path, decoder, GENAI_CONFIG_FILE) as source:
         config = native.Config(source.folder)
-        # A memory pattern is kept for ever for each pair of chunk length and context length that was met.
+        # A memory pattern is kept for each pair of chunk length and context length, for the life of the session.
         options: dict[str, Any] = {"enable_mem_pattern": False}
         if threads is not None:
             options["intra_op_num_threads"] = threads

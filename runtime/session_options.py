@@ -1,4 +1,4 @@
-"""How a bundle is loaded. Values only."""
+"""Options for loading a bundle. Values only."""
 
 from __future__ import annotations
 
@@ -10,32 +10,33 @@ from palmtop.runtime.memory.plan import ENCODER_PARTS
 from palmtop.runtime.providers.assignment import CPU, Provider, placement
 
 LARGEST_CHUNK, SMALLEST_CHUNK = 128, 8
-"""Tokens of a prompt read at a time. genai holds Python's lock meanwhile: cancelling, timeouts and other threads
-wait for the end of a chunk. INT4 kernels take as long per token from 8 tokens on: the whole 5.6 B model 139 ms of
-processor time at 8, 134 at 16, 136 at 64 (docs/event-loop.md); 4 tokens take a third more each."""
+"""Largest and smallest number of prompt tokens read at a time. genai holds Python's lock meanwhile: cancelling,
+timeouts and other threads wait for the end of a chunk. INT4 kernels take as long per token from 8 tokens on: the whole
+5.6 B model 139 ms of processor time at 8, 134 at 16, 136 at 64 (docs/event-loop.md); 4 tokens take a third more each.
+"""
 CHUNK_MULTIPLICATIONS = 64e9
-"""About a second of two x86 cores with AVX2 (35e9 a second each, measured as above)."""
+"""Multiplications of a chunk: about a second of two x86 cores with AVX2 (35e9 a second each, measured as above)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionOptions:
-    """How a bundle is loaded.
+    """Options for loading a bundle.
 
     Attributes:
-        context: tokens a conversation may hold; None takes what the bundle serves, or what fits into memory.
-        media_rows: rows of image and sound features a conversation may hold; None for as many as the context.
-        threads: of the native libraries; None leaves it to them.
-        keep_encoders: keep vision and audio encoders loaded after use.
-        memory_limit: bytes the session may take; None for what the machine has.
-        provider: that runs the bundle, or a mapping of "vision", "audio" and "decoder" to providers: "cpu",
+        context: tokens of a conversation; None takes the bundle's context, or the longest that fits into memory.
+        media_rows: most rows of image and sound features of a conversation; None for as many as the context.
+        threads: threads of the native libraries; None for their default.
+        keep_encoders: whether vision and audio encoders stay loaded after use.
+        memory_limit: most bytes of the session; None for the machine's available memory.
+        provider: provider of the bundle, or a mapping of "vision", "audio" and "decoder" to providers: "cpu",
             "openvino", "qnn".
-        fallback: operators that a provider does not take may run on the CPU; they are reported.
-        recompile: compile the bundle's graphs for a provider here, where another version compiled them.
-        prefill_chunk: tokens read at a time; cancelling acts between two chunks, and other threads of the
+        fallback: whether operators that a provider does not support may run on the CPU; they are reported.
+        recompile: whether graphs that another version compiled are compiled again on this machine.
+        prefill_chunk: prompt tokens read at a time; cancellation acts between two chunks, and other threads of the
             process wait for the end of one. None chooses by the size of the model (``chunk_for``).
 
     Raises:
-        InputError: a value is of the wrong type or out of its range.
+        InputError: a value has the wrong type or is out of its range.
     """
 
     context: int | None = None
@@ -64,9 +65,9 @@ class SessionOptions:
 
 
 def chunk_for(manifest: Manifest) -> int:
-    """Tokens to read at a time, so that a chunk takes about a second at most: a power of two, 8 to 128.
+    """Return the prompt tokens to read at a time, such that a chunk takes about a second: a power of two, 8 to 128.
 
-    More than ``draft_rows``, or the head would run on every position of a prompt.
+    The result is larger than ``draft_rows``; otherwise the LM head would run on every position of a prompt.
     """
     weights = sum(part.parameters for part in manifest.parts if not part.name.startswith(ENCODER_PARTS))
     fits = CHUNK_MULTIPLICATIONS / max(1, weights)

@@ -1,4 +1,4 @@
-"""Speech of any length becomes text with times: window by window, each a question of its own."""
+"""Transcription of speech of any length with times: each window is a question of its own."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ WINDOW_S = 30.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Segment:
-    """What was said in a part of a recording.
+    """Transcribed text of a part of a recording.
 
     Attributes:
-        start_s: where the part begins.
-        end_s: where it ends.
-        total_s: length of the whole recording.
-        text: what the model wrote.
-        reply: its answer, with cost and ``finish_reason``: after "max_tokens" words may be missing.
+        start_s: start of the part in seconds.
+        end_s: end of the part in seconds.
+        total_s: length of the whole recording in seconds.
+        text: text of the answer.
+        reply: the complete reply; if its ``finish_reason`` is "max_tokens", words may be missing.
     """
 
     start_s: float
@@ -38,7 +38,7 @@ class Segment:
     reply: Reply
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
+        """Return the segment as plain JSON types."""
         return {
             "start_s": round(self.start_s, 3),
             "end_s": round(self.end_s, 3),
@@ -55,20 +55,20 @@ def transcribe(
     window_s: float = WINDOW_S,
     options: GenerationOptions = DEFAULTS,
 ) -> Iterator[Segment]:
-    """Write down a recording of any length in bounded memory: one window of it is held at a time.
+    """Transcribe a recording of any length in bounded memory: one window of it is held at a time.
 
     Args:
-        session: of a bundle that hears.
-        path: WAV, FLAC, Ogg or MP3.
-        prompt: what the model is asked about each window; the one it was trained with.
+        session: session of a bundle with an audio encoder.
+        path: path of a WAV, FLAC, Ogg or MP3 file.
+        prompt: text of the question about each window; by default the one used in training.
         window_s: longest window in seconds; it ends after the quietest moment of its last quarter.
-        options: of each answer.
+        options: generation options of each answer.
 
     Yields:
         a segment for each window, in order.
 
     Raises:
-        InputError: the file is no sound, a window does not fit the context, or the bundle has no ears.
+        InputError: the file is not a sound, a window does not fit the context, or the bundle has no audio encoder.
     """
     if isinstance(window_s, bool) or not isinstance(window_s, (int, float)) or not 0.1 <= window_s <= 3600:
         raise InputError(f"option window_s: found {window_s!r:.60}, expected 0.1 to 3600 seconds")

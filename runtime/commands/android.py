@@ -1,6 +1,6 @@
-"""``palmtop android``: build the phone's app, and bring a bundle to a phone by cable.
+"""``palmtop android``: build the Android app, and copy a bundle to a phone by cable.
 
-Building is ``android_demo/build_apk.py``'s work, a script of the checkout; this file only finds it. Pushing wraps adb.
+Building runs ``android_demo/build_apk.py``, a script of the checkout; this file only finds it. Copying uses adb.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SCRIPT = "android_demo/build_apk.py"
 APP = "org.palmtop.app"
 MODELS = f"/sdcard/Android/data/{APP}/files/models"
 ADB_ANSWER_TIMEOUT_S = 60
-STDERR = 2  # the descriptor: adb's progress is no result of ours
+STDERR = 2  # the descriptor: adb's progress output is not a result of this command
 EXAMPLES = """
 \b
 Examples:
@@ -37,7 +37,7 @@ Examples:
 
 @click.group("android", short_help="Build the Android app, bring bundles to a phone.")
 def android_command() -> None:
-    """Build the Android app from a checkout, and bring bundles to a phone."""
+    """Build the Android app from a checkout, and copy bundles to a phone."""
 
 
 @android_command.command(
@@ -54,7 +54,7 @@ def build_command(ctx: click.Context, arguments: tuple[str, ...]) -> None:
 
 
 def find_script() -> Path:
-    """The build script: beside this package in a checkout, or below the current folder.
+    """Return the path of the build script: beside this package in a checkout, or below the current folder.
 
     Raises:
         RuntimeMissingError: palmtop was installed without a checkout.
@@ -70,11 +70,11 @@ def find_script() -> Path:
 
 @android_command.command("push", epilog=EXAMPLES, short_help="Copy a bundle to a phone by adb.")
 @bundle_argument
-@click.option("--name", help="What the phone calls it (default: the folder's name).")
+@click.option("--name", help="Name of the model on the phone (default: the folder's name).")
 @click.option("--serial", help="Which phone, as 'adb devices' lists it (default: the only one).")
 @click.option("--force", is_flag=True, help="Replace a model of that name on the phone.")
 def push_command(bundle: Path, name: str | None, serial: str | None, force: bool) -> None:
-    """Check the BUNDLE, copy it to the app's folder on a phone, and let it appear there whole.
+    """Check the BUNDLE and copy it to the app's folder on a phone.
 
     The app must have been opened once on the phone. There, choose the model in Models.
     """
@@ -88,14 +88,14 @@ def push_command(bundle: Path, name: str | None, serial: str | None, force: bool
 
 
 class Adb:
-    """One phone that adb can reach."""
+    """Connection to one phone by adb."""
 
     def __init__(self, serial: str | None) -> None:
         """Find the phone.
 
         Raises:
             RuntimeMissingError: adb is not installed.
-            InputError: there is no such phone, none, or more than one to choose from; or it does not let us in.
+            InputError: there is no such phone, none, or several without a choice; or the phone has not authorised adb.
         """
         if shutil.which("adb") is None:
             raise RuntimeMissingError("'palmtop android push' needs the command 'adb', which is not installed")
@@ -137,7 +137,7 @@ class Adb:
 
 
 def push_bundle(adb: Adb, bundle: Bundle, name: str, *, force: bool) -> None:
-    """Copy a bundle's files beside their place, and rename: the app never sees half a model.
+    """Copy a bundle's files to a temporary folder and rename it: the app never sees an incomplete model.
 
     Raises:
         InputError: the phone refused, is full, or has a model of that name already.

@@ -31,7 +31,9 @@ TABLE_WIDTH = 140  # in a pipe or a file
 @click.option("--mode", "modes", multiple=True, help="text, image, audio or image+audio; repeatable (default: all).")
 @click.option("--prompt-tokens", type=click.IntRange(1), default=512, show_default=True, help="Of text, about.")
 @click.option("--answer-tokens", type=click.IntRange(2), default=32, show_default=True, help="Sampled each time.")
-@click.option("--repeat", type=click.IntRange(1, 1000), default=5, show_default=True, help="Runs, cold and warm.")
+@click.option(
+    "--repeat", type=click.IntRange(1, 1000), default=5, show_default=True, help="Number of cold and of warm runs."
+)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the questions.")
 @session_flags
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
@@ -45,7 +47,7 @@ def bench_command(
     loading: SessionOptions,
     as_json: bool,
 ) -> None:
-    """Ask the BUNDLE noise and take the time: median (smallest to largest) of several runs.
+    """Measure the BUNDLE with random questions: median (smallest to largest) of several runs.
 
     Cold runs follow a fresh load in the same process; warm ones follow a cold one, with an empty KV cache.
     """

@@ -55,7 +55,7 @@ def chat_command(
     loading: SessionOptions,
     hide_thinking: bool,
 ) -> None:
-    """Talk with the BUNDLE; each turn reads only what is new, and may bring pictures and sounds.
+    """Talk with the BUNDLE; each turn reads only what is new, and may include images and sounds.
 
     In the dialogue, /help lists the commands. Exit code 2 when a turn was refused and input is a pipe.
     """
@@ -69,7 +69,7 @@ def chat_command(
 
 
 class Dialogue:
-    """Reads lines, keeps pending media, streams answers."""
+    """A terminal dialogue: reads lines, keeps attached media, streams answers."""
 
     def __init__(
         self,
@@ -88,11 +88,11 @@ class Dialogue:
         self._images: list[Path] = []
         self._sounds: list[Path] = []
         if self.interactive:
-            with suppress(ImportError):  # Windows has none, and some builds of Python
+            with suppress(ImportError):  # Windows and some builds of Python lack readline
                 import readline  # noqa: F401 - gives input() its line editing and history
 
     def run(self) -> int:
-        """Until /quit or the end of input; how many turns were refused."""
+        """Run until /quit or the end of input; return the number of turns that were refused."""
         refused = 0
         while (line := self._next_line()) is not None:
             try:
@@ -118,7 +118,7 @@ class Dialogue:
             click.secho("\n/quit or Ctrl-D leaves", err=True, dim=True)
 
     def _command(self, line: str) -> bool:
-        """Obey a line that begins with a slash; False to leave."""
+        """Run a command that begins with a slash; return False to leave."""
         name, _, argument = line.partition(" ")
         if name in ("/image", "/audio"):
             (self._images if name == "/image" else self._sounds).append(_existing(argument.strip() or name))
@@ -159,7 +159,7 @@ class Dialogue:
 
 @contextmanager
 def _interrupt_cancels(answer: Answer) -> Iterator[None]:
-    """While an answer is given, Ctrl-C stops it and nothing else."""
+    """Make Ctrl-C stop the answer that is being given, and nothing else."""
 
     def cancel(_signal: int, _frame: FrameType | None) -> None:
         answer.cancel()
@@ -172,10 +172,10 @@ def _interrupt_cancels(answer: Answer) -> Iterator[None]:
 
 
 def _existing(text: str) -> Path:
-    """The file a user typed, ``~`` allowed.
+    """Return the path of a file that a user typed; ``~`` is expanded.
 
     Raises:
-        PalmtopError: there is none, or no file can have such a name.
+        PalmtopError: there is no such file, or the name is not possible.
     """
     try:
         path = Path(text).expanduser()

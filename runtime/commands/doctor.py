@@ -1,4 +1,4 @@
-"""``palmtop doctor``: is this machine ready, and what to do where it is not."""
+"""``palmtop doctor``: check of this machine and installation, with advice."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ COLOURS = {"good": "green", "advice": "yellow", "problem": "red"}
 @click.command("doctor", epilog=EXAMPLES, short_help="Check this machine and installation.")
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def doctor_command(as_json: bool) -> None:
-    """Look at versions, CPU features, execution providers and memory, and say what to do about each.
+    """Check versions, CPU features, execution providers and memory, and give advice on each.
 
     Exit code 1 when there is a problem: palmtop will not work.
     """

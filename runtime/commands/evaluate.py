@@ -37,9 +37,9 @@ MAX_TOKENS = 64
 @click.command("evaluate", epilog=EXAMPLES, short_help="Measure accuracy on questions with known answers.")
 @bundle_argument
 @click.argument("data", required=False, type=click.Path(path_type=Path))
-@click.option("--items", type=click.IntRange(1), help="Of each task (default: all, or 100 held-out).")
+@click.option("--items", type=click.IntRange(1), help="Questions of each task (default: all, or 100 held-out).")
 @click.option("--task", "tasks", multiple=True, help="Only this task; repeatable.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the held-out items.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the held-out items.")
 @click.option("--max-tokens", type=click.IntRange(1), default=MAX_TOKENS, show_default=True, help="Per answer.")
 @click.option("--wrong", is_flag=True, help="List wrong answers on standard error.")
 @adapter_flag
@@ -57,7 +57,7 @@ def evaluate_command(
     loading: SessionOptions,
     as_json: bool,
 ) -> None:
-    """Exact-match accuracy of the BUNDLE for each task and group, with Wilson's 95 % interval."""
+    """Measure exact-match accuracy of the BUNDLE for each task and group, with Wilson's 95 % interval."""
     with open_session(bundle, loading) as session:
         questions = _questions(session, data, items, tasks, seed)
         started = perf_counter()
@@ -80,14 +80,14 @@ def evaluate_command(
 def _questions(
     session: Session, data: Path | None, items: int | None, tasks: tuple[str, ...], seed: int
 ) -> list[Question]:
-    """Those of the file, or of the held-out set for every mode the bundle serves."""
+    """Return the questions of the file, or held-out ones for every mode that the bundle serves."""
     if data is None:
         from palmtop.runtime.reference import has_packaged_vocabulary
         from palmtop.runtime.reference.heldout import TASKS, held_out_items
 
         if not has_packaged_vocabulary(session.bundle.path / "tokenizer.json"):
             raise InputError(
-                f"{session.bundle.path}: the packaged questions are tasks that this model never learnt,"
+                f"{session.bundle.path}: the packaged questions are of tasks that this model was not trained on,"
                 " expected a file of questions with their answers"
             )
 
@@ -109,7 +109,7 @@ def _questions(
 
 @contextmanager
 def _progress(total: int) -> Iterator[Callable[[Outcome], None] | None]:
-    """A bar on standard error when that is a terminal."""
+    """Return a progress bar on standard error if that is a terminal."""
     if not sys.stderr.isatty():
         yield None
         return

@@ -1,4 +1,4 @@
-"""Flags that several commands share, and what they become."""
+"""Flags that several commands share, and the options made of them."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ bundle_argument = click.argument("bundle", type=click.Path(path_type=Path))
 def session_flags(command: Command) -> Command:
     """Add --context, --threads, --memory-limit, --keep-encoders; the command gets ``loading``."""
 
-    @click.option("--context", type=int, help="Tokens the conversation may hold (default: what fits).")
-    @click.option("--threads", type=int, help="Threads of the native libraries (default: theirs).")
-    @click.option("--memory-limit", type=Size(), help="Refuse to take more than this, e.g. 3.5GB.")
+    @click.option("--context", type=int, help="Context in tokens (default: as many as fit).")
+    @click.option("--threads", type=int, help="Threads of the native libraries (default: their own).")
+    @click.option("--memory-limit", type=Size(), help="Most memory of the session, e.g. 3.5GB.")
     @click.option("--keep-encoders", is_flag=True, help="Keep encoders loaded: faster, more memory.")
     @click.option(
         "--provider",
@@ -37,8 +37,12 @@ def session_flags(command: Command) -> Command:
         metavar="[PART=]NAME",
         help="cpu (default), openvino or qnn, for all or for a part: vision=qnn; repeatable.",
     )
-    @click.option("--fallback", is_flag=True, help="What the provider does not take runs on the CPU, and is named.")
-    @click.option("--recompile", is_flag=True, help="Compile the provider's graphs here, with the version here.")
+    @click.option(
+        "--fallback", is_flag=True, help="Run nodes that the provider does not support on the CPU, with a warning."
+    )
+    @click.option(
+        "--recompile", is_flag=True, help="Compile the provider's graphs on this machine, with its compiler version."
+    )
     @wraps(command)
     def with_loading(
         *args: Any,
@@ -71,28 +75,28 @@ def generation_flags(command: Command) -> Command:
     @click.option(
         "--max-tokens",
         type=int,
-        help=f"Longest answer (default: {DEFAULT_MAX_TOKENS}; as the context holds for a model that thinks). This "
+        help=f"Longest answer (default: {DEFAULT_MAX_TOKENS}; the context for a reasoning model). This "
         "and the next four: the checkpoint's generation_config.json goes before the default.",
     )
-    @click.option("--temperature", type=float, help="0 (default): always the likeliest token.")
-    @click.option("--top-k", type=int, help="Sample from this many tokens (default: all).")
-    @click.option("--top-p", type=float, help="Sample from the likeliest up to this share (default: 1).")
-    @click.option("--repetition-penalty", type=float, help="Above 1: repeat less (default: 1).")
+    @click.option("--temperature", type=float, help="0 (default): always the most probable token.")
+    @click.option("--top-k", type=int, help="Sample from this many most probable tokens (default: all).")
+    @click.option("--top-p", type=float, help="Sample from the most probable up to this sum (default: 1).")
+    @click.option("--repetition-penalty", type=float, help="Above 1: fewer repetitions (default: 1).")
     @click.option("--seed", type=int, help="Same question, options and seed: same answer.")
     @click.option("--stop", multiple=True, metavar="TEXT", help="End before this text; repeatable.")
-    @click.option("--timeout", "timeout_s", type=float, metavar="SECONDS", help="End the answer after so long.")
+    @click.option("--timeout", "timeout_s", type=float, metavar="SECONDS", help="Cut the answer after this time.")
     @click.option(
         "--overflow",
         "on_overflow",
         type=click.Choice(["refuse", "trim"]),
         default="refuse",
         show_default=True,
-        help="Of the context: refuse the question, or leave out the oldest ones with their answers.",
+        help="When the context is full: refuse the question, or leave out the oldest questions and answers.",
     )
     @click.option(
         "--speculate/--no-speculate",
         default=None,
-        help="Guess ahead from the text wherever possible, or never (default: where it is measured faster).",
+        help="Use prompt lookup wherever possible, or never (default: where it is measured to be faster).",
     )
     @click.option(
         "--schema",
@@ -138,7 +142,7 @@ def generation_flags(command: Command) -> Command:
 
 
 def adapter_flag(command: Command) -> Command:
-    """Add --adapter and --route; the command gets ``adapters``: what the request says, None for nothing."""
+    """Add --adapter and --route; the command gets ``adapters``: the request's choice, None without one."""
 
     @click.option(
         "--adapter",
@@ -159,14 +163,14 @@ def adapter_flag(command: Command) -> Command:
 
 
 def _grammar(schema: Path | None, regex: str | None, lark: Path | None) -> Grammar | None:
-    """The form asked for on the command line.
+    """Return the grammar of an answer from the command line's flags.
 
     Raises:
-        InputError: more than one, or a file that cannot be read.
+        InputError: more than one is given, or a file cannot be read.
     """
     given = [name for name, value in (("--schema", schema), ("--regex", regex), ("--lark", lark)) if value is not None]
     if len(given) > 1:
-        raise InputError(f"found {' and '.join(given)}, expected one form of the answer")
+        raise InputError(f"found {' and '.join(given)}, expected one grammar of the answer")
     if schema is not None:
         return Grammar.json_schema(_read(schema))
     if lark is not None:
@@ -182,5 +186,5 @@ def _read(path: Path) -> str:
 
 
 def open_session(bundle: Path, loading: SessionOptions) -> Session:
-    """Load a bundle for a command."""
+    """Load a bundle as a session for a command."""
     return load_session(bundle, loading)

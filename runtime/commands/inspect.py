@@ -1,4 +1,4 @@
-"""``palmtop inspect``: what is in a bundle, from its manifest alone."""
+"""``palmtop inspect``: contents of a bundle, from its manifest alone."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ MEMORY_ROWS = (
 
 @click.command("inspect", epilog=EXAMPLES, short_help="Show what is in a bundle and what it needs.")
 @bundle_argument
-@click.option("--context", type=int, help="Plan memory for this many tokens (default: all the bundle serves).")
+@click.option("--context", type=int, help="Plan memory for this many tokens (default: the bundle's context).")
 @click.option(
     "--provider", type=click.Choice(["openvino", "qnn"]), help="Load its graphs and count where their nodes run."
 )
@@ -67,7 +67,7 @@ def inspect_command(bundle: Path, context: int | None, provider: str | None, as_
 
 
 def _show_nodes(bundle: Bundle, provider: str, *, as_json: bool) -> None:
-    """Where the nodes of a provider's graphs run; those on the CPU by name."""
+    """Show the provider of the nodes of each graph; those on the CPU by name."""
     found = dict(node_counts(bundle, provider))
     if as_json:
         click.echo(

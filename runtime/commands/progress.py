@@ -1,4 +1,4 @@
-"""A bar on standard error, where that is a terminal."""
+"""Progress bar on standard error, where that is a terminal."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def progress_bar(what: str) -> Iterator[Callable[[float, float], None] | None]:
-    """Give a function to call with done and total; None where nobody would see it."""
+    """Yield a function to call with done and total; None where standard error is not a terminal."""
     if not sys.stderr.isatty():
         yield None
         return

@@ -1,4 +1,4 @@
-"""``palmtop run``: one question, one answer, streamed."""
+"""``palmtop run``: one question and its streamed answer."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ def run_command(
 ) -> None:
     """Ask the BUNDLE one question; PROMPT "-" reads it from standard input.
 
-    Which adapters answer is decided by the bundle's routing table (see: palmtop inspect). Exit code 3 when the answer
-    was cut before its form was complete, or while the model was still thinking.
+    The bundle's routing table selects the adapters (see: palmtop inspect). Exit code 3 when the answer was cut before
+    its grammar was complete, or during thinking.
     """
     text = read_standard_input() if prompt == "-" else clean(prompt)
     messages = [] if system is None else [{"role": "system", "content": system}]
@@ -76,7 +76,7 @@ def run_command(
         finally:
             if not as_json and reply is not None and (writer.has_written or reply.unfinished is None):
                 click.echo()
-    assert reply is not None  # the last piece always carries it
+    assert reply is not None  # the last piece always has the reply
     if as_json:
         click.echo(json.dumps(reply.to_dict()))
     elif sys.stderr.isatty():
@@ -88,10 +88,10 @@ def run_command(
 
 
 def user_content(text: str, images: tuple[Path, ...], sounds: tuple[Path, ...]) -> Any:
-    """One user message: pictures, sounds, then the text.
+    """Return one user message: images, sounds, then the text.
 
     Raises:
-        InputError: there is nothing in it.
+        InputError: the message is empty.
     """
     if not text.strip() and not images and not sounds:
         raise InputError("the prompt is empty, expected text, an image or a sound")
@@ -101,7 +101,7 @@ def user_content(text: str, images: tuple[Path, ...], sounds: tuple[Path, ...]) 
 
 
 def summary(reply: Reply) -> str:
-    """What an answer cost, in one line."""
+    """Return usage and timings of an answer in one line."""
     usage = reply.usage
     adapters = ", ".join(f"{name} {weight:g}" for name, weight in reply.adapters.items()) or "no adapter"
     line = (
@@ -109,7 +109,7 @@ def summary(reply: Reply) -> str:
         f"{usage.ttft_s:.2f} s to the first of {usage.completion_tokens}, then {usage.tokens_per_s:.1f}/s"
     )
     if usage.drafted_tokens:
-        line += f"; {usage.accepted_tokens} of {usage.drafted_tokens} guesses came true"
+        line += f"; {usage.accepted_tokens} of {usage.drafted_tokens} draft tokens accepted"
     if usage.trimmed_messages:
         line += f"; {usage.trimmed_messages} oldest messages left out"
     if usage.reprefilled is not None:

@@ -1,4 +1,4 @@
-"""Pieces of an answer in the terminal: the answer as it is, thinking dimmed or not at all."""
+"""Output of an answer's pieces: the answer unchanged, thinking dimmed or hidden."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from palmtop.runtime.chat.reply import Piece, PieceKind, Reply
 Command = Callable[..., Any]
 
 thinking_flag: Callable[[Command], Command] = click.option(
-    "--hide-thinking", is_flag=True, help="Show only the answer of a model that thinks aloud, as through a pipe."
+    "--hide-thinking", is_flag=True, help="Show only the answer of a reasoning model, as through a pipe."
 )
 
 
 class PieceWriter:
-    """Writes the pieces of one answer to standard output; through a pipe goes the answer alone.
+    """Writer of one answer's pieces to standard output; a pipe receives the answer without thinking.
 
     Args:
-        hide_thinking: leave thinking out on a terminal too.
+        hide_thinking: whether thinking is left out on a terminal too.
     """
 
     def __init__(self, *, hide_thinking: bool) -> None:
@@ -34,7 +34,7 @@ class PieceWriter:
         return self._last is not None
 
     def write(self, piece: Piece) -> None:
-        """Show a piece at once."""
+        """Write a piece and flush it."""
         if not piece.text or (piece.kind == "thinking" and not self._shows_thinking):
             return
         if self._last not in (None, piece.kind):
@@ -48,7 +48,7 @@ class PieceWriter:
 
 
 def cut_note(reply: Reply) -> str | None:
-    """One line that says that an answer was cut, by what, and what it lacks; None for a whole one."""
+    """Return one line that says why an answer was cut and what is missing; None for a complete answer."""
     if not reply.was_cut and reply.unfinished is None:
         return None
     causes = {
@@ -59,5 +59,5 @@ def cut_note(reply: Reply) -> str | None:
         "stop_string": "by a stop string (--stop)",
         "eos": "by the model itself",
     }
-    lacks = {"form": ", before its form was complete", "thinking": " while the model was still thinking", None: ""}
+    lacks = {"form": ", before its grammar was complete", "thinking": " while the model was still thinking", None: ""}
     return f"palmtop: the answer was cut {causes[reply.finish_reason]}{lacks[reply.unfinished]}"

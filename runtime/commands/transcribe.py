@@ -1,4 +1,4 @@
-"""``palmtop transcribe``: a recording of any length becomes text with times."""
+"""``palmtop transcribe``: text with times from a recording of any length."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ Examples:
 """
 
 
-@click.command("transcribe", epilog=EXAMPLES, short_help="Write down a long recording.")
+@click.command("transcribe", epilog=EXAMPLES, short_help="Transcribe a long recording.")
 @bundle_argument
 @click.argument("sound", type=click.Path(path_type=Path))
 @click.option("--window", "window_s", type=float, default=WINDOW_S, show_default=True, help="Longest part, seconds.")
-@click.option("--prompt", default=PROMPT, show_default=True, help="What is asked about each part.")
+@click.option("--prompt", default=PROMPT, show_default=True, help="Prompt for each part.")
 @click.option("--srt", is_flag=True, help="Print subtitles (SubRip).")
 @generation_flags
 @session_flags
@@ -43,9 +43,9 @@ def transcribe_command(
     loading: SessionOptions,
     as_json: bool,
 ) -> None:
-    """Write down the recording SOUND with the BUNDLE, part by part, in memory that does not grow with it.
+    """Transcribe the recording SOUND with the BUNDLE, part by part; memory does not grow with its length.
 
-    A part ends where it is quiet. Parts cut short by --max-tokens are told on standard error.
+    A part ends where it is quiet. Parts that were cut by --max-tokens are reported on standard error.
     """
     with open_session(bundle, loading) as session, progress_bar(sound.name) as progress:
         parts = transcribe(session, sound, prompt=prompt, window_s=window_s, options=options)
@@ -64,7 +64,7 @@ def transcribe_command(
 
 
 def _time(seconds: float, mark: str) -> str:
-    """Hours, minutes, seconds and thousandths.
+    """Format seconds as hours, minutes, seconds and thousandths.
 
     >>> _time(3723.5, ",")
     '01:02:03,500'

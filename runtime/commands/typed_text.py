@@ -1,4 +1,4 @@
-"""Text that people type or pipe in, without what their system puts around it: line ends, a byte order mark."""
+"""Typed or piped text without the system's line ends and byte order mark."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ BYTE_ORDER_MARK = "\ufeff"
 
 
 def clean(text: str) -> str:
-    r"""The text itself: no byte order mark, every line end a newline, none at the end (as in a shell's ``$(...)``).
+    r"""Return text without a byte order mark, with newlines as line ends, and none at its end.
 
     >>> clean("\ufeffone\r\ntwo\rthree\r\n")
     'one\ntwo\nthree'
@@ -23,15 +23,15 @@ def clean(text: str) -> str:
 
 
 def clean_option(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
-    """``clean`` as a callback of click."""
+    """Apply ``clean`` as a callback of click."""
     return None if value is None else clean(value)
 
 
 def read_standard_input() -> str:
-    """All of standard input.
+    """Read all of standard input.
 
     Raises:
-        InputError: it is closed, a folder, or not UTF-8 text.
+        InputError: standard input is closed, a folder, or not UTF-8 text.
     """
     if sys.stdin is None:
         raise InputError("standard input is closed, expected a prompt there")
@@ -42,15 +42,15 @@ def read_standard_input() -> str:
 
 
 def piped_lines() -> Iterator[str]:
-    """Lines of standard input as they come, whatever ends them.
+    """Yield lines of standard input as they arrive, with any kind of line end.
 
     Raises:
-        InputError: it cannot be read as UTF-8.
+        InputError: the input cannot be read as UTF-8.
     """
     if sys.stdin is None:
         return
     if isinstance(sys.stdin, io.TextIOWrapper):
-        sys.stdin.reconfigure(newline=None)  # \r and \r\n end a line too
+        sys.stdin.reconfigure(newline=None)  # carriage returns end a line too
     mark = BYTE_ORDER_MARK
     while True:
         try:
@@ -64,10 +64,10 @@ def piped_lines() -> Iterator[str]:
 
 
 def check_text(text: str) -> str:
-    """The same text.
+    """Return the text unchanged after checking it.
 
     Raises:
-        InputError: it holds a NUL character, as binary files and UTF-16 do.
+        InputError: the text contains a NUL character, as binary files and UTF-16 do.
     """
     if (place := text.find("\0")) >= 0:
         raise InputError(f"standard input: found a NUL character at place {place}, expected text in UTF-8")

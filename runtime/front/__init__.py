@@ -1,7 +1,7 @@
 """palmtop: mixture-of-LoRA multimodal language models on laptops and phones.
 
-``palmtop.load(bundle)`` opens an exported bundle and returns a ``Session``. Importing this package loads
-nothing heavy; onnxruntime and its friends are imported by the first call that needs them.
+``palmtop.load(bundle)`` opens an exported bundle and returns a ``Session``. Importing this package loads nothing heavy;
+onnxruntime and other native libraries are imported by the first call that needs them.
 """
 
 from __future__ import annotations
@@ -49,28 +49,28 @@ def load(
     recompile: bool = False,
     prefill_chunk: int | None = None,
 ) -> Session:
-    """Open a bundle.
+    """Open a bundle and load it as a session.
 
     Args:
-        path: folder written by ``palmtop export``.
-        context: tokens a conversation may hold; None takes what the bundle serves, or the most that fits.
-        threads: of the native libraries; None leaves it to them.
-        media_rows: rows of image and sound features a conversation may hold; None for as many as the context.
-        keep_encoders: keep vision and audio encoders loaded after use: faster, and more memory.
-        memory_limit: bytes the session may take; None for what the machine has left.
+        path: bundle folder written by ``palmtop export``.
+        context: tokens of a conversation; None takes the bundle's context, or the longest that fits.
+        threads: threads of the native libraries; None for their default.
+        media_rows: most rows of image and sound features of a conversation; None for as many as the context.
+        keep_encoders: keep vision and audio encoders loaded after use: faster, but needs more memory.
+        memory_limit: most bytes of the session; None for the machine's available memory.
         provider: "cpu", "openvino", "qnn", or a mapping of "vision", "audio" and "decoder" to one of them; parts that
-            it leaves out run on the CPU. A decoder elsewhere, and any part on qnn, needs a bundle with graphs for it
-            (``export --target``).
-        fallback: operators that a provider does not take may run on the CPU; they are reported.
-        recompile: compile the bundle's graphs for a provider here, where another version compiled them.
-        prefill_chunk: tokens of a prompt read at a time; shorter ones let cancelling, timeouts and other
-            threads act sooner; None chooses 8 to 128 by the size of the model.
+            are left out run on the CPU. A decoder on another provider, and any part on qnn, needs a bundle with graphs
+            for it (``export --target``).
+        fallback: whether operators that a provider does not support may run on the CPU; they are reported.
+        recompile: whether graphs that another version compiled are compiled again on this machine.
+        prefill_chunk: prompt tokens read at a time; with smaller chunks cancelling, timeouts and other threads act
+            sooner; None chooses 8 to 128 by the size of the model.
 
     Raises:
         BundleError: the bundle is missing or damaged; the message names file, found and expected.
-        MemoryPlanError: it does not fit; the message has the numbers and the largest context that would.
+        MemoryPlanError: the session does not fit; the message has the numbers and the largest context that fits.
         InputError: an option is out of its range.
-        RuntimeMissingError: a provider's plugin is not installed, or has no device here.
+        RuntimeMissingError: a provider's plugin is not installed, or has no device on this machine.
 
     >>> with palmtop.load("phi4mm-int4") as session:  # doctest: +SKIP
     ...     print(session.answer([{"role": "user", "content": "Hello"}]).text)

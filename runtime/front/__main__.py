@@ -15,12 +15,12 @@ from palmtop import __version__
 from palmtop.errors import PalmtopError, RuntimeMissingError
 from palmtop.packages import install_command
 
-COMMANDS = {  # name: (where it is, what it does, extra it needs)
+COMMANDS = {  # name: (module and function, help, extra that it needs)
     "run": ("palmtop.runtime.commands.run:run_command", "Ask a bundle one question.", ""),
     "chat": ("palmtop.runtime.commands.chat:chat_command", "Talk with a bundle in the terminal.", ""),
-    "demo": ("palmtop.demo:demo_command", "See the packaged model read, see and hear.", "export"),
+    "demo": ("palmtop.demo:demo_command", "Run the packaged model on text, image and audio.", "export"),
     "inspect": ("palmtop.runtime.commands.inspect:inspect_command", "Show what is in a bundle.", ""),
-    "transcribe": ("palmtop.runtime.commands.transcribe:transcribe_command", "Write down a long recording.", ""),
+    "transcribe": ("palmtop.runtime.commands.transcribe:transcribe_command", "Transcribe a long recording.", ""),
     "evaluate": ("palmtop.runtime.commands.evaluate:evaluate_command", "Measure a bundle's accuracy.", ""),
     "adapter": ("palmtop.export.adapters.cli:adapter_group", "Add, merge, pack and list adapters.", "export"),
     "bench": ("palmtop.runtime.commands.bench:bench_command", "Measure a bundle's speed and memory.", ""),
@@ -34,21 +34,21 @@ COMMANDS = {  # name: (where it is, what it does, extra it needs)
     "verify": ("palmtop.export.verify.cli:verify_command", "Measure a bundle against its source.", "export"),
 }
 USER_ERROR_EXIT = 2
-INTERRUPTED_EXIT = 130  # as shells count Ctrl-C
+INTERRUPTED_EXIT = 130  # the exit code of shells for Ctrl-C
 
 
 class LazyGroup(click.Group):
-    """Lists commands from the table and imports the one that is asked for."""
+    """Group of commands that imports only the command that is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """In the table's order."""
+        """Return the names in the table's order."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import a command.
+        """Import and return a command.
 
         Raises:
-            RuntimeMissingError: something it needs is not installed.
+            RuntimeMissingError: a package that it needs is not installed.
         """
         if cmd_name not in COMMANDS:
             return None
@@ -58,14 +58,14 @@ class LazyGroup(click.Group):
             command: click.Command = getattr(importlib.import_module(module), attribute)
         except ModuleNotFoundError as error:
             if (error.name or "palmtop").split(".")[0] == "palmtop":
-                raise  # a mistake of ours, not a missing extra
+                raise  # a missing module of palmtop is a bug, not a missing extra
             raise RuntimeMissingError(
                 f"'palmtop {cmd_name}' needs {error.name}, which is not installed; {install_command(extra)}"
             ) from error
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """From the table, so that help imports nothing."""
+        """Write the list of commands from the table, so that help imports nothing."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (_, text, _) in COMMANDS.items()])
 
@@ -83,10 +83,11 @@ def cli() -> None:
 
 
 def main() -> None:
-    """Run the command line: what a user can cause becomes one line and exit code 2, the rest a traceback."""
+    """Run the command line: a ``PalmtopError`` becomes one line and exit code 2, other exceptions a traceback."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and stream.encoding.lower() == "utf-8":
-            stream.reconfigure(errors="surrogateescape")  # a file name that is not UTF-8 is printed as it is
+            # a file name that is not UTF-8 is printed as its original bytes
+            stream.reconfigure(errors="surrogateescape")
     try:
         sys.exit(cli(prog_name="palmtop", standalone_mode=False))
     except click.exceptions.NoArgsIsHelpError as error:
@@ -102,7 +103,7 @@ def main() -> None:
     except PalmtopError as error:
         click.echo(f"palmtop: {' '.join(str(error).split())}", err=True)
         sys.exit(USER_ERROR_EXIT)
-    except BrokenPipeError:  # nobody reads on, as in `palmtop run ... | head -1`
+    except BrokenPipeError:  # the reader has gone, as in `palmtop run ... | head -1`
         _mute(sys.stdout)
         sys.exit(1)
     except OSError as error:
@@ -114,7 +115,7 @@ def main() -> None:
 
 
 def _mute(stream: TextIO) -> None:
-    """What could not be written is still in the stream, and would be tried again at the exit."""
+    """Discard the rest of standard output, which would be written again at the exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 

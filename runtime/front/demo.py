@@ -1,6 +1,6 @@
-"""``palmtop demo``: the packaged reference model, exported on first use, answers one question of each kind.
+"""``palmtop demo``: the packaged reference model answers one question of each mode.
 
-In the front door because it needs both the exporter and the runtime.
+Part of the front door because it needs both the exporter and the runtime.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ OPTIONS = GenerationOptions(max_tokens=64)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shown:
-    """One question of the demonstration, answered."""
+    """One question of the demonstration with its answer."""
 
     mode: str
     question: str
@@ -92,7 +92,7 @@ def demo_command(where: bool, checkpoint: bool, loading: SessionOptions, as_json
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """A packaged question."""
+    """A packaged question with its media and its expected answer."""
 
     mode: str
     text: str
@@ -102,7 +102,7 @@ class Sample:
 
     @property
     def message(self) -> dict[str, Any]:
-        """As a user message: picture, sound, text."""
+        """Return the question as a user message: image, sound, text."""
         parts: list[dict[str, str]] = []
         for kind, path in (("image", self.image), ("audio", self.audio)):
             if path is not None:
@@ -111,7 +111,7 @@ class Sample:
 
 
 def read_samples() -> Iterator[Sample]:
-    """The packaged questions, one for each mode."""
+    """Return the packaged questions, one for each mode."""
     folder = samples_path()
     for entry in json.loads((folder / "samples.json").read_text("utf-8")):
         image, audio = entry.get("image"), entry.get("audio")
@@ -125,7 +125,7 @@ def read_samples() -> Iterator[Sample]:
 
 
 def demo_bundle() -> Path:
-    """The exported reference model in the user's cache; exported when it is not there or is damaged.
+    """Return the folder of the exported reference model in the user's cache, exporting it if missing or damaged.
 
     Raises:
         InputError: the cache folder cannot be written.
@@ -150,7 +150,7 @@ def demo_bundle() -> Path:
         raise InputError(
             f"{root}: cannot be made ({error.strerror}); set XDG_CACHE_HOME to a writable folder"
         ) from error
-    shutil.rmtree(bundle, ignore_errors=True)  # our own cache, and damaged
+    shutil.rmtree(bundle, ignore_errors=True)  # the cached bundle is damaged
     export_model(checkpoint_path(), bundle, Recipe(), verify=False)
     for stale in root.glob(f"{prefix}*"):
         if stale != bundle:  # of this version too, by other code or of another format

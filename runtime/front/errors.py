@@ -1,13 +1,13 @@
-"""Every error that palmtop explains to its user, as one tree.
+"""Exceptions for problems that a user can cause, as one tree.
 
-* PalmtopError                 what a user can cause and we explain; the command line prints it and exits with 2
+* PalmtopError                 a problem that a user can cause; the command line prints it and exits with 2
   x CheckpointError            missing shard, tensor or config key; wrong shape; non-finite weights
   x UnsupportedModelError      no architecture file for this model_type
   x QuantizeError              (also ValueError) a scheme or a tensor that cannot be quantised
   x BundleError                the manifest or a file of a bundle is wrong
     + BundleVersionError       the bundle was written by a newer palmtop
   x InputError                 prompt, image, audio or option not usable
-  x MemoryPlanError            what was asked for does not fit into the memory there is
+  x MemoryPlanError            the session does not fit into the available memory
   x RuntimeMissingError        an extra is not installed; the message holds the pip command
 
 A message is one sentence: what, where, found, expected. Anything else that is raised is our bug.
@@ -17,11 +17,11 @@ from __future__ import annotations
 
 
 class PalmtopError(Exception):
-    """Base of everything a user can cause."""
+    """Base of all exceptions for problems that a user can cause."""
 
 
 class CheckpointError(PalmtopError):
-    """A checkpoint lacks something or holds something impossible."""
+    """A checkpoint lacks a tensor, file or key, or contains an impossible value."""
 
 
 class UnsupportedModelError(PalmtopError):

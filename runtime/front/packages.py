@@ -1,6 +1,6 @@
-"""Python packages that palmtop depends on, read from its own metadata, and the pip command that installs them.
+"""Python packages that palmtop depends on, read from its metadata, and the pip commands that install them.
 
-The commands name those packages, never ``palmtop[EXTRA]``: a name that another project may own on a public index.
+The commands name those packages, never ``palmtop[EXTRA]``, because another project may own that name on a public index.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Dependency:
-    """One line of ``dependencies`` or of an extra in pyproject.toml.
+    """A required package and its versions, from one line of pyproject.toml.
 
     Attributes:
-        name: of the package.
-        versions: as pip takes them, such as ">=1.31,<2".
+        name: name of the package.
+        versions: version specifiers for pip, such as ">=1.31,<2".
     """
 
     name: str
@@ -36,13 +36,13 @@ class Dependency:
 
 
 def dependencies(extra: str = "") -> tuple[Dependency, ...]:
-    """Packages that an extra asks for, those of the extras inside it included.
+    """Return the packages that an extra requires, including those of extras inside it.
 
     Args:
-        extra: its name; "" for what every installation needs.
+        extra: name of the extra; "" for what every installation needs.
 
     Returns:
-        In the order of pyproject.toml; empty where palmtop runs without having been installed.
+        The packages in the order of pyproject.toml; empty where palmtop runs without having been installed.
     """
     from importlib.metadata import PackageNotFoundError, requires
 
@@ -66,14 +66,14 @@ def dependencies(extra: str = "") -> tuple[Dependency, ...]:
 
 
 def install_command(extra: str = "", only: str = "") -> str:
-    """Pip command that installs what an extra needs.
+    """Return the pip command that installs the packages of an extra.
 
     Args:
-        extra: as in ``dependencies``.
+        extra: name of the extra, as in ``dependencies``.
         only: one of its packages; "" for all.
 
     Returns:
-        Such as "pip install 'llguidance>=1.9'".
+        The command, such as "pip install 'llguidance>=1.9'".
     """
     wanted = [d for d in dependencies(extra) if only in ("", d.name)]
     quoted = " ".join(f"'{d.name}{d.versions}'" for d in wanted)

@@ -7,9 +7,7 @@ from pathlib import Path
 
 
 def available_memory() -> int | None:
-    """Return the bytes that this process may still allocate: the least of MemAvailable and the free part of its
-    cgroups.
-    """
+    """Return the bytes still available to this process: the least of MemAvailable and its cgroups' free bytes."""
     found = [free for free in (_meminfo_available(), *_cgroup_free()) if free is not None]
     if found:
         return min(found)

@@ -141,9 +141,7 @@ def with_copies(manifest: Manifest, plan: MemoryPlan, copies: float) -> MemoryPl
 
 
 def logit_rows(manifest: Manifest) -> int:
-    """Return the rows of logits in use at a time: the last position's twice; with prompt lookup a step's and their
-    copy.
-    """
+    """Return the rows of logits in use at a time: the last position's twice, with prompt lookup a step's twice."""
     rows = manifest.decoder.draft_rows
     return 2 if rows == 1 else 2 + 2 * rows
 

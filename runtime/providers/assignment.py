@@ -12,7 +12,7 @@ PARTS = ("vision", "audio", "decoder")
 QNN, OPENVINO = "qnn", "openvino"
 PROVIDERS = (CPU, OPENVINO, QNN)
 DEVICES = {OPENVINO: ("cpu", "gpu", "npu")}
-"""Of providers that have several, the one that is taken first."""
+"""Devices of providers that have several; the first one is the default."""
 
 Provider = str | Mapping[str, str]
 """Name of one provider for every part, or names by part; parts that are not named run on the CPU."""

@@ -30,7 +30,7 @@ def openvino_decoder(
     *,
     fallback: bool = False,
 ) -> StaticSessions:
-    """The decoder's graphs for OpenVINO, opened when they are first run; arguments as ``open_on_openvino``.
+    """Return the decoder's graphs for OpenVINO, opened when first run; arguments as for ``open_on_openvino``.
 
     Raises:
         InputError: the bundle has no graphs for OpenVINO.
@@ -55,15 +55,15 @@ def openvino_decoder(
 def open_on_openvino(
     path: Path, provider: str, threads: int | None, fell_back: dict[str, list[str]], *, fallback: bool = False
 ) -> Any:
-    """A session whose nodes run on OpenVINO.
+    """Open a session whose nodes run on OpenVINO.
 
     Args:
         path: path of the graph.
         provider: "openvino", or with a device "openvino:npu".
-        threads: of its CPU device; None leaves it to OpenVINO.
-        fell_back: by file, the nodes that run on the CPU; the graph's are added.
-        fallback: nodes that it does not take may run on the CPU, of which is warned; otherwise one is enough to
-            refuse.
+        threads: threads of its CPU device; None leaves the number to OpenVINO.
+        fell_back: nodes that run on the CPU, by file; those of this graph are added.
+        fallback: whether nodes that OpenVINO does not support may run on the CPU, with a warning; otherwise a single
+            such node is refused.
 
     Raises:
         BundleError: OpenVINO cannot load the graph, or does not support all of it.

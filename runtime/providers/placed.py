@@ -173,15 +173,15 @@ def hash_of_files(hashes: Mapping[str, str], target: TargetSpec) -> str:
 
 
 def node_counts(bundle: Bundle, provider: str, progress: Callable[[str], None] | None = None) -> Iterator[Any]:
-    """Open each graph that a provider runs and count nodes: (file, provider to operators).
+    """Open each graph that a provider runs and yield its nodes: (file, provider to operators).
 
     Raises:
         InputError: the bundle has no graphs for the provider.
-        RuntimeMissingError: the provider is not there.
+        RuntimeMissingError: the provider is not installed.
         BundleError: a graph cannot be loaded.
     """
     manifest = bundle.manifest
-    if provider == OPENVINO:  # it runs the bundle's own encoders
+    if provider == OPENVINO:  # OpenVINO runs the bundle's own encoders
         find_devices(provider)
         for encoder in (manifest.vision, manifest.audio):
             if encoder is not None:

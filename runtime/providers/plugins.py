@@ -27,7 +27,7 @@ CPU = "CPUExecutionProvider"
 
 
 class CpuFallbackError(BundleError):
-    """A provider does not take every node of a graph, and the CPU was not allowed to."""
+    """A graph with nodes that its provider does not support, where fallback to the CPU was not allowed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,10 +174,10 @@ def open_graph(
         ``onnxruntime.InferenceSession``.
 
     Raises:
-        InputError: no provider is called so.
-        RuntimeMissingError: the provider is not there.
+        InputError: no provider has this name.
+        RuntimeMissingError: the provider is not installed.
         BundleError: the graph cannot be loaded.
-        CpuFallbackError: not by this provider alone.
+        CpuFallbackError: the provider does not support every node.
     """
     import onnxruntime as ort
 
@@ -214,7 +214,7 @@ def fallen_back(session: Any) -> list[str]:
 
 
 def tell_fallen_back(session: Any, file: str, found: dict[str, list[str]]) -> None:
-    """Warn of what ``fallen_back`` finds in a graph's session, with counts, and keep it under the file's name."""
+    """Warn about the nodes of a graph that fell back to the CPU, and store them under the file's name."""
     nodes = fallen_back(session)
     if nodes:
         found[file] = nodes
@@ -222,7 +222,7 @@ def tell_fallen_back(session: Any, file: str, found: dict[str, list[str]]) -> No
 
 
 def fallen_back_text(places: Mapping[str, list[str]]) -> str:
-    """What runs on the CPU of a graph's nodes (``placement``), with counts.
+    """Return the number of a graph's nodes that run on the CPU, and their names (``placement``), as text.
 
     >>> fallen_back_text({"NPU": ["Conv a", "Relu b"], "CPUExecutionProvider": ["Det c"]})
     '1 of 3 nodes fell back to the CPU: Det c'
@@ -250,9 +250,7 @@ def is_emulated(name: str) -> bool:
 
 
 def this_soc(file: Path = SOC_FILE) -> str | None:
-    """Return the system on chip as Linux and Android name it, such as "sm8750"; None where the system does not report
-    it.
-    """
+    """Return the name of the system on chip, such as "sm8750"; None where the system does not report it."""
     try:
         return file.read_text("utf-8", "replace").strip().lower() or None
     except OSError:

@@ -69,9 +69,7 @@ def static_audio_feeds(
 
 
 def _patches(pixels: NDArray[np.float32], patches: int) -> NDArray[np.float32]:
-    """Return flattened patches: [1, 3, C, C] -> [1, P*P, 3*c*c]; pixels right and below that fill no patch are left
-    out.
-    """
+    """Return flattened patches: [1, 3, C, C] -> [1, P*P, 3*c*c]; incomplete patches are left out."""
     size = pixels.shape[-1] // patches
     whole = pixels[..., : patches * size, : patches * size].reshape(1, -1, patches, size, patches, size)
     return whole.transpose(0, 2, 4, 1, 3, 5).reshape(1, patches * patches, -1)

@@ -1,7 +1,7 @@
 """The packaged reference model: a small trained Phi-4-multimodal checkpoint, held-out items and sample files.
 
-Knows where the packaged files are. Needs numpy and the standard library; soundfile only to decode the
-spoken clips.
+Returns the paths of the packaged files. Needs numpy and the standard library; soundfile only to decode the spoken
+clips.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ def checkpoint_path() -> Path:
 
 
 def adapters_path() -> Path:
-    """Directory of PEFT folders, one text task each that the base cannot do: sort, next, vowels."""
+    """Directory of PEFT folders, one for each of the text tasks that the base model cannot do: sort, next, vowels."""
     return _HERE / "adapters"
 
 
@@ -33,7 +33,7 @@ def samples_path() -> Path:
 
 
 def has_packaged_vocabulary(tokenizer: Path) -> bool:
-    """Whether a tokenizer.json has the packaged model's tokens: only such a model can have learnt its tasks."""
+    """Return whether a tokenizer.json has the packaged model's tokens: only such a model was trained on its tasks."""
     packaged = checkpoint_path() / "tokenizer.json"
     try:
         if tokenizer.stat().st_size > 2 * packaged.stat().st_size:  # a general vocabulary has megabytes

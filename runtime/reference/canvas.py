@@ -1,4 +1,4 @@
-"""Pictures of digit rows, composed from glyph sprites by numpy; the same for training and for testing."""
+"""Images of digit rows, composed from glyph sprites in numpy; the same for training and for testing."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ FREE_SHARE = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A composed picture and where its digits are."""
+    """A composed image and the positions of its digits."""
 
     pixels: NDArray[np.uint8]
-    """[height, width, 3]"""
+    """Pixel values, [height, width, 3]."""
     centres: tuple[tuple[float, float], ...]
     """(x, y) of each digit's middle, in pixels, left to right"""
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """A canvas and the number of digits on it."""
+    """Size of a canvas and the number of digits on it."""
 
     width: int
     height: int
@@ -34,7 +34,7 @@ class Layout:
 
 
 def draw_layout(rng: np.random.Generator, *, least: int = 1) -> Layout:
-    """A canvas for `least` to three digits: mostly a row of 46 to 56 pixels for each, some of any size."""
+    """Draw a canvas for `least` to three digits: mostly a row of 46 to 56 pixels for each, some of any size."""
     count = int(rng.integers(least, MAX_DIGITS + 1))
     if rng.random() < FREE_SHARE:
         return Layout(int(rng.integers(count * 36 + 16, 169)), int(rng.integers(44, 113)), count)
@@ -42,10 +42,10 @@ def draw_layout(rng: np.random.Generator, *, least: int = 1) -> Layout:
 
 
 def compose(sprites: list[NDArray[np.float32]], width: int, height: int, rng: np.random.Generator) -> Picture:
-    """Draw sprites left to right on one canvas: size, place, slant, colours, blur and noise vary.
+    """Draw sprites left to right on one canvas with random size, position, slant, colours, blur and noise.
 
     Args:
-        sprites: each [h, w], ink 0..1, cut to the ink.
+        sprites: [h, w] sprites, ink 0..1, cut to the ink.
         width: canvas width in pixels.
         height: canvas height in pixels.
         rng: source of all variation.

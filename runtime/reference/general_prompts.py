@@ -1,7 +1,7 @@
-"""Questions for models of a general vocabulary: plain requests in several languages and styles, without right answers.
+"""Questions for models with a general vocabulary: requests in several languages and styles, without right answers.
 
-They stand in for what people ask when a bundle is compared with its checkpoint: both answer, and the answers are
-compared with each other. Media come from the packaged held-out set, with instructions such as people give.
+They are used to compare a bundle with its checkpoint: both answer, and the answers are compared with each other. Media
+come from the packaged held-out set, with general instructions.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ PROMPTS = (
     "Расскажи, как заварить чай.",
     "Write a limerick about a cat that learns to code.",
 )
-"""Asked in this order, a turn of the user each."""
+"""Text questions, asked in this order, one user turn each."""
 
 MEDIA_PROMPTS = {
     "image": "Which digits do you see in the picture?",
     "audio": "Write down what is said.",
     "image+audio": "Answer the spoken question about the picture.",
 }
-"""In place of the packaged model's own instruction, which a general model never learnt."""
+"""Instructions by mode; a general model was not trained on the packaged model's own instruction."""
 
 
 def general_messages(mode: Task, count: int, seed: int) -> Iterator[list[dict[str, Any]]]:
-    """At most ``count`` requests of a mode.
+    """Return at most ``count`` requests of a mode.
 
     >>> next(general_messages("text", 1, seed=0))[0]["content"][0]["text"][:17]
     'Explain in three '

@@ -1,6 +1,6 @@
 """Held-out items of the reference model's tasks, made from a seed without synthesizers, fonts or sklearn.
 
-The packaged part is glyph sprites and spoken clips that training never saw; composition is in `canvas.py`.
+The packaged part is glyph sprites and spoken clips that were not used in training; composition is in `canvas.py`.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ HANDWRITTEN_SHARE = 0.6
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One question and its only right answer."""
+    """A question with its only right answer."""
 
     task: Task
     messages: list[dict[str, Any]]
-    """one user turn of content parts; images are uint8 [H, W, 3], audio is (float32 mono samples, Hz)"""
+    """One user turn of content parts; images are uint8 [H, W, 3], audio is (float32 mono samples, Hz)"""
     expected: str
     group: str
-    """where the material is from: `handwritten`, `font`, `espeak`, `flite/awb`, or the kind of text task"""
+    """Source of the material: `handwritten`, `font`, `espeak`, `flite/awb`, or the kind of text task"""
 
 
 def held_out_items(task: Task, count: int, seed: int) -> Iterator[Item]:
-    """Make `count` items of a task; the same arguments give the same items.
+    """Return `count` items of a task; the same arguments give the same items.
 
     Raises:
         ValueError: there is no such task.
@@ -59,7 +59,7 @@ def held_out_items(task: Task, count: int, seed: int) -> Iterator[Item]:
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """One packaged utterance."""
+    """A packaged utterance and its text."""
 
     text: str
     expected: str
@@ -71,25 +71,25 @@ class Clip:
 
     @property
     def group(self) -> str:
-        """The synthesizer; with its voice where the whole synthesizer is held out."""
+        """Name of the synthesizer; with its voice where the whole synthesizer is held out."""
         return f"flite/{self.voice}" if self.synthesizer == "flite" else self.synthesizer
 
 
 @cache
 def clips() -> tuple[Clip, ...]:
-    """The index of the packaged utterances."""
+    """Return the index of the packaged utterances."""
     entries = json.loads((held_out_path() / "clips.json").read_text(encoding="utf-8"))
     return tuple(Clip(**entry) for entry in entries)
 
 
 def samples(clip: Clip) -> NDArray[np.float32]:
-    """The utterance itself, 16 kHz mono."""
+    """Return the samples of the utterance, 16 kHz mono."""
     return _recording(clip.file)[clip.start : clip.stop]
 
 
 @cache
 def glyphs() -> dict[str, list[list[NDArray[np.float32]]]]:
-    """Held-out sprites [h, w], ink 0..1: group -> digit -> sprites."""
+    """Return held-out sprites, [h, w] with ink 0..1: group -> digit -> sprites."""
     with np.load(held_out_path() / "digits.npz") as stored:
         written: list[list[NDArray[np.float32]]] = [[] for _ in range(10)]
         for pixels, digit in zip(stored["handwritten"], stored["handwritten_digit"], strict=True):
@@ -101,7 +101,7 @@ def glyphs() -> dict[str, list[list[NDArray[np.float32]]]]:
 
 
 def enlarge(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """A handwritten 8x8 digit with values 0..16 as a smooth sprite: four times as large, cut to its ink."""
+    """Enlarge a handwritten 8x8 digit with values 0..16 to a smooth sprite, four times as large and cut to its ink."""
     ink = np.pad(pixels.astype(np.float32) / 16.0, 1)
     at = (np.arange(4 * (ink.shape[0] - 1)) + 0.5) / 4.0  # sample points between pixel centres
     low = at.astype(np.intp)
@@ -115,7 +115,7 @@ def enlarge(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def vary_clip(sound: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
-    """Put an utterance into a little silence, at some loudness, over a faint noise."""
+    """Add silence, a random loudness and a faint noise to an utterance."""
     before, after = rng.integers(RATE_HZ // 25, RATE_HZ // 4, 2)
     padded = np.pad(sound * rng.uniform(0.3, 1.2), (before, after))
     noise = rng.standard_normal(len(padded), np.float32) * 10 ** rng.uniform(-4.5, -2.6)

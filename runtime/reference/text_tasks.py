@@ -1,4 +1,4 @@
-"""The reference model's text tasks and the words it knows by ear; every task has the same instruction."""
+"""Text tasks of the reference model and its vocabulary of spoken words; every task has the same instruction."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ SPOKEN_WORDS = (
     *QUESTIONS,
 )
 HELD_OUT_ONE_IN = 8
-"""One task in so many, chosen by checksum, is never trained on."""
+"""One task in this many, chosen by checksum, is never trained on."""
 
 
 def is_held_out(task: str) -> bool:
-    """Whether this text task belongs to the held-out part."""
+    """Return whether this text task belongs to the held-out part."""
     return zlib.crc32(task.encode()) % HELD_OUT_ONE_IN == 0
 
 
 def draw_task(rng: np.random.Generator, *, held_out: bool) -> tuple[str, str, str]:
-    """Draw (kind, task, answer) from the held-out or the training part; the instruction follows the task."""
+    """Draw (kind, task, answer) from the held-out or the training part; the instruction is followed by the task."""
     while True:
         kind = KINDS[rng.integers(len(KINDS))]
         task, answer = _MAKERS[kind](rng)
@@ -35,7 +35,7 @@ def draw_task(rng: np.random.Generator, *, held_out: bool) -> tuple[str, str, st
 
 
 def answer_question(question: str, digits: str) -> str:
-    """What a question word asks of a row of digits."""
+    """Return the answer of a question word for a row of digits."""
     if question == "all":
         return digits
     pick = {"first": digits[0], "last": digits[-1], "biggest": max(digits), "smallest": min(digits)}

@@ -108,9 +108,9 @@ def test_the_reply_says_what_is_unfinished(
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (["--regex", "[0-9]{30}", "--max-tokens", "5"], 3, "cut after 5 tokens (--max-tokens), before its form"),
+        (["--regex", "[0-9]{30}", "--max-tokens", "5"], 3, "cut after 5 tokens (--max-tokens), before its grammar"),
         (["--regex", "[0-9]{500}", "--context", "60", "--max-tokens", "90"], 3, "context is full (--context), before"),
-        (["--regex", "[0-9]{200}", "--timeout", "0.001"], 3, "time was up (--timeout), before its form"),
+        (["--regex", "[0-9]{200}", "--timeout", "0.001"], 3, "time was up (--timeout), before its grammar"),
         (["--max-tokens", "5"], 0, "the answer was cut after 5 tokens (--max-tokens)\n"),
         (["--regex", "[0-9]{5}"], 0, ""),
     ],
