@@ -1,4 +1,4 @@
-"""``palmtop export``: arguments become a Recipe; progress goes to stderr. No conversion logic here."""
+"""``palmtop export``: turns arguments into a Recipe and shows progress on stderr. No conversion logic."""
 
 from __future__ import annotations
 
@@ -57,27 +57,29 @@ draft_rows, soc, target_context, chunk.
 @click.option(
     "--size", type=Size(), help="Choose bits and group of every tensor for the best bundle of this size, e.g. 2.2GB."
 )
-@click.option("--loss", type=float, help="Likewise, for the smallest bundle of this mean KL divergence, in nats.")
-@click.option(
-    "--speed", type=float, help="Likewise, tokens a second at least in the decoder's matrices; alone or with those."
-)
+@click.option("--loss", type=float, help="The same, for the smallest bundle of this mean KL divergence, in nats.")
+@click.option("--speed", type=float, help="The same, with at least this many tokens/s in the decoder's matrices.")
 @click.option("--bits", type=int, help="Decoder and adapters: 4 (default), 8, or 32 for float32.")
 @click.option("--adapters", help="gated (default: switchable), none, or merge=NAME[=W][,NAME[=W]] into the base.")
 @click.option("--context", type=int, help="Longest sequence to serve (default 8192, or what the model serves if less).")
-@click.option("--kv", type=int, help="Bits of the KV cache: 32 (default), 8 or 4; these two are calibrated first.")
+@click.option("--kv", type=int, help="Bits of the KV cache: 32 (default), 8 or 4; 8 and 4 are calibrated first.")
 @click.option("--target", help="Graphs of fixed shapes beside the bundle's own, for a provider: openvino, qnn.")
 @click.option("--calibrate", "samples", type=click.Path(path_type=Path), help="JSONL samples instead of packaged ones.")
 @click.option("--recipe", "recipe_file", type=click.Path(path_type=Path), help="TOML file of these and more choices.")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="One key of a recipe, e.g. group=128.")
-@click.option("--plan", "only_plan", is_flag=True, help="Show what --size, --loss or --speed comes to; export nothing.")
-@click.option("--save-plan", type=click.Path(path_type=Path), help="Write the plan, to be edited and replayed.")
+@click.option("--plan", "only_plan", is_flag=True, help="Show the plan for --size, --loss or --speed; export nothing.")
+@click.option(
+    "--save-plan", type=click.Path(path_type=Path), help="Write the plan to a file that can be edited and replayed."
+)
 @click.option("--plan-file", type=click.Path(path_type=Path), help="Replay a plan.")
 @click.option(
-    "--ram", type=Size(), help="Most memory to use, such as 2GB (default: what speed asks for, below 0.5 GB)."
+    "--ram", type=Size(), help="Most memory to use, such as 2GB (default: as fast as possible, below 0.5 GB)."
 )
 @click.option("--threads", type=click.IntRange(min=1), help="Default: every core.")
 @click.option("--force", is_flag=True, help="Replace the output folder if it is a bundle.")
-@click.option("--verify/--no-verify", default=True, help="Measure the bundle when written (default), see quality.json.")
+@click.option(
+    "--verify/--no-verify", default=True, help="Compare the bundle with the checkpoint (default); see quality.json."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def export_command(
     checkpoint: Path,
@@ -100,8 +102,8 @@ def export_command(
 ) -> None:
     """Turn the CHECKPOINT, a folder (config.json, safetensors, tokenizer) or a GGUF file, into one INT4 ONNX bundle.
 
-    Needs no torch and reads a few rows of a tensor at a time. The bundle appears whole or not at all; interrupted
-    or killed, the same command goes on where it stopped.
+    Needs no torch, and reads a few rows of a tensor at a time. The bundle appears whole or not at all. After an
+    interruption or a kill, the same command continues where it stopped.
     """
     from palmtop.export.bundle.manifest_builder import QUALITY_FILE
     from palmtop.export.mixed_precision.allocation_table import plan_lines
@@ -154,7 +156,7 @@ def export_command(
     for reason in quality["skipped"] if quality else ():
         click.echo(f"palmtop: warning: not measured: {reason}", err=True)
     for check in quality["checks"] if quality else ():
-        if not check["passed"]:  # a loss: of a wrong bundle nothing is kept
+        if not check["passed"]:  # a loss: a wrong bundle is not kept
             click.echo(f"palmtop: warning: the bundle is lossy: {check['name']}: {check['detail']}", err=True)
     if as_json:
         result = {
@@ -182,10 +184,10 @@ def export_command(
 
 
 def _settings(settings: tuple[str, ...], options: Mapping[str, Any]) -> dict[str, Any]:
-    """Keys of a recipe from ``--set``: values are TOML's, a bare word is text.
+    """Parse keys of a recipe from ``--set``: values are TOML's, a bare word is text.
 
     Raises:
-        InputError: not KEY=VALUE, or a key that another option has given.
+        InputError: the text is not KEY=VALUE, or another option has given the key.
     """
     found: dict[str, Any] = {}
     for setting in settings:
@@ -210,7 +212,7 @@ def _request(
     plan_file: Path | None,
     samples: Path | None,
 ) -> Request | None:
-    """What the options ask of a plan; None where there is nothing to plan."""
+    """Return the plan request of the options; None without one."""
     from palmtop.export.mixed_precision.allocation import Plan
     from palmtop.export.mixed_precision.budget import Request
 
@@ -238,7 +240,7 @@ def _is_watched() -> bool:
 
 
 def _measured(quality: dict[str, Any]) -> str:
-    """What was compared with the checkpoint, in one line; of a wrong bundle nothing gets here."""
+    """Return one line about the comparison with the checkpoint; a wrong bundle does not get here."""
     passed = sum(check["passed"] for check in quality["checks"])
     of = "" if passed == len(quality["checks"]) else f" of {len(quality['checks'])}"
     counts = [f"{passed}{of} checks passed", f"{len(quality['tensors'])} tensors"]
@@ -252,14 +254,14 @@ def _measured(quality: dict[str, Any]) -> str:
 
 
 def _loss(quality: dict[str, Any], mode: str) -> str:
-    """What a mode loses, of weights and of activations."""
+    """Return the loss of a mode, of weights and of activations."""
     found, parts = quality["modes"][mode], quality["losses"].get(mode)
     apart = f" = weights {parts['weights']:.4f}, activations {parts['activations']:.4f}" if parts else ""
     return f"KL {found['mean_kl']:.4f}{apart}, {found['top1']:.0%} same top"
 
 
 def _cache_cost(loss: dict[str, Any]) -> str:
-    """What a quantised KV cache changes, and how long it took to find that out."""
+    """Return the loss of a quantised KV cache, and the time of its measurement."""
     rows = [(mode, each) for mode, each in loss["modes"].items()]
     rows += [(f"text of {each['tokens']} tokens", each) for each in loss["by_length"][-1:]]
     shown = ", ".join(f"{name} KL {each['mean_kl']:.4f} and {each['top1']:.0%} same top" for name, each in rows)
@@ -268,8 +270,8 @@ def _cache_cost(loss: dict[str, Any]) -> str:
 
 @contextmanager
 def _cleaned_up_when_terminated() -> Iterator[None]:
-    """SIGTERM ends the block as an exception does, so that no half bundle stays."""
-    if threading.current_thread() is not threading.main_thread():  # signals are the main thread's
+    """End the block with an exception on SIGTERM, so that no incomplete bundle remains."""
+    if threading.current_thread() is not threading.main_thread():  # signals belong to the main thread
         yield
         return
 
@@ -285,7 +287,7 @@ def _cleaned_up_when_terminated() -> Iterator[None]:
 
 
 class _ProgressBar:
-    """A bar over the checkpoint's bytes, with time left and memory in use."""
+    """Progress bar over the checkpoint's bytes, with time left and memory in use."""
 
     def __init__(self, *, quiet: bool) -> None:
         self._quiet = quiet

@@ -1,4 +1,4 @@
-"""The journey on one screen: read a checkpoint, build the graphs, quantise on the way, write the bundle."""
+"""Export of a checkpoint in order: read, build graphs, quantise, write the bundle."""
 
 from __future__ import annotations
 
@@ -53,33 +53,33 @@ def export_model(
 ) -> Path:
     """Export a checkpoint to a bundle folder.
 
-    Killed at any moment it leaves no half bundle; called again with the same arguments it goes on from the tensors
-    that are written already.
+    Killed at any moment, it leaves no incomplete bundle; called again with the same arguments, it continues after the
+    tensors that are already written.
 
     Args:
-        source: folder with config.json, safetensors shards and tokenizer; or a GGUF file.
-        target: the bundle to write; it appears whole or not at all.
-        recipe: choices; None takes the defaults.
-        overwrite: replace a target that exists.
-        verify: compare the bundle with the checkpoint when it is written, and keep the numbers in quality.json.
-        request: a size or a loss to meet, a plan to replay, samples to calibrate on (weights and KV cache).
-        on_plan: given the plan that is followed, before anything is written.
-        on_note: given each sentence that a user must know of how the checkpoint was read (``Model.notes``).
-        on_target: given a sentence on each set of graphs for another execution provider: where their nodes run.
+        source: folder with config.json, safetensors shards and tokenizer, or a GGUF file.
+        target: path of the bundle; it appears whole or not at all.
+        recipe: export options; None takes the defaults.
+        overwrite: whether an existing bundle is replaced.
+        verify: whether the bundle is compared with the checkpoint after writing; the numbers are kept in quality.json.
+        request: size or loss to meet, plan to replay, samples to calibrate on (weights and KV cache).
+        on_plan: called with the plan before anything is written.
+        on_note: called with each sentence that a user must know about how the checkpoint was read (``Model.notes``).
+        on_target: called with a sentence on the node placement of each set of graphs for another execution provider.
         progress: called after each read and each tensor.
-        ram_bytes: limit for the memory of this process; None takes what speed asks for (a few hundred MB).
-        threads: None takes every core.
+        ram_bytes: memory limit of this process in bytes; None takes what is fastest (a few hundred MB).
+        threads: number of threads; None takes every core.
 
     Returns:
-        The bundle's path.
+        The path of the bundle.
 
     Raises:
-        CheckpointError: the checkpoint lacks something or contradicts itself.
+        CheckpointError: the checkpoint lacks a part or contradicts itself.
         UnsupportedModelError: no architecture file for its model_type.
-        InputError: the target exists or cannot be written, the recipe asks for an adapter that is not there, or
-            the memory limit is too low.
+        InputError: the target exists or cannot be written, the recipe names a missing adapter, or the memory limit is
+            too low.
         RuntimeMissingError: the target's compiler is not installed.
-        BundleError: the bundle failed its proof; it is not kept.
+        BundleError: the bundle is wrong by its verification; it is not kept.
     """
     check_threads(threads)
     checkpoint, model, recipe = _open(source, recipe or Recipe())
@@ -91,7 +91,7 @@ def export_model(
     meter = Meter(checkpoint.size_bytes, tell)
     refuse_target(Path(target), overwrite=overwrite, keep=Path(source))  # before hours of planning
     step = step_teller(tell, checkpoint.size_bytes)
-    graphs = target_graphs(recipe, step)  # likewise: its compiler may be missing
+    graphs = target_graphs(recipe, step)  # also before planning: the target's compiler may be missing
     cache = cache_for(checkpoint, model, recipe, None if request is None else request.samples, step)
     with _planned(checkpoint, model, recipe, request, step, ram_bytes) as planned:
         if planned is not None and on_plan is not None:
@@ -117,7 +117,7 @@ def make_plan(
     report: Callable[[str], None] | None = None,
     ram_bytes: int | None = None,
 ) -> Plan:
-    """The plan that an export with this request would follow; writes no bundle."""
+    """Return the plan that an export with this request would follow; writes no bundle."""
     from palmtop.export.mixed_precision.prepare import prepared
 
     checkpoint, model, recipe = _open(source, recipe)
@@ -127,10 +127,10 @@ def make_plan(
 
 
 def _open(source: str | os.PathLike[str], recipe: Recipe) -> tuple[Checkpoint, Model, Recipe]:
-    """Checkpoint, model, and the recipe with its context decided.
+    """Return checkpoint, model, and the recipe with its context set.
 
     Raises:
-        CheckpointError: besides what reading raises, an adapter is missing that the recipe would gate.
+        CheckpointError: as for reading, or an adapter of the recipe is missing.
     """
     checkpoint = open_checkpoint(source)
     recipe = recipe.with_context(checkpoint.config.get("max_position_embeddings"))
@@ -153,7 +153,7 @@ def _planned(
     report: Callable[[str], None] | None,
     ram_bytes: int | None,
 ) -> Iterator[Planned | None]:
-    """The plan of an export that has one, or whose method needs statistics."""
+    """Return the plan of an export that has one, or whose method needs statistics; otherwise None."""
     is_asked = request is not None and (request.plan is not None or request.is_solved)
     if not is_asked and recipe.method not in CALIBRATED:
         yield None
@@ -174,7 +174,7 @@ def _prove(
     ram_bytes: int | None,
     progress: Callable[[Progress], None] | None,
 ) -> None:
-    """Verify a bundle that is still being written, and keep what was measured in it."""
+    """Verify a bundle before it is moved into place, and store the measurements in it."""
     from .verify import verify
 
     def tell(step: str) -> None:
@@ -184,7 +184,7 @@ def _prove(
     quality = verify(Bundle(folder, manifest), checkpoint, workers=workers, ram_bytes=ram_bytes, report=tell)
     if quality.verdict == "failed":
         failed = next(c for c in quality.checks if not c.passed and not c.is_loss)
-        raise BundleError(f"the exported bundle failed its proof: {failed.name}: {failed.detail}")
+        raise BundleError(f"the exported bundle failed its verification: {failed.name}: {failed.detail}")
     (folder / QUALITY_FILE).write_text(json.dumps(quality.to_dict(), indent=1), "utf-8")
     hashes = {name: spec.sha256 for name, spec in manifest.files.items()}
     write_manifest(folder, replace(manifest, files=list_files(folder, hashes)))

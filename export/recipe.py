@@ -1,4 +1,4 @@
-"""Every choice of an export, frozen and checked. Loads from TOML, prints as JSON; chooses nothing itself."""
+"""Recipe of an export: all its options, frozen and checked. Loads from TOML and prints as JSON."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ METHODS: dict[str, Quantizer] = {
     "gptq-in-order": gptq,
 }
 QUALITIES = {"fast": "rtn", "balanced": "search", "best": "gptq-in-order"}
-"""The dial of ``palmtop export --quality``: how codes are chosen. Seconds, seconds to minutes, and minutes to hours."""
-DRAFT_ROWS = 8  # of ``speculation = true``: longer steps gain nothing on two x86 cores (docs/speculation.md)
+"""Methods by ``palmtop export --quality``: seconds, seconds to minutes, and minutes to hours."""
+DRAFT_ROWS = 8  # rows for ``speculation = true``: longer steps gain nothing on two x86 cores (docs/speculation.md)
 TARGETS = ("openvino", "qnn")
 TARGET_KEYS = ("target", "target_context", "chunk", "soc")
 SOC = "sm8750"
 DEFAULT_CONTEXT = 8192
-TARGET_CONTEXT = 4096  # of a cache that is always read whole
-CALIBRATED = ("gptq", "gptq-in-order")  # they need statistics of each layer's inputs
-IN_ORDER = ("gptq-in-order",)  # on the inputs that the quantised layers before hand over
+TARGET_CONTEXT = 4096  # longest cache that fixed-shape graphs read whole
+CALIBRATED = ("gptq", "gptq-in-order")  # methods that need statistics of each layer's inputs
+IN_ORDER = ("gptq-in-order",)  # methods that take the inputs from the layers quantised before
 _MERGE_ITEM = re.compile(r"^([\w.-]+)(?:=([-+]?[0-9.]+(?:[eE][-+]?[0-9]+)?))?$")
 _SOC_NAME = re.compile(r"^[a-z][a-z0-9]{2,15}$")
 _TYPES: tuple[tuple[tuple[str, ...], type, str], ...] = (
@@ -49,28 +49,28 @@ _TYPES: tuple[tuple[tuple[str, ...], type, str], ...] = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """How a checkpoint becomes a bundle.
+    """Options of an export, from checkpoint to bundle.
 
     Attributes:
-        bits: of the decoder's linears and adapters; 32 keeps float32 everywhere (for parity).
-        head_bits: of the embedding and head (one table when tied); None means as ``bits``.
-        encoder_bits: of the vision and audio encoders' linears; None means as ``bits``.
-        group: weights that share one scale.
-        symmetric: no zero points.
-        scale_bits: of a group's scale; 16 stores float16, which onnxruntime widens when it loads the graph.
-        method: "search" tries narrower ranges for each group, "rtn" rounds to nearest (fastest); "gptq" looks at what
-            enters each layer first (calibration); "gptq-in-order" quantises layer after layer and lets each make up for
-            those before it. ``QUALITIES`` names three of them for the command line.
-        accuracy_level: of MatMulNBits; 0 computes in float32, 4 quantises activations to int8.
+        bits: bits of the decoder's linears and adapters; 32 keeps float32 everywhere (for parity).
+        head_bits: bits of the embedding and head (one table when tied); None takes ``bits``.
+        encoder_bits: bits of the vision and audio encoders' linears; None takes ``bits``.
+        group: number of weights that share one scale.
+        symmetric: whether zero points are left out.
+        scale_bits: bits of a group's scale; 16 stores float16, which onnxruntime widens when it loads the graph.
+        method: "search" tries narrower ranges for each group, "rtn" rounds to nearest (fastest); "gptq" calibrates on
+            each layer's inputs; "gptq-in-order" quantises layer after layer and corrects each for the error of those
+            before it. ``QUALITIES`` names three of them for the command line.
+        accuracy_level: accuracy level of MatMulNBits; 0 computes in float32, 4 quantises activations to int8.
         adapters: "gated", "none", or "merge=NAME[=W][,NAME[=W]...]".
-        context: longest sequence the bundle serves, in tokens; None: 8192, or what the model serves if less.
+        context: longest sequence of the bundle in tokens; None takes 8192, or the model's limit if less.
         kv: bits of the KV cache; 8 and 4 have a scale for each channel, calibrated on samples, 32 is float32.
-        draft_rows: above 1 the decoder gives logits of every position of a step of at most so many tokens, so that
-            the runtime can guess ahead (speculation).
-        target: a provider that gets graphs of fixed shapes beside the bundle's own; None for none.
+        draft_rows: above 1 the decoder returns logits of every position of a step of at most this many tokens, for
+            prompt lookup.
+        target: provider that gets graphs of fixed shapes beside the bundle's own; None for none.
         target_context: positions of those graphs' cache; None takes the context, at most 4096.
-        chunk: tokens that their prefill graphs read at a time.
-        soc: systems on chip that a target compiles for, such as "sm8650,sm8750"; None for what it has by default.
+        chunk: tokens of a step of their prefill graphs.
+        soc: systems on chip that a target compiles for, such as "sm8650,sm8750"; None for its default.
     """
 
     bits: int = 4
@@ -125,7 +125,7 @@ class Recipe:
         self.merge  # noqa: B018 - checks the adapters option
 
     def _check_types(self) -> None:
-        """Refuse what a recipe file may hold instead: 4.0, "8k", "no"."""
+        """Refuse values of other types, which a recipe file may contain: 4.0, "8k", "no"."""
         for names, kind, expected in _TYPES:
             for name in names:
                 value = getattr(self, name)
@@ -138,40 +138,40 @@ class Recipe:
                     "soc",
                 ):
                     continue
-                if type(value) is not kind:  # a bool is no number
+                if type(value) is not kind:  # a bool is not accepted as a number
                     raise InputError(f"{name.replace('_', '-')} is {value!r}, expected {expected}")
 
     def scheme(self, bits: int) -> Scheme | None:
-        """The quantisation of a part stored with this many bits; None for float32."""
+        """Return the quantisation scheme for this many bits; None for float32."""
         if bits == 32:
             return None
         return Scheme(bits=bits, group=self.group, symmetric=self.symmetric, scale_bits=self.scale_bits)
 
     @property
     def bits_of_head(self) -> int:
-        """Of the embedding and the head."""
+        """Bits of the embedding and the head."""
         return self.bits if self.head_bits is None else self.head_bits
 
     @property
     def bits_of_encoders(self) -> int:
-        """Of the encoders' linears."""
+        """Bits of the encoders' linears."""
         if self.encoder_bits is not None:
             return self.encoder_bits
         return self.bits
 
     @property
     def decoder_scheme(self) -> Scheme | None:
-        """Of the linears and the adapters."""
+        """Scheme of the linears and the adapters."""
         return self.scheme(self.bits)
 
     @property
     def head_scheme(self) -> Scheme | None:
-        """Of the embedding and the head."""
+        """Scheme of the embedding and the head."""
         return self.scheme(self.bits_of_head)
 
     @property
     def encoder_scheme(self) -> Scheme | None:
-        """Of the encoders' linears."""
+        """Scheme of the encoders' linears."""
         return self.scheme(self.bits_of_encoders)
 
     @property
@@ -187,10 +187,11 @@ class Recipe:
         return min(self.context or DEFAULT_CONTEXT, TARGET_CONTEXT)
 
     def with_context(self, served: object) -> Recipe:
-        """The same with its context decided.
+        """Return the same recipe with its context set.
 
         Args:
-            served: ``max_position_embeddings`` of the model; what is no number is judged by whoever reads the model.
+            served: ``max_position_embeddings`` of the model; other values than numbers are refused by the reader of the
+                model.
         """
         if self.context is not None:
             return self
@@ -200,12 +201,12 @@ class Recipe:
 
     @property
     def adapter_mode(self) -> str:
-        """How adapters are exported: gated, merged or none."""
+        """Treatment of adapters: gated, merged or none."""
         return "merged" if self.adapters.startswith("merge=") else self.adapters
 
     @property
     def merge(self) -> dict[str, float]:
-        """Adapter name to weight of what is folded into the base; empty unless merging."""
+        """Weights of the adapters that are merged into the base, by name; empty unless merging."""
         if self.adapters in ("gated", "none"):
             return {}
         if not self.adapters.startswith("merge="):
@@ -226,23 +227,23 @@ class Recipe:
         return merged
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types; every key."""
+        """Return all options as plain JSON types."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Recipe:
-        """Inverse of ``to_dict``.
+        """Make a recipe from a dictionary, the inverse of ``to_dict``.
 
         Raises:
-            InputError: an unknown key, or a value that is not possible.
+            InputError: a key is unknown, or a value is not possible.
         """
         return cls().changed(data)
 
     def changed(self, data: Mapping[str, Any]) -> Recipe:
-        """The same with other values; ``quality`` may stand for ``method``, ``speculation`` for ``draft_rows``.
+        """Return a changed recipe; ``quality`` may stand for ``method``, ``speculation`` for ``draft_rows``.
 
         Raises:
-            InputError: an unknown key, or a value that is not possible.
+            InputError: a key is unknown, or a value is not possible.
         """
         values = dict(data)
         known = {f.name for f in fields(self)} | {"quality", "speculation"}
@@ -264,10 +265,10 @@ class Recipe:
 
     @classmethod
     def from_toml(cls, path: Path) -> Recipe:
-        """Read a recipe file; keys are the attributes.
+        """Read a recipe from a TOML file; its keys are the attributes.
 
         Raises:
-            InputError: not readable, not TOML, an unknown key, or a value that is not possible.
+            InputError: the file is not readable or not TOML, a key is unknown, or a value is not possible.
         """
         import tomllib
 

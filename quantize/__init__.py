@@ -1,6 +1,6 @@
-"""Quantise weights to blocks of few bits, in the layouts that onnxruntime's kernels read.
+"""Quantisation of weights to blocks of few bits, in the layouts of onnxruntime's kernels.
 
-A method is a function of one signature, ``Quantizer``, in a file of its own.
+Each method is a function with the signature ``Quantizer`` in a file of its own.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from .statistics import Statistics
 
 
 class Quantizer(Protocol):
-    """What every method is: rows of weights to codes, each row by itself, so that rows may come in parts."""
+    """Signature of a quantisation method; rows are independent, so a matrix may come in parts."""
 
     def __call__(
         self, weight: NDArray[np.float32], scheme: Scheme, statistics: Statistics | None = None, /
     ) -> QuantizedTensor:
-        """Quantise a matrix.
+        """Quantise the rows of a matrix.
 
         Args:
-            weight: [N, K] float32, finite; any rows of the whole.
-            scheme: bits, group, symmetric.
-            statistics: of the K inputs; methods that need none ignore them.
+            weight: [N, K] float32, finite; all rows of a matrix or some of them.
+            scheme: bits, group size, symmetry.
+            statistics: second moments of the K inputs; ignored by methods that need none.
 
         Raises:
             QuantizeError: the matrix is not two-dimensional or not finite, or the method needs statistics.

@@ -1,7 +1,7 @@
-"""A matrix as groups, in parts that fit a core's cache. Knows no way to choose codes and starts no thread.
+"""Groups of a matrix, processed in parts that fit a core's cache. Chooses no codes and starts no threads.
 
-Inside a part the group's own axis comes first, [G, N, K/G]: numpy then works along N and K/G, which are long
-and contiguous, also when it takes the smallest of a group. That is 3 times as fast as [N, K/G, G].
+Within a part the axis inside a group comes first, [G, N, K/G]: numpy then works along N and K/G, which are long and
+contiguous, also for the smallest value of a group. That is 3 times as fast as [N, K/G, G].
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from .scheme import QuantizedTensor, Scheme
 PART_WEIGHTS = 1 << 16  # 256 KB of float32, and a few temporaries of that size, stay in the second-level cache
 
 Coded = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]
-"""codes [G, N, K/G], scales [N, K/G], zero points [N, K/G]; codes and zero points are whole numbers"""
+"""Codes [G, N, K/G], scales [N, K/G], zero points [N, K/G]; codes and zero points are whole numbers."""
 
 Coder = Callable[[NDArray[np.float32]], Coded]
-"""from groups [G, N, K/G], the last of a row padded with zeros"""
+"""Function that codes groups [G, N, K/G], the last of a row padded with zeros."""
 
 
 def quantize_in_parts(weight: NDArray[np.float32], scheme: Scheme, coder: Coder) -> QuantizedTensor:
-    """Have a coder choose the codes of a few rows at a time and pack them.
+    """Quantise a matrix a few rows at a time with the given coder, and pack the codes.
 
     Args:
-        weight: [N, K].
-        scheme: bits, group, symmetric.
-        coder: called for one part after the other.
+        weight: [N, K] float32.
+        scheme: bits, group size, symmetry.
+        coder: function that codes groups; called for one part after the other.
 
     Raises:
         QuantizeError: the matrix is not two-dimensional, or not finite.
@@ -58,20 +58,20 @@ def quantize_in_parts(weight: NDArray[np.float32], scheme: Scheme, coder: Coder)
 
 
 def check(weight: NDArray[np.float32]) -> None:
-    """Refuse what cannot be quantised.
+    """Refuse a matrix that cannot be quantised.
 
     Raises:
         QuantizeError: the matrix is not two-dimensional, or not finite.
     """
     if weight.ndim != 2:
         raise QuantizeError(f"weight has {weight.ndim} dimensions, expected 2")
-    if weight.size and not (np.isfinite(weight.max()) and np.isfinite(weight.min())):  # NaN wins both
+    if weight.size and not (np.isfinite(weight.max()) and np.isfinite(weight.min())):  # NaN propagates to both
         row = int(np.argwhere(~np.isfinite(weight))[0, 0])
         raise QuantizeError(f"weight has a value that is not finite in row {row}")
 
 
 def to_groups(weight: NDArray[np.float32], scheme: Scheme) -> NDArray[np.float32]:
-    """[N, K] -> [G, N, K/G], the last group padded with zeros."""
+    """Reshape [N, K] -> [G, N, K/G], the last group padded with zeros."""
     rows, columns = weight.shape
     padded = scheme.groups_per_row(columns) * scheme.group
     if padded != columns:
@@ -80,18 +80,18 @@ def to_groups(weight: NDArray[np.float32], scheme: Scheme) -> NDArray[np.float32
 
 
 def importance_groups(importance: NDArray[np.float32], scheme: Scheme) -> NDArray[np.float32]:
-    """[K] -> [G, 1, K/G], to weigh squared errors with."""
+    """Reshape weights of squared errors: [K] -> [G, 1, K/G]."""
     return to_groups(importance[None], scheme)
 
 
 def pack_zeros(zeros: NDArray[np.uint8], scheme: Scheme) -> NDArray[np.uint8]:
-    """[N, K/G] -> bytes; a last byte that is not full is filled up with the middle, as onnxruntime does."""
+    """Pack zero points [N, K/G] to bytes; an incomplete last byte is padded with the middle code, as in onnxruntime."""
     short = -zeros.shape[-1] % (8 // scheme.bits)
     return pack(np.pad(zeros, ((0, 0), (0, short)), constant_values=scheme.middle), scheme.bits)
 
 
 def _pack_first_axis(codes: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
-    """[G, ...] -> [G*bits/8, ...]: as ``pack``, before the bytes are turned into place."""
+    """Pack [G, ...] -> [G*bits/8, ...]: as ``pack``, before the transposition of the bytes."""
     per_byte = 8 // bits
     packed = codes[0::per_byte].copy()
     for place in range(1, per_byte):

@@ -1,9 +1,9 @@
-"""One option for every tensor so that the whole is best for its bytes: a knapsack, solved on convex hulls.
+"""Choice of one option for every tensor with the least loss for its bytes: a knapsack, solved on convex hulls.
 
-Of a tensor's options only those on the lower convex hull of (bytes, loss) can be right for some price of a
-byte. Starting from the smallest options, the step that buys most loss per byte is taken again and again: that
-is the optimum of the relaxed problem at every size it passes, and off the optimum by less than one step between.
-Time is a second budget: a second gets a price, which is added to what each option loses.
+Of a tensor's options only those on the lower convex hull of (bytes, loss) are optimal for some price of a byte.
+Starting from the smallest options, the step with the most loss saved per byte is taken repeatedly. That is the optimum
+of the relaxed problem at every size on the way, and differs from the optimum by less than one step between. Time is a
+second budget: a second has a price, which is added to the loss of each option.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-LOWEST_PRICE, HIGHEST_PRICE = 1e-9, 1e18  # of a second, in what is otherwise spared: nats or bytes
+LOWEST_PRICE, HIGHEST_PRICE = 1e-9, 1e18  # price of a second, in the quantity that is minimised: nats or bytes
 PRICE_STEPS = 40
 
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One way to store a tensor.
+    """One way to store a tensor: its size, loss and time.
 
     Attributes:
-        size_bytes: on disk.
-        loss: what it adds to the whole's.
-        seconds: that a token takes through it.
+        size_bytes: bytes on disk.
+        loss: loss added to that of the whole model.
+        seconds: time of one token through the tensor.
     """
 
     size_bytes: int
@@ -33,13 +33,13 @@ class Option:
 
 @dataclass(frozen=True, slots=True)
 class Solution:
-    """One option for every tensor.
+    """One option for every tensor, with the totals.
 
     Attributes:
-        chosen: index of each tensor's option.
-        size_bytes: of all.
-        loss: of all.
-        seconds: of all.
+        chosen: index of the option of each tensor.
+        size_bytes: total bytes.
+        loss: total loss.
+        seconds: total seconds.
     """
 
     chosen: tuple[int, ...]
@@ -49,7 +49,7 @@ class Solution:
 
 
 def frontier(tensors: Sequence[Sequence[Option]]) -> list[Solution]:
-    """The best solutions from the smallest to the most exact one."""
+    """Return the optimal solutions from the smallest to the most exact one."""
     chosen = [hull[0] for hull in map(_hull, tensors)]
     found = [_summed(tensors, chosen)]
     for tensor, _, option in _steps(tensors):
@@ -61,7 +61,7 @@ def frontier(tensors: Sequence[Sequence[Option]]) -> list[Solution]:
 def within_bytes(
     tensors: Sequence[Sequence[Option]], limit_bytes: int, limit_seconds: float | None = None
 ) -> Solution | None:
-    """The least loss in so many bytes and seconds, or None when even the smallest or fastest options need more.
+    """Return the solution of least loss within bytes and seconds, or None if the smallest or fastest options need more.
 
     >>> options = [[Option(1, 4.0), Option(2, 1.0)], [Option(1, 2.0), Option(3, 0.0)]]
     >>> within_bytes(options, 3).chosen
@@ -81,7 +81,7 @@ def within_bytes(
 def within_loss(
     tensors: Sequence[Sequence[Option]], limit: float, limit_seconds: float | None = None
 ) -> Solution | None:
-    """The fewest bytes with at most so much loss and time, or None when the most exact options lose or take more."""
+    """Return the smallest solution within loss and time, or None if the most exact options exceed one of them."""
 
     def priced(price: float) -> Solution | None:
         dearer = [[Option(o.size_bytes + round(price * o.seconds), o.loss) for o in options] for options in tensors]
@@ -95,7 +95,7 @@ def within_loss(
 
 
 def fastest(tensors: Sequence[Sequence[Option]]) -> float:
-    """Seconds of the fastest options."""
+    """Return the total seconds of the fastest options."""
     return sum(min(option.seconds for option in options) for options in tensors)
 
 
@@ -105,9 +105,9 @@ def _fast_enough(
     worth: Callable[[Solution], float],
     limit_seconds: float | None,
 ) -> Solution | None:
-    """The solution of the lowest price of a second under which it is fast enough: Lagrange's multiplier, bisected.
+    """Solution of the lowest price of a second that meets the time: Lagrange's multiplier, found by bisection.
 
-    At that price equal tensors all change at once; those of the next lower price that still fit are taken one by one.
+    At that price equal tensors all change at once; those of the next lower price that still fit are changed one by one.
     """
 
     def solved(price: float) -> Solution | None:
@@ -149,7 +149,8 @@ def _within_bytes(tensors: Sequence[Sequence[Option]], limit_bytes: int) -> Solu
         return None
     for tensor, before, option in _steps(tensors):
         more = tensors[tensor][option].size_bytes - tensors[tensor][before].size_bytes
-        if chosen[tensor] == before and size_bytes + more <= limit_bytes:  # later steps of a tensor need the earlier
+        # later steps of a tensor need the earlier ones
+        if chosen[tensor] == before and size_bytes + more <= limit_bytes:
             chosen[tensor] = option
             size_bytes += more
     best = _summed(tensors, chosen)
@@ -160,7 +161,7 @@ def _within_bytes(tensors: Sequence[Sequence[Option]], limit_bytes: int) -> Solu
 
 
 def _uniform(tensors: Sequence[Sequence[Option]]) -> list[Solution]:
-    """The same option for every tensor, as far as all have as many."""
+    """Solutions with the same option for every tensor, if all have equally many."""
     counts = {len(options) for options in tensors if len(options) > 1}
     if len(counts) != 1:
         return []
@@ -168,7 +169,7 @@ def _uniform(tensors: Sequence[Sequence[Option]]) -> list[Solution]:
 
 
 def _steps(tensors: Sequence[Sequence[Option]]) -> list[tuple[int, int, int]]:
-    """(tensor, option before, option after) along every hull, most loss saved per byte first."""
+    """Steps along every hull, most loss saved per byte first: (tensor, option before, option after)."""
     steps = []
     for tensor, options in enumerate(tensors):
         hull = _hull(options)

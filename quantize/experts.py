@@ -1,4 +1,4 @@
-"""Experts of a mixture in the layout of onnxruntime's QMoE: the matrices of all of them in one tensor."""
+"""Experts of a mixture in the layout of onnxruntime's QMoE: the matrices of all experts in one tensor."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from .scheme import QuantizedTensor, Scheme
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuantizedExperts:
-    """One quantised [N, K] matrix of every expert.
+    """Quantised [N, K] matrices of all experts.
 
     Attributes:
-        scheme: of all.
+        scheme: scheme of all matrices.
         codes: [E, N, K*bits/8] uint8, first code in the low bits.
         scales: [E, N, K/G] float32.
         zero_points: [E, N, ceil(K/G*bits/8)] uint8, or None when symmetric.
@@ -31,10 +31,10 @@ class QuantizedExperts:
 
 
 def stack_experts(experts: Sequence[QuantizedTensor]) -> QuantizedExperts:
-    """Put quantised matrices of equal shape and scheme one behind the other.
+    """Stack quantised matrices of equal shape and scheme along a first axis.
 
     Raises:
-        QuantizeError: there are none, they differ, or K is not a multiple of the group: QMoE knows no padding.
+        QuantizeError: there are none, they differ, or K is not a multiple of the group: QMoE supports no padding.
 
     Source: onnxruntime ContribOperators.md, com.microsoft.QMoE, inputs fc1_experts_weights and fc1_scales.
     """

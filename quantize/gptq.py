@@ -1,9 +1,9 @@
-"""GPTQ: quantise a row's weights one by one and let those that are left make up for each one's error.
+"""GPTQ: quantise the weights of a row one by one, and correct the remaining weights for each error.
 
-How an error is made up for follows from the inputs' second moments: with them the outputs stay as they were
-as far as the weights that are left can manage. Columns are taken by the size of their inputs, largest first,
-while the groups stay where onnxruntime's kernels expect them; so every group's grid is fixed beforehand.
-When all have their codes, scales and codes are gone over again (``refine``): the outputs are off by 7 to 9 % less.
+The correction follows from the second moments of the inputs: it keeps the outputs as close as the remaining weights
+allow. Columns are processed by the size of their inputs, largest first, while the groups stay where onnxruntime's
+kernels expect them; so the grid of every group is fixed beforehand. Afterwards scales and codes are improved once more
+(``refine``), which makes the error of the outputs 7 to 9 % smaller.
 
 Source: Frantar et al., "GPTQ: Accurate Post-Training Quantization for Generative Pre-trained Transformers",
 ICLR 2023, algorithm 1; the order of columns is the authors' ``--act-order`` with ``--static-groups``.
@@ -26,19 +26,20 @@ from .scheme import QuantizedTensor, Scheme
 from .search import search_range
 from .statistics import Statistics
 
-DAMPING = 0.01  # of the mean of the diagonal, added to it
-BLOCK = 64  # columns whose corrections are held back and applied to the rest at once
-SHRINKS = tuple(1 - step / 20 for step in range(11))  # of each group's range, judged by the error in the outputs
-REFINED = 2  # times; a third one takes another 1 %
+DAMPING = 0.01  # share of the mean of the diagonal that is added to it
+BLOCK = 64  # columns whose corrections are collected and applied to the rest at once
+# factors of each group's range, compared by the error in the outputs
+SHRINKS = tuple(1 - step / 20 for step in range(11))
+REFINED = 2  # passes; a third one gains another 1 %
 
 _one_at_a_time = threading.Lock()
 
 
 def gptq(weight: NDArray[np.float32], scheme: Scheme, statistics: Statistics | None = None, /) -> QuantizedTensor:
-    """Quantise a matrix row by row; see ``Quantizer``.
+    """Quantise a matrix row by row with GPTQ; see ``Quantizer``.
 
     Raises:
-        QuantizeError: there are no statistics.
+        QuantizeError: no statistics are given.
     """
     if statistics is None:
         raise QuantizeError("gptq needs statistics of the inputs, found none")
@@ -70,11 +71,11 @@ def _zero_points(tensor: QuantizedTensor, groups: int) -> NDArray[np.float32]:
 
 
 class _Solution:
-    """What the second moments say: the order of columns, and how each one's error is passed on.
+    """Order of columns and error propagation that follow from the second moments.
 
     Attributes:
         order: [K] columns, those with the largest inputs first.
-        damping: what was added to the moments' diagonal.
+        damping: value added to the moments' diagonal.
         factor: [K, K] upper Cholesky factor of the inverse second moments, in that order.
     """
 
@@ -90,7 +91,7 @@ class _Solution:
 
 
 def _solution(statistics: Statistics) -> _Solution:
-    """Made once: the rows of one matrix come in parts, from several threads, with the same statistics."""
+    """Compute the solution once for all parts of a matrix, which share the statistics."""
     with _one_at_a_time:
         return _solved(statistics)
 
@@ -107,7 +108,7 @@ def _code_columns(
     zeros: NDArray[np.float32],
     solution: _Solution,
 ) -> NDArray[np.float32]:
-    """[N, K] codes of weights in the solution's order, on the grids [N, K/G] of the groups."""
+    """Codes [N, K] of weights in the solution's order, on the grids [N, K/G] of the groups."""
     left = weight.T.copy()  # [K, N]: a column is contiguous
     codes = np.empty_like(left)
     group_of = solution.order // scheme.group

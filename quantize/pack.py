@@ -1,4 +1,4 @@
-"""Codes of 2, 4 or 8 bits to bytes and back. No arithmetic on weights happens here."""
+"""Conversion of codes of 2, 4 or 8 bits to bytes and back. No arithmetic on weights."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from palmtop.errors import QuantizeError
 
 
 def pack(codes: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
-    """Pack the last axis, first code in the low bits; a last odd byte is filled with zeros.
+    """Pack the last axis, first code in the low bits; an incomplete last byte is padded with zeros.
 
     Args:
         codes: [..., n] values below ``2 ** bits``.
-        bits: 2, 4 or 8.
+        bits: bits of a code: 2, 4 or 8.
 
     Returns:
         [..., ceil(n * bits / 8)] bytes.
@@ -40,7 +40,7 @@ def pack(codes: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
 
 
 def unpack(packed: NDArray[np.uint8], bits: int, count: int) -> NDArray[np.uint8]:
-    """Inverse of ``pack``: [..., bytes] to [..., count] codes."""
+    """Unpack bytes to codes, the inverse of ``pack``: [..., bytes] -> [..., count]."""
     per_byte = 8 // bits
     codes = np.empty((*packed.shape[:-1], packed.shape[-1] * per_byte), np.uint8)
     for place in range(per_byte):

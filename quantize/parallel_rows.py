@@ -1,4 +1,4 @@
-"""A method on every core: rows are quantised each by itself, and numpy lets go of Python's lock."""
+"""Quantisation of a matrix on all cores: rows are independent, and numpy releases Python's lock."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from palmtop.quantize.statistics import Statistics
 
 from .workers import Workers, usable_cores
 
-CHUNK_WEIGHTS = 1 << 19  # a thread's share at a time
+CHUNK_WEIGHTS = 1 << 19  # share of a thread at a time
 
 
 def on_every_core(quantizer: Quantizer) -> Quantizer:
-    """The same method for whole matrices, their rows shared out; for callers that have no threads of their own."""
+    """Return the method for whole matrices, with their rows distributed over threads."""
     workers = Workers(threads=usable_cores())
 
     def quantize(
         weight: NDArray[np.float32], scheme: Scheme, statistics: Statistics | None = None, /
     ) -> QuantizedTensor:
         step = max(1, CHUNK_WEIGHTS // max(1, weight.shape[-1]))
-        if weight.ndim != 2 or step >= len(weight):  # a thread costs more than a small matrix
+        if weight.ndim != 2 or step >= len(weight):  # starting a thread takes longer than a small matrix
             return quantizer(weight, scheme, statistics)
         chunks = [weight[start : start + step] for start in range(0, len(weight), step)]
         parts = list(workers.map(lambda chunk: quantizer(chunk, scheme, statistics), chunks))

@@ -1,9 +1,8 @@
-"""Coordinate descent on what a quantised layer's outputs are off by: scales, then codes, one after the other.
+"""Coordinate descent on the output error of a quantised layer: scales and codes, one after the other.
 
-A method that takes a row's weights once, like gptq, chooses its grids before it has seen a code and a code before
-it has seen the later ones. Here everything is there: every scale in turn is set to the one that is best while all
-else stays, then every code is. Zero points stay; no step makes the error in the outputs larger, but for the
-rounding of a scale to 16 bits.
+A method that processes the weights of a row once, like gptq, chooses its grids before any code, and a code before the
+later ones. Here all values are known: every scale in turn is set to the best one while all else stays, then every code
+is. Zero points stay; no step makes the output error larger, except for the rounding of a scale to 16 bits.
 
 The steps are those of Behdin et al., "QuantEase: Optimization-based Quantization for Language Models", 2023,
 section 3, for codes; the scale of a group is the same least-squares problem in one unknown.
@@ -18,7 +17,7 @@ from .scheme import Scheme
 
 Array = NDArray[np.float32]
 
-BLOCK = 64  # codes whose changes are held back and applied to the rest at once
+BLOCK = 64  # columns whose changes are collected and applied to the rest at once
 
 
 def refine(
@@ -31,17 +30,17 @@ def refine(
     damping: float,
     passes: int,
 ) -> None:
-    """Make codes and scales better, in place.
+    """Improve codes and scales in place.
 
     Args:
-        weight: [N, K] that is quantised.
-        scheme: by which.
+        weight: [N, K] float32, the exact weights.
+        scheme: scheme of the codes.
         codes: [N, K] whole numbers.
-        scales: [N, K/G], as they are stored.
+        scales: [N, K/G] float32, as they are stored.
         zeros: [N, K/G] zero points, whole numbers.
         moments: [K, K] second moments of the layer's inputs.
-        damping: what is added to their diagonal, more than 0.
-        passes: over all scales and all codes.
+        damping: value added to their diagonal, above 0.
+        passes: number of passes over all scales and codes.
     """
     columns = weight.shape[1]
     for _ in range(passes):
@@ -60,7 +59,7 @@ def refine(
 def _gradient(
     weight: Array, scheme: Scheme, codes: Array, scales: Array, zeros: Array, moments: Array, damping: float
 ) -> Array:
-    """[N, K] of half the error, by the codes' values: how much each should still grow, times the moments."""
+    """Negative gradient [N, K] of half the error by the codes' values: remaining error times the moments."""
     off = np.repeat(zeros, scheme.group, axis=1)[:, : weight.shape[1]]
     np.subtract(codes, off, out=off)
     off *= np.repeat(scales, scheme.group, axis=1)[:, : weight.shape[1]]
@@ -74,7 +73,7 @@ def _gradient(
 def _refine_scales(
     scheme: Scheme, steps: Array, scales: Array, gradient: Array, own: slice, moments: Array, damping: float
 ) -> None:
-    """The best scale of one group of every row; ``steps`` [N, G] are its codes from its zero points."""
+    """Set the best scale of one group of every row; ``steps`` [N, G] are its codes minus its zero points."""
     curvature = np.einsum("ng,ng->n", steps @ moments[own, own], steps) + np.float32(damping) * (steps**2).sum(axis=1)
     slope = np.einsum("ng,ng->n", steps, gradient[:, own])
     better = scheme.stored(scales + np.where(curvature > 0, slope / np.where(curvature > 0, curvature, 1), 0))
@@ -87,7 +86,7 @@ def _refine_scales(
 def _refine_codes(
     scheme: Scheme, codes: Array, scales: Array, gradient: Array, own: slice, moments: Array, damping: float
 ) -> None:
-    """The best code of every row in each of a few columns, one column after the other."""
+    """Set the best code of every row in each of a few columns, one column after the other."""
     left = gradient[:, own].T.copy()  # a column is contiguous
     change = np.empty_like(left)
     for place, column in enumerate(range(own.start, own.stop)):

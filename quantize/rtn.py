@@ -1,4 +1,4 @@
-"""Round to nearest: a group's range is mapped onto the codes, each weight goes to the nearest one."""
+"""Round to nearest: the range of a group is mapped to the codes, and each weight is rounded to the nearest one."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from .statistics import Statistics
 
 
 def rtn(weight: NDArray[np.float32], scheme: Scheme, statistics: Statistics | None = None, /) -> QuantizedTensor:
-    """Quantise a matrix row by row, group by group; see ``Quantizer``. Needs no statistics."""
+    """Quantise a matrix group by group with round to nearest; see ``Quantizer``. Needs no statistics."""
     return quantize_in_parts(weight, scheme, lambda groups: code_range(groups, *range_of(groups), scheme))
 
 
 def range_of(groups: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Lowest and highest of each group [G, N, K/G], zero always among them."""
+    """Return the lowest and highest value of each group [G, N, K/G], extended to include zero."""
     return np.minimum(groups.min(axis=0), 0), np.maximum(groups.max(axis=0), 0)
 
 
 def code_range(
     groups: NDArray[np.float32], low: NDArray[np.float32], high: NDArray[np.float32], scheme: Scheme
 ) -> Coded:
-    """Codes for given ranges: the last step of every method that chooses a range.
+    """Code groups with given ranges: the last step of every method that chooses a range.
 
     Args:
-        groups: [G, N, K/G].
-        low: [N, K/G] lower end, <= 0.
-        high: [N, K/G] upper end, >= 0.
-        scheme: bits, group, symmetric.
+        groups: [G, N, K/G] weights.
+        low: [N, K/G] lower ends of the ranges, <= 0.
+        high: [N, K/G] upper ends of the ranges, >= 0.
+        scheme: bits, group size, symmetry.
     """
     scales, zeros = grid(low, high, scheme)
     return nearest(groups, scales, zeros, scheme), scales, zeros
@@ -39,9 +39,9 @@ def code_range(
 def grid(
     low: NDArray[np.float32], high: NDArray[np.float32], scheme: Scheme
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Scales and zero points [N, K/G] that cover a range."""
+    """Return scales and zero points [N, K/G] of grids that cover the ranges."""
     if scheme.symmetric:
-        # Codes reach one step further below the zero; a negative scale gives that step to a positive peak.
+        # Codes reach one step further below zero than above; a negative scale gives that step to a positive peak.
         peak = np.where(-low > high, low, high)
         scales = scheme.stored((peak / np.float32(-scheme.middle)).astype(np.float32))
         return scales, np.full(scales.shape, scheme.middle, np.float32)
@@ -54,7 +54,7 @@ def grid(
 def nearest(
     groups: NDArray[np.float32], scales: NDArray[np.float32], zeros: NDArray[np.float32], scheme: Scheme
 ) -> NDArray[np.float32]:
-    """[G, N, K/G] codes whose values are nearest to the weights."""
+    """Return the codes [G, N, K/G] whose values are nearest to the weights."""
     codes = groups / np.where(scales != 0, scales, np.float32(1))
     np.rint(codes, out=codes)
     codes += zeros
@@ -63,7 +63,7 @@ def nearest(
 
 
 def dequantize(tensor: QuantizedTensor) -> NDArray[np.float32]:
-    """[N, K] float32, as the kernels compute it: ``(code - zero) * scale``."""
+    """Return the matrix as the kernels compute it, [N, K] float32: ``(code - zero) * scale``."""
     scheme = tensor.scheme
     rows, groups = tensor.scales.shape
     codes = unpack(tensor.codes, scheme.bits, scheme.group).astype(np.float32)

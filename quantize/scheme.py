@@ -1,4 +1,4 @@
-"""How a matrix is quantised: bits, group size, symmetric or not. Pure values, checked on creation."""
+"""Quantisation scheme of a matrix: bits, group size, symmetry. Values, checked on creation."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from numpy.typing import NDArray
 from palmtop.errors import QuantizeError
 
 BITS = (2, 4, 8)
-GROUPS = (16, 32, 64, 128, 256)  # what onnxruntime's CPU kernel computes correctly (512 once gave zeros)
+GROUPS = (16, 32, 64, 128, 256)  # group sizes that onnxruntime's CPU kernel computes correctly (512 once gave zeros)
 SCALE_BITS = (16, 32)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scheme:
-    """Block-wise integer quantisation along K, as MatMulNBits and GatherBlockQuantized read it.
+    """Block-wise integer quantisation along K, as in MatMulNBits and GatherBlockQuantized.
 
     Attributes:
-        bits: 2, 4 or 8 bits a weight.
-        group: weights that share one scale (onnxruntime's ``block_size``).
-        symmetric: no zero points stored; the zero is ``2 ** (bits - 1)``.
-        scale_bits: 32, or 16 for scales that are stored as float16 and widened when a graph is loaded.
+        bits: bits per weight: 2, 4 or 8.
+        group: number of weights that share one scale (onnxruntime's ``block_size``).
+        symmetric: whether no zero points are stored; the zero point is then ``2 ** (bits - 1)``.
+        scale_bits: bits per scale: 32, or 16 for scales that are stored as float16 and widened when a graph is loaded.
     """
 
     bits: int
@@ -40,26 +40,26 @@ class Scheme:
 
     @property
     def levels(self) -> int:
-        """Largest code."""
+        """Largest code of these bits."""
         return (1 << self.bits) - 1
 
     @property
     def middle(self) -> int:
-        """The zero point that symmetric codes imply."""
+        """Zero point of symmetric codes."""
         return 1 << (self.bits - 1)
 
     def groups_per_row(self, columns: int) -> int:
-        """Groups along a row of K weights; the last one is padded."""
+        """Return the number of groups in a row of K weights; the last one is padded."""
         return -(-columns // self.group)
 
     def tensor_bytes(self, rows: int, columns: int) -> tuple[int, int, int]:
-        """Bytes of the codes, scales and zero points of an [N, K] matrix."""
+        """Return the bytes of codes, scales and zero points of an [N, K] matrix."""
         groups = self.groups_per_row(columns)
         zeros = 0 if self.symmetric else rows * -(-groups * self.bits // 8)
         return rows * groups * self.group * self.bits // 8, rows * groups * self.scale_bits // 8, zeros
 
     def stored(self, scales: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Scales as they will be read back."""
+        """Return the scales after storing: rounded to float16 for ``scale_bits`` 16."""
         if self.scale_bits == 32:
             return scales
         largest = np.finfo(np.float16).max
@@ -71,10 +71,10 @@ class QuantizedTensor:
     """A quantised [N, K] matrix in onnxruntime's layout.
 
     Attributes:
-        scheme: how it was made.
+        scheme: scheme of the codes.
         columns: K before padding.
         codes: [N, K/G, G*bits/8] uint8, first code in the low bits.
-        scales: [N, K/G] float32; with ``scale_bits`` 16 each is a float16's value.
+        scales: [N, K/G] float32; with ``scale_bits`` 16 each is exact in float16.
         zero_points: [N, ceil(K/G*bits/8)] uint8 packed like the codes, or None when symmetric.
     """
 
@@ -86,5 +86,5 @@ class QuantizedTensor:
 
     @property
     def size_bytes(self) -> int:
-        """Bytes on disk, scales and zero points counted."""
+        """Bytes on disk, scales and zero points included."""
         return sum(self.scheme.tensor_bytes(len(self.codes), self.columns))

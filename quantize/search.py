@@ -1,10 +1,10 @@
-"""Clipped search: of several narrower ranges for a group, the one whose codes are nearest to the weights.
+"""Clipped search: of several narrower ranges of a group, the one with the smallest squared error.
 
-Round to nearest spends its codes on the two outermost weights; clipping those a little often makes the other
-thirty more exact. Every candidate is judged by its squared error, group by group.
+Round to nearest covers the two outermost weights of a group; clipping them a little often makes the other thirty more
+exact. Candidates are compared by squared error, group by group.
 
-The candidates share two buffers as large as the part of the matrix, which stay in the processor's cache, and
-codes are found with a product in place of a quotient; the final codes are divided exactly.
+The candidates share two buffers of the size of the part, which stay in the processor's cache, and codes are found by a
+product instead of a quotient; the final codes are divided exactly.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ SHRINKS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)
 
 
 def search(weight: NDArray[np.float32], scheme: Scheme, statistics: Statistics | None = None, /) -> QuantizedTensor:
-    """Quantise a matrix row by row, group by group; see ``Quantizer``. Needs no statistics."""
+    """Quantise a matrix group by group with clipped search; see ``Quantizer``. Needs no statistics."""
     return quantize_in_parts(weight, scheme, lambda groups: search_range(groups, scheme, None, SHRINKS))
 
 
 def search_range(
     groups: NDArray[np.float32], scheme: Scheme, importance: NDArray[np.float32] | None, shrinks: tuple[float, ...]
 ) -> Coded:
-    """The best of several shrunken ranges for every group.
+    """Return the codes for the best of several narrower ranges of every group.
 
     Args:
-        groups: [G, N, K/G].
-        scheme: bits, group, symmetric.
+        groups: [G, N, K/G] weights.
+        scheme: bits, group size, symmetry.
         importance: [G, 1, K/G] weights of the squared errors; None for equal ones.
         shrinks: factors of the whole range, tried in this order.
     """
@@ -57,7 +57,7 @@ def _squared_errors(
     scheme: Scheme,
     out: NDArray[np.float32],
 ) -> None:
-    """What the nearest codes [G, N, K/G] are off by, squared."""
+    """Squared errors of the nearest codes, [G, N, K/G]."""
     np.multiply(groups, np.float32(1) / np.where(scales != 0, scales, np.float32(1)), out=out)
     np.rint(out, out=out)
     np.maximum(out, -zeros, out=out)

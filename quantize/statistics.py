@@ -1,4 +1,4 @@
-"""What calibration leaves of a linear layer's inputs: their second moments. Knows no graph and no sample."""
+"""Calibration statistics of a linear layer's inputs: their second moments. Independent of graphs and samples."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Statistics:
 
     Attributes:
         moments: [K, K] float32, the mean of ``x x^T``.
-        count: inputs that were seen.
+        count: number of inputs.
     """
 
     moments: NDArray[np.float32]
@@ -25,26 +25,26 @@ class Statistics:
 
     @property
     def importance(self) -> NDArray[np.float32]:
-        """[K] mean square of each input."""
+        """Return the mean square of each input, [K]."""
         return np.ascontiguousarray(np.diagonal(self.moments))
 
     def output_error(self, difference: NDArray[np.float32]) -> float:
-        """Mean squared change of the outputs, summed over them, for weights changed by [N, K]."""
+        """Return the mean squared change of the outputs, summed over outputs, for weights changed by [N, K]."""
         return float(np.einsum("nk,nk->", difference @ self.moments, difference, dtype=np.float64))
 
 
 class Moments:
-    """Adds up ``x x^T``, some inputs at a time."""
+    """Accumulator of ``x x^T`` over batches of inputs."""
 
     def __init__(self, size: int) -> None:
         self._sum = np.zeros((size, size), np.float32)
         self.count = 0
 
     def add(self, inputs: NDArray[np.float32], weight: float = 1.0) -> None:
-        """Take [T, K] inputs into account, each of them ``weight`` times."""
+        """Add [T, K] inputs, each of them ``weight`` times."""
         self._sum += np.float32(weight) * (inputs.T @ inputs)
         self.count += len(inputs)
 
     def statistics(self, total_weight: float | None = None) -> Statistics:
-        """The mean, over the inputs or over their total weight."""
+        """Return the mean over the inputs, or over their total weight."""
         return Statistics(self._sum / np.float32(max(total_weight or self.count, 1e-30)), self.count)

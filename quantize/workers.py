@@ -1,4 +1,4 @@
-"""Do the same work on many blocks with all cores, in order, with few blocks in memory. Knows no weights."""
+"""Threads that process many blocks in order, with few blocks in memory. Independent of weights."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from typing import TypeVar
 
 from palmtop.errors import InputError
 
-BLOCK_BYTES = 4 << 20  # of float32: large enough that Python's share is small, small enough to stay near the caches
+# bytes of float32: large enough that Python's overhead is small, small enough to stay near the caches
+BLOCK_BYTES = 4 << 20
 SMALLEST_BLOCK_BYTES = 256 << 10
-WORKING_COPIES = 12  # float32 copies of its block that a thread holds at its peak, the waiting results included
+WORKING_COPIES = 12  # float32 copies of its block that a thread holds at most, results that wait included
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -21,20 +22,20 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workers:
-    """How many threads share the work, and how large their blocks are.
+    """Number of threads, and the size of the blocks they process.
 
     Numpy and file reads release the interpreter lock, so threads are enough.
 
     Attributes:
         threads: at least 1.
-        block_bytes: of float32 a thread works on at a time.
+        block_bytes: bytes of float32 that a thread processes at a time.
     """
 
     threads: int = 1
     block_bytes: int = BLOCK_BYTES
 
     def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-        """``function`` of every item, in the items' order; at most one more than the threads is under way."""
+        """Apply ``function`` to every item, results in order; at most one item more than threads is in progress."""
         waiting = list(items)
         if self.threads == 1 or len(waiting) == 1:
             yield from map(function, waiting)
@@ -54,17 +55,17 @@ class Workers:
 
 
 def usable_cores() -> int:
-    """Cores this process may run on."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def plan_workers(ram_bytes: int | None, used_bytes: int, threads: int | None = None) -> Workers:
-    """Threads and blocks whose copies fit into what is left of a memory limit.
+    """Plan threads and blocks whose copies fit into the rest of a memory limit.
 
     Args:
-        ram_bytes: the limit for the whole process, None for no limit.
-        used_bytes: what the process holds already.
-        threads: None takes every core this process may use.
+        ram_bytes: limit of the whole process; None for no limit.
+        used_bytes: bytes that the process holds already.
+        threads: number of threads; None takes every usable core.
 
     Raises:
         InputError: not even one thread with the smallest block fits.

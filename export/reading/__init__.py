@@ -1,6 +1,5 @@
-"""What a checkpoint says: every setting and every tensor is read, known to be of no use, or refused by name.
+"""Readers of a checkpoint's settings and tensors: each is read, known to be unused, or refused by name.
 
-``rope`` reads rotary settings wherever they are written, ``settings`` knows which other keys may stay unread,
-``tensors`` which tensors may, ``modalities`` which encoders and adapters are there, ``preprocessor`` what prepares
-pictures and sounds.
+``rope`` reads rotary settings, ``settings`` lists the other keys that may stay unread, ``tensors`` the tensors that
+may, ``modalities`` finds encoders and adapters, ``preprocessor`` reads the settings of images and sounds.
 """

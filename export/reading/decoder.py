@@ -1,4 +1,4 @@
-"""Sizes of a dense decoder of pre-norm layers, as most configs of the field name them."""
+"""Sizes of a dense decoder with pre-norm layers, from the usual keys of a config."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ def read_decoder(
     has_attention_bias: bool = False,
     has_mlp_bias: bool = False,
 ) -> Decoder:
-    """The decoder that a config describes.
+    """Return the decoder that a config describes.
 
     Args:
-        config: the whole of it.
-        rules: what the architecture makes of rotary settings.
-        is_tied: the head is the embedding table.
-        has_media: the graph takes media rows.
-        has_attention_bias: projections of attention have biases.
-        has_mlp_bias: the linears of the feed-forward network have.
+        config: the whole config.
+        rules: rotary settings of the architecture.
+        is_tied: whether the head is the embedding table.
+        has_media: whether the graph takes media rows.
+        has_attention_bias: whether the projections of attention have biases.
+        has_mlp_bias: whether the linears of the feed-forward network have biases.
 
     Raises:
         CheckpointError: a key is missing, impossible, or contradicts another.
@@ -66,7 +66,7 @@ def read_decoder(
 
 
 def pre_norm_layer(attention: Attention, mlp: GatedMlp, hidden_size: int, eps: float) -> Layer:
-    """A layer with an RMSNorm in front of each half."""
+    """Return a layer with an RMSNorm before each half."""
     names = ("input_layernorm", "post_attention_layernorm")
     first, second = (RmsNorm(name, hidden_size, eps) for name in names)
     return Layer(mixer=attention, ffn=mlp, norms=(first, second))
@@ -83,10 +83,10 @@ def _head_size(config: Keys) -> int:
 
 
 def _window(config: Keys, max_tokens: int) -> int | None:
-    """Keys that a token sees, itself included; None where no sequence of the model is longer than that.
+    """Number of keys that a token attends to, itself included; None where no sequence of the model is longer.
 
     Raises:
-        CheckpointError: it is not positive, or not that of every layer.
+        CheckpointError: the window is not positive, or not the same for every layer.
     """
     window = config.optional_size("sliding_window")
     if window == 0:

@@ -1,4 +1,4 @@
-"""Which encoders and adapters a Phi-4-multimodal checkpoint has: fine-tunes drop what they do not use."""
+"""Encoders and adapters of a Phi-4-multimodal checkpoint: fine-tunes drop those they do not use."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from palmtop.runtime.bundle.manifest import Route
 
 from .tensors import AUDIO, VISION, audio_names, decoder_names, unused_vision, vision_names
 
-ENCODER_OF = {"vision": "vision", "speech": "audio"}  # by adapter
+ENCODER_OF = {"vision": "vision", "speech": "audio"}  # encoder by adapter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Modalities:
-    """What is there.
+    """Encoders and adapters that a checkpoint has.
 
     Attributes:
-        has_vision: the vision encoder.
-        has_audio: the audio encoder.
+        has_vision: whether the vision encoder is there.
+        has_audio: whether the audio encoder is there.
         adapters: names of the adapters.
     """
 
@@ -31,7 +31,7 @@ class Modalities:
 
     @classmethod
     def of(cls, checkpoint: Checkpoint, adapters: Collection[str]) -> Modalities:
-        """Told by tensors, one of an encoder being enough; a part of an encoder is missing tensors, later on."""
+        """Find modalities by tensors: one tensor of an encoder is enough; missing ones are reported later."""
         vision, audio = (
             any(name.startswith(f"model.{prefix}") for name in checkpoint.names) for prefix in (VISION, AUDIO)
         )
@@ -44,12 +44,12 @@ class Modalities:
 
     @property
     def missing_adapters(self) -> tuple[str, ...]:
-        """Those of encoders that are there."""
+        """Adapters that are missing although their encoders are there."""
         return tuple(a for a, e in ENCODER_OF.items() if e in self.encoders and a not in self.adapters)
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a user must know."""
+        """Return notes on missing encoders and adapters for the user."""
         what = {"vision": "takes no images", "audio": "takes no sounds"}
         lost = tuple(
             f"the checkpoint has no {name} encoder: the bundle {effect}"
@@ -60,20 +60,20 @@ class Modalities:
         return lost + bare
 
     def names(self, num_layers: int, vision: VisionConfig | None, audio: AudioConfig | None) -> set[str]:
-        """Canonical names of the tensors that the graphs read, but those of adapters, embedding and head."""
+        """Return the canonical names of tensors that the graphs read, without adapters, embedding and head."""
         names = decoder_names(num_layers)
         names |= set() if vision is None else vision_names(vision)
         return names | (set() if audio is None else audio_names(audio))
 
     def unused(self, vision: VisionConfig | None) -> tuple[str, ...]:
-        """Patterns of tensors that may stay unread."""
+        """Return patterns of tensors that may stay unread."""
         return () if vision is None else unused_vision(vision)
 
     def routes(self, routes: Mapping[str, Route]) -> dict[str, Route]:
-        """Of the modes whose encoders are there.
+        """Return the routes of the modes whose encoders are there.
 
-        A checkpoint without any adapter is a model of its own, such as one into which they were merged; one that has
-        lost some cannot serve the modes that need them.
+        A checkpoint without any adapter is a model of its own, for instance with merged adapters; one that lacks some
+        cannot serve the modes that need them.
         """
         media = {"image": "vision", "audio": "audio"}
         served = {m: r for m, r in routes.items() if {media[x] for x in m.split("+") if x in media} <= self.encoders}

@@ -1,7 +1,7 @@
-"""How pictures and sounds are prepared, as a checkpoint's files say it.
+"""Settings of image and sound preprocessing from a checkpoint's files.
 
 Older checkpoints have one flat ``preprocessor_config.json``; transformers 5 writes the parts into
-``processor_config.json``. Where both say something they must agree.
+``processor_config.json``. Where both have a setting, the values must agree.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ QUIET = re.compile(
 
 
 def read_preprocessor(checkpoint: Checkpoint) -> Keys:
-    """All settings as one flat object.
+    """Return all settings as one flat object.
 
     Raises:
-        CheckpointError: neither file has any, or the two contradict each other.
+        CheckpointError: neither file has settings, or the two contradict each other.
     """
     found: dict[str, Any] = {}
     where: dict[str, str] = {}
@@ -54,10 +54,10 @@ def read_preprocessor(checkpoint: Checkpoint) -> Keys:
 
 
 def check_preprocessor(pre: Keys, built: Mapping[str, object]) -> None:
-    """Refuse a setting that is not what the runtime will do.
+    """Refuse a setting that differs from the runtime's.
 
     Raises:
-        CheckpointError: a key is there with another value.
+        CheckpointError: a key has another value.
     """
     for key, value in built.items():
         stated = pre.raw(key)
@@ -66,5 +66,5 @@ def check_preprocessor(pre: Keys, built: Mapping[str, object]) -> None:
 
 
 def unread_settings(pre: Keys) -> list[str]:
-    """Keys that nothing looked up and that are not known to change nothing, for a warning."""
+    """Return keys that were not looked up and are not known to be without effect, for a warning."""
     return [key for _, key in pre.not_looked_up() if not QUIET.fullmatch(key) and not HARMLESS.fullmatch(key)]

@@ -1,8 +1,8 @@
-"""Rotary settings of a config.json, wherever and however they are written: the one reader of every architecture.
+"""Rotary settings of a config.json in all its spellings: the one reader of every architecture.
 
 Three places may hold them: keys at the top level, ``rope_scaling`` (transformers 4) and ``rope_parameters``
-(transformers 5, there possibly one object for each type of layer). They are put together; two places that contradict
-each other are refused, and so is a setting that the kind of scaling does not read.
+(transformers 5, possibly with one object for each type of layer). They are merged; places that contradict each other
+are refused, and so is a setting that the kind of scaling does not use.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ OBJECTS = ("rope_scaling", "rope_parameters")
 SPELLINGS = {"type": "rope_type", "rotary_emb_base": "rope_theta", "rotary_pct": "partial_rotary_factor"}
 AT_TOP = ("rope_theta", "rotary_emb_base", "partial_rotary_factor", "rotary_pct", "original_max_position_embeddings")
 COMMON = frozenset({"rope_type", "rope_theta", "partial_rotary_factor", "original_max_position_embeddings"})
-# What each kind reads besides; source: transformers, modeling_rope_utils.
+# Further keys of each kind; source: transformers, modeling_rope_utils.
 READ_BY: dict[str, frozenset[str]] = {
     "default": frozenset(),
     "linear": frozenset({"factor"}),
@@ -35,14 +35,13 @@ MSCALES = frozenset({"short_mscale", "long_mscale"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RopeRules:
-    """What an architecture makes of rotary settings.
+    """Rotary kinds and defaults of an architecture.
 
     Attributes:
-        kinds: kind of ``READ_BY`` by each spelling that the architecture takes.
-        theta: base of the wavelengths where the config names none.
-        original_context: length of the first training where the config names none; None for
-            ``max_position_embeddings``.
-        has_mscale: LongRoPE reads ``short_mscale`` and ``long_mscale`` in place of an attention factor.
+        kinds: kind of ``READ_BY`` by each spelling that the architecture accepts.
+        theta: base of the wavelengths if the config has none.
+        original_context: length of the first training if the config has none; None for ``max_position_embeddings``.
+        has_mscale: whether LongRoPE reads ``short_mscale`` and ``long_mscale`` instead of an attention factor.
     """
 
     kinds: Mapping[str, str]
@@ -52,15 +51,15 @@ class RopeRules:
 
 
 def read_rope(config: Keys, head_size: int, rules: RopeRules) -> RopeConfig:
-    """The rotary embedding that a config describes.
+    """Return the rotary embedding that a config describes.
 
     Args:
         config: the whole config; ``max_position_embeddings`` is read too.
         head_size: dimensions of a head.
-        rules: the architecture's.
+        rules: rules of the architecture.
 
     Raises:
-        CheckpointError: a setting is missing, impossible, contradicts another, or would not be read.
+        CheckpointError: a setting is missing, impossible, contradicts another, or would not be used.
     """
     found = _gathered(config, rules)
     where = next((f"{config.where}: {name}" for name in OBJECTS if config.raw(name)), config.where)
@@ -138,7 +137,7 @@ def _scaled(
 
 
 def _longrope_attention_factor(settings: Keys, limit: int, original: int) -> float:
-    """Stated, or from the stated extension, or from the two lengths: transformers' order."""
+    """Attention factor: the stated one, or from the stated extension or the two lengths, as in transformers."""
     scales = [settings.number(key) for key in sorted(MSCALES) if settings.data.get(key) is not None]
     if scales:
         if len(scales) != len(MSCALES) or scales[0] != scales[1]:
@@ -165,14 +164,14 @@ def _positive(settings: Keys, key: str, default: float | None) -> float:
 
 @dataclass(frozen=True, slots=True)
 class _Setting:
-    """A value and the path of its key."""
+    """A value with the path of its key."""
 
     value: Any
     place: str
 
 
 def _gathered(config: Keys, rules: RopeRules) -> dict[str, _Setting]:
-    """By usual spelling the settings of all places; a key that is null counts as absent."""
+    """Settings of all places by usual spelling; a key that is null counts as absent."""
     found: dict[str, _Setting] = {}
     for name in AT_TOP:
         _add(found, name, config.raw(name), name, config.where, rules)
@@ -186,13 +185,13 @@ def _gathered(config: Keys, rules: RopeRules) -> dict[str, _Setting]:
             if key not in by_layer:
                 _add(found, key, value, f"{place}.{key}", config.where, rules)
             elif key in used:
-                for inner, each in value.items():  # equal for all types of layers, or refused
+                for inner, each in value.items():  # equal for all types of layers, otherwise refused
                     _add(found, inner, each, f"{place}.{key}.{inner}", config.where, rules)
     return found
 
 
 def _layer_types(config: Keys) -> set[str]:
-    types = config.data.get("layer_types")  # read_decoder judges it
+    types = config.data.get("layer_types")  # checked by read_decoder
     return {t for t in types if isinstance(t, str)} if isinstance(types, list) else set()
 
 

@@ -1,6 +1,6 @@
-"""Kinds of rotary scaling that are the same at every length, as divisors of the plain frequencies.
+"""Kinds of rotary scaling that do not depend on length, as divisors of the unscaled frequencies.
 
-Plain: f_i = theta ** (-2 i / R) for i < R / 2; scaled: f_i / divisor_i.
+Unscaled: f_i = theta ** (-2 i / R) for i < R / 2; scaled: f_i / divisor_i.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ import numpy as np
 def llama3_divisors(
     theta: float, rotary_size: int, factor: float, low: float, high: float, original_context: int
 ) -> tuple[float, ...]:
-    """[R / 2] divisors of Llama 3.1: ``factor`` for long waves, 1 for short ones, smooth between.
+    """Return the divisors of Llama 3.1, [R / 2]: ``factor`` for long waves, 1 for short ones, smooth between.
 
     Source: transformers, modeling_rope_utils._compute_llama3_parameters.
 
     Args:
         theta: base of the wavelengths.
-        rotary_size: R.
-        factor: of waves longer than ``original_context / low`` tokens.
+        rotary_size: R, rotated dimensions of a head.
+        factor: divisor for waves longer than ``original_context / low`` tokens.
         low: low_freq_factor.
         high: high_freq_factor, above ``low``.
-        original_context: tokens of the first training.
+        original_context: length of the first training in tokens.
     """
     waves_in_context = original_context * _frequencies(theta, rotary_size) / (2 * math.pi)
     smooth = np.clip((waves_in_context - low) / (high - low), 0.0, 1.0)
@@ -40,18 +40,18 @@ def yarn_divisors(
     *,
     truncates: bool,
 ) -> tuple[float, ...]:
-    """[R / 2] divisors of YaRN: 1 for frequencies that turn often in the original context, ``factor`` for the rest.
+    """Return the divisors of YaRN, [R / 2]: 1 for frequencies with many turns in the original context, else ``factor``.
 
     Source: transformers, modeling_rope_utils._compute_yarn_parameters.
 
     Args:
         theta: base of the wavelengths.
-        rotary_size: R.
-        factor: of the slowest frequencies.
-        original_context: tokens of the first training.
-        beta_fast: turns above which nothing is scaled.
-        beta_slow: turns below which everything is.
-        truncates: the ramp begins and ends at whole dimensions.
+        rotary_size: R, rotated dimensions of a head.
+        factor: divisor for the slowest frequencies.
+        original_context: length of the first training in tokens.
+        beta_fast: turns above which frequencies are not scaled.
+        beta_slow: turns below which frequencies are scaled by ``factor``.
+        truncates: whether the ramp begins and ends at whole dimensions.
     """
 
     def place(turns: float) -> float:
@@ -66,7 +66,7 @@ def yarn_divisors(
 
 
 def yarn_attention_factor(factor: float, mscale: float | None, mscale_all_dim: float | None) -> float:
-    """What YaRN multiplies cos and sin by where the config names no factor; source as ``yarn_divisors``."""
+    """Return YaRN's factor of cos and sin for a config without one; source as for ``yarn_divisors``."""
 
     def scale(by: float) -> float:
         return 1.0 if factor <= 1 else 0.1 * by * math.log(factor) + 1.0

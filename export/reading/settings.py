@@ -1,7 +1,7 @@
-"""Which keys of a config.json may stay unread, and which values of unread ones mean what the graphs compute anyway.
+"""Keys of a config.json that may stay unread, and values of unread keys that match the graphs.
 
-An architecture looks up what it computes with; whatever else the config says is either in one of the two lists here,
-or in the architecture's own list of values, or refused by name.
+An architecture looks up the keys of its computation; any other key is in one of the two lists here, in the
+architecture's own list of values, or refused by name.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from palmtop.export.checkpoint.config_section import Keys
 HARMLESS = re.compile(
     "|".join(
         (
-            # where the file comes from and what class reads it
+            # origin of the file and class that reads it
             r"_.*|model_type|name_or_path|architectures|auto_map|custom_pipelines|.*_version|transformers\.js_config",
             r"is_llama_config|base_model.*|license|language|tags|unsloth.*|task_specific_params|finetuning_task|base_config_key",
             # how weights and activations are held
             r"dtype|torch_dtype|bf16|fp16|fp32|.*attn_implementation.*|use_flash_attn|flash_attn|torchscript|use_bfloat16",
             r"tf_legacy_loss|.*attention_softmax_in_fp32|use_cache|cache_implementation|low_cpu_mem_usage|device_map",
-            # what only training does
+            # training only
             r".*dropout.*|.*drop_?path.*|.*pdrop|dp|initializer_range|initializer_factor|.*gradient_checkpointing",
             r"activation_checkpointing|.*aux_loss.*|output_router_logits|.*jitter_noise|seed|.*label_smoothing.*",
-            # what a caller wants to be given
+            # outputs of a call
             r"output_attentions|output_hidden_states|output_scores|return_dict.*|use_return_dict|problem_type",
             r"id2label|label2id|num_labels|chunk_size_feed_forward|keys_to_ignore_at_inference|remove_invalid_values",
-            # search options of transformers 4; an answer's come from generation_config.json
+            # search options of transformers 4; those of an answer come from generation_config.json
             r"do_sample|temperature|top_k|top_p|typical_p|min_length|max_length|max_new_tokens|min_new_tokens|num_beams",
             r"num_beam_groups|num_return_sequences|early_stopping|diversity_penalty|.*repetition_penalty|length_penalty",
             r"no_repeat_ngram_size|.*no_repeat_ngram.*|bad_words_ids|begin_suppress_tokens|suppress_tokens",
@@ -38,7 +38,7 @@ HARMLESS = re.compile(
         )
     )
 )
-# Values of keys that would change the computation, if they were others.
+# Values of keys that would change the computation if they were different.
 NEUTRAL: dict[str, tuple[object, ...]] = {
     "alibi": (False,),
     "add_bias_linear": (False,),
@@ -83,14 +83,14 @@ NEUTRAL: dict[str, tuple[object, ...]] = {
 
 
 def check_values(config: Keys, expected: Mapping[tuple[str, ...], tuple[object, ...]]) -> None:
-    """Refuse a config that asks for something the graphs do not do, rather than export a wrong model.
+    """Refuse a config whose settings differ from the graphs, rather than export a wrong model.
 
     Args:
         config: the whole config.
-        expected: by path of a key the values that are fine; a key that is missing or null is fine too.
+        expected: accepted values by path of a key; a key that is missing or null is accepted too.
 
     Raises:
-        CheckpointError: a value is there and is none of those expected.
+        CheckpointError: a value is none of those expected.
     """
     for path, allowed in expected.items():
         section: Keys | None = config
@@ -101,9 +101,9 @@ def check_values(config: Keys, expected: Mapping[tuple[str, ...], tuple[object, 
 
 
 def refuse_unread(config: Keys) -> None:
-    """Refuse what a config says and nothing looked up, unless it is known to change nothing.
+    """Refuse keys of a config that were not looked up, unless they are known to be without effect.
 
-    Called when everything was read; whole objects that were never entered count as one key.
+    Called when everything was read; whole objects that were not entered count as one key.
 
     Raises:
         CheckpointError: names the key and its value.
@@ -127,6 +127,6 @@ def _check(section: Keys, key: str, allowed: tuple[object, ...]) -> None:
 
 
 def brief(value: Any) -> str:
-    """A value for an error, at most 60 characters."""
+    """Return a value as text for an error, at most 60 characters."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,4 +1,4 @@
-"""One rule for the tensors of every checkpoint: each is read, or known to be of no use, or refused by name.
+"""Rule for the tensors of every checkpoint: each is read, known to be unused, or refused by name.
 
 An architecture lists the names that its graphs read (``decoder_names``, ``vision_names``, ``audio_names``); a test
 compares the lists with what an export reads.
@@ -17,7 +17,7 @@ from palmtop.export.graph.audio_config import AudioConfig
 from palmtop.export.graph.vision_config import VisionConfig
 
 LINEARS = ("self_attn.qkv_proj", "self_attn.o_proj", "mlp.gate_up_proj", "mlp.down_proj")
-# Fused linears, and what they are stacked of where a checkpoint has them apart.
+# Fused linears, and the separate ones they are stacked from in other checkpoints.
 PARTS = {
     "self_attn.qkv_proj": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
     "mlp.gate_up_proj": ("mlp.gate_proj", "mlp.up_proj"),
@@ -25,7 +25,7 @@ PARTS = {
 NORMS = ("input_layernorm", "post_attention_layernorm")
 HEAD = "lm_head.weight"
 TABLE = "embed_tokens.weight"
-# Buffers that follow from the config, which is read: their values change nothing.
+# Buffers that follow from the config, so that their values are not needed.
 DERIVED = (
     r"(?:.*\.)?rotary_emb\.(?:inv_freq|original_inv_freq|cos_cached|sin_cached|(?:short|long)_inv_freq)",
     r"(?:.*\.)?position_ids",
@@ -36,13 +36,13 @@ VISION, AUDIO = "embed_tokens_extend.image_embed.", "embed_tokens_extend.audio_e
 
 
 def decoder_names(num_layers: int, biased: Iterable[str] = ()) -> set[str]:
-    """Canonical names of a dense decoder's tensors, but the head's; ``biased`` are the linears with a bias."""
+    """Return the canonical names of a dense decoder's tensors, without the head's; ``biased``: linears with a bias."""
     tensors = [*(f"{name}.weight" for name in (*NORMS, *LINEARS)), *(f"{name}.bias" for name in biased)]
     return {TABLE, "norm.weight"} | {f"layers.{i}.{tensor}" for i in range(num_layers) for tensor in tensors}
 
 
 def parts_of(name: str) -> list[str]:
-    """Names of the tensors that the one of this canonical name is stacked of in a checkpoint of separate linears."""
+    """Return the names of the separate tensors that a fused tensor is stacked from."""
     module, _, kind = name.rpartition(".")
     for fused, parts in PARTS.items():
         if module.endswith(f".{fused}"):
@@ -51,7 +51,7 @@ def parts_of(name: str) -> list[str]:
 
 
 def separate_weights(checkpoint: Checkpoint, head: Head) -> Weights:
-    """A checkpoint of separate linears below ``model.``, by canonical name."""
+    """Return the tensors of a checkpoint of separate linears below ``model.``, by canonical name."""
 
     def find(name: str) -> Weight:
         parts = [checkpoint.weight(head.place(part, f"model.{part}")) for part in parts_of(name)]
@@ -61,7 +61,7 @@ def separate_weights(checkpoint: Checkpoint, head: Head) -> Weights:
 
 
 def vision_names(config: VisionConfig) -> set[str]:
-    """Canonical names of the tensors that the vision graph reads."""
+    """Return the canonical names of the tensors that the vision graph reads."""
     layer = (
         "layer_norm1",
         "layer_norm2",
@@ -80,7 +80,7 @@ def vision_names(config: VisionConfig) -> set[str]:
 
 
 def unused_vision(config: VisionConfig) -> tuple[str, ...]:
-    """Patterns of the tower's tensors that no feature depends on: layers behind ``feature_layer``, norm and pooling."""
+    """Return patterns of the tower's unused tensors: layers behind ``feature_layer``, norm and pooling."""
     behind = "|".join(str(i) for i in range(config.layers_run, config.num_hidden_layers))
     tower = re.escape(f"model.{VISION}img_processor.")
     layers = (rf"{tower}encoder\.layers\.(?:{behind})\..*",) if behind else ()
@@ -88,7 +88,7 @@ def unused_vision(config: VisionConfig) -> tuple[str, ...]:
 
 
 def audio_names(config: AudioConfig) -> set[str]:
-    """Canonical names of the tensors that the audio graph reads."""
+    """Return the canonical names of the tensors that the audio graph reads."""
     block = [f"feed_forward_{s}.{name}" for s in ("in", "out") for name in ("layer_norm", "gate_up_proj", "down_proj")]
     block += ["layer_norm_att", "layer_norm", *(f"self_attn.{p}_proj" for p in "qkvo")]
     block += [f"conv.{name}" for name in ("layer_norm", "glu.ext_pw_conv_1d", "ext_pw_conv_1d")]
@@ -106,13 +106,13 @@ def audio_names(config: AudioConfig) -> set[str]:
 def refuse_other_tensors(
     checkpoint: Checkpoint, read: Iterable[str], model: str, *, unused: Iterable[str] = ()
 ) -> None:
-    """Refuse a checkpoint that lacks a tensor which is read, or holds one that is not.
+    """Refuse a checkpoint that lacks a tensor which is read, or has one that is not.
 
     Args:
-        checkpoint: its names are judged.
-        read: names in its spelling.
-        model: what it is, for the error, such as "a phi3 model of 32 layers".
-        unused: patterns of names that may be there and are not read, beside ``DERIVED``.
+        checkpoint: checkpoint whose names are checked.
+        read: names that are read, in its spelling.
+        model: description for the error, such as "a phi3 model of 32 layers".
+        unused: patterns of names that may exist unread, in addition to ``DERIVED``.
 
     Raises:
         CheckpointError: names the tensor.
@@ -131,13 +131,13 @@ def refuse_other_tensors(
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """Where a checkpoint has its embedding and its head.
+    """Names of a checkpoint's embedding and head.
 
     Attributes:
-        table: the embedding's name in the checkpoint.
-        is_tied: the head is the embedding.
-        names: of the tensors that are read for both, copies included.
-        notes: what a user must know of it.
+        table: name of the embedding in the checkpoint.
+        is_tied: whether the head is the embedding.
+        names: names of the tensors that are read for both, copies included.
+        notes: sentences on the head for the user.
     """
 
     table: str
@@ -146,19 +146,19 @@ class Head:
     notes: tuple[str, ...] = ()
 
     def place(self, name: str, otherwise: str) -> str:
-        """The checkpoint's name of a canonical name; ``otherwise`` where it is neither the embedding nor the head."""
+        """Return the checkpoint's name of a canonical name; ``otherwise`` for other tensors than the two."""
         return {TABLE: self.table, HEAD: HEAD}.get(name, otherwise)
 
 
 def read_head(checkpoint: Checkpoint, table: str, *, is_tied: bool) -> Head:
     """Find embedding and head as transformers 5 does (modeling_utils.tie_weights).
 
-    With ``tie_word_embeddings`` a head beside the table is its copy, or the config is wrong: then the head counts. A
-    head alone is the table too.
+    With ``tie_word_embeddings``, a head beside the table is a copy of it, or else the config is wrong and the head is
+    used. A head alone is the table too.
 
     Args:
-        checkpoint: both are read, a few rows at a time, if both are there.
-        table: the embedding's name in the checkpoint.
+        checkpoint: checkpoint; both tensors are read, a few rows at a time, if both are there.
+        table: name of the embedding in the checkpoint.
         is_tied: ``tie_word_embeddings``.
 
     Raises:
@@ -190,5 +190,5 @@ def _with_bias(modules: Iterable[str]) -> list[str]:
 
 
 def _in_order(name: str) -> tuple[object, ...]:
-    """Layer 2 before layer 10, so that the first of many is named."""
+    """Sort layer 2 before layer 10, so that an error names the first one."""
     return tuple((0, int(part), "") if part.isdigit() else (1, 0, part) for part in name.split("."))

@@ -1,4 +1,4 @@
-"""Text of a checkpoint: special token ids, what ends an answer, how it is sampled, and the chat template."""
+"""Text settings of a checkpoint: special token ids, end of an answer, sampling defaults, and chat template."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from palmtop.export.checkpoint.config_section import Keys
 from palmtop.export.checkpoint.folder import Checkpoint
 from palmtop.runtime.bundle.processor_config import TextSpec, wrong_generation
 
-# What chat templates put after every message; a tokenizer may know several, its template says which it uses.
+# Tokens that chat templates write after every message; a tokenizer may have several, its template tells which it uses.
 ENDS_OF_TURN = ("<|end|>", "<|im_end|>", "<|eot_id|>", "<|end_of_text|>", "<｜end▁of▁sentence｜>")  # noqa: RUF001
-# Only an answer that begins with the first of them is cut, so the models that never think aloud lose nothing.
+# Only an answer that begins with the first of them is split, so models without thinking lose nothing.
 THINKING = ("<think>", "</think>")
 
 
 def text_spec(checkpoint: Checkpoint, config: Keys, *, thinking: tuple[str, str] | None = None) -> TextSpec:
-    """How messages become token ids, and what ends an answer.
+    """Return the text settings of the processor: tokenization of messages and end of an answer.
 
     Raises:
-        CheckpointError: nothing says which ids end an answer.
+        CheckpointError: no file names the ids that end an answer.
     """
     tokens = special_tokens(checkpoint)
     end_of_turn = _end_of_turn(checkpoint, tokens)
@@ -43,12 +43,12 @@ def text_spec(checkpoint: Checkpoint, config: Keys, *, thinking: tuple[str, str]
 
 
 def generation_defaults(checkpoint: Checkpoint) -> dict[str, float] | None:
-    """What ``generation_config.json`` says about length and sampling; None where it says nothing.
+    """Return length and sampling options of ``generation_config.json``; None for missing ones.
 
-    Without ``do_sample`` transformers takes the likeliest token, whatever else the file says.
+    Without ``do_sample`` transformers takes the most probable token, whatever the other keys.
 
     Raises:
-        CheckpointError: a value that no answer can be sampled with.
+        CheckpointError: a value is not possible for sampling.
     """
     if checkpoint.text("generation_config.json") is None:
         return None
@@ -65,10 +65,10 @@ def generation_defaults(checkpoint: Checkpoint) -> dict[str, float] | None:
 
 
 def chat_template(checkpoint: Checkpoint) -> str:
-    """The jinja source, from its own file or from tokenizer_config.json.
+    """Return the jinja source, from its own file or from tokenizer_config.json.
 
     Raises:
-        CheckpointError: there is none.
+        CheckpointError: there is no template.
     """
     apart = checkpoint.text("chat_template.jinja")
     if apart is not None:
@@ -82,7 +82,7 @@ def chat_template(checkpoint: Checkpoint) -> str:
 
 
 def _end_of_turn(checkpoint: Checkpoint, tokens: dict[str, int]) -> int | None:
-    """The id of the token that ends every message; None where the tokenizer knows none."""
+    """Id of the token that ends every message; None where the tokenizer has none."""
     known = [mark for mark in ENDS_OF_TURN if mark in tokens]
     template = chat_template(checkpoint)
     used = [mark for mark in known if mark in template]
@@ -92,14 +92,14 @@ def _end_of_turn(checkpoint: Checkpoint, tokens: dict[str, int]) -> int | None:
 def _eos_ids(
     checkpoint: Checkpoint, configured: Any, tokens: dict[str, int], end_of_turn: int | None
 ) -> tuple[int, ...]:
-    """Every id that ends an answer; the tokenizer's own comes first, templates call that one ``eos_token``."""
+    """Ids that end an answer; the tokenizer's own comes first, templates call that one ``eos_token``."""
     own = _named_id(checkpoint, "eos_token", tokens)
     ids = [*_ids(own), *_ids(_generation_eos(checkpoint)), *_ids(configured), *_ids(end_of_turn)]
     return tuple(dict.fromkeys(ids))
 
 
 def _named_id(checkpoint: Checkpoint, name: str, tokens: dict[str, int]) -> int | None:
-    """The id of the token that tokenizer_config.json calls so; None without one."""
+    """Id of the token with this role in tokenizer_config.json; None without one."""
     named = checkpoint.json("tokenizer_config.json").get(name)
     return tokens.get(str(named.get("content")) if isinstance(named, dict) else str(named))
 
@@ -120,6 +120,6 @@ def _ids(value: Any) -> list[int]:
 
 
 def special_tokens(checkpoint: Checkpoint) -> dict[str, int]:
-    """Ids of the tokenizer's added tokens by their text."""
+    """Return the ids of the tokenizer's added tokens by their text."""
     added = checkpoint.json("tokenizer.json").get("added_tokens", [])
     return {t["content"]: int(t["id"]) for t in added}
