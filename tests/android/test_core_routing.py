@@ -14,6 +14,7 @@ from palmtop.errors import InputError
 from palmtop.runtime.bundle.manifest import MODES, AdapterSpec, Manifest, Route
 from palmtop.runtime.bundle.opening import open_bundle, sha256_of
 from palmtop.runtime.chat.routing import AdapterRequest, choose
+from palmtop.runtime.decoding.generation_options import GenerationOptions
 from tests.android.jvm import Core, CoreError
 from tests.android.test_core_bundle import place, same_words
 from tests.runtime.toy import write_toy_bundle
@@ -146,3 +147,26 @@ def test_the_rule_is_that_of_the_python_runtime(core: Core, newer: Path, name: s
             assert core.ask("choose", **asked) == expected
             answers.add(str(expected))
     assert len(answers) >= 3
+
+
+@pytest.mark.parametrize("thinking", [None, ["<think>", "</think>"]])
+@pytest.mark.parametrize(
+    "own",
+    [
+        None,
+        {"temperature": 0.6, "top_p": 0.95},
+        {"max_tokens": 40, "temperature": 1.0, "top_k": 20, "top_p": 0.5, "repetition_penalty": 1.25},
+    ],
+)
+@pytest.mark.parametrize("given", [{}, {"temperature": 0.0, "max_tokens": 7}, {"top_k": 0, "top_p": 1.0}])
+def test_length_and_sampling_are_chosen_by_the_same_rule(
+    core: Core, bundle: Path, given: dict[str, Any], own: dict[str, float] | None, thinking: list[str] | None
+) -> None:
+    """What a request leaves open the bundle says, and where it is silent the default."""
+    data = json.loads((bundle / "bundle.json").read_text())
+    data["processor"]["text"] |= {"generation": own, "thinking": thinking}
+    (bundle / "bundle.json").write_text(json.dumps(data))
+    text = open_bundle(bundle).manifest.processor.text
+    wanted = GenerationOptions(**given).resolved(text.generation, thinks=text.thinking is not None)
+    names = ("max_tokens", "temperature", "top_k", "top_p", "repetition_penalty")
+    assert core.ask("resolved", folder=str(bundle), **given) == [getattr(wanted, name) for name in names]

@@ -1,6 +1,9 @@
 import java.io.File;
 import java.io.IOException;
 import java.util.Collections;
+import java.util.HashMap;
+import java.util.List;
+import java.util.Map;
 import java.util.concurrent.atomic.AtomicInteger;
 import org.palmtop.app.logic.Attachment;
 import org.palmtop.app.logic.Chat;
@@ -9,6 +12,8 @@ import org.palmtop.app.logic.Entry;
 import org.palmtop.app.logic.Settings;
 import org.palmtop.app.logic.Trouble;
 import org.palmtop.core.PalmtopException;
+import org.palmtop.core.engine.GenerationOptions;
+import org.palmtop.core.engine.Reply;
 
 public final class ChatTest {
     private static final Attachment SOUND = Attachment.audio("/a.wav", 3);
@@ -199,7 +204,7 @@ public final class ChatTest {
 
     public void settingsReachTheEngine() {
         Phone phone = Phone.ready();
-        phone.chat.setSettings(new Settings(" Be brief. ", 0.7, 40, 0.9, 1.1, 33, "speech"));
+        phone.chat.setSettings(new Settings(" Be brief. ", false, 0.7, 40, 0.9, 1.1, 33, "speech"));
         phone.chat.send("What?");
         phone.settle();
         Check.same("system", phone.engine.asked.get(0).role);
@@ -211,6 +216,31 @@ public final class ChatTest {
         phone.chat.send("What?");
         phone.settle();
         Check.same(null, phone.engine.adapters);
+        Map<String, Double> own = new HashMap<String, Double>();
+        own.put("max_tokens", 99.0);
+        own.put("temperature", 0.6);
+        GenerationOptions asked = phone.engine.options.or(own, false);
+        Check.same(99, asked.maxTokens());
+        Check.same(0.6, asked.temperature());
+    }
+
+    public void anAnswerThatWasCutSaysSo() {
+        Phone phone = Phone.ready();
+        Check.that(detail(phone, Reply.FinishReason.MAX_TOKENS).contains("cut: longest answer"), "length");
+        Check.that(detail(phone, Reply.FinishReason.CONTEXT_FULL).contains("cut: context full"), "context");
+        Check.that(!detail(phone, Reply.FinishReason.EOS).contains("cut"), "a whole one");
+    }
+
+    private static String detail(Phone phone, Reply.FinishReason reason) {
+        phone.engine.reason = reason;
+        phone.chat.send("What?");
+        phone.settle();
+        List<Entry> entries = phone.chat.entries();
+        return entries.get(entries.size() - 1).detail;
+    }
+
+    public void adapterChoicesReachTheEngine() {
+        Phone phone = Phone.ready();
         phone.chat.setSettings(new Settings().withAdapter(Settings.ADAPTER_NONE));
         phone.chat.send("What?");
         phone.settle();

@@ -18,6 +18,7 @@ import org.palmtop.core.engine.Usage;
 final class FakeAnswerer implements Answerer {
     String[] pieces = {"for", "ty", "-two"};
     RuntimeException failure;
+    Reply.FinishReason reason = Reply.FinishReason.EOS;
     Error openError;
     /** When set, the answer waits before its second piece until the latch falls or it is cancelled. */
     CountDownLatch gate;
@@ -71,7 +72,7 @@ final class FakeAnswerer implements Answerer {
                 throw failure;
             }
         }
-        Reply.FinishReason reason = isCancelled ? Reply.FinishReason.CANCELLED : Reply.FinishReason.EOS;
+        Reply.FinishReason reason = isCancelled ? Reply.FinishReason.CANCELLED : this.reason;
         Usage usage = new Usage(9, 0, 0, pieces.length, null, 0.25, 12.5);
         return new Reply(text.toString(), new int[0], reason, "text", Collections.singletonMap("vision", 1.0), usage);
     }

@@ -249,13 +249,16 @@ public final class FilesTest {
 
     public void settingsComeBackAndImpossibleOnesAreMended() throws IOException {
         File file = new File(Check.folder(), "settings.json");
-        new Settings("Say \"hi\"", 0.35, 7, 0.5, 1.2, 99, "vision").save(file);
+        new Settings("Say \"hi\"", false, 0.35, 7, 0.5, 1.2, 99, "vision").save(file);
         Settings back = Settings.load(file);
         Check.same("Say \"hi\"", back.systemPrompt);
         Check.same(0.35, back.temperature);
         Check.same(99, back.maxTokens);
         Check.same("vision", back.adapter);
-        Settings odd = new Settings("", Double.NaN, -3, 9, 0, 1 << 30, "");
+        Check.that(!back.isAsModel, "chosen values come back as chosen");
+        new Settings().save(file);
+        Check.that(Settings.load(file).isAsModel, "the model's own stay so");
+        Settings odd = new Settings("", false, Double.NaN, -3, 9, 0, 1 << 30, "");
         odd.options();
         Check.same(0.0, odd.temperature);
         Check.same(1.0, odd.topP);

@@ -3,6 +3,8 @@ package org.palmtop.app;
 import android.app.Activity;
 import android.os.Bundle;
 import android.view.View;
+import android.widget.CheckBox;
+import android.widget.CompoundButton;
 import android.widget.EditText;
 import android.widget.SeekBar;
 import android.widget.TextView;
@@ -20,6 +22,8 @@ public final class SettingsActivity extends Activity implements SeekBar.OnSeekBa
 
     private PalmtopApp app;
     private EditText system;
+    private CheckBox asModel;
+    private View own;
     private EditText length;
     private EditText topK;
     private SeekBar temperature;
@@ -32,6 +36,14 @@ public final class SettingsActivity extends Activity implements SeekBar.OnSeekBa
         setContentView(R.layout.settings);
         app = (PalmtopApp) getApplication();
         system = (EditText) findViewById(R.id.system);
+        asModel = (CheckBox) findViewById(R.id.as_model);
+        own = findViewById(R.id.own);
+        asModel.setOnCheckedChangeListener(new CompoundButton.OnCheckedChangeListener() {
+            @Override
+            public void onCheckedChanged(CompoundButton box, boolean isChecked) {
+                showOwn();
+            }
+        });
         length = (EditText) findViewById(R.id.length);
         topK = (EditText) findViewById(R.id.top_k);
         temperature = bar(R.id.temperature);
@@ -57,6 +69,7 @@ public final class SettingsActivity extends Activity implements SeekBar.OnSeekBa
     @Override
     protected void onResume() {
         super.onResume();
+        showOwn();
         showLabels();
     }
 
@@ -84,6 +97,7 @@ public final class SettingsActivity extends Activity implements SeekBar.OnSeekBa
 
     private void show(Settings settings) {
         system.setText(settings.systemPrompt);
+        asModel.setChecked(settings.isAsModel);
         length.setText(String.valueOf(settings.maxTokens));
         topK.setText(String.valueOf(settings.topK));
         temperature.setProgress((int) Math.round(settings.temperature / TEMPERATURE_STEP));
@@ -92,10 +106,16 @@ public final class SettingsActivity extends Activity implements SeekBar.OnSeekBa
         showLabels();
     }
 
+    /** What the model decides is not shown as if it were the user's. */
+    private void showOwn() {
+        own.setVisibility(asModel.isChecked() ? View.GONE : View.VISIBLE);
+    }
+
     private Settings chosen() {
         Settings before = app.chat().settings();
         return new Settings(
                 system.getText().toString(),
+                asModel.isChecked(),
                 temperature.getProgress() * TEMPERATURE_STEP,
                 number(topK, before.topK),
                 (topP.getProgress() + 1) * TOP_P_STEP,

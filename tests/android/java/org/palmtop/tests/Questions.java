@@ -10,6 +10,7 @@ import java.util.Map;
 import org.palmtop.core.bundle.GenaiConfig;
 import org.palmtop.core.bundle.Manifest;
 import org.palmtop.core.bundle.PalmtopBundle;
+import org.palmtop.core.bundle.ProcessorSpec;
 import org.palmtop.core.bundle.PythonText;
 import org.palmtop.core.engine.MemoryPlan;
 import org.palmtop.core.engine.Probe;
@@ -77,6 +78,8 @@ final class Questions {
                         request.text("route"));
             case "sample_size":
                 return PhotoPolicy.sampleSize(request.number("width"), request.number("height"));
+            case "resolved":
+                return resolved(request);
             case "draws":
                 return draws(request);
             default:
@@ -287,6 +290,14 @@ final class Questions {
             options.stop(strings);
         }
         return options;
+    }
+
+    /** What an answer is generated with: of the request, else of the bundle, else the default. */
+    private static Object resolved(Request request) {
+        ProcessorSpec.Text text = PalmtopBundle.open(request.file("folder")).manifest().processor.text;
+        GenerationOptions all = options(request).or(text.generation, text.isThinking);
+        return Arrays.<Object>asList(
+                all.maxTokens(), all.temperature(), all.topK(), all.topP(), all.repetitionPenalty());
     }
 
     private static Object draws(Request request) {

@@ -65,6 +65,11 @@ final class Answering implements AnswerListener {
         boolean isCancelled = reply.finishReason == Reply.FinishReason.CANCELLED;
         StringBuilder detail = new StringBuilder();
         detail.append(reply.usage.completionTokens).append(" tokens");
+        if (reply.finishReason == Reply.FinishReason.MAX_TOKENS) {
+            detail.append(" · cut: longest answer");
+        } else if (reply.finishReason == Reply.FinishReason.CONTEXT_FULL) {
+            detail.append(" · cut: context full");
+        }
         if (reply.usage.tokensPerSecond > 0) {
             detail.append(String.format(Locale.ROOT, " · %.1f/s", reply.usage.tokensPerSecond));
         }

@@ -20,6 +20,8 @@ public final class Settings {
     private static final int MAX_FILE_BYTES = 1 << 20;
 
     public final String systemPrompt;
+    /** Length and sampling are those of the model; the five values below wait until this is switched off. */
+    public final boolean isAsModel;
     public final double temperature;
     public final int topK;
     public final double topP;
@@ -29,12 +31,13 @@ public final class Settings {
     public final String adapter;
 
     public Settings() {
-        this("", 0, 0, 1, 1, 256, ADAPTER_BY_INPUT);
+        this("", true, 0, 0, 1, 1, 256, ADAPTER_BY_INPUT);
     }
 
     /** Values outside what is possible are brought to the nearest that is: sliders and fields cannot be wrong. */
     public Settings(
             String systemPrompt,
+            boolean isAsModel,
             double temperature,
             int topK,
             double topP,
@@ -42,6 +45,7 @@ public final class Settings {
             int maxTokens,
             String adapter) {
         this.systemPrompt = systemPrompt;
+        this.isAsModel = isAsModel;
         this.temperature = between(0, temperature, 2);
         this.topK = (int) between(0, topK, 1000);
         this.topP = between(0.05, topP, 1);
@@ -51,11 +55,14 @@ public final class Settings {
     }
 
     public Settings withAdapter(String name) {
-        return new Settings(systemPrompt, temperature, topK, topP, repetitionPenalty, maxTokens, name);
+        return new Settings(systemPrompt, isAsModel, temperature, topK, topP, repetitionPenalty, maxTokens, name);
     }
 
-    /** For the engine. */
+    /** For the engine; nothing is chosen where the model's own length and sampling are wanted. */
     public GenerationOptions options() {
+        if (isAsModel) {
+            return new GenerationOptions();
+        }
         return new GenerationOptions()
                 .temperature(temperature)
                 .topK(topK)
@@ -75,6 +82,7 @@ public final class Settings {
     public void save(File file) throws IOException {
         Map<String, Object> map = new LinkedHashMap<String, Object>();
         map.put("system_prompt", systemPrompt);
+        map.put("as_model", isAsModel);
         map.put("temperature", temperature);
         map.put("top_k", (long) topK);
         map.put("top_p", topP);
@@ -90,6 +98,7 @@ public final class Settings {
             Map<?, ?> map = (Map<?, ?>) Json.parse(TextFile.read(file, MAX_FILE_BYTES));
             return new Settings(
                     (String) map.get("system_prompt"),
+                    !Boolean.FALSE.equals(map.get("as_model")),
                     ((Number) map.get("temperature")).doubleValue(),
                     ((Number) map.get("top_k")).intValue(),
                     ((Number) map.get("top_p")).doubleValue(),

@@ -40,6 +40,8 @@ public final class ProcessorSpec {
         public final String audioPlaceholder;
         /** How the checkpoint wants answers to be sampled, by name; empty where it says nothing. */
         public final Map<String, Double> generation;
+        /** The model thinks before it answers, at any length. */
+        public final boolean isThinking;
 
         Text(Map<String, Object> data) {
             bosId = data.get("bos_id") == null ? null : integer(data, "bos_id");
@@ -48,6 +50,7 @@ public final class ProcessorSpec {
             addsBos = (Boolean) data.get("adds_bos");
             imagePlaceholder = (String) data.get("image_placeholder");
             audioPlaceholder = (String) data.get("audio_placeholder");
+            isThinking = data.get("thinking") != null;
             Map<String, Double> given = new LinkedHashMap<String, Double>();
             if (data.get("generation") != null) {
                 for (Map.Entry<String, Object> entry : JsonFields.object(data.get("generation")).entrySet()) {

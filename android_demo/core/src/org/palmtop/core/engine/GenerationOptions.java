@@ -9,6 +9,7 @@ import org.palmtop.core.bundle.PythonText;
 
 /** How one answer is generated; chosen anew for every turn. Setters return the object itself. */
 public final class GenerationOptions {
+    private static final Double UNTIL_THE_CONTEXT_IS_FULL = (double) (1 << 20);
     // Null for what the bundle says, and where that is silent for the value of the getter.
     private Integer maxTokens;
     private Double temperature;
@@ -18,10 +19,18 @@ public final class GenerationOptions {
     private Long seed;
     private List<String> stop = Collections.emptyList();
 
-    /** A copy in which the bundle's own values ({@code processor.text.generation}) stand for what was not chosen. */
-    GenerationOptions or(Map<String, Double> own) {
+    /**
+     * A copy in which the bundle's own values stand for what was not chosen; what neither says keeps the getter's.
+     *
+     * @param own {@code processor.text.generation}.
+     * @param isThinking the model thinks before it answers: nothing but the context ends it then.
+     */
+    public GenerationOptions or(Map<String, Double> own, boolean isThinking) {
         GenerationOptions all = new GenerationOptions();
         Double tokens = own.get("max_tokens");
+        if (tokens == null && isThinking) {
+            tokens = UNTIL_THE_CONTEXT_IS_FULL;
+        }
         Double most = own.get("top_k");
         all.maxTokens = maxTokens != null || tokens == null ? maxTokens : Integer.valueOf(tokens.intValue());
         all.temperature = temperature != null ? temperature : own.get("temperature");
