@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from peft import LoraConfig, get_peft_model
 from tokenizers import Tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import palmtop
 from palmtop.errors import CheckpointError
+from palmtop.export.adapters.install import add_adapter
 from palmtop.export.convert import export_model
 from palmtop.export.measure.onnx_decoder import DecoderProbe, ProbeInput
 from palmtop.export.recipe import Recipe
@@ -93,14 +95,14 @@ def write_llama(folder: Path, seed: int, **changes: Any) -> LlamaForCausalLM:
     return model
 
 
-def logits_of(folder: Path, ids: NDArray[np.int64], split: int) -> NDArray[np.float32]:
+def logits_of(folder: Path, ids: NDArray[np.int64], split: int, gates: tuple[float, ...] = ()) -> NDArray[np.float32]:
     """Behind a prompt of ``split`` tokens, then token by token."""
     bundle = open_bundle(folder)
     decoder = bundle.manifest.decoder
     probe = DecoderProbe(bundle.file("decoder.onnx"), decoder, threads=1)
     empty = np.zeros((1, decoder.hidden_size), np.float32)
     prompt = ProbeInput(mode="text", input_ids=ids[:split], media_places=np.zeros(split, np.int64), features=empty)
-    found: NDArray[np.float32] = probe.logits(prompt, np.zeros(0, np.float32), ids[split:])
+    found: NDArray[np.float32] = probe.logits(prompt, np.array(gates, np.float32), ids[split:])
     return found
 
 
@@ -164,6 +166,25 @@ def test_quantised_bundles_prove_themselves(sizes: dict[str, Any], tmp_path: Pat
     bundle = export_model(tmp_path / "checkpoint", tmp_path / "bundle", Recipe(context=256), verify=True)
     quality = json.loads((bundle / "quality.json").read_text())
     assert not quality["skipped"] and quality["modes"]["text"]["positions"] > 0
+
+
+@pytest.mark.parametrize("shape", ["as SmolLM2", "padded heads with biases"])
+def test_a_lora_of_separate_projections_can_be_added(shape: str, tmp_path: Path) -> None:
+    """PEFT's own model is the reference; a projection without an adapter is among the fused ones."""
+    model = write_llama(tmp_path / "checkpoint", 3, **SHAPES[shape])
+    folder = export_model(tmp_path / "checkpoint", tmp_path / "bundle", Recipe(bits=32, context=128))
+    targets = ["q_proj", "v_proj", "o_proj", "up_proj", "down_proj"]
+    torch.manual_seed(0)
+    tuned = get_peft_model(model, LoraConfig(r=4, lora_alpha=12, target_modules=targets, init_lora_weights=False))
+    tuned.save_pretrained(tmp_path / "mine")
+    add_adapter(folder, tmp_path / "mine")
+    ids = np.random.default_rng(3).integers(0, 480, 40)
+    for gate in (1.0, 0.0):
+        with torch.no_grad():
+            if gate == 0.0:
+                tuned.disable_adapter_layers()
+            expected = tuned(input_ids=torch.tensor(ids[:-1])[None], use_cache=False).logits[0, 29:].numpy()
+        assert np.abs(logits_of(folder, ids, 30, (gate,)) - expected).max() < 1e-4 * np.ptp(expected), gate
 
 
 @pytest.mark.parametrize("shape", ["as Llama 3.2", "padded heads with biases"])
