@@ -12,7 +12,7 @@ import string
 from pathlib import Path
 from typing import Any
 
-from palmtop.export.checkpoint.gguf_tokenizer import byte_level_bpe
+from palmtop.export.checkpoint.gguf.byte_level import Split, byte_level_bpe
 from tests.reference.vocabulary import CHAT_TEMPLATE, SPLIT
 
 # Upstream's ids; what lies between them is filled with names nobody types, so that every id decodes.
@@ -109,7 +109,7 @@ def _byte_alphabet() -> list[str]:
 
 def _document(vocab: dict[str, int], merges: list[tuple[str, str]], added: list[dict[str, Any]]) -> dict[str, Any]:
     # A word that is a token is one: genai takes it whole, merges may not lead there.
-    document = byte_level_bpe(vocab, merges, added, split=SPLIT, ignore_merges=True)
+    document = byte_level_bpe(vocab, merges, added, split=Split((SPLIT,), ignores_merges=True))
     return {**document, "post_processor": {**document["decoder"], "trim_offsets": False}}
 
 

@@ -84,7 +84,9 @@ def export_model(
     check_threads(threads)
     checkpoint, model, recipe = _open(source, recipe or Recipe())
     if on_note is not None:
-        for note in model.notes:
+        is_planned = request is not None and (request.plan is not None or request.is_solved)
+        grids = [] if is_planned else checkpoint.grid_notes(recipe.decoder_scheme, recipe.head_scheme)
+        for note in (*model.notes, *grids):
             on_note(note)
     workers = plan_workers(ram_bytes, rss_bytes() or 0, threads)
     tell = teller(progress, ram_bytes)

@@ -11,6 +11,7 @@ from typing import Any
 
 from palmtop.errors import CheckpointError
 from palmtop.export.checkpoint.unusable.quantized import refuse_quantized_config, refuse_quantized_tensors
+from palmtop.quantize.scheme import Scheme
 from palmtop.quantize.workers import Workers
 
 from .config_section import parse_json_object, read_text
@@ -55,6 +56,20 @@ class Checkpoint:
         self._on_read = on_read
         for folder in (self._tensors, *self._beside.values()):
             folder.on_read = on_read
+
+    @property
+    def adds_bos(self) -> bool:
+        """Whether prompts begin with BOS though the template does not write it; transformers leaves it to that."""
+        return False
+
+    def grid_notes(self, linears: Scheme | None, head: Scheme | None) -> list[str]:
+        """What a user must know of weights that were quantised before: of floats nothing.
+
+        Args:
+            linears: scheme that the decoder's linears get; None for floats.
+            head: of the embedding and the head.
+        """
+        return []
 
     def json(self, name: str) -> dict[str, Any]:
         """A JSON object in the folder.

@@ -12,10 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from palmtop.errors import CheckpointError
+from palmtop.quantize.scheme import QuantizedTensor, Scheme
+from palmtop.quantize.stacking import picked_rows, stacked_rows
 
 BLOCK_BYTES = 64 << 20  # of float32 in memory at a time
 
 Rows = Callable[[int, int], NDArray[np.float32]]
+CodedRows = Callable[[int, int, Scheme], QuantizedTensor | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +29,14 @@ class Weight:
         name: as in the checkpoint; errors and the manifest use it.
         shape: of the whole tensor.
         rows: ``rows(start, stop)`` gives [stop - start, ...] float32.
+        coded: ``coded(start, stop, scheme)`` gives the same rows in a scheme's codes where the checkpoint has them on
+            such a grid already, None where it has not; None for floats.
     """
 
     name: str
     shape: tuple[int, ...]
     rows: Rows
+    coded: CodedRows | None = None
 
     def array(self) -> NDArray[np.float32]:
         """The whole tensor, float32."""
@@ -63,7 +69,15 @@ class Weight:
                 out[there] = self.rows(first, last)[wanted[there] - first]
             return out
 
-        return Weight(self.name, (len(order), *self.shape[1:]), read)
+        def read_coded(start: int, stop: int, scheme: Scheme) -> QuantizedTensor | None:
+            wanted = order[start:stop]
+            if self.coded is None or wanted.min() < 0:
+                return None
+            first, last = int(wanted.min()), int(wanted.max()) + 1
+            found = self.coded(first, last, scheme)
+            return None if found is None else picked_rows(found, wanted - first)
+
+        return Weight(self.name, (len(order), *self.shape[1:]), read, None if self.coded is None else read_coded)
 
     def permuted_columns(self, order: NDArray[np.int64]) -> Weight:
         """Columns picked by index; a negative index gives a column of zeros."""
@@ -107,15 +121,24 @@ def stacked(name: str, weights: Sequence[Weight]) -> Weight:
         raise CheckpointError(f"{name}: rows of {sorted(map(list, tails))} cannot be stacked")
     starts = np.cumsum([0, *(w.shape[0] for w in weights)])
 
-    def read(start: int, stop: int) -> NDArray[np.float32]:
-        parts = [
-            w.rows(max(start - s, 0), min(stop - s, w.shape[0]))
+    def within(start: int, stop: int) -> list[tuple[Weight, int, int]]:
+        return [
+            (w, max(start - s, 0), min(stop - s, w.shape[0]))
             for w, s in zip(weights, starts[:-1].tolist(), strict=True)
             if s < stop and s + w.shape[0] > start
         ]
+
+    def read(start: int, stop: int) -> NDArray[np.float32]:
+        parts = [w.rows(first, last) for w, first, last in within(start, stop)]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
-    return Weight(name, (int(starts[-1]), *tails.pop()), read)
+    def read_coded(start: int, stop: int, scheme: Scheme) -> QuantizedTensor | None:
+        parts = [None if w.coded is None else w.coded(first, last, scheme) for w, first, last in within(start, stop)]
+        found = [part for part in parts if part is not None]
+        return stacked_rows(found) if len(found) == len(parts) else None
+
+    are_coded = all(w.coded is not None for w in weights)
+    return Weight(name, (int(starts[-1]), *tails.pop()), read, read_coded if are_coded else None)
 
 
 class Weights:

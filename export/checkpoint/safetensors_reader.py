@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from palmtop.errors import CheckpointError
 from palmtop.export.checkpoint.unusable.quantized import FLOAT_WANTED
 from palmtop.export.checkpoint.unusable.stand_ins import START_BYTES, refuse_stand_in
+from palmtop.quantize.scheme import QuantizedTensor, Scheme
 from palmtop.quantize.workers import Workers
 
 from .config_section import read_json_object
@@ -90,13 +91,19 @@ class TensorFolder:
                 f" {FLOAT_WANTED}"
             )
 
-        def rows(start: int, stop: int) -> NDArray[np.float32]:
+        def read(start: int, stop: int) -> bytes:
             data = read_rows(name, place, start, stop)
             if self.on_read is not None:
                 self.on_read(name, len(data))
-            return place.floats(data, stop - start)
+            return data
 
-        return Weight(name, place.shape, rows)
+        def rows(start: int, stop: int) -> NDArray[np.float32]:
+            return place.floats(read(start, stop), stop - start)
+
+        def coded(start: int, stop: int, scheme: Scheme) -> QuantizedTensor | None:
+            return place.coded(read(start, stop), stop - start, scheme)
+
+        return Weight(name, place.shape, rows, coded if place.is_quantized else None)
 
     def sha256(self, workers: Workers | None = None) -> str:
         """Hash of names, types, shapes and each tensor's own hash, whatever the sharding.

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from palmtop.errors import CheckpointError
+from palmtop.quantize.scheme import QuantizedTensor, Scheme
 
 HASH_BLOCK_BYTES = 8 << 20
 
@@ -45,6 +46,10 @@ class Place(Protocol):
         """The type's name; part of the tensor's hash."""
 
     @property
+    def is_quantized(self) -> bool:
+        """Whether its numbers lie on a grid of few bits."""
+
+    @property
     def row_bytes(self) -> int:
         """Of one of the leading rows."""
 
@@ -54,6 +59,9 @@ class Place(Protocol):
 
     def floats(self, data: bytes, rows: int) -> NDArray[np.float32]:
         """So many rows' bytes as [rows, ...]."""
+
+    def coded(self, data: bytes, rows: int, scheme: Scheme) -> QuantizedTensor | None:
+        """So many rows' bytes as codes of a scheme, if that loses nothing; else None."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +88,11 @@ class TensorPlace:
         return str(self.dtype)
 
     @property
+    def is_quantized(self) -> bool:
+        """Floats lie on no grid."""
+        return False
+
+    @property
     def row_bytes(self) -> int:
         """Bytes of one row; of a single number, that one."""
         return int(np.prod(self.shape[1:])) * self.dtype.itemsize
@@ -93,6 +106,10 @@ class TensorPlace:
         """So many rows' bytes as [rows, ...]; a single number as []."""
         shape = (rows, *self.shape[1:]) if self.shape else ()
         return np.frombuffer(data, self.dtype).reshape(shape).astype(np.float32)
+
+    def coded(self, data: bytes, rows: int, scheme: Scheme) -> QuantizedTensor | None:
+        """None: see ``is_quantized``."""
+        return None
 
 
 def file_mark(path: Path) -> tuple[int, int, int]:

@@ -120,9 +120,12 @@ def quantized(g: GraphBuilder, name: str, weight: Weight, precision: Precision) 
     statistics = None if precision.statistics is None or precision.stored is not None else precision.statistics()
 
     def one(rows: tuple[int, int]) -> tuple[NDArray[np.generic], ...]:
+        part = None
         if precision.stored is not None:
             part = precision.stored(*rows)
-        else:
+        elif weight.coded is not None:  # the checkpoint's own grid loses nothing
+            part = weight.coded(*rows, scheme)
+        if part is None:
             part = precision.quantizer(finite(weight, weight.rows(*rows)), scheme, statistics)
         scales = part.scales.astype(scale_type)
         return (part.codes, scales) if part.zero_points is None else (part.codes, scales, part.zero_points)

@@ -29,6 +29,7 @@ READ_BY: dict[str, frozenset[str]] = {
     "llama3": frozenset({"factor", "low_freq_factor", "high_freq_factor"}),
     "yarn": frozenset({"factor", "attention_factor", "mscale", "mscale_all_dim", "beta_fast", "beta_slow", "truncate"}),
     "longrope": frozenset({"short_factor", "long_factor", "factor", "attention_factor"}),
+    "freq_factors": frozenset({"freq_factors"}),  # no config.json's: divisors, as GGUF files have Llama 3's
 }
 MSCALES = frozenset({"short_mscale", "long_mscale"})
 
@@ -103,6 +104,8 @@ def _scaled(
     """
     if kind in ("default", "dynamic"):
         return None, None, None, 1.0
+    if kind == "freq_factors":
+        return settings.numbers("freq_factors", rotary_size // 2), None, None, 1.0
     limit = config.size("max_position_embeddings")
     stated = settings.data.get("original_max_position_embeddings")
     if stated is None:

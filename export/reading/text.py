@@ -34,7 +34,7 @@ def text_spec(checkpoint: Checkpoint, config: Keys, *, thinking: tuple[str, str]
         eos_ids=eos_ids,
         end_of_turn_id=end_of_turn,
         pad_id=eos_ids[0] if pad is None else pad,
-        adds_bos=False,  # apply_chat_template leaves it to the template
+        adds_bos=checkpoint.adds_bos,
         image_placeholder="<|image_{n}|>",
         audio_placeholder="<|audio_{n}|>",
         thinking=thinking,

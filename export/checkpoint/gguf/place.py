@@ -10,10 +10,14 @@ import gguf
 import numpy as np
 from numpy.typing import NDArray
 
+from palmtop.quantize.scheme import QuantizedTensor, Scheme
+
+from .grids import GRIDS, coded
+
 
 @dataclass(frozen=True, slots=True)
 class GgufPlace:
-    """A ``tensor_place.Place`` in a GGUF file.
+    """A ``tensor_slice.Place`` in a GGUF file.
 
     Attributes:
         file: the whole checkpoint.
@@ -35,6 +39,11 @@ class GgufPlace:
         return str(self.kind.name)
 
     @property
+    def is_quantized(self) -> bool:
+        """Whether ``coded`` may give codes."""
+        return self.kind in GRIDS
+
+    @property
     def row_bytes(self) -> int:
         """Bytes of one row, which is stored in whole blocks; of one element where the tensor is a vector."""
         block, block_bytes = gguf.GGML_QUANT_SIZES[self.kind]
@@ -52,3 +61,9 @@ class GgufPlace:
             raw = raw.reshape(1, -1)
         floats = np.asarray(gguf.quants.dequantize(raw, self.kind), np.float32)
         return floats.reshape(rows, *self.shape[1:])
+
+    def coded(self, data: bytes, rows: int, scheme: Scheme) -> QuantizedTensor | None:
+        """So many rows' bytes as codes of a scheme, if that loses nothing; else None."""
+        if len(self.shape) != 2:
+            return None
+        return coded(np.frombuffer(data, np.uint8).reshape(rows, -1), self.kind, self.shape[1], scheme)

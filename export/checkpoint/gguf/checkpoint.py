@@ -1,0 +1,149 @@
+"""A GGUF file as a checkpoint: config and tokenizer made of its metadata, tensors under transformers' names."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from palmtop.errors import CheckpointError, UnsupportedModelError
+from palmtop.export.checkpoint.config_section import read_text
+from palmtop.export.checkpoint.folder import Checkpoint
+from palmtop.export.checkpoint.lazy_tensor import Weight
+from palmtop.export.checkpoint.safetensors_reader import TensorFolder
+from palmtop.quantize.scheme import Scheme
+
+from .config import make_config
+from .families import FAMILIES, MODEL
+from .header import read_header
+from .rows import in_halves
+from .scaling import TENSORS
+from .tokenizer import adds_bos, tokenizer_config, tokenizer_json
+
+FLOATS = ("F64", "F32", "F16", "BF16")
+KEPT_BYTES = 1 << 20  # of float32 that are looked at together
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
+
+
+class GgufCheckpoint(Checkpoint):
+    """One GGUF file (not one part of several) of an architecture in ``families``.
+
+    Where tokenizer.json and tokenizer_config.json lie beside the file they are taken; else they are made.
+
+    Raises:
+        CheckpointError: it is not GGUF, is truncated, or lacks something.
+        UnsupportedModelError: it holds another architecture.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        fields, places = read_header(self.path)
+        architecture = fields.get("general.architecture")
+        if not isinstance(architecture, str) or architecture not in FAMILIES:
+            raise UnsupportedModelError(
+                f"{self.path}: general.architecture is {architecture!r:.60}, expected {_either(FAMILIES)}"
+            )
+        if fields.get("general.type", "model") != "model":
+            raise CheckpointError(f"{self.path}: general.type is {fields['general.type']!r:.60}, expected 'model'")
+        parts = fields.get("split.count", 1)
+        if parts != 1:
+            raise CheckpointError(f"{self.path}: is one of {parts} parts, expected one file (llama-gguf-split --merge)")
+        self._family = FAMILIES[architecture]
+        self.config = make_config(self._family, fields, TensorFolder(self.path, places))
+        self._gguf_names = {self._family.transformers_name(name): name for name in places if name not in TENSORS}
+        kept = {name: places[own] for name, own in self._gguf_names.items()}
+        self.kinds = {name: place.kind for name, place in kept.items()}
+        self._tensors = TensorFolder(self.path, kept)
+        self._beside = {}
+        self._on_read = None
+        self._sha256 = None
+        self._made = _small_files(self.path, fields)
+        self._adds_bos = adds_bos(fields)
+
+    @property
+    def adds_bos(self) -> bool:
+        """As the metadata says."""
+        return self._adds_bos
+
+    def weight(self, name: str) -> Weight:
+        """A tensor, to be read later, its rows in transformers' order.
+
+        Raises:
+            CheckpointError: there is no such tensor, or its rows are not those of whole heads.
+        """
+        weight = super().weight(name)
+        key = self._family.heads_key(self._gguf_names[name])
+        return weight if key is None else in_halves(weight, int(self.config[key]), self.path)
+
+    def grid_notes(self, linears: Scheme | None, head: Scheme | None) -> list[str]:
+        """How many matrices keep the file's own codes, and which types are rounded once more."""
+        kept, rounded = 0, Counter[str]()
+        for name, kind in self.kinds.items():
+            weight, scheme = self.weight(name), head if name in MODEL.values() else linears
+            if scheme is None or len(weight.shape) != 2 or kind.name in FLOATS:
+                continue
+            if _is_kept(weight, scheme):
+                kept += 1
+            else:
+                rounded[kind.name] += 1
+        if not rounded:
+            return []
+        types = ", ".join(f"{count} in {kind}" for kind, count in sorted(rounded.items()))
+        return [
+            f"{self.path.name}: {rounded.total()} of its {kept + rounded.total()} quantised matrices are rounded once"
+            f" more ({types}); Q4_0 at 4 bits and Q8_0 at 8 bits are kept bit for bit in groups of 32"
+        ]
+
+    def text(self, name: str) -> str | None:
+        """The content of a small file, made or beside; None without."""
+        return self._made.get(name)
+
+    def mark(self) -> str:
+        """As a folder's; the files beside are part of it."""
+        seen: list[Any] = [str(self.path.resolve()), self._tensors.marks, self._made]
+        return self._digest(seen)
+
+
+def _is_kept(weight: Weight, scheme: Scheme) -> bool:
+    """Whether the codes of every row can be kept; the first rows that cannot end the search."""
+    coded = weight.coded
+    return coded is not None and all(coded(*rows, scheme) is not None for rows in weight.ranges(KEPT_BYTES))
+
+
+def _small_files(path: Path, fields: dict[str, Any]) -> dict[str, str]:
+    beside = [path.parent / name for name in TOKENIZER_FILES]
+    if all(file.is_file() for file in beside):
+        made = {file.name: read_text(file) or "" for file in beside}
+        _refuse_other_vocabulary(path, fields, made["tokenizer.json"])
+    else:
+        made = {
+            "tokenizer.json": json.dumps(tokenizer_json(fields, path), ensure_ascii=False),
+            "tokenizer_config.json": json.dumps(tokenizer_config(fields, path), ensure_ascii=False),
+        }
+    template = fields.get("tokenizer.chat_template")
+    return made if not isinstance(template, str) else {**made, "chat_template.jinja": template}
+
+
+def _refuse_other_vocabulary(path: Path, fields: dict[str, Any], text: str) -> None:
+    """A folder of downloads may hold another model's tokenizer."""
+    from tokenizers import Tokenizer
+
+    try:
+        found = Tokenizer.from_str(text)
+    except Exception as error:  # the library raises plain Exception
+        raise CheckpointError(f"{path.parent / 'tokenizer.json'}: is not a tokenizer ({error})") from error
+    tokens = fields.get("tokenizer.ggml.tokens") or []
+    size = found.get_vocab_size(with_added_tokens=True)
+    same = sum(found.id_to_token(i) == token for i, token in enumerate(tokens[:size]))
+    if not tokens or same < 0.9 * min(size, len(tokens)):
+        raise CheckpointError(
+            f"{path.parent / 'tokenizer.json'}: {same} of its {size} tokens are those of {path.name}, expected the"
+            " tokenizer of the same model"
+        )
+
+
+def _either(names: Iterable[str]) -> str:
+    return " or ".join(f"'{name}'" for name in names)
