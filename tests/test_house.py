@@ -44,6 +44,7 @@ FLOORS = (
     "palmtop.export.kv",
     "palmtop.export.verify",
     "palmtop.export",
+    "palmtop.runtime.serve",
     "palmtop.runtime.commands",
     "palmtop",
 )

@@ -32,7 +32,7 @@ from .responder import Responder, unread
 from .routing import Wanted
 from .sampled_history import SampledHistory
 from .stream import Answer
-from .tools import Tool, check_tools, first_messages
+from .tools import Tool, check_tools, first_messages, with_tools
 
 DEFAULTS = GenerationOptions()
 POLL_S = 0.02  # interval at which an answer that waits for its turn checks for its cancellation
@@ -181,10 +181,19 @@ class Conversation:
         max_tokens: int | None = None,
         adapters: Wanted = None,
         options: GenerationOptions = DEFAULTS,
+        tools: Sequence[Tool] | None = None,
     ) -> Answer:
         """Stream the answer to a list of messages, independent of the earlier dialogue.
 
         The last piece carries the reply. Closing the answer early ends it.
+
+        Args:
+            messages: the whole dialogue.
+            max_tokens: longest answer; None as in ``options``.
+            adapters: name to weight, or a route's name, or both (``routing``).
+            options: of this answer.
+            tools: functions that the model may call in this answer, written into the messages' system message; None
+                for those that the conversation was made with, which the messages hold already.
 
         Raises:
             InputError: during iteration: messages, media or adapters are not usable, or the prompt does not fit the
@@ -194,7 +203,8 @@ class Conversation:
 
         def give(steps: AnswerSteps) -> Pieces:
             with self._my_turn(steps):
-                yield from self._answer(messages, adapters, options, steps.interruption, None)
+                asked = messages if tools is None else with_tools(messages, tools, self._text)
+                yield from self._answer(asked, adapters, options, steps.interruption, None, tools)
 
         return Answer(give, options.timeout_s)
 
@@ -234,6 +244,7 @@ class Conversation:
         options: GenerationOptions,
         stop: Cancellation,
         history: list[Message] | None,
+        tools: Sequence[Tool] | None = None,
     ) -> Pieces:
         """Answer one turn; messages that were trimmed are removed from ``history``."""
         clock = Timings()
@@ -242,7 +253,8 @@ class Conversation:
         guide, drafter = self._guides.guide(options.grammar), self._talk.drafter(options)
         try:
             as_new = history is None and options.seed is not None  # "equal seeds": independent of earlier answers
-            question = self._reader.read(messages, adapters, options, self._tools, stop, as_new=as_new)
+            shown = self._tools if tools is None else tools or None
+            question = self._reader.read(messages, adapters, options, shown, stop, as_new=as_new)
         except ReadingCancelledError as stopped:
             self._media.forget_pixels()
             yield Piece(text="", reply=unread(stopped.choice, stop, clock))

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from palmtop.errors import InputError
+from palmtop.errors import InputError, PromptTooLongError
 from palmtop.runtime.bundle.manifest import Manifest
 from palmtop.runtime.decoding.cached_sequence import Cancelled, CancelledError, MediaSpan, TokenSequence
 from palmtop.runtime.decoding.generation_options import GenerationOptions
@@ -151,9 +151,9 @@ class PromptBuilder:
             ids, places = self._spoken.put_back(ids, places)
         return PreparedPrompt(TokenSequence(ids, places, _spans(places, items, choice)), choice, items, trimmed, as_new)
 
-    def _too_long(self, question: PreparedPrompt) -> InputError:
+    def _too_long(self, question: PreparedPrompt) -> PromptTooLongError:
         passage = question.passage
-        return InputError(
+        return PromptTooLongError(
             f"the prompt has {len(passage.ids)} tokens ({passage.media_rows} of them images and sounds), this "
             f"session's context is {self._context}; shorten it, drop older turns (on_overflow='trim' does), or "
             f"load with a longer one (the bundle serves {self._manifest.decoder.context_length})"

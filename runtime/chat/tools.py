@@ -14,12 +14,11 @@ from typing import Any
 from palmtop.errors import InputError
 from palmtop.runtime.bundle.json_fields import kind_of
 from palmtop.runtime.processor.text import TextProcessor
+from palmtop.runtime.processor.tool_calls import CALL_END, CALL_PREFIX, CALL_START
 
 from .reply import ToolCall
 
 Tool = Mapping[str, Any]
-CALL_START, CALL_END = "<|tool_call|>", "<|/tool_call|>"
-CALL_PREFIX = "functools"
 _PROBE = "palmtop_probe"
 
 
@@ -53,6 +52,27 @@ def first_messages(system: str | None, tools: Sequence[Tool]) -> list[Mapping[st
     if not tools:
         return [] if system is None else [{"role": "system", "content": system}]
     return [{"role": "system", "content": system or "", "tools": json.dumps(list(tools))}]
+
+
+def with_tools(
+    messages: Sequence[Mapping[str, Any]], tools: Sequence[Tool], text: TextProcessor
+) -> list[Mapping[str, Any]]:
+    """Messages that tell tools to the model, in their first system message, or in one before them.
+
+    Args:
+        messages: a dialogue.
+        tools: functions; none leaves the system message as it is.
+        text: of the bundle.
+
+    Raises:
+        InputError: as ``check_tools``.
+    """
+    check_tools(tools, text)
+    leads = bool(messages) and isinstance(messages[0], Mapping) and messages[0].get("role") == "system"
+    if not tools:
+        return list(messages)
+    system = {"role": "system", "content": "", **(messages[0] if leads else {}), "tools": json.dumps(list(tools))}
+    return [system, *messages[leads:]]
 
 
 def find_tool_calls(text: str, ids: Sequence[int], processor: TextProcessor) -> tuple[ToolCall, ...]:

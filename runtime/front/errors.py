@@ -7,6 +7,7 @@
   x BundleError                the manifest or a file of a bundle is wrong
     + BundleVersionError       the bundle was written by a newer palmtop
   x InputError                 prompt, image, audio or option not usable
+    + PromptTooLongError       the prompt has more tokens than the context
   x MemoryPlanError            the session does not fit into the available memory
   x RuntimeMissingError        an extra is not installed; the message holds the pip command
 
@@ -42,6 +43,10 @@ class BundleVersionError(BundleError):
 
 class InputError(PalmtopError):
     """A prompt, an image, a sound or an option is not usable."""
+
+
+class PromptTooLongError(InputError):
+    """A prompt has more tokens than the session's context."""
 
 
 class MemoryPlanError(PalmtopError):

@@ -117,6 +117,16 @@ class ChatTemplate:
         except InputError:
             return False
 
+    @cached_property
+    def shows_calls(self) -> bool:
+        """Whether an assistant's ``tool_calls`` become part of the prompt."""
+        call = {"id": "0", "type": "function", "function": {"name": _PROBE, "arguments": {}}}
+        calling = {"role": "assistant", "content": "", "tool_calls": [call]}
+        try:
+            return _PROBE in self.render([{"role": "user", "content": "?"}, calling])
+        except InputError:
+            return False
+
     def takes_null(self, *, calls_tools: bool) -> bool:
         """Whether an assistant's content may be null; else templates get an empty text in its place.
 

@@ -24,6 +24,7 @@ from .pieces import Utf8Pieces
 from .prompt import MediaPlace, Prompt, expand_media
 from .special_tokens import Placeholder, SpecialTokenGuard, TypedText
 from .tokenizer import Tokens
+from .tool_calls import written_calls
 
 logger = logging.getLogger(__name__)
 
@@ -159,6 +160,9 @@ class TextProcessor:
                 raise InputError(f"messages[{index}]: found an {item.kind} part, but the model takes none")
         message = {"role": turn.role, **plain(turn.extra, mark)}
         text = None if turn.text is None else mark(turn.text)
+        if turn.role == "assistant" and turn.extra.get("tool_calls") and not self._template.shows_calls:
+            del message["tool_calls"]
+            text = (text or "") + written_calls(turn.extra["tool_calls"], f"messages[{index}]", mark)
         if self._template.takes_text:
             media = "".join(self._placeholders[item.kind].write(item.number) for item in turn.media)
             if text is None and not self._template.takes_null(calls_tools=bool(turn.extra.get("tool_calls"))):

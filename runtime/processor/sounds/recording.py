@@ -38,16 +38,21 @@ class Window:
     rate_hz: int
 
 
-def read_windows(path: Path, window_s: float) -> Iterator[Window]:
+def read_windows(source: Path | bytes, window_s: float) -> Iterator[Window]:
     """Cut a sound file into windows of at most ``window_s`` seconds, each after the quietest moment near its end.
+
+    Args:
+        source: a path, or the bytes of a file.
+        window_s: longest window, seconds.
 
     Raises:
         InputError: the file is missing, no sound, broken off, or holds samples that are not finite.
     """
-    with SoundStream(path, shown(path, "sound")) as stream:
+    name = shown(source, "sound")
+    with SoundStream(source, name) as stream:
         rate = stream.rate_hz
         if not MIN_RATE_HZ <= rate <= MAX_RATE_HZ:
-            raise InputError(f"{path}: the rate is {rate} Hz, expected {MIN_RATE_HZ} to {MAX_RATE_HZ} Hz")
+            raise InputError(f"{name}: the rate is {rate} Hz, expected {MIN_RATE_HZ} to {MAX_RATE_HZ} Hz")
         done, wanted, ended = 0, int(window_s * rate), False
         held = np.zeros(0, np.float32)
         while not ended:
@@ -56,7 +61,7 @@ def read_windows(path: Path, window_s: float) -> Iterator[Window]:
                 held = np.concatenate([held, block])
                 ended = not len(block)
             if not np.isfinite(held).all():
-                raise InputError(f"{path}: a sample after {done / rate:.1f} s is not finite")
+                raise InputError(f"{name}: a sample after {done / rate:.1f} s is not finite")
             cut = len(held) if ended else quiet_place(held, rate)
             if cut >= MIN_SOUND_S * rate:
                 yield Window(

@@ -1,0 +1,241 @@
+"""The bundles that are served: names, loading and unloading by use within a limit of memory, and their answers."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from time import monotonic, time
+from typing import Any
+
+from palmtop.errors import InputError, MemoryPlanError
+from palmtop.runtime.bundle.manifest import Manifest
+from palmtop.runtime.bundle.opening import open_bundle
+from palmtop.runtime.chat.conversation import Conversation
+from palmtop.runtime.chat.reply import Piece
+from palmtop.runtime.chat.routing import AdapterRequest
+from palmtop.runtime.chat.stream import Answer
+from palmtop.runtime.processor.tokenizer import Tokens
+from palmtop.runtime.processor.tool_calls import CALL_END, CALL_START
+from palmtop.runtime.session import Session, load_session
+from palmtop.runtime.session_options import SessionOptions
+
+from .turns import Turns
+from .wire.api_error import ApiError
+from .wire.chat_request import Question
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, eq=False)
+class Model:
+    """One bundle.
+
+    Attributes:
+        name: of its folder.
+        path: of its folder.
+        manifest: read at the start.
+        turns: the line before it.
+        has_marks: its tokenizer has tokens for calls of tools.
+        session: None while it is not loaded.
+        conversation: the decoder that answers, one for all requests.
+        answer: the last one; it may still be ending.
+        used_at: when it last had a turn, by ``monotonic``.
+    """
+
+    name: str
+    path: Path
+    manifest: Manifest
+    turns: Turns
+    has_marks: bool
+    session: Session | None = None
+    conversation: Conversation | None = None
+    answer: Answer | None = None
+    used_at: float = 0.0
+    created: int = field(default_factory=lambda: int(time()))
+
+    def names(self) -> list[str]:
+        """The model's own name, and one for each adapter and route that can be asked for."""
+        switched = [a.name for a in self.manifest.adapters] if self.manifest.adapter_mode == "gated" else []
+        return [self.name, *(f"{self.name}:{part}" for part in dict.fromkeys([*switched, *self.manifest.routes]))]
+
+    def choice(self, part: str) -> AdapterRequest | None:
+        """What the part of a name behind the colon asks for; an adapter goes before a route of the same name."""
+        if self.manifest.adapter(part) is not None and self.manifest.adapter_mode == "gated":
+            return AdapterRequest({part: 1.0})
+        return AdapterRequest(None, part) if part in self.manifest.routes else None
+
+    def close(self) -> None:
+        """Free the native model, behind the last step of an answer that was dropped."""
+        session, self.session, self.conversation = self.session, None, None
+        answer, self.answer = self.answer, None
+        if answer is not None:
+            answer.close()
+        if session is not None:
+            session.close()
+
+
+class Models:
+    """All bundles of a server.
+
+    Args:
+        paths: of bundles; the folder's name is the model's.
+        loading: how each is loaded; its ``memory_limit`` holds for all together.
+        queue: requests that may wait for each.
+
+    Raises:
+        BundleError: a bundle is damaged.
+        InputError: two have the same name.
+    """
+
+    def __init__(self, paths: Sequence[Path], loading: SessionOptions, queue: int) -> None:
+        self._loading = loading
+        self._lock = asyncio.Lock()
+        self._tasks: dict[str, asyncio.Task[Session]] = {}
+        self.models: dict[str, Model] = {}
+        for path in paths:
+            bundle = open_bundle(path)
+            name = path.resolve().name
+            if name in self.models:
+                raise InputError(f"{path}: a bundle named '{name}' is there already, expected folders of other names")
+            if ":" in name:
+                raise InputError(f"{path}: the folder's name has a colon, expected one without")
+            tokens = Tokens(bundle.file("tokenizer.json")).tokenizer
+            has_marks = all(tokens.token_to_id(mark) is not None for mark in (CALL_START, CALL_END))
+            self.models[name] = Model(name, path, bundle.manifest, Turns(queue), has_marks)
+
+    def find(self, name: str) -> tuple[Model, AdapterRequest | None]:
+        """The model of a name, and what the name says about adapters.
+
+        Raises:
+            ApiError: there is none (404).
+        """
+        base, _, part = name.partition(":")
+        model = self.models.get(base)
+        choice = model.choice(part) if model is not None and part else None
+        if model is None or (":" in name and choice is None):
+            there = ", ".join(self.models)
+            message = f"model: found {name!r:.100}, expected one that GET /v1/models lists (of {there})"
+            raise ApiError(404, message, code="model_not_found", param="model")
+        return model, choice
+
+    def listed(self, name: str) -> dict[str, Any]:
+        """A model as ``/v1/models`` shows it.
+
+        Raises:
+            ApiError: there is none (404).
+        """
+        model, _ = self.find(name)
+        return {"id": name, "object": "model", "created": model.created, "owned_by": "palmtop"}
+
+    async def load(self, model: Model) -> Session:
+        """A model's session, loaded if need be; those that nobody uses give way to it, longest unused first.
+
+        Whoever waits may go away: loading goes on.
+
+        Raises:
+            BundleError: it is damaged.
+            MemoryPlanError: it does not fit beside those that are in use.
+        """
+        if model.session is not None:
+            return model.session
+        task = self._tasks.get(model.name)
+        if task is None:
+            task = asyncio.create_task(self._load(model))
+            self._tasks[model.name] = task
+            task.add_done_callback(
+                lambda done: (self._tasks.pop(model.name, None), done.cancelled() or done.exception())
+            )
+        return await asyncio.shield(task)
+
+    async def pieces(self, question: Question, client: str) -> AsyncIterator[Piece]:
+        """The answer to a question, in its turn. Close the iterator to give the turn back.
+
+        Raises:
+            ApiError: no such model, or the line before it is full.
+            PalmtopError: see ``Conversation.respond``.
+        """
+        model, choice = self.find(question.model)
+        options = question.options
+        if (forced := question.tools.grammar(has_marks=model.has_marks)) is not None:
+            options = replace(options, grammar=forced)
+        async with self.conversation(model, client) as conversation:
+            answer = conversation.respond(
+                question.messages,
+                adapters=question.adapters or choice,
+                options=options,
+                tools=question.tools.tools,
+            )
+            async with self.answering(model, answer) as pieces:
+                async for piece in pieces:
+                    yield piece
+
+    @asynccontextmanager
+    async def conversation(self, model: Model, client: str) -> AsyncIterator[Conversation]:
+        """A turn with the model's decoder.
+
+        Raises:
+            ApiError: the line is full.
+            PalmtopError: see ``load``.
+        """
+        async with model.turns.turn(client):
+            session = await self.load(model)
+            if model.conversation is None:
+                model.conversation = session.conversation()
+            try:
+                yield model.conversation
+            finally:
+                model.used_at = monotonic()
+
+    @asynccontextmanager
+    async def answering(self, model: Model, answer: Answer) -> AsyncIterator[Answer]:
+        """An answer that ends when the block is left, whatever of it was asked for."""
+        model.answer = answer
+        try:
+            yield answer
+        finally:
+            answer.cancel()  # at once: a step at work is waited for by the next answer, in a thread of its own
+
+    async def close(self) -> None:
+        """Free every model."""
+        for task in list(self._tasks.values()):
+            await asyncio.wait({task})
+        for model in self.models.values():
+            await asyncio.to_thread(model.close)
+
+    async def _load(self, model: Model) -> Session:
+        async with self._lock:
+            while True:
+                loaded = [m for m in self.models.values() if m.session is not None]
+                try:
+                    options = self._options(loaded)
+                    logger.info("loading %s", model.name)
+                    model.session = await asyncio.to_thread(load_session, model.path, options)
+                    return model.session
+                except MemoryPlanError:
+                    idle = [m for m in loaded if not m.turns.is_busy]
+                    if not idle:
+                        raise
+                    oldest = min(idle, key=lambda m: m.used_at)
+                    logger.info("unloading %s", oldest.name)
+                    await asyncio.to_thread(oldest.close)
+
+    def _options(self, loaded: Sequence[Model]) -> SessionOptions:
+        limit = self._loading.memory_limit
+        if limit is None:
+            return self._loading
+        taken = sum(m.session.plan.total for m in loaded if m.session is not None)
+        return replace(self._loading, memory_limit=max(0, limit - taken))
+
+
+async def collect(pieces: AsyncIterator[Piece]) -> Piece:
+    """The last piece, which carries the reply."""
+    last = None
+    async with aclosing(pieces) as given:  # type: ignore[type-var]  # async generators, all of them
+        async for piece in given:
+            last = piece
+    assert last is not None
+    return last

@@ -1,0 +1,73 @@
+"""What is answered when a request cannot be: OpenAI's error object and status for each error we explain."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from palmtop.errors import InputError, MemoryPlanError, PalmtopError, PromptTooLongError, RuntimeMissingError
+
+RETRY_S = 5
+
+
+class ApiError(Exception):
+    """A request that is refused.
+
+    Args:
+        status: of HTTP.
+        message: one sentence.
+        code: for programs.
+        param: field of the request that is wrong.
+        retry_after_s: when another try may succeed; sent as ``Retry-After``.
+        headers: others.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        code: str | None = None,
+        param: str | None = None,
+        retry_after_s: int | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.param = param
+        self.headers = dict(headers or {})
+        if retry_after_s is not None:
+            self.headers["retry-after"] = str(retry_after_s)
+
+    @property
+    def kind(self) -> str:
+        """OpenAI's ``type``."""
+        if self.status >= 500:
+            return "server_error"
+        return {401: "authentication_error", 403: "permission_error"}.get(self.status, "invalid_request_error")
+
+    def body(self) -> dict[str, Any]:
+        """The error as JSON."""
+        return {"error": {"message": str(self), "type": self.kind, "param": self.param, "code": self.code}}
+
+
+def api_error(error: Exception) -> ApiError:
+    """The answer to an error of any kind; one that is our bug tells the client nothing."""
+    if isinstance(error, ApiError):
+        return error
+    message = " ".join(str(error).split())
+    if isinstance(error, PromptTooLongError):
+        return ApiError(400, message, code="context_length_exceeded", param="messages")
+    if isinstance(error, (InputError, RuntimeMissingError)):
+        return ApiError(400, message, code="invalid_value")
+    if isinstance(error, MemoryPlanError):
+        return ApiError(503, message, code="insufficient_memory", retry_after_s=RETRY_S)
+    if isinstance(error, PalmtopError):
+        return ApiError(500, message, code="model_error")
+    return ApiError(500, "the server failed on this request; its log says why", code="internal_error")
+
+
+def refused(param: str, found: object, expected: str, code: str = "invalid_value") -> ApiError:
+    """A field with a value that cannot be used."""
+    text = repr(found) if isinstance(found, (str, int, float, bool, type(None))) else type(found).__name__
+    return ApiError(400, f"{param}: found {text:.60}, expected {expected}", code=code, param=param)

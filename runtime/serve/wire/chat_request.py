@@ -1,0 +1,202 @@
+"""The body of ``POST /v1/chat/completions`` becomes messages and options of ours."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from palmtop.runtime.chat.routing import AdapterRequest
+from palmtop.runtime.decoding.generation_options import GenerationOptions
+from palmtop.runtime.decoding.grammar import Grammar
+
+from .api_error import ApiError, refused
+from .json_fields import Fields
+from .messages import FetchImage, read_chat_messages
+from .tools import ToolUse, read_tools
+
+MAX_STOPS = 4
+MAX_SEED = 2**63 - 1
+MAX_TOKENS = 1 << 20
+MAX_TOP_LOGPROBS = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """What a request asks of a model.
+
+    Attributes:
+        model: its name, as ``Models.find`` takes it.
+        messages: the dialogue.
+        options: of the answer; a form that tools force is not in them.
+        tools: that the model may call.
+        adapters: what the request itself says about adapters.
+        client: who asks, beside the address: the request's own name for its user.
+        streams: the answer is wanted in pieces.
+        wants_usage: a streamed answer ends with what it cost.
+        logprobs: likeliest tokens to be told at each place; None for no probabilities at all.
+    """
+
+    model: str
+    messages: list[dict[str, Any]]
+    options: GenerationOptions
+    tools: ToolUse = field(default_factory=ToolUse)
+    adapters: AdapterRequest | None = None
+    client: str = ""
+    streams: bool = False
+    wants_usage: bool = False
+    logprobs: int | None = None
+
+
+def read_chat_request(body: Mapping[str, Any], timeout_s: float, fetch: FetchImage | None) -> Question:
+    """Read and check a request.
+
+    Args:
+        body: of the request.
+        timeout_s: that any answer may take.
+        fetch: see ``read_chat_messages``.
+
+    Raises:
+        ApiError: a field of another shape, or one that this server does not offer.
+    """
+    fields = Fields(body)
+    model = read_model(fields)
+    streams = fields.flag("stream")
+    wants_usage = False
+    if (stream := fields.nested("stream_options")) is not None:
+        if not streams:
+            raise ApiError(400, "stream_options: allowed only where stream is true", param="stream_options")
+        wants_usage = stream.flag("include_usage")
+        stream.pass_over("include_obfuscation")
+        stream.done()
+    tools = read_tools(fields)
+    grammar = read_form(fields.nested("response_format"))
+    if grammar is not None and tools.forced:
+        raise ApiError(400, "response_format: stands beside a tool_choice that forces a call", param="response_format")
+    logprobs = fields.whole("top_logprobs", 0, MAX_TOP_LOGPROBS)
+    if not fields.flag("logprobs"):
+        if logprobs is not None:
+            raise ApiError(400, "top_logprobs: allowed only where logprobs is true", param="top_logprobs")
+    else:
+        logprobs = logprobs or 0
+    longest = [fields.whole(key, 1, MAX_TOKENS) for key in ("max_completion_tokens", "max_tokens")]
+    options = read_options(fields, next((n for n in longest if n is not None), None), grammar, timeout_s)
+    question = Question(
+        model=model,
+        messages=read_chat_messages(fields.any("messages"), fetch),
+        options=options,
+        tools=tools,
+        adapters=read_adapters(fields),
+        client=read_client(fields),
+        streams=streams,
+        wants_usage=wants_usage,
+        logprobs=logprobs,
+    )
+    fields.only("n", 1)
+    for key in ("presence_penalty", "frequency_penalty"):
+        fields.only(key, 0, 0.0)
+    fields.only("logit_bias", {})
+    fields.only("modalities", ["text"])
+    fields.done()
+    return question
+
+
+def read_model(fields: Fields) -> str:
+    """The model's name.
+
+    Raises:
+        ApiError: there is none.
+    """
+    model = fields.text("model")
+    if not model:
+        raise refused("model", model, "the name of a model (GET /v1/models lists them)")
+    return model
+
+
+def read_client(fields: Fields) -> str:
+    """Who asks; fields about storing and billing have no meaning here, and are passed over."""
+    fields.pass_over("metadata", "store", "service_tier", "prompt_cache_key", "prompt_cache_retention")
+    user = fields.text("user")
+    return fields.text("safety_identifier") or user or ""
+
+
+def read_adapters(fields: Fields) -> AdapterRequest | None:
+    """Our own fields ``adapters`` (name to weight) and ``route``.
+
+    Raises:
+        ApiError: a weight is no number.
+    """
+    weights, route = fields.any("adapters"), fields.text("route")
+    if weights is not None:
+        if not isinstance(weights, dict):
+            raise refused("adapters", weights, "an object of names and weights")
+        for name, weight in weights.items():
+            if isinstance(weight, bool) or not isinstance(weight, (int, float)):
+                raise refused(f"adapters.{name:.40}", weight, "a number")
+    return None if weights is None and route is None else AdapterRequest(weights, route)
+
+
+def read_options(
+    fields: Fields, max_tokens: int | None, grammar: Grammar | None, timeout_s: float
+) -> GenerationOptions:
+    """Length, sampling, stop strings and seed.
+
+    Raises:
+        ApiError: out of its range.
+    """
+    stop = fields.any("stop")
+    stops = [stop] if isinstance(stop, str) else stop or []
+    if not isinstance(stops, list) or len(stops) > MAX_STOPS or not all(isinstance(s, str) and s for s in stops):
+        raise refused("stop", stop, f"a text that is not empty, or up to {MAX_STOPS} of them")
+    seed = fields.whole("seed", -MAX_SEED - 1, MAX_SEED)
+    top_p = fields.number("top_p", 0, 1)
+    return GenerationOptions(
+        max_tokens=max_tokens,
+        temperature=fields.number("temperature", 0, 2),
+        top_p=1e-9 if top_p == 0 else top_p,  # OpenAI takes 0: the likeliest token alone
+        top_k=fields.whole("top_k", 0, MAX_TOKENS),
+        repetition_penalty=fields.number("repetition_penalty", 0.01, 100),
+        seed=None if seed is None else seed & MAX_SEED,
+        stop=tuple(stops),
+        grammar=grammar,
+        timeout_s=timeout_s,
+    )
+
+
+def read_form(fields: Fields | None) -> Grammar | None:
+    """``response_format``: text, json_object, or json_schema.
+
+    Raises:
+        ApiError: another shape.
+    """
+    if fields is None:
+        return None
+    kind = fields.word("type", "text", "json_object", "json_schema")
+    if kind is None:
+        raise refused(fields.name("type"), None, "text, json_object or json_schema")
+    grammar = None
+    if kind == "json_object":
+        grammar = Grammar.json_schema({"type": "object"})
+    elif kind == "json_schema":
+        inner = fields.nested("json_schema")
+        if inner is None:
+            raise refused(fields.name("json_schema"), None, "an object with name and schema")
+        grammar = read_schema(inner)
+    fields.done()
+    return grammar
+
+
+def read_schema(fields: Fields) -> Grammar:
+    """``name``, ``schema``, ``strict`` and ``description``; the answer follows the schema strictly in any case.
+
+    Raises:
+        ApiError: another shape.
+    """
+    if not fields.text("name"):
+        raise refused(fields.name("name"), None, "a name")
+    schema = fields.any("schema")
+    if schema is not None and not isinstance(schema, dict):
+        raise refused(fields.name("schema"), schema, "a JSON schema")
+    fields.pass_over("strict", "description")
+    fields.done()
+    return Grammar.json_schema({"type": "object"} if schema is None else schema)

@@ -1,0 +1,146 @@
+"""Tools of a request: what the model is told, the form that ``tool_choice`` forces, text held back in a stream.
+
+A forced call follows a grammar: the marks of a call where the tokenizer has them, around JSON with a name and arguments
+by that tool's schema, each schema with a root of its own, so that its references hold.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from palmtop.runtime.chat.stop_strings import StopStrings
+from palmtop.runtime.decoding.grammar import Grammar
+from palmtop.runtime.processor.tool_calls import CALL_END, CALL_PREFIX, CALL_START
+
+from .api_error import ApiError, refused
+from .json_fields import Fields, as_fields
+
+MAX_TOOLS = 128
+MAX_PARALLEL_CALLS = 8
+ANY_OBJECT: dict[str, Any] = {"type": "object"}
+
+
+@dataclass(frozen=True, slots=True)
+class ToolUse:
+    """What a request says about tools.
+
+    Attributes:
+        tools: {"name", "description", "parameters"}, as they are told to the model; none where it may not call.
+        forced: names of which one has to be called; empty where the model chooses.
+        most_calls: in one answer.
+    """
+
+    tools: tuple[dict[str, Any], ...] = ()
+    forced: tuple[str, ...] = ()
+    most_calls: int = MAX_PARALLEL_CALLS
+
+    def grammar(self, *, has_marks: bool) -> Grammar | None:
+        """The form of a forced call; None where none is forced."""
+        if not self.forced:
+            return None
+        called = [tool for tool in self.tools if tool["name"] in self.forced]
+        more = f'(", " call){{0,{self.most_calls - 1}}}' if self.most_calls > 1 else ""
+        start, end = (CALL_START, CALL_END) if has_marks else ("", "")
+        lines = [
+            f'start: {start} "[" call {more} "]" {end}',
+            f"call: {' | '.join(f'c{i}' for i in range(len(called)))}",
+        ]
+        for number, tool in enumerate(called):
+            opening = f'{{"name": {json.dumps(tool["name"])}, "arguments": '
+            lines.append(f'c{number}: {json.dumps(opening)} a{number} "}}"')
+            lines.append(f"a{number}: %json {json.dumps(tool['parameters'])}")
+        return Grammar.lark("\n".join(lines))
+
+
+def read_tools(fields: Fields, *, is_flat: bool = False) -> ToolUse:
+    """``tools``, ``tool_choice`` and ``parallel_tool_calls``.
+
+    Args:
+        fields: of the request.
+        is_flat: tools have their name beside their type, as in the Responses API.
+
+    Raises:
+        ApiError: another shape, or a choice of a tool that is not there.
+    """
+    given = fields.items("tools") or []
+    if len(given) > MAX_TOOLS:
+        raise refused("tools", len(given), f"at most {MAX_TOOLS}")
+    tools = tuple(_tool(as_fields(tool, f"tools[{i}]"), is_flat) for i, tool in enumerate(given))
+    parallel = fields.any("parallel_tool_calls")
+    if parallel is not None and not isinstance(parallel, bool):
+        raise refused("parallel_tool_calls", parallel, "true or false")
+    most = 1 if parallel is False else MAX_PARALLEL_CALLS
+    names = tuple(tool["name"] for tool in tools)
+    choice = fields.any("tool_choice")
+    if choice is None or choice == "auto":
+        return ToolUse(tools, (), most)
+    if choice == "none":
+        return ToolUse()
+    if not tools:
+        raise ApiError(400, "tool_choice: there are no tools to choose from", code="invalid_value", param="tool_choice")
+    if choice == "required":
+        return ToolUse(tools, names, most)
+    named = as_fields(choice, "tool_choice")
+    named.word("type", "function")
+    function = named if is_flat else named.nested("function")
+    name = function.text("name") if function is not None else None
+    if name not in names:
+        raise refused("tool_choice", name, f"none, auto, required, or one of the functions {', '.join(names)}")
+    return ToolUse(tools, (str(name),), 1)
+
+
+def _tool(fields: Fields, is_flat: bool) -> dict[str, Any]:
+    if fields.text("type") != "function":
+        raise refused(fields.name("type"), fields.any("type"), "'function'", code="unsupported_parameter")
+    function = fields if is_flat else fields.nested("function")
+    if function is None:
+        raise refused(fields.name("function"), None, "an object with name and parameters")
+    name, parameters = function.text("name"), function.any("parameters")
+    if not name:
+        raise refused(function.name("name"), name, "the name of a function")
+    if parameters is not None and not isinstance(parameters, dict):
+        raise refused(function.name("parameters"), parameters, "a JSON schema")
+    tool = {"name": name, "description": function.text("description") or "", "parameters": parameters or ANY_OBJECT}
+    function.pass_over("strict")  # a forced call follows its schema always
+    function.done()
+    fields.done()
+    return tool
+
+
+class HeldCalls:
+    """Text of an answer that may call tools: from where a call may begin on it is held back until the end.
+
+    >>> held = HeldCalls()
+    >>> held.feed("Sure. "), held.feed('[{"name": '), held.rest(has_calls=True), held.shown
+    ('Sure. ', '', '', 'Sure. ')
+    """
+
+    def __init__(self) -> None:
+        self.shown = ""
+        self._text = ""
+        self._marks = StopStrings(("[", "{", CALL_PREFIX, CALL_START))
+
+    def feed(self, text: str) -> str:
+        """What may be shown of the text so far and was not shown before."""
+        self._text += text
+        return self._show(self._marks.feed(text))
+
+    def rest(self, *, has_calls: bool) -> str:
+        """What is still to be shown at the end: the held text, unless it was a call."""
+        return "" if has_calls else self._show(self._text[len(self.shown) :])
+
+    def _show(self, text: str) -> str:
+        self.shown += text
+        return text
+
+
+def text_beside_calls(text: str, texts_of_calls: Sequence[object]) -> str | None:
+    """The content of a whole answer; None where it is calls alone."""
+    if not texts_of_calls:
+        return text
+    held = HeldCalls()
+    held.feed(text)
+    return held.shown.strip() or None
