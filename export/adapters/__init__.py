@@ -1,1 +1,1 @@
-"""Adapters of one's own: brought into a bundle, taken out, merged, shipped alone. The base weights stay as they are."""
+"""Adapters of users: added to a bundle, removed, merged, packed. The base weights do not change."""

@@ -1,4 +1,4 @@
-"""Where an adapter for a bundle comes from: a PEFT folder, quantised on the way, or a packed file, copied as it is."""
+"""Sources of adapters for a bundle: a PEFT folder, quantised on reading, or a packed file, copied unchanged."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from .graph import DecoderGraph, Delta
 from .matrix import store
 
 logger = logging.getLogger(__name__)
-ORIGIN_FILE = "palmtop_adapter.json"  # beside PEFT's files, in folders that palmtop wrote
+ORIGIN_FILE = "palmtop_adapter.json"  # file beside PEFT's, in folders that palmtop wrote
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Origin:
-    """What a PEFT folder of palmtop's says beside PEFT's own config.
+    """Palmtop's record beside PEFT's config: base and origin of an adapter.
 
     Attributes:
-        base_sha256: hash of the base it belongs to; None when it says nothing.
-        merged_from: what it was merged of; empty for a trained one.
+        base_sha256: hash of the base it belongs to; None if not recorded.
+        merged_from: adapters it was merged from; empty for a trained one.
     """
 
     base_sha256: str | None = None
@@ -38,10 +38,10 @@ class Origin:
 
 
 def read_origin(path: Path) -> Origin:
-    """The folder's own file about itself, or nothing known.
+    """Read the record of a PEFT folder; all fields are empty without one.
 
     Raises:
-        CheckpointError: the file is there and is not what palmtop writes.
+        CheckpointError: the file exists and has another format.
     """
     if not (path / ORIGIN_FILE).is_file():
         return Origin(merged_from={})
@@ -54,15 +54,16 @@ def read_origin(path: Path) -> Origin:
 
 
 def read_peft(path: Path, name: str) -> Adapter:
-    """A PEFT folder of fused or separate projections; no tensor is read yet."""
+    """Return the adapter of a PEFT folder with fused or separate projections; no tensor is read yet."""
     return read_adapter(open_peft(path), name, targets=FUSED_TARGETS + SPLIT_TARGETS)
 
 
 def fitted_pairs(adapter: Adapter, graph: DecoderGraph, heads: Heads) -> dict[str, LoraPair]:
-    """The adapter's deltas in the graph's own layout, by linear.
+    """Return the adapter's deltas in the graph's layout, by linear.
 
     Raises:
-        CheckpointError: a tensor does not fit the base, or adapts a linear that the base has not; names the tensor.
+        CheckpointError: a tensor does not fit the base, or belongs to a linear that the base does not have; names the
+            tensor.
     """
     found, used, lacking = {}, set(), list[str]()
     for linear, (rows, _) in graph.linears.items():
@@ -78,7 +79,7 @@ def fitted_pairs(adapter: Adapter, graph: DecoderGraph, heads: Heads) -> dict[st
         logger.warning("palmtop: warning: %s", lacking_text(adapter.name, lacking))
     if foreign := [target for target in adapter.targets if target not in used]:
         pair = adapter.pair(foreign[0])
-        assert pair is not None  # targets are those that have one
+        assert pair is not None  # targets are those that have an adapter
         raise CheckpointError(
             f"tensor '{pair.a.name}' adapts a linear that this bundle has not; its linears are those of"
             f" {len({name.split('.')[1] for name in graph.linears})} layers: "
@@ -88,10 +89,10 @@ def fitted_pairs(adapter: Adapter, graph: DecoderGraph, heads: Heads) -> dict[st
 
 
 def refuse_without_effect(pairs: Mapping[str, LoraPair], source: Path) -> None:
-    """Refuse an adapter whose every ``b @ a`` is zero, and log where a part of them is.
+    """Refuse an adapter whose every ``b @ a`` is zero, and log a warning where some of them are.
 
     Raises:
-        CheckpointError: it adds nothing to any linear.
+        CheckpointError: all deltas are zero.
     """
     empty = without_effect(pairs)
     if not empty:
@@ -124,7 +125,7 @@ def quantise(
     quantizer: Quantizer,
     progress: Callable[[str], None] | None = None,
 ) -> dict[str, Delta]:
-    """Store every pair like the linear it stands beside, one after the other.
+    """Store every pair with the precision of its linear, one after the other.
 
     Raises:
         CheckpointError: a value is not finite; names the tensor.

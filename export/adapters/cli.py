@@ -1,4 +1,4 @@
-"""``palmtop adapter``: arguments and what is printed; the work is done by the files beside."""
+"""``palmtop adapter``: arguments and output; the other files of this folder do the work."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ json_flag = click.option("--json", "as_json", is_flag=True, help="Print as JSON.
 
 @click.group("adapter", epilog=EXAMPLES)
 def adapter_group() -> None:
-    """Adapters of your own: add them to a bundle, switch, merge and ship them. The base weights stay as they are."""
+    """Add adapters to a bundle, switch, merge and pack them. The base weights do not change."""
 
 
 @adapter_group.command("add")
 @bundle_argument
 @click.argument("source", type=click.Path(path_type=Path))
-@click.option("--name", help="In the bundle (default: the folder's name, or the packed one).")
+@click.option("--name", help="Name in the bundle (default: the folder's name, or the packed one).")
 @click.option(
     "--combine",
     type=click.Choice(["add", "replace"]),
     default="add",
     show_default=True,
-    help="In a request that names it: stay beside the route's adapters, or take their place.",
+    help="In a request that names it: add to the route's adapters, or replace them.",
 )
 @json_flag
 def add_command(bundle: Path, source: Path, name: str | None, combine: str, as_json: bool) -> None:
@@ -67,7 +67,7 @@ def add_command(bundle: Path, source: Path, name: str | None, combine: str, as_j
 @bundle_argument
 @click.argument("name")
 def remove_command(bundle: Path, name: str) -> None:
-    """Take adapter NAME, which was added, out of the BUNDLE."""
+    """Remove adapter NAME, which was added, from the BUNDLE."""
     from .install import remove_adapter
 
     remove_adapter(bundle, name)
@@ -142,7 +142,7 @@ def export_command(bundle: Path, name: str, target: Path) -> None:
 @click.argument("name")
 @click.option("-o", "--output", "target", required=True, type=click.Path(path_type=Path), help="File to write.")
 def pack_command(bundle: Path, name: str, target: Path) -> None:
-    """Write adapter NAME of the BUNDLE into one file, bound to its base by hash; 'add' takes it."""
+    """Write adapter NAME of the BUNDLE into one file with the hash of its base; 'add' accepts it."""
     from palmtop.runtime.bundle.opening import open_bundle
 
     from .palmadapter import pack
@@ -156,11 +156,13 @@ def pack_command(bundle: Path, name: str, target: Path) -> None:
 @click.argument("name")
 @click.argument("adapters", nargs=-1, metavar="[ADAPTER[=W]]...")
 @click.option(
-    "--projector", type=click.Choice(["speech", "vision"]), help="For sounds (default: as it was, or speech)."
+    "--projector",
+    type=click.Choice(["speech", "vision"]),
+    help="Audio projector (default: the route's present one, or speech).",
 )
 @click.option("--drop", is_flag=True, help="Remove the route.")
 def route_command(bundle: Path, name: str, adapters: tuple[str, ...], projector: str | None, drop: bool) -> None:
-    """Set what route NAME of the BUNDLE switches on: a mode (text, image, audio, image+audio) or a task of yours."""
+    """Set the adapters of route NAME of the BUNDLE: a mode (text, image, audio, image+audio) or a task's name."""
     from palmtop.runtime.bundle.manifest import Route
     from palmtop.runtime.bundle.opening import open_bundle
     from palmtop.runtime.chat.routing import parse_adapters
@@ -183,7 +185,7 @@ def route_command(bundle: Path, name: str, adapters: tuple[str, ...], projector:
 @click.option("-o", "--output", "target", required=True, type=click.Path(path_type=Path), help="PEFT folder to write.")
 @click.option("--bundle", type=click.Path(path_type=Path), help="Sources are adapters of this bundle, by name.")
 @click.option("--method", type=click.Choice(["linear", "svd", "cat"]), default="svd", show_default=True)
-@click.option("--rank", type=click.IntRange(1), help="Of the result (default: the largest of the sources').")
+@click.option("--rank", type=click.IntRange(1), help="Rank of the result (default: the largest of the sources').")
 @click.option("--samples", type=click.Path(path_type=Path), help="Questions with answers (JSONL, see 'evaluate').")
 @click.option("--on", "measured_on", type=click.Path(path_type=Path), help="Measure loss on this bundle of the base.")
 @json_flag
@@ -199,7 +201,7 @@ def merge_command(
 ) -> None:
     """Merge adapters, PEFT folders or, with --bundle, a bundle's own, into one PEFT folder.
 
-    With --samples the report has the loss of each source and of the merged one; PEFT folders need --on for it.
+    With --samples the report has the loss of each source and of the merged adapter; PEFT folders need --on for it.
     """
     from palmtop.runtime.bundle.opening import open_bundle
 

@@ -1,7 +1,7 @@
-"""An adapter of separate projections (q, k, v; gate, up) for a base whose projections are fused.
+"""Adapters of separate projections (q, k, v; gate, up) for a base whose projections are fused.
 
-A's lie one below the other, B's are the blocks of a block-diagonal matrix: the product of the two is, row block by
-row block, each projection's own delta. A projection without adapter is a block of zero rows.
+The A matrices are stacked, the B matrices are the blocks of a block-diagonal matrix: their product has, in each block
+of rows, the projection's delta. A projection without an adapter is a block of zero rows.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ Parts = Sequence[tuple[str, int]]
 
 
 def parts_of(linear: str, rows: int, heads: Heads) -> Parts:
-    """Names and rows of the projections that a fused linear consists of; empty for others.
+    """Return names and rows of the projections that a fused linear consists of; empty for other linears.
 
     Args:
-        linear: "layers.0.self_attn.qkv_proj".
-        rows: of the linear, in the checkpoint's unpadded layout.
-        heads: of the base.
+        linear: name of the linear, such as "layers.0.self_attn.qkv_proj".
+        rows: rows of the linear in the checkpoint's unpadded layout.
+        heads: attention heads of the base.
     """
     layer, _, module = linear.partition(".self_attn.") if ".self_attn." in linear else linear.partition(".mlp.")
     if module == "qkv_proj":
@@ -40,10 +40,10 @@ def parts_of(linear: str, rows: int, heads: Heads) -> Parts:
 
 
 def fused_pair(adapter: Adapter, linear: str, parts: Parts) -> LoraPair | None:
-    """The adapter's delta of a linear, put together from its parts where it has those.
+    """Return the adapter's delta of a linear, composed from its parts if it has them.
 
     Raises:
-        CheckpointError: a part has other rows or columns than the linear's, or there are parts and a whole.
+        CheckpointError: rows or columns of a part differ from the linear's, or there are both parts and a whole.
     """
     whole = adapter.pair(linear)
     found: Mapping[str, LoraPair] = {name: pair for name, _ in parts if (pair := adapter.pair(name)) is not None}

@@ -1,4 +1,4 @@
-"""A decoder graph whose adapters come and go: the small .onnx file is rewritten, weight files stay as they are."""
+"""Decoder graph with changing adapters: the small .onnx file is rewritten, weight files do not change."""
 
 from __future__ import annotations
 
@@ -27,30 +27,30 @@ LINEAR = re.compile(r"layers\.\d+\.(?:self_attn|mlp)\.\w+")
 
 
 class _NoSink:
-    """For graphs that only rearrange what is stored already."""
+    """Weight sink for graphs that use stored tensors only."""
 
     def __init__(self) -> None:
         self.workers = Workers()
 
     def add(self, name: str, shape: object, dtype: object, blocks: object) -> ir.ExternalTensor:
-        """Never: every tensor has its place."""
+        """Raise an error: every tensor is already stored."""
         raise AssertionError(name)
 
     def add_set(self, name: str, tensors: object, blocks: object) -> list[ir.ExternalTensor]:
-        """Never: as above."""
+        """Raise an error: every tensor is already stored."""
         raise AssertionError(name)
 
     def inlined(self, name: str, array: object) -> None:
-        """Gate numbers stay inside the graph."""
+        """Do nothing: gate numbers stay inside the graph."""
 
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """What an adapter adds to one linear: ``b @ a``.
+    """Low-rank delta of one linear: ``b @ a``.
 
     Attributes:
-        a: [r, K].
-        b: [N, r], alpha / r folded in.
+        a: [r, K] matrix.
+        b: [N, r] matrix with alpha / r folded in.
     """
 
     a: Matrix
@@ -58,7 +58,7 @@ class Delta:
 
 
 class DecoderGraph:
-    """The decoder of a bundle, open for changes.
+    """Decoder graph of a bundle, opened for changes.
 
     Raises:
         BundleError: the file is not a decoder that palmtop wrote.
@@ -68,7 +68,7 @@ class DecoderGraph:
         self.path = path
         try:
             self.model = ir.load(path)
-        except Exception as error:  # protobuf's and onnx-ir's errors share no base
+        except Exception as error:  # errors of protobuf and onnx-ir have no common base
             raise BundleError(f"{path}: cannot be read as an ONNX graph ({str(error).splitlines()[0]})") from error
         marked = [(mark, n) for n in self.model.graph if (mark := mark_of(n.name, n.metadata_props)) is not None]
         self._marks = {mark.name: mark for mark, _ in marked if mark.role in ADAPTABLE}
@@ -78,12 +78,12 @@ class DecoderGraph:
 
     @property
     def linears(self) -> dict[str, tuple[int, int]]:
-        """Name to [N, K] of every linear that an adapter can stand beside, in the graph's order."""
+        """Return [N, K] of every linear that an adapter can be added to, by name, in the graph's order."""
         return {name: (mark.rows, mark.columns) for name, mark in self._marks.items()}
 
     @property
     def adapters(self) -> list[str]:
-        """Names in gate order."""
+        """Names of the adapters in gate order."""
         places = {}
         for node in self.model.graph:
             if node.op_type == "Slice" and (node.name or "").startswith("gates/"):
@@ -91,16 +91,16 @@ class DecoderGraph:
         return [places[place] for place in sorted(places)]
 
     def node(self, name: str) -> ir.Node:
-        """The product of a linear itself."""
+        """Return the node that computes the product of a linear."""
         return self._linears[name]
 
     def precision(self, name: str, quantizer: Quantizer) -> Precision:
-        """How a linear is stored: adapters beside it are stored likewise."""
+        """Return the precision of a linear, which its adapters share."""
         stored = of_node(self._linears[name])
         return Precision(scheme=stored.scheme, accuracy_level=stored.accuracy_level, quantizer=quantizer)
 
     def heads(self, spec: DecoderSpec) -> Heads:
-        """Heads as the checkpoint has them: the cache's head size may be padded, the kernel's scale is not."""
+        """Return the heads of the checkpoint: the cache's head size may be padded, the kernel's scale is not."""
         node = next((n for n in self.model.graph if n.op_type == "GroupQueryAttention"), None)
         scale = None if node is None else node.attributes.get("scale")
         if scale is None:
@@ -109,7 +109,7 @@ class DecoderGraph:
         return Heads(num_heads=spec.num_heads, num_kv_heads=kv_heads, head_size=round(scale.as_float() ** -2))
 
     def deltas(self, adapter: str) -> dict[str, Delta]:
-        """What an adapter of this graph adds, by linear."""
+        """Return the deltas of an adapter of this graph, by linear."""
         found = {}
         for name, branches in self._branches().items():
             for node in branches:
@@ -120,10 +120,10 @@ class DecoderGraph:
         return found
 
     def insert(self, adapter: str, deltas: Mapping[str, Delta]) -> int:
-        """Put an adapter behind those that are there.
+        """Insert an adapter behind the existing ones.
 
         Returns:
-            its gate.
+            The number of its gate.
         """
         graph, gate = self.model.graph, len(self.adapters)
         gates = next((v for v in graph.inputs if v.name == GATES), None)
@@ -156,7 +156,7 @@ class DecoderGraph:
         return gate
 
     def remove(self, adapter: str) -> None:
-        """Take an adapter out; those behind it move up by one gate."""
+        """Remove an adapter; the gates of those behind it move up by one."""
         graph, names = self.model.graph, self.adapters
         gate = names.index(adapter)
         for name, branches in self._branches().items():
@@ -180,14 +180,14 @@ class DecoderGraph:
                         )
                         graph.register_initializer(value)
                         node.replace_input_with(which, value)
-        remove_unused(self.model)  # the gate's own nodes, and numbers that only it or the old places read
+        remove_unused(self.model)  # the gate's nodes, and numbers that only it or the old indices use
 
     def save(self, path: Path) -> None:
-        """Write the graph; its big weights are named, not copied."""
+        """Write the graph; large weights stay in their files."""
         ir.save(self.model, path)
 
     def _branches(self) -> dict[str, list[ir.Node]]:
-        """The adapters' ``If`` nodes by linear, in the order in which they follow each other."""
+        """The adapters' ``If`` nodes by linear, in their order in the graph."""
         found: dict[str, list[ir.Node]] = {}
         for node in self.model.graph:
             linear = (node.name or "").rpartition("/")[0]
@@ -196,7 +196,7 @@ class DecoderGraph:
         return found
 
     def _bypass(self, node: ir.Node) -> None:
-        """Let who reads an ``If`` read its ``y``, and its branches nothing."""
+        """Connect the readers of an ``If`` with its input ``y``, and remove its branches."""
         off = node.attributes["else_branch"].as_graph()
         y = next(iter(off)).inputs[0]
         assert y is not None  # the else branch is Identity(y)
@@ -224,5 +224,5 @@ def _number(value: ir.Value | None) -> int:
 
 
 def max_rank(deltas: Mapping[str, Delta]) -> int:
-    """The largest rank among an adapter's linears."""
+    """Return the largest rank among an adapter's linears."""
     return max((d.a.rows for d in deltas.values()), default=0)

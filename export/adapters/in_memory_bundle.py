@@ -1,4 +1,4 @@
-"""Try adapters on a bundle without touching it: a graph in memory, the new weights inside it, the others beside."""
+"""Adapters on an unchanged bundle, for trial: a graph in memory that contains the new weights."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from .matrix import Matrix, read
 
 
 class Trial:
-    """A decoder graph to which adapters are added one after the other.
+    """Decoder graph in memory to which adapters are added.
 
     Attributes:
-        manifest: of the bundle, with the added adapters.
+        manifest: manifest of the bundle with the added adapters.
     """
 
     def __init__(self, bundle: Bundle) -> None:
@@ -31,10 +31,10 @@ class Trial:
         self._heads = self._graph.heads(bundle.manifest.decoder)
 
     def add(self, source: Path) -> str:
-        """Add a PEFT folder, quantised as a bundle's adapters are; gives the name it is called by.
+        """Add a PEFT folder, quantised as a bundle's adapters are; return its name.
 
         Raises:
-            CheckpointError: it does not fit the base.
+            CheckpointError: the adapter does not fit the base.
         """
         name = f"trial-{len(self.manifest.adapters)}"
         adapter = read_peft(source, name)
@@ -57,7 +57,7 @@ class Trial:
         return name
 
     def graph_bytes(self) -> bytes:
-        """The .onnx file as it would be."""
+        """Return the content of the .onnx file."""
         data: bytes = ir.to_proto(self._graph.model).SerializeToString()
         return data
 

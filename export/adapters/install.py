@@ -1,6 +1,6 @@
-"""Add an adapter to a bundle, or take one out: the small decoder graph and the manifest are rewritten, weights are not.
+"""Addition and removal of a bundle's adapters: decoder graph and manifest are rewritten, weights do not change.
 
-Everything is written beside and moved in as one change (``runtime/bundle/replacing``).
+New files are written to a temporary place and moved in as one change (``runtime/bundle/replacing``).
 """
 
 from __future__ import annotations
@@ -45,27 +45,27 @@ def add_adapter(
     combine: str = "add",
     progress: Callable[[str], None] | None = None,
 ) -> AdapterSpec:
-    """Add a PEFT LoRA, or one that ``pack`` wrote, to a bundle as a new gated branch.
+    """Add a PEFT LoRA, or a packed adapter, to a bundle as a new gated branch.
 
     Args:
-        path: the bundle.
+        path: path of the bundle.
         source: a PEFT folder, or a ``.palmadapter`` file.
-        name: in the bundle; None takes the folder's or the packed one.
-        combine: what naming it in a request does to the route's adapters: "add" leaves them on, "replace" does not.
-        progress: told the name of each linear that is done.
+        name: name in the bundle; None takes the folder's or the packed one.
+        combine: effect on the route's adapters of a request that names it: "add" leaves them on, "replace" does not.
+        progress: called with the name of each linear that is done.
 
     Returns:
-        The adapter as the manifest has it now.
+        The adapter as it is in the manifest now.
 
     Raises:
-        CheckpointError: the adapter cannot stand beside this base; names key or tensor.
+        CheckpointError: the adapter does not fit this base; names key or tensor.
         InputError: the name is taken or impossible, or the bundle cannot be written.
         BundleError: the bundle is damaged.
     """
     folder, origin = Path(path), Path(source)
     if combine not in COMBINE:
         raise InputError(f"combine is '{combine}', expected one of {', '.join(COMBINE)}")
-    open_bundle(folder, hashes=False)  # a folder that is no bundle gets no change
+    open_bundle(folder, hashes=False)  # a folder that is no bundle is not changed
     with changed(folder) as change:
         bundle = open_bundle(folder, hashes=False)
         graph = DecoderGraph(bundle.file(bundle.manifest.decoder.file))
@@ -87,11 +87,11 @@ def add_adapter(
 
 
 def remove_adapter(path: str | os.PathLike[str], name: str) -> None:
-    """Take an adapter that was added out of a bundle, and its file with it.
+    """Remove an added adapter from a bundle, with its file.
 
     Raises:
-        InputError: there is none of this name, it came with the checkpoint, a route names it, or the bundle cannot be
-            written.
+        InputError: there is no adapter of this name, it is part of the checkpoint, a route names it, or the bundle
+            cannot be written.
         BundleError: the bundle is damaged.
     """
     folder = Path(path)
@@ -125,10 +125,10 @@ def remove_adapter(path: str | os.PathLike[str], name: str) -> None:
 
 
 def set_route(path: str | os.PathLike[str], name: str, route: Route | None) -> None:
-    """Set what a mode or a task switches on, or drop a task's route.
+    """Set the adapters of a mode or a task, or drop a task's route.
 
     Raises:
-        InputError: an impossible name, an adapter that is not there, or the bundle cannot be written.
+        InputError: the name is not possible, an adapter is missing, or the bundle cannot be written.
     """
     folder = Path(path)
     open_bundle(folder, hashes=False)
@@ -196,7 +196,7 @@ def _from_pack(
 
 
 def _file(name: str) -> str:
-    """Its external data file; not NAME.bin: a graph's weights are found by the graph's own name."""
+    """Name of its external data file; not NAME.bin: a graph's weights are found by the graph's own name."""
     return f"{ADAPTER_FOLDER}/{name}.lora.bin"
 
 
@@ -227,13 +227,13 @@ def _free_name(manifest: Manifest, name: str) -> str:
 
 
 def _quantizer(manifest: Manifest) -> Quantizer:
-    """The bundle's own method where that needs no samples of activations."""
+    """The bundle's own method if it needs no samples of activations."""
     method = str(manifest.recipe.get("method"))
     return search if method in CALIBRATED else METHODS.get(method, search)
 
 
 def _parts(name: str, deltas: Mapping[str, Delta]) -> list[PartSpec]:
-    """One entry for each scheme among the adapter's matrices."""
+    """One manifest entry for each scheme of the adapter's matrices."""
     counts: dict[tuple[int, int | None], list[int]] = {}
     for matrix in matrices(deltas):
         scheme = matrix.scheme
@@ -248,7 +248,7 @@ def _parts(name: str, deltas: Mapping[str, Delta]) -> list[PartSpec]:
 
 
 def _write(change: Change, graph: DecoderGraph, manifest: Manifest) -> None:
-    """The graph and every new file into the change, the manifest with their hashes last."""
+    """Write the graph and every new file into the change, the manifest with their hashes last."""
     graph.save(change.staging / manifest.decoder.file)
     files = dict(manifest.files)
     for path in sorted(p for p in change.staging.rglob("*") if p.is_file()):

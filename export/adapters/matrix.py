@@ -1,6 +1,6 @@
-"""One matrix of an adapter as it is stored: float32, or codes with scales, at known places of a file.
+"""Stored matrix of an adapter: float32, or codes with scales, at known offsets of a file.
 
-Knows how to be written, read back and put into a graph; knows no adapter and no bundle.
+Matrices are written, read back and put into a graph here; adapters and bundles are not known.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ Tensors = dict[str, ir.TensorProtocol]
 
 @dataclass(frozen=True, slots=True)
 class Matrix:
-    """A stored [N, K] matrix.
+    """A stored [N, K] matrix and its tensors.
 
     Attributes:
-        rows: N.
-        columns: K.
-        scheme: None for float32.
-        accuracy_level: of MatMulNBits.
+        rows: N, number of rows.
+        columns: K, number of columns.
+        scheme: quantisation scheme; None for float32.
+        accuracy_level: accuracy level of MatMulNBits.
         tensors: "weight" [K, N] of a float matrix; "codes", "scales" and, unless symmetric, "zero_points".
     """
 
@@ -43,7 +43,7 @@ class Matrix:
     tensors: Tensors
 
     def array(self) -> NDArray[np.float32]:
-        """[N, K] float32, dequantised."""
+        """Return the matrix dequantised, [N, K] float32."""
         if self.scheme is None:
             return np.ascontiguousarray(np.asarray(read(self.tensors["weight"]), np.float32).T)
         zeros = self.tensors.get("zero_points")
@@ -59,7 +59,7 @@ class Matrix:
         )
 
     def add_to(self, g: GraphBuilder, name: str, x: ir.Value) -> ir.Value:
-        """``x @ matrix.T`` in a graph: [..., K] -> [..., N]."""
+        """Add ``x @ matrix.T`` to a graph: [..., K] -> [..., N]."""
         if self.scheme is None:
             return g.op("MatMul", x, g.place(f"{name}.weight", self.tensors["weight"]), name=name)
         values = {kind: g.place(f"{name}.{kind}", tensor) for kind, tensor in self.tensors.items()}
@@ -77,7 +77,7 @@ class Matrix:
 def expected_tensors(
     rows: int, columns: int, scheme: Scheme | None
 ) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
-    """Shape and type of the tensors that a matrix of this size consists of."""
+    """Return shape and type of the tensors of a matrix of this size."""
     if scheme is None:
         return {"weight": ((columns, rows), np.dtype(np.float32))}
     groups = scheme.groups_per_row(columns)
@@ -91,7 +91,7 @@ def expected_tensors(
 
 
 def read(tensor: ir.TensorProtocol) -> NDArray[Any]:
-    """A tensor's numbers; from its file where it has one, which may be a link to another bundle's."""
+    """Return a tensor's numbers, from its file if it has one, which may be a link to another bundle's."""
     if not isinstance(tensor, ir.ExternalTensor):
         return tensor.numpy()
     shape, dtype = tuple(tensor.shape.numpy()), tensor.dtype.numpy()
@@ -123,7 +123,7 @@ def store(sink: WeightSink, name: str, weight: Weight, precision: Precision) -> 
 
 
 def copy(sink: WeightSink, name: str, matrix: Matrix) -> Matrix:
-    """The same matrix in another file, its bytes as they are (scales widened to float32)."""
+    """Copy a matrix to another file, its bytes unchanged (scales widened to float32)."""
     return _write(sink, name, matrix, {kind: read(tensor) for kind, tensor in matrix.tensors.items()})
 
 
@@ -137,10 +137,10 @@ def _write(sink: WeightSink, name: str, like: Matrix, arrays: dict[str, NDArray[
 
 
 def of_node(node: ir.Node) -> Matrix:
-    """The matrix that a MatMul or MatMulNBits node of a graph reads.
+    """Return the matrix that a MatMul or MatMulNBits node of a graph reads.
 
     Raises:
-        BundleError: it reads something else than constants.
+        BundleError: an input is not a constant.
     """
     values = [_constant(node, value) for value in node.inputs[1:4]]
     if node.op_type == "MatMul":
@@ -168,7 +168,7 @@ def _constant(node: ir.Node, value: ir.Value | None) -> ir.TensorProtocol | None
 
 
 def to_json(matrix: Matrix) -> dict[str, Any]:
-    """Sizes, scheme and byte offsets; shapes and types follow from them (``expected_tensors``)."""
+    """Return sizes, scheme and byte offsets; shapes and types follow from them (``expected_tensors``)."""
     scheme = matrix.scheme
     quantized = {} if scheme is None else {"group": scheme.group, "symmetric": scheme.symmetric}
     return {
@@ -187,11 +187,11 @@ def _offset(tensor: ir.TensorProtocol) -> int:
 
 
 def from_json(data: dict[str, Any], place: Callable[[str, int, tuple[int, ...], np.dtype[Any]], Any]) -> Matrix:
-    """Inverse of ``to_json``.
+    """Make a matrix from JSON, the inverse of ``to_json``.
 
     Args:
-        data: what ``to_json`` gave; of the types that ``pack`` has checked.
-        place: gives the tensor for (kind, offset, shape, dtype).
+        data: result of ``to_json``, with the types that ``pack`` has checked.
+        place: returns the tensor for (kind, offset, shape, dtype).
     """
     bits = data["bits"]
     scheme = None if bits == 32 else Scheme(bits=bits, group=data["group"], symmetric=data["symmetric"])

@@ -1,8 +1,8 @@
-"""Several adapters into one of a given rank, their coefficients kept; arithmetic on low-rank products alone.
+"""Merge of several adapters into one of a given rank, from their low-rank products and coefficients.
 
-Three methods. ``linear`` sums A and B apart, as PEFT does: same rank and size, but the products of one adapter's B with
-another's A come along. ``svd`` is the best product of the given rank for the weighted sum of the deltas (Eckart-Young).
-``cat`` lays them side by side: exact, and its rank is the sum of theirs.
+Three methods. ``linear`` sums A and B separately, as PEFT does: same rank and size, but with the products of one
+adapter's B and another's A. ``svd`` is the best product of the given rank for the weighted sum of the deltas
+(Eckart-Young). ``cat`` concatenates them: exact, and its rank is the sum of theirs.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ METHODS = ("linear", "svd", "cat")
 
 @dataclass(frozen=True, slots=True)
 class Merged:
-    """Products by linear, and how far each is from the exact weighted sum.
+    """Products by linear, and their distance from the exact weighted sum.
 
     Attributes:
-        products: of the new adapter.
+        products: products of the new adapter, by linear.
         error: relative Frobenius error by linear, 0 for an exact merge.
     """
 
@@ -40,12 +40,12 @@ def merge(sources: Sequence[tuple[Products, float]], method: str = "svd", rank: 
     """Merge adapters of one base.
 
     Args:
-        sources: products by linear, and the coefficient.
+        sources: products by linear, and the coefficient, of each adapter.
         method: "linear", "svd" or "cat".
-        rank: of the result; None takes the largest of the sources' (their sum for "cat").
+        rank: rank of the result; None takes the largest of the sources' (their sum for "cat").
 
     Raises:
-        InputError: an unknown method, a rank the method cannot give, or shapes that do not agree; names the linear.
+        InputError: the method is unknown, it cannot give the rank, or shapes do not agree; names the linear.
     """
     if method not in METHODS:
         raise InputError(f"method is '{method}', expected one of {', '.join(METHODS)}")
@@ -63,13 +63,13 @@ def merge(sources: Sequence[tuple[Products, float]], method: str = "svd", rank: 
 
 
 def read_products(adapter: Adapter) -> dict[str, Product]:
-    """An adapter's deltas in memory."""
+    """Return the adapter's deltas in memory."""
     pairs = {target: adapter.pair(target) for target in adapter.targets}
     return {t: Product(p.a.array(), p.b.array()) for t, p in pairs.items() if p is not None}
 
 
 def report(merged: Merged, coefficients: Mapping[str, float], method: str, target: Path) -> dict[str, Any]:
-    """What was done, as plain JSON."""
+    """Return a report of the merge as plain JSON types."""
     errors = list(merged.error.values())
     return {
         "adapter": str(target),

@@ -1,4 +1,4 @@
-"""Merging from folders or from a bundle, to a folder, and what the merge costs on somebody's samples."""
+"""Merge of adapters from folders or a bundle into a folder, and its loss on samples."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ BASE = "base"
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """An adapter to be merged.
+    """An adapter to be merged, with its coefficient.
 
     Attributes:
-        place: a PEFT folder, or a name in a bundle.
+        place: path of a PEFT folder, or a name in a bundle.
         weight: its coefficient.
     """
 
@@ -33,7 +33,7 @@ class Source:
 
     @property
     def label(self) -> str:
-        """For reports and the manifest."""
+        """Name for reports and the manifest."""
         return Path(self.place).resolve().name
 
 
@@ -48,7 +48,7 @@ def merge_sources(
     """Merge PEFT folders, or adapters of a bundle, and write the result as a PEFT folder.
 
     Returns:
-        the report: method, rank, coefficients, and the error against the exact weighted sum.
+        The report: method, rank, coefficients, and the error against the exact weighted sum.
 
     Raises:
         InputError: a coefficient or the rank is not possible, bases differ, or the folder cannot be written.
@@ -72,14 +72,14 @@ def merge_sources(
 def losses(
     bundle: Bundle, samples: Path, sources: Sequence[str], merged: Path, *, from_bundle: bool
 ) -> dict[str, dict[str, float]]:
-    """Loss of the base, of each source and of the merged adapter on samples, by task.
+    """Measure the loss of the base, of each source and of the merged adapter on samples, by task.
 
     Args:
-        bundle: of their base; it stays as it is.
-        samples: lines of ``runtime.evaluate``.
+        bundle: bundle of their base; it is not changed.
+        samples: samples as in ``runtime.evaluate``.
         sources: PEFT folders, or names of the bundle's adapters.
-        merged: the folder that ``merge_sources`` wrote.
-        from_bundle: what ``sources`` are.
+        merged: folder that ``merge_sources`` wrote.
+        from_bundle: whether ``sources`` are names of the bundle's adapters.
 
     Raises:
         InputError: a sample cannot be read.

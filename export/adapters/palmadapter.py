@@ -1,9 +1,9 @@
-"""A ``.palmadapter`` file: one adapter as it is stored, to be shipped alone and added to any bundle of its base.
+"""The ``.palmadapter`` file: one stored adapter, packed alone, for any bundle of its base.
 
-A zip, nothing compressed: ``adapter.json`` (what it is, the hash of the base it belongs to, and for every linear the
-size, scheme and byte offsets of A and B) and ``weights.bin`` (their bytes). For a phone, which cannot rewrite a graph,
-also ``bundle/decoder.onnx`` and ``bundle/bundle.json`` of the bundle it was packed from: with ``weights.bin`` under the
-name ``installs_as`` they turn a bundle whose other files are the same into that one. docs/adapters.md has the format.
+A zip without compression: ``adapter.json`` (description, hash of the base it belongs to, and for every linear the size,
+scheme and byte offsets of A and B) and ``weights.bin`` (their bytes). For a phone, which cannot rewrite a graph, also
+``bundle/decoder.onnx`` and ``bundle/bundle.json`` of the bundle it was packed from: together with ``weights.bin`` under
+the name ``installs_as`` they replace those of a bundle whose other files are equal. docs/adapters.md has the format.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ _KINDS = frozenset(("weight", "codes", "scales", "zero_points"))
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Packed:
-    """What a packed file says about its adapter.
+    """Description of the adapter in a packed file.
 
     Attributes:
-        spec: as it will be in a manifest, but for gate and file.
-        weights_bytes: of ``weights.bin``.
-        weights_sha256: likewise.
-        linears: by name, as ``matrix.to_json`` wrote them.
+        spec: manifest entry without gate and file.
+        weights_bytes: size of ``weights.bin``.
+        weights_sha256: hash of ``weights.bin``.
+        linears: matrices by linear, as ``matrix.to_json`` wrote them.
     """
 
     spec: AdapterSpec
@@ -55,7 +55,7 @@ class Packed:
     linears: Mapping[str, Any]
 
     def deltas(self, location: str, folder: Path) -> dict[str, Delta]:
-        """The matrices, their bytes in a file of a folder."""
+        """Return the matrices, with their bytes in a file of a folder."""
 
         def place(linear: str) -> Any:
             def tensor(kind: str, offset: int, shape: tuple[int, ...], dtype: np.dtype[Any]) -> ir.ExternalTensor:
@@ -83,7 +83,7 @@ class Packed:
 
 
 def pack(bundle: Bundle, name: str, target: Path) -> None:
-    """Write one of a bundle's adapters into a file of its own.
+    """Write one of a bundle's adapters into a packed file.
 
     Raises:
         InputError: the bundle has no such adapter, or the file exists or cannot be written.
@@ -99,7 +99,7 @@ def pack(bundle: Bundle, name: str, target: Path) -> None:
     try:
         partial.mkdir(parents=True)
         weights = partial / WEIGHTS
-        if spec.file is not None:  # its file holds its matrices and nothing else
+        if spec.file is not None:  # its file holds only its matrices
             weights = bundle.file(spec.file)
         else:
             with WeightFile(partial, WEIGHTS) as sink:
@@ -140,10 +140,10 @@ def _described(spec: AdapterSpec, stored: Mapping[str, Delta], weights: Path, mo
 
 @contextmanager
 def opened(path: Path) -> Iterator[tuple[Packed, zipfile.ZipFile]]:
-    """A packed file, its description checked.
+    """Open a packed file and check its description.
 
     Raises:
-        CheckpointError: it is not one, or contradicts itself.
+        CheckpointError: the file is not a packed adapter, or contradicts itself.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -161,10 +161,10 @@ def opened(path: Path) -> Iterator[tuple[Packed, zipfile.ZipFile]]:
 
 
 def extract(packed: Packed, archive: zipfile.ZipFile, target: Path) -> None:
-    """Copy the weights out and check them.
+    """Copy the weights out of the file and check them.
 
     Raises:
-        CheckpointError: their size or hash is not what the description says.
+        CheckpointError: size or hash differ from the description.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     if archive.getinfo(WEIGHTS).file_size != packed.weights_bytes:
@@ -228,6 +228,6 @@ def _check_matrix(matrix: Keys) -> None:
 
 
 def matrices(deltas: Mapping[str, Delta]) -> Iterator[Matrix]:
-    """Every matrix of an adapter."""
+    """Return all matrices of an adapter."""
     for delta in deltas.values():
         yield from (delta.a, delta.b)

@@ -1,4 +1,4 @@
-"""Write an adapter as a PEFT folder: from a bundle, dequantised, or from arrays. Needs no PEFT and no torch."""
+"""Writer of PEFT folders: from a bundle's adapter, dequantised, or from arrays. Needs neither PEFT nor torch."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from .graph import DecoderGraph, Delta
 
 @dataclass(frozen=True, slots=True)
 class Product:
-    """A low-rank delta ``b @ a`` in memory, in the checkpoint's own layout.
+    """A low-rank delta ``b @ a`` in memory, in the checkpoint's layout.
 
     Attributes:
         a: [r, K] float32.
-        b: [N, r] float32, every scale folded in.
+        b: [N, r] float32, all scales folded in.
     """
 
     a: NDArray[np.float32]
@@ -38,7 +38,7 @@ class Product:
 
     @property
     def rank(self) -> int:
-        """R."""
+        """Rank r of the product."""
         return len(self.a)
 
 
@@ -46,7 +46,7 @@ Products = Mapping[str, Product]
 
 
 def products_of(bundle: Bundle, name: str) -> dict[str, Product]:
-    """What an adapter of a bundle adds, dequantised, by linear.
+    """Return the deltas of a bundle's adapter, dequantised, by linear.
 
     Raises:
         InputError: there is no such adapter.
@@ -67,7 +67,7 @@ def export_adapter(bundle: Bundle, name: str, target: Path) -> None:
     """
     products = products_of(bundle, name)
     spec = bundle.manifest.adapter(name)
-    assert spec is not None  # products_of has refused it
+    assert spec is not None  # already refused by products_of
     origin: dict[str, Any] = {"base_sha256": spec.base_sha256, "merged_from": spec.merged_from}
     write_peft(target, products, spec.alpha, origin, base=bundle.manifest.model)
 
@@ -76,11 +76,11 @@ def write_peft(target: Path, products: Products, alpha: float, origin: Mapping[s
     """Write a PEFT folder; it appears whole or not at all.
 
     Args:
-        target: a new folder.
-        products: by linear, "layers.0.mlp.down_proj".
-        alpha: lora_alpha of the linears with the largest rank; alpha / r is taken out of b again.
-        origin: what palmtop knows about it (``source.Origin``).
-        base: name of the base model, for people.
+        target: path of a new folder.
+        products: products by linear, such as "layers.0.mlp.down_proj".
+        alpha: lora_alpha of the linears with the largest rank; alpha / r is divided out of b again.
+        origin: palmtop's record of its origin (``adapter_source.Origin``).
+        base: name of the base model, for information.
 
     Raises:
         InputError: the folder exists or cannot be written.
@@ -115,7 +115,7 @@ def write_peft(target: Path, products: Products, alpha: float, origin: Mapping[s
         (folder / CONFIG_FILE).write_text(json.dumps(config, indent=1), "utf-8")
         (folder / ORIGIN_FILE).write_text(json.dumps({"palmtop": palmtop.__version__, **origin}, indent=1), "utf-8")
         save_file(tensors, folder / SAFETENSORS_FILE, metadata={"format": "pt"})
-        (folder / SAFETENSORS_FILE).chmod((folder / CONFIG_FILE).stat().st_mode)  # the library's is private
+        (folder / SAFETENSORS_FILE).chmod((folder / CONFIG_FILE).stat().st_mode)  # the library's name is private
 
 
 def _unpadded(linear: str, delta: Delta, heads: Heads) -> Product:

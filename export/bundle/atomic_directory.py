@@ -1,4 +1,4 @@
-"""Write a bundle folder beside its place and rename it in: there is a whole bundle or none."""
+"""Atomic writing of a bundle folder: written to a temporary place beside it, then renamed."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from palmtop.errors import CheckpointError, InputError
 from palmtop.runtime.bundle.manifest import MANIFEST_FILE
 
 JOURNAL_FILE, LOCK_FILE = "journal.jsonl", "lock"
-KEEP_ALL = "keep all"  # in place of a job: look, and change nothing
-NO_ROOM = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS)  # only writing ends in these
-_writing: set[Path] = set()  # partial folders of this process: a process id may come back, in a container always does
+KEEP_ALL = "keep all"  # in place of a job: check, and change nothing
+NO_ROOM = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS)  # endings of temporary names
+_writing: set[Path] = set()  # partial folders of this process: process ids are reused, in a container always
 
 
 @contextmanager
 def written_beside(
     target: Path, *, overwrite: bool | None = False, keep: Path | None = None, job: str | None = None
 ) -> Iterator[Path]:
-    """A folder to write into, renamed to ``target`` when the block ends well and removed when it does not.
+    """Yield a folder to write into; it is renamed to ``target`` at the end, or removed after an error.
 
-    With a ``job``, what was written stays when the process is killed or interrupted, or the disk is full, and the
-    next block with the same target and job begins with it; its journal belongs at ``journal_path(folder)``.
+    With a ``job``, the written files stay when the process is killed or interrupted, or the disk is full, and the next
+    block with the same target and job continues with them; its journal belongs at ``journal_path(folder)``.
 
     Args:
-        target: where the bundle shall be; a link is followed.
-        overwrite: replace a bundle that is there, and nothing else; None where the user has no option to ask for it.
-        keep: the checkpoint that is read; the target must not overlap it.
-        job: hexadecimal digits that name the work; None begins anew each time.
+        target: path of the bundle; a link is followed.
+        overwrite: whether a bundle at this path may be replaced; None where the user has no option for it.
+        keep: checkpoint that is read; the target must not overlap it.
+        job: hexadecimal digits that name the work; None starts anew each time.
 
     Raises:
-        InputError: the target exists and may not be replaced, it cannot be written, or somebody else is at the job.
+        InputError: the target exists and may not be replaced, cannot be written, or another process runs the job.
         CheckpointError: a file in ``keep`` could not be read.
     """
     place, source = refuse_target(target, overwrite=overwrite, keep=keep, job=job)
@@ -75,12 +75,12 @@ def written_beside(
 def refuse_target(
     target: Path, *, overwrite: bool | None = False, keep: Path | None = None, job: str | None = KEEP_ALL
 ) -> tuple[Path, Path | None]:
-    """The real places of ``target`` and ``keep``, when a bundle may be written there.
+    """Check that a bundle may be written, and return the real paths of ``target`` and ``keep``.
 
-    Unless nothing is to be touched, what other jobs and killed exports left beside it goes first.
+    Unless only checking, what other jobs and killed exports left beside it is removed first.
 
     Raises:
-        InputError: the target exists and may not be replaced, overlaps ``keep``, or cannot be looked at.
+        InputError: the target exists and may not be replaced, overlaps ``keep``, or cannot be read.
     """
     try:
         place = target.resolve()
@@ -95,15 +95,15 @@ def refuse_target(
 
 
 def journal_path(folder: Path) -> Path:
-    """Where the journal of a job's folder is: beside it, or it would become part of the bundle."""
+    """Return the path of the journal of a job's folder: beside it, or it would become part of the bundle."""
     return folder.with_name(JOURNAL_FILE)
 
 
 def _lock(partial: Path, target: Path) -> IO[str] | None:
-    """Hold the job as long as this process lives; nothing is left to clear when it is killed."""
+    """Hold a lock on the job as long as this process lives; a kill releases it."""
     try:
         import fcntl
-    except ImportError:  # Windows: two exports of one job at once are the user's to avoid
+    except ImportError:  # Windows: users have to avoid two exports of one job at once
         return None
     file = (partial / LOCK_FILE).open("a")
     try:
@@ -115,7 +115,7 @@ def _lock(partial: Path, target: Path) -> IO[str] | None:
 
 
 def _is_held(partial: Path) -> bool:
-    """Whether a living process is at this job."""
+    """Return whether a living process runs this job."""
     try:
         with (partial / LOCK_FILE).open("a") as file:
             import fcntl
@@ -150,7 +150,7 @@ def _refuse_replacing(target: Path, place: Path, overwrite: bool | None) -> None
 
 
 def _swap(partial: Path, place: Path) -> None:
-    """Rename a finished folder into its place; what was there goes only when that has worked."""
+    """Rename a finished folder into its place; the previous one is removed only after that."""
     if not place.exists():
         partial.rename(place)
         return
@@ -162,7 +162,7 @@ def _swap(partial: Path, place: Path) -> None:
         if old.exists() and not place.exists():
             old.rename(place)
         raise
-    shutil.rmtree(old, ignore_errors=True)  # what cannot go now is swept by a later export
+    shutil.rmtree(old, ignore_errors=True)  # a folder that cannot be removed now is removed by a later export
 
 
 def _beside(place: Path, kind: str, job: str | None = None) -> Path:
@@ -170,9 +170,9 @@ def _beside(place: Path, kind: str, job: str | None = None) -> Path:
 
 
 def _sweep(place: Path, job: str | None) -> None:
-    """Remove what exports to this place left when they were killed; an old bundle without successor comes back.
+    """Remove temporary folders of killed exports to this place; an old bundle without successor is moved back.
 
-    What another job has begun goes too, unless it is at work: the place can only become one bundle.
+    Folders of other jobs are removed too, unless they are running: the place can only become one bundle.
     """
     if os.name == "nt" or not place.parent.is_dir():  # os.kill(pid, 0) would send Ctrl-C on Windows
         return
@@ -192,14 +192,14 @@ def _sweep(place: Path, job: str | None) -> None:
 
 
 def _is_alive(pid: int, place: Path) -> bool:
-    """Whether the process that wrote beside this place still does."""
+    """Return whether the process that wrote a temporary folder still runs."""
     if pid == os.getpid():
         return _beside(place, "partial") in _writing
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):
         return False
-    except OSError:  # not ours to signal, so it is there
+    except OSError:  # the process exists, but belongs to another user
         return True
     return True
 

@@ -1,4 +1,4 @@
-"""From a model to the files of its bundle: graphs with their weights, tokenizer, configuration, plan and manifest."""
+"""Writer of a bundle's files from a model: graphs with their weights, tokenizer, configuration, plan and manifest."""
 
 from __future__ import annotations
 
@@ -34,59 +34,59 @@ from .storage_summary import count_parts
 
 
 class PlanFile(Protocol):
-    """A plan that can be kept in the bundle."""
+    """Interface of a plan that can be kept in the bundle."""
 
     def write(self, path: Path) -> None:
-        """Write the file."""
+        """Write the plan to a file."""
 
 
 class PlannedTensors(Protocol):
-    """Bits and codes of tensors, decided before the graphs are built (``mixed_precision.allocation.Planned``)."""
+    """Bits and codes of tensors, set before the graphs are built (``mixed_precision.allocation.Planned``)."""
 
     @property
     def plan(self) -> PlanFile:
-        """What was decided."""
+        """The plan of the tensors."""
 
     def precision(self, part: str, default: Precision) -> Precisions:
-        """Of every linear layer of one graph."""
+        """Return the precision of every linear layer of one graph."""
 
 
 class TargetGraphs(Protocol):
-    """Graphs of fixed shapes for one execution provider, written beside the bundle's own (``export/providers``)."""
+    """Writer of graphs of fixed shapes for one execution provider, beside the bundle's own (``export/providers``)."""
 
     @property
     def summary(self) -> Sequence[str]:
-        """What was written, and where its nodes run: sentences, complete after ``after_graphs``."""
+        """Sentences on the written graphs and the placement of their nodes; complete after ``after_graphs``."""
 
     def beside_decoder(
         self, folder: Path, model: Model, weights: Weights, precision: GraphPrecision, sink: WeightSink
     ) -> Sequence[TargetSpec]:
-        """Write what shares the decoder's weights, while their file is open.
+        """Write the graphs that share the decoder's weights, while their file is open.
 
         Args:
-            folder: of the bundle.
-            model: what is exported.
+            folder: folder of the bundle.
+            model: the model.
             weights: the model's own, or with adapters merged into them.
-            precision: as the bundle's decoder has it.
-            sink: what the decoder was written to; weights of the same name are not written again.
+            precision: precision of the bundle's decoder.
+            sink: weight sink of the decoder; weights of the same name are not written again.
 
         Returns:
-            Entries of the manifest.
+            The entries of the manifest.
         """
 
     def after_graphs(self, folder: Path, model: Model, weights: Weights, manifest: Manifest) -> Sequence[TargetSpec]:
-        """Write what needs the finished graphs; the manifest lacks its files yet."""
+        """Write files that need the finished graphs; the manifest lacks them yet."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Making:
-    """How a bundle's files are written, whatever is in them.
+    """Options for writing the files of any bundle.
 
     Attributes:
         workers: threads and blocks.
-        meter: counts what is read and written.
-        journal: what an earlier try has written; None writes everything.
-        target: writes graphs for another execution provider; None for none.
+        meter: counter of bytes read and written.
+        journal: record of an earlier attempt; None writes everything.
+        target: writer of graphs for another execution provider; None for none.
     """
 
     workers: Workers = field(default_factory=Workers)
@@ -104,8 +104,8 @@ def write_bundle(
     planned: PlannedTensors | None = None,
     cache: KvCache = FLOAT_CACHE,
 ) -> Manifest:
-    """Write every file of a bundle into a folder that is empty, or that an earlier try has begun."""
-    if cache.bits != recipe.kv:  # a bug of the caller: the manifest would say what the graph does not hold
+    """Write every file of a bundle into a folder that is empty, or that an earlier attempt has begun."""
+    if cache.bits != recipe.kv:  # a bug of the caller: manifest and graph would differ
         raise ValueError(f"the cache has {cache.bits} bits, the recipe says {recipe.kv}")
     making = making or Making()
     adapters, weights = gated_adapters(model, recipe), merged_weights(model, recipe)
@@ -137,7 +137,7 @@ def write_bundle(
 
 
 def merged_weights(model: Model, recipe: Recipe) -> Weights:
-    """The model's weights with the recipe's adapters folded into the base.
+    """Return the model's weights with the recipe's adapters merged into the base.
 
     Raises:
         InputError: the recipe names an adapter that the checkpoint does not have.
@@ -170,7 +170,7 @@ def build_graph(
     planned: PlannedTensors | None = None,
     cache: KvCache = FLOAT_CACHE,
 ) -> ir.Model:
-    """Build one graph, its big weights going to the sink as they are read; a plan goes before the recipe."""
+    """Build one graph; its large weights are written to the sink as they are read. A plan overrides the recipe."""
     g = GraphBuilder(part, sink)
     is_decoder = model.graphs[part] is model.decoder
     context = BuildContext(
@@ -186,7 +186,7 @@ def build_graph(
 
 
 def decoder_precision(recipe: Recipe, planned: PlannedTensors | None) -> GraphPrecision:
-    """How a recipe, or a plan, stores the decoder's matrices."""
+    """Return the precision of the decoder's matrices by a recipe or a plan."""
     level, method = recipe.accuracy_level, METHODS[recipe.method]
     linears = Precision(scheme=recipe.decoder_scheme, accuracy_level=level, quantizer=method)
     head = Precision(scheme=recipe.head_scheme, accuracy_level=level, quantizer=method)
@@ -196,7 +196,7 @@ def decoder_precision(recipe: Recipe, planned: PlannedTensors | None) -> GraphPr
 
 
 def _encoder_precision(recipe: Recipe, part: str, planned: PlannedTensors | None) -> GraphPrecision:
-    """Their activations have outliers that int8 activations would clip: they compute in float32."""
+    """Precision of the encoders: their activations have outliers that int8 would clip, so they compute in float32."""
     own = Precision(scheme=recipe.encoder_scheme, quantizer=METHODS[recipe.method])
     linears: Precisions = own if planned is None else planned.precision(part, own)
     return GraphPrecision(linears=linears, head=linears, adapters=linears)

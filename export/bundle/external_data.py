@@ -1,4 +1,4 @@
-"""The external data files of a bundle: big weights, written front to back, some kept from an earlier try."""
+"""External data files of a bundle: large weights, written front to back, some kept from an earlier attempt."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from .progress import Meter
 
 PAGE_ALIGNED_FROM = 1 << 20  # tensors of at least this size start on a 64 KiB boundary and can be mapped
 PAGE = 64 << 10
-LINE = 64  # smaller ones start on a cache line, or a tiny model would be mostly padding
+LINE = 64  # smaller ones start on a cache line, otherwise a tiny model would be mostly padding
 BLOCK_BYTES = 4 << 20
 
 Block = tuple[NDArray[Any], ...]
 
 
 class WeightFile:
-    """One external data file. Use as a context manager.
+    """One external data file, used as a context manager.
 
     Attributes:
-        location: as graphs name it.
-        size_bytes: what has been written.
-        workers: who makes the blocks.
+        location: name of the file in graphs.
+        size_bytes: bytes written so far.
+        workers: threads that make the blocks.
     """
 
     def __init__(
@@ -65,12 +65,12 @@ class WeightFile:
     ) -> None:
         with _named(self.path):
             if kind is None:
-                self._file.truncate(self.size_bytes)  # an earlier try may have come further
+                self._file.truncate(self.size_bytes)  # an earlier attempt may have come further
             self._file.close()
 
     @property
     def sha256(self) -> str:
-        """Of what has been written."""
+        """Return the hash of the bytes written so far."""
         return self._sha256.hexdigest()
 
     def add(
@@ -96,9 +96,9 @@ class WeightFile:
         """Append tensors that are made together, such as codes and scales: all of them are kept, or none.
 
         Args:
-            name: of the set.
-            tensors: name, shape and type of each.
-            blocks: consecutive parts of all of them; nothing is asked for when an earlier try has written them.
+            name: name of the set.
+            tensors: name, shape and type of each tensor.
+            blocks: consecutive parts of all of them; not iterated if an earlier attempt has written them.
 
         Raises:
             ValueError: the blocks do not add up to the shapes (a bug of the caller).
@@ -126,10 +126,10 @@ class WeightFile:
         ]
 
     def inlined(self, name: str, array: NDArray[Any]) -> None:
-        """A small weight stays in the graph; nothing to write."""
+        """Do nothing: a small weight stays in the graph."""
 
     def _is_kept(self, name: str, offset: int, end: int) -> bool:
-        """Whether an earlier try has written this set; its bytes are then counted as if they were written now."""
+        """Return whether an earlier attempt has written this set; its bytes are then counted as written."""
         entry = None if self._journal is None else self._journal.written(self.location, name, offset, end)
         if self._journal is None or entry is None:
             return False
@@ -144,7 +144,7 @@ class WeightFile:
         return True
 
     def _reread(self, end: int) -> bool:
-        """Count the file's bytes up to here, with a checksum of their own; whether it has so many."""
+        """Count the file's bytes up to here with a checksum of their own; return whether there are that many."""
         self._crc32 = 0
         while self.size_bytes < end:
             block = self._file.read(min(end - self.size_bytes, BLOCK_BYTES))
@@ -159,7 +159,8 @@ class WeightFile:
         self._file.seek(self.size_bytes)
         self._append(bytes(places[0][0] - self.size_bytes))
         self._crc32, before = 0, self._meter.done_bytes
-        later: list[list[NDArray[Any]]] = [[] for _ in dtypes[1:]]  # small beside the first one, which goes out at once
+        # small compared with the first one, which is written at once
+        later: list[list[NDArray[Any]]] = [[] for _ in dtypes[1:]]
         for first, *others in blocks:
             self._append(_bytes(first, dtypes[0]))
             for held, block in zip(later, others, strict=True):
@@ -203,7 +204,7 @@ def _bytes(block: NDArray[Any], dtype: np.dtype[Any]) -> memoryview:
 
 @contextmanager
 def _named(path: Path) -> Iterator[None]:
-    """Put the file's name into errors of an open file, which have none."""
+    """Add the file's name to errors of an open file, which lack it."""
     try:
         yield
     except OSError as error:

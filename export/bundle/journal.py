@@ -1,7 +1,7 @@
-"""What an export has written so far, so that the same export can go on after it was killed.
+"""Journal of an export's written tensors, for continuing after a kill.
 
-One JSON line for each set of tensors in an external data file, appended when its bytes are in the file. On
-the next run the bytes are checked against the line, and only then believed.
+It has one JSON line for each set of tensors in an external data file, appended when its bytes are in the file. The next
+run checks the bytes against the line before using them.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ class Entry:
     """A set of tensors that was written at once.
 
     Attributes:
-        file: the external data file, as the graph names it.
-        name: of the set.
-        offset: of the first tensor.
-        end: of the last tensor.
-        crc32: of the bytes between.
-        read_bytes: of the checkpoint that went into it, for progress.
+        file: name of the external data file in graphs.
+        name: name of the set.
+        offset: offset of the first tensor in bytes.
+        end: end of the last tensor in bytes.
+        crc32: checksum of the bytes between.
+        read_bytes: bytes of the checkpoint that were read for it, for progress.
     """
 
     file: str
@@ -46,7 +46,7 @@ class Entry:
 
 
 class Journal:
-    """The lines of one interrupted or running export."""
+    """Lines of one interrupted or running export."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -54,7 +54,7 @@ class Journal:
         self._next = 0
 
     def written(self, file: str, name: str, offset: int, end: int) -> Entry | None:
-        """The next line, when it is about this set at this place; otherwise it and all after it are forgotten."""
+        """Return the next line if it is about this set at this place; otherwise drop it and all lines after it."""
         if self._next < len(self._lines):
             entry = self._lines[self._next]
             if (entry.file, entry.name, entry.offset, entry.end) == (file, name, offset, end):
@@ -63,7 +63,7 @@ class Journal:
         return None
 
     def forget(self) -> None:
-        """Drop the lines that have not been gone on with: what they tell of is about to be written again."""
+        """Drop the lines that were not used: their sets will be written again."""
         if self._next < len(self._lines):
             del self._lines[self._next :]
             beside = self.path.with_suffix(".new")
@@ -71,11 +71,11 @@ class Journal:
             os.replace(beside, self.path)
 
     def keep(self) -> None:
-        """The next line was checked and holds."""
+        """Keep the next line, which was checked."""
         self._next += 1
 
     def add(self, entry: Entry) -> None:
-        """Take down a set whose bytes are in the file."""
+        """Record a set whose bytes are in the file."""
         self.forget()
         with self.path.open("a", encoding="utf-8") as file:
             file.write(_line(entry))
@@ -88,7 +88,7 @@ def _line(entry: Entry) -> str:
 
 
 def _read(path: Path) -> list[Entry]:
-    """Whole lines from the start; one that a kill has torn ends the list."""
+    """Complete lines from the start; an incomplete one after a kill ends the list."""
     entries: list[Entry] = []
     try:
         lines = path.read_text("utf-8", "replace").splitlines(keepends=True)

@@ -1,4 +1,4 @@
-"""What a bundle's manifest says of its model: sizes, modes, adapters and routes, and the files with their hashes."""
+"""Contents of a bundle's manifest: sizes, modes, adapters, routes, and files with their hashes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ QUALITY_FILE, PLAN_FILE = "quality.json", "plan.json"
 
 
 def expected_manifest(checkpoint: Checkpoint, model: Model, recipe: Recipe, workers: Workers | None = None) -> Manifest:
-    """What the manifest says before there are files: everything that follows from checkpoint and recipe."""
+    """Return the manifest without files: the part that follows from checkpoint and recipe."""
     source_sha256 = checkpoint.sha256(workers)
     return Manifest(
         model=str(checkpoint.config.get("_name_or_path") or _shown(checkpoint.path.resolve())),
@@ -54,7 +54,7 @@ def expected_manifest(checkpoint: Checkpoint, model: Model, recipe: Recipe, work
 
 
 def list_files(folder: Path, hashes: Mapping[str, str] | None = None) -> dict[str, FileSpec]:
-    """Size and hash of every file in a bundle folder but the manifest; hashes that are known are not made again."""
+    """Return size and hash of every file in a bundle folder but the manifest; known hashes are not computed again."""
     known, files = hashes or {}, {}
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path.name != MANIFEST_FILE:
@@ -64,12 +64,12 @@ def list_files(folder: Path, hashes: Mapping[str, str] | None = None) -> dict[st
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write bundle.json."""
+    """Write the manifest to bundle.json."""
     (folder / MANIFEST_FILE).write_text(manifest_text(manifest), "utf-8")
 
 
 def manifest_text(manifest: Manifest) -> str:
-    """What bundle.json says."""
+    """Return the text of bundle.json."""
     return json.dumps(manifest.to_dict(), indent=1, ensure_ascii=False)
 
 
@@ -103,7 +103,7 @@ def _encoder_spec(model: Model, part: str) -> EncoderSpec | None:
 
 
 def served_routes(model: Model, recipe: Recipe) -> dict[str, Route]:
-    """The model's routes; without gates only the modes whose adapters are in the base, rather than wrong answers."""
+    """Return the model's routes; without gates only those of modes whose adapters are in the base."""
     if recipe.adapter_mode == "gated":
         return model.routes
     return {
@@ -114,10 +114,10 @@ def served_routes(model: Model, recipe: Recipe) -> dict[str, Route]:
 
 
 def gated_adapters(model: Model, recipe: Recipe) -> tuple[Adapter, ...]:
-    """The adapters that get a gate in the decoder."""
+    """Return the adapters that get a gate in the decoder."""
     return model.adapters if recipe.adapter_mode == "gated" else ()
 
 
 def _shown(path: Path) -> str:
-    """A folder's name as text; what is not UTF-8 in it is marked."""
+    """Return a folder's name as text, with marks for bytes that are not UTF-8."""
     return os.fsencode(path.name).decode("utf-8", "replace")

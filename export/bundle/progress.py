@@ -1,4 +1,4 @@
-"""How far an export has come: counted by those who read and write, told to whoever asked."""
+"""Progress of an export: counts of bytes and tensors, and callbacks."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from palmtop.runtime.memory.machine import rss_bytes
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far an export has come.
+    """State of an export's progress.
 
     Attributes:
-        step: the tensor that was read last, or what is being done.
-        done_bytes: of the checkpoint, read or known from an earlier try.
-        total_bytes: of all it will read.
-        tensors: sets of tensors in the bundle's files so far.
+        step: name of the tensor that was read last, or of the current step.
+        done_bytes: bytes of the checkpoint that were read, or known from an earlier attempt.
+        total_bytes: bytes of the checkpoint that will be read in total.
+        tensors: number of sets of tensors in the bundle's files so far.
     """
 
     step: str
@@ -28,10 +28,10 @@ class Progress:
 
 
 class Meter:
-    """Counts bytes and tensors; several threads may read at once.
+    """Counter of bytes and tensors; several threads may read at once.
 
     Attributes:
-        done_bytes: read so far.
+        done_bytes: bytes read so far.
     """
 
     def __init__(self, total_bytes: int = 0, tell: Callable[[Progress], None] | None = None) -> None:
@@ -42,15 +42,15 @@ class Meter:
         self._lock = threading.Lock()
 
     def read(self, name: str, count: int) -> None:
-        """Bytes of a tensor were read from the checkpoint."""
+        """Count bytes of a tensor that were read from the checkpoint."""
         self._move(name, count, 0)
 
     def keep(self, name: str, count: int) -> None:
-        """A set is there from an earlier try; these bytes of the checkpoint need not be read again."""
+        """Count bytes of the checkpoint for a set that an earlier attempt has written."""
         self._move(name, count, 1)
 
     def finish(self, name: str) -> None:
-        """A set of tensors is in the file."""
+        """Count a set of tensors that is in the file."""
         self._move(name, 0, 1)
 
     def _move(self, name: str, count: int, tensors: int) -> None:
@@ -62,7 +62,7 @@ class Meter:
 
 
 def teller(progress: Callable[[Progress], None] | None, ram_bytes: int | None) -> Callable[[Progress], None] | None:
-    """Passes progress on, and stops when the process has outgrown its limit after all."""
+    """Return a callback that passes progress on, and stops the export if the process exceeds its memory limit."""
     if ram_bytes is None:
         return progress
 
@@ -79,5 +79,5 @@ def teller(progress: Callable[[Progress], None] | None, ram_bytes: int | None) -
 
 
 def step_teller(tell: Callable[[Progress], None] | None, total_bytes: int) -> Callable[[str], None] | None:
-    """Tells what planning is at, before anything is counted."""
+    """Return a callback for the steps of planning, before anything is counted."""
     return None if tell is None else lambda step: tell(Progress(step, 0, total_bytes, 0))

@@ -1,4 +1,4 @@
-"""One set of bytes for many graphs: a weight that was written for one graph is only pointed at by the next."""
+"""Weights shared by several graphs: bytes written for one graph are referenced by the next."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from palmtop.export.graph.builder import WeightSink
 
 
 class SharedWeights:
-    """A weight sink in front of another, which is given every weight once (``export.graph.builder.WeightSink``).
+    """Weight sink that passes every weight on once (``export.graph.builder.WeightSink``).
 
-    Weights are told apart by name: two graphs that use a name mean the same tensor.
+    Weights are identified by name: two graphs that use a name mean the same tensor.
 
     Attributes:
-        workers: of the sink behind.
+        workers: threads of the sink behind.
     """
 
     def __init__(self, sink: WeightSink) -> None:
@@ -28,7 +28,7 @@ class SharedWeights:
     def add(
         self, name: str, shape: tuple[int, ...], dtype: np.dtype[np.generic], blocks: Iterable[NDArray[np.generic]]
     ) -> ir.ExternalTensor:
-        """The tensor's place; the blocks are asked for when it is new."""
+        """Return the tensor's place; the blocks are read if it is new."""
         if not self._is_there(name, shape, dtype):
             self._there[name] = self._sink.add(name, shape, dtype, blocks)
         return self._there[name]
@@ -39,14 +39,14 @@ class SharedWeights:
         tensors: Sequence[tuple[str, tuple[int, ...], np.dtype[np.generic]]],
         blocks: Iterable[tuple[NDArray[np.generic], ...]],
     ) -> list[ir.ExternalTensor]:
-        """The tensors' places; the blocks are asked for when the first of them is new."""
+        """Return the tensors' places; the blocks are read if the first of them is new."""
         if not all(self._is_there(*tensor) for tensor in tensors):
             places = self._sink.add_set(name, tensors, blocks)
             self._there.update((tensor, place) for (tensor, _, _), place in zip(tensors, places, strict=True))
         return [self._there[tensor] for tensor, _, _ in tensors]
 
     def inlined(self, name: str, array: NDArray[np.generic]) -> None:
-        """A small weight stays in each graph."""
+        """Do nothing: a small weight stays in each graph."""
         self._sink.inlined(name, array)
 
     def _is_there(self, name: str, shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> bool:

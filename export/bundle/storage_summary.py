@@ -1,4 +1,4 @@
-"""Count what a graph really holds, by class of tensor: parameters, bits, bytes. Reads graphs, builds none."""
+"""Parameters, bits and bytes of a graph's tensors by class. Reads graphs, builds none."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class _Count:
 
 
 def count_parts(graphs: Iterable[tuple[str, ir.Model]], adapters: Iterable[str]) -> tuple[PartSpec, ...]:
-    """Parts of several graphs.
+    """Return the parts of several graphs.
 
     Args:
         graphs: ("decoder" | "vision" | "audio", model).
-        adapters: names, to tell their tensors apart.
+        adapters: names of the adapters, to separate their tensors.
 
     Returns:
         One part for each class and width; bytes that two graph values share are counted once.
@@ -74,7 +74,7 @@ def _add_quantized(count: _Count, node: ir.Node, bits: int) -> None:
 
 
 def stored_scales(value: ir.Value | None) -> ir.TensorProtocol | None:
-    """The scales that a quantised node reads, as they are stored: float32, or float16 before a Cast."""
+    """Return a quantised node's scales as they are stored: float32, or float16 before a Cast."""
     widen = None if value is None else value.producer()
     if widen is not None and widen.op_type == "Cast" and widen.inputs[0] is not None:
         return widen.inputs[0].const_value

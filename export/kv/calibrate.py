@@ -1,7 +1,7 @@
-"""Scales of a KV cache: samples of every mode through the float model, a layer in memory at a time.
+"""Calibration of a KV cache's scales: samples of every mode through the float model, one layer in memory at a time.
 
-Media go through their encoders, and each sample through the adapters that its mode switches on. Nothing here needs
-torch; the samples are those that quantisation calibrates on, or the user's.
+Media go through their encoders, and each sample through the adapters of its mode. Needs no torch; the samples are those
+that quantisation calibrates on, or the user's.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from palmtop.export.recipe import Recipe
 
 from .ranges import Envelope
 
-ITEMS = 8  # packaged samples of each mode
-LONGEST_SAMPLE = 2048  # tokens; attention to more at once would need gigabytes, and later keys are no longer ones
-BATCH_BYTES = 256 << 20  # of hidden states that wait between two layers
-LIVE_WIDTHS = 4  # vectors of the hidden size that a token keeps alive between two layers
+ITEMS = 8  # number of packaged samples of each mode
+LONGEST_SAMPLE = 2048  # tokens; attention to more at once would need gigabytes, and later keys are not longer
+BATCH_BYTES = 256 << 20  # bytes of hidden states between two layers
+LIVE_WIDTHS = 4  # vectors of the hidden size per token between two layers
 
 Report = Callable[[str], None]
 
@@ -37,18 +37,18 @@ Report = Callable[[str], None]
 def calibrated_cache(
     checkpoint: Checkpoint, model: Model, recipe: Recipe, samples: Path | None, report: Report | None = None
 ) -> KvCache:
-    """The KV cache of 8 or 4 bits that a recipe asks for.
+    """Return the calibrated KV cache of 8 or 4 bits of a recipe.
 
     Args:
-        checkpoint: of the model.
-        model: with a float cache.
-        recipe: its ``kv`` and adapters count.
-        samples: lines of JSON; None for the packaged ones.
-        report: told what is being done.
+        checkpoint: checkpoint of the model.
+        model: model with a float cache.
+        recipe: recipe; its ``kv`` and adapters are used.
+        samples: file of JSON lines; None for the packaged samples.
+        report: called with a sentence on each step.
 
     Raises:
         InputError: samples cannot be used.
-        CheckpointError: the float model gives keys or values that are not finite.
+        CheckpointError: the float model's keys or values are not finite.
     """
     tell = report or (lambda _: None)
     with tempfile.TemporaryDirectory(prefix="palmtop-kv-") as temporary:
@@ -70,10 +70,10 @@ def calibrated_cache(
 def envelopes(
     model: FloatReference, samples: Sequence[Sample], rotary_size: int, report: Report | None = None
 ) -> list[Envelope]:
-    """Largest keys and values by layer.
+    """Return the largest keys and values by layer.
 
-    Where LongRoPE changes its factors within the context, text is read with the long ones as well: the keys of a
-    layer keep their lengths, but what enters the next layer is another.
+    Where LongRoPE changes its factors within the context, text is read with the long ones as well: the keys of a layer
+    keep their lengths, but the input of the next layer changes.
 
     Raises:
         CheckpointError: a key or value is not finite.
@@ -100,7 +100,7 @@ def _tell_layer(tell: Report, batch: int, layer: int) -> None:
 
 
 def _walk(model: FloatReference, lives: list[Live], found: list[Envelope], tell: Callable[[int], None]) -> None:
-    """One layer after the other over all runs, until the last one has shown its keys and values."""
+    """Run one layer after the other over all runs, until the keys and values of the last one are known."""
     graph = model.graphs["decoder"]
     layers = [sorted(int(name.split(".")[1]) for name in s.made if name.startswith("present.")) for s in graph.stages]
     last = max(number for number, there in enumerate(layers) if there)
@@ -137,7 +137,7 @@ def _features(model: FloatReference, samples: Iterable[Sample], tell: Report) ->
 
 
 def _batches(runs: Sequence[tuple[Sample, bool]], token_bytes: int) -> Iterator[list[tuple[Sample, bool]]]:
-    """Runs whose hidden states fit into memory together."""
+    """Batches of runs whose hidden states fit into memory together."""
     batch: list[tuple[Sample, bool]] = []
     filled = 0
     for sample, is_long in runs:
@@ -152,5 +152,5 @@ def _batches(runs: Sequence[tuple[Sample, bool]], token_bytes: int) -> Iterator[
 
 
 def _cut(sample: Sample, tokens: int) -> Sample:
-    """No more tokens than can be looked at at once; the keys of the first do not depend on the later ones."""
+    """At most as many tokens as attention can hold at once; the first keys do not depend on later ones."""
     return replace(sample, input_ids=sample.input_ids[:tokens], places=sample.places[:tokens])

@@ -1,8 +1,8 @@
-"""The largest keys and values of each channel, and the scales that hold them. Numpy only; runs no graph.
+"""Largest keys and values of each channel, and the scales for them. Numpy only; runs no graph.
 
-Keys are stored after their rotation, which turns a pair of channels by an angle that grows with the position. Over
-all positions each of the two reaches what the pair's length is, so both share the largest length that was seen: no
-position, and no LongRoPE factor, makes them longer.
+Keys are stored after their rotation, which rotates a pair of channels by an angle that grows with the position. Over
+all positions each of the two reaches the pair's length, so both share the largest length seen: no position and no
+LongRoPE factor makes them longer.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from palmtop.export.graph.kv_cache import REACH, LayerScales
 
-LEAST_SHARE = 1e-3  # of a layer's largest channel: a channel that was silent in all samples gets that much room
+LEAST_SHARE = 1e-3  # share of a layer's largest channel: a channel that is zero in all samples gets this much range
 
 
 @dataclass(slots=True)
@@ -23,8 +23,8 @@ class Envelope:
 
     Attributes:
         rotary_size: leading channels of a head that rotate, in pairs (i, i + rotary_size / 2).
-        key: [KV, D] float32, None before the first sample.
-        value: likewise.
+        key: [KV, D] float32; None before the first sample.
+        value: [KV, D] float32; None before the first sample.
     """
 
     rotary_size: int
@@ -32,18 +32,18 @@ class Envelope:
     value: NDArray[np.float32] | None = None
 
     def add(self, key: NDArray[np.float32], value: NDArray[np.float32]) -> None:
-        """Take keys after their rotation and values into account, [B, KV, T, D] each."""
+        """Add keys after their rotation, and values, [B, KV, T, D] each."""
         self.key = _larger(self.key, key_reach(key, self.rotary_size))
         self.value = _larger(self.value, np.abs(value).max(axis=(0, 2)))
 
     def scales(self, bits: int) -> LayerScales:
-        """Scales with which the largest fit the codes.
+        """Return scales with which the largest values fit the codes.
 
         Args:
-            bits: 8 or 4.
+            bits: bits of a code, 8 or 4.
 
         Raises:
-            ValueError: nothing was added.
+            ValueError: no keys and values were added.
         """
         if self.key is None or self.value is None:
             raise ValueError("no keys and values were added")
@@ -51,7 +51,7 @@ class Envelope:
 
 
 def key_reach(key: NDArray[np.float32], rotary_size: int) -> NDArray[np.float32]:
-    """[KV, D] how large each channel of the keys can get at any position; keys are [B, KV, T, D]."""
+    """Return the largest possible size of each channel of the keys at any position, [KV, D]; keys are [B, KV, T, D]."""
     reach = np.abs(key)
     half = rotary_size // 2
     lengths = np.hypot(key[..., :half], key[..., half:rotary_size])

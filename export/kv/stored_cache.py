@@ -1,4 +1,4 @@
-"""A bundle's own KV cache: its scales, and its decoder with a float cache on the same weights, to compare with."""
+"""Scales of a bundle's KV cache, and its decoder with a float cache on the same weights, for comparison."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ FIRST_SCALE = 12  # inputs of GroupQueryAttention: k_scale and v_scale
 
 
 def stored_cache(path: Path, spec: DecoderSpec) -> KvCache:
-    """The cache of a decoder graph.
+    """Return the KV cache of a decoder graph.
 
     Raises:
-        BundleError: the graph lacks scales that the manifest says it has.
+        BundleError: the graph lacks scales that the manifest names.
     """
     if spec.kv_bits == 32:
         return FLOAT_CACHE
@@ -35,7 +35,7 @@ def stored_cache(path: Path, spec: DecoderSpec) -> KvCache:
 
 
 def with_float_cache(path: Path, spec: DecoderSpec) -> bytes:
-    """The graph with a float32 cache; its weights stay in the files beside ``path``."""
+    """Return the graph with a float32 cache; its weights stay in the files beside ``path``."""
     model = ir.load(path)
     for node in _attentions(model):
         for name in ("k_quant_type", "v_quant_type", "kv_cache_bit_width"):

@@ -1,6 +1,6 @@
-"""A plan: bits and group of every tensor, as a file that can be read, edited and replayed.
+"""Plan of a bundle: bits and group size of every tensor, as a file that can be read, edited and replayed.
 
-Making one needs a float model and samples (``prepare``); what is here needs neither.
+Making a plan needs a float model and samples (``prepare``); this module needs neither.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ SCHEMA = 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """How every tensor of a bundle is stored.
+    """Quantisation scheme of every tensor of a bundle.
 
     Attributes:
-        method: of quantisation.
-        tensors: by ``part: linear``; None keeps float32.
-        size_bytes: the whole bundle's, ``quality.json`` left out; None after an edit.
-        loss: mean KL over the modes, in nats, of this plan on samples that it was not calibrated on; likewise.
-        decode_s: seconds that a token of text takes in the matrices' kernels on the machine that made the plan; None
-            where it was not measured. Not in the file: two exports of one plan write the same bytes.
-        frontier: (size_bytes, loss) of the neighbours.
+        method: name of the quantisation method.
+        tensors: schemes by ``part: linear``; None keeps float32.
+        size_bytes: bytes of the whole bundle without ``quality.json``; None after an edit.
+        loss: mean KL divergence over the modes in nats, on samples not used for calibration; None after an edit.
+        decode_s: seconds of a token of text in the matrices' kernels on the machine that made the plan; None if not
+            measured. Not in the file: two exports of one plan write the same bytes.
+        frontier: (size_bytes, loss) of neighbouring plans.
     """
 
     method: str
@@ -46,7 +46,7 @@ class Plan:
     frontier: tuple[tuple[int, float], ...] = field(default=())
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
+        """Return the plan as plain JSON types."""
         return {
             "schema": SCHEMA,
             "method": self.method,
@@ -56,7 +56,7 @@ class Plan:
         }
 
     def text(self) -> str:
-        """The file, a tensor a line."""
+        """Return the content of the file, one tensor per line."""
         data = self.to_dict()
         tensors = data.pop("tensors")
         head = json.dumps(data, indent=1).rstrip("}\n")
@@ -64,15 +64,15 @@ class Plan:
         return f'{head},\n "tensors": {{\n{lines}\n }}\n}}\n'
 
     def write(self, path: Path) -> None:
-        """Write the file."""
+        """Write the plan to a file."""
         path.write_text(self.text(), "utf-8")
 
     @classmethod
     def read(cls, path: Path) -> Plan:
-        """Read a plan.
+        """Read a plan from a file.
 
         Raises:
-            InputError: not readable, not a plan, or a tensor's words are not possible; names the tensor.
+            InputError: the file is not readable or not a plan, or a scheme is not possible; names the tensor.
         """
         try:
             data = json.loads(path.read_text("utf-8-sig"))
@@ -91,7 +91,7 @@ class Plan:
 
 
 def file_stem(key: str) -> str:
-    """A file's name for what is kept of ``part: linear``."""
+    """Return the file name for data of ``part: linear``."""
     return re.sub(r"[^A-Za-z0-9_.-]", "_", key)
 
 
@@ -123,13 +123,13 @@ def _scheme(words: Any, where: str) -> Scheme | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Planned:
-    """A plan with what is needed to carry it out.
+    """A plan with the quantiser and statistics to carry it out.
 
     Attributes:
-        plan: schemes by ``part: linear``; tensors it does not name are stored as the recipe says.
-        quantizer: turns rows into codes; it must do without statistics too.
-        statistics: of a linear's inputs; None where it was never run.
-        stored: what gives a linear's rows that are quantised already; None where they are not.
+        plan: schemes by ``part: linear``; tensors it does not name are stored by the recipe.
+        quantizer: quantisation method; it must also work without statistics.
+        statistics: returns the statistics of a linear's inputs; None where it was never run.
+        stored: returns a function for a linear's rows that are already quantised; None where they are not.
     """
 
     plan: Plan
@@ -138,7 +138,7 @@ class Planned:
     stored: Callable[[str], StoredRows | None] = lambda key: None
 
     def precision(self, part: str, default: Precision) -> PlannedPrecision:
-        """Of every linear of one graph."""
+        """Return the precision of every linear of one graph."""
         prefix = f"{part}: "
         own = {
             key.removeprefix(prefix): self._precision(key, scheme, default)
@@ -161,7 +161,7 @@ class Planned:
 
 
 def with_fallback(quantizer: Quantizer) -> Quantizer:
-    """The quantiser; where it needs statistics, clipped search for a linear whose inputs no sample has shown."""
+    """Return the method, with clipped search for linears without the statistics that it needs."""
     if quantizer not in (METHODS[name] for name in CALIBRATED):
         return quantizer
 

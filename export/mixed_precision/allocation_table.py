@@ -1,4 +1,4 @@
-"""A plan as lines for a terminal: what each class of tensor gets, and what that comes to."""
+"""A plan as lines for a terminal: the schemes of each class of tensor, and the totals."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .allocation import Plan
 
 
 def plan_lines(plan: Plan) -> Iterator[str]:
-    """One line a class of tensors, most frequent scheme first, then the totals."""
+    """Return one line for each class of tensors, most frequent scheme first, then the totals."""
     classes: dict[str, Counter[str]] = {}
     for key, scheme in plan.tensors.items():
         classes.setdefault(tensor_class(key), Counter())[scheme_words(scheme)] += 1
@@ -29,7 +29,7 @@ def plan_lines(plan: Plan) -> Iterator[str]:
 
 
 def tensor_class(key: str) -> str:
-    """The key without its layer, such as decoder mlp.down_proj lora_A vision."""
+    """Return the key without its layer, such as "decoder mlp.down_proj lora_A vision"."""
     part, _, name = key.partition(": ")
     name = re.sub(r"^model\.embed_tokens_extend\.(image_embed|audio_embed)\.", "", name)
     name = re.sub(r"(?:^|.*\.)(?:layers|encoders)\.\d+\.", "", name)
@@ -38,5 +38,5 @@ def tensor_class(key: str) -> str:
 
 
 def scheme_words(scheme: Scheme | None) -> str:
-    """Such as 4 bits in 32s."""
+    """Return a scheme as words, such as "4 bits in 32s"."""
     return "float32" if scheme is None else f"{scheme.bits} bits in {scheme.group}s"

@@ -1,9 +1,9 @@
-"""From a float model, statistics and samples to a plan: measure every tensor, solve, measure the whole.
+"""Allocation of bits: measure every tensor's loss, solve for a plan, measure the whole plan.
 
-A tensor is quantised twice by itself, at 4 and at 2 bits, and the divergence of the answers is measured. Other
-schemes are placed between by the error they make in the layer's outputs: divergence grows with it as it did
-between the two. Losses of tensors add up, nearly; a plan's own loss is measured on all of it together, on samples
-that nothing was calibrated on.
+A tensor is quantised twice by itself, at 4 and at 2 bits, and the KL divergence of the answers is measured. Other
+schemes are interpolated by their error in the layer's outputs: between the two points the divergence is a power of the
+error. Losses of tensors are nearly additive; the loss of a plan is measured for all tensors together, on samples that
+were not used for calibration.
 """
 
 from __future__ import annotations
@@ -34,26 +34,26 @@ SCHEMES: tuple[Scheme, ...] = tuple(
     for group in groups
 )
 ANCHORS = (Scheme(bits=4, group=32, scale_bits=16), Scheme(bits=2, group=32, scale_bits=16))
-UNSEEN = ANCHORS[0]  # of tensors that no sample has used: nothing says what they may lose
-SAMPLE_ROWS = 256  # of a matrix that schemes are compared on
+UNSEEN = ANCHORS[0]  # scheme of tensors that no sample has used: their loss cannot be measured
+SAMPLE_ROWS = 256  # rows of a matrix by which schemes are compared
 UNIFORM = 3  # uniform solutions that are measured for a size
 ROUNDS = 6
-CLEARLY = 0.9  # of the uniform plan's loss: a smaller gain may be the samples' chance, and the plain plan is taken
-NEAR = 0.0005  # of a size that was asked for: nearer is not tried for
+CLEARLY = 0.9  # share of the uniform plan's loss: a smaller gain may be chance, and the uniform plan is taken
+NEAR = 0.0005  # share of the requested size: a closer solution is not searched for
 Report = Callable[[str], None]
 SizeOf = Callable[[Mapping[str, Scheme | None]], int]
 
 
 @dataclass(frozen=True, slots=True)
 class Sensitivity:
-    """What one tensor may cost and lose.
+    """Losses and kernel times of one tensor by scheme.
 
     Attributes:
-        key: ``part: linear``.
-        shape: [N, K].
-        schemes: that it may be stored with.
-        losses: of each, the mean divergence over the modes.
-        seconds: of each, what a token of text takes in its kernel when it is decoded; empty where it takes none.
+        key: name as ``part: linear``.
+        shape: [N, K] of the matrix.
+        schemes: schemes that it may be stored with.
+        losses: mean divergence over the modes, by scheme.
+        seconds: kernel time of a token of text, by scheme; empty if the tensor takes none.
     """
 
     key: str
@@ -64,7 +64,7 @@ class Sensitivity:
 
     @property
     def options(self) -> list[Option]:
-        """For the solver."""
+        """Return the options for the solver."""
         return [
             Option(sum(scheme.tensor_bytes(*self.shape)), loss, seconds)
             for scheme, loss, seconds in zip(
@@ -80,14 +80,14 @@ def measure(
     accuracy_levels: Mapping[str, int],
     report: Report | None = None,
 ) -> list[Sensitivity]:
-    """Quantise every tensor by itself and see what the answers say.
+    """Quantise every tensor by itself and measure the divergence of the answers.
 
     Args:
         model: the float model.
-        meter: of the samples.
-        coded: the model's matrices, quantised.
-        accuracy_levels: at which each graph is computed; schemes that have no kernel there are left out.
-        report: told each tensor's name.
+        meter: meter of the loss on samples.
+        coded: quantised matrices of the model.
+        accuracy_levels: accuracy level of each graph; schemes without a kernel there are left out.
+        report: called with each tensor's name.
     """
     tell, quantize = report or (lambda _: None), coded.quantize
     found = []
@@ -123,12 +123,12 @@ def measure(
 
 
 def _is_decoded(name: str, linears: Collection[str]) -> bool:
-    """Whether every token of text is multiplied with it: not so a table that is only looked up, nor an adapter."""
+    """Return whether every token of text passes through it: no table that is only looked up, no adapter."""
     return ".lora_" not in name and (name != "embed_tokens" or "lm_head" not in linears)
 
 
 def _curve(errors: Sequence[float], losses: Sequence[float]) -> Callable[[float], float]:
-    """Divergence by error: a power law through two points above the first, in proportion below it."""
+    """Return divergence as a function of error: a power law above the first point, proportional below it."""
     near, far = errors
     power = math.log(losses[1] / losses[0]) / math.log(far / near) if far > near * 1.01 else 1.0
     power = min(max(power, 0.3), 2.0)
@@ -141,7 +141,7 @@ def _curve(errors: Sequence[float], losses: Sequence[float]) -> Callable[[float]
 
 
 class Planner:
-    """Solves for sizes and losses, and believes what whole plans are measured to lose."""
+    """Solver for sizes and losses that measures whole plans and chooses among them."""
 
     def __init__(
         self,
@@ -154,17 +154,17 @@ class Planner:
         verdict: LossMeter | None = None,
         limit_seconds: float | None = None,
     ) -> None:
-        """Nothing is solved yet.
+        """Set up a planner; nothing is solved yet.
 
         Args:
             model: the float model.
-            meter: of samples that have neither calibrated nor judged single tensors; it chooses between whole plans.
-            sensitivities: of every tensor.
-            coded: the model's matrices, quantised.
-            method: by which they are.
-            size_of: a whole bundle's bytes.
-            verdict: of still others, which say what the chosen plan loses; None for the same.
-            limit_seconds: that a token of text may take in the matrices' kernels; None for any.
+            meter: meter on samples used neither for calibration nor for single tensors; it chooses between whole plans.
+            sensitivities: losses and times of every tensor.
+            coded: quantised matrices of the model.
+            method: name of the quantisation method.
+            size_of: returns the bytes of a whole bundle.
+            verdict: meter on other samples, for the loss of the chosen plan; None takes ``meter``.
+            limit_seconds: most seconds of a token of text in the matrices' kernels; None for no limit.
         """
         self._model, self._meter, self._verdict = model, meter, verdict or meter
         self._sensitivities = sensitivities
@@ -174,13 +174,13 @@ class Planner:
         self._limit_seconds = limit_seconds
 
     def for_size(self, limit_bytes: int) -> Plan:
-        """The best plan that fits.
+        """Return the best plan that fits a size.
 
-        What single tensors lose at 2 bits says least about what they lose together, so a solution without
-        2 bits and those uniform ones that seem best are measured beside the solver's own, and the best is taken.
+        Losses of single tensors at 2 bits are the least additive, so a solution without 2 bits and the best uniform
+        ones are measured together with the solver's, and the best of them is taken.
 
         Raises:
-            InputError: nothing fits or is fast enough; says what the smallest bundle needs, or how fast the fastest is.
+            InputError: no plan fits or is fast enough; names the smallest size or the highest speed.
         """
         self._refuse_speed()
         plain = self._uniform_within(limit_bytes)
@@ -201,11 +201,11 @@ class Planner:
         plainest = losses.index(min(losses[: len(plain)])) if plain else best
         if losses[best] > CLEARLY * losses[plainest]:
             best = plainest
-        is_judged = self._verdict is self._meter  # on the samples of the verdict, by choosing
+        is_judged = self._verdict is self._meter  # then the choice has measured it on the samples of the verdict
         return self._plan(candidates[best], losses[best] if is_judged else self._predicted(candidates[best]))
 
     def for_loss(self, limit: float) -> Plan:
-        """The smallest plan that loses at most so much.
+        """Return the smallest plan with at most this loss.
 
         Raises:
             InputError: the most exact plan loses more, or none is both as exact and as fast.
@@ -237,17 +237,17 @@ class Planner:
         return self._plan(*best)
 
     def uniform(self, scheme: Scheme) -> Plan:
-        """The same scheme for every tensor, to compare with."""
+        """Return the plan with the same scheme for every tensor, for comparison."""
         chosen = {s.key: scheme for s in self._sensitivities}
         loss = self.measured(chosen).mean_kl
         return Plan(method=self._method, tensors=chosen, size_bytes=self._size_of(chosen), loss=loss)
 
     def measured(self, tensors: Mapping[str, Scheme | None]) -> Loss:
-        """Quantise everything as planned and measure what is lost on the samples that choose."""
+        """Quantise all tensors as planned and measure the loss on the samples that choose plans."""
         return self._meter.loss(self._changed(tensors))
 
     def predicted(self, tensors: Mapping[str, Scheme | None]) -> Loss:
-        """Likewise, on those that choose nothing."""
+        """Quantise all tensors as planned and measure the loss on the samples of the verdict."""
         return self._verdict.loss(self._changed(tensors))
 
     def _changed(self, tensors: Mapping[str, Scheme | None]) -> dict[str, dict[str, NDArray[np.float32]]]:
@@ -260,7 +260,7 @@ class Planner:
         return changed
 
     def _fitting(self, limit_bytes: int, fewest_bits: int) -> Solution | None:
-        """The solver's choice of schemes of at least so many bits, for a whole bundle of a size."""
+        """Return the solver's schemes of at least ``fewest_bits`` bits, for a whole bundle of a size."""
         kept = [[at for at, scheme in enumerate(s.schemes) if scheme.bits >= fewest_bits] for s in self._sensitivities]
         options = [[own[at] for at in some] for own, some in zip(self._options, kept, strict=True)]
         overhead = 0
@@ -275,11 +275,12 @@ class Planner:
                 return solution
             if size_bytes <= limit_bytes and overhead:
                 return solution
-            overhead += size_bytes - limit_bytes  # what no tensor's choice changes, and borders between tensors
+            # bytes that do not depend on any tensor's scheme, and padding between tensors
+            overhead += size_bytes - limit_bytes
         return None
 
     def _uniform_within(self, limit_bytes: int) -> list[Solution]:
-        """The uniform solutions that seem best of those that fit."""
+        """Return the uniform solutions with the least loss of those that fit."""
         found = []
         for scheme in SCHEMES:
             if not any(scheme in s.schemes for s in self._sensitivities):
@@ -298,7 +299,7 @@ class Planner:
         return fitting
 
     def _refuse_speed(self) -> None:
-        """Name the fastest there is where more is asked for."""
+        """Refuse a speed above the highest possible one, and name that one."""
         least = fastest(self._options)
         if self._limit_seconds is not None and least > self._limit_seconds:
             raise InputError(
@@ -313,7 +314,7 @@ class Planner:
         return self.predicted(self._schemes(solution)).mean_kl
 
     def _plan(self, solution: Solution, loss: float) -> Plan:
-        """Its own loss is the measured one; that of its neighbours is the solver's, as far off as it was here."""
+        """Return a plan with its measured loss; losses of neighbours are the solver's, scaled by the same error."""
         tensors = self._schemes(solution)
         size_bytes = self._size_of(tensors)
         every, correction = frontier(self._options), loss / max(solution.loss, 1e-12)

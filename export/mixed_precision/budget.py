@@ -1,4 +1,4 @@
-"""What a user asks of a plan. Pure values, checked on creation."""
+"""Limits that a user sets for a plan. Values, checked on creation."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from .allocation import Plan
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What a user asks of a plan; at most one of size, loss and plan.
+    """Limits of a plan: at most one of size, loss and plan file, and a speed.
 
     Attributes:
-        size_bytes: of the whole bundle at most, ``quality.json`` left out.
-        loss: mean KL over the modes at most, in nats.
-        speed: tokens of text a second at least, in the decoder's matrices; beside a size or a loss, or alone.
-        plan: to be replayed.
-        samples: lines of JSON; None for the packaged ones.
-        items: packaged samples of each mode.
+        size_bytes: most bytes of the whole bundle without ``quality.json``.
+        loss: highest mean KL divergence over the modes, in nats.
+        speed: lowest speed of the decoder's matrices in tokens of text per second; alone, or with a size or a loss.
+        plan: plan to replay.
+        samples: file of JSON lines; None for the packaged samples.
+        items: number of packaged samples of each mode.
     """
 
     size_bytes: int | None = None
@@ -43,7 +43,7 @@ class Request:
             raise InputError("speed and plan are given, expected one of them: a plan file says every scheme")
 
     def samples_mark(self) -> list[object]:
-        """The same for requests that calibrate on the same samples.
+        """Return a hash that is equal for requests with the same calibration samples.
 
         Raises:
             InputError: the file cannot be read.
@@ -57,5 +57,5 @@ class Request:
 
     @property
     def is_solved(self) -> bool:
-        """A plan has to be found."""
+        """Whether a plan has to be solved for."""
         return self.size_bytes is not None or self.loss is not None or self.speed is not None

@@ -1,6 +1,6 @@
-"""How large a bundle will be, to the byte, before it is written: the exporter's own code with nothing in it.
+"""Size of a bundle in bytes before it is written, from the exporter's own code with empty weights.
 
-Graphs are built from weights that are zeros and quantised by nobody; a sink adds up what would be written.
+Graphs are built from weights of zeros without quantisation; a sink adds up the bytes that would be written.
 """
 
 from __future__ import annotations
@@ -30,16 +30,17 @@ from palmtop.runtime.bundle.manifest import MANIFEST_FILE, FileSpec, Manifest
 
 from .allocation import Plan, Planned
 
-PREDICTED, FRONTIER_POINTS = (1_000_000_000, 0.0123456), 40  # what a solved plan says, and of how many neighbours
+# predictions of a solved plan, and the number of its neighbours
+PREDICTED, FRONTIER_POINTS = (1_000_000_000, 0.0123456), 40
 
 
 class CountingSink:
-    """Adds up what an external data file would hold.
+    """Weight sink that adds up the bytes of an external data file.
 
     Attributes:
-        size_bytes: so far.
-        workers: nobody works here.
-        names: of the tensors.
+        size_bytes: bytes so far.
+        workers: one thread; no blocks are made.
+        names: names of the tensors.
     """
 
     def __init__(self, part: str) -> None:
@@ -70,23 +71,23 @@ class CountingSink:
         return [self.add(each, shape, dtype, ()) for each, shape, dtype in tensors]
 
     def inlined(self, name: str, array: NDArray[Any]) -> None:
-        """Counted with the graph."""
+        """Do nothing: the weight is counted with the graph."""
 
 
 def graph_bytes(model: Model, recipe: Recipe, plan: Plan) -> int:
-    """Of the graphs and their weights, as ``write_bundle`` would write them."""
+    """Return the bytes of the graphs and their weights, as ``write_bundle`` would write them."""
     return sum(_built(model, recipe, plan)[0].values())
 
 
 def bundle_bytes(folder: Path, manifest: Manifest, model: Model, recipe: Recipe, plan: Plan) -> int:
-    """Of a whole bundle that follows a plan, without ``quality.json``.
+    """Return the bytes of a whole bundle that follows a plan, without ``quality.json``.
 
     Args:
-        folder: of the float reference; its configuration and tokenizer are the planned bundle's.
-        manifest: of the float reference, with these files.
-        model: the checkpoint's.
-        recipe: of the planned bundle.
-        plan: solved or not: what it predicts is counted as if it were there, a digit more or less.
+        folder: folder of the float reference; its configuration and tokenizer are those of the planned bundle.
+        manifest: manifest of the float reference, with these files.
+        model: the checkpoint's model.
+        recipe: recipe of the planned bundle.
+        plan: the plan; missing predictions are counted with the usual number of digits.
     """
     sizes, graphs = _built(model, recipe, plan)
     size_bytes, loss = PREDICTED
@@ -116,7 +117,7 @@ def _built(model: Model, recipe: Recipe, plan: Plan) -> tuple[dict[str, int], li
 
 
 def linear_names(model: Model, recipe: Recipe) -> set[str]:
-    """``part: linear`` of everything that a plan may speak of."""
+    """Return ``part: linear`` of every tensor that a plan may name."""
     found, blank = set(), _blank_model(model)
     everything = replace(recipe, bits=4, head_bits=None, encoder_bits=None)
     for part in model.graphs:

@@ -1,7 +1,7 @@
-"""Second moments of what enters every linear layer, from a float model and samples, one layer at a time.
+"""Second moments of the inputs of every linear layer, from a float model and samples, one layer at a time.
 
-A layer's moments go to disk before the next layer runs. Base layers see every mode in equal shares; an
-adapter sees the modes that switch it on; an encoder sees its own media.
+A layer's moments are written to disk before the next layer runs. Base layers get every mode in equal shares; an adapter
+gets the modes that switch it on; an encoder gets its own media.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ class StatisticsFolder:
         self._read = lru_cache(maxsize=1)(self._load)
 
     def keep(self, key: str, statistics: Statistics) -> None:
-        """Write those of ``part: linear``."""
+        """Write the statistics of ``part: linear``."""
         np.savez(self._path(key), moments=statistics.moments, count=statistics.count)
 
     def find(self, key: str) -> Statistics | None:
-        """Read them; None where the linear was never run."""
+        """Read the statistics of ``part: linear``; None where it was never run."""
         return self._read(key)
 
     def _load(self, key: str) -> Statistics | None:
@@ -52,13 +52,13 @@ class StatisticsFolder:
 def calibrate(
     model: FloatReference, samples: Sequence[Sample], folder: StatisticsFolder, report: Report | None = None
 ) -> None:
-    """Run samples through a float model and keep the second moments of every linear layer's inputs.
+    """Run samples through a float model and store the second moments of every linear layer's inputs.
 
     Args:
         model: the float model.
-        samples: of every mode that matters.
-        folder: where they are kept.
-        report: told what is being done.
+        samples: samples of every mode to be served.
+        folder: folder for the statistics.
+        report: called with a sentence on each step.
     """
     tell = report or (lambda _: None)
     features: dict[int, NDArray[np.float32]] = {}
@@ -108,14 +108,15 @@ class _Collected:
         self._moments: dict[str, dict[str, Moments]] = {}
 
     def add(self, name: str, mode: str, entered: NDArray[np.float32]) -> None:
+        """Add the inputs of a linear, [..., K], for a mode."""
         by_mode = self._moments.setdefault(name, {})
         by_mode.setdefault(mode, Moments(entered.shape[-1])).add(entered)
 
     def close(self) -> None:
-        """Write the stage's statistics and forget them."""
+        """Write the stage's statistics and free them."""
         for name, by_mode in self._moments.items():
             whole = next(iter(by_mode.values())).statistics()
-            for number, moments in enumerate(list(by_mode.values())[1:], 2):  # a running mean over modes
+            for number, moments in enumerate(list(by_mode.values())[1:], 2):  # running mean over modes
                 other = moments.statistics()
                 mean = whole.moments + (other.moments - whole.moments) / np.float32(number)
                 whole = Statistics(mean, whole.count + other.count)

@@ -1,4 +1,4 @@
-"""Time that onnxruntime's matrix kernels take for each scheme on this machine, measured when a plan is made.
+"""Time of onnxruntime's matrix kernels for each scheme on this machine, measured when a plan is made.
 
 Not every scheme has a kernel: onnxruntime 1.32 computes 2 bits in groups of 16 or 256, and 2 bits at accuracy level 0,
 by unpacking the whole matrix for every token, about 400 times slower than 4 bits. A plan uses no such scheme.
@@ -21,24 +21,24 @@ from palmtop.errors import InputError
 from palmtop.quantize.scheme import Scheme
 
 ENCODER_TOKENS = 256  # an encoder reads hundreds of patches or frames at once: unpacking a matrix for them costs little
-PLAIN = Scheme(bits=4, group=32)  # what every build of onnxruntime has a kernel for
-SIDE = 1024  # of the matrix that schemes are compared on
-NO_KERNEL = 8.0  # times the plain scheme's time: a kernel that reads fewer bits is at most twice as slow
-MAX_ROWS = 2048  # of a matrix that is timed; larger ones take in proportion
-STREAMED_BYTES = 32 << 20  # matrices beside each other, so that they come from memory as a model's do
+PLAIN = Scheme(bits=4, group=32)  # a scheme that every build of onnxruntime has a kernel for
+SIDE = 1024  # size of the matrix by which schemes are compared
+NO_KERNEL = 8.0  # factor of the reference scheme's time: a kernel that reads fewer bits is at most twice as slow
+MAX_ROWS = 2048  # size of a matrix that is timed; larger ones are extrapolated
+STREAMED_BYTES = 32 << 20  # bytes of matrices side by side, so that they come from memory as a model's do
 MAX_COPIES = 24
 RUNS = 5
 
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """What onnxruntime chooses a kernel by.
+    """Properties by which onnxruntime chooses a kernel.
 
     Attributes:
-        bits: of a code.
+        bits: bits of a code.
         group: codes that share a scale.
-        has_zero_points: asymmetric.
-        accuracy_level: of MatMulNBits.
+        has_zero_points: whether the scheme is asymmetric.
+        accuracy_level: accuracy level of MatMulNBits.
         tokens: rows of activations.
     """
 
@@ -50,12 +50,12 @@ class Kernel:
 
     @classmethod
     def of(cls, scheme: Scheme, accuracy_level: int, tokens: int = 1) -> Kernel:
-        """Of a tensor of this scheme."""
+        """Return the kernel for a tensor of this scheme."""
         return cls(scheme.bits, scheme.group, not scheme.symmetric, accuracy_level, tokens)
 
 
 def decode_seconds(scheme: Scheme, rows: int, columns: int, accuracy_level: int) -> float:
-    """Seconds of one token through a [rows, columns] matrix whose weights come from memory."""
+    """Return the seconds of one token through a [rows, columns] matrix whose weights come from memory."""
     timed = min(rows, MAX_ROWS)
     bits = scheme.bits + 32 / scheme.group
     copies = int(min(max(STREAMED_BYTES * 8 / (timed * columns * bits), 1), MAX_COPIES))
@@ -63,17 +63,17 @@ def decode_seconds(scheme: Scheme, rows: int, columns: int, accuracy_level: int)
 
 
 def has_kernel(scheme: Scheme, accuracy_level: int, tokens: int = 1) -> bool:
-    """Whether so many tokens go through a matrix of this scheme about as fast as at 4 bits in groups of 32."""
+    """Return whether a scheme has a kernel: about as fast as 4 bits in groups of 32 for this many tokens."""
     return _slowness(Kernel.of(scheme, accuracy_level, tokens)) < NO_KERNEL
 
 
 def with_kernel(schemes: Iterable[Scheme], accuracy_level: int, tokens: int = 1) -> tuple[Scheme, ...]:
-    """Those of the schemes that have one."""
+    """Return the schemes that have a kernel."""
     return tuple(scheme for scheme in schemes if has_kernel(scheme, accuracy_level, tokens))
 
 
 def refuse_without_kernel(tensor: str, scheme: Scheme, accuracy_level: int, tokens: int = 1) -> None:
-    """Refuse a scheme that would be computed hundreds of times slower than the others.
+    """Refuse a scheme whose matrices would be computed hundreds of times slower than others.
 
     Raises:
         InputError: names the tensor, the scheme and how slow it is.
@@ -88,14 +88,14 @@ def refuse_without_kernel(tensor: str, scheme: Scheme, accuracy_level: int, toke
 
 
 def _slowness(kernel: Kernel) -> float:
-    """Times the plain scheme's time, on a small matrix."""
+    """Time as a multiple of the reference scheme's, on a small matrix."""
     plain = _seconds(Kernel.of(PLAIN, kernel.accuracy_level, kernel.tokens), SIDE, SIDE, 1)
     return _seconds(kernel, SIDE, SIDE, 1) / plain
 
 
 @functools.cache
 def _seconds(kernel: Kernel, rows: int, columns: int, copies: int) -> float:
-    """The fastest of a few runs, for one matrix: other processes only ever make a run slower."""
+    """Seconds for one matrix, the fastest of a few runs: other processes only make a run slower."""
     import onnxruntime as ort
 
     options = ort.SessionOptions()
@@ -112,7 +112,7 @@ def _seconds(kernel: Kernel, rows: int, columns: int, copies: int) -> float:
 
 
 def _model(kernel: Kernel, rows: int, columns: int, copies: int) -> onnx.ModelProto:
-    """So many products of one row with matrices of their own."""
+    """Graph with ``count`` products of one row with separate matrices."""
     blocks = -(-columns // kernel.group)
     random = np.random.default_rng(0)
     codes = random.integers(0, 256, (rows, blocks, kernel.group * kernel.bits // 8), np.uint8)

@@ -1,4 +1,4 @@
-"""What calibrating and planning need of memory: told before hours are spent, from what is known beforehand."""
+"""Estimate of the memory for calibration and planning, checked before hours of work."""
 
 from __future__ import annotations
 
@@ -19,12 +19,11 @@ def refuse_little_memory(
     ram_bytes: int | None,
     runs: int = 1,
 ) -> None:
-    """Refuse a memory limit that one layer, its statistics and the judged samples do not fit into.
+    """Refuse a memory limit that is too small for one layer, its statistics and the samples.
 
-    An estimate from below: a layer's weights mapped, copied and prepacked; second moments in float32 and four
-    times in float64 while they are solved; float32 logits, and a sample's three times in float64; hidden states
-    between layers, of the samples that single tensors are judged on those of every layer; all of it twice where
-    two runs go side by side.
+    A lower bound: a layer's weights mapped, copied and prepacked; second moments in float32 and four times in float64
+    while they are solved; float32 logits, and a sample's three times in float64; hidden states between layers, those of
+    every layer for the samples that measure single tensors; all of it twice where two runs go side by side.
     """
     if ram_bytes is None:
         return
@@ -55,6 +54,6 @@ def refuse_little_memory(
 
 
 def stages_in_memory(checkpoint: Checkpoint, ram_bytes: int | None) -> int:
-    """Every stage where the float model fits three times into memory, else one at a time."""
+    """Return how many stages stay loaded: all if the float model fits three times into memory, else one."""
     free = [count for count in (available_memory(), ram_bytes) if count is not None]
     return 1 if free and 6 * checkpoint.size_bytes > min(free) else 4096

@@ -1,4 +1,4 @@
-"""All that has to happen before a planned or calibrated export: float model, samples, statistics, plan."""
+"""Preparation of a planned or calibrated export: float model, samples, statistics, plan."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from .sensitivity import LossMeter
 from .sequential import quantize_in_order
 from .splits import in_turns, in_two, judged_beside, judged_of
 
-ANY_SIZE = 1 << 62  # bytes, where speed alone is asked for
+ANY_SIZE = 1 << 62  # size limit in bytes, where only a speed is given
 Report = Callable[[str], None]
 
 
@@ -46,11 +46,11 @@ def prepared(
     report: Report | None = None,
     ram_bytes: int | None = None,
 ) -> Iterator[Planned]:
-    """A plan and its statistics, which are on disk while the block runs.
+    """Yield a plan with its statistics, which are on disk while the block runs.
 
     Raises:
-        InputError: a size or loss cannot be had, samples cannot be used, a plan names what is not there, or the
-            work needs more than the memory limit.
+        InputError: a size or loss is not possible, samples cannot be used, a plan names an unknown tensor, or the work
+            needs more than the memory limit.
     """
     tell = report or (lambda _: None)
     plan = request.plan or Plan(method=recipe.method, tensors={})
@@ -90,7 +90,7 @@ def prepared(
                 plan = planner.for_loss(request.loss)
             else:
                 plan = planner.for_size(ANY_SIZE if request.size_bytes is None else request.size_bytes)
-        elif not plan.tensors or is_in_order:  # what comes in order has to know all that comes before
+        elif not plan.tensors or is_in_order:  # quantisation in order needs the schemes of all tensors before
             plan = replace(plan, tensors=_uniform(float_model, recipe) | dict(plan.tensors))
         _check_names(plan, model, recipe)
         if is_in_order:
@@ -105,7 +105,7 @@ def prepared(
 
 
 class _Work:
-    """One float model on disk with what is found out about it."""
+    """One float model with its samples, statistics and codes."""
 
     def __init__(
         self,
@@ -131,7 +131,9 @@ class _Work:
     def planner(
         self, method: str, alone: Sequence[Sample], together: Sequence[Sample], verdict: Sequence[Sample]
     ) -> Planner:
-        """Measure every tensor on the first samples; whole plans will be on the second, the chosen one on the last."""
+        """Return a planner: tensors measured on the first samples, whole plans on the second, the chosen one on the
+        last.
+        """
         opened = self._reference.with_sessions(self._open_sessions)
         coded = self._coded = CodedModel(opened, METHODS[method], self.statistics.find)
         meter = LossMeter(opened, alone)
@@ -148,7 +150,7 @@ class _Work:
         return Planner(opened, whole, sensitivities, coded, method, size_of, last, limit)
 
     def quantize_in_order(self, plan: Plan, samples: Sequence[Sample]) -> None:
-        """Fill ``codes``; what is measured from here on is of them."""
+        """Fill ``codes`` layer after layer; later measurements use them."""
         model = self._reference.with_sessions(2)
 
         def keep(key: str, tensor: QuantizedTensor) -> None:
@@ -161,7 +163,7 @@ class _Work:
 
 
 def _judged_again(plan: Plan, planner: Planner) -> Plan:
-    """With the loss of the codes that were made in order; neighbours are as much better as it is."""
+    """Return the plan with the loss of the codes made in order; losses of neighbours are scaled by the same factor."""
     loss = planner.predicted(plan.tensors).mean_kl
     share = loss / max(plan.loss or loss, 1e-12)
     return replace(plan, loss=loss, frontier=tuple((size, lost * share) for size, lost in plan.frontier))
@@ -178,7 +180,7 @@ def _samples(folder: Path, manifest: Manifest, request: Request) -> list[Sample]
 
 
 def _uniform(model: FloatReference, recipe: Recipe) -> dict[str, Scheme | None]:
-    """What the recipe says, tensor by tensor."""
+    """Return the recipe's schemes, tensor by tensor."""
     found: dict[str, Scheme | None] = {}
     for part, graph in model.graphs.items():
         for name in graph.linears():
@@ -189,7 +191,7 @@ def _uniform(model: FloatReference, recipe: Recipe) -> dict[str, Scheme | None]:
 
 
 def accuracy_level_of(part: str, recipe: Recipe) -> int:
-    """At which a graph's linear layers are computed (``bundle_writer.build_graph``)."""
+    """Return the accuracy level of a graph's linear layers (``bundle_writer.build_graph``)."""
     return recipe.accuracy_level if part == "decoder" else 0
 
 

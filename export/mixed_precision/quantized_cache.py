@@ -1,4 +1,4 @@
-"""Matrices of a float model as they would come back from a bundle; their codes are kept, so that plans share them."""
+"""Dequantised matrices of a float model, with a cache of their codes that plans share."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from palmtop.quantize.statistics import Statistics
 
 from .allocation import with_fallback
 
-KEPT_BYTES = 256 << 20  # of codes; what comes after is quantised anew each time
+KEPT_BYTES = 256 << 20  # bytes of codes; later matrices are quantised anew each time
 
 
 class CodedModel:
-    """Quantises what is asked for, once while there is room for its codes."""
+    """Quantiser of requested matrices that keeps their codes up to a limit."""
 
     def __init__(
         self,
@@ -30,13 +30,13 @@ class CodedModel:
         statistics: Callable[[str], Statistics | None],
         kept_bytes: int = KEPT_BYTES,
     ) -> None:
-        """Nothing is quantised yet.
+        """Set up the cache; nothing is quantised yet.
 
         Args:
-            model: whose matrices they are.
-            quantizer: the method; clipped search where there are no statistics.
-            statistics: of a tensor's inputs, by ``part: linear``.
-            kept_bytes: of codes that are kept at most.
+            model: model of the matrices.
+            quantizer: quantisation method; clipped search where there are no statistics.
+            statistics: returns the statistics of a tensor's inputs, by ``part: linear``.
+            kept_bytes: most bytes of codes that are kept.
         """
         self._model = model
         self.quantize = on_every_core(with_fallback(quantizer))
@@ -45,12 +45,12 @@ class CodedModel:
         self._room = kept_bytes
 
     def take(self, key: str, tensor: QuantizedTensor) -> None:
-        """From now on ``part: linear`` is this one in its scheme."""
+        """Use this quantised tensor for ``part: linear`` in its scheme from now on."""
         part, _, name = key.partition(": ")
         self._kept[part, name, tensor.scheme] = tensor
 
     def weight(self, part: str, linear: Linear, scheme: Scheme) -> NDArray[np.float32]:
-        """[N, K] as it comes back."""
+        """Return the dequantised matrix, [N, K] float32."""
         key = (part, linear.name, scheme)
         found = self._kept.get(key)
         if found is None:

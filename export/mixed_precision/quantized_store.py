@@ -1,4 +1,4 @@
-"""Codes of tensors that are quantised already, on disk until the bundle is written."""
+"""Quantised tensors on disk until the bundle is written."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from .allocation import file_stem
 
 
 class CodesFolder:
-    """Quantised tensors by ``part: linear``."""
+    """Folder of quantised tensors by ``part: linear``."""
 
     def __init__(self, folder: Path) -> None:
-        """An empty folder that exists."""
+        """Use an empty folder that exists."""
         self._folder = folder
         self._kept: dict[str, QuantizedTensor] = {}
 
     def keep(self, key: str, tensor: QuantizedTensor) -> QuantizedTensor:
-        """Write a tensor and give it back with its arrays on disk, mapped."""
+        """Write a tensor and return it with its arrays mapped from disk."""
         arrays: dict[str, NDArray[Any] | None] = {
             "codes": tensor.codes,
             "scales": tensor.scales,
@@ -45,7 +45,7 @@ class CodesFolder:
         return kept
 
     def rows(self, key: str) -> StoredRows | None:
-        """What gives rows [start, stop) of it; None where it was never kept."""
+        """Return a function for rows [start, stop) of a tensor; None if it was not stored."""
         tensor = self._kept.get(key)
         if tensor is None:
             return None

@@ -1,4 +1,4 @@
-"""What a change of weights does to the answers: KL divergence from the float model, by mode of input."""
+"""Effect of changed weights on the answers: KL divergence from the float model, by mode of input."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from palmtop.export.measure.samples import Sample
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loss:
-    """How far changed weights lead from the float model.
+    """Divergence of a model with changed weights from the float model.
 
     Attributes:
-        kl: by mode, the mean of KL(float || changed) over positions, in nats.
-        top1: by mode, the share of positions with the same most likely token.
+        kl: mean of KL(float || changed) over positions in nats, by mode.
+        top1: share of positions with the same most probable token, by mode.
     """
 
     kl: Mapping[str, float]
@@ -28,28 +28,28 @@ class Loss:
 
     @property
     def mean_kl(self) -> float:
-        """Of the modes, each with the same weight."""
+        """Mean over the modes, each with the same weight."""
         return float(np.mean(list(self.kl.values())))
 
     @property
     def mean_top1(self) -> float:
-        """Likewise."""
+        """Mean of ``top1`` over the modes, each with the same weight."""
         return float(np.mean(list(self.top1.values())))
 
 
 class LossMeter:
-    """Judges changed weights on samples; what the float model does up to the first change is kept.
+    """Meter of the loss of changed weights on samples; keeps the float model's states up to the first change.
 
-    A stage is loaded once and sees every sample before the next one is: also where only one fits into memory.
+    A stage is loaded once and runs all samples before the next one is loaded, even where only one fits into memory.
     """
 
     def __init__(self, model: FloatReference, samples: Sequence[Sample], *, from_start: bool = False) -> None:
-        """Run the float model.
+        """Run the float model and keep its results.
 
         Args:
-            model: kept open; as many stages stay loaded as it was told.
-            samples: all of whose positions are judged.
-            from_start: keep nothing but the inputs, for changes that begin at the first layer anyway.
+            model: the float model, kept open; it keeps its own number of stages loaded.
+            samples: samples; all their positions are compared.
+            from_start: keep only the inputs, for changes that begin at the first layer.
         """
         self._model = model
         self._samples = samples
@@ -57,7 +57,7 @@ class LossMeter:
         self._features = _encoded(model, samples, {})
         graph = model.graphs["decoder"]
         lives = [model.decoder_inputs(s, [self._features[id(m)] for m in s.media]) for s in samples]
-        self._before: list[list[Live]] = []  # by stage and sample: what it reads; of the first stage, what all read
+        self._before: list[list[Live]] = []  # inputs by stage and sample; those of the first stage are shared
         for number, stage in enumerate(graph.stages):
             if from_start and not number:
                 self._before.append([dict(live) for live in lives])
@@ -69,7 +69,7 @@ class LossMeter:
         self._expected = [rows_of(live["logits"]) for live in lives]
 
     def loss(self, changed: Mapping[str, Changed]) -> Loss:
-        """Of weights by part and linear name, [N, K]."""
+        """Return the loss for changed weights, [N, K] by part and linear name."""
         kl: dict[str, list[NDArray[np.float64]]] = {}
         same: dict[str, list[NDArray[np.bool_]]] = {}
         for place, found in self._logits(changed):
@@ -87,7 +87,7 @@ class LossMeter:
         )
 
     def _logits(self, changed: Mapping[str, Changed]) -> Iterator[tuple[int, NDArray[np.float32] | None]]:
-        """[P, V] of every sample, or None where nothing that is changed is used."""
+        """Logits [P, V] of every sample, or None where no changed weight is used."""
         encoders = {part: weights for part, weights in changed.items() if part != "decoder" and weights}
         own = changed.get("decoder", {})
         graph = self._model.graphs["decoder"]
@@ -124,7 +124,7 @@ class LossMeter:
 def _encoded(
     model: FloatReference, samples: Sequence[Sample], encoders: Mapping[str, Changed]
 ) -> dict[int, NDArray[np.float32]]:
-    """Feature rows by a medium's identity: with changed encoders of those that they read, else of all."""
+    """Feature rows by a medium's identity: with changed encoders only of those media that use them."""
     found: dict[int, NDArray[np.float32]] = {}
     for part in ("vision", "audio"):
         media = {id(m): m for s in samples for m in s.media if m.part == part}

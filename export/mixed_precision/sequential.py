@@ -1,13 +1,13 @@
-"""Quantise a model layer after layer, each layer on what the quantised ones before it hand over.
+"""Sequential quantisation: layer after layer, each on the outputs of the quantised layers before it.
 
-Two runs of every sample go through a stage side by side: one in float, one with everything quantised that came
-before. A layer's weights are first moved to where, by least squares, the quantised run's sum behind the layer (its
-outputs with their deltas and, where it writes to the residual stream, that stream) is nearest to the float one;
-then they are quantised with the second moments of the quantised run. So a layer makes up for what those before it
-lost, as far as its inputs tell.
+Two runs of every sample go through a stage side by side: one in float, one with all earlier layers quantised. A layer's
+weights are first moved, by least squares, so that the quantised run's sum behind the layer (its outputs with their
+deltas and, where it writes to the residual stream, that stream) is nearest to the float one. Then they are quantised
+with the second moments of the quantised run. So a layer corrects the error of those before it, as far as its inputs
+allow.
 
-Quantising on the inputs of the quantised model is Frantar et al.'s (GPTQ, ``--true-sequential``). Making the
-float model's outputs the aim is Li et al., "GPTAQ: Efficient Finetuning-Free Quantization for Asymmetric
+Quantising on the inputs of the quantised model is Frantar et al.'s (GPTQ, ``--true-sequential``). Using the float
+model's outputs as the aim is from Li et al., "GPTAQ: Efficient Finetuning-Free Quantization for Asymmetric
 Calibration", ICML 2025; here the move is solved for beforehand, and the residual stream is part of the aim.
 """
 
@@ -28,7 +28,7 @@ from palmtop.quantize.rtn import dequantize
 from palmtop.quantize.scheme import QuantizedTensor, Scheme
 from palmtop.quantize.statistics import Statistics
 
-CAUTION = 0.05  # of the mean of the moments' diagonal, added to it: how far few inputs may move a weight
+CAUTION = 0.05  # share of the mean of the moments' diagonal that is added to it: limits the move for few inputs
 Array = NDArray[np.float32]
 Keep = Callable[[str, QuantizedTensor], None]
 Report = Callable[[str], None]
@@ -42,15 +42,15 @@ def quantize_in_order(
     keep: Keep,
     report: Report | None = None,
 ) -> None:
-    """Quantise every tensor that has a scheme, and hand it on.
+    """Quantise every tensor that has a scheme, layer after layer.
 
     Args:
         model: the float model; two of its stages are kept loaded.
-        samples: of every mode that matters.
-        schemes: by ``part: linear``.
-        quantizer: for whole matrices; it must do without statistics too.
-        keep: told ``part: linear`` and its codes.
-        report: told what is being done.
+        samples: samples of every mode to be served.
+        schemes: schemes by ``part: linear``.
+        quantizer: method for whole matrices; it must also work without statistics.
+        keep: called with ``part: linear`` and its codes.
+        report: called with a sentence on each step.
     """
     tell = report or (lambda _: None)
     features: list[dict[int, Array]] = [{}, {}]
@@ -76,7 +76,7 @@ def quantize_in_order(
 
 @dataclass(slots=True)
 class _Pair:
-    """One sample's values in the float run and in the quantised one."""
+    """Values of one sample in the float run and in the quantised run."""
 
     exact: Live
     changed: Live
@@ -85,14 +85,14 @@ class _Pair:
 
 
 def _encoded(walk: _Walk, media: Mapping[int, MediaInput]) -> tuple[dict[int, Array], dict[int, Array]]:
-    """Feature rows of every image or sound by its identity: exact ones, and those of the quantised encoder."""
+    """Feature rows of every image or sound by its identity: of the float encoder, and of the quantised one."""
     pairs = [_Pair(dict(feeds), dict(feeds), "") for item in media.values() for feeds in item.feeds]
     walk.run(pairs)
     return feature_rows(media, [pair.exact for pair in pairs]), feature_rows(media, [pair.changed for pair in pairs])
 
 
 class _Walk:
-    """Through one part of a model."""
+    """Pass through the stages of one part of a model."""
 
     def __init__(
         self,
@@ -106,10 +106,10 @@ class _Walk:
         self._model, self._part = model, part
         self._graph = model.graphs[part]
         self._schemes, self._quantizer, self._keep, self._report = schemes, quantizer, keep, report
-        self._tables: dict[str, Array] = {}  # [V, H] as they come back: a tied head meets its own again
+        self._tables: dict[str, Array] = {}  # [V, H] dequantised: a tied head uses the same matrix again
 
     def run(self, pairs: list[_Pair]) -> None:
-        """Quantise stage after stage; the pairs end with the graph's outputs."""
+        """Quantise stage after stage; the pairs then hold the graph's outputs."""
         stages = self._graph.stages
         for number, stage in enumerate(stages):
             self._report(f"{self._part} {number + 1}/{len(stages)}")
@@ -117,7 +117,7 @@ class _Walk:
             for group in in_groups(stage):
                 self._quantize(number, group, pairs, new)
             if number + 1 == len(stages) and self._part == "decoder":
-                break  # nobody asks for the logits
+                break  # the logits are not needed
             given = self._model.changed_weights(self._part, number, new)
             for pair in pairs:
                 pair.exact |= self._step(number, pair, pair.exact, {})
@@ -127,7 +127,7 @@ class _Walk:
         self._graph.close()
 
     def _quantize(self, number: int, group: Sequence[Linear], pairs: list[_Pair], new: dict[str, Array]) -> None:
-        """One group of ``in_groups``; its weights as they come back, [N, K] by name, join ``new``."""
+        """Quantise one group of ``in_groups``; its dequantised weights, [N, K] by name, are added to ``new``."""
         stage, todo = self._graph.stages[number], []
         for linear in group:
             key = f"{self._part}: {linear.name}"
@@ -156,13 +156,13 @@ class _Walk:
                     aim.add(pair.mode, changed[linear.input or ""], exact, changed)
         for linear, scheme, aim in todo:
             if not aim.is_seen:
-                continue  # nothing says what it does: it is stored as without samples
+                continue  # no sample has used it: it is stored as without samples
             move, statistics = aim.solved()
             tensor = self._quantizer(self._graph.weight(linear) + move, scheme, statistics)
             new[linear.name] = self._kept(f"{self._part}: {linear.name}", tensor)
 
     def _kept(self, key: str, tensor: QuantizedTensor) -> Array:
-        """Hand a tensor on; it comes back as [N, K]."""
+        """Store a quantised tensor and return it dequantised, [N, K]."""
         self._keep(key, tensor)
         return dequantize(tensor)
 
@@ -173,32 +173,32 @@ class _Walk:
 
 
 class _Aim:
-    """What one layer's weights should become: gathered mode by mode, each with the same weight in the end.
+    """Target of one layer's weights: sums gathered mode by mode, each mode with the same weight.
 
     Attributes:
-        names: values whose sum is to be as in the float run.
+        names: values whose sum should equal that of the float run.
     """
 
     def __init__(self, names: Sequence[str]) -> None:
         self.names = names
         self._mode: str | None = None
-        self._sums: list[Array] = []  # of the mode that is being added: x x^T [K, K], (what is missing) x^T [N, K]
-        self._means: list[Array] = []  # likewise, of the modes before
+        self._sums: list[Array] = []  # of the current mode: x x^T [K, K], (what is missing) x^T [N, K]
+        self._means: list[Array] = []  # the same of the modes before
         self._count, self._seen, self._modes = 0, 0, 0
 
     @property
     def is_seen(self) -> bool:
-        """A sample has used the layer."""
+        """Whether a sample has used the layer."""
         return self._mode is not None
 
     def add(self, mode: str, inputs: Array, exact: Live, changed: Live) -> None:
-        """Take one sample into account; those of one mode come one after the other.
+        """Add one sample; samples of one mode come one after the other.
 
         Args:
-            mode: of the sample.
-            inputs: [..., K] of the quantised run.
-            exact: the float run's values.
-            changed: the quantised run's.
+            mode: mode of the sample.
+            inputs: [..., K] inputs of the quantised run.
+            exact: values of the float run.
+            changed: values of the quantised run.
         """
         if mode != self._mode:
             self._end_mode()
@@ -210,7 +210,7 @@ class _Aim:
         self._count += len(x)
 
     def solved(self) -> tuple[Array, Statistics]:
-        """How far the weights should move, [N, K], and the statistics to quantise them with."""
+        """Return the move of the weights, [N, K], and the statistics to quantise them with."""
         self._end_mode()
         moments, missing = self._means
         damped = moments.astype(np.float64)
@@ -229,13 +229,13 @@ class _Aim:
 
 
 def in_groups(stage: Stage) -> list[list[Linear]]:
-    """Linears that can be quantised together, in order: of a group none hangs on what another one of it makes.
+    """Return groups of linears in order; within a group none depends on another.
 
-    The first matrices of adapters come with the layer they belong to, all second ones behind them.
+    The first matrices of adapters are in the group of their layer, all second ones in the group behind it.
     """
     groups: list[list[Linear]] = []
     level_of: dict[str, int] = {}
-    made_by: dict[str, set[str]] = {}  # by value: linears that it hangs on
+    made_by: dict[str, set[str]] = {}  # linears that each value depends on
     for node in stage.nodes:
         before = set().union(*(made_by.get(name, set()) for name in node.input), set())
         own = next((linear for linear in stage.linears if linear.weight in node.input), None)
@@ -251,7 +251,7 @@ def in_groups(stage: Stage) -> list[list[Linear]]:
 
 
 def summed(stage: Stage, linear: Linear) -> list[str]:
-    """Values whose sum a linear layer adds to with a factor of 1: followed through sums and switched-off branches."""
+    """Return values whose sum a linear layer adds to with a factor of 1, through sums and inactive branches."""
     value = next(node.output[0] for node in stage.nodes if linear.weight in node.input)
     while True:
         readers = [node for node in stage.nodes if value in node.input]

@@ -1,4 +1,4 @@
-"""Which samples plans are judged on: none that they were calibrated on."""
+"""Splits of the samples: those that measure plans are not those that calibrate."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from pathlib import Path
 from palmtop.export.measure.samples import Sample, SampleReader, later_questions
 from palmtop.runtime.bundle.manifest import Manifest
 
-JUDGED_EVERY = 4  # of a mode's samples the fourth, the eighth ... are not calibrated on: plans are judged on them
+JUDGED_EVERY = 4  # every fourth sample of a mode is not used for calibration: plans are measured on it
 SPLIT_FROM = 8  # fewer samples serve both purposes
-JUDGED_BESIDE = 800  # packaged samples of each mode that whole plans are judged on besides
-CHOOSING = 4  # every so many-th of those helps to choose a plan; the others say what the chosen one loses
-JUDGED_LOGITS_BYTES = 256 << 20  # of those
-JUDGED_ALONE = 8  # of those, that every tensor is judged on by itself, twice; whole plans are on the others
+JUDGED_BESIDE = 800  # further packaged samples of each mode that measure whole plans
+CHOOSING = 4  # every n-th of those chooses between plans; the others measure the chosen one
+JUDGED_LOGITS_BYTES = 256 << 20  # bytes of the logits of those
+JUDGED_ALONE = 8  # of those, samples that measure every tensor by itself, twice; whole plans use the others
 
 
 def judged_of(samples: Sequence[Sample]) -> list[Sample]:
-    """Of every mode those that plans are judged on; a mode with few samples gives all of them."""
+    """Return the samples of every mode that measure plans; a mode with few samples gives all of them."""
     found: list[Sample] = []
     for mode in dict.fromkeys(sample.mode for sample in samples):
         own = [sample for sample in samples if sample.mode == mode]
@@ -27,20 +27,20 @@ def judged_of(samples: Sequence[Sample]) -> list[Sample]:
 
 
 def judged_beside(folder: Path, manifest: Manifest, seen: int) -> list[Sample]:
-    """More packaged samples to judge whole plans on: what they lose hangs on few tokens, so it takes many to tell.
+    """Return further packaged samples to measure whole plans on: their loss depends on few tokens, so it takes many.
 
-    As many of each mode as the float model's logits have room for.
+    The number for each mode is limited by the memory of the float model's logits.
 
     Args:
-        folder: of the float model.
-        manifest: its own.
-        seen: packaged samples of each mode that are used already.
+        folder: folder of the float model.
+        manifest: manifest of the float model.
+        seen: number of packaged samples of each mode that are in use already.
     """
     reader, vocabulary = SampleReader(folder, manifest), manifest.decoder.vocab_size
     left = JUDGED_LOGITS_BYTES
-    most = left // (4 * vocabulary * len(manifest.routes))  # each has a position at least
+    most = left // (4 * vocabulary * len(manifest.routes))  # each has at least one position
     count = min(JUDGED_BESIDE, most)
-    by_mode = [later_questions([mode], seen, count, vocabulary) for mode in manifest.routes]  # pictures one by one
+    by_mode = [later_questions([mode], seen, count, vocabulary) for mode in manifest.routes]  # one image at a time
     found: list[Sample] = []
     for row in zip_longest(*by_mode):
         some = [reader.read(question) for question in row if question is not None]
@@ -52,9 +52,9 @@ def judged_beside(folder: Path, manifest: Manifest, seen: int) -> list[Sample]:
 
 
 def in_two(judged: Sequence[Sample]) -> tuple[list[Sample], list[Sample]]:
-    """Those that single tensors are judged on, and others for whole plans.
+    """Return the samples that measure single tensors, and others for whole plans.
 
-    A solver takes what seems harmless on its samples; how harmless that is, other samples have to say.
+    A solver takes changes that seem harmless on its samples; their real loss needs other samples.
     """
     alone: list[Sample] = []
     together: list[Sample] = []
@@ -67,10 +67,10 @@ def in_two(judged: Sequence[Sample]) -> tuple[list[Sample], list[Sample]]:
 
 
 def in_turns(beside: Sequence[Sample]) -> tuple[list[Sample], list[Sample]]:
-    """Those that plans are chosen by, and those that say what the chosen one loses.
+    """Return the samples that choose between plans, and those that measure the chosen one.
 
-    The best of several on some samples was lucky there; most are kept for the verdict, because a few tokens hold most
-    of a loss.
+    The best of several plans on some samples is partly chance; most samples are kept for the final measurement, because
+    few tokens hold most of a loss.
     """
     choosing: list[Sample] = []
     verdict: list[Sample] = []
