@@ -131,9 +131,7 @@ class _Work:
     def planner(
         self, method: str, alone: Sequence[Sample], together: Sequence[Sample], verdict: Sequence[Sample]
     ) -> Planner:
-        """Return a planner: tensors measured on the first samples, whole plans on the second, the chosen one on the
-        last.
-        """
+        """Return a planner: tensors on the first samples, whole plans on the second, the verdict on the last."""
         opened = self._reference.with_sessions(self._open_sessions)
         coded = self._coded = CodedModel(opened, METHODS[method], self.statistics.find)
         meter = LossMeter(opened, alone)

@@ -45,7 +45,7 @@ SHORTEST_STEP_S = 1e-6
 
 
 class Pace(Protocol):
-    """Policy for the number of draft tokens, and the measurements it is told."""
+    """Policy for the number of draft tokens, and receiver of its measurements."""
 
     def choose(self, match: int, found: int) -> int:
         """Return how many of ``count`` draft tokens to try after a match of this length."""

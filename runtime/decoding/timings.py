@@ -6,7 +6,7 @@ from time import perf_counter
 
 
 class Timings:
-    """Stopwatch of one answer: it starts when it is made and is told of every token."""
+    """Stopwatch of one answer: started when it is made."""
 
     def __init__(self) -> None:
         self._started = perf_counter()
