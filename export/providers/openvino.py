@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
-
-import onnx_ir as ir
 
 from palmtop.export.arch import Model
 from palmtop.export.bundle.manifest_builder import served_routes
@@ -14,13 +11,12 @@ from palmtop.export.checkpoint.lazy_tensor import Weights
 from palmtop.export.graph.builder import WeightSink
 from palmtop.export.graph.linear import GraphPrecision
 from palmtop.export.providers.fixed_shape.dequantized import BLOCKWISE_OPSET, dequantized_linear
-from palmtop.export.providers.fixed_shape.graphs import embedding_graph, mixes, rope_spec, static_graphs
+from palmtop.export.providers.fixed_shape.graphs import mixes, write_graphs
 from palmtop.export.recipe import Recipe
 from palmtop.runtime.bundle.manifest import Manifest, Route
-from palmtop.runtime.bundle.targets import StaticRoute, StaticSpec, TargetSpec
+from palmtop.runtime.bundle.targets import TargetSpec
 
 PROVIDER = "openvino"
-MASK = -1e4  # float16, in which OpenVINO's NPUs compute, holds it
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,30 +73,19 @@ def write_openvino(
     Returns:
         The manifest's entry.
     """
-    embedding = f"{PROVIDER}_embedding.onnx"
-    ir.save(embedding_graph(model, weights, sink, precision.head), folder / embedding)
-    context = recipe.context_of_target
-    chunk = min(recipe.chunk, context)
-    wanted = mixes(routes, model.adapters if recipe.adapter_mode == "gated" else ())
-    linears = dequantized_linear(precision)
-    files: dict[tuple[str, str], str] = {}
-    for graph in static_graphs(
-        model, weights, sink, linears, wanted, context=context, chunk=chunk, opset=BLOCKWISE_OPSET, is_apart=True
-    ):
-        file = f"{PROVIDER}_{graph.role}_{re.sub(r'[^A-Za-z0-9._-]', '_', graph.route)}.onnx"
-        ir.save(graph.model, folder / file)
-        files[graph.route, graph.role] = file
-    decoder = StaticSpec(
-        context=context,
-        chunk=chunk,
-        masked=MASK,
-        window=model.decoder.attention.window_in(context),
-        rope=rope_spec(model),
-        embedding=embedding,
-        routes=tuple(
-            StaticRoute(adapters=dict(mix), prefill=files[route, "prefill"], decode=files[route, "decode"])
-            for route, mix in wanted.items()
-        ),
+    decoder = write_graphs(
+        folder,
+        model,
+        weights,
+        sink,
+        dequantized_linear(precision),
+        precision.head,
+        mixes(routes, model.adapters if recipe.adapter_mode == "gated" else ()),
+        context=recipe.context_of_target,
+        chunk=recipe.chunk,
+        prefix=f"{PROVIDER}_",
+        opset=BLOCKWISE_OPSET,
+        is_apart=True,
     )
     versions = {"onnx_opset": str(BLOCKWISE_OPSET)}
     return TargetSpec(provider=PROVIDER, soc=None, versions=versions, decoder=decoder, encoders={})

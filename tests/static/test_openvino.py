@@ -201,7 +201,7 @@ def test_an_export_that_was_killed_goes_on(
     reference_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bundle: Path
 ) -> None:
     """Stopped among the target's graphs: nothing half is left, and the next try ends with the same bytes."""
-    from palmtop.export.providers import openvino as writer
+    from palmtop.export.providers.fixed_shape import graphs as writer
 
     recipe = Recipe(accuracy_level=0, target="openvino", context=CONTEXT, chunk=32)
     calls = []

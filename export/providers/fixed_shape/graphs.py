@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import onnx_ir as ir
@@ -22,25 +22,9 @@ from palmtop.export.graph.source import StaticContext
 from palmtop.runtime.bundle.manifest import Route
 from palmtop.runtime.bundle.targets import BASE_ROUTE, RopeSpec, StaticRoute, StaticSpec
 
-ROLES = ("prefill", "decode")
-FLOAT_MASK = -1e4
+MASK = -1e4  # float16, in which NPUs compute, holds it
 EMBEDDING_GRAPH = "embedding"
 WEIGHTS_FILE = "weights/static.bin"
-
-
-@dataclass(frozen=True, slots=True)
-class StaticGraph:
-    """One graph.
-
-    Attributes:
-        route: of ``mixes``.
-        role: "prefill" or "decode".
-        model: the graph itself.
-    """
-
-    route: str
-    role: str
-    model: ir.Model
 
 
 def mixes(routes: Mapping[str, Route], adapters: tuple[Adapter, ...]) -> dict[str, dict[str, float]]:
@@ -55,39 +39,76 @@ def mixes(routes: Mapping[str, Route], adapters: tuple[Adapter, ...]) -> dict[st
     return found
 
 
-def static_graphs(
+def write_graphs(
+    folder: Path,
     model: Model,
     weights: Weights,
     sink: WeightSink,
     linears: StaticLinear,
+    table: Precisions,
     wanted: Mapping[str, Mapping[str, float]],
     *,
     context: int,
     chunk: int,
+    masked: float = MASK,
+    prefix: str = "",
     opset: int = OPSET,
     is_apart: bool = False,
-) -> Iterator[StaticGraph]:
-    """Build the graphs one after the other.
+) -> StaticSpec:
+    """Write the graphs of a decoder one after the other, and the embedding's.
 
     Args:
+        folder: gets ``prefill_none.onnx``, ..., ``embedding.onnx``.
         model: what is exported.
         weights: its own, or with adapters merged into them.
         sink: gets every weight once (``SharedWeights``).
         linears: how matrices are stored.
+        table: how the embedding is.
         wanted: by name the adapters of each route (``mixes``).
         context: C.
-        chunk: S of the prefill graphs.
+        chunk: S of the prefill graphs, at most C.
+        masked: what is added to the scores of hidden columns.
+        prefix: of the files' names.
         opset: of the graphs.
         is_apart: of their attention (``StaticShape``).
+
+    Returns:
+        What ``runtime.providers.static_decoder`` needs to run them.
+
+    Raises:
+        CheckpointError: a tensor is missing, of the wrong shape, or not finite.
     """
+    chunk = min(chunk, context)
+    embedding = f"{prefix}{EMBEDDING_GRAPH}.onnx"
+    ir.save(embedding_graph(model, weights, sink, table), folder / embedding)
     by_name = {adapter.name: adapter for adapter in model.adapters}
+    routes = []
     for route, mix in wanted.items():
         on = [(by_name[name], weight) for name, weight in mix.items()]
-        for role in ROLES:
+        files = {}
+        for role, rows in (("prefill", chunk), ("decode", 1)):
             g = GraphBuilder(f"{role}_{route}", sink, opset)
-            shape = StaticShape(context, chunk if role == "prefill" else 1, is_apart)
+            shape = StaticShape(context, rows, is_apart)
             model.decoder.build_static(g, StaticContext(weights=weights, shape=shape, linear=linears, on=on))
-            yield StaticGraph(route, role, g.model())
+            files[role] = f"{prefix}{role}_{re.sub(r'[^A-Za-z0-9._-]', '_', route)}.onnx"
+            ir.save(g.model(), folder / files[role])
+        routes.append(StaticRoute(adapters=dict(mix), **files))
+    rope = model.decoder.rope
+    return StaticSpec(
+        context=context,
+        chunk=chunk,
+        masked=masked,
+        window=model.decoder.attention.window_in(context),
+        rope=RopeSpec(
+            theta=rope.theta,
+            rotary_size=rope.rotary_size,
+            attention_factor=rope.attention_factor,
+            short_factor=rope.short_factor or (),
+            long_factor=rope.long_factor or (),
+        ),
+        embedding=embedding,
+        routes=tuple(routes),
+    )
 
 
 def embedding_graph(model: Model, weights: Weights, sink: WeightSink, precision: Precisions) -> ir.Model:
@@ -114,50 +135,9 @@ def stored_linear(precision: GraphPrecision) -> StaticLinear:
     return build
 
 
-def rope_spec(model: Model) -> RopeSpec:
-    """The rotary tables as data."""
-    rope = model.decoder.rope
-    return RopeSpec(
-        theta=rope.theta,
-        rotary_size=rope.rotary_size,
-        attention_factor=rope.attention_factor,
-        short_factor=rope.short_factor or (),
-        long_factor=rope.long_factor or (),
-    )
-
-
 def write_float_graphs(folder: Path, model: Model, *, context: int, chunk: int) -> StaticSpec:
-    """Write all float32 graphs of a model and their weights: what quantisers of other targets begin with.
-
-    Args:
-        folder: empty; gets ``prefill_none.onnx``, ..., ``embedding.onnx`` and ``weights/static.bin``.
-        model: read by its architecture file.
-        context: C.
-        chunk: S of the prefill graphs.
-
-    Returns:
-        What ``runtime.static_decoder`` needs to run them.
-
-    Raises:
-        CheckpointError: a tensor is missing, of the wrong shape, or not finite.
-    """
-    routes = []
+    """Write all graphs in float32, and ``weights/static.bin``: what quantisers of other targets begin with."""
     wanted = mixes(model.routes, model.adapters)
     with WeightFile(folder, WEIGHTS_FILE) as file:
-        sink = SharedWeights(file)
-        table = embedding_graph(model, model.weights, sink, FLOAT)
-        ir.save(table, folder / f"{EMBEDDING_GRAPH}.onnx")
-        linears = stored_linear(FLOAT_GRAPH)
-        for graph in static_graphs(model, model.weights, sink, linears, wanted, context=context, chunk=chunk):
-            ir.save(graph.model, folder / f"{graph.role}_{graph.route}.onnx")
-    for route, mix in wanted.items():
-        routes.append(StaticRoute(adapters=dict(mix), prefill=f"prefill_{route}.onnx", decode=f"decode_{route}.onnx"))
-    return StaticSpec(
-        context=context,
-        chunk=chunk,
-        masked=FLOAT_MASK,
-        window=model.decoder.attention.window_in(context),
-        rope=rope_spec(model),
-        embedding=f"{EMBEDDING_GRAPH}.onnx",
-        routes=tuple(routes),
-    )
+        linears, sink = stored_linear(FLOAT_GRAPH), SharedWeights(file)
+        return write_graphs(folder, model, model.weights, sink, linears, FLOAT, wanted, context=context, chunk=chunk)

@@ -180,7 +180,7 @@ def _float_encoders(floats: Path, model: Model, weights: Weights) -> list[str]:
 
 def _float_decoder(floats: Path, model: Model, recipe: Recipe) -> StaticSpec:
     context = recipe.context_of_target
-    spec = write_float_graphs(floats, model, context=context, chunk=min(recipe.chunk, context))
+    spec = write_float_graphs(floats, model, context=context, chunk=recipe.chunk)
     for route in spec.routes:
         for file in (route.prefill, route.decode):
             graph = ir.load(floats / file)
