@@ -79,6 +79,7 @@ class FloatReference:
         open_sessions: int = 1,
         laid_open: bool = True,
         made: Made | None = None,
+        is_quantized: bool = False,
     ) -> None:
         """Build the graphs; of the weights only small ones, such as norms, are read.
 
@@ -92,8 +93,9 @@ class FloatReference:
             open_sessions: stages that are kept loaded.
             laid_open: see ``StagedGraph``.
             made: told of every set of weights that was read.
+            is_quantized: take the recipe's own bits, which makes it a bundle's model that is quantised on the way.
         """
-        own = as_float(recipe)
+        own = recipe if is_quantized else as_float(recipe)
         folder.mkdir()
         write_tokenizer(checkpoint, folder, model.chat_template)
         manifest = expected_manifest(checkpoint, model, own, workers)

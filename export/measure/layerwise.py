@@ -261,6 +261,17 @@ class StagedGraph:
         for name in [name for name in live if name not in wanted]:
             del live[name]
 
+    def shape_of(self, name: str) -> tuple[int, ...]:
+        """Of a graph input, 0 for what is not fixed; nothing where there is no such input."""
+        there = self._inputs.get(name)
+        return () if there is None else tuple(dim.dim_value for dim in there.type.tensor_type.shape.dim)
+
+    def empty(self, name: str) -> NDArray[Any]:
+        """A graph input that is a KV cache, of no token."""
+        kind = self._inputs[name].type.tensor_type
+        sizes = [dim.dim_value for dim in kind.shape.dim]
+        return np.zeros((1, *sizes[1:]), helper.tensor_dtype_to_np_dtype(kind.elem_type))
+
     def weight(self, linear: Linear) -> NDArray[np.float32]:
         """The stored weight, [N, K]."""
         lazy = self._lazy.get(linear.weight)

@@ -3,7 +3,9 @@
 Five proofs. Tensors: what the bundle stores is what the checkpoint holds, up to quantisation. Logits: the
 bundle's decoder agrees with a float32 one on packaged questions of every mode. Adapters: each gate, under the
 name the manifest gives it, changes the logits the way that adapter changes the float model. Off: with every
-gate zero the logits equal, bit for bit, those of a bundle that was exported without adapters.
+gate zero the logits equal, bit for bit, those of a decoder that is built without adapters. Blends: half of an adapter
+and half of its twin are the adapter. The float32 model is built from the checkpoint by this exporter, a layer at a
+time: that the exporter's graphs are the model is proved against transformers, in the tests.
 """
 
 from __future__ import annotations
@@ -22,30 +24,30 @@ from palmtop.errors import InputError
 from palmtop.export.adapters.install import add_adapter
 from palmtop.export.arch import Model, read_model
 from palmtop.export.bundle.bundle_writer import Making
-from palmtop.export.bundle.manifest_builder import PLAN_FILE, expected_manifest
+from palmtop.export.bundle.manifest_builder import expected_manifest
 from palmtop.export.checkpoint.folder import Checkpoint
 from palmtop.export.kv.stored_cache import stored_cache
-from palmtop.export.measure.decoder_prompts import Question, SampleReader, chosen_questions
 from palmtop.export.measure.divergence import Agreement, agreement
-from palmtop.export.mixed_precision.allocation import Planned
+from palmtop.export.measure.float_reference import FloatReference, as_float
 from palmtop.export.recipe import Recipe
-from palmtop.export.verify.judging.graph_checks import compare_graphs
-from palmtop.export.verify.judging.manifest_checks import same_manifest, wrong_checkpoint
-from palmtop.export.verify.judging.tensor_checks import compare_tensors, judge_tensors
-from palmtop.export.verify.judging.transformers_reference import TransformersReference, judge_reference
-from palmtop.export.verify.judging.verdict import judge_modes
 from palmtop.quantize.workers import Workers, plan_workers
 from palmtop.runtime.bundle.opening import Bundle, open_bundle
 from palmtop.runtime.memory.machine import available_memory, rss_bytes
 
 from . import adapters as proofs
 from .adapters import Loras
-from .baselines import neighbours, plain_bundle, weight_bytes
-from .comparison import Decoders, Divergence, Pair, Reference, compared_answers, encoders_snr
-from .greedy_answers import accuracy, worst
+from .baselines import neighbours, plain_rounding, weight_bytes
+from .comparison import Decoders, Divergence, Reference, compared_answers, encoders_snr
+from .greedy_answers import Compared, accuracy, worst
+from palmtop.export.verify.judging.graph_checks import compare_graphs
+from palmtop.export.verify.judging.manifest_checks import same_manifest, wrong_checkpoint
+from palmtop.export.verify.judging.tensor_checks import compare_tensors, judge_tensors
+from palmtop.export.verify.judging.transformers_reference import TransformersReference, judge_reference
+from palmtop.export.verify.judging.verdict import judge_modes
 from .kv_loss import cache_loss, judge_cache
+from .logits import Comparison, ask, float_model, plain_decoder
 from .quality import Check, Quality
-from .stored_precision import AsStored
+from palmtop.export.measure.decoder_prompts import Question, SampleReader, chosen_questions
 from .tensors import MISSING, Likeness
 
 Report = Callable[[str], None]
@@ -124,54 +126,45 @@ def verify(
         loss, shortened = cache_loss(bundle, items, tell, ram_bytes)
         checks += judge_cache(loss) if loss else []
         kv_cache, skipped = loss.to_dict() if loss else {}, (*skipped, *filter(None, [shortened]))
-    if reason := _not_comparable(graph_checks, tensors) or _too_large(checkpoint, ram_bytes):
+    if reason := _not_comparable(graph_checks, tensors):
         return _summed_up(started, checks, tensors, kv_cache=kv_cache, skipped=(*skipped, reason))
     with tempfile.TemporaryDirectory(prefix="palmtop-verify-") as temporary:
+        folder = Path(temporary)
         tell("float reference")
-        reference = _make_reference(Path(temporary), checkpoint, model, recipe, loras, bundle, workers)
-        tell("logits")
-        decoders = Decoders(bundle, reference)
-        readers = _readers(bundle, reference)
-        questions = [q for q in questions if q[0] in _common(bundle, reference)]
-        pairs = [(readers[0].read(mode, m), readers[1].read(mode, m)) for mode, m, _ in questions]
-        modes = {
-            m: _mode_agreement(decoders, m, [p for p in pairs if p[0].mode == m])
-            for m in dict.fromkeys(exact.mode for exact, _ in pairs)
-        }
+        own, as_gated = float_model(model, recipe, loras, bundle)
+        reference = FloatReference(folder / "float", checkpoint, own, as_gated, workers=workers, laid_open=False)
+        common = [mode for mode in bundle.manifest.modes if mode in reference.manifest.routes]
+        questions = [question for question in questions if question[0] in common]
+        asked, is_limited = ask(bundle, reference, questions, _parameters(checkpoint), tell)
+        if is_limited:
+            count = len(asked) / max(1, len({each.mode for each in asked}))
+            skipped += (f"logits: of the large model {count:.2g} questions of each mode were compared",)
+        logits = Comparison(bundle, reference, asked, is_limited=is_limited)
+        plain = plain_decoder(bundle, model, recipe, workers) if bundle.manifest.adapters else None
+        logits.run(plain, tell, also_off=independent)
+        modes = {mode: _mode_agreement(logits, mode) for mode in dict.fromkeys(each.mode for each in asked)}
+        losses = logits.losses()
+        rounded = partial(_plain_losses, folder / "rounded", checkpoint, model, recipe, logits, workers, tell)
+        checks += judge_modes(modes, losses, recipe, rounded)
         if other is not None:
             tell("transformers")
-            prompts = [(pair[0].input_ids, decoders.answer(pair[0], {})) for pair in pairs]
-            gates = decoders.gates(decoders.float_manifest, {})
-            logits = [decoders.exact.logits(p[0], gates, t[1]) for p, t in zip(pairs, prompts, strict=True)]
-            checks.append(judge_reference(other, prompts, logits))
-        losses = decoders.losses(pairs)
-        checks += judge_modes(
-            modes,
-            losses,
-            recipe,
-            partial(_plain_losses, Path(temporary), checkpoint, model, recipe, decoders, questions, pairs),
-        )
-        tell("adapters")
-        adapters = {a.name: proofs.measure(decoders, a.name, pairs) for a in bundle.manifest.adapters}
+            prompts = [(each.pair[0].input_ids, each.tokens) for each in asked]
+            checks.append(judge_reference(other, prompts, [logits.exact(n, {}) for n in range(len(asked))]))
+        adapters = {a.name: proofs.measure(logits, a.name) for a in bundle.manifest.adapters}
         checks += proofs.judge(adapters)
-        checks += proofs.off_is_base(decoders, pairs)
-        compared, others = [], []
-        if answers:
-            tell("answers")
-            compared = [
-                compared_answers(decoders, readers[0], p, question)
-                for p, question in zip(pairs, questions, strict=True)
-            ]
-            tell("neighbours")
-            divergence = Divergence(decoders, questions, pairs)
-            others = neighbours(Path(temporary), checkpoint, model, recipe, divergence, Making(workers=workers))
-            del divergence
-        del decoders  # before more of them are loaded
-        tell("blends")
-        checks += proofs.blending(bundle, Bundle(reference.float_folder, reference.float_manifest), pairs)
+        checks += proofs.off_is_base(logits)
+        checks += proofs.blending(logits)
+        compared: list[Compared] = []
+        others: list[dict[str, Any]] = []
+        if answers and (reason := _too_large(checkpoint, ram_bytes)):
+            skipped += (reason,)
+        elif answers:
+            compared, others = _whole_answers(
+                folder, checkpoint, model, recipe, bundle, workers, loras, questions, tell
+            )
     return replace(
         _summed_up(started, checks, tensors, modes=modes, adapters=adapters, kv_cache=kv_cache, skipped=skipped),
-        encoders=encoders_snr(pairs),
+        encoders=encoders_snr([each.pair for each in asked]),
         losses=losses,
         weight_bytes=weight_bytes(bundle.path),
         accuracy=accuracy(compared),
@@ -211,8 +204,8 @@ def _too_large(checkpoint: Checkpoint, ram_bytes: int | None) -> str | None:
     if free is None or needed <= free:
         return None
     return (
-        f"logits and adapters: a float32 reference needs about {needed / 1e9:.1f} GB, there are"
-        f" {free / 1e9:.1f} GB left; tensors were compared"
+        f"whole answers: two decoders need about {needed / 1e9:.1f} GB, there are {free / 1e9:.1f} GB left;"
+        " logits were compared"
     )
 
 
@@ -226,70 +219,60 @@ def _not_comparable(graphs: list[Check], tensors: dict[str, Likeness]) -> str | 
     return f"logits and adapters: {len(missing)} stored tensors are missing or of another shape, such as '{missing[0]}'"
 
 
+def _parameters(checkpoint: Checkpoint) -> int:
+    return sum(int(np.prod(checkpoint.shape(name) or ())) for name in checkpoint.names)
+
+
 def _plain_losses(
     folder: Path,
     checkpoint: Checkpoint,
     model: Model,
     recipe: Recipe,
-    decoders: Decoders,
-    questions: list[Question],
-    pairs: list[Pair],
+    logits: Comparison,
+    workers: Workers,
+    tell: Report,
 ) -> dict[str, float]:
     """KL by mode of plain rounding to 4 bits in groups of 32, its activations in float32."""
-    manifest, place = plain_bundle(folder, checkpoint, model, recipe)
-    return Divergence(decoders, questions, pairs).by_mode(place, manifest)
+    rounded = plain_rounding(recipe)
+    other = FloatReference(folder, checkpoint, model, rounded, workers=workers, laid_open=False, is_quantized=True)
+    return logits.loss_of(other, tell)
 
 
-def _planned(bundle: Bundle) -> Planned | None:
-    """The bundle's codes where another export would need its plan, statistics and all, to come to the same."""
-    return AsStored(bundle.path) if PLAN_FILE in bundle.manifest.files else None
+def _mode_agreement(logits: Comparison, mode: str) -> Agreement:
+    places, weights = logits.places(mode), logits.weights_of(mode)
+    return agreement(
+        np.concatenate([logits.exact(place, weights) for place in places]),
+        np.concatenate([logits.found(place, weights) for place in places]),
+    )
 
 
-def _make_reference(
+def _whole_answers(
     folder: Path,
     checkpoint: Checkpoint,
     model: Model,
     recipe: Recipe,
-    loras: Loras,
     bundle: Bundle,
     workers: Workers,
-) -> Reference:
+    loras: Loras,
+    questions: list[Question],
+    tell: Report,
+) -> tuple[list[Compared], list[dict[str, Any]]]:
+    """Whole answers of both models, and other bundles of the checkpoint: decoders that are loaded whole."""
     from palmtop.export.bundle.bundle_writer import write_bundle
 
-    planned, decoder = _planned(bundle), bundle.manifest.decoder
-    cache = stored_cache(bundle.file(decoder.file), decoder)
-
-    float_folder, plain_folder = folder / "float", folder / "plain"
-    for each in (float_folder, plain_folder):
-        each.mkdir()
-    recipe = replace(recipe, target=None, soc=None)  # what is compared runs on the CPU
-    as_float = replace(recipe, bits=32, head_bits=None, encoder_bits=None, kv=32)
-    write_bundle(float_folder, checkpoint, model, as_float)
+    tell("answers")
+    place = folder / "whole"
+    place.mkdir()
+    write_bundle(place, checkpoint, model, as_float(recipe))
     for name, path in loras.items():
-        add_adapter(float_folder, path, name)
-    float_manifest = open_bundle(float_folder, hashes=False).manifest
-    plain = replace(recipe, adapters="none") if recipe.adapter_mode == "gated" else recipe
-    plain_manifest = write_bundle(plain_folder, checkpoint, model, plain, Making(workers=workers), planned, cache)
-    return Reference(float_folder, float_manifest, plain_folder, plain_manifest)
-
-
-def _readers(bundle: Bundle, reference: Reference) -> tuple[SampleReader, SampleReader]:
-    """Of questions, with the float encoders and with the bundle's."""
-    exact = SampleReader(reference.float_folder, reference.float_manifest)
-    return exact, SampleReader(bundle.path, bundle.manifest)
-
-
-def _common(bundle: Bundle, reference: Reference) -> list[str]:
-    """Modes that both serve; other differences of the routes are a check of their own."""
-    return [mode for mode in bundle.manifest.modes if mode in reference.float_manifest.routes]
-
-
-def _mode_agreement(decoders: Decoders, mode: str, pairs: list[Pair]) -> Agreement:
-    weights = decoders.float_manifest.routes[mode].adapters if decoders.manifest.adapters else {}
-    exact, found = [], []
-    for pair in pairs:
-        tokens = decoders.answer(pair[0], weights)
-        e, f = decoders.both(pair, weights, tokens)
-        exact.append(e)
-        found.append(f)
-    return agreement(np.concatenate(exact), np.concatenate(found))
+        add_adapter(place, path, name)
+    reference = Reference(place, open_bundle(place, hashes=False).manifest)
+    decoders = Decoders(bundle, reference)
+    readers = SampleReader(place, reference.float_manifest), SampleReader(bundle.path, bundle.manifest)
+    pairs = [(readers[0].read(mode, m), readers[1].read(mode, m)) for mode, m, _ in questions]
+    compared = [
+        compared_answers(decoders, readers[0], pair, question) for pair, question in zip(pairs, questions, strict=True)
+    ]
+    tell("neighbours")
+    divergence = Divergence(decoders, questions, pairs)
+    return compared, neighbours(folder, checkpoint, model, recipe, divergence, Making(workers=workers))

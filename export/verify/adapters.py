@@ -15,11 +15,10 @@ from palmtop.export.arch import Model
 from palmtop.export.checkpoint.lazy_tensor import Weight
 from palmtop.export.checkpoint.lora import Adapter
 from palmtop.export.measure.divergence import cosine, kl, ratio_db, snr_db
-from palmtop.export.measure.onnx_decoder import DecoderProbe
-from palmtop.runtime.bundle.manifest import DecoderSpec, Manifest
+from palmtop.runtime.bundle.manifest import Manifest
 from palmtop.runtime.bundle.opening import Bundle
 
-from .comparison import Decoders, Pair
+from .logits import TWIN, Comparison
 from .quality import Check
 from .tensors import MISSING, Likeness
 
@@ -27,11 +26,10 @@ MIN_EFFECT_COSINE = 0.6  # of the change of logits, against the float model's; m
 EFFECT_RATIO = (0.7, 1.4)  # of its size
 MATCH_SHARE = 0.5  # of the effect's KL that may lie between bundle and float model with the adapter on
 MATCH_NOISE = 2.0  # times the KL that quantisation of the base costs without any adapter
+STEPS = 2  # first tokens of an answer: on later ones any damage to a model that knows them looks alike
 MAX_FLOAT_BLEND = 1e-4  # of the logits' range
 MAX_BLEND = 0.02  # likewise, where activations are rounded once more at other places; half an adapter is 0.1 and more
 MAX_BLEND_OF_EFFECT = 0.1  # of the change that the adapter makes, where that is larger
-TWIN = "palmtop-twin"
-STEPS = 2
 
 Loras = Mapping[str, Path]
 """PEFT folders of adapters that were added, by their names in the bundle."""
@@ -119,16 +117,14 @@ def _likeness(weight: Weight, found: NDArray[np.float32], bits: int) -> Likeness
     return Likeness(ratio_db(float(np.square(expected, dtype=np.float64).sum()), noise), bits)
 
 
-def measure(decoders: Decoders, name: str, pairs: Sequence[Pair]) -> dict[str, float]:
+def measure(logits: Comparison, name: str) -> dict[str, float]:
     """How the adapter changes the logits, against how it changes the float model's where that one has it."""
-    compared = decoders.float_manifest.adapter(name) is not None
+    compared = name in logits.originals
     rows: dict[str, list[NDArray[np.float32]]] = {key: [] for key in ("eoff", "foff", "eon", "fon")}
-    for pair in pairs:
-        tokens = decoders.exact.greedy(pair[0], decoders.gates(decoders.float_manifest, {}), STEPS)
-        exact_off, found_off = decoders.both(pair, {}, tokens)
-        exact_on, found_on = decoders.both(pair, {name: 1.0}, tokens)
-        for key, value in zip(rows, (exact_off, found_off, exact_on, found_on), strict=True):
-            rows[key].append(value)
+    for place in logits.acting(name):
+        for key, weights in (("off", {}), ("on", {name: 1.0})):
+            rows[f"e{key}"].append(logits.exact(place, weights if compared else {})[:STEPS])
+            rows[f"f{key}"].append(logits.found(place, weights)[:STEPS])
     eoff, foff, eon, fon = (np.concatenate(value) for value in rows.values())
     if not compared:
         return {"effect_kl": float(kl(fon, foff).mean()), "changed": float(np.abs(fon - foff).max())}
@@ -194,15 +190,13 @@ def judge(adapters: Mapping[str, Mapping[str, float]]) -> list[Check]:
     return checks
 
 
-def off_is_base(decoders: Decoders, pairs: Sequence[Pair]) -> list[Check]:
+def off_is_base(logits: Comparison) -> list[Check]:
     """With every gate 0 the logits are those of a bundle without adapters, bit for bit."""
-    if not decoders.manifest.adapters:
+    if not logits.manifest.adapters:
         return []
-    worst = 0.0
-    for _, found in pairs:
-        tokens = np.arange(3, dtype=np.int64)
-        off = decoders.found.logits(found, decoders.gates(decoders.manifest, {}), tokens)
-        plain = decoders.plain.logits(found, np.zeros(0, np.float32), tokens)
+    worst, places = 0.0, logits.off_places
+    for place in places:
+        off, plain = logits.found(place, {}), logits.plain(place)
         if not np.array_equal(off, plain):  # NaN is not equal either
             worst = max(worst, float(np.nan_to_num(np.abs(off - plain), nan=np.inf).max()))
     return [
@@ -211,34 +205,27 @@ def off_is_base(decoders: Decoders, pairs: Sequence[Pair]) -> list[Check]:
             passed=worst == 0.0,
             value=worst,
             limit=0.0,
-            detail=f"largest difference over {len(pairs)} questions is {worst:g}, expected 0 bit for bit",
+            detail=f"largest difference over {len(places)} questions is {worst:g}, expected 0 bit for bit",
         )
     ]
 
 
-def blending(bundle: Bundle, float_bundle: Bundle, pairs: Sequence[Pair]) -> list[Check]:
-    """Half of an adapter and half of its twin are the adapter: in the float bundle, and in the one under test."""
+def blending(logits: Comparison) -> list[Check]:
+    """Half of an adapter and half of its twin are the adapter: in the float reference, and in the bundle."""
     checks = []
-    for which, label in ((float_bundle, "float32"), (bundle, "bundle")):
-        if not which.manifest.adapters:
-            continue
-        probe = twin_probe(which.file(which.manifest.decoder.file), which.manifest.decoder)
-        prompts = [pair[which is bundle] for pair in pairs]
-        for spec in which.manifest.adapters:
-            count = len(which.manifest.adapters)
-            whole, halves = np.zeros((2, 2 * count), np.float32)
-            whole[spec.gate], halves[spec.gate], halves[count + spec.gate] = 1.0, 0.5, 0.5
-            tokens = np.arange(3, dtype=np.int64)
-            once = np.concatenate([probe.logits(p, whole, tokens) for p in prompts])
-            twice = np.concatenate([probe.logits(p, halves, tokens) for p in prompts])
-            share = float(np.abs(once - twice).max()) / (float(np.ptp(once)) or 1.0)
-            off = np.concatenate([probe.logits(p, np.zeros_like(whole), tokens) for p in prompts])
+    own = [adapter.name for adapter in logits.manifest.adapters]
+    for names, of, label in ((logits.originals, logits.exact, "float32"), (own, logits.found, "bundle")):
+        for number, name in enumerate(names):
+            places, halves = logits.blended(), {name: 0.5, f"{TWIN}-{number}": 0.5}
+            once = np.concatenate([of(place, {name: 1.0}) for place in places])
+            twice = np.concatenate([of(place, halves) for place in places])
+            off = np.concatenate([of(place, {}) for place in places])
             spread = float(np.ptp(once)) or 1.0
-            effect = float(np.abs(once - off).max()) / spread
-            limit = MAX_FLOAT_BLEND if which is float_bundle else max(MAX_BLEND, MAX_BLEND_OF_EFFECT * effect)
+            share, effect = float(np.abs(once - twice).max()) / spread, float(np.abs(once - off).max()) / spread
+            limit = MAX_FLOAT_BLEND if label == "float32" else max(MAX_BLEND, MAX_BLEND_OF_EFFECT * effect)
             checks.append(
                 Check(
-                    name=f"adapter {spec.name}: 0.5 + 0.5 is 1, {label}",
+                    name=f"adapter {name}: 0.5 + 0.5 is 1, {label}",
                     passed=share <= limit,  # false for NaN
                     value=round(share, 9),
                     limit=limit,
@@ -247,11 +234,3 @@ def blending(bundle: Bundle, float_bundle: Bundle, pairs: Sequence[Pair]) -> lis
                 )
             )
     return checks
-
-
-def twin_probe(path: Path, spec: DecoderSpec) -> DecoderProbe:
-    """The decoder with every adapter twice, the second ones behind the first in the gates' order; same bytes."""
-    graph = DecoderGraph(path)
-    for place, name in enumerate(graph.adapters):
-        graph.insert(f"{TWIN}-{place}", graph.deltas(name))
-    return DecoderProbe(path, spec, graph=ir.to_proto(graph.model).SerializeToString())

@@ -51,9 +51,9 @@ def neighbours(
     return found
 
 
-def plain_bundle(folder: Path, checkpoint: Checkpoint, model: Model, recipe: Recipe) -> tuple[Manifest, Path]:
-    """The bundle that plain rounding makes: 4 bits in groups of 32 with zero points, float32 activations and cache."""
-    own = replace(
+def plain_rounding(recipe: Recipe) -> Recipe:
+    """The recipe with plain rounding to 4 bits in groups of 32 with zero points, float32 activations and cache."""
+    return replace(
         recipe,
         bits=4,
         group=32,
@@ -66,6 +66,3 @@ def plain_bundle(folder: Path, checkpoint: Checkpoint, model: Model, recipe: Rec
         target=None,
         soc=None,
     )
-    place = folder / "plain-rounding"
-    place.mkdir()
-    return write_bundle(place, checkpoint, model, own), place

@@ -1,4 +1,4 @@
-"""The decoder under test beside the float one and the one without adapters, on the same questions."""
+"""The decoder under test beside the float one, both loaded whole, for whole answers to the same questions."""
 
 from __future__ import annotations
 
@@ -10,15 +10,14 @@ from numpy.typing import NDArray
 
 from palmtop.errors import BundleError
 from palmtop.export.checkpoint.tokenizer_files import TOKENIZER_FILE
-from palmtop.export.measure.decoder_prompts import Question, SampleReader
 from palmtop.export.measure.divergence import kl, snr_db
 from palmtop.export.measure.onnx_decoder import DecoderProbe, ProbeInput
-from palmtop.export.verify.judging.verdict import with_float_activations
 from palmtop.runtime.bundle.manifest import Manifest
 from palmtop.runtime.bundle.opening import Bundle
 from palmtop.runtime.reference import has_packaged_vocabulary
 
 from .greedy_answers import MAX_TOKENS, Compared, prompt_text, text_of
+from palmtop.export.measure.decoder_prompts import Question, SampleReader
 
 STEPS = 6  # teacher-forced tokens a question at most: what comes after an answer's end nobody sees
 GENERAL_STEPS = 16  # likewise of a request without a known answer: those are longer
@@ -29,28 +28,22 @@ Pair = tuple[ProbeInput, ProbeInput]
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """The float bundle made of the checkpoint, and one without adapters made like the bundle under test."""
+    """The float bundle made of the checkpoint."""
 
     float_folder: Path
     float_manifest: Manifest
-    plain_folder: Path
-    plain_manifest: Manifest
 
 
 class Decoders:
-    """The decoder under test, the float one and the one without adapters."""
+    """The decoder under test and the float one."""
 
     def __init__(self, bundle: Bundle, reference: Reference) -> None:
         self.manifest = bundle.manifest
         self.float_manifest = reference.float_manifest
         self.steps = STEPS if has_packaged_vocabulary(bundle.path / TOKENIZER_FILE) else GENERAL_STEPS
-        self._file = bundle.file(bundle.manifest.decoder.file)
         self.found = DecoderProbe(bundle.file(bundle.manifest.decoder.file), bundle.manifest.decoder)
         self.exact = DecoderProbe(
             reference.float_folder / reference.float_manifest.decoder.file, reference.float_manifest.decoder
-        )
-        self.plain = DecoderProbe(
-            reference.plain_folder / reference.plain_manifest.decoder.file, reference.plain_manifest.decoder
         )
         if self.found.num_gates != len(bundle.manifest.adapters):
             raise BundleError(
@@ -79,30 +72,6 @@ class Decoders:
             self.exact.logits(exact, self.gates(self.float_manifest, weights), tokens),
             self.found.logits(found, self.gates(self.manifest, weights), tokens),
         )
-
-    def losses(self, pairs: list[Pair]) -> dict[str, dict[str, float]]:
-        """By mode: what the weights lose with float activations, and what the kernels' 8-bit activations lose then."""
-        path, spec = self._file, self.manifest.decoder
-        graph = with_float_activations(path)
-        level0 = self.found if graph is None else DecoderProbe(path, spec, graph=graph)
-        rows: dict[str, list[tuple[NDArray[np.float32], ...]]] = {}
-        for pair in pairs:
-            mode = pair[0].mode
-            weights = self.float_manifest.routes[mode].adapters if self.manifest.adapters else {}
-            tokens = self.answer(pair[0], weights)
-            exact, found = self.both(pair, weights, tokens)
-            between = level0.logits(pair[1], self.gates(self.manifest, weights), tokens)
-            rows.setdefault(mode, []).append((exact, between, found))
-        losses = {}
-        for mode, each in rows.items():
-            exact, between, found = (np.concatenate(some) for some in zip(*each, strict=True))
-            losses[mode] = {
-                "weights": round(float(kl(exact, between).mean()), 6),
-                "weights_top1": float((exact.argmax(-1) == between.argmax(-1)).mean()),
-                "activations": round(float(kl(between, found).mean()), 6),
-                "activations_top1": float((between.argmax(-1) == found.argmax(-1)).mean()),
-            }
-        return losses
 
 
 def encoders_snr(pairs: list[Pair]) -> dict[str, float]:

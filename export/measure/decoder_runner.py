@@ -1,0 +1,136 @@
+"""Run a decoder stage by stage over many prompts at once, each with a KV cache: the one place that feeds its inputs.
+
+The same arithmetic as a session of the whole graph that reads a prompt and then its continuation: every chunk goes
+through a stage with the keys and values that the chunks before it left there. Only one stage's weights and one stage's
+keys and values are in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .float_reference import judged, rows_of
+from .layerwise import Live, StagedGraph
+from .onnx_decoder import ProbeInput
+
+Report = Callable[[int, int], None]  # stages done, stages in all
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Run:
+    """One prompt under some gates.
+
+    Attributes:
+        prompt: as arrays.
+        gates: [A] adapter weights; ignored by a graph without adapters.
+        tokens: [T] the continuation; the last one is predicted and not fed.
+    """
+
+    prompt: ProbeInput
+    gates: NDArray[np.float32]
+    tokens: NDArray[np.int64]
+
+
+@dataclass(slots=True, eq=False)
+class _Chunk:
+    """Tokens that are read at once, and what lives of them between two stages.
+
+    Attributes:
+        run: number of the run.
+        live: values by name.
+        positions: whose logits are wanted; None for the last one, as the graph has it.
+    """
+
+    run: int
+    live: Live
+    positions: NDArray[np.int64] | None
+
+
+class DecoderRunner:
+    """A decoder graph of ours, float or quantised."""
+
+    def __init__(self, graph: StagedGraph, *, step: int = 1) -> None:
+        """Nothing is loaded yet.
+
+        Args:
+            graph: of the decoder.
+            step: tokens of a continuation that are read at once; 1 is what a session does.
+        """
+        self._graph, self._step = graph, step
+
+    def logits(self, runs: Sequence[Run], report: Report | None = None) -> list[NDArray[np.float32]]:
+        """Of every run [T, V]: row t predicts token t of its continuation.
+
+        Raises:
+            BundleError: onnxruntime cannot load or run a stage.
+        """
+        graph, tell = self._graph, report or (lambda done, total: None)
+        rounds = self._chunks(runs)
+        count = len(graph.stages)
+        for number, stage in enumerate(graph.stages):
+            past = [name for name in stage.inputs if name.startswith("past_key_values.")]
+            present = [name for name in stage.made if name.startswith("present.")]
+            if not past and not present:  # no chunk waits for another: the weights are read once for all
+                self._step_all(number, [chunk for some in rounds for chunk in some], ())
+            caches: dict[int, Live] = {}
+            for some in rounds if past or present else ():
+                for chunk in some:
+                    chunk.live |= caches.get(chunk.run) or {name: graph.empty(name) for name in past}
+                self._step_all(number, some, present)
+                for chunk in some:
+                    caches[chunk.run] = {
+                        name.replace("present.", "past_key_values."): chunk.live.pop(name) for name in present
+                    }
+                    for name in past:
+                        chunk.live.pop(name, None)
+            for some in rounds:
+                for chunk in some:
+                    graph.forget(chunk.live, number)
+            tell(number + 1, count)
+        graph.close()
+        rows: list[list[NDArray[np.float32]]] = [[] for _ in runs]
+        for some in rounds:
+            for chunk in some:
+                rows[chunk.run].append(rows_of(chunk.live["logits"]))
+        return [np.concatenate(own) for own in rows]
+
+    def _step_all(self, number: int, chunks: Sequence[_Chunk], exposed: Sequence[str]) -> None:
+        graph = self._graph
+        lives = [judged(graph, number, chunk.live, chunk.positions) for chunk in chunks]
+        for chunk, found in zip(chunks, graph.run_all(number, lives, exposed=exposed), strict=True):
+            chunk.live |= found
+
+    def _chunks(self, runs: Sequence[Run]) -> list[list[_Chunk]]:
+        """By their place in the run: prompts, then what comes behind them."""
+        rounds: list[list[_Chunk]] = []
+        for number, run in enumerate(runs):
+            fed, start = run.tokens[:-1], 0
+            parts = [run.prompt.input_ids, *(fed[at : at + self._step] for at in range(0, len(fed), self._step))]
+            for place, ids in enumerate(parts):
+                positions = np.arange(len(ids)) if place and len(ids) > 1 else None
+                chunk = _Chunk(number, self._inputs(run, ids, start + len(ids)), positions)
+                if place == len(rounds):
+                    rounds.append([])
+                rounds[place].append(chunk)
+                start += len(ids)
+        return rounds
+
+    def _inputs(self, run: Run, ids: NDArray[np.int64], total: int) -> Live:
+        """Graph inputs of one chunk, its caches left out."""
+        places = run.prompt.media_places
+        index = np.zeros(max(total, len(places)), np.int64)
+        index[: len(places)] = places
+        feeds: dict[str, NDArray[Any]] = {
+            "input_ids": ids[None],
+            "attention_mask": np.ones((1, total), np.int64),
+            "media_index": index,
+            "media_features": run.prompt.features,
+            "adapter_gates": run.gates,
+            "rope_long": np.array([False]),
+        }
+        return {name: value for name, value in feeds.items() if name in self._graph.inputs}

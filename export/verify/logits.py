@@ -1,0 +1,402 @@
+"""Logits of the float reference, of the bundle, and of the bundle without adapters, all under the same gates.
+
+What is to be compared is asked for first and run at once: each model is walked once, a layer in memory at a time, over
+every prompt under every setting of the gates (``measure.decoder_runner``). So a model of any size is compared within
+the memory of a few of its layers. The float reference is built by the exporter itself; it proves what rounding and
+adapters do, not that the graphs are the model.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from palmtop.errors import BundleError
+from palmtop.export.adapters.adapter_source import read_peft
+from palmtop.export.adapters.fused_projections import fused_pair, parts_of
+from palmtop.export.adapters.graph import DecoderGraph
+from palmtop.export.arch import Model
+from palmtop.export.bundle.bundle_writer import build_graph, merged_weights
+from palmtop.export.bundle.manifest_builder import PLAN_FILE, gated_adapters, served_routes
+from palmtop.export.checkpoint.lora import Adapter
+from palmtop.export.checkpoint.tokenizer_files import TOKENIZER_FILE
+from palmtop.export.kv.stored_cache import stored_cache
+from palmtop.export.measure.decoder_runner import DecoderRunner, Run
+from palmtop.export.measure.divergence import kl
+from palmtop.export.measure.float_reference import FloatReference
+from palmtop.export.measure.layerwise import StagedGraph
+from palmtop.export.measure.lazy_weights import LazySink
+from palmtop.export.measure.onnx_decoder import ProbeInput
+from palmtop.export.measure.samples import Question as Line
+from palmtop.export.measure.samples import Sample, SampleReader
+from palmtop.export.recipe import Recipe
+from palmtop.quantize.workers import Workers
+from palmtop.runtime.bundle.manifest import Manifest
+from palmtop.runtime.bundle.opening import Bundle
+from palmtop.runtime.reference import has_packaged_vocabulary
+
+from .comparison import GENERAL_STEPS, STEPS, Pair
+from palmtop.export.verify.judging.verdict import with_float_activations
+from palmtop.export.measure.decoder_prompts import Question
+from .stored_precision import AsStored
+
+TWIN = "palmtop-twin"
+MOST_WORK = 60e12  # multiply-adds of the float decoder; fewer questions of each mode are asked where they would be more
+STEP = 64  # tokens of a continuation that the float reference reads at once: the same up to float32's rounding
+
+Weights = Mapping[str, float]
+Key = tuple[tuple[str, float], ...]  # weights that are not 0, by name
+Report = Callable[[str], None]
+Logits = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Asked:
+    """One question for both models.
+
+    Attributes:
+        sample: as calibration reads it.
+        tokens: [T] the first of the right answer's, its end included; the end of the question where none is known.
+        pair: the prompt with the float encoders' feature rows, and with the bundle's.
+    """
+
+    sample: Sample
+    tokens: NDArray[np.int64]
+    pair: Pair
+
+    @property
+    def mode(self) -> str:
+        """Of input."""
+        return self.sample.mode
+
+
+def float_model(model: Model, recipe: Recipe, loras: Mapping[str, Path], bundle: Bundle) -> tuple[Model, Recipe]:
+    """The model that the bundle is compared with: its base with what is merged, and every adapter twice.
+
+    The twins' gates lie behind all others. Half of an adapter and half of its twin must be the adapter.
+    """
+    adapters = [*gated_adapters(model, recipe), *(_fitted(read_peft(p, n), bundle) for n, p in loras.items())]
+    twins = [replace(adapter, name=f"{TWIN}-{place}") for place, adapter in enumerate(adapters)]
+    own = replace(
+        model,
+        weights=merged_weights(model, recipe),
+        routes=served_routes(model, recipe),
+        adapters=(*adapters, *twins),
+    )
+    return own, replace(recipe, adapters="gated" if adapters else "none")
+
+
+def _fitted(adapter: Adapter, bundle: Bundle) -> Adapter:
+    """An adapter of separate projections for the bundle's fused ones."""
+    graph = DecoderGraph(bundle.file(bundle.manifest.decoder.file))
+    attention = graph.heads(bundle.manifest.decoder)
+    found = {
+        name: pair
+        for name, (rows, _) in graph.linears.items()
+        if (pair := fused_pair(adapter, name, parts_of(name, rows, attention))) is not None
+    }
+    return replace(adapter, pair=found.get, targets=tuple(found))
+
+
+class Comparison:
+    """The decoders of a comparison, and the logits that they gave.
+
+    Attributes:
+        manifest: of the bundle.
+        float_manifest: of the float reference; its twins are adapters too.
+        asked: the questions, by place.
+    """
+
+    def __init__(self, bundle: Bundle, reference: FloatReference, asked: Sequence[Asked], *, is_limited: bool) -> None:
+        """Nothing is run yet.
+
+        Raises:
+            BundleError: the decoder is no graph, or has another number of gates than the manifest.
+        """
+        self.manifest, self.float_manifest, self.asked = bundle.manifest, reference.manifest, asked
+        self._bundle, self._reference, self._is_limited = bundle, reference, is_limited
+        self._graph = StagedGraph.of_file(bundle.file(bundle.manifest.decoder.file), laid_open=False)
+        gates = self._graph.shape_of("adapter_gates")
+        if (gates[0] if gates else 0) != len(bundle.manifest.adapters):
+            raise BundleError(
+                f"{bundle.path}: the decoder has {gates[0] if gates else 0} adapter gates,"
+                f" expected {len(bundle.manifest.adapters)} as the manifest says"
+            )
+        self._exact: dict[tuple[int, Key], Logits] = {}
+        self._found: dict[tuple[int, Key], Logits] = {}
+        self._plain: dict[int, Logits] = {}
+        self._between: dict[tuple[int, Key], Logits] = {}
+
+    @property
+    def originals(self) -> list[str]:
+        """Adapters that the float reference has, without their twins."""
+        return [adapter.name for adapter in self.float_manifest.adapters if not adapter.name.startswith(TWIN)]
+
+    def places(self, mode: str) -> list[int]:
+        """Of the questions of a mode."""
+        return [place for place, asked in enumerate(self.asked) if asked.mode == mode]
+
+    def weights_of(self, mode: str) -> Weights:
+        """What the mode's route switches on in both models."""
+        return self.float_manifest.routes[mode].adapters if self.manifest.adapters else {}
+
+    def acting(self, name: str) -> list[int]:
+        """Questions on which an adapter's effect is measured: all, of a large model text and the modes that use it."""
+        return [
+            place
+            for place, asked in enumerate(self.asked)
+            if not self._is_limited or asked.mode == "text" or name in self.weights_of(asked.mode)
+        ]
+
+    def blended(self) -> list[int]:
+        """Questions on which blends are tried: all, of a large model the shortest."""
+        lengths = [len(asked.sample.input_ids) for asked in self.asked]
+        return [lengths.index(min(lengths))] if self._is_limited else list(range(len(self.asked)))
+
+    @property
+    def off_places(self) -> list[int]:
+        """Questions that were read with every gate 0."""
+        return sorted(place for place, weights in self._found if not weights)
+
+    def exact(self, place: int, weights: Weights) -> Logits:
+        """[T, V] of the float reference."""
+        return self._exact[place, _key(weights)]
+
+    def found(self, place: int, weights: Weights) -> Logits:
+        """[T, V] of the bundle; adapters that only the reference has do nothing."""
+        return self._found[place, _key(weights)]
+
+    def plain(self, place: int) -> Logits:
+        """[T, V] of the bundle without adapters."""
+        return self._plain[place]
+
+    def run(self, plain: StagedGraph | None, report: Report) -> None:
+        """Walk every model over all that will be compared.
+
+        Args:
+            plain: the decoder without adapters, on what the exporter makes of the checkpoint; None to leave it out.
+            report: told how far it is.
+        """
+        names = [adapter.name for adapter in self.manifest.adapters]
+        once: set[tuple[int, Key]] = set()
+        for place, asked in enumerate(self.asked):
+            once.add((place, _key(self.weights_of(asked.mode))))
+        for name in names:
+            once |= {(place, _key(weights)) for place in self.acting(name) for weights in ({}, {name: 1.0})}
+        own = {name: n for n, name in enumerate(self.originals)}
+        twice = {(place, _halves(name, number)) for place in self.blended() for name, number in own.items()}
+        whole = {(place, _key({name: 1.0})) for place in self.blended() for name in names}
+        wanted = sorted(once | twice | {key for key in whole if dict(key[1]).keys() <= own.keys()})
+        exact = DecoderRunner(self._reference.graphs["decoder"], step=STEP)
+        self._exact = self._walk(exact, wanted, self.float_manifest, 0, report, "float reference")
+        wanted = sorted(once | whole)
+        self._found = self._walk(DecoderRunner(self._graph), wanted, self.manifest, 1, report, "bundle")
+        if names:
+            twins = {(place, _halves(name, number)) for place in self.blended() for number, name in enumerate(names)}
+            graph, manifest = self._twins()
+            self._found |= self._walk(DecoderRunner(graph), sorted(twins), manifest, 1, report, "blends")
+        float_activations = with_float_activations(self._bundle.file(self.manifest.decoder.file))
+        if float_activations is not None:
+            graph = StagedGraph(
+                onnx.load_from_string(float_activations), folder=self._bundle.path.resolve(), laid_open=False
+            )
+            own_modes = sorted((place, _key(self.weights_of(asked.mode))) for place, asked in enumerate(self.asked))
+            runner = DecoderRunner(graph, step=STEP)
+            self._between = self._walk(runner, own_modes, self.manifest, 1, report, "float activations")
+        if plain is not None:
+            off = sorted(key for key in wanted if not key[1])
+            found = self._walk(DecoderRunner(plain), off, replace(self.manifest, adapters=()), 1, report, "no adapters")
+            self._plain = {place: logits for (place, _), logits in found.items()}
+
+    def losses(self) -> dict[str, dict[str, float]]:
+        """By mode: what the weights lose with float activations, and what the kernels' 8-bit activations lose then."""
+        found = {}
+        for mode in dict.fromkeys(asked.mode for asked in self.asked):
+            weights, places = self.weights_of(mode), self.places(mode)
+            exact, rounded = (
+                np.concatenate([of(place, weights) for place in places]) for of in (self.exact, self.found)
+            )
+            between = (
+                rounded
+                if not self._between
+                else np.concatenate([self._between[place, _key(weights)] for place in places])
+            )
+            found[mode] = {
+                "weights": round(float(kl(exact, between).mean()), 6),
+                "weights_top1": float((exact.argmax(-1) == between.argmax(-1)).mean()),
+                "activations": round(float(kl(between, rounded).mean()), 6),
+                "activations_top1": float((between.argmax(-1) == rounded.argmax(-1)).mean()),
+            }
+        return found
+
+    def loss_of(self, other: FloatReference, report: Report) -> dict[str, float]:
+        """KL by mode of another model of the checkpoint, media through its own encoders."""
+        features = _features(other, [asked.sample for asked in self.asked], report, "plain rounding's")
+        width = self.manifest.decoder.hidden_size
+        runs = [
+            Run(
+                prompt=replace(asked.pair[0], features=_rows(features, asked.sample, width)),
+                gates=_gates(other.manifest, self.weights_of(asked.mode)),
+                tokens=asked.tokens,
+            )
+            for asked in self.asked
+        ]
+        found = DecoderRunner(other.graphs["decoder"], step=STEP).logits(runs, _clock(report, "plain rounding"))
+        by_mode: dict[str, list[NDArray[np.float64]]] = {}
+        for place, (asked, logits) in enumerate(zip(self.asked, found, strict=True)):
+            by_mode.setdefault(asked.mode, []).append(kl(self.exact(place, self.weights_of(asked.mode)), logits))
+        return {mode: float(np.concatenate(values).mean()) for mode, values in by_mode.items()}
+
+    def _twins(self) -> tuple[StagedGraph, Manifest]:
+        """The bundle's decoder with every adapter twice, the second ones behind the first; same bytes."""
+        graph = DecoderGraph(self._bundle.file(self.manifest.decoder.file))
+        adapters = list(self.manifest.adapters)
+        for place, name in enumerate(graph.adapters):
+            gate = graph.insert(f"{TWIN}-{place}", graph.deltas(name))
+            adapters.append(replace(adapters[place], name=f"{TWIN}-{place}", gate=gate))
+        staged = StagedGraph(ir.to_proto(graph.model), folder=self._bundle.path.resolve(), laid_open=False)
+        return staged, replace(self.manifest, adapters=tuple(adapters))
+
+    def _walk(
+        self,
+        runner: DecoderRunner,
+        wanted: Sequence[tuple[int, Key]],
+        manifest: Manifest,
+        side: int,
+        report: Report,
+        what: str,
+    ) -> dict[tuple[int, Key], Logits]:
+        runs = [
+            Run(
+                prompt=self.asked[place].pair[side],
+                gates=_gates(manifest, dict(weights)),
+                tokens=self.asked[place].tokens,
+            )
+            for place, weights in wanted
+        ]
+        return dict(zip(wanted, runner.logits(runs, _clock(report, what)), strict=True))
+
+
+def plain_decoder(bundle: Bundle, model: Model, recipe: Recipe, workers: Workers) -> StagedGraph:
+    """The decoder of the same export without gated adapters; its weights are quantised when a stage is opened."""
+    planned = AsStored(bundle.path) if PLAN_FILE in bundle.manifest.files else None
+    decoder = bundle.manifest.decoder
+    cache = stored_cache(bundle.file(decoder.file), decoder)
+    own = replace(recipe, target=None, soc=None, adapters="none" if recipe.adapter_mode == "gated" else recipe.adapters)
+    sink = LazySink(workers)
+    return StagedGraph.of_built(build_graph(model, own, "decoder", sink, planned, cache), sink.tensors, laid_open=False)
+
+
+def ask(
+    bundle: Bundle,
+    reference: FloatReference,
+    questions: Sequence[Question],
+    parameters: int,
+    report: Report,
+) -> tuple[list[Asked], bool]:
+    """Read questions, and encode their media with both models' encoders.
+
+    Args:
+        bundle: under test.
+        reference: of its checkpoint.
+        questions: as many of each mode.
+        parameters: of the decoder.
+        report: told what is being done.
+
+    Returns:
+        What is asked, and whether a large model is asked fewer: rounds of one question a mode, until their work is too
+        much; the first round always.
+    """
+    reader = SampleReader(reference.folder, reference.manifest)
+    ends = reference.manifest.processor.text
+    end = ends.eos_ids[0] if ends.end_of_turn_id is None else ends.end_of_turn_id
+    steps = STEPS if has_packaged_vocabulary(bundle.path / TOKENIZER_FILE) else GENERAL_STEPS
+    by_mode: dict[str, list[Sample]] = {}
+    for mode, messages, expected in questions:
+        by_mode.setdefault(mode, []).append(reader.read(Line(mode=mode, messages=messages, answer=expected)))
+    taken: list[Sample] = []
+    is_limited, work = False, 0.0
+    variants = 1 + len(reference.manifest.adapters) // 2
+    for number in range(max(map(len, by_mode.values()), default=0)):
+        some = [samples[number] for samples in by_mode.values() if number < len(samples)]
+        work += parameters * variants * sum(len(sample.input_ids) for sample in some)
+        if work > MOST_WORK:
+            is_limited = True
+            if number:
+                break
+        taken += some
+    taken.sort(key=lambda sample: list(by_mode).index(sample.mode))
+    own = FloatReference.of_files(bundle.path, bundle.manifest)
+    features = [_features(model, taken, report, what) for model, what in ((reference, "float"), (own, "bundle's"))]
+    asked = []
+    for sample in taken:
+        start = min(int(sample.positions[0]) + 1, len(sample.input_ids))
+        tokens = np.append(sample.input_ids[start:], end)[:steps]
+        if start == len(sample.input_ids):  # no answer is known: the question's own end is predicted, and what follows
+            media = np.flatnonzero(sample.places)
+            start = max(1, start - steps + 1, int(media[-1]) + 1 if len(media) else 0)
+            tokens = np.append(sample.input_ids[start:], end)
+        pair = tuple(
+            ProbeInput(
+                mode=sample.mode,
+                input_ids=sample.input_ids[:start],
+                media_places=sample.places[:start],
+                features=_rows(found, sample, bundle.manifest.decoder.hidden_size),
+            )
+            for found in features
+        )
+        asked.append(Asked(sample=sample, tokens=tokens, pair=(pair[0], pair[1])))
+    return asked, is_limited
+
+
+def _features(model: FloatReference, samples: Sequence[Sample], report: Report, what: str) -> dict[int, Logits]:
+    """[rows, H] of every image and sound by its identity."""
+    found: dict[int, Logits] = {}
+    for part in ("vision", "audio"):
+        media = {id(item): item for sample in samples for item in sample.media if item.part == part}
+        if media:
+            report(f"{what} {part} encoder")
+            found |= dict(zip(media, model.encode(list(media.values())), strict=True))
+            model.graphs[part].close()
+    return found
+
+
+def _rows(features: Mapping[int, Logits], sample: Sample, width: int) -> Logits:
+    rows = [features[id(item)] for item in sample.media]
+    return np.concatenate(rows) if rows else np.zeros((1, width), np.float32)
+
+
+def _gates(manifest: Manifest, weights: Weights) -> NDArray[np.float32]:
+    """[A] in a manifest's order."""
+    gates = np.zeros(len(manifest.adapters), np.float32)
+    for adapter in manifest.adapters:
+        gates[adapter.gate] = weights.get(adapter.name, 0.0)
+    return gates
+
+
+def _key(weights: Weights) -> Key:
+    return tuple(sorted((name, float(weight)) for name, weight in weights.items() if weight))
+
+
+def _halves(name: str, number: int) -> Key:
+    """Half of an adapter and half of its twin."""
+    return _key({name: 0.5, f"{TWIN}-{number}": 0.5})
+
+
+def _clock(report: Report, what: str) -> Callable[[int, int], None]:
+    """Tells stages and the time that is left."""
+    started = time.perf_counter()
+    report(what)
+
+    def tell(done: int, total: int) -> None:
+        left = (time.perf_counter() - started) / done * (total - done)
+        report(f"{what}: layer {done} of {total}, about {left:.0f} s left")
+
+    return tell
