@@ -7,7 +7,7 @@ keys and values are in memory.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,6 +98,38 @@ class DecoderRunner:
             for chunk in some:
                 rows[chunk.run].append(rows_of(chunk.live["logits"]))
         return [np.concatenate(own) for own in rows]
+
+    def greedy(self, runs: Sequence[Run], steps: int, ends: Collection[int]) -> list[NDArray[np.int64]]:
+        """Of every run its own greedy continuation, at most ``steps`` tokens, up to one of ``ends``.
+
+        Each token walks the whole model: for graphs all of whose stages stay loaded.
+        """
+        graph = self._graph
+        found: list[list[int]] = [[] for _ in runs]
+        caches: list[Live] = [{} for _ in runs]
+        for _ in range(steps):
+            going = [n for n, tokens in enumerate(found) if not (tokens and tokens[-1] in ends)]
+            if not going:
+                break
+            chunks = []
+            for n in going:
+                ids = np.array(found[n][-1:], np.int64) if found[n] else runs[n].prompt.input_ids
+                total = len(runs[n].prompt.input_ids) + len(found[n])
+                chunks.append(_Chunk(n, self._inputs(runs[n], ids, total), None))
+            for number, stage in enumerate(graph.stages):
+                present = [name for name in stage.made if name.startswith("present.")]
+                for chunk in chunks:
+                    past = [name for name in stage.inputs if name.startswith("past_key_values.")]
+                    chunk.live |= {name: caches[chunk.run].get(name, graph.empty(name)) for name in past}
+                self._step_all(number, chunks, present)
+                for chunk in chunks:
+                    caches[chunk.run] |= {
+                        name.replace("present.", "past_key_values."): chunk.live.pop(name) for name in present
+                    }
+            for chunk in chunks:
+                found[chunk.run].append(int(chunk.live["logits"][0, -1].argmax()))
+        graph.close()
+        return [np.array(tokens, np.int64) for tokens in found]
 
     def _step_all(self, number: int, chunks: Sequence[_Chunk], exposed: Sequence[str]) -> None:
         graph = self._graph

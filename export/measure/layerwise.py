@@ -80,6 +80,9 @@ class StagedGraph:
         self._sessions: OrderedDict[tuple[int, frozenset[str], frozenset[str], int], _Open] = OrderedDict()
         self._latest: Live = {}  # what the first stage has last given
         graph = model.graph
+        if tensors and not laid_open:  # branches are changed below; the caller may cut the same model again
+            graph = onnx.GraphProto()
+            graph.CopyFrom(model.graph)
         self._weights = {w.name: w for w in graph.initializer}
         self._inputs = {i.name: i for i in graph.input}
         self.inputs = tuple(self._inputs)
@@ -171,6 +174,8 @@ class StagedGraph:
             BundleError: onnxruntime cannot load or run the stage.
         """
         stage = self.stages[number]
+        if not lives:
+            return []
         given = dict(changed or {})
         looked_up = [self._looked_up(stage, live, given) for live in lives]
         for name in self._only_looked_up(stage):

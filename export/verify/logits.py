@@ -49,6 +49,8 @@ from .stored_precision import AsStored
 
 TWIN = "palmtop-twin"
 MOST_WORK = 60e12  # multiply-adds of the float decoder; fewer questions of each mode are asked where they would be more
+SMALL = 250e6  # parameters of a model that is loaded whole to answer questions whose answer nobody knows
+EVERY_STAGE = 1 << 20
 STEP = 64  # tokens of a continuation that the float reference reads at once: the same up to float32's rounding
 
 Weights = Mapping[str, float]
@@ -63,7 +65,8 @@ class Asked:
 
     Attributes:
         sample: as calibration reads it.
-        tokens: [T] the first of the right answer's, its end included; the end of the question where none is known.
+        tokens: [T] the first of the right answer's, its end included; where none is known the
+            float reference's own, of a large model the end of the question.
         pair: the prompt with the float encoders' feature rows, and with the bundle's.
     """
 
@@ -343,6 +346,8 @@ def ask(
             media = np.flatnonzero(sample.places)
             start = max(1, start - steps + 1, int(media[-1]) + 1 if len(media) else 0)
             tokens = np.append(sample.input_ids[start:], end)
+            if parameters <= SMALL:
+                start, tokens = len(sample.input_ids), tokens[:0]
         pair = tuple(
             ProbeInput(
                 mode=sample.mode,
@@ -353,7 +358,22 @@ def ask(
             for found in features
         )
         asked.append(Asked(sample=sample, tokens=tokens, pair=(pair[0], pair[1])))
+    if any(not len(each.tokens) for each in asked):
+        asked = _answered(asked, reference, steps)
     return asked, is_limited
+
+
+def _answered(asked: Sequence[Asked], reference: FloatReference, steps: int) -> list[Asked]:
+    """Questions without a known answer with the float reference's own greedy one."""
+    open_questions = [each for each in asked if not len(each.tokens)]
+    manifest = reference.manifest
+    runs = [
+        Run(prompt=each.pair[0], gates=_gates(manifest, manifest.routes[each.mode].adapters), tokens=each.tokens)
+        for each in open_questions
+    ]
+    whole = reference.with_sessions(EVERY_STAGE).graphs["decoder"]
+    answers = iter(DecoderRunner(whole).greedy(runs, steps, manifest.processor.text.eos_ids))
+    return [each if len(each.tokens) else replace(each, tokens=next(answers)) for each in asked]
 
 
 def _features(model: FloatReference, samples: Sequence[Sample], report: Report, what: str) -> dict[int, Logits]:

@@ -90,7 +90,7 @@ def test_logits_that_are_not_numbers_are_no_loss_but_a_fault(recipe: Recipe) -> 
 
 def test_a_badly_quantised_bundle_is_lossy_and_not_wrong(tmp_path: Path) -> None:
     checkpoint = tmp_path / "checkpoint"
-    write_phi3(checkpoint, 1, num_hidden_layers=4, hidden_size=256, intermediate_size=512, vocab_size=493)
+    write_phi3(checkpoint, 1, num_hidden_layers=2, hidden_size=256, intermediate_size=512, vocab_size=493)
     arguments = [str(checkpoint), "-o", str(tmp_path / "b"), "--context", str(CONTEXT)]
     exported = CliRunner().invoke(export_command, [*arguments, *COARSE_SETTINGS])
     assert exported.exit_code == 0
