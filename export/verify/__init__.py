@@ -27,9 +27,15 @@ from palmtop.export.bundle.bundle_writer import Making
 from palmtop.export.bundle.manifest_builder import expected_manifest
 from palmtop.export.checkpoint.folder import Checkpoint
 from palmtop.export.kv.stored_cache import stored_cache
+from palmtop.export.measure.decoder_prompts import Question, SampleReader, chosen_questions
 from palmtop.export.measure.divergence import Agreement, agreement
 from palmtop.export.measure.float_reference import FloatReference, as_float
 from palmtop.export.recipe import Recipe
+from palmtop.export.verify.judging.graph_checks import compare_graphs
+from palmtop.export.verify.judging.manifest_checks import same_manifest, wrong_checkpoint
+from palmtop.export.verify.judging.tensor_checks import compare_tensors, judge_tensors
+from palmtop.export.verify.judging.transformers_reference import TransformersReference, judge_reference
+from palmtop.export.verify.judging.verdict import judge_modes
 from palmtop.quantize.workers import Workers, plan_workers
 from palmtop.runtime.bundle.opening import Bundle, open_bundle
 from palmtop.runtime.memory.machine import available_memory, rss_bytes
@@ -39,15 +45,9 @@ from .adapters import Loras
 from .baselines import neighbours, plain_rounding, weight_bytes
 from .comparison import Decoders, Divergence, Reference, compared_answers, encoders_snr
 from .greedy_answers import Compared, accuracy, worst
-from palmtop.export.verify.judging.graph_checks import compare_graphs
-from palmtop.export.verify.judging.manifest_checks import same_manifest, wrong_checkpoint
-from palmtop.export.verify.judging.tensor_checks import compare_tensors, judge_tensors
-from palmtop.export.verify.judging.transformers_reference import TransformersReference, judge_reference
-from palmtop.export.verify.judging.verdict import judge_modes
 from .kv_loss import cache_loss, judge_cache
 from .logits import Comparison, ask, float_model, plain_decoder
 from .quality import Check, Quality
-from palmtop.export.measure.decoder_prompts import Question, SampleReader, chosen_questions
 from .tensors import MISSING, Likeness
 
 Report = Callable[[str], None]

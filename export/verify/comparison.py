@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from palmtop.errors import BundleError
 from palmtop.export.checkpoint.tokenizer_files import TOKENIZER_FILE
+from palmtop.export.measure.decoder_prompts import Question, SampleReader
 from palmtop.export.measure.divergence import kl, snr_db
 from palmtop.export.measure.onnx_decoder import DecoderProbe, ProbeInput
 from palmtop.runtime.bundle.manifest import Manifest
@@ -17,7 +18,6 @@ from palmtop.runtime.bundle.opening import Bundle
 from palmtop.runtime.reference import has_packaged_vocabulary
 
 from .greedy_answers import MAX_TOKENS, Compared, prompt_text, text_of
-from palmtop.export.measure.decoder_prompts import Question, SampleReader
 
 STEPS = 6  # teacher-forced tokens a question at most: what comes after an answer's end nobody sees
 GENERAL_STEPS = 16  # likewise of a request without a known answer: those are longer

@@ -28,6 +28,7 @@ from palmtop.export.bundle.manifest_builder import PLAN_FILE, gated_adapters, se
 from palmtop.export.checkpoint.lora import Adapter
 from palmtop.export.checkpoint.tokenizer_files import TOKENIZER_FILE
 from palmtop.export.kv.stored_cache import stored_cache
+from palmtop.export.measure.decoder_prompts import Question
 from palmtop.export.measure.decoder_runner import DecoderRunner, Run
 from palmtop.export.measure.divergence import kl
 from palmtop.export.measure.float_reference import FloatReference
@@ -37,14 +38,13 @@ from palmtop.export.measure.onnx_decoder import ProbeInput
 from palmtop.export.measure.samples import Question as Line
 from palmtop.export.measure.samples import Sample, SampleReader
 from palmtop.export.recipe import Recipe
+from palmtop.export.verify.judging.verdict import with_float_activations
 from palmtop.quantize.workers import Workers
 from palmtop.runtime.bundle.manifest import Manifest
 from palmtop.runtime.bundle.opening import Bundle
 from palmtop.runtime.reference import has_packaged_vocabulary
 
 from .comparison import GENERAL_STEPS, STEPS, Pair
-from palmtop.export.verify.judging.verdict import with_float_activations
-from palmtop.export.measure.decoder_prompts import Question
 from .stored_precision import AsStored
 
 TWIN = "palmtop-twin"
@@ -180,17 +180,20 @@ class Comparison:
         """[T, V] of the bundle without adapters."""
         return self._plain[place]
 
-    def run(self, plain: StagedGraph | None, report: Report) -> None:
+    def run(self, plain: StagedGraph | None, report: Report, *, also_off: bool = False) -> None:
         """Walk every model over all that will be compared.
 
         Args:
             plain: the decoder without adapters, on what the exporter makes of the checkpoint; None to leave it out.
             report: told how far it is.
+            also_off: read every question without adapters, whether it has any or not.
         """
         names = [adapter.name for adapter in self.manifest.adapters]
         once: set[tuple[int, Key]] = set()
         for place, asked in enumerate(self.asked):
             once.add((place, _key(self.weights_of(asked.mode))))
+        if also_off:
+            once |= {(place, ()) for place in range(len(self.asked))}
         for name in names:
             once |= {(place, _key(weights)) for place in self.acting(name) for weights in ({}, {name: 1.0})}
         own = {name: n for n, name in enumerate(self.originals)}
