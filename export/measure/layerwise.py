@@ -25,7 +25,7 @@ from onnx import helper
 from palmtop.errors import BundleError
 from palmtop.export.graph.mark import HEAD, TABLE
 
-from .lazy_weights import LOCATION, LazySet, LazyTensor, Made
+from .lazy_weights import LazySet, LazyTensor, Made, number_of
 from .stages import LAST_POSITION, Linear, Stage, cut, lay_open, lift_weights, mark_in, needed, read_by
 
 Live = dict[str, NDArray[Any]]
@@ -93,7 +93,7 @@ class StagedGraph:
         elif tensors:
             for node in nodes:
                 lift_weights(node, self._weights)
-        self._lazy = {name: tensors[n] for name, w in self._weights.items() if (n := _number(w)) is not None}
+        self._lazy = {name: tensors[n] for name, w in self._weights.items() if (n := number_of(w)) is not None}
         self.outputs = tuple(o.name for o in graph.output if not o.name.startswith("present."))
         self.last_hidden = next((str(n.input[0]) for n in nodes if n.name == LAST_POSITION), None)
         self.stages = tuple(cut(nodes, set(self._weights), self.outputs, conditions))
@@ -385,12 +385,6 @@ class StagedGraph:
         opsets = [helper.make_opsetid("", 20), helper.make_opsetid("com.microsoft", 1)]
         model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
         return model, [w.name for w in weights if w.name in self._lazy]
-
-
-def _number(weight: Any) -> int | None:
-    """Of a weight that is made when it is needed; None for another."""
-    place = {entry.key: entry.value for entry in weight.external_data}
-    return int(place["offset"]) if place.get("location") == LOCATION else None
 
 
 def _line(error: Exception) -> str:

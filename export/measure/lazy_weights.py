@@ -125,3 +125,9 @@ class LazySink:
             shape=ir.Shape(shape),
             name=name,
         )
+
+
+def number_of(weight: Any) -> int | None:
+    """Of a weight that is made when it is needed; None for another."""
+    place = {entry.key: entry.value for entry in weight.external_data}
+    return int(place["offset"]) if place.get("location") == LOCATION else None

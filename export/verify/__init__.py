@@ -46,8 +46,9 @@ from .baselines import neighbours, plain_rounding, weight_bytes
 from .comparison import Decoders, Divergence, Reference, compared_answers, encoders_snr
 from .greedy_answers import Compared, accuracy, worst
 from .kv_loss import cache_loss, judge_cache
-from .logits import Comparison, ask, float_model, plain_decoder
+from .logits import Comparison, float_model, plain_decoder
 from .quality import Check, Quality
+from .questions import ask
 from .tensors import MISSING, Likeness
 
 Report = Callable[[str], None]

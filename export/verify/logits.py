@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,58 +26,28 @@ from palmtop.export.arch import Model
 from palmtop.export.bundle.bundle_writer import build_graph, merged_weights
 from palmtop.export.bundle.manifest_builder import PLAN_FILE, gated_adapters, served_routes
 from palmtop.export.checkpoint.lora import Adapter
-from palmtop.export.checkpoint.tokenizer_files import TOKENIZER_FILE
 from palmtop.export.kv.stored_cache import stored_cache
-from palmtop.export.measure.decoder_prompts import Question
 from palmtop.export.measure.decoder_runner import DecoderRunner, Run
 from palmtop.export.measure.divergence import kl
 from palmtop.export.measure.float_reference import FloatReference
 from palmtop.export.measure.layerwise import StagedGraph
 from palmtop.export.measure.lazy_weights import LazySink
-from palmtop.export.measure.onnx_decoder import ProbeInput
-from palmtop.export.measure.samples import Question as Line
-from palmtop.export.measure.samples import Sample, SampleReader
 from palmtop.export.recipe import Recipe
 from palmtop.export.verify.judging.verdict import with_float_activations
 from palmtop.quantize.workers import Workers
 from palmtop.runtime.bundle.manifest import Manifest
 from palmtop.runtime.bundle.opening import Bundle
-from palmtop.runtime.reference import has_packaged_vocabulary
 
-from .comparison import GENERAL_STEPS, STEPS, Pair
+from .questions import Asked, encoded, gates_of, rows_for
 from .stored_precision import AsStored
 
 TWIN = "palmtop-twin"
-MOST_WORK = 60e12  # multiply-adds of the float decoder; fewer questions of each mode are asked where they would be more
-SMALL = 250e6  # parameters of a model that is loaded whole to answer questions whose answer nobody knows
-EVERY_STAGE = 1 << 20
 STEP = 64  # tokens of a continuation that the float reference reads at once: the same up to float32's rounding
 
 Weights = Mapping[str, float]
 Key = tuple[tuple[str, float], ...]  # weights that are not 0, by name
 Report = Callable[[str], None]
 Logits = NDArray[np.float32]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Asked:
-    """One question for both models.
-
-    Attributes:
-        sample: as calibration reads it.
-        tokens: [T] the first of the right answer's, its end included; where none is known the
-            float reference's own, of a large model the end of the question.
-        pair: the prompt with the float encoders' feature rows, and with the bundle's.
-    """
-
-    sample: Sample
-    tokens: NDArray[np.int64]
-    pair: Pair
-
-    @property
-    def mode(self) -> str:
-        """Of input."""
-        return self.sample.mode
 
 
 def float_model(model: Model, recipe: Recipe, loras: Mapping[str, Path], bundle: Bundle) -> tuple[Model, Recipe]:
@@ -244,12 +214,12 @@ class Comparison:
 
     def loss_of(self, other: FloatReference, report: Report) -> dict[str, float]:
         """KL by mode of another model of the checkpoint, media through its own encoders."""
-        features = _features(other, [asked.sample for asked in self.asked], report, "plain rounding's")
+        features = encoded(other, [asked.sample for asked in self.asked], report, "plain rounding's")
         width = self.manifest.decoder.hidden_size
         runs = [
             Run(
-                prompt=replace(asked.pair[0], features=_rows(features, asked.sample, width)),
-                gates=_gates(other.manifest, self.weights_of(asked.mode)),
+                prompt=replace(asked.pair[0], features=rows_for(features, asked.sample, width)),
+                gates=gates_of(other.manifest, self.weights_of(asked.mode)),
                 tokens=asked.tokens,
             )
             for asked in self.asked
@@ -282,7 +252,7 @@ class Comparison:
         runs = [
             Run(
                 prompt=self.asked[place].pair[side],
-                gates=_gates(manifest, dict(weights)),
+                gates=gates_of(manifest, dict(weights)),
                 tokens=self.asked[place].tokens,
             )
             for place, weights in wanted
@@ -298,110 +268,6 @@ def plain_decoder(bundle: Bundle, model: Model, recipe: Recipe, workers: Workers
     own = replace(recipe, target=None, soc=None, adapters="none" if recipe.adapter_mode == "gated" else recipe.adapters)
     sink = LazySink(workers)
     return StagedGraph.of_built(build_graph(model, own, "decoder", sink, planned, cache), sink.tensors, laid_open=False)
-
-
-def ask(
-    bundle: Bundle,
-    reference: FloatReference,
-    questions: Sequence[Question],
-    parameters: int,
-    report: Report,
-) -> tuple[list[Asked], bool]:
-    """Read questions, and encode their media with both models' encoders.
-
-    Args:
-        bundle: under test.
-        reference: of its checkpoint.
-        questions: as many of each mode.
-        parameters: of the decoder.
-        report: told what is being done.
-
-    Returns:
-        What is asked, and whether a large model is asked fewer: rounds of one question a mode, until their work is too
-        much; the first round always.
-    """
-    reader = SampleReader(reference.folder, reference.manifest)
-    ends = reference.manifest.processor.text
-    end = ends.eos_ids[0] if ends.end_of_turn_id is None else ends.end_of_turn_id
-    steps = STEPS if has_packaged_vocabulary(bundle.path / TOKENIZER_FILE) else GENERAL_STEPS
-    by_mode: dict[str, list[Sample]] = {}
-    for mode, messages, expected in questions:
-        by_mode.setdefault(mode, []).append(reader.read(Line(mode=mode, messages=messages, answer=expected)))
-    taken: list[Sample] = []
-    is_limited, work = False, 0.0
-    variants = 1 + len(reference.manifest.adapters) // 2
-    for number in range(max(map(len, by_mode.values()), default=0)):
-        some = [samples[number] for samples in by_mode.values() if number < len(samples)]
-        work += parameters * variants * sum(len(sample.input_ids) for sample in some)
-        if work > MOST_WORK:
-            is_limited = True
-            if number:
-                break
-        taken += some
-    taken.sort(key=lambda sample: list(by_mode).index(sample.mode))
-    own = FloatReference.of_files(bundle.path, bundle.manifest)
-    features = [_features(model, taken, report, what) for model, what in ((reference, "float"), (own, "bundle's"))]
-    asked = []
-    for sample in taken:
-        start = min(int(sample.positions[0]) + 1, len(sample.input_ids))
-        tokens = np.append(sample.input_ids[start:], end)[:steps]
-        if start == len(sample.input_ids):  # no answer is known: the question's own end is predicted, and what follows
-            media = np.flatnonzero(sample.places)
-            start = max(1, start - steps + 1, int(media[-1]) + 1 if len(media) else 0)
-            tokens = np.append(sample.input_ids[start:], end)
-            if parameters <= SMALL:
-                start, tokens = len(sample.input_ids), tokens[:0]
-        pair = tuple(
-            ProbeInput(
-                mode=sample.mode,
-                input_ids=sample.input_ids[:start],
-                media_places=sample.places[:start],
-                features=_rows(found, sample, bundle.manifest.decoder.hidden_size),
-            )
-            for found in features
-        )
-        asked.append(Asked(sample=sample, tokens=tokens, pair=(pair[0], pair[1])))
-    if any(not len(each.tokens) for each in asked):
-        asked = _answered(asked, reference, steps)
-    return asked, is_limited
-
-
-def _answered(asked: Sequence[Asked], reference: FloatReference, steps: int) -> list[Asked]:
-    """Questions without a known answer with the float reference's own greedy one."""
-    open_questions = [each for each in asked if not len(each.tokens)]
-    manifest = reference.manifest
-    runs = [
-        Run(prompt=each.pair[0], gates=_gates(manifest, manifest.routes[each.mode].adapters), tokens=each.tokens)
-        for each in open_questions
-    ]
-    whole = reference.with_sessions(EVERY_STAGE).graphs["decoder"]
-    answers = iter(DecoderRunner(whole).greedy(runs, steps, manifest.processor.text.eos_ids))
-    return [each if len(each.tokens) else replace(each, tokens=next(answers)) for each in asked]
-
-
-def _features(model: FloatReference, samples: Sequence[Sample], report: Report, what: str) -> dict[int, Logits]:
-    """[rows, H] of every image and sound by its identity."""
-    found: dict[int, Logits] = {}
-    for part in ("vision", "audio"):
-        media = {id(item): item for sample in samples for item in sample.media if item.part == part}
-        if media:
-            report(f"{what} {part} encoder")
-            found |= dict(zip(media, model.encode(list(media.values())), strict=True))
-            model.graphs[part].close()
-    return found
-
-
-def _rows(features: Mapping[int, Logits], sample: Sample, width: int) -> Logits:
-    rows = [features[id(item)] for item in sample.media]
-    return np.concatenate(rows) if rows else np.zeros((1, width), np.float32)
-
-
-def _gates(manifest: Manifest, weights: Weights) -> NDArray[np.float32]:
-    """[A] in a manifest's order."""
-    gates = np.zeros(len(manifest.adapters), np.float32)
-    for adapter in manifest.adapters:
-        gates[adapter.gate] = weights.get(adapter.name, 0.0)
-    return gates
 
 
 def _key(weights: Weights) -> Key:
