@@ -17,6 +17,8 @@ OPTIONS = {
     "top_k 50": {"temperature": 1.0, "top_k": 50},
     "top_k 1000": {"temperature": 1.0, "top_k": 1000},
     "top_p 0.95": {"temperature": 0.8, "top_p": 0.95},
+    "top_p 0.999, hot": {"temperature": 2.0, "top_p": 0.999},
+    "top_k 50000, top_p 0.9": {"temperature": 1.0, "top_k": 50_000, "top_p": 0.9, "repetition_penalty": 1.2},
     "top_k 20, top_p 0.95": {"temperature": 0.6, "top_k": 20, "top_p": 0.95},
     "repetition_penalty": {"repetition_penalty": 1.1},
     "all": {"temperature": 1.0, "top_k": 50, "top_p": 0.9, "repetition_penalty": 1.1},

@@ -1,7 +1,8 @@
 """Sampling: from logits to the next token id, in numpy.
 
 genai fixes sampling options when its Generator is made; sampling here lets every turn have its own. The vocabulary is
-never sorted: at 200,064 tokens every option takes less than a millisecond (``benchmarks/sampling.py``).
+never sorted: at 200,064 tokens a draw takes less than a millisecond, and with ``top_p`` on a flat distribution, or
+among very many tokens behind a grammar's mask, less than two (``benchmarks/sampling.py``, one x86 core).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from .generation_options import GenerationOptions
 BLOCK = 512  # weights per block of the search for a position in their sum
 SAMPLE, MARGIN = 8192, 150  # sample size for the place where ``top_p`` is reached, and the error allowed
 MINUS_INFINITY = int(np.float32(-np.inf).view(np.int32))
+SMALLEST = np.finfo(np.float32).smallest_subnormal
 FIRST_LOOK = 64  # number of most probable tokens in which ``top_p`` is looked for first
 
 
@@ -33,6 +35,7 @@ class Sampler:
     def __init__(self, options: GenerationOptions, *, never: Sequence[int], seen: Sequence[int]) -> None:
         self._options = options.resolved()
         self._never = np.array(sorted(never), np.int64)
+        self._scores, self._bits = np.empty(0, np.float32), np.empty(0, np.int32)  # made once: their pages are costly
         self._random = np.random.default_rng(options.seed)
         self._seen = np.unique(np.array(seen, np.int64)) if self._options.repetition_penalty != 1.0 else None
 
@@ -47,14 +50,17 @@ class Sampler:
             InputError: no id may be drawn.
         """
         options = self._options
-        scores = np.array(logits, np.float32)
+        if len(self._scores) != len(logits):
+            self._scores, self._bits = np.empty(len(logits), np.float32), np.empty(len(logits), np.int32)
+        scores = self._scores
+        scores[:] = logits
         seen = self._seen
         if seen is not None:
             penalty = np.float32(options.repetition_penalty)
             scores[seen] *= np.where(scores[seen] < 0, penalty, 1 / penalty)
         scores[self._never] = -np.inf
         if allowed is not None:
-            forbid(scores, allowed)
+            forbid(scores, allowed, self._bits)
         token = int(scores.argmax())
         if scores[token] == -np.inf:
             raise InputError("grammar: no token of the vocabulary continues the answer, expected another grammar")
@@ -74,21 +80,27 @@ class Sampler:
             scores = scores[ids]
         scores -= best
         scores /= np.float32(max(options.temperature, 1e-30))
-        weights = np.exp(scores)
+        weights = np.exp(scores, out=scores)
         if options.top_p < 1:
-            kept = fewest(weights, scores, options.top_p)
-            ids = kept if ids is None else ids[kept]
-            weights = weights[kept]
+            keep_fewest(weights, options.top_p, self._bits)
         place = draw_by_weight(weights, self._random.random())
         return place if ids is None else int(ids[place])
 
 
-def forbid(scores: NDArray[np.float32], allowed: NDArray[np.bool_]) -> None:
-    """Set logits that are not allowed to minus infinity, in place; by bits: numpy's masks take 3 ms at 200,064."""
+def forbid(scores: NDArray[np.float32], allowed: NDArray[np.bool_], buffer: NDArray[np.int32]) -> None:
+    """Set what is not allowed to minus infinity, in place; by bits, because numpy's masks take 3 ms at 200,064.
+
+    Args:
+        scores: [V].
+        allowed: [V].
+        buffer: [V], overwritten.
+    """
     bits = scores.view(np.int32)
-    keep = -allowed.view(np.int8).astype(np.int32)  # all ones where allowed
-    bits &= keep
-    bits |= np.int32(MINUS_INFINITY) & ~keep
+    np.negative(allowed.view(np.int8), out=buffer, dtype=np.int32)  # all ones where allowed
+    bits &= buffer
+    np.invert(buffer, out=buffer)
+    buffer &= np.int32(MINUS_INFINITY)
+    bits |= buffer
 
 
 def most_probable(scores: NDArray[np.float32], count: int) -> NDArray[np.int64]:
@@ -111,32 +123,47 @@ def most_probable(scores: NDArray[np.float32], count: int) -> NDArray[np.int64]:
     return places if candidates is None else candidates[places]
 
 
-def fewest(weights: NDArray[np.float32], scores: NDArray[np.float32], share: float) -> NDArray[np.int64]:
-    """Return the indices of the fewest weights whose sum reaches a share of the total, in rising order.
+def keep_fewest(weights: NDArray[np.float32], share: float, buffer: NDArray[np.int32]) -> None:
+    """Set to zero, in place, all but the fewest weights that reach this share of their sum.
 
     Args:
-        weights: [N] float32, exp of ``scores``.
-        scores: [N] float32, the highest is 0.
-        share: share of the total sum, above 0 and below 1.
+        weights: [N].
+        share: above 0, below 1.
+        buffer: at least [N], overwritten.
     """
-    wanted = share * float(weights.sum(dtype=np.float64))
-    if len(weights) > FIRST_LOOK:
-        likeliest = most_probable(scores, FIRST_LOOK)
+    total = float(weights.sum(dtype=np.float64))
+    wanted = share * total
+    if len(weights) > FIRST_LOOK and FIRST_LOOK * float(weights.max()) >= wanted:
+        likeliest = most_probable(weights, FIRST_LOOK)
         if float(weights[likeliest].sum(dtype=np.float64)) >= wanted:
-            return np.sort(likeliest[_reaching(weights[likeliest], wanted)])
-    # Many indices are needed: a sample shows roughly where the last of them lies, and only that range is sorted.
+            _keep(weights, likeliest[_reaching(weights[likeliest], wanted)])
+            return
+    # Very many are needed: a sample tells about where the last of them lies, and only what lies there is sorted. What
+    # is left out is counted from below, because a few large weights may hold most of the sum.
     if len(weights) > 4 * SAMPLE:
-        sample = -np.sort(-weights[:: len(weights) // SAMPLE])
-        sums = np.cumsum(sample, dtype=np.float64)
-        middle = int(np.searchsorted(sums, share * sums[-1]))
-        most, least = sample[max(middle - MARGIN, 0)], sample[min(middle + MARGIN, len(sample) - 1)]
+        every = len(weights) // SAMPLE
+        sample = np.sort(weights[::every])
+        middle = int(np.searchsorted(np.cumsum(sample, dtype=np.float64), (total - wanted) / every))
+        first, last = middle - MARGIN, middle + MARGIN
+        most = sample[last] if last < len(sample) else np.float32(np.inf)
+        least = max(sample[first] if first >= 0 else np.float32(0), np.float32(SMALLEST))  # zeros are never wanted
         kept = weights > most
         border = np.flatnonzero(kept ^ (weights >= least))
-        left = wanted - float((weights * kept.astype(np.float32)).sum())
-        if 0 < left <= float(weights[border].sum(dtype=np.float64)):
-            kept[border[_reaching(weights[border], left)]] = True
-            return np.flatnonzero(kept)
-    return np.sort(_reaching(weights, wanted))
+        likely = np.multiply(weights, kept, out=buffer[: len(weights)].view(np.float32))
+        left = wanted - float(likely.sum(dtype=np.float64))
+        there = weights[border]
+        if 0 < left <= float(there.sum(dtype=np.float64)):
+            chosen = _reaching(there, left)
+            weights[:] = likely
+            weights[border[chosen]] = there[chosen]
+            return
+    _keep(weights, _reaching(weights, wanted))
+
+
+def _keep(weights: NDArray[np.float32], places: NDArray[np.int64]) -> None:
+    kept = weights[places]
+    weights[:] = 0
+    weights[places] = kept
 
 
 def _reaching(weights: NDArray[np.float32], wanted: float) -> NDArray[np.int64]:
@@ -153,7 +180,8 @@ def draw_by_weight(weights: NDArray[np.float32], uniform: float) -> int:
     """
     sums = np.cumsum(np.add.reduceat(weights, np.arange(0, len(weights), BLOCK)), dtype=np.float64)
     goal = uniform * sums[-1]
-    block = min(int(np.searchsorted(sums, goal, side="right")), len(sums) - 1)
+    last = int(np.searchsorted(sums, sums[-1]))  # behind it there are zeros alone
+    block = min(int(np.searchsorted(sums, goal, side="right")), last)
     inside = np.cumsum(weights[block * BLOCK : (block + 1) * BLOCK], dtype=np.float64)
     goal -= sums[block - 1] if block else 0.0
     place = int(np.searchsorted(inside, goal, side="right"))

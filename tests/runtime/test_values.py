@@ -21,8 +21,9 @@ from palmtop.runtime.bundle.opening import open_bundle
 from palmtop.runtime.bundle.states import StateSpec
 from palmtop.runtime.chat.routing import choose, mode_of, parse_adapters
 from palmtop.runtime.chat.stop_strings import StopStrings
+from palmtop.runtime.decoding import sampling
 from palmtop.runtime.decoding.generation_options import GenerationOptions
-from palmtop.runtime.decoding.sampling import Sampler, fewest, most_probable
+from palmtop.runtime.decoding.sampling import Sampler, forbid, keep_fewest, most_probable
 from palmtop.runtime.memory.plan import check_encoder, check_plan, largest_context, plan_memory
 from palmtop.runtime.session_options import chunk_for
 
@@ -276,9 +277,11 @@ def test_partial_selection_keeps_what_sorting_keeps(count: int, scale: float) ->
     scores -= scores.max()
     weights = np.exp(scores)
     for share in (0.1, 0.5, 0.9, 0.95, 0.999):
-        kept = fewest(weights, scores, share).tolist()
-        assert kept == sorted(kept)
-        other = set(kept) ^ sorted_reference(weights, share)
+        left = weights.copy()
+        keep_fewest(left, share, np.empty(count + 3, np.int32))
+        kept = np.flatnonzero(left)
+        assert np.array_equal(left[kept], weights[kept])
+        other = set(kept.tolist()) ^ sorted_reference(weights, share)
         assert len(other) <= 1  # rounding of the sum, at its very border
     order = np.argsort(-scores, kind="stable")
     for wanted in (1, 2, 50, 1000):
@@ -286,10 +289,55 @@ def test_partial_selection_keeps_what_sorting_keeps(count: int, scale: float) ->
             assert most_probable(scores, wanted).tolist() == sorted(order[:wanted].tolist())
 
 
+@pytest.mark.parametrize("share", [0.5, 0.95, 0.999])
+@pytest.mark.parametrize("kind", ["flat", "few hold most of it", "half is forbidden", "steep"])
+def test_many_tokens_of_a_large_vocabulary_are_chosen_without_sorting_it(
+    kind: str, share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    random = np.random.default_rng(3)
+    scores = random.standard_normal(200_064).astype(np.float32) * (6 if kind == "steep" else 1)
+    if kind == "few hold most of it":
+        scores[random.integers(0, 200_064, 200)] += 12
+    weights = np.exp(scores - scores.max())
+    if kind == "half is forbidden":
+        weights[random.random(200_064) < 0.5] = 0
+    sorted_ones: list[int] = []
+    reaching = sampling._reaching
+
+    def counted(part: NDArray[np.float32], wanted: float) -> NDArray[np.int64]:
+        sorted_ones.append(len(part))
+        return reaching(part, wanted)
+
+    monkeypatch.setattr(sampling, "_reaching", counted)
+    left = weights.copy()
+    keep_fewest(left, share, np.empty(200_064, np.int32))
+    assert len(set(np.flatnonzero(left).tolist()) ^ sorted_reference(weights, share)) <= 1
+    assert sum(sorted_ones) < 20_000
+
+
 def test_equal_scores_are_taken_from_the_lower_ids() -> None:
     scores = np.zeros(200_064, np.float32)
     assert most_probable(scores, 3).tolist() == [0, 1, 2]
-    assert len(fewest(np.exp(scores), scores, 0.5)) == 100_032
+    weights = np.exp(scores)
+    keep_fewest(weights, 0.5, np.empty(200_064, np.int32))
+    assert np.count_nonzero(weights) == 100_032
+
+
+def test_what_a_grammar_forbids_is_minus_infinity_and_the_rest_as_it_was() -> None:
+    scores = np.array([1.5, -2.0, -np.inf, 0.0, 7.0], np.float32)
+    allowed = np.array([True, False, True, True, False])
+    forbid(scores, allowed, np.full(5, -1, np.int32))
+    assert scores.tolist() == [1.5, -np.inf, -np.inf, 0.0, -np.inf]
+
+
+def test_one_sampler_takes_logits_of_several_lengths_and_leaves_them_unchanged() -> None:
+    sampler = Sampler(GenerationOptions(temperature=1.0, top_p=0.5, seed=0), never=(), seen=())
+    for count in (5, 40_000, 5):
+        logits = np.zeros(count, np.float32)
+        logits[3] = 50
+        before = logits.copy()
+        assert sampler.draw(logits, np.ones(count, bool)) == 3
+        assert np.array_equal(logits, before)
 
 
 @pytest.mark.parametrize(
