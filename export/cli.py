@@ -73,7 +73,9 @@ draft_rows, soc, target_context, chunk.
 )
 @click.option("--plan-file", type=click.Path(path_type=Path), help="Replay a plan.")
 @click.option(
-    "--ram", type=Size(), help="Most memory to use, such as 2GB (default: as fast as possible, below 0.5 GB)."
+    "--ram",
+    type=Size(),
+    help="Most memory to use, such as 2GB (default: below 0.5 GB, and the proof a few layers in float32).",
 )
 @click.option("--threads", type=click.IntRange(min=1), help="Default: every core.")
 @click.option("--force", is_flag=True, help="Replace the output folder if it is a bundle.")
