@@ -87,7 +87,7 @@ class Case:
     """A checkpoint and how it is exported.
 
     Attributes:
-        family: "phi4mm", "phi3" or "packaged".
+        family: "phi4mm", "phi3", "llama" or "packaged".
         modes: names of ``MODES``.
         sizes: of the checkpoint.
         config: dotted keys of config.json that are changed afterwards.
@@ -185,6 +185,12 @@ CASES: dict[str, Case] = {
                 "long_factor": [1.0 + 2.0 * i for i in range(7)],
             }
         },
+    ),
+    "separate": Case(family="llama", modes=("float", "int4", "openvino"), sizes={"tie_word_embeddings": True}),
+    "separate-biased": Case(
+        family="llama",
+        modes=("float", "mixed", "kv8", "openvino8", "qnn"),
+        sizes={"attention_bias": True, "mlp_bias": True, "head_dim": 20, "num_key_value_heads": 1},
     ),
     "text-window": Case(
         family="phi3",
@@ -330,6 +336,10 @@ def write_checkpoint(case: Case, folder: Path) -> Path:
         from tests.export.test_phi3 import write_phi3
 
         write_phi3(folder, 0, **case.sizes)
+    elif case.family == "llama":
+        from tests.export.test_llama import write_llama
+
+        write_llama(folder, 0, **case.sizes)
     else:
         from tests.reference.port import random_checkpoint
 
