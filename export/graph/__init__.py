@@ -1,1 +1,1 @@
-"""Pieces that architectures are composed of, as ONNX graphs."""
+"""Kinds of layers and encoders as ONNX graphs, which architectures are composed of."""

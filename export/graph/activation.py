@@ -1,4 +1,4 @@
-"""Activations by the name a config gives them; a name that is not here is refused, never guessed."""
+"""Activations by their names in configs; an unknown name is refused."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _quick_gelu(g: GraphBuilder, x: ir.Value) -> ir.Value:
 
 
 def gelu(g: GraphBuilder, x: ir.Value) -> ir.Value:
-    """``x * Phi(x)``, exact."""
+    """Add ``x * Phi(x)``, the exact GELU."""
     return g.op("Gelu", x)
 
 
@@ -50,11 +50,11 @@ _BY_NAME: dict[str, Activation] = {
 
 
 def activation(name: str, where: str) -> Activation:
-    """What adds the activation of this name to a graph.
+    """Return the function that adds the activation of this name to a graph.
 
     Args:
-        name: as in a config, e.g. ``swish``.
-        where: the config key, for the message.
+        name: name in a config, such as ``swish``.
+        where: config key, for the message.
 
     Raises:
         UnsupportedModelError: the name is not known.

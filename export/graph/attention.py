@@ -1,7 +1,7 @@
-"""Grouped-query attention over a KV cache: on genai's cache by one fused operator, and in plain operators.
+"""Grouped-query attention over a KV cache: by one fused operator on genai's cache, and in plain operators.
 
-With fixed shapes the new keys and values go behind the cache for a run and come out by themselves; whoever runs the
-graph writes them into its cache. Which columns a row sees is the additive bias's business alone there.
+With fixed shapes the new keys and values are appended to the cache for a run and are also outputs; the caller writes
+them into its cache. The additive bias alone determines which columns a row attends to.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from .run import Run, StaticRun
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attention(Heads):
-    """Attention with rotary positions.
+    """Attention layer with rotary positions.
 
     Attributes:
-        window: tokens a query sees, itself included; None sees all.
-        has_bias: of the fused projection of queries, keys and values.
-        has_output_bias: of the output projection.
+        window: keys that a query attends to, itself included; None for all.
+        has_bias: whether the fused projection of queries, keys and values has a bias.
+        has_output_bias: whether the output projection has a bias.
     """
 
     window: int | None = None
@@ -34,16 +34,16 @@ class Attention(Heads):
     has_output_bias: bool = False
 
     def window_in(self, tokens: int) -> int | None:
-        """The window, None where sequences of at most so many tokens never leave it."""
+        """Return the window; None if sequences of at most ``tokens`` tokens never exceed it."""
         return self.window if self.window is not None and self.window < tokens else None
 
     def fuses_rotary(self, rope: RopeConfig) -> bool:
-        """Whether the fused operator can rotate these sizes itself."""
+        """Return whether the fused operator can rotate these sizes."""
         half = rope.rotary_size // 2
         return half % HEAD_STEP == 0 and half <= self.cache_head_size // (2 * HEAD_STEP) * HEAD_STEP
 
     def emit(self, g: GraphBuilder, run: Run, prefix: str, x: ir.Value) -> ir.Value:
-        """[B, S, H] -> [B, S, H], appending to the cache of the next layer that has one."""
+        """Add the layer, [B, S, H] -> [B, S, H], and append to its KV cache."""
         layer, name = len(run.present), f"{prefix}self_attn"
         weights = run.weights.within(f"{name}.")
         qkv = self._project(g, run, name, weights, x)
@@ -75,7 +75,7 @@ class Attention(Heads):
         return self._output(g, run, name, weights, mixed)
 
     def emit_static(self, g: GraphBuilder, run: StaticRun, prefix: str, x: ir.Value) -> ir.Value:
-        """[1, S, H] -> [1, S, H], leaving the new keys and values, [1, KV, S, D] each."""
+        """Add the layer with fixed shapes, [1, S, H] -> [1, S, H]; return new keys and values, [1, KV, S, D]."""
         layer, name, shape = len(run.present), f"{prefix}self_attn", run.shape
         weights = run.weights.within(f"{name}.")
         qkv = self._project(g, run, name, weights, x)
@@ -91,7 +91,7 @@ class Attention(Heads):
         query = rotate_halves(g, f"{name}/query", query, tables, rotary_size, size)
         key = rotate_halves(g, f"{name}/key", key, tables, rotary_size, size)
 
-        # The heads that share a key are rows of one product: no key is copied for each of them.
+        # Heads that share a key are rows of one product: no key is copied for each of them.
         scaled = g.op("Mul", query, g.constant(float(self.head_size**-0.5)), name=f"{name}/scale")
         stacked = g.op("Reshape", scaled, g.constant([1, kv_heads, group * rows, size]))
         past_key, past_value = run.past[layer]
@@ -116,13 +116,13 @@ class Attention(Heads):
         return self._output(g, run, name, weights, joined)
 
     def _project(self, g: GraphBuilder, run: Run | StaticRun, name: str, weights: Weights, x: ir.Value) -> ir.Value:
-        """[..., H] -> [..., (heads + 2 kv heads) * D]."""
+        """Fused projection, [..., H] -> [..., (heads + 2 kv heads) * D]."""
         weight = self.rows(weights.get("qkv_proj.weight", self.qkv_size, run.hidden_size))
         bias = self.rows(weights.get("qkv_proj.bias", self.qkv_size)) if self.has_bias else None
         return run.linears.add(g, f"{name}.qkv_proj", x, weight, MIXER, bias=bias, fit=self.row_pair)
 
     def _output(self, g: GraphBuilder, run: Run | StaticRun, name: str, weights: Weights, x: ir.Value) -> ir.Value:
-        """[..., heads * D] -> [..., H]."""
+        """Output projection, [..., heads * D] -> [..., H]."""
         weight = self.columns(weights.get("o_proj.weight", run.hidden_size, self.num_heads * self.head_size))
         bias = weights.get("o_proj.bias", run.hidden_size) if self.has_output_bias else None
         return run.linears.add(g, f"{name}.o_proj", x, weight, MIXER, bias=bias, fit=self.column_pair)
@@ -147,5 +147,5 @@ class Attention(Heads):
 
 
 def _products(g: GraphBuilder, queries: ir.Value, keys: ir.Value, name: str = "") -> ir.Value:
-    """[1, KV, G * S, D] and [1, KV, C, D] -> [1, KV, G * S, C]."""
+    """Products of queries and keys, [1, KV, G * S, D] and [1, KV, C, D] -> [1, KV, G * S, C]."""
     return g.op("MatMul", queries, g.op("Transpose", keys, perm=[0, 1, 3, 2]), name=name)

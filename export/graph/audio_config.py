@@ -1,4 +1,4 @@
-"""Sizes and switches of the audio tower, checked once; what the graph cannot express is refused here."""
+"""Sizes and options of the audio tower, checked once; options that the graph does not support are refused."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from .activation import activation
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AudioConfig:
-    """The audio tower, as the port's audio_config names its parts.
+    """Configuration of the audio tower, with the names of the port's audio_config.
 
     Attributes:
-        input_size: mel bands.
+        input_size: number of mel bands.
         time_reduction: mel frames per encoder step, a power of two.
         bias_max_distance: relative positions beyond it share a bias.
         bias_symmetric: one bias for both directions.
@@ -76,12 +76,12 @@ class AudioConfig:
 
     @property
     def reductions(self) -> int:
-        """Convolutions that halve the time axis (and the mel axis)."""
+        """Number of convolutions that halve the time axis (and the mel axis)."""
         return self.time_reduction.bit_length() - 1
 
     @property
     def reduced_mels(self) -> int:
-        """Mel bands after the convolutions."""
+        """Number of mel bands after the convolutions."""
         size = self.input_size
         for _ in range(self.reductions):
             size = (size + 1) // 2

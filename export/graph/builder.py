@@ -1,7 +1,7 @@
-"""A typed front of onnx-ir: inputs, operators, constants, big weights, branches.
+"""Typed layer over onnx-ir: inputs, operators, constants, large weights, branches.
 
-Knows ONNX and where bytes go; knows no layer. Big weights are written to the external data file at the
-moment they are added, and only their place stays in memory.
+Independent of layers. Large weights are written to the external data file when they are added, and only their place
+stays in memory.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from palmtop.quantize.workers import Workers
 
-OPSET = 20  # newest that onnxruntime 1.29 (genai 0.13.1, the phone's) and 1.31 both implement in full
+OPSET = 20  # newest opset that onnxruntime 1.29 (genai 0.13.1, the phone's) and 1.31 both implement in full
 IR_VERSION = 10
 MICROSOFT = "com.microsoft"
 INLINE_BYTES = 1024  # constants up to this size stay in the .onnx file
@@ -28,26 +28,26 @@ Dim = int | str
 
 @dataclass(frozen=True, slots=True)
 class Blocks:
-    """Consecutive parts of a tensor, or of tensors that are made together; each iteration makes them anew.
+    """Consecutive parts of a tensor, or of tensors made together; each iteration makes them anew.
 
     Attributes:
         make: begins an iteration; nothing is read before.
-        matrix: of a float matrix ``rows(start, stop)``, [stop - start, K] whatever layout the tensor has; else None.
+        matrix: for a float matrix ``rows(start, stop)``, [stop - start, K] in any layout of the tensor; otherwise None.
     """
 
     make: Callable[[], Iterator[Any]]
     matrix: Callable[[int, int], NDArray[np.float32]] | None = None
 
     def __iter__(self) -> Iterator[Any]:
-        """The parts in order."""
+        """Iterate over the parts in order."""
         return self.make()
 
 
 class WeightSink(Protocol):
-    """Where big weights go: an external data file of the bundle.
+    """Destination of large weights: an external data file of the bundle.
 
     Attributes:
-        workers: who makes the blocks.
+        workers: threads that make the blocks.
     """
 
     workers: Workers
@@ -59,7 +59,7 @@ class WeightSink(Protocol):
         dtype: np.dtype[np.generic],
         blocks: Iterable[NDArray[np.generic]],
     ) -> ir.ExternalTensor:
-        """Write blocks one after the other and tell where they are."""
+        """Write blocks one after the other and return their place."""
         ...
 
     def add_set(
@@ -72,15 +72,14 @@ class WeightSink(Protocol):
         ...
 
     def inlined(self, name: str, array: NDArray[np.generic]) -> None:
-        """Told of a named weight so small that it stays inside the graph."""
+        """Receive a named weight that is small enough to stay inside the graph."""
         ...
 
 
 class GraphBuilder:
-    """Builds one ONNX graph, or a branch of one.
+    """Builder of one ONNX graph, or of a branch.
 
-    A branch (``branch()``) has no inputs, sees the values of the graph around it, and keeps initialisers of
-    its own.
+    A branch (``branch()``) has no inputs, can use the values of the graph around it, and keeps its own initialisers.
     """
 
     def __init__(self, name: str, sink: WeightSink, opset: int = OPSET) -> None:
@@ -95,13 +94,13 @@ class GraphBuilder:
         self._count = 0
 
     def input(self, name: str, dtype: ir.DataType, shape: Sequence[Dim]) -> ir.Value:
-        """A graph input; a string dimension is symbolic."""
+        """Add a graph input; a string dimension is symbolic."""
         value = ir.Value(name=name, shape=ir.Shape(shape), type=ir.TensorType(dtype))
         self._inputs.append(value)
         return value
 
     def output(self, value: ir.Value, name: str, dtype: ir.DataType, shape: Sequence[Dim]) -> None:
-        """Declare a value an output under this name."""
+        """Declare a value as an output under this name."""
         if value.producer() is None or value in self._outputs:
             value = self.op("Identity", value)
         value.name, value.shape, value.type = name, ir.Shape(shape), ir.TensorType(dtype)
@@ -115,7 +114,7 @@ class GraphBuilder:
         name: str = "",
         **attributes: Attribute,
     ) -> ir.Value:
-        """Add a node with one output and return that."""
+        """Add a node with one output and return the output."""
         return self.ops(op_type, *inputs, outputs=1, domain=domain, name=name, **attributes)[0]
 
     def ops(
@@ -140,7 +139,7 @@ class GraphBuilder:
         return node.outputs
 
     def constant(self, array: NDArray[np.generic] | int | float | list[int]) -> ir.Value:
-        """A small constant; Python integers become int64, floats float32. Equal constants are shared."""
+        """Return a small constant; Python integers become int64, floats float32. Equal constants are shared."""
         if isinstance(array, float):
             array = np.array(array, np.float32)
         elif not isinstance(array, np.ndarray):
@@ -153,7 +152,7 @@ class GraphBuilder:
         return self._constants[key]
 
     def weight(self, name: str, array: NDArray[np.generic]) -> ir.Value:
-        """An initialiser with a name; inline when tiny, else in the external data file."""
+        """Add an initialiser with a name; inline when tiny, else in the external data file."""
         if array.nbytes <= INLINE_BYTES:
             self.sink.inlined(name, array)
             return self._initializer(name, ir.tensor(np.asarray(array, order="C"), name=name))
@@ -166,7 +165,7 @@ class GraphBuilder:
         dtype: np.dtype[np.generic],
         blocks: Iterable[NDArray[np.generic]],
     ) -> ir.Value:
-        """An initialiser whose content comes in blocks and goes straight to the external data file."""
+        """Add an initialiser whose content comes in blocks and is written directly to the external data file."""
         return self._initializer(name, self.sink.add(name, shape, np.dtype(dtype), blocks))
 
     def weight_set(
@@ -175,12 +174,12 @@ class GraphBuilder:
         tensors: Sequence[tuple[str, tuple[int, ...], np.dtype[np.generic]]],
         blocks: Iterable[tuple[NDArray[np.generic], ...]],
     ) -> list[ir.Value]:
-        """Initialisers that are made together, block by block, such as codes and scales."""
+        """Add initialisers that are made together, block by block, such as codes and scales."""
         external = self.sink.add_set(name, tensors, blocks)
         return [self._initializer(each, place) for (each, _, _), place in zip(tensors, external, strict=True)]
 
     def alias(self, name: str, value: ir.Value, shape: tuple[int, ...]) -> ir.Value:
-        """A second initialiser on the same bytes of the external data file, in another shape."""
+        """Add a second initialiser on the same bytes of the external data file, in another shape."""
         there = value.const_value
         if not isinstance(there, ir.ExternalTensor):  # tiny and inline: share by copying
             return self._initializer(name, ir.tensor(np.asarray(there).reshape(shape), name=name))
@@ -196,7 +195,7 @@ class GraphBuilder:
         return self._initializer(name, again)
 
     def branch(self, name: str, body: Callable[[GraphBuilder], ir.Value]) -> ir.Graph:
-        """A subgraph with one output, made by ``body`` on a builder of its own."""
+        """Return a subgraph with one output, made by ``body`` on a builder of its own."""
         inner = GraphBuilder(name, self.sink, self.opset)
         result = body(inner)
         if result.producer() is None or not any(result.producer() is n for n in inner._nodes):
@@ -205,11 +204,11 @@ class GraphBuilder:
         return inner.graph()
 
     def place(self, name: str, tensor: ir.TensorProtocol) -> ir.Value:
-        """An initialiser whose bytes are somewhere already."""
+        """Add an initialiser whose bytes are already stored."""
         return self._initializer(name, tensor)
 
     def move_into(self, graph: ir.Graph, *, after: ir.Node | None) -> None:
-        """Put what was built into a graph that exists: behind a node, or in front of all."""
+        """Move the built nodes into an existing graph: behind a node, or in front of all."""
         for value in self._initializers.values():
             graph.register_initializer(value)
         first = next(iter(graph), None)
@@ -222,7 +221,7 @@ class GraphBuilder:
         self._nodes, self._initializers, self._constants = [], {}, {}
 
     def graph(self) -> ir.Graph:
-        """What has been built so far."""
+        """Return the graph built so far."""
         return ir.Graph(
             self._inputs,
             self._outputs,
@@ -233,7 +232,7 @@ class GraphBuilder:
         )
 
     def model(self) -> ir.Model:
-        """The graph as a model."""
+        """Return the graph as a model."""
         return ir.Model(self.graph(), ir_version=IR_VERSION, producer_name="palmtop")
 
     def _initializer(self, name: str, tensor: ir.TensorProtocol) -> ir.Value:

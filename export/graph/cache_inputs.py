@@ -1,4 +1,4 @@
-"""Inputs and outputs that a decoder's graph has for its KV cache and positions, with dynamic and with fixed shapes."""
+"""Inputs and outputs of a decoder's graph for its KV cache and positions, with dynamic and with fixed shapes."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def begin_run(
 
 
 def declare_present(g: GraphBuilder, run: Run, heads: Heads) -> None:
-    """Name the caches as genai expects them."""
+    """Declare the caches as outputs under the names that genai expects."""
     shape = _cache_shape(heads, run.cache, "total_sequence")
     for layer, pair in enumerate(run.present):
         for kind, value in zip(("key", "value"), pair, strict=True):
@@ -107,7 +107,7 @@ def begin_static_run(
 
 
 def declare_static_present(g: GraphBuilder, run: StaticRun, heads: Heads) -> None:
-    """The new rows of every layer's cache."""
+    """Declare the new rows of every layer's cache as outputs."""
     shape = [1, heads.num_kv_heads, run.shape.rows, heads.cache_head_size]
     for layer, (key, value) in enumerate(run.present):
         g.output(key, f"present_key.{layer}", ir.DataType.FLOAT, shape)

@@ -1,9 +1,9 @@
-"""The audio graph: mean-variance norm, subsampling, conformer blocks and both projectors, one window per run.
+"""Audio graph: mean-variance norm, subsampling, conformer blocks and both projectors, one window per run.
 
-A sound that is longer than the window is fed window by window by the runtime. What makes that equal to the
-reference, which subsamples the whole sound first and cuts afterwards: every window but the first brings
-``time_reduction`` frames of the one before it, whose single step is dropped (``left_context``), and the last
-one is filled up with zero steps that take part in attention (``window``).
+The runtime feeds a sound longer than the window window by window. The result equals the reference, which subsamples the
+whole sound first and cuts it afterwards: every window but the first brings ``time_reduction`` frames of the one before
+it, whose single step is dropped (``left_context``), and the last one is padded with zero steps that take part in
+attention (``window``).
 
 Reference: transformers 5.23, models/phi4_multimodal/modeling_phi4_multimodal.py, Phi4MultimodalAudioModel and
 Phi4MultimodalAudioEmbedding at batch 1. There the mask is one for every key and is added to the scores, which
@@ -30,29 +30,29 @@ from .mark import ENCODER
 from .source import BuildContext
 from .subsampling import CHANNELS_AT_ONCE, subsample, subsample_masked
 
-LAYER_NORM_EPS = 1e-5  # torch's default; no config states it
+LAYER_NORM_EPS = 1e-5  # torch's default; no config contains it
 TOWER = "audio_embed.encoder."
-PROJECTORS = {"speech": "speech", "vision": "vision_speech"}  # by output of a graph of fixed shapes
-SHORT_STEPS = 64  # of its smaller graph: five seconds of sound
+PROJECTORS = {"speech": "speech", "vision": "vision_speech"}  # projector by output of a graph of fixed shapes
+SHORT_STEPS = 64  # seconds of sound of its smaller graph
 
 
 @dataclass(frozen=True, slots=True)
 class Conformer:
-    """The audio graph (``source.EncoderSource``).
+    """Audio encoder graph (``source.EncoderSource``).
 
     Attributes:
-        config: sizes.
+        config: sizes of the tower.
     """
 
     config: AudioConfig
 
     def bytes_per_item(self, processor: ProcessorSpec) -> int:
-        """Memory that one full window needs while it runs, about.
+        """Approximate bytes of memory for one full window during a run.
 
         The convolutions are the peak; the reference model's process grows by 170 to 290 MB for 500 steps
         (onnxruntime 1.31, x86-64), and this gives 256 MB.
         """
-        assert processor.audio is not None  # it has this encoder
+        assert processor.audio is not None  # the model has this encoder
         config, window_steps = self.config, processor.audio.window_steps
         frames, halved = window_steps * config.time_reduction, 4 if config.reductions > 1 else 2
         channel = 4 * (frames // halved) * -(-config.input_size // halved)
@@ -64,13 +64,13 @@ class Conformer:
         """Add the whole audio graph.
 
         Inputs: ``log_mel`` float32 [1, T, mels]; ``left_context`` int64 [1], steps to drop at the front, 0 or 1;
-        ``window`` int64 [1], steps to fill up to with zeros, 0 for none; ``projector`` int64 [1], 0 the one
-        trained with speech alone, 1 the one trained beside images.
+            ``window`` int64 [1], number of steps to pad to with zeros, 0 for none; ``projector`` int64 [1], 0 for the
+            one trained with speech alone, 1 for the one trained with images.
         Output: ``audio_features`` float32 [rows, H], rows = ceil((ceil(T / R) - left_context) / downsample_rate).
 
         Args:
             g: an empty graph.
-            context: precision is of the linear layers; convolutions, norms and the relative bias stay float32.
+            context: its precision applies to the linear layers; convolutions, norms and the relative bias stay float32.
 
         Raises:
             CheckpointError: a weight is missing, misshapen or not finite.
@@ -108,24 +108,24 @@ class Conformer:
         g.output(chosen, "audio_features", ir.DataType.FLOAT, ["rows", config.output_size])
 
     def static_lengths(self, name: str, processor: ProcessorSpec) -> dict[str, int]:
-        """A window, and a short one: a few seconds of sound need not pay for forty."""
-        assert processor.audio is not None  # it has this encoder
+        """Return the lengths of a full window, and of a short one for a few seconds of sound."""
+        assert processor.audio is not None  # the model has this encoder
         window, short = processor.audio.window_steps, SHORT_STEPS - SHORT_STEPS % self.config.downsample_rate
         return ({f"{name}.{short}": short} if short < window else {}) | {name: window}
 
     def build_static(self, g: GraphBuilder, weights: Weights, length: int) -> None:
         """Add the graph of fixed shapes, float32: one window of S steps a run, both projectors.
 
-        A window that is not full, and the step of context in front that the first window does not have, are frames
-        under a mask: a masked value is zero wherever a convolution looks at it, as the ordinary graph's padding is.
+        Padding of an incomplete window, and the step of context that the first window lacks, are frames under a mask: a
+        masked value is zero wherever a convolution reads it, like the padding of the other graph.
 
         Inputs: ``log_mel`` [1, (S + 1) * R, mels], the first R frames context; ``frame_mask`` [1, 1, (S + 1) * R, 1], 1
-        for a frame that is there; ``key_bias`` [1, 1, 1, S], 0 for a step that is seen. Outputs: ``features_speech``
-        and ``features_vision`` [S / downsample_rate, H], one for each projector.
+            for a valid frame; ``key_bias`` [1, 1, 1, S], 0 for a valid step. Outputs: ``features_speech`` and
+            ``features_vision`` [S / downsample_rate, H], one for each projector.
 
         Args:
             g: an empty graph.
-            weights: of the whole model.
+            weights: weights of the whole model.
             length: S, a multiple of ``downsample_rate``.
 
         Raises:
@@ -157,7 +157,7 @@ class Conformer:
 
 
 def normalise(g: GraphBuilder, weights: Weights, config: AudioConfig, mel: ir.Value) -> ir.Value:
-    """Frames [1, T, mels], mean and variance of the training data taken out."""
+    """Subtract mean and variance of the training data from frames [1, T, mels]."""
     mean = weights.get("encoder_embedding.global_mean", config.input_size)
     inverse = weights.get("encoder_embedding.global_invstd", config.input_size)
     centred = g.op("Sub", mel, g.weight(mean.name, float_array(mean)))
@@ -165,13 +165,13 @@ def normalise(g: GraphBuilder, weights: Weights, config: AudioConfig, mel: ir.Va
 
 
 def _fill_up(g: GraphBuilder, x: ir.Value, length: ir.Value, steps: ir.Value) -> ir.Value:
-    """[1, S, h] -> [1, length, h], zeros at the end."""
+    """Pad [1, S, h] -> [1, length, h] with zeros at the end."""
     end = g.op("Concat", g.constant([0, 0, 0, 0]), g.op("Sub", length, steps), g.constant([0]), axis=0)
     return g.op("Pad", x, end)
 
 
 def _relative_bias(g: GraphBuilder, weights: Weights, config: AudioConfig, length: ir.Value) -> ir.Value:
-    """[1, heads, length, length]: one number per head and clipped distance."""
+    """Relative bias [1, heads, length, length]: one number per head and clipped distance."""
     table = weights.get("relative_attention_bias_layer.bias_values.weight", config.buckets, config.num_attention_heads)
     by_head = g.weight(table.name, np.ascontiguousarray(float_array(table).T))  # [heads, buckets]
     zero, one = g.constant(np.array(0, np.int64)), g.constant(np.array(1, np.int64))
@@ -180,7 +180,7 @@ def _relative_bias(g: GraphBuilder, weights: Weights, config: AudioConfig, lengt
         "Sub", g.op("Unsqueeze", places, g.constant([0])), g.op("Unsqueeze", places, g.constant([1]))
     )  # [query, key]
     if config.bias_symmetric:
-        # The reference reads past its table from max_distance on; here the last entry goes on.
+        # The reference reads past its table from max_distance on; here the last entry is repeated.
         distance, low = g.op("Abs", distance), 0
     else:
         low = -config.bias_max_distance
@@ -193,7 +193,7 @@ def _relative_bias(g: GraphBuilder, weights: Weights, config: AudioConfig, lengt
 def _relative_biases(
     weights: Weights, config: AudioConfig, steps: int
 ) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
-    """[1, heads, S, S]: one number per head and clipped distance, as ``_relative_bias`` computes it."""
+    """Relative bias [1, heads, S, S] as a constant, with the values of ``_relative_bias``."""
     name = "relative_attention_bias_layer.bias_values.weight"
     table = float_array(weights.get(name, config.buckets, config.num_attention_heads))
     places = np.arange(steps)
@@ -212,15 +212,15 @@ def block(
     attend: Callable[[GraphBuilder, Weights, ir.Value], ir.Value],
     precision: Precisions,
 ) -> ir.Value:
-    """One conformer block, [1, S, h] -> [1, S, h].
+    """Add one conformer block, [1, S, h] -> [1, S, h].
 
     Args:
         g: the graph.
-        weights: the block's.
-        config: sizes.
+        weights: weights of the block.
+        config: sizes of the tower.
         x: hidden states.
-        attend: mixes normalised states, given the attention module's weights.
-        precision: of the linear layers.
+        attend: attention on normalised states, given the weights of its module.
+        precision: precision of the linear layers.
     """
     h = config.hidden_size
     x = g.op("Add", x, _half_feed_forward(g, weights.within("feed_forward_in."), config, x, precision))
@@ -247,7 +247,7 @@ def _half_feed_forward(
 def _convolution(
     g: GraphBuilder, weights: Weights, config: AudioConfig, x: ir.Value, precision: Precisions
 ) -> ir.Value:
-    """The convolution module, causal: a step sees itself and ``kernel_size - 1`` steps before it."""
+    """Convolution module, causal: a step depends on itself and ``kernel_size - 1`` steps before it."""
     h, wide = config.hidden_size, config.hidden_size * config.depthwise_multiplier
     x = layer_norm(g, weights, "layer_norm", x, h, LAYER_NORM_EPS)
     x = _gated(g, weights.within("glu."), config, x, precision)
@@ -268,9 +268,9 @@ def _convolution(
 
 
 def _gated(g: GraphBuilder, weights: Weights, config: AudioConfig, x: ir.Value, precision: Precisions) -> ir.Value:
-    """A pointwise convolution to twice the channels; the second half gates the first."""
+    """Pointwise convolution to twice the channels; the second half gates the first."""
     h = config.hidden_size
-    # b1 and b2 shift the two halves after the convolution, so they join its bias.
+    # b1 and b2 shift the two halves after the convolution, so they are added to its bias.
     shifts = np.concatenate([float_array(weights.get(name, 1, h, 1)).ravel() for name in ("b1", "b2")])
     both = _pointwise(g, weights, "ext_pw_conv_1d", x, 2 * h, h, precision, shifts)
     value, gate = g.ops("Split", both, outputs=2, axis=-1, num_outputs=2)
@@ -287,7 +287,7 @@ def _pointwise(
     precision: Precisions,
     shifts: np.ndarray[tuple[int], np.dtype[np.float32]] | None = None,
 ) -> ir.Value:
-    """A convolution of kernel size 1 as the linear layer it is: [1, S, inputs] -> [1, S, outputs]."""
+    """Convolution of kernel size 1 as a linear layer: [1, S, inputs] -> [1, S, outputs]."""
     kernel = weights.get(f"{name}.weight", outputs, inputs, 1)
     bias = weights.get(f"{name}.bias", outputs)
     matrix = Weight(kernel.name, (outputs, inputs), lambda a, b: kernel.rows(a, b).reshape(b - a, inputs))
@@ -297,7 +297,7 @@ def _pointwise(
 
 
 def _stack(g: GraphBuilder, config: AudioConfig, x: ir.Value, steps: ir.Value) -> ir.Value:
-    """[1, S, h] -> [rows, rate * h]: neighbouring steps become one row, zeros fill the last one."""
+    """Stack neighbouring steps: [1, S, h] -> [rows, rate * h], the last row padded with zeros."""
     rate = config.downsample_rate
     if rate > 1:
         missing = g.op("Mod", g.op("Neg", steps), g.constant([rate]))
@@ -308,7 +308,7 @@ def _stack(g: GraphBuilder, config: AudioConfig, x: ir.Value, steps: ir.Value) -
 def project(
     g: GraphBuilder, weights: Weights, config: AudioConfig, name: str, rows: ir.Value, precision: Precisions
 ) -> ir.Value:
-    """[rows, K] -> [rows, H] by one of the two projectors."""
+    """Apply one of the two projectors: [rows, K] -> [rows, H]."""
     wide, k = config.output_size, config.hidden_size * config.downsample_rate
     up = module_linear(g, weights, f"audio_embed.up_proj_for_{name}", rows, (wide, k), precision)
     return module_linear(g, weights, f"audio_embed.down_proj_for_{name}", gelu(g, up), (wide, wide), precision)

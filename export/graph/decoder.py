@@ -1,9 +1,10 @@
-"""A decoder composed of layers: token ids and media rows in, logits of the last position out (``lm_head.py``).
+"""Decoder composed of layers: token ids and media rows in, logits of the last position out (``lm_head.py``).
 
 Every layer is a mixer of positions and a feed-forward network, each behind a norm and added to the residual stream.
 ``build`` makes the graph with dynamic shapes: a KV cache that genai owns, media rows by absolute position, gated
-adapters on every linear (design section 3). ``build_static`` makes the same arithmetic with fixed shapes in plain ONNX
-operators, without control flow: adapters of one route are always on, embedding and rotary tables are computed outside.
+adapters on every linear (docs/architecture.md). ``build_static`` makes the same arithmetic with fixed shapes in plain
+ONNX operators, without control flow: adapters of one route are always on, embedding and rotary tables are computed
+outside.
 """
 
 from __future__ import annotations
@@ -29,25 +30,25 @@ from .source import BuildContext, StaticContext
 
 
 class Sublayer(Protocol):
-    """A mixer or a feed-forward network: normalised hidden states in, what is added to the residual stream out."""
+    """Mixer or feed-forward network: from normalised hidden states to the addend of the residual stream."""
 
     def emit(self, g: GraphBuilder, run: Run, prefix: str, x: ir.Value) -> ir.Value:
-        """With dynamic shapes and fused operators: [B, S, H] -> [B, S, H]."""
+        """Add the layer with dynamic shapes and fused operators: [B, S, H] -> [B, S, H]."""
         ...
 
     def emit_static(self, g: GraphBuilder, run: StaticRun, prefix: str, x: ir.Value) -> ir.Value:
-        """With fixed shapes and plain operators: [1, S, H] -> [1, S, H]."""
+        """Add the layer with fixed shapes and plain operators: [1, S, H] -> [1, S, H]."""
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layer:
-    """One layer of a decoder.
+    """One layer of a decoder: mixer, feed-forward network and norms.
 
     Attributes:
-        mixer: mixes positions.
+        mixer: mixer of positions, such as attention.
         ffn: feed-forward network.
-        norms: in front of the mixer and of the feed-forward network.
+        norms: norms before the mixer and before the feed-forward network.
         residual_scale: factor of what both add to the residual stream.
     """
 
@@ -57,23 +58,23 @@ class Layer:
     residual_scale: float = 1.0
 
     def scaled(self, g: GraphBuilder, x: ir.Value) -> ir.Value:
-        """What is added to the residual stream."""
+        """Return a value with the factor of the residual stream."""
         return x if self.residual_scale == 1.0 else g.op("Mul", x, g.constant(float(self.residual_scale)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decoder:
-    """A decoder (``source.GraphSource``).
+    """Decoder graph of a model (``source.GraphSource``).
 
     Attributes:
-        vocab_size: V.
+        vocab_size: V, number of token ids.
         hidden_size: H, width between layers.
-        layers: from the embedding to the head.
-        norm: in front of the head.
+        layers: layers in order.
+        norm: norm before the head.
         rope: rotary embedding.
-        is_tied: the head is the embedding table.
-        has_media: the graph takes media rows.
-        max_tokens: longest sequence the model was made for.
+        is_tied: whether the head is the embedding table.
+        has_media: whether the graph takes media rows.
+        max_tokens: longest sequence of the model, in tokens.
     """
 
     vocab_size: int
@@ -87,16 +88,16 @@ class Decoder:
 
     @property
     def num_layers(self) -> int:
-        """Number of layers."""
+        """Number of layers of the decoder."""
         return len(self.layers)
 
     @property
     def attention(self) -> Attention:
-        """Of every layer."""
+        """Attention layers in order."""
         return self.layers[0].mixer
 
     def states(self, kv_bits: int) -> tuple[StateSpec, ...]:
-        """What the graph carries from one run to the next, its cache stored in so many bits."""
+        """Return the states carried from one run to the next, with the cache stored in ``kv_bits`` bits."""
         heads = self.attention
         return kv_states(range(self.num_layers), heads.num_kv_heads, heads.cache_head_size, kv_bits)
 

@@ -1,4 +1,4 @@
-"""The embedding table, media rows by absolute position, and the head that may be the same table."""
+"""Embedding table, media rows by absolute position, and the head that may be the same table."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ EMBEDDING = "embed_tokens"
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """The embedding in the graph.
+    """Embedding table in the graph.
 
     Attributes:
-        values: float [V, H], or the quantised initialisers.
-        shape: (V, H).
-        is_tied: the head reads the same bytes.
+        values: float [V, H] matrix, or the quantised initialisers.
+        shape: size (V, H).
+        is_tied: whether the head reads the same bytes.
     """
 
     values: ir.Value | QuantizedValues
@@ -31,7 +31,7 @@ class Table:
     is_tied: bool
 
     def rows(self, g: GraphBuilder, ids: ir.Value) -> ir.Value:
-        """[B, S] -> [B, S, H]."""
+        """Add a look-up of rows, [B, S] -> [B, S, H]."""
         mark, name = Mark(TABLE, *self.shape, EMBEDDING), f"{EMBEDDING}.gather"
         if isinstance(self.values, QuantizedValues):
             return gather_quantized(g, name, self.values, ids, mark)
@@ -46,7 +46,7 @@ class Table:
         *,
         has_rows: bool = False,
     ) -> ir.Value:
-        """[B, H] -> [B, V] logits; with ``has_rows`` [B, R, H] -> [B, R, V]."""
+        """Add the logits, [B, H] -> [B, V]; with ``has_rows`` [B, R, H] -> [B, R, V]."""
         if not self.is_tied:
             return linear(g, "lm_head", x, weights.get("lm_head.weight", *self.shape), precision, HEAD)
         mark = Mark(HEAD, *self.shape, EMBEDDING)
@@ -54,7 +54,7 @@ class Table:
             return mark.put(matmul_nbits(g, x, self.values, precision.of(EMBEDDING).accuracy_level, "lm_head"))
         if not has_rows:
             return mark.put(g.op("Gemm", x, self.values, transB=1, name="lm_head"))
-        flat = g.op("Reshape", x, g.constant([-1, self.shape[1]]))  # Gemm takes matrices only
+        flat = g.op("Reshape", x, g.constant([-1, self.shape[1]]))  # Gemm supports matrices only
         logits = mark.put(g.op("Gemm", flat, self.values, transB=1, name="lm_head"))
         outer = g.op("Shape", x, start=0, end=2)
         return g.op("Reshape", logits, g.op("Concat", outer, g.constant([self.shape[0]]), axis=0))
@@ -63,7 +63,7 @@ class Table:
 def add_table(
     g: GraphBuilder, weights: Weights, vocab_size: int, hidden_size: int, is_tied: bool, precision: Precisions
 ) -> Table:
-    """Read and store the embedding at the head's precision: tied, they are one set of bytes."""
+    """Read and store the embedding at the head's precision; if tied, both use one set of bytes."""
     weight = weights.get(f"{EMBEDDING}.weight", vocab_size, hidden_size)
     own = precision.of(EMBEDDING)
     if own.scheme is None:
@@ -85,10 +85,10 @@ def embed(
     *,
     has_media: bool,
 ) -> ir.Value:
-    """Embeddings of the tokens, media rows where ``media_index`` says so.
+    """Add embeddings of the tokens, with media rows at the positions of ``media_index``.
 
-    ``media_index`` [L] is looked up by absolute position (0 = text, k = row k-1 of ``media_features`` [M, H]),
-    which makes chunked prefill, rewinding and media in later turns right by construction.
+    ``media_index`` [L] is looked up by absolute position (0 = text, k = row k-1 of ``media_features`` [M, H]), so
+    chunked prefill, rewinding and media in later turns need no special case.
     """
     tokens = table.rows(g, input_ids)
     if not has_media:

@@ -1,4 +1,4 @@
-"""What the blocks of both encoders are made of: layer norm, biased linear, attention over a whole window."""
+"""Parts of the blocks of both encoders: layer norm, linear with bias, attention over a whole window."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from .builder import MICROSOFT, GraphBuilder
 from .linear import FLOAT, Precisions, float_array, linear
 from .mark import ENCODER
 
-ENCODERS = "embed_tokens_extend."  # in front of both encoders' canonical names
+ENCODERS = "embed_tokens_extend."  # prefix of both encoders' canonical names
 
 
 def layer_norm(g: GraphBuilder, weights: Weights, name: str, x: ir.Value, size: int, eps: float) -> ir.Value:
-    """LayerNorm over the last axis; ``name`` is the module's, e.g. ``layers.0.layer_norm1``."""
+    """Add a LayerNorm over the last axis; ``name`` is the module's, such as ``layers.0.layer_norm1``."""
     scale, bias = (weights.get(f"{name}.{part}", size) for part in ("weight", "bias"))
     return g.op(
         "LayerNormalization",
@@ -35,7 +35,7 @@ def module_linear(
     precision: Precisions,
     factor: float = 1.0,
 ) -> ir.Value:
-    """A linear module with a bias, times ``factor`` (folded into the weights); ``shape`` is [N, K]."""
+    """Add a linear module with a bias, times ``factor`` (folded into the weights); ``shape`` is [N, K]."""
     weight, bias = weights.get(f"{name}.weight", *shape), weights.get(f"{name}.bias", shape[0])
     if factor != 1.0:
         weight, bias = weight.scaled(factor), bias.scaled(factor)
@@ -45,7 +45,7 @@ def module_linear(
 def query_key_value(
     g: GraphBuilder, weights: Weights, x: ir.Value, size: int, precision: Precisions
 ) -> tuple[ir.Value, ir.Value, ir.Value]:
-    """Three projections of [..., h] as one fused linear; ``weights`` is the attention module's."""
+    """Add three projections of [..., h] as one fused linear; ``weights`` are those of the attention module."""
 
     def fused(part: str, *shape: int) -> Weight:
         parts = [weights.get(f"{p}_proj.{part}", *shape) for p in "qkv"]
@@ -67,21 +67,21 @@ def attention(
     scale: float = 0.0,
     bias: ir.Value | None = None,
 ) -> ir.Value:
-    """Softmax attention.
+    """Add softmax attention as one fused operator.
 
     Without a bias onnxruntime's CPU kernel never holds the [B, heads, S, S] scores at once.
 
     Args:
         g: the graph.
-        query: [B, S, heads * d].
-        key: [B, S, heads * d].
-        value: [B, S, h].
+        query: [B, S, heads * d] queries.
+        key: [B, S, heads * d] keys.
+        value: [B, S, h] values.
         heads: number of heads.
-        scale: of the scores; 0 means ``1 / sqrt(d)``.
+        scale: factor of the scores; 0 means ``1 / sqrt(d)``.
         bias: [1, heads, S, S] float32, added to the scaled scores.
 
     Returns:
-        [B, S, h].
+        The mixed values, [B, S, h].
 
     Source: onnxruntime ContribOperators.md, com.microsoft.MultiHeadAttention.
     """
@@ -98,16 +98,16 @@ def static_attention(
     hidden_size: int,
     biases: list[ir.Value],
 ) -> ir.Value:
-    """Project and mix in plain operators, with fixed shapes: [1, S, h] -> [1, S, h].
+    """Add projections and attention in plain operators, with fixed shapes: [1, S, h] -> [1, S, h].
 
     Args:
         g: the graph.
-        weights: the attention module's.
+        weights: weights of the attention module.
         x: normalised states.
         heads: number of heads.
-        rows: S.
-        hidden_size: h.
-        biases: added to the scores one after the other, each broadcast to [1, heads, S, S].
+        rows: S, number of rows.
+        hidden_size: h, width of the states.
+        biases: biases added to the scores one after the other, each broadcast to [1, heads, S, S].
     """
     size = hidden_size // heads
 
@@ -119,7 +119,7 @@ def static_attention(
         y = linear(g, weight.name.removesuffix(".weight"), x, weight, FLOAT, ENCODER, bias)
         return g.op("Transpose", g.op("Reshape", y, g.constant([1, rows, heads, size])), perm=perm)
 
-    # The scale is in the query's weights: a product less, whose result would be rounded once more.
+    # The scale is in the query's weights: one product less, whose result would be rounded once more.
     query = by_head("q", [0, 2, 1, 3], size**-0.5)
     scores = g.op("MatMul", query, by_head("k", [0, 2, 3, 1]))  # [1, heads, S, S]
     for bias in biases:

@@ -1,4 +1,4 @@
-"""Heads of one attention layer; odd sizes are stored padded, and so are the linears and deltas that belong to them."""
+"""Heads of an attention layer; odd sizes are stored padded, with the linears and deltas that belong to them."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from numpy.typing import NDArray
 from palmtop.export.checkpoint.lazy_tensor import Weight
 from palmtop.export.checkpoint.lora import LoraPair
 
-HEAD_STEP = 8  # GroupQueryAttention's CPU kernel wants head sizes, and halves of rotary sizes, in eights
+HEAD_STEP = 8  # GroupQueryAttention's CPU kernel needs multiples of eight for head sizes and halves of rotary sizes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Heads:
-    """How many, and how wide.
+    """Number and size of the heads of an attention layer.
 
     Attributes:
-        num_heads: query heads.
-        num_kv_heads: key/value heads.
+        num_heads: number of query heads.
+        num_kv_heads: number of key/value heads.
         head_size: D of the checkpoint.
     """
 
@@ -29,7 +29,7 @@ class Heads:
 
     @property
     def cache_head_size(self) -> int:
-        """D rounded up to what the kernel takes."""
+        """D rounded up to a size that the kernel supports."""
         return -(-self.head_size // HEAD_STEP) * HEAD_STEP
 
     @property
@@ -38,11 +38,11 @@ class Heads:
         return (self.num_heads + 2 * self.num_kv_heads) * self.head_size
 
     def padded_rows(self) -> NDArray[np.int64] | None:
-        """For every row of the padded fused projection the checkpoint's row, -1 for zeros; None if equal."""
+        """Return for every row of the padded fused projection the checkpoint's row, -1 for zeros; None if equal."""
         return self._padded(self.num_heads + 2 * self.num_kv_heads)
 
     def padded_columns(self) -> NDArray[np.int64] | None:
-        """Likewise for the output projection's columns."""
+        """Return for every padded column of the output projection its column, -1 for zeros; None if equal."""
         return self._padded(self.num_heads)
 
     def _padded(self, heads: int) -> NDArray[np.int64] | None:
@@ -53,26 +53,26 @@ class Heads:
         return order.reshape(-1)
 
     def rows(self, weight: Weight) -> Weight:
-        """The fused projection, or its bias, with padded rows."""
+        """Return the fused projection, or its bias, with padded rows."""
         order = self.padded_rows()
         return weight if order is None else weight.permuted_rows(order)
 
     def columns(self, weight: Weight) -> Weight:
-        """The output projection with padded columns."""
+        """Return the output projection with padded columns."""
         order = self.padded_columns()
         return weight if order is None else weight.permuted_columns(order)
 
     def row_pair(self, pair: LoraPair) -> LoraPair:
-        """A delta of the fused projection; one of another shape as it is."""
+        """Return a padded delta of the fused projection; one of another shape unchanged."""
         return LoraPair(pair.a, self.rows(pair.b)) if pair.b.shape[0] == self.qkv_size else pair
 
     def column_pair(self, pair: LoraPair) -> LoraPair:
-        """A delta of the output projection; one of another shape as it is."""
+        """Return a padded delta of the output projection; one of another shape unchanged."""
         fits = pair.a.shape[1] == self.num_heads * self.head_size
         return LoraPair(self.columns(pair.a), pair.b) if fits else pair
 
     def padded_pair(self, pair: LoraPair, linear: str) -> LoraPair:
-        """A delta of the linear of this name, which may be neither of the two."""
+        """Return the padded delta of a linear, which may be neither of the two."""
         if linear.endswith(".qkv_proj"):
             return self.row_pair(pair)
         return self.column_pair(pair) if linear.endswith(".o_proj") else pair

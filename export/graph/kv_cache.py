@@ -1,7 +1,7 @@
-"""What the KV cache holds: float32, or codes of 8 or 4 bits with a scale for each channel of each head.
+"""Contents of the KV cache: float32, or codes of 8 or 4 bits with a scale for each channel of each head.
 
-Knows GroupQueryAttention's side of it. Scales are symmetric: a stored code times its scale is the value, and the
-kernel rounds to even and clips. At 4 bits two channels share a byte, the even one in the low half, codes moved up by 8.
+Follows GroupQueryAttention. Scales are symmetric: a stored code times its scale is the value, and the kernel rounds to
+even and clips. At 4 bits two channels share a byte, the even one in the low half, codes offset by 8.
 
 Source: measured on onnxruntime 1.29 and 1.31 (``tests/export/test_kv_kernel.py``).
 """
@@ -17,17 +17,18 @@ from numpy.typing import NDArray
 from .builder import Attribute, GraphBuilder
 
 REACH = {8: 127, 4: 8}
-"""Codes that the largest value is divided into. At 4 bits a positive one becomes 7 and loses an eighth, which costs
-less than steps that are an eighth wider: KL of SmolLM2-135M over 768 tokens 0.27 instead of 0.38 nats."""
+"""Code of the largest value. At 4 bits a positive one becomes 7 and loses an eighth, which costs less than steps that
+are an eighth wider: KL of SmolLM2-135M over 768 tokens 0.27 instead of 0.38 nats.
+"""
 _TYPES = {32: ir.DataType.FLOAT, 8: ir.DataType.INT8, 4: ir.DataType.UINT8}
 
 
 @dataclass(frozen=True, slots=True, eq=False)  # compared by identity
 class LayerScales:
-    """Scales of one layer's cache.
+    """Scales of the KV cache of one layer.
 
     Attributes:
-        key: [KV, D] float32, D as the cache has it; keys are stored after their rotation.
+        key: [KV, D] float32, D of the cache; keys are stored after their rotation.
         value: [KV, D] float32.
     """
 
@@ -37,10 +38,10 @@ class LayerScales:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class KvCache:
-    """Element type of keys and values.
+    """Element type and scales of keys and values.
 
     Attributes:
-        bits: 32, 8 or 4.
+        bits: bits of an element: 32, 8 or 4.
         layers: scales by layer; empty at 32 bits.
     """
 
@@ -49,21 +50,21 @@ class KvCache:
 
     @property
     def dtype(self) -> ir.DataType:
-        """Of the cache's tensors."""
+        """Element type of the cache's tensors."""
         return _TYPES[self.bits]
 
     def width(self, head_size: int) -> int:
-        """Elements of a head in the cache's tensors."""
+        """Return the number of elements of a head in the cache's tensors."""
         return head_size // 2 if self.bits == 4 else head_size
 
     def attributes(self) -> dict[str, Attribute]:
-        """Of GroupQueryAttention."""
+        """Return the attributes of GroupQueryAttention."""
         if self.bits == 32:
             return {}
         return {"k_quant_type": "PER_CHANNEL", "v_quant_type": "PER_CHANNEL", "kv_cache_bit_width": self.bits}
 
     def inputs(self, g: GraphBuilder, layer: int) -> tuple[ir.Value | None, ...]:
-        """Of GroupQueryAttention, those behind the rotary tables."""
+        """Return the inputs of GroupQueryAttention behind the rotary tables."""
         if self.bits == 32:
             return ()
         scales, name = self.layers[layer], f"layers.{layer}.self_attn"

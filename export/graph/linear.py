@@ -1,4 +1,4 @@
-"""One linear layer or embedding, float or quantised: the only place where graphs meet ``quantize``."""
+"""Linear layer or embedding, float or quantised: the only place where graphs use ``quantize``."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ StoredRows = Callable[[int, int], QuantizedTensor]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Precision:
-    """How the linear layers of one part of a model are stored.
+    """Storage of the linear layers of one part of a model.
 
     Attributes:
-        scheme: None keeps float32.
-        accuracy_level: of MatMulNBits; 0 computes in float32, 4 quantises activations to int8 (faster).
-        quantizer: turns rows of float32 into codes.
-        statistics: gives those of the layer's inputs when they are wanted; None where there are none.
-        stored: gives rows [start, stop) that are quantised already, in place of the quantiser; called from any thread.
+        scheme: quantisation scheme; None keeps float32.
+        accuracy_level: accuracy level of MatMulNBits; 0 computes in float32, 4 quantises activations to int8 (faster).
+        quantizer: quantisation method for rows of float32.
+        statistics: returns the statistics of the layer's inputs; None where there are none.
+        stored: returns rows [start, stop) that are already quantised, instead of the quantiser; called from any thread.
     """
 
     scheme: Scheme | None
@@ -41,19 +41,19 @@ class Precision:
     stored: StoredRows | None = None
 
     def of(self, name: str) -> Precision:
-        """The same for every layer."""
+        """Return the precision of a layer: this one for every layer."""
         return self
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedPrecision:
-    """A precision for every layer by its name, and one for those that have none of their own."""
+    """Precision of every layer by its name, with a default."""
 
     by_name: Mapping[str, Precision]
     default: Precision
 
     def of(self, name: str) -> Precision:
-        """The layer's own."""
+        """Return the precision of a layer by its name."""
         return self.by_name.get(name, self.default)
 
 
@@ -64,26 +64,26 @@ FLOAT = Precision(scheme=None)
 
 @dataclass(frozen=True, slots=True)
 class GraphPrecision:
-    """How each class of a graph's matrices is stored."""
+    """Precision of each class of a graph's matrices."""
 
     linears: Precisions
     head: Precisions
     adapters: Precisions
 
     def of(self, role: str) -> Precisions:
-        """That of matrices of a role (``mark.Mark``)."""
+        """Return the precision of matrices of a role (``mark.Mark``)."""
         return {HEAD: self.head, TABLE: self.head, ADAPTER: self.adapters}.get(role, self.linears)
 
 
 FLOAT_GRAPH = GraphPrecision(FLOAT, FLOAT, FLOAT)
 
 StaticLinear = Callable[[GraphBuilder, str, ir.Value, Weight, str], ir.Value]
-"""Builds ``x @ weight.T``: [..., K] -> [..., N], under the linear's name and marked with its role."""
+"""Function that adds ``x @ weight.T``, [..., K] -> [..., N], under the linear's name and marked with its role."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuantizedValues:
-    """The initialisers of one quantised [N, K] matrix, to be read by MatMulNBits or GatherBlockQuantized."""
+    """Initialisers of one quantised [N, K] matrix, for MatMulNBits or GatherBlockQuantized."""
 
     codes: ir.Value  # [N, K/G, G*bits/8]
     scales: ir.Value  # [N, K/G]
@@ -94,10 +94,10 @@ class QuantizedValues:
 
 
 def finite(weight: Weight, block: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The block itself.
+    """Return the block unchanged after checking it.
 
     Raises:
-        CheckpointError: it holds a NaN or an infinity; the message names the tensor.
+        CheckpointError: the block has a NaN or an infinity; the message names the tensor.
     """
     if not np.isfinite(block).all():
         raise CheckpointError(f"tensor '{weight.name}' holds a value that is not finite, expected numbers only")
@@ -105,12 +105,12 @@ def finite(weight: Weight, block: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def float_array(weight: Weight) -> NDArray[np.float32]:
-    """The whole weight, checked to be finite."""
+    """Return the whole weight, checked to be finite."""
     return finite(weight, weight.array())
 
 
 def quantized(g: GraphBuilder, name: str, weight: Weight, precision: Precision) -> QuantizedValues:
-    """Quantise a matrix block by block, on all cores, straight into the external data file."""
+    """Quantise a matrix block by block, on all cores, directly into the external data file."""
     scheme = precision.scheme
     if scheme is None:
         raise QuantizeError(f"{name}: no scheme given")
@@ -150,10 +150,10 @@ def quantized(g: GraphBuilder, name: str, weight: Weight, precision: Precision) 
 
 
 def widened(g: GraphBuilder, name: str, scales: ir.Value) -> ir.Value:
-    """Scales as the kernels want them, float32, where half as many bytes are stored.
+    """Return scales as float32, as the kernels need them, where they are stored as float16.
 
-    onnxruntime (1.29 and 1.31) folds the Cast when it loads the graph, before it prepacks: the kernel meets
-    a constant. float16 scales themselves would need float16 activations.
+    onnxruntime (1.29 and 1.31) folds the Cast when it loads the graph, before it prepacks, so the kernel gets a
+    constant. float16 scales themselves would need float16 activations.
     """
     if scales.dtype != ir.DataType.FLOAT16:
         return scales
@@ -161,7 +161,7 @@ def widened(g: GraphBuilder, name: str, scales: ir.Value) -> ir.Value:
 
 
 def matmul_nbits(g: GraphBuilder, x: ir.Value, w: QuantizedValues, accuracy_level: int, name: str) -> ir.Value:
-    """[..., K] -> [..., N] by the weight-only quantised kernel."""
+    """Add the weight-only quantised kernel: [..., K] -> [..., N]."""
     return g.op(
         "MatMulNBits",
         x,
@@ -187,19 +187,19 @@ def linear(
     role: str,
     bias: Weight | None = None,
 ) -> ir.Value:
-    """``x @ weight.T + bias``.
+    """Add a linear layer, ``x @ weight.T + bias``.
 
     Args:
         g: the graph.
-        name: of the node and, with suffixes, of its initialisers.
-        x: [..., K].
-        weight: [N, K] as checkpoints hold it.
+        name: name of the node and, with suffixes, of its initialisers.
+        x: [..., K] input.
+        weight: [N, K] weight in the checkpoint's layout.
         precision: float32 or a scheme, of this layer or of all by name.
-        role: as ``mark.Mark`` has it.
-        bias: [N].
+        role: role of ``mark.Mark``.
+        bias: [N] bias, or None.
 
     Returns:
-        [..., N].
+        The output, [..., N].
     """
     own = precision.of(name)
     if own.scheme is None:
@@ -212,12 +212,12 @@ def linear(
 
 
 def with_bias(g: GraphBuilder, name: str, y: ir.Value, bias: Weight | None) -> ir.Value:
-    """``y + bias``, the bias named after its linear."""
+    """Add ``y + bias``, the bias named after its linear."""
     return y if bias is None else g.op("Add", y, g.weight(f"{name}.bias", float_array(bias)))
 
 
 def _transposed(g: GraphBuilder, name: str, weight: Weight) -> ir.Value:
-    """An [N, K] weight as the [K, N] initialiser that MatMul reads; a big one is read when its sink asks for it."""
+    """Weight [N, K] as the [K, N] initialiser of MatMul; a large one is read when its sink requests it."""
 
     def whole() -> NDArray[np.float32]:
         return np.ascontiguousarray(float_array(weight).T)
@@ -230,7 +230,7 @@ def _transposed(g: GraphBuilder, name: str, weight: Weight) -> ir.Value:
 
 
 def gather_quantized(g: GraphBuilder, name: str, w: QuantizedValues, ids: ir.Value, mark: Mark) -> ir.Value:
-    """Rows of a quantised matrix, dequantised: [B, S] ids -> [B, S, K].
+    """Look up rows of a quantised matrix, dequantised: [B, S] ids -> [B, S, K].
 
     The codes get a second, two-dimensional initialiser on the same bytes: a Reshape in the graph would be
     constant-folded into a copy of the whole table.

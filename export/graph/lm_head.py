@@ -1,10 +1,9 @@
-"""The end of the decoder graph: hidden states in, logits of the positions that are wanted out.
+"""End of the decoder graph: from hidden states to the logits of the last positions.
 
-Logits of every position of a prompt would take gigabytes (4,096 positions of 200,000 float32), so that the head runs
-on the last position alone. With ``draft_rows`` above 1 it runs on every position of a step of at most so many
-tokens: guesses at what follows can then be read and judged in one step (``runtime/decoding/prompt_lookup.py``).
-These logits are an output of their own; ``logits`` stays what it was, and a reader that does not know the other one, as
-the phone's, loses nothing.
+Logits of every position of a prompt would take gigabytes (4,096 positions of 200,000 float32), so the head runs on the
+last position alone. With ``draft_rows`` above 1 it runs on every position of a step of at most that many tokens: draft
+tokens can then be verified in one step (``runtime/decoding/prompt_lookup.py``). These logits are a separate output;
+``logits`` does not change, so a reader without support for the other one, as on the phone, works as before.
 """
 
 from __future__ import annotations
@@ -39,13 +38,13 @@ def add_logits(
 
     Args:
         g: the graph.
-        hidden: [B, S, H], the residual sum behind the last layer.
-        input_ids: [B, S].
+        hidden: [B, S, H] residual sum behind the last layer.
+        input_ids: [B, S] token ids.
         table: the embedding, which may be the head.
-        weights: of the model, for a head of its own.
-        norm: the last one.
-        precision: of the head.
-        draft_rows: R = S in a step of at most so many tokens; in a longer one R = 1, the last position.
+        weights: weights of the model, for a separate head.
+        norm: norm before the head.
+        precision: precision of the head.
+        draft_rows: R = S in a step of at most this many tokens; in a longer one R = 1, the last position.
     """
     shape: list[int | str] = ["batch", 1, table.shape[0]]
     if draft_rows == 1:

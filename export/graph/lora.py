@@ -1,8 +1,8 @@
-"""A linear layer with low-rank adapters beside it: gated, or always on in a graph of one route.
+"""Linear layer with low-rank adapters: gated, or always on in a graph of one route.
 
-Each gated adapter's A and B are constants inside an ``If`` branch: onnxruntime prepacks them like any other
-weight, and a gate that is zero costs nothing. Passing INT4 adapters as inputs instead is 70 to 400 times
-slower a layer, because inputs are never prepacked.
+Each gated adapter's A and B are constants inside an ``If`` branch: onnxruntime prepacks them like any other weight, and
+an adapter whose gate is zero is not computed. INT4 adapters as inputs would be 70 to 400 times slower per layer,
+because inputs are never prepacked.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ On = Sequence[tuple[Adapter, float]]
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """An adapter with its switch in the graph.
+    """Adapter with its gate in the graph.
 
     Attributes:
-        adapter: which.
+        adapter: the adapter.
         is_on: scalar bool, weight != 0.
-        weight: [1] float32.
+        weight: [1] float32 weight of the adapter.
     """
 
     adapter: Adapter
@@ -43,7 +43,7 @@ class Gate:
 
 
 def add_gates(g: GraphBuilder, adapters: Sequence[Adapter]) -> list[Gate]:
-    """The graph input ``adapter_gates`` [A] float32, split into one switch an adapter."""
+    """Add the graph input ``adapter_gates``, [A] float32, split into one gate for each adapter."""
     if not adapters:
         return []
     gates = g.input(GATES, ir.DataType.FLOAT, [len(adapters)])
@@ -51,7 +51,7 @@ def add_gates(g: GraphBuilder, adapters: Sequence[Adapter]) -> list[Gate]:
 
 
 def add_gate(g: GraphBuilder, gates: ir.Value, place: int, name: str) -> tuple[ir.Value, ir.Value]:
-    """One adapter's switch: whether its weight is not 0, a scalar bool, and the weight, [1] float32."""
+    """Add one adapter's gate: whether its weight is not 0, a scalar bool, and the weight, [1] float32."""
     bounds = (g.constant([place]), g.constant([place + 1]))
     weight = g.op("Slice", gates, *bounds, g.constant([0]), name=f"gates/{name}")
     off = g.op("Equal", g.op("Squeeze", weight), g.constant(0.0))
@@ -60,11 +60,11 @@ def add_gate(g: GraphBuilder, gates: ir.Value, place: int, name: str) -> tuple[i
 
 @dataclass(frozen=True, slots=True)
 class GatedLinears:
-    """Linear layers with every adapter behind a switch (``run.Linears``).
+    """Linear layers with gated adapters (``run.Linears``).
 
     Attributes:
-        precision: of the base and of the adapters.
-        gates: every adapter's switch.
+        precision: precision of the base and of the adapters.
+        gates: gates of all adapters.
     """
 
     precision: GraphPrecision
@@ -81,7 +81,7 @@ class GatedLinears:
         bias: Weight | None = None,
         fit: Fit | None = None,
     ) -> ir.Value:
-        """``x @ weight.T + sum(gate * (x @ a.T) @ b.T) + bias`` over the adapters that are on."""
+        """Add ``x @ weight.T + sum(gate * (x @ a.T) @ b.T) + bias`` over the active adapters."""
         y = linear(g, name, x, weight, self.precision.of(role), role)
         for gate in self.gates:
             pair = fitted(gate.adapter, name, fit)
@@ -96,8 +96,8 @@ class FixedLinears:
     """Linear layers with the adapters of one route always on, without control flow (``run.Linears``).
 
     Attributes:
-        linear: how a matrix is stored and multiplied.
-        on: the adapters, with their weights.
+        linear: function that stores and multiplies a matrix.
+        on: adapters of the route with their weights.
     """
 
     linear: StaticLinear
@@ -114,7 +114,7 @@ class FixedLinears:
         bias: Weight | None = None,
         fit: Fit | None = None,
     ) -> ir.Value:
-        """``x @ weight.T + sum(factor * (x @ a.T) @ b.T) + bias``; weights have the names of the gated graph's."""
+        """Add ``x @ weight.T + sum(factor * (x @ a.T) @ b.T) + bias``; weights have the names of the gated graph."""
         y = self.linear(g, name, x, weight, role)
         for adapter, factor in self.on:
             pair = fitted(adapter, name, fit)
@@ -129,13 +129,13 @@ class FixedLinears:
 
 
 def fitted(adapter: Adapter, name: str, fit: Fit | None) -> LoraPair | None:
-    """An adapter's delta of a linear, laid out as its weight in the graph; None where it has none."""
+    """Return an adapter's delta of a linear in the graph's layout; None if it has none."""
     pair = adapter.pair(name)
     return pair if pair is None or fit is None else fit(pair)
 
 
 def _check_shapes(pair: LoraPair, rows: int, columns: int) -> None:
-    """A wrong shape would be onnxruntime's error, at the user's place."""
+    """Refuse deltas of a wrong shape, which onnxruntime would refuse only when the bundle is loaded."""
     if pair.a.shape[1:] != (columns,):
         raise CheckpointError(f"tensor '{pair.a.name}' is {list(pair.a.shape)}, expected {columns} columns")
     if pair.b.shape != (rows, pair.a.shape[0]):
@@ -169,9 +169,9 @@ def add_branch(
     down: Matmul,
     up: Matmul,
 ) -> ir.Value:
-    """``y + weight * up(down(x))`` where ``is_on``, else ``y``: an ``If`` of this name.
+    """Add ``y + weight * up(down(x))`` where ``is_on``, else ``y``: an ``If`` of this name.
 
-    The weight meets the r numbers between the two, not the N behind them.
+    The weight is multiplied with the r numbers between the two, not the N behind them.
     """
 
     def on(inner: GraphBuilder) -> ir.Value:

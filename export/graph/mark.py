@@ -1,7 +1,7 @@
-"""What the builder says of a node that multiplies by, or looks up in, one of the model's matrices.
+"""Metadata of nodes that multiply by, or look up in, one of the model's matrices.
 
-Kept in the node's metadata (``metadata_props``, ONNX IR 10), so that whoever reads a graph later need not recognise a
-linear layer by its operator, which depends on how the matrix is stored.
+Kept in ``metadata_props`` (ONNX IR 10), so that readers of a graph need not recognise a linear layer by its operator,
+which depends on how the matrix is stored.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ import onnx_ir as ir
 KEY = "palmtop.linear"
 MIXER, FFN, ADAPTER, HEAD, TABLE, ENCODER = "mixer", "ffn", "adapter", "head", "table", "encoder"
 ROLES = (MIXER, FFN, ADAPTER, HEAD, TABLE, ENCODER)
-ADAPTABLE = (MIXER, FFN)  # an adapter may stand beside these
+ADAPTABLE = (MIXER, FFN)  # linears that an adapter may be added to
 
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """A linear layer, or a table.
+    """Role and size of a linear layer or a table.
 
     Attributes:
-        role: "mixer" and "ffn" of a decoder's layer, "adapter" for a matrix of a low-rank delta, "head" and "table"
-            of a decoder's ends, "encoder" for all of an encoder.
+        role: "mixer" and "ffn" of a decoder's layer, "adapter" for a matrix of a low-rank delta, "head" and "table" of
+            a decoder's ends, "encoder" for all of an encoder.
         rows: N of the [N, K] matrix, without padding.
-        columns: K.
-        name: of the matrix, which is the node's but for tables and a head that is the embedding.
+        columns: K of the matrix.
+        name: name of the matrix, which is the node's except for tables and a head that is the embedding.
     """
 
     role: str
@@ -35,7 +35,7 @@ class Mark:
     name: str
 
     def put(self, value: ir.Value) -> ir.Value:
-        """Mark the node that gives this value, and give the value back."""
+        """Mark the node of this value, and return the value."""
         node = value.producer()
         assert node is not None  # an operator's output
         name = "" if node.name == self.name else f" {self.name}"
@@ -44,7 +44,7 @@ class Mark:
 
 
 def mark_of(node_name: str | None, metadata: Mapping[str, str]) -> Mark | None:
-    """The mark in a node's metadata; None for a node that is no linear layer, or whose mark cannot be read."""
+    """Return the mark in a node's metadata; None for a node that is no linear layer or has no readable mark."""
     role, _, rest = metadata.get(KEY, "").partition(" ")
     rows, _, rest = rest.partition(" ")
     columns, _, name = rest.partition(" ")

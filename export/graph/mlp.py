@@ -1,4 +1,4 @@
-"""Gated feed-forward network: ``down(silu(gate(x)) * up(x))``, gate and up one fused linear."""
+"""Gated feed-forward network: ``down(silu(gate(x)) * up(x))``, gate and up in one fused linear."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from .run import Run, StaticRun
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GatedMlp:
-    """Sizes of one network.
+    """Gated feed-forward network of one layer.
 
     Attributes:
-        size: F, width inside.
-        has_bias: both linears have one.
+        size: F, inner width.
+        has_bias: whether both linears have a bias.
     """
 
     size: int
     has_bias: bool = False
 
     def emit(self, g: GraphBuilder, run: Run | StaticRun, prefix: str, x: ir.Value) -> ir.Value:
-        """[..., H] -> [..., H].
+        """Add the network, [..., H] -> [..., H].
 
         Args:
             g: the graph.
-            run: what its layers share.
-            prefix: of the layer, such as "layers.0.".
+            run: objects that the graph's layers share.
+            prefix: prefix of the layer, such as "layers.0.".
             x: normalised hidden states.
         """
         width, weights = run.hidden_size, run.weights.within(f"{prefix}mlp.")

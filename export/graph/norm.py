@@ -1,4 +1,4 @@
-"""RMSNorm with the residual sum in front of it."""
+"""RMSNorm together with the residual sum before it."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from .linear import float_array
 
 @dataclass(frozen=True, slots=True)
 class RmsNorm:
-    """``x / sqrt(mean(x * x) + eps) * weight`` over the last axis.
+    """RMSNorm over the last axis: ``x / sqrt(mean(x * x) + eps) * weight``.
 
     Attributes:
-        name: of its module inside the layer, or inside the model.
-        size: H.
-        eps: added to the mean.
+        name: name of its module inside the layer, or inside the model.
+        size: H, size of the last axis.
+        eps: number added to the mean.
     """
 
     name: str
@@ -29,14 +29,14 @@ class RmsNorm:
     def emit(
         self, g: GraphBuilder, prefix: str, weights: Weights, x: ir.Value, skip: ir.Value | None = None
     ) -> tuple[ir.Value, ir.Value]:
-        """By onnxruntime's fused operators.
+        """Add the norm with onnxruntime's fused operators.
 
         Args:
             g: the graph.
-            prefix: in front of the name, such as "layers.0.".
-            weights: seen from there.
-            x: [..., H].
-            skip: the residual stream that x is added to; None where x is the stream.
+            prefix: prefix of the name, such as "layers.0.".
+            weights: weights below the prefix.
+            x: [..., H] input.
+            skip: residual stream that x is added to; None where x is the stream.
 
         Returns:
             The normalised sum, and the sum: [..., H] each.
@@ -50,7 +50,7 @@ class RmsNorm:
         return y, total
 
     def emit_static(self, g: GraphBuilder, prefix: str, weights: Weights, x: ir.Value) -> ir.Value:
-        """By plain operators: opset 23 has it as one, what the providers take does not reach that far."""
+        """Add the norm in plain operators; opset 23 has it as one, but the providers support older opsets only."""
         scale = self._scale(g, prefix, weights)
         mean = g.op("ReduceMean", g.op("Mul", x, x), g.constant([-1]), keepdims=1)
         size = g.op("Sqrt", g.op("Add", mean, g.constant(float(self.eps))))

@@ -1,4 +1,4 @@
-"""Rotary position tables, plain and LongRoPE, and rotation in the graph where the fused kernel cannot do it."""
+"""Rotary position tables, plain and LongRoPE, and rotation in plain operators for sizes without a fused kernel."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class RopeConfig:
         theta: base of the wavelengths.
         rotary_size: leading dimensions of a head that rotate (partial rotary), even.
         short_factor: [rotary_size / 2] divisors of the frequencies, with LongRoPE up to ``original_context`` tokens;
-            None where nothing is scaled.
-        long_factor: [rotary_size / 2] divisors beyond it.
-        original_context: where the factors change; None without LongRoPE.
-        attention_factor: multiplies cos and sin.
+            None without scaling.
+        long_factor: [rotary_size / 2] divisors beyond ``original_context``.
+        original_context: length in tokens at which the factors change; None without LongRoPE.
+        attention_factor: factor of cos and sin.
     """
 
     theta: float
@@ -35,7 +35,7 @@ class RopeConfig:
 
 
 def longrope_attention_factor(max_context: float, original_context: int) -> float:
-    """The scale LongRoPE gives cos and sin when the config names none.
+    """Return LongRoPE's factor of cos and sin for a config without one.
 
     Source: transformers, modeling_rope_utils._compute_longrope_parameters.
     """
@@ -44,7 +44,7 @@ def longrope_attention_factor(max_context: float, original_context: int) -> floa
 
 
 def wavelengths(config: RopeConfig, factors: tuple[float, ...] | None) -> NDArray[np.float32]:
-    """[rotary_size / 2] float32, in the reference's order of float32 operations."""
+    """Return the wavelengths, [rotary_size / 2] float32, in the reference's order of float32 operations."""
     steps = np.arange(0, config.rotary_size, 2, dtype=np.float32) / np.float32(config.rotary_size)
     lengths: NDArray[np.float32] = np.power(np.float32(config.theta), steps)
     return lengths if factors is None else np.array(factors, np.float32) * lengths
@@ -53,10 +53,10 @@ def wavelengths(config: RopeConfig, factors: tuple[float, ...] | None) -> NDArra
 def add_rope_tables(
     g: GraphBuilder, config: RopeConfig, context: int, rope_long: ir.Value | None
 ) -> tuple[ir.Value, ir.Value]:
-    """Cos and sin as graph values; with LongRoPE ``rope_long`` [1] bool chooses the factors.
+    """Add cos and sin as graph values; with LongRoPE ``rope_long`` [1] bool chooses the factors.
 
-    Nothing is derived from the length: a sequence keeps one set of factors for all its keys, and whoever
-    runs the graph decides which.
+    The choice does not follow from the length: a sequence keeps one set of factors for all its keys, and the runtime
+    chooses it.
     """
     if rope_long is None:
         cos, sin = (_table(g, config, config.short_factor, context, function) for function in ("Cos", "Sin"))
@@ -84,7 +84,7 @@ def add_rope_tables(
 def _table(
     g: GraphBuilder, config: RopeConfig, factors: tuple[float, ...] | None, rows: int, function: str
 ) -> ir.Value:
-    """[rows, rotary_size / 2] float32, out of constants alone: onnxruntime folds it once, when it loads.
+    """Table [rows, rotary_size / 2] float32, from constants alone: onnxruntime folds it once at loading.
 
     Stored, the four tables would be larger than a small model's weights.
     """
@@ -104,7 +104,7 @@ def rotate(
 ) -> ir.Value:
     """Rotate the leading dimensions of every head: [B, S, N, D] -> [B, S, N, D].
 
-    Only for sizes that GroupQueryAttention's own rotary refuses (half a rotary size that is no multiple of 8).
+    Only for sizes that GroupQueryAttention's rotary does not support (half a rotary size that is no multiple of 8).
     """
     # [B, S, R/2] -> [B, S, 1, R/2]
     cos, sin = (g.op("Unsqueeze", g.op("Gather", t, positions, axis=0), g.constant([2])) for t in tables)
@@ -126,7 +126,7 @@ def rotate(
 def rotate_halves(
     g: GraphBuilder, name: str, x: ir.Value, tables: tuple[ir.Value, ir.Value], rotary_size: int, size: int
 ) -> ir.Value:
-    """Likewise with fixed shapes: [1, N, S, D] -> [1, N, S, D], the tables [1, 1, S, R/2]."""
+    """Rotate with fixed shapes: [1, N, S, D] -> [1, N, S, D], the tables [1, 1, S, R/2]."""
     (cos, sin), half, rest = tables, rotary_size // 2, size - rotary_size
     widths = [half, half, rest] if rest else [half, half]
     first, second, *kept = g.ops("Split", x, g.constant(widths), outputs=len(widths), axis=-1, name=f"{name}/halves")

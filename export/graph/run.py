@@ -1,4 +1,4 @@
-"""What the layers of one decoder graph share while it is built."""
+"""Objects that the layers of one decoder graph share while it is built."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from .kv_cache import KvCache
 from .rope import RopeConfig
 
 Fit = Callable[[LoraPair], LoraPair]
-"""Gives a delta the layout that the linear's weight has in the graph."""
+"""Function that gives a delta the layout of the linear's weight in the graph."""
 
 
 class Linears(Protocol):
-    """Adds linear layers in the way that a graph stores them, adapters beside them."""
+    """Interface for adding linear layers, with their adapters, in the form that a graph stores."""
 
     def add(
         self,
@@ -33,37 +33,37 @@ class Linears(Protocol):
         bias: Weight | None = None,
         fit: Fit | None = None,
     ) -> ir.Value:
-        """``x @ weight.T + deltas + bias``: [..., K] -> [..., N].
+        """Add ``x @ weight.T + deltas + bias``: [..., K] -> [..., N].
 
         Args:
             g: the graph.
-            name: of the linear in the checkpoint, and of its node.
-            x: [..., K].
-            weight: [N, K].
-            role: as ``mark.Mark`` has it.
-            bias: [N].
-            fit: of deltas, where the weight is not laid out as the checkpoint's.
+            name: name of the linear in the checkpoint, and of its node.
+            x: [..., K] input.
+            weight: [N, K] weight.
+            role: role of ``mark.Mark``.
+            bias: [N] bias, or None.
+            fit: layout function of deltas, where the weight's layout differs from the checkpoint's.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """Of a graph with dynamic shapes.
+    """Shared objects of a graph with dynamic shapes.
 
     Attributes:
-        weights: of the whole model.
-        hidden_size: H.
+        weights: weights of the whole model.
+        hidden_size: H, width of the hidden states.
         linears: adds linear layers.
         rope: rotary embedding.
         tables: rotary cos and sin, [tokens, R/2].
-        tokens: longest sequence.
-        cache: what keys and values are stored as.
+        tokens: longest sequence in tokens.
+        cache: element type of keys and values.
         positions: [B, S] int64 absolute positions of the tokens of this run.
         last_index: [B] int32, sequence length minus one.
         total_length: scalar int32, length of the attention mask.
-        past: of each layer, key and value.
-        present: likewise, filled by the layers.
+        past: key and value of each layer, before the run.
+        present: key and value of each layer, after the run; filled by the layers.
     """
 
     weights: Weights
@@ -86,9 +86,10 @@ class StaticShape:
 
     Attributes:
         context: C, positions of the cache.
-        rows: S, tokens of a run: the chunk of a prefill graph, 1 of a decode graph.
-        is_apart: scores over the cache and over the new rows are products of their own. That copies no cache: half the
-            time of a decode step's attention at 4,096 positions (OpenVINO and onnxruntime on x86), for more operators.
+        rows: S, tokens of a run: the chunk of a prefill graph, 1 for a decode graph.
+        is_apart: whether scores over the cache and over the new rows are separate products. That copies no cache: half
+            the time of a decode step's attention at 4,096 positions (OpenVINO and onnxruntime on x86), for more
+            operators.
     """
 
     context: int
@@ -98,19 +99,19 @@ class StaticShape:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StaticRun:
-    """Of a graph with fixed shapes.
+    """Shared objects of a graph with fixed shapes.
 
     Attributes:
-        weights: of the whole model.
-        hidden_size: H.
+        weights: weights of the whole model.
+        hidden_size: H, width of the hidden states.
         linears: adds linear layers.
         rope: rotary embedding.
         shape: S and C.
-        cos: [1, 1, S, R/2].
-        sin: likewise.
-        bias: [1, 1, S, C + S], added to the scores: which columns a row sees.
-        past: of each layer, key and value [1, KV, C, D].
-        present: likewise the new rows, [1, KV, S, D], filled by the layers.
+        cos: [1, 1, S, R/2] rotary cos.
+        sin: [1, 1, S, R/2] rotary sin.
+        bias: [1, 1, S, C + S] mask, added to the scores.
+        past: key and value of each layer, [1, KV, C, D].
+        present: new rows of key and value of each layer, [1, KV, S, D]; filled by the layers.
     """
 
     weights: Weights

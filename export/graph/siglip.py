@@ -1,6 +1,6 @@
-"""The vision graph: a SigLIP NaViT tower, 2x2 pooling and the projector into the text model.
+"""Vision graph: a SigLIP NaViT tower, 2x2 pooling and the projector into the text model.
 
-The HD arrangement of tiles is not here: the projector works row by row, so the runtime arranges rows after it
+The HD arrangement of tiles is not part of it: the projector works row by row, so the runtime arranges rows after it
 (``palmtop.runtime.processor.images.dynamic_hd.feature_order``) and the graph needs no image sizes.
 
 Reference: transformers 5.23, models/phi4_multimodal/modeling_phi4_multimodal.py, Phi4MultimodalVisionModel
@@ -32,25 +32,25 @@ CHANNELS = 3
 HIDDEN = -1e30  # a score that softmax turns into 0, with room below for the head's own part
 TOWER = "image_embed.img_processor."
 BROKEN_ROWS, SAFE_ROWS = 16, 24
-"""HTP 2.51 multiplies exactly 16 rows of a LayerNorm wrongly (found here, docs/npu.md): hidden rows join them."""
+"""HTP 2.51 multiplies exactly 16 rows of a LayerNorm wrongly (docs/npu.md): masked rows are added to them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Siglip:
-    """The vision graph (``source.EncoderSource``).
+    """Vision encoder graph (``source.EncoderSource``).
 
     Attributes:
-        config: sizes.
+        config: sizes of the tower.
     """
 
     config: VisionConfig
 
     def bytes_per_item(self, processor: ProcessorSpec) -> int:
-        """Memory that one tile needs while it runs, about.
+        """Approximate bytes of memory for one tile during a run.
 
-        Twice what is alive at the widest place: the reference model's tile has 108 MB alive, and a process grows
-        by 150 to 270 MB, for glibc keeps freed pieces until ``runtime/media/encoder_runner.py`` returns them
-        (onnxruntime 1.31, x86-64).
+        Twice the live bytes at the widest place: the reference model's tile has 108 MB, and a process grows by 150 to
+        270 MB, because glibc keeps freed memory until ``runtime/media/encoder_runner.py`` returns it (onnxruntime 1.31,
+        x86-64).
         """
         config = self.config
         return 2 * 4 * config.patches**2 * (2 * config.intermediate_size + 16 * config.hidden_size)
@@ -64,7 +64,8 @@ class Siglip:
 
         Args:
             g: an empty graph.
-            context: precision is of the linear layers; the patch convolution, norms and positions stay float32.
+            context: its precision applies to the linear layers; the patch convolution, norms and positions stay
+                float32.
 
         Raises:
             CheckpointError: a weight is missing, misshapen or not finite.
@@ -96,21 +97,21 @@ class Siglip:
         g.output(g.op("Slice", projected, last, end, first), "separators", ir.DataType.FLOAT, [2, config.output_size])
 
     def static_lengths(self, name: str, processor: ProcessorSpec) -> dict[str, int]:
-        """One graph: one tile a run."""
+        """Return the length of the one graph: one tile a run."""
         return {name: rows_of(self.config)}
 
     def build_static(self, g: GraphBuilder, weights: Weights, length: int) -> None:
         """Add the graph of fixed shapes, float32: one tile a run, positions and mask computed outside.
 
-        What an NPU has no operators for, counting a mask and looking up trained positions by it, is done by
-        ``palmtop.runtime.providers.static_inputs``. Inputs: ``patches`` [1, R, 3*c*c], the pixels of each patch;
-        ``position_ids`` int32 [1, R]; ``key_bias`` [1, 1, 1, R], 0 for a patch that is seen and a number that hides it
-        for one that is not. Outputs: ``tile_features`` [p*p, H], ``separators`` [2, H].
+        NPUs have no operators for counting a mask and looking up trained positions by it;
+        ``palmtop.runtime.providers.static_inputs`` does this. Inputs: ``patches`` [1, R, 3*c*c], the pixels of each
+        patch; ``position_ids`` int32 [1, R]; ``key_bias`` [1, 1, 1, R], 0 for a valid patch and a masking number for
+        others. Outputs: ``tile_features`` [p*p, H], ``separators`` [2, H].
 
         Args:
             g: an empty graph.
-            weights: of the whole model.
-            length: R, rows that the tower works on (``rows_of``).
+            weights: weights of the whole model.
+            length: R, rows of the tower (``rows_of``).
         """
         config, rows, weights = self.config, length, weights.within(ENCODERS)
         count, pooled = config.patches**2, config.pooled**2
@@ -134,12 +135,12 @@ class Siglip:
 
 
 def rows_of(config: VisionConfig) -> int:
-    """R, rows of a graph of fixed shapes: the patches of a tile, and more where that number is broken."""
+    """Return R, the rows of a graph of fixed shapes: the patches of a tile, or more if that number is broken."""
     return SAFE_ROWS if config.patches**2 == BROKEN_ROWS else config.patches**2
 
 
 def embeddings(g: GraphBuilder, weights: Weights, config: VisionConfig, pixels: ir.Value, ids: ir.Value) -> ir.Value:
-    """[N, 3, C, C] pixels and [N, P*P] places on the trained grid -> [N, P*P, h]."""
+    """Embed pixels [N, 3, C, C] with positions [N, P*P] on the trained grid -> [N, P*P, h]."""
     h, patch, patches = config.hidden_size, config.patch_size, config.patches
     kernel = weights.get("patch_embedding.weight", h, CHANNELS, patch, patch)
     bias = weights.get("patch_embedding.bias", h)
@@ -161,9 +162,9 @@ def embeddings(g: GraphBuilder, weights: Weights, config: VisionConfig, pixels: 
 def _static_embeddings(
     g: GraphBuilder, weights: Weights, config: VisionConfig, patches: ir.Value, ids: ir.Value
 ) -> ir.Value:
-    """[1, R, 3*c*c] pixels and [1, R] places on the trained grid -> [1, R, h].
+    """Embed pixels [1, R, 3*c*c] with positions [1, R] on the trained grid -> [1, R, h].
 
-    A kernel as large as its stride is a linear layer, and needs no change of layout.
+    A kernel as large as its stride is a linear layer, without a change of layout.
     """
     h, size, count = config.hidden_size, CHANNELS * config.patch_size**2, config.patches**2
     kernel = weights.get("patch_embedding.weight", h, CHANNELS, config.patch_size, config.patch_size)
@@ -175,12 +176,12 @@ def _static_embeddings(
 
 
 def _position_ids(g: GraphBuilder, config: VisionConfig, mask: ir.Value) -> ir.Value:
-    """[N, P*P] int64; 0 for masked patches."""
+    """Position ids [N, P*P] int64; 0 for masked patches."""
     patches = config.patches
     table = g.weight("position_table", position_table(patches))
     counted = g.op("Cast", mask, to=int(ir.DataType.INT64))
 
-    def places(axis: int) -> ir.Value:  # along height (1) or width (2), counted on the first line across
+    def places(axis: int) -> ir.Value:  # along height (1) or width (2), counted on the first line of the other axis
         across = g.op("Gather", counted, g.constant(np.array(0, np.int64)), axis=3 - axis)  # [N, P]
         return g.op("Gather", table, g.op("ReduceSum", across, g.constant([1]), keepdims=0))  # [N, P]
 
@@ -193,8 +194,8 @@ def _position_ids(g: GraphBuilder, config: VisionConfig, mask: ir.Value) -> ir.V
 def _hiding_columns(g: GraphBuilder, config: VisionConfig, mask: ir.Value) -> tuple[ir.Value, ir.Value]:
     """One more column for every head of the queries and of the keys, [N, P*P, heads, 1] each.
 
-    Their product is 0 for a valid key and hides a masked one: a mask inside the ordinary dot product, because
-    given a mask the attention kernel holds all scores at once (67 MB a tile in the reference model).
+    Their product is 0 for a valid key and masks an invalid one: a mask inside the dot product, because with a mask
+    input the attention kernel holds all scores at once (67 MB a tile in the reference model).
     """
     whole = g.constant([1, 1, config.num_attention_heads, 1])
     flat = g.op("Reshape", mask, g.constant([0, -1, 1, 1]))
@@ -210,15 +211,15 @@ def layer(
     attend: Callable[[GraphBuilder, Weights, ir.Value], ir.Value],
     precision: Precisions,
 ) -> ir.Value:
-    """One layer of the tower, [N, P*P, h] -> [N, P*P, h].
+    """Add one layer of the tower, [N, P*P, h] -> [N, P*P, h].
 
     Args:
         g: the graph.
-        weights: the layer's.
-        config: sizes.
+        weights: weights of the layer.
+        config: sizes of the tower.
         x: hidden states.
-        attend: mixes normalised states, given the attention module's weights.
-        precision: of the linear layers.
+        attend: attention on normalised states, given the weights of its module.
+        precision: precision of the linear layers.
     """
     h, f, eps = config.hidden_size, config.intermediate_size, config.layer_norm_eps
     mixed = attend(g, weights.within("self_attn."), layer_norm(g, weights, "layer_norm1", x, h, eps))
@@ -250,7 +251,7 @@ def _attend(
 def project_rows(
     g: GraphBuilder, weights: Weights, config: VisionConfig, hidden: ir.Value, precision: Precisions
 ) -> ir.Value:
-    """[N, P*P, h] -> [N*p*p + 2, H]: pooled, projected, the two separators behind them."""
+    """Pool and project [N, P*P, h] -> [N*p*p + 2, H], the two separators last."""
     h = config.hidden_size
     ends = [
         weights.get("image_embed.sub_img_feature_extensor", 1, 1, 1, h),
@@ -262,7 +263,7 @@ def project_rows(
 
 
 def _pool(g: GraphBuilder, config: VisionConfig, hidden: ir.Value) -> ir.Value:
-    """[N, P*P, h] -> [N*p*p, h], the mean of each 2x2; an odd grid is reflected by one, right and below."""
+    """Pool [N, P*P, h] -> [N*p*p, h], the mean of each 2x2; an odd grid is extended by reflection, right and below."""
     patches, pooled, h = config.patches, config.pooled, config.hidden_size
     grid = g.op("Reshape", hidden, g.constant([-1, patches, patches, h]))
     if patches % 2:
@@ -275,7 +276,7 @@ def _pool(g: GraphBuilder, config: VisionConfig, hidden: ir.Value) -> ir.Value:
 def _project(
     g: GraphBuilder, weights: Weights, config: VisionConfig, rows: ir.Value, precision: Precisions
 ) -> ir.Value:
-    """[R, h] -> [R, H]."""
+    """Project [R, h] -> [R, H]."""
     h, wide = config.hidden_size, config.output_size
     up = module_linear(g, weights, "image_embed.img_projection_up", rows, (wide, h), precision)
     return module_linear(g, weights, "image_embed.img_projection_down", gelu(g, up), (wide, wide), precision)

@@ -1,4 +1,4 @@
-"""What a model's graphs offer to an export: to be built with dynamic shapes, or with fixed ones."""
+"""Interfaces of a model's graphs: built with dynamic shapes, or with fixed ones."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from .run import StaticShape
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildContext:
-    """What an export chooses.
+    """Choices of an export for building a graph.
 
     Attributes:
-        weights: of the whole model, or with adapters merged into them.
-        precision: how matrices are stored.
+        weights: weights of the whole model, or with adapters merged into them.
+        precision: precision of the matrices.
         tokens: longest sequence of the decoder.
-        adapters: gated ones, in gate order; merged ones are in the weights already.
-        cache: what the decoder's keys and values are stored as.
-        draft_rows: longest step of the decoder that gives logits of each of its positions (``lm_head``).
+        adapters: gated adapters in gate order; merged ones are in the weights already.
+        cache: element type of the decoder's keys and values.
+        draft_rows: longest step of the decoder that returns logits of each of its positions (``lm_head``).
     """
 
     weights: Weights
@@ -40,13 +40,13 @@ class BuildContext:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StaticContext:
-    """What a provider chooses of a decoder with fixed shapes.
+    """Choices of a provider for a decoder with fixed shapes.
 
     Attributes:
-        weights: of the whole model, or with adapters merged into them.
+        weights: weights of the whole model, or with adapters merged into them.
         shape: S and C.
-        linear: how a matrix is stored and multiplied.
-        on: adapters of the route, with their weights.
+        linear: function that stores and multiplies a matrix.
+        on: adapters of the route with their weights.
     """
 
     weights: Weights
@@ -56,14 +56,14 @@ class StaticContext:
 
 
 class GraphSource(Protocol):
-    """One graph of a model."""
+    """Interface of one graph of a model."""
 
     def build(self, g: GraphBuilder, context: BuildContext) -> None:
         """Add the whole graph, reading and writing one tensor at a time.
 
         Args:
             g: an empty graph.
-            context: what the export chooses.
+            context: choices of the export.
 
         Raises:
             CheckpointError: a tensor is missing, of the wrong shape, or not finite.
@@ -72,14 +72,14 @@ class GraphSource(Protocol):
 
 
 class EncoderSource(GraphSource, Protocol):
-    """The graph of an encoder: pixels or sounds in, rows of the text model's width out."""
+    """Interface of an encoder's graph: from pixels or sounds to rows of the text model's width."""
 
     def bytes_per_item(self, processor: ProcessorSpec) -> int:
-        """Memory that a run of it needs, about, for ``EncoderSpec``."""
+        """Approximate bytes of memory of a run, for ``EncoderSpec``."""
         ...
 
     def static_lengths(self, name: str, processor: ProcessorSpec) -> Mapping[str, int]:
-        """Names of its graphs with fixed shapes and the length of each, shortest first; ``name`` is the longest's."""
+        """Return its fixed-shape graphs' names and lengths, shortest first; the longest has the name ``name``."""
         ...
 
     def build_static(self, g: GraphBuilder, weights: Weights, length: int) -> None:

@@ -1,4 +1,4 @@
-"""NeMo-style convolutional subsampling of log-mel frames: the front of the audio graph."""
+"""Convolutional subsampling of log-mel frames in the manner of NeMo: the front of the audio graph."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from .builder import GraphBuilder
 from .encoder_block import module_linear
 from .linear import FLOAT, Precisions, float_array
 
-# Up to its first pointwise convolution every channel goes its own way, so channels run in groups: the first
-# output for a 40 s window of the reference model is 328 MB when all 1024 are held at once.
+# Up to the first pointwise convolution channels are independent, so they run in groups: the first output for a 40 s
+# window of the reference model is 328 MB for all 1024 at once.
 CHANNELS_AT_ONCE = 128
 
 
@@ -27,18 +27,18 @@ def subsample(
     left_context: ir.Value,
     precision: Precisions,
 ) -> ir.Value:
-    """Normalised frames to encoder steps.
+    """Subsample normalised frames to encoder steps.
 
     Args:
         g: the graph.
-        weights: of the module ``encoder.embed``.
-        config: sizes.
-        frames: [1, T, mels].
+        weights: weights of the module ``encoder.embed``.
+        config: sizes of the tower.
+        frames: [1, T, mels] normalised frames.
         left_context: [1] int64, steps to drop at the front.
-        precision: of the output linear; convolutions stay float32.
+        precision: precision of the output linear; convolutions stay float32.
 
     Returns:
-        [1, S, h], S = ceil(T / time_reduction) - left_context.
+        The steps, [1, S, h], S = ceil(T / time_reduction) - left_context.
     """
     act = activation(config.nemo_activation, "audio_config: nemo_activation")
     channels, stages = config.nemo_conv_channels, weights.within("conv.")
@@ -76,9 +76,9 @@ def subsample(
 def subsample_masked(
     g: GraphBuilder, weights: Weights, config: AudioConfig, frames: ir.Value, mask: ir.Value, steps: int
 ) -> tuple[ir.Value, ir.Value]:
-    """With fixed shapes and a mask [1, 1, (S + 1) * R, 1]: [1, (S + 1) * R, mels] -> [1, S, h].
+    """Subsample with fixed shapes and a mask [1, 1, (S + 1) * R, 1]: [1, (S + 1) * R, mels] -> [1, S, h].
 
-    Gives the steps that are there as well, [1, S, 1].
+    Also returns the mask of valid steps, [1, S, 1].
     """
     act = activation(config.nemo_activation, "audio_config: nemo_activation")
     channels, stages, bins = config.nemo_conv_channels, weights.within("conv."), config.reduced_mels
@@ -113,12 +113,12 @@ class Kernel:
         self.name, self.weight, self.bias = name, weight, bias
 
     def of(self, channels: slice) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Weight and bias of some channels."""
+        """Return weight and bias of a range of channels."""
         return self.weight[channels], self.bias[channels]
 
 
 def kernel_of(weights: Weights, place: int, channels: int, size: int) -> Kernel:
-    """The square kernel at this place of the port's Sequential."""
+    """Return the square kernel at this index of the port's Sequential."""
     weight = weights.get(f"{place}.weight", channels, 1, size, size)
     bias = weights.get(f"{place}.bias", channels)
     return Kernel(weight.name.removesuffix(".weight"), float_array(weight), float_array(bias))
@@ -131,6 +131,6 @@ def halve(
     kernel: tuple[NDArray[np.float32], NDArray[np.float32]],
     groups: int,
 ) -> ir.Value:
-    """A 3x3 convolution of stride 2 that pads both axes with one zero."""
+    """Add a 3x3 convolution of stride 2 that pads both axes with one zero."""
     weight, bias = g.weight(f"{name}.weight", kernel[0]), g.weight(f"{name}.bias", kernel[1])
     return g.op("Conv", x, weight, bias, strides=[2, 2], pads=[1, 1, 1, 1], group=groups)

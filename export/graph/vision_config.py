@@ -1,4 +1,4 @@
-"""Sizes of the vision tower, checked once; what the graph cannot express is refused here."""
+"""Sizes of the vision tower, checked once; values that the graph does not support are refused."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from palmtop.errors import UnsupportedModelError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VisionConfig:
-    """Sizes of the tower, as the checkpoint's vision_config names them.
+    """Sizes of the tower, with the names of the checkpoint's vision_config.
 
     Attributes:
         image_size: side of a tile in pixels.
-        feature_layer: index into [embeddings, output of layer 0, of layer 1, ...]; -2 leaves the last out.
+        feature_layer: index into [embeddings, output of layer 0, of layer 1, ...]; -2 leaves out the last layer.
         output_size: hidden size of the text model.
     """
 
@@ -46,15 +46,15 @@ class VisionConfig:
 
     @property
     def patches(self) -> int:
-        """Patches along one side of a tile."""
+        """Number of patches along one side of a tile."""
         return self.image_size // self.patch_size
 
     @property
     def pooled(self) -> int:
-        """Feature rows along one side of a tile."""
+        """Number of feature rows along one side of a tile."""
         return (self.patches + 1) // 2
 
     @property
     def layers_run(self) -> int:
-        """Layers that the features depend on."""
+        """Number of layers that the features depend on."""
         return self.feature_layer + (self.num_hidden_layers + 1 if self.feature_layer < 0 else 0)
