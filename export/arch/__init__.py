@@ -1,4 +1,4 @@
-"""Architectures: ``arch/<model_type>.py`` is found by its file name; adding one edits nothing else.
+"""Architectures: ``arch/<model_type>.py`` is found by its file name; adding one changes no other file.
 
 A file offers ``read_model(checkpoint) -> Model`` and may list other model_types in ``ALIASES``.
 """
@@ -26,19 +26,19 @@ from palmtop.runtime.bundle.processor_config import ProcessorSpec
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
-    """A checkpoint in palmtop's terms: what every exporter step needs and nothing of the source's spelling.
+    """Model of a checkpoint in palmtop's names, independent of the source's spelling.
 
     Attributes:
         architecture: name of the architecture file.
-        graphs: sources of its graphs by name: "decoder", then "vision" and "audio" where it has these encoders.
-        weights: by canonical name: ``embed_tokens.weight``, ``layers.N...``, ``norm.weight``, ``lm_head.weight``
-            and, below ``embed_tokens_extend.``, the encoders' tensors as transformers names them.
-        adapters: in the order of their gates.
-        processor: preprocessing as data.
-        routes: what each mode of input switches on.
+        graphs: sources of its graphs by name: "decoder", then "vision" and "audio" if it has these encoders.
+        weights: tensors by canonical name: ``embed_tokens.weight``, ``layers.N...``, ``norm.weight``,
+            ``lm_head.weight`` and, below ``embed_tokens_extend.``, the encoders' tensors with transformers' names.
+        adapters: adapters in the order of their gates.
+        processor: settings of preprocessing.
+        routes: adapters of each mode of input.
         chat_template: jinja source.
-        missing_adapters: that the checkpoint should have and has not; without them only ``--adapters none`` is right.
-        notes: what a user must know of how the checkpoint was read, a sentence each.
+        missing_adapters: adapters that the checkpoint should have but lacks; it needs ``--adapters none``.
+        notes: sentences for the user about how the checkpoint was read.
     """
 
     architecture: str
@@ -53,23 +53,23 @@ class Model:
 
     @property
     def decoder(self) -> Decoder:
-        """The graph that every model has."""
+        """The decoder graph, which every model has."""
         return cast(Decoder, self.graphs["decoder"])
 
     def tokens(self, recipe: Recipe) -> int:
-        """Longest sequence that a bundle of this recipe serves."""
+        """Return the longest sequence of a bundle of this recipe."""
         context = recipe.with_context(self.decoder.max_tokens).context
-        assert context is not None  # decided now
+        assert context is not None  # a default context is chosen now
         return context
 
     @property
     def encoders(self) -> dict[str, EncoderSource]:
-        """Its other graphs."""
+        """Graphs other than the decoder, by name."""
         return {name: cast(EncoderSource, graph) for name, graph in self.graphs.items() if name != "decoder"}
 
 
 class Architecture(Protocol):
-    """What an architecture file offers."""
+    """Interface of an architecture file."""
 
     def read_model(self, checkpoint: Checkpoint) -> Model:
         """Interpret a checkpoint; reads no tensor yet.
@@ -84,10 +84,10 @@ class Architecture(Protocol):
 
 
 def find(model_type: str) -> Architecture:
-    """The architecture file for a model_type.
+    """Return the architecture file of a model_type.
 
     Raises:
-        UnsupportedModelError: there is none; the message lists those there are.
+        UnsupportedModelError: there is none; the message lists the existing ones.
     """
     name = re.sub(r"[-.]", "_", model_type)
     if re.fullmatch(r"\w+", name) and importlib.util.find_spec(f"{__name__}.{name}") is not None:
@@ -104,8 +104,8 @@ def read_model(checkpoint: Checkpoint, recipe: Recipe) -> Model:
 
     Raises:
         UnsupportedModelError: there is no such file.
-        CheckpointError: a key or tensor is missing, contradicts another, or would not be read, or the model does not
-            reach as far as the recipe wants.
+        CheckpointError: a key or tensor is missing, contradicts another, or would not be read, or the model's context
+            is shorter than the recipe's.
     """
     model = find(str(checkpoint.config.get("model_type"))).read_model(checkpoint)
     limit = model.decoder.max_tokens
@@ -118,5 +118,5 @@ def read_model(checkpoint: Checkpoint, recipe: Recipe) -> Model:
 
 
 def names() -> list[str]:
-    """All architecture files."""
+    """Return the names of all architecture files."""
     return sorted(m.name for m in pkgutil.iter_modules(__path__))

@@ -1,6 +1,6 @@
-"""Llama and what is built like it (SmolLM2, MiniCPM5, R1-Distill-Llama): text alone, as ``LlamaForCausalLM`` has it.
+"""Llama and models of its form (SmolLM2, MiniCPM5, R1-Distill-Llama): text only, as in ``LlamaForCausalLM``.
 
-Queries, keys and values, gate and up are tensors of their own, which the export stacks.
+Queries, keys and values, gate and up are separate tensors, which the export stacks.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from palmtop.runtime.bundle.processor_config import ProcessorSpec
 
 from . import Model
 
-# What transformers' LlamaConfig takes for granted.
+# Values that transformers' LlamaConfig implies.
 DEFAULTS = {"tie_word_embeddings": False, "max_position_embeddings": 2048, "rms_norm_eps": 1e-6}
 ROPE = RopeRules(kinds={kind: kind for kind in READ_BY})
 ATTENTION, MLP = ("self_attn.qkv_proj", "self_attn.o_proj"), ("mlp.gate_up_proj", "mlp.down_proj")

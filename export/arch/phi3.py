@@ -1,7 +1,7 @@
-"""Phi-3, Phi-3.5-mini, Phi-4-mini and Phi-4-mini-reasoning: the text backbone alone, as ``Phi3ForCausalLM`` has it.
+"""Phi-3, Phi-3.5-mini, Phi-4-mini and Phi-4-mini-reasoning: the text backbone, as in ``Phi3ForCausalLM``.
 
-One frozen decoder without adapters and media. What it shares with Phi-4-multimodal, which is this backbone with two
-towers, is in ``reading``.
+One decoder without adapters and media. Code shared with Phi-4-multimodal, which is this backbone with two towers, is in
+``reading``.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from palmtop.runtime.bundle.processor_config import ProcessorSpec
 
 from . import Model
 
-# What transformers' Phi3Config takes for granted, where others of the family take something else or nothing.
+# Values that transformers' Phi3Config implies, where others of the family differ.
 DEFAULTS = {"tie_word_embeddings": False, "max_position_embeddings": 4096, "rms_norm_eps": 1e-5}
-# Phi3Config reads the older spellings "su" and "yarn" as LongRoPE, and knows no other scaling.
+# Phi3Config reads the older spellings "su" and "yarn" as LongRoPE, and has no other scaling.
 ROPE = RopeRules(
     kinds={"longrope": "longrope", "su": "longrope", "yarn": "longrope", "default": "default"}, original_context=4096
 )

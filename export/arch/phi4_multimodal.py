@@ -1,6 +1,6 @@
-"""Phi-4-multimodal as transformers' own port spells it: sub-configs, clean tensor names, adapters as PEFT folders.
+"""Phi-4-multimodal in the spelling of transformers' port: sub-configs, other tensor names, adapters as PEFT folders.
 
-Only the spelling differs from upstream's: the config is put into upstream's words, and the rest is ``phi4mm``'s.
+Only the spelling differs from upstream's: the config is translated to upstream's keys, and ``phi4mm`` does the rest.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ VISION_KEYS = (
     "hidden_act",
     "num_channels",
 )
-AUDIO_KEYS = {  # upstream's word: the port's
+AUDIO_KEYS = {  # upstream's key: the port's
     "attention_dim": "hidden_size",
     "linear_units": "intermediate_size",
     "num_blocks": "num_blocks",
@@ -68,7 +68,7 @@ def _port_name(name: str) -> str:
 
 
 def _in_upstream_words(port: Keys, there: Modalities) -> dict[str, Any]:
-    """The config with the sub-configs of encoders that are there in upstream's place."""
+    """Config in upstream's keys, with the sub-configs of existing encoders in upstream's places."""
     words = {key: value for key, value in port.data.items() if key not in ("vision_config", "audio_config")}
     words["tie_word_embeddings"] = port.flag("tie_word_embeddings", default=False)
     words["embd_layer"] = {}
@@ -93,7 +93,7 @@ def _in_upstream_words(port: Keys, there: Modalities) -> dict[str, Any]:
 def _conformer(audio: Keys) -> dict[str, Any]:
     check_values(audio, {("nemo_activation",): ("relu",)})
     for key in ("nemo_final_size", "feature_layer", "left_chunk"):
-        audio.raw(key)  # derived, of no use, and of streaming
+        audio.raw(key)  # derived, unused, and for streaming
     return {
         "causal": True,
         "num_blocks": 24,

@@ -1,7 +1,7 @@
-"""Phi-4-multimodal: one frozen decoder, a vision and a speech tower, one LoRA for each.
+"""Phi-4-multimodal: one decoder, a vision and a speech tower, one LoRA for each.
 
-Knows how the upstream checkpoint (``model_type: phi4mm``, remote code layout) spells its config and tensors.
-Sizes of the vision tower are not in upstream's config: they are SigLIP so400m's unless
+Reads the config and tensors of the upstream checkpoint (``model_type: phi4mm``, remote code layout). Sizes of the
+vision tower are not in upstream's config: they are those of SigLIP so400m unless
 ``embd_layer.image_embd_layer.vision_config`` gives others.
 """
 
@@ -34,7 +34,7 @@ from . import Model
 from .phi3 import ROPE
 
 IMAGE_TOKEN_ID, AUDIO_TOKEN_ID = 200010, 200011  # <|endoftext10|>, <|endoftext11|>; not in upstream's config
-# What the runtime does with pictures and sounds, in the words of the checkpoint's preprocessor.
+# Preprocessing of images and sounds in the runtime, with the keys of the checkpoint's preprocessor.
 IMAGES = {
     "image_mean": [0.5] * 3,
     "image_std": [0.5] * 3,
@@ -52,9 +52,9 @@ SOUNDS = {
     "mel_max_frequency": 7690,
     "audio_feat_stride": 1,
 }
-AUDIO_WINDOW_STEPS = 500  # of the reference's encoder; a multiple of the stacking in a bundle
+AUDIO_WINDOW_STEPS = 500  # window length of the reference's encoder; a multiple of the stacking in a bundle
 ADAPTERS = ("vision", "speech")  # in the order of their gates
-# Values that other files of the family could have and whose meaning this exporter does not build.
+# Values that other files of the family could have and that this exporter does not support.
 EXPECTED_VALUES: dict[tuple[str, ...], tuple[object, ...]] = {
     ("embd_layer", "embedding_cls"): ("image_audio",),
     ("embd_layer", "image_embd_layer", "embedding_cls"): ("tune_image",),
@@ -77,7 +77,7 @@ EXPECTED_VALUES: dict[tuple[str, ...], tuple[object, ...]] = {
     ("embd_layer", "image_embd_layer", "vision_config", "num_channels"): (3,),
 }
 
-# Upstream's spelling of the towers' tensors, as (canonical, upstream) parts; the canonical one is transformers'.
+# Upstream's names of the towers' tensors, as (canonical, upstream) parts; the canonical ones are transformers'.
 RENAMED = (
     (r"(encoders\.\d+\.feed_forward_(?:in|out))\.gate_up_proj\.", r"\1.net.0.linear."),
     (r"(encoders\.\d+\.feed_forward_(?:in|out))\.down_proj\.", r"\1.net.2."),
@@ -93,7 +93,7 @@ RENAMED = (
     (r"audio_embed\.down_proj_for_vision_speech\.", "audio_embed.audio_projection.vision.2."),
 )
 
-# The reference's routing (modeling_phi4mm.py): vision wins when both are there, and brings its own audio projector.
+# The reference's routing (modeling_phi4mm.py): vision wins if both are there, with its own audio projector.
 ROUTES = {
     "text": Route(adapters={}, audio_projector="speech"),
     "image": Route(adapters={"vision": 1.0}, audio_projector="vision"),
@@ -124,14 +124,14 @@ def interpret(
     spelled: Callable[[str], str],
     also_read: Set[str] = frozenset(),
 ) -> Model:
-    """The model that a config in upstream's spelling describes; the transformers port has one made for it.
+    """Return the model of a config in upstream's spelling; the transformers port has one translated for it.
 
     Args:
-        checkpoint: its tensors.
-        config: in upstream's spelling.
-        adapters: that the checkpoint has.
-        there: the modalities it has.
-        spelled: the checkpoint's name of a canonical name.
+        checkpoint: checkpoint with the tensors.
+        config: config in upstream's spelling.
+        adapters: adapters of the checkpoint.
+        there: modalities of the checkpoint.
+        spelled: function from a canonical name to the checkpoint's name.
         also_read: names of tensors that belong to the adapters.
     """
     check_values(config, EXPECTED_VALUES)
@@ -165,7 +165,7 @@ def interpret(
 
 
 def _upstream_name(checkpoint: Checkpoint, name: str) -> str:
-    """The checkpoint's name of a canonical tensor name."""
+    """The checkpoint's name of a tensor with this canonical name."""
     if name == HEAD:
         return name
     for canonical, upstream in RENAMED:
@@ -176,13 +176,13 @@ def _upstream_name(checkpoint: Checkpoint, name: str) -> str:
 
 
 def _lora_names(checkpoint: Checkpoint, adapter: str) -> list[str]:
-    """Tensors of an adapter on the decoder's linears."""
+    """Names of an adapter's tensors on the decoder's linears."""
     tensor = re.compile(rf"model\.layers\.\d+\.(?:{'|'.join(map(re.escape, LINEARS))})\.lora_[AB]\.{adapter}\.weight")
     return [name for name in checkpoint.names if tensor.fullmatch(name)]
 
 
 def _skip_dropped(config: Keys, there: Modalities) -> None:
-    """Settings of encoders that the checkpoint no longer has."""
+    """Skip settings of encoders that the checkpoint no longer has."""
     sizes = config.optional("embd_layer")
     for has, key, part in (
         (there.has_vision, "img_processor", "image_embd_layer"),
@@ -197,7 +197,7 @@ def _skip_dropped(config: Keys, there: Modalities) -> None:
 def _adapter(checkpoint: Checkpoint, config: Keys, name: str) -> Adapter:
     lora = config.within(f"{name}_lora")
     rank, alpha = lora.size("r"), lora.number("lora_alpha")
-    lora.raw("layer")  # what it sits on is told by the tensors
+    lora.raw("layer")  # the tensors show its target modules
 
     def pair(target: str) -> LoraPair | None:
         a, b = (f"model.{target}.lora_{part}.{name}.weight" for part in "AB")
@@ -250,7 +250,7 @@ def _audio(config: Keys, hidden_size: int) -> AudioConfig:
     bias = c.within("relative_attention_bias_args")
     layer = config.within("embd_layer").within("audio_embd_layer")
     width = c.size("attention_dim")
-    c.raw("left_chunk")  # of streaming, which chunk_size -1 switches off
+    c.raw("left_chunk")  # for streaming, which chunk_size -1 switches off
     mels = c.size("input_size", default=80)
     embedded = c.optional("encoder_embedding_config")
     if embedded is not None and embedded.size("input_size", default=mels) != mels:
@@ -283,7 +283,7 @@ def _audio(config: Keys, hidden_size: int) -> AudioConfig:
 def _processor(
     checkpoint: Checkpoint, config: Keys, vision: VisionConfig | None, audio: AudioConfig | None
 ) -> tuple[ProcessorSpec, tuple[str, ...]]:
-    """Preprocessing of the encoders that are there, and what a user must know of it."""
+    """Preprocessing of the encoders that are there, and notes on it for the user."""
     token_ids = config.optional_size("image_token_id"), config.optional_size("audio_token_id")
     text = text_spec(checkpoint, config)
     if vision is None and audio is None:
@@ -340,7 +340,7 @@ def _processor(
 def _with_own_tokens(
     checkpoint: Checkpoint, text: TextSpec, image: ImageSpec | None, audio: AudioSpec | None
 ) -> TextSpec:
-    """Placeholders as the chat template writes them: some write the media tokens themselves."""
+    """Placeholders in the chat template's spelling: some write the media tokens themselves."""
     template, tokens = chat_template(checkpoint), {i: token for token, i in special_tokens(checkpoint).items()}
     image_token, audio_token = (None if spec is None else tokens.get(spec.token_id) for spec in (image, audio))
     if image_token is not None and image_token in template:

@@ -93,7 +93,7 @@ class Decoder:
 
     @property
     def attention(self) -> Attention:
-        """Attention layers in order."""
+        """Attention of the first layer, whose sizes all layers share."""
         return self.layers[0].mixer
 
     def states(self, kv_bits: int) -> tuple[StateSpec, ...]:

@@ -1,4 +1,4 @@
-"""How well a bundle's adapters give known answers: teacher-forced cross entropy of the answers' tokens, by adapter."""
+"""Loss of known answers with a bundle's adapters: teacher-forced cross entropy of the answers' tokens, by adapter."""
 
 from __future__ import annotations
 
@@ -20,34 +20,34 @@ BASE = "none"
 
 
 class Sample(Protocol):
-    """A question with its right answer (``runtime.evaluate.Question``)."""
+    """Interface of a question with its right answer (``runtime.evaluate.Question``)."""
 
     @property
     def task(self) -> str:
-        """What it belongs to."""
+        """Name of the task."""
 
     @property
     def messages(self) -> Sequence[Mapping[str, Any]]:
-        """The question."""
+        """Messages of the question."""
 
     @property
     def expected(self) -> str:
-        """The answer."""
+        """The right answer."""
 
 
 def answer_losses(
     bundle: Bundle, samples: Iterable[Sample], requests: Mapping[str, Wanted], *, graph: bytes | None = None
 ) -> dict[str, dict[str, float]]:
-    """Mean loss in nats a token, the end of the answer counted, each sample weighing the same.
+    """Return the mean loss in nats per token, the end of the answer included, each sample weighing the same.
 
     Args:
-        bundle: with every adapter that a request names.
+        bundle: bundle with every adapter that a request names.
         samples: questions with answers.
-        requests: what to switch on, by a label of one's own.
-        graph: a decoder with more adapters than the bundle's file; the bundle's manifest must have them.
+        requests: adapters to switch on, by label.
+        graph: decoder with more adapters than the bundle's file; the bundle's manifest must have them.
 
     Returns:
-        label to task to loss; the task "all" is the mean over all samples.
+        Losses by label and task; the task "all" is the mean over all samples.
 
     Raises:
         InputError: a message cannot be read, or the bundle lacks an adapter.
@@ -76,7 +76,7 @@ def _loss(probe: DecoderProbe, prompt: ProbeInput, gates: NDArray[np.float32], a
 
 
 def _mode(messages: Sequence[Mapping[str, Any]]) -> str:
-    """By the parts' types; a message of another shape is refused where it is read."""
+    """Return the mode by the parts' types; a message of another shape is refused where it is read."""
     parts = [p for m in messages if isinstance(m.get("content"), list) for p in m["content"] if isinstance(p, Mapping)]
     kinds = {str(part.get("type", "")).removesuffix("_url").removeprefix("input_") for part in parts}
     return mode_of(has_image="image" in kinds, has_audio="audio" in kinds)

@@ -1,6 +1,6 @@
-"""Questions that bundle and checkpoint are compared on, and as decoder inputs: rendered, tokenised, media encoded.
+"""Prompts for the comparison of bundle and checkpoint, as messages and as decoder inputs.
 
-The packaged model's own tasks for models of its vocabulary, general requests for all others, or a user's file.
+They are the packaged model's own tasks for models of its vocabulary, general requests for others, or a user's file.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from palmtop.runtime.reference.heldout import TASKS, held_out_items
 SEED = 7
 
 Question = tuple[str, list[Mapping[str, Any]], str]
-"""mode, messages, right answer; empty where none is known"""
+"""Mode, messages, and the right answer; empty where none is known."""
 
 
 def chosen_questions(bundle: Bundle, count: int, samples: Path | None = None) -> list[Question]:
-    """What a bundle is asked.
+    """Return the questions for a bundle.
 
     Args:
-        bundle: under test.
-        count: questions of each mode; of a file all are taken.
-        samples: lines of JSON with messages, and expected answers where they are known.
+        bundle: bundle to be compared.
+        count: questions of each mode; of a file all are used.
+        samples: file of JSON lines with messages, and expected answers where they are known.
 
     Raises:
         InputError: the file cannot be read, a line is not a sample, or the model does not serve its mode.
@@ -61,14 +61,14 @@ def _own_questions(bundle: Bundle, samples: Path) -> Iterator[Question]:
 
 
 def packaged_messages(modes: Sequence[str], count: int) -> Iterator[tuple[str, list[Mapping[str, Any]], str]]:
-    """``count`` questions of every mode from the packaged held-out set, as (mode, messages, right answer)."""
+    """Return ``count`` questions of every mode from the packaged held-out set, as (mode, messages, right answer)."""
     for mode in (m for m in MODES if m in modes):
         for item in held_out_items(mode, count, SEED):  # type: ignore[arg-type]
             yield mode, list(item.messages), item.expected
 
 
 class SampleReader:
-    """Turns messages into probe inputs with one bundle's processors and encoders."""
+    """Reader that turns messages into decoder inputs with one bundle's processors and encoders."""
 
     def __init__(self, folder: Path, manifest: Manifest) -> None:
         self._manifest = manifest
@@ -82,11 +82,11 @@ class SampleReader:
         )
 
     def text(self, tokens: Sequence[int]) -> str:
-        """What tokens say."""
+        """Return the text of token ids."""
         return self._processor.text.decode(tokens)
 
     def read(self, mode: str, messages: Sequence[Mapping[str, Any]]) -> ProbeInput:
-        """One prompt.
+        """Return the decoder inputs of one prompt.
 
         Raises:
             InputError: the messages do not fit the model.

@@ -1,9 +1,8 @@
-"""The float model of a checkpoint, built by this exporter and run stage by stage: encoders, then the decoder.
+"""Float model of a checkpoint, built by this exporter and run stage by stage: encoders, then the decoder.
 
 No float bundle is written: graphs are built on weights that are read from the checkpoint when a stage is opened
-(``lazy_weights``), so that one layer's are in memory at a time. It says what the exported graphs compute before
-rounding; whether these graphs are the model is what the comparison with transformers proves
-(``tests/test_parity.py``).
+(``lazy_weights``), so that one layer's are in memory at a time. It gives the results of the exported graphs before
+rounding; the comparison with transformers proves that these graphs are the model (``tests/test_parity.py``).
 """
 
 from __future__ import annotations
@@ -37,14 +36,14 @@ from .stages import Linear
 
 ENCODED_AT_ONCE = 64  # images or sounds whose values between two stages are in memory
 Changed = Mapping[str, NDArray[np.float32]]
-"""[N, K] weights by linear name, in place of the stored ones"""
+"""Weights [N, K] by linear name, instead of the stored ones."""
 
 Tap = Callable[[Linear, int, NDArray[np.float32]], None]
-"""told a linear, the number of the run, and what entered: [T, K]"""
+"""Callback for the inputs of a linear: linear, number of the run, and inputs [T, K]."""
 
 
 def as_float(recipe: Recipe) -> Recipe:
-    """The recipe with weights and cache in float32, for the CPU provider, logits of the last position only."""
+    """Return the recipe with weights and cache in float32, for the CPU provider, logits of the last position only."""
     return replace(
         recipe,
         bits=32,
@@ -62,9 +61,9 @@ class FloatReference:
     """Staged float graphs of one checkpoint.
 
     Attributes:
-        folder: tokenizer and configuration, as a bundle has them.
-        manifest: of the float bundle that it stands for.
-        graphs: "decoder" and, where the model has them, "vision" and "audio".
+        folder: folder of tokenizer and configuration, as in a bundle.
+        manifest: manifest of the equivalent float bundle.
+        graphs: graphs by name: "decoder" and, where the model has them, "vision" and "audio".
     """
 
     def __init__(
@@ -84,10 +83,10 @@ class FloatReference:
         """Build the graphs; of the weights only small ones, such as norms, are read.
 
         Args:
-            folder: a new folder for tokenizer and configuration.
-            checkpoint: of the model.
-            model: may have more adapters than the checkpoint.
-            recipe: of the bundle; its adapters and context count, its bits do not.
+            folder: new folder for tokenizer and configuration.
+            checkpoint: checkpoint of the model.
+            model: model; may have more adapters than the checkpoint.
+            recipe: recipe of the bundle; its adapters and context are used, its bits are not.
             workers: threads that read.
             threads: of onnxruntime; 0 is one a core.
             open_sessions: stages that are kept loaded.
@@ -112,7 +111,7 @@ class FloatReference:
 
     @classmethod
     def of_files(cls, folder: Path, manifest: Manifest, *, threads: int = 0, open_sessions: int = 1) -> FloatReference:
-        """A float bundle that is on disk already."""
+        """Return the reference of a float bundle that is on disk."""
         own = object.__new__(cls)
         own.folder, own.manifest = folder, manifest
         own._options, own._built = {}, {}
@@ -125,7 +124,7 @@ class FloatReference:
         return own
 
     def with_sessions(self, open_sessions: int) -> FloatReference:
-        """The same model with another number of stages that are kept loaded."""
+        """Return the same model with another number of stages that stay loaded."""
         other = object.__new__(FloatReference)
         other.__dict__.update(self.__dict__)
         other.graphs = self._opened(open_sessions)
@@ -138,12 +137,12 @@ class FloatReference:
         }
 
     def adapters_of(self, mode: str) -> Mapping[str, float]:
-        """What the mode's route switches on."""
+        """Return the gates of the mode's route."""
         gated = {adapter.name for adapter in self.manifest.adapters}
         return {n: w for n, w in self.manifest.routes[mode].adapters.items() if n in gated}
 
     def decoder_inputs(self, sample: Sample, features: Sequence[NDArray[np.float32]]) -> Live:
-        """Graph inputs for a whole sample at once, nothing cached."""
+        """Return graph inputs for a whole sample at once, with an empty cache."""
         spec, length = self.manifest.decoder, len(sample.input_ids)
         gates = np.zeros(len(self.manifest.adapters), np.float32)
         for adapter in self.manifest.adapters:
@@ -162,7 +161,7 @@ class FloatReference:
         return live
 
     def changed_weights(self, part: str, number: int, changed: Changed) -> dict[str, NDArray[np.float32]]:
-        """By initialiser, in its own layout: those of the changed weights that a stage reads."""
+        """Return the changed weights that a stage reads, by initialiser and in its layout."""
         return {
             linear.weight: np.ascontiguousarray(changed[linear.name].T) if linear.is_turned else changed[linear.name]
             for linear in self.graphs[part].stages[number].linears
@@ -179,16 +178,16 @@ class FloatReference:
         exposed: Sequence[str] = (),
         outputs: Collection[str] | None = None,
     ) -> Live:
-        """One stage; before the head the positions become a batch, so that each one's logits are computed.
+        """Run one stage; before the head the positions become a batch, so that the logits of each are computed.
 
         Args:
-            part: of the graph.
-            number: of the stage.
-            live: what it reads.
-            positions: that are judged; None in encoders.
+            part: name of the graph.
+            number: number of the stage.
+            live: values that it may read.
+            positions: positions that are compared; None in encoders.
             given: changed weights of the stage (``changed_weights``).
-            exposed: values inside the stage that are wanted as well.
-            outputs: of the stage that are wanted; None for all.
+            exposed: values inside the stage to return as well.
+            outputs: outputs of the stage to return; None for all.
         """
         return self.steps(part, number, [live], [positions], given, exposed, outputs)[0]
 
@@ -202,7 +201,7 @@ class FloatReference:
         exposed: Sequence[str] = (),
         outputs: Collection[str] | None = None,
     ) -> list[Live]:
-        """``step`` of several runs, the stage's weights read once."""
+        """Run one stage for several runs as ``step`` does, with the stage's weights read once."""
         graph = self.graphs[part]
         at_positions = [judged(graph, number, live, some) for live, some in zip(lives, positions, strict=True)]
         return graph.run_all(number, at_positions, changed=given, exposed=exposed, outputs=outputs)
@@ -217,14 +216,15 @@ class FloatReference:
     ) -> None:
         """Run every stage over several runs, one stage loaded at a time.
 
-        Logits are not computed: of every token of every sample they would take more than all else.
+        Logits are not computed: those of every token of every sample would take more time than all else.
 
         Args:
-            part: of the graph.
-            lives: graph inputs of each run, which end as the encoder's outputs; what no later stage reads goes.
-            positions: of each run that are judged; None in encoders.
-            tap: told what enters each linear layer whose result is used.
-            done: called when a stage has seen every run.
+            part: name of the graph.
+            lives: graph inputs of each run, replaced by the encoder's outputs; values that no later stage reads are
+                dropped.
+            positions: positions of each run that are compared; None in encoders.
+            tap: called with the inputs of each linear layer whose result is used.
+            done: called when a stage has processed every run.
         """
         graph = self.graphs[part]
         for number, stage in enumerate(graph.stages):
@@ -242,7 +242,7 @@ class FloatReference:
         graph.close()
 
     def encode(self, media: Sequence[MediaInput], changed: Changed | None = None) -> list[NDArray[np.float32]]:
-        """Feature rows of images or sounds, all of one part; a stage sees many of them before the next is loaded."""
+        """Return the feature rows of images or sounds of one part; a stage runs many of them at a time."""
         part = media[0].part
         found: list[NDArray[np.float32]] = []
         for begin in range(0, len(media), ENCODED_AT_ONCE):
@@ -258,7 +258,7 @@ class FloatReference:
 
 
 def judged(graph: StagedGraph, number: int, live: Live, positions: NDArray[np.int64] | None) -> Live:
-    """What the stage reads: in front of the head the positions [P] of one sequence as a batch [P, 1, H]."""
+    """Return the stage's inputs; before the head the positions [P] of one sequence become a batch [P, 1, H]."""
     hidden = graph.last_hidden
     if positions is None or hidden not in graph.stages[number].inputs or number != len(graph.stages) - 1:
         return live
@@ -266,16 +266,16 @@ def judged(graph: StagedGraph, number: int, live: Live, positions: NDArray[np.in
 
 
 def feature_rows(media: Mapping[int, MediaInput], runs: Iterable[Live]) -> dict[int, NDArray[np.float32]]:
-    """Rows of every image or sound by its identity, from the encoder's outputs of all their runs in order."""
+    """Return the rows of every image or sound by its identity, from the encoder's outputs of all runs in order."""
     left = iter(runs)
     return {key: item.features([next(left) for _ in item.feeds]) for key, item in media.items()}
 
 
 def is_used(linear: Linear, found: Live) -> bool:
-    """The linear's side of its condition was taken in a run that gave these values."""
+    """Return whether the linear's branch was taken in the run with these values."""
     return linear.condition is None or bool(found[linear.condition]) == linear.wanted
 
 
 def rows_of(value: NDArray[Any]) -> NDArray[np.float32]:
-    """[P, 1, V] logits as [P, V]."""
+    """Return logits [P, 1, V] as [P, V]."""
     return np.asarray(value.reshape(-1, value.shape[-1]))

@@ -1,11 +1,11 @@
-"""A graph of ours cut into stages, a layer each, that run one after the other in onnxruntime.
+"""Layerwise execution: a graph cut into stages of one layer that run one after the other in onnxruntime.
 
-Calibration needs what enters every linear layer, sensitivity what comes out at the end when one weight is
-another, verification the logits of a model that does not fit into memory. All of them need a graph whose layers can be
-run by themselves. A stage is an ordinary ONNX model; its weights are read from the bundle's files, or made from the
-checkpoint (``lazy_weights``) when the stage is opened, so no more than one layer's are in memory unless more are asked
-for. With ``laid_open`` the ``If`` branches of adapters become plain nodes: both sides are computed and the right one is
-taken, so that what enters an adapter's matrices can be looked at. Otherwise a branch that is off is not computed.
+Calibration needs the inputs of every linear layer, sensitivity the outputs for one changed weight, verification the
+logits of a model that does not fit into memory. All of them need a graph whose layers can be run separately. A stage is
+an ordinary ONNX model; its weights are read from the bundle's files, or made from the checkpoint (``lazy_weights``),
+when the stage is opened, so at most one layer's are in memory unless more are requested. With ``laid_open`` the ``If``
+branches of adapters become plain nodes: both sides are computed and one is selected, so that the inputs of an adapter's
+matrices can be read. Otherwise an inactive branch is not computed.
 """
 
 from __future__ import annotations
@@ -30,25 +30,25 @@ from .stages import LAST_POSITION, Linear, Stage, cut, lay_open, lift_weights, m
 
 Live = dict[str, NDArray[Any]]
 LOGITS = "logits"
-HEAD_BLOCK_BYTES = 256 << 20  # of a float head in memory at a time; logits of larger ones are computed in parts
+HEAD_BLOCK_BYTES = 256 << 20  # bytes of a float head in memory at a time; logits of larger ones are computed in parts
 WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 
 
 @dataclass(frozen=True, slots=True)
 class _Open:
-    """A session with what it reads: onnxruntime does not hold the arrays that it was given."""
+    """A session with its input arrays, which onnxruntime does not keep alive."""
 
     session: Any
     held: tuple[Any, ...]
 
 
 class StagedGraph:
-    """A graph of ours, ready to be run stage by stage.
+    """A graph cut into stages that can be run one by one.
 
     Attributes:
-        stages: in order.
-        last_hidden: the value whose last position the head reads; None in an encoder.
-        outputs: names of the graph's outputs, past keys and values left out.
+        stages: stages in order.
+        last_hidden: value whose last position the head reads; None in an encoder.
+        outputs: names of the graph's outputs, without keys and values.
         inputs: names of the graph's inputs.
     """
 
@@ -66,19 +66,19 @@ class StagedGraph:
         """Cut a graph; nothing is loaded yet.
 
         Args:
-            model: without the data of its big weights.
-            folder: where the files are that its weights name.
-            tensors: those that are made when they are needed, by number.
-            threads: of onnxruntime; 0 is one a core.
-            open_sessions: stages that are kept loaded.
-            laid_open: both sides of an adapter's branch are computed, and can be looked at.
-            made: told of every set of tensors that was made.
+            model: model without the data of its large weights.
+            folder: folder of the files that its weights name.
+            tensors: tensors that are made when needed, by number.
+            threads: number of onnxruntime's threads; 0 for one per core.
+            open_sessions: number of stages that stay loaded.
+            laid_open: whether both sides of an adapter's branch are computed and can be read.
+            made: called with every set of tensors that was made.
         """
         self._folder, self._made = folder, made
         self._threads = threads
         self._open_sessions = open_sessions
         self._sessions: OrderedDict[tuple[int, frozenset[str], frozenset[str], int], _Open] = OrderedDict()
-        self._latest: Live = {}  # what the first stage has last given
+        self._latest: Live = {}  # last outputs of the first stage
         graph = model.graph
         if tensors and not laid_open:  # branches are changed below; the caller may cut the same model again
             graph = onnx.GraphProto()
@@ -100,14 +100,14 @@ class StagedGraph:
 
     @classmethod
     def of_file(cls, path: Path, *, threads: int = 0, open_sessions: int = 1, laid_open: bool = True) -> StagedGraph:
-        """The graph of a bundle, its weights in the files beside it.
+        """Return the graph of a bundle, its weights in the files beside it.
 
         Raises:
             BundleError: the file is not an ONNX graph.
         """
         try:
             model = onnx.load(path, load_external_data=False)
-        except Exception as error:  # protobuf's errors share no base
+        except Exception as error:  # protobuf's errors have no common base
             raise BundleError(f"{path}: cannot be read as an ONNX graph ({str(error).splitlines()[0]})") from error
         folder = path.resolve().parent
         return cls(model, folder=folder, threads=threads, open_sessions=open_sessions, laid_open=laid_open)
@@ -123,7 +123,7 @@ class StagedGraph:
         laid_open: bool = True,
         made: Made | None = None,
     ) -> StagedGraph:
-        """A graph that was built on a ``LazySink`` with these tensors."""
+        """Return a graph that was built on a ``LazySink`` with these tensors."""
         return cls(
             ir.to_proto(built),
             tensors=tensors,
@@ -134,7 +134,7 @@ class StagedGraph:
         )
 
     def linears(self) -> dict[str, tuple[int, Linear]]:
-        """Every linear layer by name with the last stage that reads its weight."""
+        """Return every linear layer by name, with the last stage that reads its weight."""
         return {linear.name: (number, linear) for number, stage in enumerate(self.stages) for linear in stage.linears}
 
     def run(
@@ -158,17 +158,17 @@ class StagedGraph:
         exposed: Iterable[str] = (),
         outputs: Collection[str] | None = None,
     ) -> list[Live]:
-        """Run one stage on several inputs, its weights read once.
+        """Run one stage on several inputs, with its weights read once.
 
         Args:
-            number: of the stage.
-            lives: values from before, by name; more than the stage reads may be there.
-            changed: weights by initialiser name that take the place of the stored ones.
-            exposed: values inside the stage that are wanted as well.
-            outputs: of the stage that are wanted; None for all. What only the others need is neither read nor run.
+            number: number of the stage.
+            lives: earlier values by name; may contain more than the stage reads.
+            changed: weights by initialiser name that replace the stored ones.
+            exposed: values inside the stage to return as well.
+            outputs: outputs of the stage to return; None for all. What only the others need is neither read nor run.
 
         Returns:
-            Of each the stage's outputs and what was to be exposed.
+            The stage's outputs and exposed values, for each input.
 
         Raises:
             BundleError: onnxruntime cannot load or run the stage.
@@ -193,7 +193,7 @@ class StagedGraph:
                 there = {**live, **rows, **given}
                 try:
                     made = opened.session.run(asked, {name: there[name] for name in names})
-                except Exception as error:  # onnxruntime's own exceptions share no base
+                except Exception as error:  # onnxruntime's exceptions have no common base of their own
                     raise BundleError(f"stage {number}: onnxruntime cannot run it ({_line(error)})") from error
                 for name, value in zip(asked, made, strict=True):
                     is_split = part and name == LOGITS
@@ -214,19 +214,19 @@ class StagedGraph:
                 yield node, tensor
 
     def _only_looked_up(self, stage: Stage) -> list[str]:
-        """Tables that nothing else in the stage reads."""
+        """Tables that are only looked up in this stage."""
         tables = [str(node.input[0]) for node, _ in self._lookups(stage)]
         return [name for name in tables if sum(name in node.input for node in stage.nodes) == 1]
 
     def _looked_up(self, stage: Stage, live: Mapping[str, NDArray[Any]], given: Mapping[str, Any]) -> Live:
-        """Rows of a table that is made when needed: only those that the tokens name."""
+        """Rows of a table that is made when needed: only those of the tokens."""
         found: Live = {}
         for node, tensor in self._lookups(stage):
             ids = live[node.input[1]]
             changed = given.get(node.input[0])
             distinct, places = np.unique(ids, return_inverse=True)
             if changed is None:
-                assert tensor.matrix is not None  # ``_lookups`` has looked
+                assert tensor.matrix is not None  # checked by ``_lookups``
                 rows = np.concatenate([tensor.matrix(row, row + 1) for row in distinct.tolist()])
             else:
                 rows = changed[distinct]
@@ -234,14 +234,14 @@ class StagedGraph:
         return found
 
     def _head_parts(self, stage: Stage, given: Mapping[str, Any], asked: Sequence[str]) -> int:
-        """In how many parts the stage's logits are computed."""
+        """Number of parts in which the stage's logits are computed."""
         head = self._head(stage)
         if head is None or LOGITS not in asked or head[1] in given:
             return 1
         return -(-self._lazy[head[1]].size_bytes // HEAD_BLOCK_BYTES)
 
     def _head(self, stage: Stage) -> tuple[Any, str] | None:
-        """The node that makes logits from a float matrix that is made when needed, and that matrix."""
+        """Node that makes logits from a float matrix that is made when needed, and that matrix."""
         if LOGITS not in stage.outputs:
             return None
         for node in stage.nodes:
@@ -252,14 +252,14 @@ class StagedGraph:
         return None
 
     def _shared(self, name: str, value: NDArray[Any]) -> NDArray[Any]:
-        """The same array for every sample where it is the same: rotary tables of the whole context, a MB each."""
+        """One array for equal values of all samples: rotary tables of the whole context, a MB each."""
         kept = self._latest.get(name)
         if kept is None or not np.array_equal(kept, value):
             kept = self._latest[name] = value
         return kept
 
     def forget(self, live: Live, number: int, *, keep_outputs: bool = True) -> None:
-        """Drop values that no stage behind one reads; the graph's outputs may be wanted themselves."""
+        """Drop values that no later stage reads; the graph's outputs may be needed themselves."""
         wanted = {name for stage in self.stages[number + 1 :] for name in stage.inputs}
         if keep_outputs:
             wanted.update(self.outputs)
@@ -278,7 +278,7 @@ class StagedGraph:
         return np.zeros((1, *sizes[1:]), helper.tensor_dtype_to_np_dtype(kind.elem_type))
 
     def weight(self, linear: Linear) -> NDArray[np.float32]:
-        """The stored weight, [N, K]."""
+        """Return the stored weight, [N, K]."""
         lazy = self._lazy.get(linear.weight)
         if lazy is not None and lazy.matrix is not None:
             return lazy.matrix(0, self.shape(linear)[0])
@@ -287,12 +287,12 @@ class StagedGraph:
         return np.ascontiguousarray(array.T if linear.is_turned else array, np.float32)
 
     def shape(self, linear: Linear) -> tuple[int, int]:
-        """Of that weight."""
+        """Return the shape of the stored weight, [N, K]."""
         first, second = (int(size) for size in self._weights[linear.weight].dims)
         return (second, first) if linear.is_turned else (first, second)
 
     def close(self) -> None:
-        """Drop every loaded stage."""
+        """Close every loaded stage."""
         self._sessions.clear()
         self._latest.clear()
 
@@ -314,12 +314,12 @@ class StagedGraph:
         while len(self._sessions) >= self._open_sessions:
             self._sessions.popitem(last=False)
         others = [other for other in self._sessions if other[1]]
-        while len(others) >= len(self.stages):  # of weights that were changed once and will not be again
+        while len(others) >= len(self.stages):  # of weights that were changed once and will not be used again
             del self._sessions[others.pop(0)]
         options = ort.SessionOptions()
         options.log_severity_level = 3
         options.intra_op_num_threads = self._threads
-        options.enable_cpu_mem_arena = False  # inputs have every length: arenas would grow to twice all that lives
+        options.enable_cpu_mem_arena = False  # inputs have every length: arenas would grow to twice the live bytes
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if self._folder is not None:
             options.add_session_config_entry(WEIGHTS_FOLDER, str(self._folder))
@@ -333,7 +333,7 @@ class StagedGraph:
             options.add_external_initializers(list(arrays), held)
         try:
             session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime's own exceptions share no base
+        except Exception as error:  # onnxruntime's exceptions have no common base of their own
             raise BundleError(f"stage {number}: onnxruntime cannot load it ({_line(error)})") from error
         self._sessions[key] = _Open(session, (*held, arrays))
         return self._sessions[key]
@@ -341,13 +341,13 @@ class StagedGraph:
     def _make(
         self, lazy: Iterable[str], head: tuple[Any, str] | None, part: int, parts: int
     ) -> dict[str, NDArray[Any]]:
-        """The arrays of a stage's weights, of its head the columns of one part."""
+        """Make the arrays of a stage's weights; of its head the columns of one part."""
         made: dict[LazySet, list[NDArray[Any]]] = {}
         arrays: dict[str, NDArray[Any]] = {}
         for name in lazy:
             tensor = self._lazy[name]
             if head is not None and name == head[1]:
-                assert tensor.matrix is not None  # ``_head`` has looked
+                assert tensor.matrix is not None  # checked by ``_head``
                 is_turned = head[0].op_type == "MatMul"
                 count = tensor.shape[1] if is_turned else tensor.shape[0]
                 step = -(-count // parts)
@@ -364,7 +364,7 @@ class StagedGraph:
     def _model(
         self, number: int, fed: frozenset[str], wanted: frozenset[str], live: Mapping[str, NDArray[Any]]
     ) -> tuple[Any, list[str]]:
-        """The nodes that lead to what is wanted, and the weights among theirs that have to be made."""
+        """Nodes that the requested values depend on, and their weights that have to be made."""
         stage = self.stages[number]
         looked_up = {str(node.output[0]) for node, _ in self._lookups(stage)}
         nodes = needed([n for n in stage.nodes if n.output[0] not in looked_up], wanted)

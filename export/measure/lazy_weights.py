@@ -1,8 +1,8 @@
-"""Weights of a graph that was built without reading them: each is made from the checkpoint when it is asked for.
+"""Weights of a graph that was built without reading them: each is made from the checkpoint when needed.
 
-``LazySink`` takes the place of the external data file (``export.graph.builder.WeightSink``). A graph built on it is
-whole, and its weights are recipes: what the checkpoint holds is read, padded, transposed or quantised again each time a
-layer needs it, so that no more than one layer's are in memory.
+``LazySink`` replaces the external data file (``export.graph.builder.WeightSink``). A graph built on it is complete, and
+its weights are instructions: the checkpoint's tensors are read, padded, transposed or quantised again each time a layer
+needs them, so at most one layer's are in memory.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from palmtop.export.graph.builder import Blocks
 from palmtop.quantize.workers import Workers
 
 LOCATION = "palmtop-lazy"
-"""What the graph names as the file of such a weight; the offset is the number of the weight."""
+"""File name of such a weight in the graph; the offset is the number of the weight."""
 
 Made = Callable[[str, Sequence[NDArray[Any]]], None]
-"""Told the name of a set of tensors and their arrays when they are made."""
+"""Callback with the name of a set of tensors and their arrays, after they are made."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,8 +30,8 @@ class LazySet:
     """Tensors that are made together, such as codes, scales and zero points of one matrix.
 
     Attributes:
-        name: of the set.
-        tensors: name, shape and type of each.
+        name: name of the set.
+        tensors: name, shape and type of each tensor.
         blocks: consecutive parts of all of them; iterated anew each time.
     """
 
@@ -40,14 +40,14 @@ class LazySet:
     blocks: Iterable[tuple[NDArray[Any], ...]]
 
     def arrays(self) -> list[NDArray[Any]]:
-        """Make all of them."""
+        """Make all tensors of the set."""
         arrays = [np.empty((int(np.prod(shape, dtype=np.int64)),), dtype) for _, shape, dtype in self.tensors]
         filled = [0] * len(arrays)
         for parts in self.blocks:
             for place, (array, part) in enumerate(zip(arrays, parts, strict=True)):
                 flat = np.asarray(part).reshape(-1)
                 if filled[place] == 0 and flat.size == array.size and flat.dtype == array.dtype:
-                    arrays[place] = flat  # the whole at once: not copied
+                    arrays[place] = flat  # all rows at once: not copied
                 else:
                     array[filled[place] : filled[place] + flat.size] = flat
                 filled[place] += flat.size
@@ -56,12 +56,12 @@ class LazySet:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LazyTensor:
-    """One of those tensors.
+    """One tensor of a set.
 
     Attributes:
-        made_by: the set it belongs to.
-        place: in that set.
-        matrix: of a float matrix ``rows(start, stop)`` as the checkpoint orders them, [stop - start, K]; else None.
+        made_by: set of the tensor.
+        place: index in the set.
+        matrix: for a float matrix ``rows(start, stop)`` in the checkpoint's order, [stop - start, K]; otherwise None.
     """
 
     made_by: LazySet
@@ -70,21 +70,21 @@ class LazyTensor:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """As the graph declares it."""
+        """Shape as declared in the graph."""
         return self.made_by.tensors[self.place][1]
 
     @property
     def size_bytes(self) -> int:
-        """Of the tensor in memory."""
+        """Bytes of the tensor in memory."""
         _, shape, dtype = self.made_by.tensors[self.place]
         return int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
 
 
 class LazySink:
-    """A weight sink that keeps how tensors are made.
+    """Weight sink that stores how tensors are made.
 
     Attributes:
-        tensors: by the number that the graph gives as their offset.
+        tensors: tensors by number, which the graph has as their offset.
         workers: threads that make them.
     """
 
@@ -95,7 +95,7 @@ class LazySink:
     def add(
         self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any], blocks: Iterable[NDArray[Any]]
     ) -> ir.ExternalTensor:
-        """Keep one tensor; ``blocks`` must be iterable more than once."""
+        """Store one tensor; ``blocks`` must be iterable more than once."""
         wrapped = Blocks(lambda: ((block,) for block in blocks))
         made_by = LazySet(name, ((name, tuple(shape), np.dtype(dtype)),), wrapped)
         matrix = blocks.matrix if isinstance(blocks, Blocks) else None
@@ -107,12 +107,12 @@ class LazySink:
         tensors: Sequence[tuple[str, tuple[int, ...], np.dtype[Any]]],
         blocks: Iterable[tuple[NDArray[Any], ...]],
     ) -> list[ir.ExternalTensor]:
-        """Keep tensors that are made together."""
+        """Store tensors that are made together."""
         made_by = LazySet(name, tuple((n, tuple(s), np.dtype(d)) for n, s, d in tensors), blocks)
         return [self._keep(LazyTensor(made_by, place)) for place in range(len(tensors))]
 
     def inlined(self, name: str, array: NDArray[Any]) -> None:
-        """A small weight is in the graph itself."""
+        """Do nothing: a small weight is in the graph itself."""
 
     def _keep(self, tensor: LazyTensor) -> ir.ExternalTensor:
         name, shape, dtype = tensor.made_by.tensors[tensor.place]

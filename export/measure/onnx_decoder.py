@@ -1,4 +1,4 @@
-"""Run a decoder graph teacher-forced in plain onnxruntime, without genai: the same tokens through two graphs."""
+"""Teacher-forced run of a decoder graph in onnxruntime, without genai: the same tokens through two graphs."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ CACHE_TYPES = {"tensor(float)": np.float32, "tensor(int8)": np.int8, "tensor(uin
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProbeInput:
-    """One prompt as arrays.
+    """One prompt as input arrays of the decoder.
 
     Attributes:
         mode: "text", "image", "audio" or "image+audio".
-        input_ids: [S] int64.
+        input_ids: [S] int64 token ids.
         media_places: [S] int64, 0 for text, k for row k of the features.
         features: [M, H] float32, M >= 1.
     """
@@ -39,13 +39,13 @@ class DecoderProbe:
     """One decoder graph, run step by step with a cache of its own."""
 
     def __init__(self, path: Path, spec: DecoderSpec, *, threads: int = 0, graph: bytes | None = None) -> None:
-        """Load the graph.
+        """Load the graph in onnxruntime.
 
         Args:
-            path: of the .onnx file.
-            spec: sizes.
-            threads: of onnxruntime; 0 leaves it to it.
-            graph: another graph instead of the file's, on the weights that lie beside the file.
+            path: path of the .onnx file.
+            spec: sizes of the decoder.
+            threads: number of onnxruntime's threads; 0 for its default.
+            graph: another graph instead of the file's, with weights in the files beside it.
 
         Raises:
             BundleError: onnxruntime cannot load it.
@@ -62,7 +62,7 @@ class DecoderProbe:
                 self._session: Any = ort.InferenceSession(source.model, options, providers=["CPUExecutionProvider"])
         except BundleError:
             raise
-        except Exception as error:  # onnxruntime's own exceptions share no base
+        except Exception as error:  # onnxruntime's exceptions have no common base of their own
             raise BundleError(f"{path}: onnxruntime cannot load it ({str(error).splitlines()[0]})") from error
         self._spec, self._path = spec, path
         self._inputs = {i.name: i for i in self._session.get_inputs()}
@@ -70,7 +70,7 @@ class DecoderProbe:
 
     @property
     def num_gates(self) -> int:
-        """Adapters in the graph."""
+        """Number of adapters in the graph."""
         gates = self._inputs.get("adapter_gates")
         return 0 if gates is None else int(gates.shape[0])
 
@@ -82,16 +82,16 @@ class DecoderProbe:
         *,
         is_long: bool = False,
     ) -> NDArray[np.float32]:
-        """Logits after the prompt and after each token of a given continuation.
+        """Return the logits after the prompt and after each token of a given continuation.
 
         Args:
-            prompt: the prompt.
+            prompt: input arrays of the prompt.
             gates: [A] adapter weights; ignored by a graph without adapters.
-            continuation: [T] tokens to feed, the last one's successor is not predicted.
-            is_long: use the long LongRoPE factors.
+            continuation: [T] tokens to feed; the successor of the last one is not predicted.
+            is_long: whether to use the long LongRoPE factors.
 
         Returns:
-            [T, V] float32: row t predicts ``continuation[t]``.
+            The logits, [T, V] float32: row t predicts ``continuation[t]``.
         """
         rows, cache, length = [], None, 0
         for ids in [prompt.input_ids, *(continuation[t : t + 1] for t in range(len(continuation) - 1))]:
@@ -103,7 +103,7 @@ class DecoderProbe:
     def greedy(
         self, prompt: ProbeInput, gates: NDArray[np.float32], steps: int, ends: Collection[int] = ()
     ) -> NDArray[np.int64]:
-        """At most ``steps`` tokens of the greedy answer; it stops behind one of ``ends``, others are passed over."""
+        """Return at most ``steps`` tokens of the greedy answer; it stops behind one of ``ends`` if given."""
         tokens: list[int] = []
         cache, length, ids = None, 0, prompt.input_ids
         for _ in range(steps):
@@ -116,20 +116,20 @@ class DecoderProbe:
         return np.array(tokens, np.int64)
 
     def cache(self, prompt: ProbeInput, gates: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
-        """Keys and values of a prompt, [1, KV, S, D] by name: ``key.0``, ``value.0``, ``key.1``, ..."""
+        """Return keys and values of a prompt, [1, KV, S, D] by name: ``key.0``, ``value.0``, ``key.1``, ..."""
         _, cache = self._run(prompt.input_ids, prompt, gates, None, 0, False)
         return {".".join(reversed(name.split(".")[1:])): array for name, array in cache.items()}
 
     def stream(
         self, ids: NDArray[np.int64], gates: NDArray[np.float32], chunk: int, *, is_long: bool = False
     ) -> Iterator[NDArray[np.float32]]:
-        """Logits [V] after each chunk of a text, in one cache that is allocated once and written in place.
+        """Yield logits [V] after each chunk of a text, in one cache that is allocated once and written in place.
 
         Args:
-            ids: [S] the text.
+            ids: [S] token ids of the text.
             gates: [A] adapter weights; ignored by a graph without adapters.
-            chunk: tokens that are read at a time.
-            is_long: use the long LongRoPE factors.
+            chunk: tokens read at a time.
+            is_long: whether to use the long LongRoPE factors.
         """
         import onnxruntime as ort
 
@@ -155,7 +155,7 @@ class DecoderProbe:
             yield binding.get_outputs()[0].numpy()[0, -1]
 
     def _caches(self, length: int) -> dict[str, NDArray[Any]]:
-        """Zeros for every input of the cache, in the type that the graph has."""
+        """Zeros for every input of the cache, in the graph's type."""
         return {
             name: np.zeros(
                 (*state.stored_shape(length)[:-1], self._inputs[name].shape[-1]), CACHE_TYPES[self._inputs[name].type]
@@ -187,7 +187,7 @@ class DecoderProbe:
         feeds |= self._caches(0) if cache is None else cache
         try:
             found = self._session.run(self._outputs, {k: v for k, v in feeds.items() if k in self._inputs})
-        except Exception as error:  # onnxruntime's own exceptions share no base
+        except Exception as error:  # onnxruntime's exceptions have no common base of their own
             raise BundleError(f"{self._path}: onnxruntime cannot run it ({str(error).splitlines()[0]})") from error
         by_name = dict(zip(self._outputs, found, strict=True))
         logits = by_name.pop("logits")[0, -1]

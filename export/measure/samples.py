@@ -1,7 +1,7 @@
-"""What calibration looks at: packaged questions with their answers, or a user's own lines of JSON.
+"""Samples for calibration: packaged questions with their answers, or a user's JSON lines.
 
-The packaged ones are not those that ``palmtop evaluate`` and ``palmtop verify`` ask: text from the training
-part, pictures composed from another seed, sounds behind the thousand that an evaluation goes through.
+The packaged ones differ from those of ``palmtop evaluate`` and ``palmtop verify``: text from the training part, images
+composed from another seed, sounds behind the first thousand that an evaluation uses.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from palmtop.runtime.processor.text import expand_media
 from palmtop.runtime.reference.heldout import Item, held_out_items
 from palmtop.runtime.reference.text_tasks import INSTRUCTION, draw_task
 
-SEED = 104729  # of pictures and text tasks; evaluations use small ones
-EVALUATED_SOUNDS = 1000  # of seed 0; later ones are other recordings
-PROSE_FROM = 8192  # tokens of a vocabulary; the packaged model's 512 spell, they know no prose
-PROSE_LETTERS = 1500  # of a passage
+SEED = 104729  # seed of images and text tasks; evaluations use small seeds
+EVALUATED_SOUNDS = 1000  # first clip of seed 0; later ones are other recordings
+PROSE_FROM = 8192  # least vocabulary for prose; the packaged model's 512 tokens only spell
+PROSE_LETTERS = 1500  # tokens of a passage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,9 +40,9 @@ class Question:
     """One line of calibration data.
 
     Attributes:
-        mode: of input.
-        messages: as ``Session.answer`` takes them; empty for plain text.
-        answer: what is said to them, or the text itself.
+        mode: mode of the input.
+        messages: messages for ``Session.answer``; empty for plain text.
+        answer: the answer to them, or the text itself.
     """
 
     mode: str
@@ -52,12 +52,12 @@ class Question:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MediaInput:
-    """One image or sound as the encoder reads it.
+    """One image or sound as inputs of the encoder.
 
     Attributes:
         part: "vision" or "audio".
-        feeds: graph inputs, a run each.
-        order: of the image's feature rows; None for a sound.
+        feeds: graph inputs of each run.
+        order: order of the image's feature rows; None for a sound.
     """
 
     part: Literal["vision", "audio"]
@@ -65,7 +65,7 @@ class MediaInput:
     order: NDArray[np.int64] | None
 
     def features(self, runs: Sequence[Mapping[str, NDArray[np.float32]]]) -> NDArray[np.float32]:
-        """[rows, H] in the order of the decoder, from the outputs of every run."""
+        """Return the features, [rows, H] in the order of the decoder, from the outputs of every run."""
         if self.order is None:
             return np.concatenate([run["audio_features"] for run in runs])
         rows = [run["tile_features"].reshape(-1, run["tile_features"].shape[-1]) for run in runs]
@@ -74,14 +74,14 @@ class MediaInput:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """A question as arrays.
+    """A question with its answer as arrays.
 
     Attributes:
-        mode: of input; the manifest's routes say what it switches on.
-        input_ids: [S] prompt and answer.
-        media: in the order of the prompt.
+        mode: mode of the input; the manifest's routes give its adapters.
+        input_ids: [S] ids of prompt and answer.
+        media: images and sounds in the order of the prompt.
         places: [S] 0 for text, k for row k of the features.
-        positions: [P] whose next token is known and judged.
+        positions: [P] positions whose next token is known and compared.
     """
 
     mode: str
@@ -92,7 +92,7 @@ class Sample:
 
 
 def packaged_questions(modes: Iterable[str], count: int, vocab_size: int) -> Iterator[Question]:
-    """``count`` of every mode that is asked for, and as much English prose for a model that has learnt any."""
+    """Return ``count`` questions of every requested mode; for general vocabularies as many texts of prose."""
     if "text" in modes and vocab_size >= PROSE_FROM:
         yield from islice(_prose(), count)
     for mode in (m for m in MODES if m in modes):
@@ -112,9 +112,9 @@ def packaged_questions(modes: Iterable[str], count: int, vocab_size: int) -> Ite
 
 
 def later_questions(modes: Iterable[str], seen: int, count: int, vocab_size: int) -> Iterator[Question]:
-    """``count`` more of every mode, behind the first ``seen`` that ``packaged_questions`` gives."""
+    """Return ``count`` more of every mode, behind the first ``seen`` of ``packaged_questions``."""
     for mode in modes:
-        passed = {True: 0, False: 0}  # prose and questions are counted apart
+        passed = {True: 0, False: 0}  # prose and questions are counted separately
         for question in packaged_questions([mode], seen + count, vocab_size):
             is_prose = not question.messages
             passed[is_prose] += 1
@@ -123,7 +123,7 @@ def later_questions(modes: Iterable[str], seen: int, count: int, vocab_size: int
 
 
 def _prose() -> Iterator[Question]:
-    """Passages of Python's reference documentation, which is wherever Python is."""
+    """Passages of Python's reference documentation, which is part of every Python installation."""
     from pydoc_data.topics import topics
 
     for text in topics.values():
@@ -132,13 +132,13 @@ def _prose() -> Iterator[Question]:
 
 
 def read_questions(path: Path) -> Iterator[Question]:
-    """Lines of {"messages", "answer"} or {"text"}; paths of media are relative to the file.
+    """Read questions from lines of {"messages", "answer"} or {"text"}; paths of media are relative to the file.
 
     Raises:
         InputError: the file cannot be read, or a line is not such an object; names the line.
     """
     try:
-        lines = path.read_text("utf-8-sig").split("\n")  # other line breaks of Unicode may stand inside a text
+        lines = path.read_text("utf-8-sig").split("\n")  # other Unicode line breaks may be inside a text
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read ({reason_of(error)}), expected lines of JSON") from error
     questions = [_question(line, f"{path}:{n}", path.parent) for n, line in enumerate(lines, 1) if line.strip()]
@@ -167,14 +167,14 @@ def _question(line: str, where: str, folder: Path) -> Question:
 
 
 class SampleReader:
-    """Turns questions into samples with one bundle's processors."""
+    """Reader that turns questions into samples with one bundle's processors."""
 
     def __init__(self, folder: Path, manifest: Manifest) -> None:
         self._processor = Processor(manifest.processor, folder)
         self._manifest = manifest
 
     def read(self, question: Question) -> Sample:
-        """One sample; of more tokens than the bundle's context the first count.
+        """Return one sample, cut to the bundle's context.
 
         Raises:
             InputError: the model does not serve this mode, or the messages do not fit it.

@@ -1,4 +1,4 @@
-"""Cut the nodes of a graph into stages, a layer each, and say which of them are linear layers."""
+"""Stages of a graph, a layer each, and the linear layers in them."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ class Linear:
     """A linear layer or table of a stage.
 
     Attributes:
-        name: as the exporter names it; a tied head has its table's.
-        input: the value it reads; None for a table that is looked up.
-        weight: its initialiser.
-        is_turned: the initialiser is [K, N], not [N, K].
-        condition: the value whose truth decides whether its result is used; None for always.
-        wanted: that truth.
+        name: the exporter's name; a tied head has its table's.
+        input: value that it reads; None for a table that is looked up.
+        weight: name of its initialiser.
+        is_turned: whether the initialiser is [K, N], not [N, K].
+        condition: value that decides whether its result is used; None for always.
+        wanted: value of the condition for which it is used.
     """
 
     name: str
@@ -38,14 +38,14 @@ class Linear:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """Some consecutive nodes.
+    """Consecutive nodes of a graph.
 
     Attributes:
-        nodes: in order.
-        inputs: values from outside, weights not among them.
-        outputs: values that later stages, or the caller, want.
-        linears: in order.
-        made: every value that its nodes give.
+        nodes: nodes in order.
+        inputs: values from outside, without weights.
+        outputs: values that later stages or the caller need.
+        linears: linear layers in order.
+        made: every value that its nodes compute.
     """
 
     nodes: tuple[Any, ...]
@@ -56,7 +56,7 @@ class Stage:
 
 
 def needed(nodes: Sequence[Any], wanted: Collection[str]) -> list[Any]:
-    """Those that lead to wanted values, in order."""
+    """Return the nodes that the values depend on, in order."""
     found, values = [], set(wanted)
     for node in reversed(nodes):
         if values & set(node.output):
@@ -66,7 +66,7 @@ def needed(nodes: Sequence[Any], wanted: Collection[str]) -> list[Any]:
 
 
 def lift_weights(node: Any, weights: dict[str, Any]) -> None:
-    """Move the weights of a node's branches into the graph around it: only there can onnxruntime be given arrays."""
+    """Move the weights of a node's branches into the graph around it: only there onnxruntime accepts arrays."""
     for attribute in node.attribute:
         if attribute.HasField("g"):
             for weight in attribute.g.initializer:
@@ -77,7 +77,7 @@ def lift_weights(node: Any, weights: dict[str, Any]) -> None:
 
 
 def lay_open(nodes: Iterable[Any], weights: dict[str, Any], conditions: dict[str, tuple[str, bool]]) -> Iterable[Any]:
-    """Nodes with every ``If`` replaced by both its branches and a choice; their initialisers join ``weights``."""
+    """Return nodes with every ``If`` replaced by both branches and a choice; initialisers join ``weights``."""
     for node in nodes:
         if node.op_type != "If" or not any(_has_linear(attribute.g) for attribute in node.attribute):
             yield node
@@ -99,7 +99,7 @@ def _has_linear(graph: Any) -> bool:
 
 
 def read_by(node: Any) -> set[str]:
-    """Values a node reads, those that its branches take from around them included."""
+    """Return the values that a node reads, including those that its branches read from around them."""
     names = {name for name in node.input if name}
     for attribute in node.attribute:
         if attribute.HasField("g"):
@@ -110,14 +110,14 @@ def read_by(node: Any) -> set[str]:
 
 
 def mark_in(node: Any) -> Mark | None:
-    """What the builder says of a node that is a linear layer or a table's lookup; None of others."""
+    """Return the mark of a node that is a linear layer or a table's look-up; None for other nodes."""
     return mark_of(node.name, {each.key: each.value for each in node.metadata_props})
 
 
 def cut(
     nodes: list[Any], weights: set[str], outputs: tuple[str, ...], conditions: dict[str, tuple[str, bool]]
 ) -> Iterable[Stage]:
-    """Start a stage at the first linear layer of every layer and at the last position."""
+    """Cut at the first linear layer of every layer and at the last position."""
     parts: list[list[Any]] = [[]]
     seen: set[str] = set()
     for node in nodes:
@@ -141,13 +141,13 @@ def cut(
 
 
 def _weight_of(node: Any, weights: set[str]) -> str | None:
-    """The initialiser that a linear layer, or a table's lookup, reads first."""
+    """Name of the initialiser that a linear layer, or a table's look-up, reads first."""
     return None if mark_in(node) is None else next((str(name) for name in node.input if name in weights), None)
 
 
 def _linear(node: Any, weights: set[str], conditions: dict[str, tuple[str, bool]]) -> Linear | None:
     mark, weight = mark_in(node), _weight_of(node, weights)
-    if mark is None or weight is None or not weight.endswith(".weight"):  # codes are not looked at
+    if mark is None or weight is None or not weight.endswith(".weight"):  # codes are not read
         return None
     source = None if mark.role == TABLE else str(node.input[0])
     condition, wanted = conditions.get(weight, (None, True))

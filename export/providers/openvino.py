@@ -1,4 +1,4 @@
-"""The decoder for OpenVINO: static graphs whose INT4 weights are the bundle's own bytes."""
+"""Decoder graphs for OpenVINO: fixed shapes, with INT4 weights on the bundle's own bytes."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ PROVIDER = "openvino"
 
 @dataclass(frozen=True, slots=True)
 class OpenVinoGraphs:
-    """Writes the graphs of ``--target openvino`` (``bundle_writer.TargetGraphs``).
+    """Writer of the graphs of ``--target openvino`` (``bundle_writer.TargetGraphs``).
 
     Attributes:
-        recipe: with this target.
-        summary: what was written.
+        recipe: recipe with this target.
+        summary: sentences on the written graphs.
     """
 
     recipe: Recipe
@@ -34,7 +34,7 @@ class OpenVinoGraphs:
     def beside_decoder(
         self, folder: Path, model: Model, weights: Weights, precision: GraphPrecision, sink: WeightSink
     ) -> tuple[TargetSpec, ...]:
-        """Write all of them: they name the decoder's own bytes."""
+        """Write all of them: they refer to the decoder's bytes."""
         routes = served_routes(model, self.recipe)
         target = write_openvino(folder, model, self.recipe, weights, routes, precision, sink)
         self.summary.append(
@@ -44,7 +44,7 @@ class OpenVinoGraphs:
         return (target,)
 
     def after_graphs(self, folder: Path, model: Model, weights: Weights, manifest: Manifest) -> tuple[TargetSpec, ...]:
-        """Nothing more."""
+        """Do nothing: all graphs are written."""
         return ()
 
 
@@ -59,19 +59,19 @@ def write_openvino(
 ) -> TargetSpec:
     """Write the graphs beside the bundle's own.
 
-    The encoders need no graphs of their own: OpenVINO's CPU device runs the bundle's as they are.
+    The encoders need no separate graphs: OpenVINO's CPU device runs the bundle's.
 
     Args:
-        folder: of the bundle; the graphs name their weights relative to it.
-        model: what is exported.
-        recipe: with this target.
-        weights: the model's own, or with adapters merged into them.
-        routes: of the manifest.
-        precision: as the bundle's decoder has it.
-        sink: what the bundle's decoder was written to (``SharedWeights``): its weights are not written again.
+        folder: folder of the bundle; the graphs name their weights relative to it.
+        model: the model to export.
+        recipe: recipe with this target.
+        weights: weights of the model, or with adapters merged into them.
+        routes: routes of the manifest.
+        precision: precision of the bundle's decoder.
+        sink: weight sink of the bundle's decoder (``SharedWeights``): its weights are not written again.
 
     Returns:
-        The manifest's entry.
+        The entry of the manifest.
     """
     decoder = write_graphs(
         folder,

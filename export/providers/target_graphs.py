@@ -1,4 +1,4 @@
-"""What writes the graphs of an export's ``--target``."""
+"""Selection of the writer for the graphs of an export's ``--target``."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from palmtop.export.recipe import Recipe
 
 
 def target_graphs(recipe: Recipe, report: Callable[[str], None] | None = None) -> TargetGraphs | None:
-    """The writer of a recipe's target; None where it names none.
+    """Return the writer of a recipe's target; None without a target.
 
     Args:
-        recipe: of the export.
-        report: told of steps that take long.
+        recipe: recipe of the export.
+        report: called with steps that take long.
 
     Raises:
-        RuntimeMissingError: the target's compiler is not installed, which is said before hours of other work.
+        RuntimeMissingError: the target's compiler is not installed; raised before hours of other work.
     """
     if recipe.target == "qnn":
         from palmtop.export.providers.qnn.compile import require_compiler

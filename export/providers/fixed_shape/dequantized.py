@@ -1,9 +1,9 @@
-"""Quantised matrices by ``DequantizeLinear`` in blocks, on the bytes that the gated graph gives to MatMulNBits.
+"""Quantised matrices by ``DequantizeLinear`` in blocks, on the bytes that MatMulNBits uses in the gated graph.
 
-OpenVINO keeps the codes compressed in this form (measured with plugin 1.8.1 on its CPU device: as much memory and
-time as MatMulNBits, a quarter of the memory of float32), and it needs no operator outside ONNX. MatMulNBits packs
-rows, ONNX whole tensors: the bytes are the same where a row has whole groups, and for zero points an even number of
-them. Where it has not, the input is filled up with zeros, and zero points are stored once more.
+OpenVINO keeps the codes compressed in this form (measured with plugin 1.8.1 on its CPU device: as much memory and time
+as MatMulNBits, a quarter of the memory of float32), and it needs no operator outside ONNX. MatMulNBits packs rows, ONNX
+whole tensors: the bytes are equal where a row has whole groups, and for zero points an even number of them. Otherwise
+the input is padded with zeros, and zero points are stored a second time.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from palmtop.quantize.scheme import Scheme
 
 from .graphs import stored_linear
 
-BLOCKWISE_OPSET = 21  # the first with blocks and 4-bit types
+BLOCKWISE_OPSET = 21  # the first opset with blocks and 4-bit types
 BLOCK_BYTES = 4 << 20
 TYPES = {4: ir.DataType.UINT4, 8: ir.DataType.UINT8}
 
 
 def dequantized_linear(precision: GraphPrecision) -> StaticLinear:
-    """Matrices of a scheme dequantised in front of a MatMul, those of none as float32."""
+    """Return a function that dequantises matrices before a MatMul; matrices without a scheme are float32."""
     plain = stored_linear(precision)
 
     def build(g: GraphBuilder, name: str, x: ir.Value, weight: Weight, role: str) -> ir.Value:
         own = precision.of(role).of(name)
         if own.scheme is None:
             return plain(g, name, x, weight, role)
-        aside = GraphBuilder("aside", g.sink)  # writes, or finds, the codes; their uint8 initialisers are not wanted
+        aside = GraphBuilder("aside", g.sink)  # writes, or finds, the codes; their uint8 initialisers are not needed
         rows, columns = weight.shape
         y = multiplied(g, name, x, quantized(aside, name, weight, own))
         return Mark(role, rows, columns, name).put(y)
@@ -45,10 +45,10 @@ def dequantized_linear(precision: GraphPrecision) -> StaticLinear:
 
 
 def multiplied(g: GraphBuilder, name: str, x: ir.Value, w: QuantizedValues) -> ir.Value:
-    """[1, S, K] -> [1, S, N] through the dequantised matrix.
+    """Multiply with the dequantised matrix, [1, S, K] -> [1, S, N].
 
     Raises:
-        QuantizeError: of a width that ONNX has no type for.
+        QuantizeError: ONNX has no type of this width.
     """
     scheme = w.scheme
     if scheme.bits not in TYPES:
@@ -66,9 +66,9 @@ def multiplied(g: GraphBuilder, name: str, x: ir.Value, w: QuantizedValues) -> i
 
 
 def seen_as(value: ir.Value, name: str, bits: int, shape: tuple[int, ...]) -> ir.ExternalTensor:
-    """The same bytes as unsigned numbers of so many bits."""
+    """Return an initialiser of unsigned numbers of ``bits`` bits on the same bytes."""
     there = value.const_value
-    assert isinstance(there, ir.ExternalTensor)  # weight sets always go to the external data file
+    assert isinstance(there, ir.ExternalTensor)  # weight sets are always in the external data file
     return ir.ExternalTensor(
         there.location,
         there.offset,
@@ -81,7 +81,7 @@ def seen_as(value: ir.Value, name: str, bits: int, shape: tuple[int, ...]) -> ir
 
 
 def zero_points(g: GraphBuilder, name: str, w: QuantizedValues, groups: int) -> ir.ExternalTensor:
-    """[N, K/G]: those that are stored, packed anew where rows do not end on a byte, or the middle of the range."""
+    """Return zero points [N, K/G]: the stored ones, repacked where rows do not end on a byte, or the middle code."""
     scheme, shape = w.scheme, (w.rows, groups)
     if w.zero_points is not None and (scheme.bits == 8 or groups % 2 == 0):
         return seen_as(w.zero_points, f"{name}.zeros", scheme.bits, shape)
@@ -93,13 +93,13 @@ def zero_points(g: GraphBuilder, name: str, w: QuantizedValues, groups: int) -> 
 
 
 def _middle(scheme: Scheme, size: int) -> Iterator[NDArray[np.uint8]]:
-    """What MatMulNBits takes for granted without zero points."""
+    """Zero point that MatMulNBits implies without stored ones."""
     for start in range(0, size, BLOCK_BYTES):
         yield np.full(min(BLOCK_BYTES, size - start), 0x88 if scheme.bits == 4 else 0x80, np.uint8)
 
 
 def _without_gaps(zeros: ir.Value, rows: int, groups: int) -> Iterator[NDArray[np.uint8]]:
-    """4-bit numbers of an odd count a row, from rows that end on a byte to one run of them."""
+    """Pack 4-bit numbers without padding, from rows of an odd count that end on a byte."""
     assert zeros.const_value is not None
     packed = np.asarray(zeros.const_value.numpy()).reshape(rows, -1)  # [N, ceil(K/G / 2)], first in the low nibble
     step = max(2, BLOCK_BYTES // packed.shape[1] // 2 * 2)  # two rows end on a byte
@@ -119,5 +119,5 @@ def _placed_scales(g: GraphBuilder, name: str, w: QuantizedValues, groups: int) 
 
 
 def _filled_up(g: GraphBuilder, x: ir.Value, more: int) -> ir.Value:
-    """[1, S, K] -> [1, S, K + more] with zeros, which codes of the padding cannot change."""
+    """Pad with zeros, [1, S, K] -> [1, S, K + more], so that codes of the padding have no effect."""
     return g.op("Pad", x, g.constant([0, 0, 0, 0, 0, more]), g.constant(0.0))

@@ -1,4 +1,4 @@
-"""The graphs of a static decoder: one for each route and role, all on one set of weights, and the embedding's."""
+"""Graphs of a static decoder: one for each route and role, all on one set of weights, and the embedding's."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ WEIGHTS_FILE = "weights/static.bin"
 
 
 def mixes(routes: Mapping[str, Route], adapters: tuple[Adapter, ...]) -> dict[str, dict[str, float]]:
-    """The different mixes of adapters that routes switch on, each under a name: "none", "vision", "a+b"."""
+    """Return the different mixes of adapters of the routes, by name: "none", "vision", "a+b"."""
     gated = {adapter.name for adapter in adapters}
     found: dict[str, dict[str, float]] = {}
     for route in routes.values():
@@ -112,23 +112,23 @@ def write_graphs(
 
 
 def embedding_graph(model: Model, weights: Weights, sink: WeightSink, precision: Precisions) -> ir.Model:
-    """From ids [1, S] int64 to rows [1, S, H] float32, for the CPU: the decoder's table, its very bytes."""
+    """Return the embedding graph for the CPU, on the decoder's table: ids [1, S] -> rows [1, S, H] float32."""
     decoder = model.decoder
     g = GraphBuilder(EMBEDDING_GRAPH, sink)
     table = add_table(g, weights, decoder.vocab_size, decoder.hidden_size, decoder.is_tied, precision)
     ids = g.input("input_ids", ir.DataType.INT64, [1, "sequence"])
     g.output(table.rows(g, ids), "rows", ir.DataType.FLOAT, [1, "sequence", decoder.hidden_size])
     built = g.model()
-    remove_unused(built)  # the head's view of the table
+    remove_unused(built)  # the head's initialiser on the table
     return built
 
 
 def stored_linear(precision: GraphPrecision) -> StaticLinear:
-    """Matrices as the gated graph stores them, under its names: on one sink both have the same bytes."""
+    """Return a function that stores matrices as the gated graph does, under its names: one sink stores them once."""
 
     def build(g: GraphBuilder, name: str, x: ir.Value, weight: Weight, role: str) -> ir.Value:
         own = precision.of(role).of(name)
-        # The gated graph reads a float table as it lies, [V, H]; a MatMul wants it turned.
+        # The gated graph reads a float table as [V, H]; a MatMul needs its transpose.
         name = "lm_head" if role == HEAD and own.scheme is None else name
         return linear(g, name, x, weight, own, role)
 

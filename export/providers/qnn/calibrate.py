@@ -1,4 +1,4 @@
-"""Samples through float graphs of fixed shapes: the ranges of every value, and a run of each to compare with."""
+"""Calibration of float graphs of fixed shapes: ranges of every value, and one run of each for comparison."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ Arrays = dict[str, NDArray[Any]]
 
 @dataclass(slots=True)
 class Calibrated:
-    """What calibration found out about one graph.
+    """Calibration result of one graph.
 
     Attributes:
-        ranges: of every float value.
+        ranges: lowest and highest of every float value.
         feeds: inputs of one run.
-        outputs: of that run in float32.
+        outputs: float32 outputs of that run.
     """
 
     ranges: dict[str, Range] = field(default_factory=dict)
@@ -39,7 +39,7 @@ class Calibrated:
     outputs: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
     def add(self, measured: Measured, feeds: Feeds) -> Mapping[str, NDArray[Any]]:
-        """Run the graph once more."""
+        """Run the graph once more and widen its ranges."""
         outputs = measured.run(feeds, self.ranges)
         if not self.feeds:
             self.feeds, self.outputs = dict(feeds), outputs
@@ -47,10 +47,10 @@ class Calibrated:
 
 
 class EncoderCalibration:
-    """The float encoders, which also give the decoder's calibration its features.
+    """Float encoders under calibration; they also give the features for the decoder's calibration.
 
     Attributes:
-        found: by graph: "vision", "audio", "audio.64".
+        found: result by graph: "vision", "audio", "audio.64".
     """
 
     def __init__(self, graphs: Mapping[str, Path], spec: ProcessorSpec) -> None:
@@ -60,7 +60,7 @@ class EncoderCalibration:
         self._spec = spec
 
     def features(self, media: MediaInput) -> NDArray[np.float32]:
-        """[rows, H] of an image or a sound."""
+        """Return the feature rows of an image or a sound, [rows, H]."""
         if media.part == "vision":
             rows = self._measured["vision"].shape("patches")[1]
             runs = [
@@ -70,11 +70,11 @@ class EncoderCalibration:
                 for feeds in media.feeds
             ]
             return media.features(runs)
-        assert self._spec.audio is not None  # a sound was read with it
+        assert self._spec.audio is not None  # a sound is always read with it
         return np.concatenate([self._window(feeds, self._spec.audio) for feeds in media.feeds])
 
     def _window(self, feeds: Mapping[str, NDArray[Any]], spec: AudioSpec) -> NDArray[np.float32]:
-        """One window through every graph that holds it; its rows from the last."""
+        """Run one window through every graph that is long enough; return rows of the last."""
         frames, context, fill = feeds["log_mel"][0], int(feeds["left_context"][0]), int(feeds["window"][0])
         output = "features_vision" if int(feeds["projector"][0]) else "features_speech"
         needed, rows = fill or steps_of(len(frames), context, spec), np.zeros((0, 0), np.float32)
@@ -87,19 +87,19 @@ class EncoderCalibration:
 
 
 class DecoderCalibration:
-    """The float decoder's graphs of every route, fed questions with their answers (``StaticGraphs``).
+    """Float graphs of the decoder under calibration, for every route, run on questions with answers (``StaticGraphs``).
 
     Attributes:
-        found: by file.
+        found: result by file.
     """
 
     def __init__(self, folder: Path, spec: StaticSpec, manifest: Manifest) -> None:
-        """Nothing is loaded yet.
+        """Set up the calibration; nothing is loaded yet.
 
         Args:
-            folder: with the float graphs.
-            spec: what they are.
-            manifest: of the bundle: routes and sizes.
+            folder: folder of the float graphs.
+            spec: description of the graphs.
+            manifest: manifest of the bundle, with routes and sizes.
         """
         self.found: dict[str, Calibrated] = {}
         self._folder, self._spec, self._manifest = folder, spec, manifest
@@ -107,24 +107,24 @@ class DecoderCalibration:
         self._open: dict[str, Measured] = {}
 
     def embed(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
-        """[1, S] -> [1, S, H]."""
+        """Return rows of the embedding table: [1, S] -> [1, S, H]."""
         rows: NDArray[np.float32] = self._embedding.run({"input_ids": ids}, {})["rows"]
         return rows
 
     def run(self, route: StaticRoute, role: str, feeds: Arrays) -> Mapping[str, NDArray[np.float32]]:
-        """One run, measured."""
+        """Run a graph of the route and widen its ranges."""
         file = getattr(route, role)
         for other in self._open.keys() - {route.prefill, route.decode}:
             del self._open[other]
         if file not in self._open:
             self._open[file] = Measured(self._folder / file)
-        # A cache with rows in it: the first run's is empty.
+        # A run with rows in its cache: the first run's cache is empty.
         found = self.found.setdefault(file, Calibrated())
         outputs = found.add(self._open[file], feeds)
         return {name: np.array(array) for name, array in outputs.items()}
 
     def read(self, sample: Sample, features: Sequence[NDArray[np.float32]]) -> None:
-        """One sample: its prompt in chunks, its answer token by token."""
+        """Run one sample: its prompt in chunks, its answer token by token."""
         prompt = (
             int(sample.positions[0]) + 1 if sample.media or len(sample.positions) < len(sample.input_ids) - 1 else 0
         )
@@ -158,7 +158,7 @@ def calibrate(samples: Iterable[Sample], encoders: EncoderCalibration, decoder: 
     """Run every sample through encoders and decoder.
 
     Returns:
-        How many there were.
+        The number of samples.
     """
     number = 0
     for number, sample in zip(counted(1), samples, strict=False):  # noqa: B007 - the last one is the count

@@ -1,7 +1,7 @@
-"""Weights and constants as the integers an NPU multiplies: symmetric, one scale for each output channel.
+"""Integer weights and constants for an NPU: symmetric, with one scale for each output channel.
 
-HTP takes no groups along K but for int4, and there only with scales of its own making (docs/npu.md), so a channel is
-one group here; the clipped search of ``quantize`` is what keeps four bits usable.
+HTP supports groups along K only for int4, and there only with its own scales (docs/npu.md), so a channel is one group
+here; the clipped search of ``quantize`` keeps four bits usable.
 """
 
 from __future__ import annotations
@@ -12,19 +12,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 SHRINKS = (1.0, 0.93, 0.86, 0.79, 0.72, 0.65, 0.58)
-"""Shares of a channel's range that are tried: with hundreds of weights to a scale, clipping pays more than in a
-group of 32."""
-BLOCK_WEIGHTS = 1 << 18  # tried at a time: they stay near the processor
+"""Shares of a channel's range that are tried: with hundreds of weights per scale, clipping gains more than in a group
+of 32.
+"""
+BLOCK_WEIGHTS = 1 << 18  # channels at a time: they stay in the cache
 
 
 @dataclass(frozen=True, slots=True)
 class Codes:
-    """Integers with their scales.
+    """Integer codes with their scales.
 
     Attributes:
-        codes: int8 (of 4 bits -8..7), uint16 or int32.
-        scales: [N], or a scalar.
-        zero: of uint16; 0 else.
+        codes: int8 (for 4 bits -8..7), uint16 or int32.
+        scales: [N] scales, or a scalar.
+        zero: zero point of uint16; 0 otherwise.
     """
 
     codes: NDArray[np.generic]
@@ -32,7 +33,7 @@ class Codes:
     zero: int = 0
 
     def floats(self, axis: int | None = None) -> NDArray[np.float32]:
-        """The values that the codes mean."""
+        """Return the values of the codes."""
         scales = self.scales
         if axis is not None:
             scales = scales.reshape([-1 if place == axis else 1 for place in range(self.codes.ndim)])
@@ -40,12 +41,12 @@ class Codes:
 
 
 def channel_codes(weight: NDArray[np.float32], bits: int, axis: int) -> Codes:
-    """A weight with one scale for each entry of an axis; of several narrower ranges the one that is nearest.
+    """Quantise a weight with one scale for each entry of an axis, choosing the best of several narrower ranges.
 
     Args:
-        weight: any shape.
+        weight: weight of any shape.
         bits: 4 or 8.
-        axis: of the output channels.
+        axis: axis of the output channels.
     """
     rows = np.moveaxis(weight, axis, 0).reshape(weight.shape[axis], -1)  # [N, K]
     codes = np.empty(rows.shape, np.int8)
@@ -77,28 +78,28 @@ def _coded(rows: NDArray[np.float32], bits: int) -> tuple[NDArray[np.int8], NDAr
 
 
 def bias_codes(bias: NDArray[np.float32], scales: NDArray[np.float32]) -> Codes:
-    """The bias of a convolution in the units of its sums: scale of the input times those of the weight."""
+    """Quantise the bias of a convolution in units of its sums: input scale times weight scales."""
     limit = float(np.iinfo(np.int32).max)
     codes = np.rint(bias.astype(np.float64) / scales.astype(np.float64)).clip(-limit, limit)
     return Codes(codes.astype(np.int32), scales)
 
 
 def grid_of(low: float, high: float) -> tuple[np.float32, int]:
-    """Scale and zero point of 16 bits that cover a range, zero among it."""
+    """Return scale and zero point of 16 bits for a range, extended to include zero."""
     low, high = min(low, 0.0), max(high, 0.0)
     scale = np.float32(max((high - low) / 65535, 1e-9))
     return scale, int(np.clip(round(-low / float(scale)), 0, 65535))
 
 
 def value_codes(values: NDArray[np.float32]) -> Codes:
-    """A constant in 16 bits."""
+    """Quantise a constant in 16 bits."""
     scale, zero = grid_of(float(values.min()), float(values.max()))
     codes = np.rint(values / scale) + zero
     return Codes(codes.clip(0, 65535).astype(np.uint16), np.array(scale, np.float32), zero)
 
 
 def packed_int4(codes: NDArray[np.int8]) -> NDArray[np.uint8]:
-    """Two codes a byte, the first in the low half, as ONNX stores INT4; an odd number ends in a zero."""
+    """Pack two codes per byte, the first in the low half, as ONNX stores INT4; an odd number is padded with a zero."""
     flat = codes.astype(np.int8).ravel().view(np.uint8) & 15
     flat = np.append(flat, np.zeros(len(flat) % 2, np.uint8))
     return np.asarray(flat[0::2] | (flat[1::2] << 4), np.uint8)

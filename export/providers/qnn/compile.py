@@ -1,4 +1,4 @@
-"""Quantised graphs become binaries for one SoC: QNN's compiler in onnxruntime, and the proof that they compute."""
+"""Compilation of quantised graphs to binaries for one SoC with QNN's compiler in onnxruntime, and their check."""
 
 from __future__ import annotations
 
@@ -24,9 +24,11 @@ from palmtop.runtime.providers.plugins import (
 from .calibrate import Calibrated
 
 PROVIDER = "qnn"
-COMPATIBILITY, SOC_FIELD = "ep_compatibility_info.QNNExecutionProvider", 5  # as onnxruntime-qnn 2.7 writes it
+COMPATIBILITY, SOC_FIELD = "ep_compatibility_info.QNNExecutionProvider", 5  # name that onnxruntime-qnn 2.7 writes
 LEAST_SNR_DB = 6.0
-"""Below it a graph is wrong rather than rounded: the one that the compiler broke here had 1 to 3 dB, int4 has 15."""
+"""Lowest SNR: below it a graph is wrong rather than rounded. The one that the compiler broke had 1 to 3 dB, int4 has
+15.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,10 +36,10 @@ class Compiled:
     """One compiled graph.
 
     Attributes:
-        file: of the context model.
-        nodes: nodes of the source that run on the provider.
-        snr_db: of its outputs against float32's on a calibration sample; None where there was none.
-        on_cpu: nodes that fell back to the CPU, "operator name" each.
+        file: file name of the context model.
+        nodes: number of the source's nodes that run on the provider.
+        snr_db: SNR of its outputs against float32's on a calibration sample; None without a sample.
+        on_cpu: nodes that fell back to the CPU, as "operator name".
     """
 
     file: str
@@ -47,10 +49,11 @@ class Compiled:
 
 
 def require_compiler() -> None:
-    """Refuse to go on without it.
+    """Refuse to continue without the compiler.
 
     Raises:
-        RuntimeMissingError: the provider's package is not installed, cannot be loaded, or has no device here.
+        RuntimeMissingError: the provider's package is not installed, cannot be loaded, or has no device on this
+            machine.
     """
     find_devices(PROVIDER)
 
@@ -64,20 +67,20 @@ def compile_graphs(
     *,
     share: bool,
 ) -> list[Compiled]:
-    """Compile graphs, alone or into one binary that holds equal weights once, and compare each with float32.
+    """Compile graphs, separately or into one binary that holds equal weights once, and compare each with float32.
 
     Args:
-        folder: of the bundle; the sources are there.
-        files: source to the context model that is made of it.
-        soc: such as "sm8750".
-        samples: by source, a run to compare with.
-        report: told each file before it is compiled.
-        share: one binary for all.
+        folder: folder of the bundle with the sources.
+        files: context model by source.
+        soc: SoC name, such as "sm8750".
+        samples: a run to compare with, by source.
+        report: called with each file before it is compiled.
+        share: whether all graphs share one binary.
 
     Raises:
         RuntimeMissingError: the provider is not installed.
-        InputError: the compiler does not know the SoC.
-        BundleError: an operator is not taken, or the compiled graph computes something else.
+        InputError: the compiler does not support the SoC.
+        BundleError: an operator is not supported, or the compiled graph's outputs are wrong.
     """
     sessions: list[Any] = []  # a shared binary is written when the last of its sessions is opened
     done = []
@@ -109,10 +112,10 @@ def compile_graphs(
 
 
 def _opened(source: Path, options: Mapping[str, str], entries: Mapping[str, str]) -> Any:
-    """A session of a graph that the provider takes whole.
+    """Return a session of a graph that runs on the provider as a whole.
 
     Raises:
-        BundleError: it does not; names the operators that would fall back to the CPU.
+        BundleError: operators would fall back to the CPU; names them.
     """
     try:
         return open_graph(PROVIDER, source, options=options, entries=entries)
@@ -124,7 +127,7 @@ def _opened(source: Path, options: Mapping[str, str], entries: Mapping[str, str]
 
 
 def _check_soc(context_model: Path, soc: str) -> None:
-    """QNN compiles for no SoC in particular when it does not know the name; what it took it for is in the file."""
+    """Refuse an unknown SoC: QNN compiles for a generic one then; the file has the SoC it used."""
     notes = {entry.key: entry.value for entry in onnx.load(context_model, load_external_data=False).metadata_props}
     fields = notes.get(COMPATIBILITY, "").split(":")
     if len(fields) > SOC_FIELD and fields[SOC_FIELD] == "0":
@@ -132,7 +135,7 @@ def _check_soc(context_model: Path, soc: str) -> None:
 
 
 def _proved(session: Any, sample: Calibrated, source: str) -> float:
-    """The worst SNR of the outputs."""
+    """Return the worst SNR of the outputs, after checking it."""
     names = [output.name for output in session.get_outputs()]
     found = dict(zip(names, session.run(names, dict(sample.feeds)), strict=True))
     worst = min(snr_db(sample.outputs[name], found[name]) for name in names)
@@ -144,12 +147,12 @@ def _proved(session: Any, sample: Calibrated, source: str) -> float:
 
 
 def snr_db(wanted: NDArray[np.float32], found: NDArray[np.float32]) -> float:
-    """Signal to noise in decibels."""
+    """Return the signal-to-noise ratio in decibels."""
     noise = float(np.square(wanted.astype(np.float64) - found).sum())
     signal = float(np.square(wanted.astype(np.float64)).sum())
     return 200.0 if noise == 0 else float(10 * np.log10(max(signal, 1e-30) / noise))
 
 
 def binary_of(file: str) -> str:
-    """The binary beside a context model, as onnxruntime names it."""
+    """Return the path of the binary beside a context model, as onnxruntime names it."""
     return f"{file.removesuffix('.onnx')}_qnn.bin"

@@ -1,7 +1,7 @@
-"""RMSNorm written in plain operators becomes the one operator that onnxruntime and HTP have for it.
+"""Fusion of RMSNorm from plain operators into the one operator of onnxruntime and HTP.
 
-In pieces it would be rounded to 16 bits between them, its mean of squares first of all, whose range is the square of
-what it is made of.
+As separate operators it would be rounded to 16 bits between them; the range of its mean of squares is the square of the
+input's.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ import onnx_ir as ir
 
 from palmtop.export.graph.builder import remove_unused
 
-EPSILON_LIMIT = 1e-2  # a larger constant is no epsilon
+EPSILON_LIMIT = 1e-2  # a larger constant is not an epsilon
 
 
 def fuse_rms_norms(model: ir.Model) -> int:
-    """Replace ``x / sqrt(mean(x * x) + eps) * scale`` everywhere.
+    """Replace ``x / sqrt(mean(x * x) + eps) * scale`` everywhere in a graph.
 
     Returns:
-        How many were replaced.
+        The number of replacements.
     """
     graph, found = model.graph, 0
     for last in list(graph):
@@ -44,7 +44,7 @@ def fuse_rms_norms(model: ir.Model) -> int:
 
 
 def _match(node: ir.Node) -> tuple[ir.Value, ir.Value, float] | None:
-    """The normalised value, the scale and epsilon of the product that ends an RMSNorm."""
+    """Return the normalised value, the scale and epsilon of the product that ends an RMSNorm."""
     if node.op_type != "Mul":
         return None
     for divided, scale in (node.inputs, node.inputs[::-1]):
@@ -68,7 +68,7 @@ def _match(node: ir.Node) -> tuple[ir.Value, ir.Value, float] | None:
 
 
 def _up(value: ir.Value | None, *kinds: str) -> list[ir.Node] | None:
-    """The producers above a value, each of the given kind."""
+    """Return the producers above a value, one for each of the given kinds."""
     nodes = []
     for kind in kinds:
         node = None if value is None else value.producer()

@@ -1,7 +1,7 @@
-"""Write quantisation into a float graph of fixed shapes, as HTP wants it.
+"""Quantisation of a float graph of fixed shapes for HTP.
 
-16-bit activations, integer weights, a QuantizeLinear and DequantizeLinear on every edge (QDQ).
-Knows operators and ranges; knows no model. Source: what HTP takes was tried out, operator by operator (docs/npu.md).
+16-bit activations, integer weights, a QuantizeLinear and DequantizeLinear on every edge (QDQ). Uses operators and
+ranges only. Source: HTP's support was measured operator by operator (docs/npu.md).
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from palmtop.export.graph.mark import mark_of
 from .codes import Codes, bias_codes, channel_codes, grid_of, packed_int4, value_codes
 from .ranges import Range
 
-OPSET = 21  # the first with int4 and uint16 in QuantizeLinear and DequantizeLinear
+OPSET = 21  # the first opset with int4 and uint16 in QuantizeLinear and DequantizeLinear
 MOVES = ("Reshape", "Transpose", "Slice", "Split", "Squeeze", "Unsqueeze", "Gather", "Expand", "Identity", "Pad")
-"""Operators that only move values: what comes out has the grid of what goes in."""
+"""Operators that only move values: the output has the grid of the input."""
 FIXED = {"Softmax": (0.0, 1.0), "Sigmoid": (0.0, 1.0)}
 
 WeightBits = Callable[[str | None], int]
-"""Bits of the weights of a role (``export.graph.mark``), None for convolutions: 4 or 8."""
+"""Function from a role (``export.graph.mark``), None for convolutions, to the bits of its weights: 4 or 8."""
 
 
 def add_qdq(
@@ -38,11 +38,11 @@ def add_qdq(
     """Quantise a graph in place.
 
     Args:
-        model: float32, of fixed shapes.
-        ranges: of every float value, by name.
-        bits: of each weight.
-        sink: gets the new weights.
-        same: inputs to outputs that shall have one grid, such as a cache and its new rows.
+        model: float32 graph of fixed shapes.
+        ranges: lowest and highest of every float value, by name.
+        bits: bits of each weight.
+        sink: weight sink of the new weights.
+        same: inputs to outputs that must share a grid, such as a cache and its new rows.
 
     Raises:
         KeyError: a float value has no range (a bug of the caller).
@@ -69,6 +69,7 @@ class _Pass:
             ranges[source] = ranges[result] = (min(low for low, _ in both), max(high for _, high in both))
 
     def run(self) -> None:
+        """Quantise all values and constants."""
         inputs = [value for value in self.graph.inputs if value.name in self.ranges]
         nodes = list(self.graph)
         self._spread(nodes)
@@ -81,7 +82,7 @@ class _Pass:
                     self._quantise_value(value, after=node)
 
     def _spread(self, nodes: list[ir.Node]) -> None:
-        """Give what is moved the range of what it was, and softmax the one it cannot leave."""
+        """Give moved values the range of their input, and softmax its fixed range."""
         for node in nodes:
             source = node.inputs[0] if node.inputs else None
             for value in node.outputs:
@@ -93,7 +94,7 @@ class _Pass:
                     self.ranges[str(value.name)] = self.ranges[str(source.name)]
 
     def _quantise_value(self, value: ir.Value, *, before: ir.Node | None = None, after: ir.Node | None = None) -> None:
-        """Put Q and DQ between a value and everything that reads it."""
+        """Insert QuantizeLinear and DequantizeLinear between a value and its readers."""
         name, uses = str(value.name), list(value.uses())
         is_output = value in self.graph.outputs
         scale, zero = self._grid(name)
@@ -122,7 +123,7 @@ class _Pass:
         return self.grids[name]
 
     def _quantise_constants(self, node: ir.Node) -> None:
-        """Weights by channel, the bias of a convolution in its sums' units, other float constants in 16 bits."""
+        """Quantise weights by channel, biases in units of their sums, and other float constants in 16 bits."""
         scales: NDArray[np.float32] | None = None
         mark = mark_of(node.name, node.metadata_props)
         for place, value in enumerate(node.inputs):
@@ -145,18 +146,18 @@ class _Pass:
     def _weight(
         self, value: ir.Value, array: NDArray[np.float32], axis: int, node: ir.Node
     ) -> tuple[NDArray[np.float32], ir.Value]:
-        """A convolution's weight, whose scales its bias needs."""
+        """Quantise a convolution's weight, whose scales its bias needs."""
         name = str(value.name)
         codes = channel_codes(array, self.bits(None), axis)
         return codes.scales, self._dequantised(name, codes, axis, node, self.bits(None))
 
     def _matrix(self, value: ir.Value, bits: int) -> ir.Value:
-        """A [K, N] matrix, quantised when the sink asks for it: another graph may have written it."""
+        """Quantise a [K, N] matrix when the sink requests it: another graph may have written it."""
         name, axis = str(value.name), 1
         if (name, "weight") in self.done:
             return self.done[name, "weight"]
         tensor = value.const_value
-        assert tensor is not None  # the caller has looked
+        assert tensor is not None  # checked by the caller
         shape = tuple(int(size) for size in tensor.shape.numpy())
         size, type_ = (int(np.prod(shape)), np.int8) if bits == 8 else (-(-int(np.prod(shape)) // 2), np.uint8)
 
@@ -187,7 +188,7 @@ class _Pass:
         return self.done[key]
 
     def _dequantised(self, name: str, codes: Codes, axis: int | None, node: ir.Node, bits: int = 8) -> ir.Value:
-        """A DequantizeLinear over a new initialiser, in front of all nodes."""
+        """Insert a DequantizeLinear over a new initialiser before all nodes."""
         four = codes.codes.dtype == np.int8 and bits == 4
         stored = self._int4(f"{name}/codes", codes.codes) if four else self._constant(f"{name}/codes", codes.codes)
         scales = self._constant(f"{name}/scales", codes.scales)
@@ -222,7 +223,7 @@ class _Pass:
 
 
 def _seen_as(there: ir.ExternalTensor, name: str, bits: int, shape: tuple[int, ...]) -> ir.ExternalTensor:
-    """The same bytes as codes of a shape."""
+    """Return the same bytes as codes of a shape."""
     return ir.ExternalTensor(
         there.location,
         there.offset,
@@ -235,7 +236,7 @@ def _seen_as(there: ir.ExternalTensor, name: str, bits: int, shape: tuple[int, .
 
 
 def _float_constant(value: ir.Value | None) -> NDArray[np.float32] | None:
-    """The content of a float initialiser, None for everything else."""
+    """Return the content of a float initialiser, None for all other values."""
     if value is None or value.const_value is None or value.const_value.dtype != ir.DataType.FLOAT:
         return None
     return np.asarray(value.const_value.numpy(), np.float32)

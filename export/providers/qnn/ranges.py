@@ -1,4 +1,4 @@
-"""What values a float graph computes: the lowest and the highest of every tensor."""
+"""Ranges of the values of a float graph: the lowest and the highest of every tensor."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ Range = tuple[float, float]
 
 
 class Measured:
-    """A float graph that tells every value it computes.
+    """Float graph in onnxruntime whose values are all outputs.
 
-    The optimiser is off: every value is there under the name that the graph gives it.
+    The optimiser is off: every value has the name that the graph gives it.
     """
 
     def __init__(self, path: Path, *, threads: int = 0) -> None:
-        """Load a graph.
+        """Load a graph for measuring.
 
         Args:
-            path: of an ``.onnx`` file with fixed shapes.
-            threads: of onnxruntime; 0 is one a core.
+            path: path of an ``.onnx`` file with fixed shapes.
+            threads: number of onnxruntime's threads; 0 for one per core.
         """
         import onnxruntime as ort
 
@@ -49,14 +49,14 @@ class Measured:
         self._wanted = [output.name for output in self._session.get_outputs()]
 
     def shape(self, name: str) -> list[int]:
-        """Of an input."""
+        """Return the shape of an input."""
         return next(list(value.shape) for value in self._session.get_inputs() if value.name == name)
 
     def run(self, feeds: Feeds, ranges: dict[str, Range]) -> dict[str, NDArray[Any]]:
-        """Run the graph and widen the ranges of its float values, inputs counted.
+        """Run the graph and widen the ranges of its float values, inputs included.
 
         Args:
-            feeds: inputs.
+            feeds: inputs by name.
             ranges: (lowest, highest) by name, changed in place.
 
         Returns:

@@ -1,4 +1,4 @@
-"""``--target qnn``: graphs of fixed shapes, calibrated, quantised, compiled for a SoC, beside the bundle's own."""
+"""``--target qnn``: graphs of fixed shapes, calibrated, quantised and compiled for a SoC, beside the bundle's own."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from .compile import PROVIDER, Compiled, binary_of, compile_graphs, require_comp
 from .fusion import fuse_rms_norms
 from .qdq import WeightBits, add_qdq
 
-ITEMS = 8  # of each mode, to calibrate with
+ITEMS = 8  # samples of each mode for calibration
 ENCODER_BITS, HEAD_BITS = 8, 8
 EMBEDDING_FILE = f"{PROVIDER}_embedding.onnx"
 
@@ -42,11 +42,11 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class QnnTarget:
-    """What was written.
+    """Manifest entries and compiled graphs of a QNN target.
 
     Attributes:
-        targets: entries of the manifest, one a SoC.
-        compiled: by SoC, every graph with its nodes and its distance from float32.
+        targets: manifest entries, one per SoC.
+        compiled: every graph with its nodes and SNR, by SoC.
     """
 
     targets: tuple[TargetSpec, ...]
@@ -55,12 +55,12 @@ class QnnTarget:
 
 @dataclass(frozen=True, slots=True)
 class QnnGraphs:
-    """Writes the graphs of ``--target qnn`` (``bundle_writer.TargetGraphs``).
+    """Writer of the graphs of ``--target qnn`` (``bundle_writer.TargetGraphs``).
 
     Attributes:
-        recipe: with this target.
-        report: told of each step: compiling takes minutes.
-        summary: what was written, a sentence for each SoC.
+        recipe: recipe with this target.
+        report: called with each step, because compiling takes minutes.
+        summary: sentences on the written graphs, one for each SoC.
     """
 
     recipe: Recipe
@@ -70,7 +70,7 @@ class QnnGraphs:
     def beside_decoder(
         self, folder: Path, model: Model, weights: Weights, precision: GraphPrecision, sink: WeightSink
     ) -> tuple[TargetSpec, ...]:
-        """Write the embedding's graph: the lookup stays on the CPU, on the bytes of the bundle's own decoder."""
+        """Write the embedding's graph: the look-up stays on the CPU, on the bytes of the bundle's decoder."""
         ir.save(embedding_graph(model, weights, sink, precision.head), folder / EMBEDDING_FILE)
         return ()
 
@@ -84,22 +84,22 @@ class QnnGraphs:
 def write_qnn(
     folder: Path, model: Model, weights: Weights, recipe: Recipe, manifest: Manifest, report: Report | None = None
 ) -> QnnTarget:
-    """Write sources and binaries.
+    """Write sources and binaries of the target.
 
-    The float graphs lie beside the bundle meanwhile: 4 bytes for each weight.
+    The float graphs are kept beside the bundle meanwhile: 4 bytes for each weight.
 
     Args:
-        folder: of the bundle, whose other files are there, ``EMBEDDING_FILE`` among them.
-        model: what is exported.
-        weights: the model's own, or with adapters merged into them.
-        recipe: with this target.
-        manifest: of the bundle so far.
-        report: told of each step.
+        folder: folder of the bundle, with its other files and ``EMBEDDING_FILE``.
+        model: the model to export.
+        weights: weights of the model, or with adapters merged into them.
+        recipe: recipe with this target.
+        manifest: manifest of the bundle so far.
+        report: called with each step.
 
     Raises:
         RuntimeMissingError: the provider's package is not installed.
-        InputError: the model has no encoders and the decoder is not wanted.
-        BundleError: the compiler does not take a graph, or makes something else of it.
+        InputError: the model has no encoders and the decoder is not requested.
+        BundleError: the compiler does not support a graph, or its outputs are wrong.
     """
     require_compiler()
     tell = report or (lambda step: None)
@@ -147,7 +147,7 @@ def write_qnn(
 
 
 def summary(soc: str, compiled: Sequence[Compiled]) -> str:
-    """How many nodes of a SoC's graphs run on the provider and how many fell back to the CPU, in a sentence."""
+    """Return a sentence on the nodes of a SoC's graphs on the provider and on the CPU."""
     nodes, on_cpu = sum(each.nodes for each in compiled), [node for each in compiled for node in each.on_cpu]
     measured = [each.snr_db for each in compiled if each.snr_db is not None]
     worst = f"; at least {min(measured):.1f} dB from float32's outputs" if measured else ""
@@ -159,13 +159,13 @@ def summary(soc: str, compiled: Sequence[Compiled]) -> str:
 
 
 def size_bytes(folder: Path, target: TargetSpec) -> dict[str, int]:
-    """Bytes of every binary of a target."""
+    """Return the total bytes of a target's binaries."""
     names = (binary_of(file) for file in target.files)
     return {name: (folder / name).stat().st_size for name in names if (folder / name).is_file()}
 
 
 def _float_encoders(floats: Path, model: Model, weights: Weights) -> list[str]:
-    """Write the float encoders of fixed shapes; their names."""
+    """Write the float encoders of fixed shapes; return their names."""
     names = []
     for part, encoder in model.encoders.items():
         with WeightFile(floats, f"weights/{part}.bin") as file:
@@ -199,7 +199,7 @@ def _quantise(source: Path, folder: Path, name: str, found: Calibrated, bits: We
 def _quantise_decoder(
     floats: Path, folder: Path, decoder: DecoderCalibration, model: Model, recipe: Recipe
 ) -> dict[str, Calibrated]:
-    """All routes and roles on one set of weights; by source what was measured."""
+    """Quantise all routes and roles on one set of weights; return the measured runs by source."""
     layers = range(model.decoder.num_layers)
     same = {f"past_{kind}.{layer}": f"present_{kind}.{layer}" for kind in ("key", "value") for layer in layers}
     linear_bits = 8 if recipe.bits == 32 else recipe.bits
