@@ -138,7 +138,7 @@ class DecoderRunner:
             chunk.live |= found
 
     def _chunks(self, runs: Sequence[Run]) -> list[list[_Chunk]]:
-        """By their place in the run: prompts, then what comes behind them."""
+        """Chunks of the runs in rounds: prompts first, then the tokens behind them."""
         rounds: list[list[_Chunk]] = []
         for number, run in enumerate(runs):
             fed, start = run.tokens[:-1], 0
