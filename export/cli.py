@@ -133,7 +133,7 @@ def export_command(
     if output is None:
         raise InputError("no output folder is given, expected -o BUNDLE")
     started, notes, targets = time.perf_counter(), list[str](), list[str]()
-    with _cleaned_up_when_terminated(), _ProgressBar(quiet=as_json or not sys.stderr.isatty()) as report:
+    with cleaned_up_when_terminated(), ProgressBar(quiet=as_json or not sys.stderr.isatty()) as report:
         export_model(
             checkpoint,
             output,
@@ -271,7 +271,7 @@ def _cache_cost(loss: dict[str, Any]) -> str:
 
 
 @contextmanager
-def _cleaned_up_when_terminated() -> Iterator[None]:
+def cleaned_up_when_terminated() -> Iterator[None]:
     """End the block with an exception on SIGTERM, so that no incomplete bundle remains."""
     if threading.current_thread() is not threading.main_thread():  # signals belong to the main thread
         yield
@@ -288,7 +288,7 @@ def _cleaned_up_when_terminated() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-class _ProgressBar:
+class ProgressBar:
     """Progress bar over the checkpoint's bytes, with time left and memory in use."""
 
     def __init__(self, *, quiet: bool) -> None:

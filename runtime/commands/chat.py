@@ -35,6 +35,7 @@ EXAMPLES = """
 \b
 Examples:
   palmtop chat phi4mm-int4
+  palmtop chat SmolLM2-135M-Instruct.Q4_1.gguf     # exported on first use
   palmtop chat phi4mm-int4 --system "Answer in one sentence." --temperature 0.7
   printf '/image cat.jpg\\nWhat is this?\\nAnd its colour?\\n' | palmtop chat phi4mm-int4
 """
@@ -57,8 +58,22 @@ def chat_command(
 ) -> None:
     """Talk with the BUNDLE; each turn reads only what is new, and may include images and sounds.
 
+    A GGUF file or a checkpoint folder in the bundle's place is exported to INT4 into the user's cache on first use.
     In the dialogue, /help lists the commands. Exit code 2 when a turn was refused and input is a pipe.
     """
+    talk(bundle, loading, options, system=system, adapters=adapters, hide_thinking=hide_thinking)
+
+
+def talk(
+    bundle: Path,
+    loading: SessionOptions,
+    options: GenerationOptions,
+    *,
+    system: str | None = None,
+    adapters: Wanted = None,
+    hide_thinking: bool = False,
+) -> None:
+    """Hold a dialogue with a bundle, on a terminal or through a pipe."""
     with open_session(bundle, loading) as session:
         dialogue = Dialogue(session.conversation(system=system), adapters, options, hide_thinking=hide_thinking)
         if dialogue.interactive:

@@ -186,5 +186,7 @@ def _read(path: Path) -> str:
 
 
 def open_session(bundle: Path, loading: SessionOptions) -> Session:
-    """Load a bundle as a session for a command."""
-    return load_session(bundle, loading)
+    """Load a bundle as a session for a command; the front door, which can export, makes one of a model before."""
+    context = click.get_current_context(silent=True)
+    ready = None if context is None else context.find_root().obj
+    return load_session(ready(bundle) if callable(ready) else bundle, loading)

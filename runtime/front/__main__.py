@@ -7,6 +7,7 @@ import importlib
 import io
 import os
 import sys
+from pathlib import Path
 from typing import TextIO
 
 import click
@@ -73,14 +74,24 @@ class LazyGroup(click.Group):
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="palmtop")
-def cli() -> None:
+@click.pass_context
+def cli(context: click.Context) -> None:
     """Mixture-of-LoRA multimodal models, small enough for laptops and phones.
 
     \b
     palmtop demo                                     see it work
     palmtop export CHECKPOINT -o BUNDLE              make a bundle
     palmtop run BUNDLE "What is this?" --image F     use it
+    palmtop chat MODEL.gguf                          a text model, exported on first use
     """  # noqa: D301 - click wants a real backspace here
+    context.obj = _ready_bundle
+
+
+def _ready_bundle(path: Path) -> Path:
+    """The bundle of a path that a command was given; imported when there is something to open."""
+    from palmtop.models import ready_bundle
+
+    return ready_bundle(path)
 
 
 def main() -> None:

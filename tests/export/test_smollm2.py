@@ -1,0 +1,123 @@
+"""SmolLM2-135M-Instruct, a real chat model, against transformers on the same dequantised weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+import palmtop
+from palmtop.errors import RuntimeMissingError
+from palmtop.export.convert import export_model
+from palmtop.export.recipe import Recipe
+from palmtop.models import smollm2_file
+from palmtop.runtime.session import Session
+from tests.export.test_llama import logits_of
+
+TOKENS = 24
+SUBJECTS = ("rain", "a cat", "the sea", "bread", "Paris", "a bicycle", "the moon", "chess", "coffee", "a library")
+FORMS = (
+    "What is {}?",
+    "Write one sentence about {}.",
+    "Name 3 words that go with {}.",
+    "Tell a child what is good about {}. Answer in 20 words!",
+    "Translate into French: I like {}.",
+)
+PROMPTS = [form.format(subject) for form in FORMS for subject in SUBJECTS]
+
+
+@pytest.fixture(scope="module")
+def file() -> Path:
+    try:
+        return smollm2_file()
+    except RuntimeMissingError as missing:
+        pytest.skip(str(missing))
+
+
+def reference(file: Path) -> tuple[PreTrainedModel, Any]:
+    """Transformers' own reading of the file: weights and tokenizer."""
+    model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
+    return model.eval(), AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+
+
+def answers(model: PreTrainedModel, tokenizer: Any, prompts: list[str]) -> Iterator[tuple[list[int], list[int]]]:
+    """Ids of each rendered prompt and of its greedy answer, the end of turn left out."""
+    for prompt in prompts:
+        chat = [{"role": "user", "content": prompt}]
+        text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+        ids = tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids
+        with torch.no_grad():
+            found = model.generate(ids, max_new_tokens=TOKENS, do_sample=False, eos_token_id=2, pad_token_id=2)
+        yield ids[0].tolist(), [i for i in found[0, ids.shape[1] :].tolist() if i != 2]
+
+
+def differing(session: Session, expected: list[tuple[list[int], list[int]]], prompts: list[str]) -> list[str]:
+    wrong = []
+    for prompt, (ids, answer) in zip(prompts, expected, strict=True):
+        messages = [{"role": "user", "content": prompt}]
+        assert session._processor.prompt(messages).ids.tolist() == ids
+        if list(session.answer(messages, max_tokens=TOKENS).token_ids) != answer:
+            wrong.append(prompt)
+    return wrong
+
+
+def check(file: Path, recipe: Recipe, folder: Path, prompts: list[str], tolerance: float) -> None:
+    model, tokenizer = reference(file)
+    expected = list(answers(model, tokenizer, prompts))
+    bundle = export_model(file, folder, recipe)
+    ids = np.array([*expected[0][0], *expected[0][1]], np.int64)
+    split = len(expected[0][0])
+    with torch.no_grad():
+        logits = model(torch.from_numpy(ids)[None]).logits[0, split - 1 : -1].numpy()
+    found = logits_of(bundle, ids, split)[: len(logits)]
+    assert np.abs(found - logits).max() <= tolerance * np.ptp(logits)
+    del model
+    with palmtop.load(bundle) as session:
+        assert differing(session, expected, prompts) == []
+
+
+def test_three_greedy_answers_are_transformers(file: Path, tmp_path: Path) -> None:
+    check(file, Recipe(bits=32, context=256), tmp_path / "bundle", PROMPTS[:30:10], 1e-3)
+
+
+@pytest.mark.slow
+def test_fifty_greedy_answers_are_transformers(file: Path, tmp_path: Path) -> None:
+    check(file, Recipe(bits=32, context=256), tmp_path / "bundle", PROMPTS, 1e-3)
+
+
+@pytest.mark.slow
+def test_fifty_greedy_answers_of_a_kept_grid_are_transformers(file: Path, tmp_path: Path) -> None:
+    """The same model in Q4_0, which an INT4 bundle holds bit for bit, with its table in 8 bits."""
+    source = as_q4_0(file, tmp_path / "q4_0.gguf")
+    notes: list[str] = []
+    recipe = Recipe(head_bits=8, accuracy_level=0, context=256)
+    export_model(source, tmp_path / "noted", recipe, on_note=notes.append)
+    assert notes == []  # nothing is rounded
+    check(source, recipe, tmp_path / "bundle", PROMPTS, 1e-3)
+
+
+def as_q4_0(file: Path, path: Path) -> Path:
+    """The file with its Q4_1 tensors in Q4_0."""
+    reader, writer = gguf.GGUFReader(file), gguf.GGUFWriter(path, "llama")
+    q4_0, q4_1 = gguf.GGMLQuantizationType.Q4_0, gguf.GGMLQuantizationType.Q4_1
+    for key, value in reader.fields.items():
+        if not key.startswith("GGUF.") and key != "general.architecture":
+            inner = value.types[-1] if len(value.types) > 1 else None
+            writer.add_key_value(key, value.contents(), value.types[0], sub_type=inner)
+    for tensor in reader.tensors:
+        data = tensor.data
+        kind = tensor.tensor_type
+        if kind == q4_1:
+            data, kind = gguf.quants.quantize(gguf.quants.dequantize(data, q4_1), q4_0), q4_0
+        writer.add_tensor(tensor.name, np.ascontiguousarray(data), raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
