@@ -65,8 +65,8 @@ class Shown:
 def demo_command(where: bool, checkpoint: bool, chats: bool, loading: SessionOptions, as_json: bool) -> None:
     """Export the packaged model on first use, and ask it a text, an image, an audio and a mixed question.
 
-    The packaged model reads, sees and hears but does not chat; --chat talks with one that does. Exit code 1 when an
-    answer is wrong.
+    The packaged model answers short tasks on text, images and sounds; --chat starts a dialogue with a general chat
+    model. Exit code 1 when an answer is wrong.
     """
     if chats:
         talk(smollm2_file(), loading, GenerationOptions())
