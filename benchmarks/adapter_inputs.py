@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from palmtop.export.adapters.graph import DecoderGraph, Delta
 from palmtop.export.adapters.matrix import Matrix, expected_tensors, read
-from palmtop.export.bundle.external_data import WeightFile
+from palmtop.export.bundle.external_data import ExternalData
 from palmtop.export.graph.builder import MICROSOFT, GraphBuilder
 from palmtop.runtime.bundle.opening import Bundle
 
@@ -38,7 +38,7 @@ def write_input_bundle(plain: Bundle, deltas: Mapping[str, Delta], folder: Path,
     shutil.copytree(plain.path, folder)
     graph = DecoderGraph(plain.file(plain.manifest.decoder.file))
     parameters: dict[str, Any] = {}
-    with WeightFile(folder, "weights/zeros.bin") as sink:
+    with ExternalData(folder, "weights/zeros.bin") as sink:
         for linear, delta in deltas.items():
             _insert(graph, linear, delta, sink, parameters, is_float=is_float)
     graph.save(folder / plain.manifest.decoder.file)
@@ -53,7 +53,7 @@ def write_input_bundle(plain: Bundle, deltas: Mapping[str, Delta], folder: Path,
 
 
 def _insert(
-    graph: DecoderGraph, linear: str, delta: Delta, sink: WeightFile, parameters: dict[str, Any], *, is_float: bool
+    graph: DecoderGraph, linear: str, delta: Delta, sink: ExternalData, parameters: dict[str, Any], *, is_float: bool
 ) -> None:
     node = graph.node(linear)
     y = node.outputs[0]
@@ -77,7 +77,7 @@ def _float_product(
     x: ir.Value,
     matrix: Matrix,
     parameters: dict[str, Any],
-    sink: WeightFile,
+    sink: ExternalData,
 ) -> ir.Value:
     weight = matrix.array().T  # [K, N], one of them the rank, which is 0 by default
     is_a = name.endswith("lora_A")
@@ -95,7 +95,7 @@ def _int4_product(
     x: ir.Value,
     matrix: Matrix,
     parameters: dict[str, Any],
-    sink: WeightFile,
+    sink: ExternalData,
 ) -> ir.Value:
     assert matrix.scheme is not None
     values = []

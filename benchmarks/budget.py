@@ -21,12 +21,12 @@ from benchmarks.tables import machine, put_between
 from palmtop.export.arch import read_model
 from palmtop.export.checkpoint.folder import Checkpoint
 from palmtop.export.convert import export_model
-from palmtop.export.mixed_precision.allocation import Plan
-from palmtop.export.mixed_precision.allocator import Planner, measure
+from palmtop.export.mixed_precision.allocation import BitAllocation
+from palmtop.export.mixed_precision.allocator import Allocator, measure
 from palmtop.export.mixed_precision.budget import Request
 from palmtop.export.mixed_precision.bundle_size import bundle_bytes
 from palmtop.export.mixed_precision.calibrate import StatisticsFolder, calibrate
-from palmtop.export.mixed_precision.quantized_cache import CodedModel
+from palmtop.export.mixed_precision.quantized_cache import QuantizedCache
 from palmtop.export.mixed_precision.sensitivity import LossMeter
 from palmtop.export.mixed_precision.splits import JUDGED_BESIDE, in_turns, in_two, judged_beside, judged_of
 from palmtop.export.recipe import METHODS, Recipe
@@ -40,7 +40,7 @@ HEADER = (
 )
 
 
-def written_bytes(plan: Plan, folder: Path) -> int:
+def written_bytes(plan: BitAllocation, folder: Path) -> int:
     """Of a bundle that follows a plan, without quality.json; rounding gives as many bytes as any method."""
     request = Request(plan=replace(plan, method="rtn"))
     bundle = export_model(checkpoint_path(), folder, Recipe(method="rtn"), request=request, overwrite=True)
@@ -66,16 +66,16 @@ def main(method: str, items: int, judged: int, write: bool) -> None:
         alone, together = in_two(apart)
         choosing, verdict = in_turns(judged_beside(folder / "float", float_model.manifest, items))
         together += choosing
-        coded = CodedModel(float_model, quantizer, statistics.find, kept_bytes=1 << 30)
+        coded = QuantizedCache(float_model, quantizer, statistics.find, kept_bytes=1 << 30)
         sensitivities = measure(float_model, LossMeter(float_model, alone), coded)
         click.echo("every tensor is measured", err=True)
 
         def size_of(tensors: Mapping[str, Scheme | None]) -> int:
-            own = Plan(method=method, tensors=tensors)
+            own = BitAllocation(method=method, tensors=tensors)
             return bundle_bytes(folder / "float", float_model.manifest, model, recipe, own)
 
-        def planner(meter: LossMeter, last: LossMeter | None = None) -> Planner:
-            return Planner(float_model, meter, sensitivities, coded, method, size_of, last)
+        def planner(meter: LossMeter, last: LossMeter | None = None) -> Allocator:
+            return Allocator(float_model, meter, sensitivities, coded, method, size_of, last)
 
         meters = [LossMeter(float_model, some, from_start=True) for some in (together, verdict, held_out)]
         planning, judging = planner(meters[0], meters[1]), planner(meters[2])

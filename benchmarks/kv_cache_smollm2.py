@@ -23,12 +23,12 @@ from benchmarks.kv_cache import PAGE
 from benchmarks.tables import machine, put_between
 from palmtop.export.arch import Model
 from palmtop.export.bundle.bundle_writer import build_graph
-from palmtop.export.bundle.external_data import WeightFile
+from palmtop.export.bundle.external_data import ExternalData
 from palmtop.export.bundle.manifest_builder import expected_manifest
 from palmtop.export.graph.kv_cache import FLOAT_CACHE, KvCache
 from palmtop.export.kv.calibrate import envelopes
 from palmtop.export.measure.divergence import agreement
-from palmtop.export.measure.onnx_decoder import DecoderProbe
+from palmtop.export.measure.onnx_decoder import OnnxDecoder
 from palmtop.export.recipe import Recipe
 
 MARK = "kv smollm2"
@@ -51,11 +51,11 @@ def read(model: Model, cache: KvCache, ids: NDArray[np.int64], context: int) -> 
     recipe = Recipe(bits=32, context=context, kv=cache.bits)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        with WeightFile(folder, "weights/decoder.bin") as sink:
+        with ExternalData(folder, "weights/decoder.bin") as sink:
             graph = build_graph(model, recipe, "decoder", sink, cache=cache)
         ir.save(graph, folder / "decoder.onnx")
         spec = expected_manifest(smollm2.Source(folder, {}), model, recipe).decoder  # type: ignore[arg-type]
-        probe = DecoderProbe(folder / "decoder.onnx", spec)
+        probe = OnnxDecoder(folder / "decoder.onnx", spec)
         started = time.process_time()
         rows = list(probe.stream(ids, np.zeros(0, np.float32), CHUNK))
         return np.stack(rows), time.process_time() - started

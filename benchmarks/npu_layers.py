@@ -23,10 +23,10 @@ from numpy.typing import NDArray
 
 from benchmarks.tables import machine, put_between
 from palmtop.export.arch import find
-from palmtop.export.bundle.external_data import WeightFile
+from palmtop.export.bundle.external_data import ExternalData
 from palmtop.export.bundle.shared_weights import SharedWeights
 from palmtop.export.checkpoint.folder import Checkpoint
-from palmtop.export.checkpoint.lazy_tensor import Weight, Weights, from_array
+from palmtop.export.checkpoint.lazy_tensor import LazyTensor, StateDict, from_array
 from palmtop.export.checkpoint.lora import Adapter, LoraPair
 from palmtop.export.graph import conformer, siglip
 from palmtop.export.graph.builder import GraphBuilder
@@ -54,14 +54,14 @@ HEAD_WEIGHTS = 200064 * 3072
 PROJECTOR_WEIGHTS = {"vision": 1152 * 3072 + 3072 * 3072, "audio": 2 * (1024 * 3072 + 3072 * 3072)}
 
 
-class RandomWeights(Weights):
+class RandomWeights(StateDict):
     """A weight of any name and shape, drawn when it is asked for, always the same."""
 
     def __init__(self, prefix: str = "") -> None:
         super().__init__(lambda name: from_array(name, np.zeros(0, np.float32)), prefix)
         self.place = prefix
 
-    def get(self, name: str, *shape: int) -> Weight:
+    def get(self, name: str, *shape: int) -> LazyTensor:
         """Standard deviation as trained ones have about; norms around one."""
         rng = np.random.default_rng(abs(hash_of(self.place + name)))
         values = rng.standard_normal(shape, np.float32) * np.float32(0.02)
@@ -157,7 +157,7 @@ def _vision(g: GraphBuilder) -> None:
     x = g.input("x", ir.DataType.FLOAT, [1, rows, config.hidden_size])
     bias = g.input("key_bias", ir.DataType.FLOAT, [1, 1, 1, rows])
 
-    def attend(g: GraphBuilder, weights: Weights, x: ir.Value) -> ir.Value:
+    def attend(g: GraphBuilder, weights: StateDict, x: ir.Value) -> ir.Value:
         return static_attention(g, weights, x, 16, rows, config.hidden_size, [bias])
 
     y = siglip.layer(g, RandomWeights("layers.0."), config, x, attend, FLOAT)
@@ -182,7 +182,7 @@ def _audio(g: GraphBuilder) -> None:
     bias = g.input("key_bias", ir.DataType.FLOAT, [1, 1, 1, steps])
     near = g.weight("relative_bias", np.random.default_rng(0).standard_normal((1, 16, steps, steps)).astype(np.float32))
 
-    def attend(g: GraphBuilder, weights: Weights, x: ir.Value) -> ir.Value:
+    def attend(g: GraphBuilder, weights: StateDict, x: ir.Value) -> ir.Value:
         return static_attention(g, weights, x, 16, steps, config.hidden_size, [near, bias])
 
     y = conformer.block(g, RandomWeights("encoders.0."), config, x, attend, FLOAT)
@@ -210,7 +210,7 @@ def random_feeds(path: Path) -> dict[str, NDArray[Any]]:
 def quantised_sources(folder: Path, layer: Layer) -> tuple[dict[str, Calibrated], float]:
     """Write float graphs, calibrate on one random run, quantise; by file what was measured, and the seconds."""
     started, found = time.perf_counter(), {}
-    with WeightFile(folder, "weights/float.bin") as floats, WeightFile(folder, "weights/codes.bin") as codes:
+    with ExternalData(folder, "weights/float.bin") as floats, ExternalData(folder, "weights/codes.bin") as codes:
         float_sink, code_sink = SharedWeights(floats), SharedWeights(codes)
         for name, build in layer.graphs.items():
             g = GraphBuilder(name, float_sink)

@@ -24,7 +24,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from benchmarks.tables import machine, put_between
-from palmtop.export.checkpoint.lazy_tensor import Weight
+from palmtop.export.checkpoint.lazy_tensor import LazyTensor
 from palmtop.export.graph.builder import GraphBuilder
 from palmtop.export.graph.linear import Precision, quantized
 from palmtop.export.mixed_precision.bundle_size import CountingSink
@@ -54,13 +54,13 @@ class Drain(CountingSink):
         return super().add_set(name, tensors, ())
 
 
-def run(weight: Weight, scheme: Scheme, method: str, workers: Workers) -> None:
+def run(weight: LazyTensor, scheme: Scheme, method: str, workers: Workers) -> None:
     """One matrix from bf16 to codes."""
     builder = GraphBuilder("speed", Drain(workers))
     quantized(builder, "matrix", weight, Precision(scheme=scheme, quantizer=METHODS[method]))
 
 
-def measure(weight: Weight, scheme: Scheme, method: str, workers: Workers, tries: int) -> tuple[float, float]:
+def measure(weight: LazyTensor, scheme: Scheme, method: str, workers: Workers, tries: int) -> tuple[float, float]:
     """(MB of bf16 a second in the best of a few tries, blocks of memory at the peak)."""
     best = np.inf
     for _ in range(tries):
@@ -83,7 +83,7 @@ def measure(weight: Weight, scheme: Scheme, method: str, workers: Workers, tries
 def main(rows: int, columns: int, threads: int, tries: int, write: bool) -> None:
     """Print a line a method and scheme."""
     stored = np.random.default_rng(0).standard_normal((rows, columns), np.float32).astype(ml_dtypes.bfloat16)
-    weight = Weight("matrix", stored.shape, lambda start, stop: stored[start:stop].astype(np.float32))
+    weight = LazyTensor("matrix", stored.shape, lambda start, stop: stored[start:stop].astype(np.float32))
     workers = Workers(threads=threads)
     lines = ["| method | scheme | MB/s of bf16 | blocks of memory |", "|---|---|---|---|"]
     for method in (name for name in METHODS if name not in CALIBRATED):

@@ -24,9 +24,9 @@ from numpy.typing import NDArray
 
 from palmtop.export.arch import Model
 from palmtop.export.bundle.bundle_writer import build_graph
-from palmtop.export.bundle.external_data import WeightFile
+from palmtop.export.bundle.external_data import ExternalData
 from palmtop.export.bundle.manifest_builder import expected_manifest
-from palmtop.export.checkpoint.lazy_tensor import Weights, from_array
+from palmtop.export.checkpoint.lazy_tensor import StateDict, from_array
 from palmtop.export.graph.attention import Attention
 from palmtop.export.graph.decoder import Decoder
 from palmtop.export.graph.mlp import GatedMlp
@@ -174,7 +174,7 @@ def as_model(arrays: Arrays) -> Model:
                 max_tokens=CONTEXT,
             )
         },
-        weights=Weights(lambda name: from_array(name, arrays[name])),
+        weights=StateDict(lambda name: from_array(name, arrays[name])),
         adapters=(),
         processor=ProcessorSpec(text=text, image=None, audio=None),
         routes={"text": Route(adapters={}, audio_projector="speech")},
@@ -186,7 +186,7 @@ def float_model(arrays: Arrays, folder: Path, **options: Any) -> FloatReference:
     """The float graph on disk, ready to be run in stages."""
     folder.mkdir(parents=True, exist_ok=True)
     model, recipe = as_model(arrays), Recipe(bits=32, context=CONTEXT)
-    with WeightFile(folder, "weights/decoder.bin") as sink:
+    with ExternalData(folder, "weights/decoder.bin") as sink:
         graph = build_graph(model, recipe, "decoder", sink)
     ir.save(graph, folder / "decoder.onnx")
     manifest = expected_manifest(Source(folder, {}), model, recipe)  # type: ignore[arg-type]

@@ -21,7 +21,7 @@ from palmtop.runtime.memory.size_option import Size
 from .recipe import Recipe
 
 if TYPE_CHECKING:
-    from palmtop.export.mixed_precision.allocation import Plan
+    from palmtop.export.mixed_precision.allocation import BitAllocation
     from palmtop.export.mixed_precision.budget import Request
 
 EXAMPLES = """
@@ -119,7 +119,7 @@ def export_command(
     if request is None and (only_plan or save_plan is not None):
         raise InputError("there is nothing to plan, expected --size, --loss, --speed or --plan-file")
 
-    def show(plan: Plan) -> None:
+    def show(plan: BitAllocation) -> None:
         if save_plan is not None:
             plan.write(save_plan)
         if only_plan and as_json:
@@ -215,7 +215,7 @@ def _request(
     samples: Path | None,
 ) -> Request | None:
     """Return the plan request of the options; None without one."""
-    from palmtop.export.mixed_precision.allocation import Plan
+    from palmtop.export.mixed_precision.allocation import BitAllocation
     from palmtop.export.mixed_precision.budget import Request
 
     from .recipe import CALIBRATED
@@ -232,7 +232,7 @@ def _request(
         size_bytes=size,
         loss=loss,
         speed=speed,
-        plan=None if plan_file is None else Plan.read(plan_file),
+        plan=None if plan_file is None else BitAllocation.read(plan_file),
         samples=samples,
     )
 

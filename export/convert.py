@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import palmtop
 from palmtop.errors import BundleError, CheckpointError
 from palmtop.export.bundle.atomic_directory import journal_path, refuse_target, written_beside
-from palmtop.export.bundle.bundle_writer import Making, write_bundle
+from palmtop.export.bundle.bundle_writer import WriteJob, write_bundle
 from palmtop.export.bundle.journal import Journal, code_sha256
 from palmtop.export.bundle.manifest_builder import QUALITY_FILE, list_files, write_manifest
 from palmtop.export.bundle.progress import Meter, Progress, step_teller, teller
@@ -32,7 +32,7 @@ from .kv import cache_for, leaving_room, scale_bytes
 from .recipe import CALIBRATED, Recipe
 
 if TYPE_CHECKING:
-    from palmtop.export.mixed_precision.allocation import Plan, Planned
+    from palmtop.export.mixed_precision.allocation import BitAllocation, Planned
     from palmtop.export.mixed_precision.budget import Request
 
 
@@ -44,7 +44,7 @@ def export_model(
     overwrite: bool = False,
     verify: bool = False,
     request: Request | None = None,
-    on_plan: Callable[[Plan], None] | None = None,
+    on_plan: Callable[[BitAllocation], None] | None = None,
     on_note: Callable[[str], None] | None = None,
     on_target: Callable[[str], None] | None = None,
     progress: Callable[[Progress], None] | None = None,
@@ -101,7 +101,7 @@ def export_model(
         checkpoint.report_reads(meter.read)
         job = _job(checkpoint, recipe, request, planned)
         with written_beside(Path(target), overwrite=overwrite, keep=Path(source), job=job) as folder:
-            making = Making(workers=workers, meter=meter, journal=Journal(journal_path(folder)), target=graphs)
+            making = WriteJob(workers=workers, meter=meter, journal=Journal(journal_path(folder)), target=graphs)
             manifest = write_bundle(folder, checkpoint, model, recipe, making, planned, cache)
             if graphs is not None and on_target is not None:
                 for sentence in graphs.summary:
@@ -118,7 +118,7 @@ def make_plan(
     request: Request,
     report: Callable[[str], None] | None = None,
     ram_bytes: int | None = None,
-) -> Plan:
+) -> BitAllocation:
     """Return the plan that an export with this request would follow; writes no bundle."""
     from palmtop.export.mixed_precision.prepare import prepared
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 import palmtop
 from palmtop.export.convert import export_model
 from palmtop.export.measure.decoder_prompts import SampleReader
-from palmtop.export.measure.onnx_decoder import DecoderProbe
+from palmtop.export.measure.onnx_decoder import OnnxDecoder
 from palmtop.export.recipe import Recipe
 from palmtop.runtime.bundle.opening import open_bundle
 from palmtop.runtime.decoding.generation_options import GenerationOptions
@@ -47,7 +47,7 @@ def largest_difference(items: list[Item], reference: Reference, folder: Path) ->
     """Of the last logits over all items, and the largest range of logits."""
     bundle = open_bundle(folder)
     reader = SampleReader(bundle.path, bundle.manifest)
-    probe = DecoderProbe(bundle.file("decoder.onnx"), bundle.manifest.decoder)
+    probe = OnnxDecoder(bundle.file("decoder.onnx"), bundle.manifest.decoder)
     worst, spread = 0.0, 0.0
     for item in items:
         adapter = ROUTE[item.task]

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from palmtop.errors import CheckpointError
-from palmtop.export.bundle.external_data import WeightFile
-from palmtop.export.checkpoint.config_section import Keys, read_json_object
+from palmtop.export.bundle.external_data import ExternalData
+from palmtop.export.checkpoint.config_section import ConfigSection, read_json_object
 from palmtop.export.checkpoint.lora import Adapter, LoraPair, lacking_text, without_effect
 from palmtop.export.checkpoint.peft_reader import FUSED_TARGETS, SPLIT_TARGETS, open_peft, read_adapter
 from palmtop.export.graph.head_padding import Heads
@@ -45,8 +45,8 @@ def read_origin(path: Path) -> Origin:
     """
     if not (path / ORIGIN_FILE).is_file():
         return Origin(merged_from={})
-    keys = Keys(read_json_object(path / ORIGIN_FILE), f"{path.name}/{ORIGIN_FILE}")
-    merged = keys.optional("merged_from") or Keys({}, keys.where)
+    keys = ConfigSection(read_json_object(path / ORIGIN_FILE), f"{path.name}/{ORIGIN_FILE}")
+    merged = keys.optional("merged_from") or ConfigSection({}, keys.where)
     base = keys.data.get("base_sha256")
     if base is not None and not isinstance(base, str):
         raise CheckpointError(f"{keys.where}: base_sha256 is {base!r}, expected text")
@@ -121,7 +121,7 @@ def quantise(
     pairs: Mapping[str, LoraPair],
     name: str,
     graph: DecoderGraph,
-    sink: WeightFile,
+    sink: ExternalData,
     quantizer: Quantizer,
     progress: Callable[[str], None] | None = None,
 ) -> dict[str, Delta]:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from palmtop.errors import CheckpointError
-from palmtop.export.checkpoint.lazy_tensor import Weight, stacked
+from palmtop.export.checkpoint.lazy_tensor import LazyTensor, stacked
 from palmtop.export.checkpoint.lora import Adapter, LoraPair
 from palmtop.export.graph.head_padding import Heads
 
@@ -59,7 +59,7 @@ def fused_pair(adapter: Adapter, linear: str, parts: Parts) -> LoraPair | None:
     return LoraPair(a, _block_diagonal(f"{linear}.lora_B", parts, found, a.shape[0]))
 
 
-def _block_diagonal(name: str, parts: Parts, found: Mapping[str, LoraPair], rank: int) -> Weight:
+def _block_diagonal(name: str, parts: Parts, found: Mapping[str, LoraPair], rank: int) -> LazyTensor:
     rows = sum(size for _, size in parts)
 
     def read(start: int, stop: int) -> NDArray[np.float32]:
@@ -73,4 +73,4 @@ def _block_diagonal(name: str, parts: Parts, found: Mapping[str, LoraPair], rank
             row += size
         return whole[start:stop]
 
-    return Weight(name, (rows, rank), read)
+    return LazyTensor(name, (rows, rank), read)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from palmtop.export.bundle.external_data import WeightFile
+from palmtop.export.bundle.external_data import ExternalData
 from palmtop.quantize.search import search
 from palmtop.runtime.bundle.manifest import AdapterSpec
 from palmtop.runtime.bundle.opening import Bundle
@@ -40,7 +40,7 @@ class Trial:
         adapter = read_peft(source, name)
         pairs = fitted_pairs(adapter, self._graph, self._heads)
         with tempfile.TemporaryDirectory() as folder:
-            with WeightFile(Path(folder), "weights.bin") as sink:
+            with ExternalData(Path(folder), "weights.bin") as sink:
                 stored = quantise(pairs, name, self._graph, sink, search)
             deltas = {linear: Delta(_in_memory(d.a), _in_memory(d.b)) for linear, d in stored.items()}
         gate = self._graph.insert(name, deltas)

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from palmtop.errors import CheckpointError, InputError
-from palmtop.export.bundle.external_data import WeightFile
+from palmtop.export.bundle.external_data import ExternalData
 from palmtop.export.recipe import CALIBRATED, METHODS, Recipe
 from palmtop.quantize import Quantizer
 from palmtop.quantize.search import search
@@ -165,7 +165,7 @@ def _from_peft(
     pairs = fitted_pairs(adapter, graph, graph.heads(bundle.manifest.decoder))
     refuse_without_effect(pairs, source)
     file = _file(name)
-    with WeightFile(change.staging, file) as sink:
+    with ExternalData(change.staging, file) as sink:
         deltas = quantise(pairs, name, graph, sink, _quantizer(bundle.manifest), progress)
     spec = AdapterSpec(
         name=name,

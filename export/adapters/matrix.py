@@ -15,7 +15,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from palmtop.errors import BundleError
-from palmtop.export.checkpoint.lazy_tensor import Weight
+from palmtop.export.checkpoint.lazy_tensor import LazyTensor
 from palmtop.export.graph.builder import GraphBuilder, WeightSink
 from palmtop.export.graph.linear import Precision, QuantizedValues, finite, matmul_nbits, widened
 from palmtop.quantize.rtn import dequantize
@@ -104,7 +104,7 @@ def read(tensor: ir.TensorProtocol) -> NDArray[Any]:
     return np.frombuffer(data, dtype).reshape(shape)
 
 
-def store(sink: WeightSink, name: str, weight: Weight, precision: Precision) -> Matrix:
+def store(sink: WeightSink, name: str, weight: LazyTensor, precision: Precision) -> Matrix:
     """Quantise a weight into a file.
 
     Raises:

@@ -22,8 +22,8 @@ import numpy as np
 import onnx_ir as ir
 
 from palmtop.errors import CheckpointError, InputError, QuantizeError
-from palmtop.export.bundle.external_data import WeightFile
-from palmtop.export.checkpoint.config_section import Keys
+from palmtop.export.bundle.external_data import ExternalData
+from palmtop.export.checkpoint.config_section import ConfigSection
 from palmtop.runtime.bundle.json_fields import kind_of
 from palmtop.runtime.bundle.manifest import COMBINE, MANIFEST_FILE, AdapterSpec, is_adapter_name
 from palmtop.runtime.bundle.opening import Bundle, sha256_of
@@ -102,7 +102,7 @@ def pack(bundle: Bundle, name: str, target: Path) -> None:
         if spec.file is not None:  # its file holds only its matrices
             weights = bundle.file(spec.file)
         else:
-            with WeightFile(partial, WEIGHTS) as sink:
+            with ExternalData(partial, WEIGHTS) as sink:
                 deltas = {linear: _copied(sink, f"{linear}.lora", delta) for linear, delta in deltas.items()}
         data = _described(spec, deltas, weights, bundle.manifest.model)
         with zipfile.ZipFile(partial / "zip", "w", zipfile.ZIP_STORED) as archive:
@@ -118,7 +118,7 @@ def pack(bundle: Bundle, name: str, target: Path) -> None:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _copied(sink: WeightFile, name: str, delta: Delta) -> Delta:
+def _copied(sink: ExternalData, name: str, delta: Delta) -> Delta:
     return Delta(copy(sink, f"{name}_A", delta.a), copy(sink, f"{name}_B", delta.b))
 
 
@@ -153,7 +153,7 @@ def opened(path: Path) -> Iterator[tuple[Packed, zipfile.ZipFile]]:
             data = json.loads(archive.read(SPEC))
             if not isinstance(data, dict):
                 raise CheckpointError(f"{path}: {SPEC} is {kind_of(data)}, expected an object")
-            yield _parsed(Keys(data, f"{path.name}: {SPEC}")), archive
+            yield _parsed(ConfigSection(data, f"{path.name}: {SPEC}")), archive
     except (zipfile.BadZipFile, KeyError, ValueError, RecursionError, NotImplementedError) as error:
         raise CheckpointError(f"{path}: is not an adapter packed by palmtop ({error!s:.80})") from error
     except OSError as error:
@@ -177,7 +177,7 @@ def extract(packed: Packed, archive: zipfile.ZipFile, target: Path) -> None:
         raise CheckpointError(f"{WEIGHTS} has sha256 {found[:12]}..., {SPEC} says {packed.weights_sha256[:12]}...")
 
 
-def _parsed(keys: Keys) -> Packed:
+def _parsed(keys: ConfigSection) -> Packed:
     if keys.size("format") > FORMAT:
         raise CheckpointError(f"{keys.where}: format is {keys.size('format')}, this palmtop reads up to {FORMAT}")
     name, combine = keys.text("name"), keys.text("combine")
@@ -211,7 +211,7 @@ def _parsed(keys: Keys) -> Packed:
     )
 
 
-def _check_matrix(matrix: Keys) -> None:
+def _check_matrix(matrix: ConfigSection) -> None:
     for key in ("rows", "columns", "bits"):
         matrix.size(key)
     level = matrix.optional_size("accuracy_level")

@@ -15,7 +15,7 @@ from typing import Protocol, cast
 
 from palmtop.errors import CheckpointError, UnsupportedModelError
 from palmtop.export.checkpoint.folder import Checkpoint
-from palmtop.export.checkpoint.lazy_tensor import Weights
+from palmtop.export.checkpoint.lazy_tensor import StateDict
 from palmtop.export.checkpoint.lora import Adapter
 from palmtop.export.graph.decoder import Decoder
 from palmtop.export.graph.source import EncoderSource, GraphSource
@@ -43,7 +43,7 @@ class Model:
 
     architecture: str
     graphs: Mapping[str, GraphSource]
-    weights: Weights
+    weights: StateDict
     adapters: tuple[Adapter, ...]
     processor: ProcessorSpec
     routes: dict[str, Route]

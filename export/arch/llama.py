@@ -6,7 +6,7 @@ Queries, keys and values, gate and up are separate tensors, which the export sta
 from __future__ import annotations
 
 from palmtop.errors import CheckpointError
-from palmtop.export.checkpoint.config_section import Keys
+from palmtop.export.checkpoint.config_section import ConfigSection
 from palmtop.export.checkpoint.folder import Checkpoint
 from palmtop.export.reading.decoder import read_decoder
 from palmtop.export.reading.rope import READ_BY, RopeRules
@@ -33,7 +33,7 @@ ATTENTION, MLP = ("self_attn.qkv_proj", "self_attn.o_proj"), ("mlp.gate_up_proj"
 
 def read_model(checkpoint: Checkpoint) -> Model:
     """Interpret a checkpoint of ``LlamaForCausalLM``."""
-    config = Keys({**DEFAULTS, **checkpoint.config}, "config.json")
+    config = ConfigSection({**DEFAULTS, **checkpoint.config}, "config.json")
     check_values(config, {("sliding_window",): (None,)})  # transformers' class has none
     has_attention_bias = config.flag("attention_bias", default=False)
     has_mlp_bias = config.flag("mlp_bias", default=False)

@@ -6,9 +6,9 @@ One decoder without adapters and media. Code shared with Phi-4-multimodal, which
 
 from __future__ import annotations
 
-from palmtop.export.checkpoint.config_section import Keys
+from palmtop.export.checkpoint.config_section import ConfigSection
 from palmtop.export.checkpoint.folder import Checkpoint
-from palmtop.export.checkpoint.lazy_tensor import Weights
+from palmtop.export.checkpoint.lazy_tensor import StateDict
 from palmtop.export.reading.decoder import read_decoder
 from palmtop.export.reading.rope import RopeRules
 from palmtop.export.reading.settings import refuse_unread
@@ -29,7 +29,7 @@ ROPE = RopeRules(
 
 def read_model(checkpoint: Checkpoint) -> Model:
     """Interpret a checkpoint of ``Phi3ForCausalLM``."""
-    config = Keys({**DEFAULTS, **checkpoint.config}, "config.json")
+    config = ConfigSection({**DEFAULTS, **checkpoint.config}, "config.json")
     head = read_head(checkpoint, f"model.{TABLE}", is_tied=config.flag("tie_word_embeddings", default=False))
     decoder = read_decoder(config, ROPE, is_tied=head.is_tied)
     text = text_spec(checkpoint, config, thinking=THINKING)
@@ -39,7 +39,7 @@ def read_model(checkpoint: Checkpoint) -> Model:
     return Model(
         architecture="phi3",
         graphs={"decoder": decoder},
-        weights=Weights(lambda name: checkpoint.weight(head.place(name, f"model.{name}"))),
+        weights=StateDict(lambda name: checkpoint.weight(head.place(name, f"model.{name}"))),
         adapters=(),
         processor=ProcessorSpec(text=text, image=None, audio=None),
         routes={"text": Route(adapters={}, audio_projector="speech")},

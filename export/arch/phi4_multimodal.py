@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from palmtop.errors import CheckpointError
-from palmtop.export.checkpoint.config_section import Keys
+from palmtop.export.checkpoint.config_section import ConfigSection
 from palmtop.export.checkpoint.folder import Checkpoint
 from palmtop.export.checkpoint.peft_reader import read_adapter
 from palmtop.export.reading.modalities import Modalities
@@ -51,10 +51,10 @@ AUDIO_KEYS = {  # upstream's key: the port's
 
 def read_model(checkpoint: Checkpoint) -> Model:
     """Interpret a checkpoint of the transformers port with its ``vision-lora`` and ``speech-lora`` folders."""
-    port = Keys(checkpoint.config, "config.json")
+    port = ConfigSection(checkpoint.config, "config.json")
     there = Modalities.of(checkpoint, [name for name in ADAPTERS if checkpoint.has_beside(f"{name}-lora")])
     adapters = tuple(read_adapter(checkpoint.beside(f"{name}-lora"), name) for name in there.adapters)
-    config = Keys(_in_upstream_words(port, there), "config.json")
+    config = ConfigSection(_in_upstream_words(port, there), "config.json")
     model = interpret(checkpoint, config, adapters, there, spelled=_port_name)
     for key, has in (("vision_config", there.has_vision), ("audio_config", there.has_audio)):
         section = port.optional(key)
@@ -67,7 +67,7 @@ def _port_name(name: str) -> str:
     return name if name == HEAD else f"model.{name}"
 
 
-def _in_upstream_words(port: Keys, there: Modalities) -> dict[str, Any]:
+def _in_upstream_words(port: ConfigSection, there: Modalities) -> dict[str, Any]:
     """Config in upstream's keys, with the sub-configs of existing encoders in upstream's places."""
     words = {key: value for key, value in port.data.items() if key not in ("vision_config", "audio_config")}
     words["tie_word_embeddings"] = port.flag("tie_word_embeddings", default=False)
@@ -90,7 +90,7 @@ def _in_upstream_words(port: Keys, there: Modalities) -> dict[str, Any]:
     return words
 
 
-def _conformer(audio: Keys) -> dict[str, Any]:
+def _conformer(audio: ConfigSection) -> dict[str, Any]:
     check_values(audio, {("nemo_activation",): ("relu",)})
     for key in ("nemo_final_size", "feature_layer", "left_chunk"):
         audio.raw(key)  # derived, unused, and for streaming

@@ -12,9 +12,9 @@ from collections.abc import Callable, Set
 from dataclasses import replace
 
 from palmtop.errors import CheckpointError
-from palmtop.export.checkpoint.config_section import Keys
+from palmtop.export.checkpoint.config_section import ConfigSection
 from palmtop.export.checkpoint.folder import Checkpoint
-from palmtop.export.checkpoint.lazy_tensor import Weight, Weights
+from palmtop.export.checkpoint.lazy_tensor import LazyTensor, StateDict
 from palmtop.export.checkpoint.lora import Adapter, LoraPair, notes_on
 from palmtop.export.graph.audio_config import AudioConfig
 from palmtop.export.graph.conformer import Conformer
@@ -104,7 +104,7 @@ ROUTES = {
 
 def read_model(checkpoint: Checkpoint) -> Model:
     """Interpret an upstream Phi-4-multimodal checkpoint."""
-    config = Keys(checkpoint.config, "config.json")
+    config = ConfigSection(checkpoint.config, "config.json")
     there = Modalities.of(checkpoint, [name for name in ADAPTERS if _lora_names(checkpoint, name)])
     adapters = tuple(_adapter(checkpoint, config, name) for name in there.adapters)
     for name in set(ADAPTERS) - set(there.adapters):
@@ -117,7 +117,7 @@ def read_model(checkpoint: Checkpoint) -> Model:
 
 def interpret(
     checkpoint: Checkpoint,
-    config: Keys,
+    config: ConfigSection,
     adapters: tuple[Adapter, ...],
     there: Modalities,
     *,
@@ -154,7 +154,7 @@ def interpret(
     return Model(
         architecture="phi4mm",
         graphs=graphs,
-        weights=Weights(lambda name: checkpoint.weight(head.place(name, spelled(name)))),
+        weights=StateDict(lambda name: checkpoint.weight(head.place(name, spelled(name)))),
         adapters=adapters,
         processor=processor,
         routes=there.routes(ROUTES),
@@ -181,7 +181,7 @@ def _lora_names(checkpoint: Checkpoint, adapter: str) -> list[str]:
     return [name for name in checkpoint.names if tensor.fullmatch(name)]
 
 
-def _skip_dropped(config: Keys, there: Modalities) -> None:
+def _skip_dropped(config: ConfigSection, there: Modalities) -> None:
     """Skip settings of encoders that the checkpoint no longer has."""
     sizes = config.optional("embd_layer")
     for has, key, part in (
@@ -194,7 +194,7 @@ def _skip_dropped(config: Keys, there: Modalities) -> None:
                 sizes.skip(part)
 
 
-def _adapter(checkpoint: Checkpoint, config: Keys, name: str) -> Adapter:
+def _adapter(checkpoint: Checkpoint, config: ConfigSection, name: str) -> Adapter:
     lora = config.within(f"{name}_lora")
     rank, alpha = lora.size("r"), lora.number("lora_alpha")
     lora.raw("layer")  # the tensors show its target modules
@@ -217,7 +217,7 @@ def _adapter(checkpoint: Checkpoint, config: Keys, name: str) -> Adapter:
     return Adapter(name=name, rank=rank, alpha=alpha, pair=pair)
 
 
-def _of_rank(weight: Weight, axis: int, rank: int) -> Weight:
+def _of_rank(weight: LazyTensor, axis: int, rank: int) -> LazyTensor:
     if weight.shape[axis] != rank:
         raise CheckpointError(
             f"tensor '{weight.name}' is {list(weight.shape)}, expected rank {rank} as config.json says"
@@ -225,9 +225,9 @@ def _of_rank(weight: Weight, axis: int, rank: int) -> Weight:
     return weight
 
 
-def _vision(config: Keys, hidden_size: int) -> VisionConfig:
+def _vision(config: ConfigSection, hidden_size: int) -> VisionConfig:
     image = config.within("embd_layer").within("image_embd_layer")
-    tower = image.optional("vision_config") or Keys({}, "vision_config")
+    tower = image.optional("vision_config") or ConfigSection({}, "vision_config")
     return VisionConfig(
         hidden_size=tower.size("hidden_size", default=1152),
         intermediate_size=tower.size("intermediate_size", default=4304),
@@ -242,7 +242,7 @@ def _vision(config: Keys, hidden_size: int) -> VisionConfig:
     )
 
 
-def _audio(config: Keys, hidden_size: int) -> AudioConfig:
+def _audio(config: ConfigSection, hidden_size: int) -> AudioConfig:
     processor = config.within("audio_processor")
     if processor.text("name", default="cascades") != "cascades":
         raise CheckpointError(f"config.json: audio_processor.name is '{processor.text('name')}', expected 'cascades'")
@@ -281,7 +281,7 @@ def _audio(config: Keys, hidden_size: int) -> AudioConfig:
 
 
 def _processor(
-    checkpoint: Checkpoint, config: Keys, vision: VisionConfig | None, audio: AudioConfig | None
+    checkpoint: Checkpoint, config: ConfigSection, vision: VisionConfig | None, audio: AudioConfig | None
 ) -> tuple[ProcessorSpec, tuple[str, ...]]:
     """Preprocessing of the encoders that are there, and notes on it for the user."""
     token_ids = config.optional_size("image_token_id"), config.optional_size("audio_token_id")

@@ -13,7 +13,7 @@ import onnx_ir as ir
 from palmtop.errors import InputError
 from palmtop.export.arch import Model
 from palmtop.export.checkpoint.folder import Checkpoint
-from palmtop.export.checkpoint.lazy_tensor import Weight, Weights
+from palmtop.export.checkpoint.lazy_tensor import LazyTensor, StateDict
 from palmtop.export.checkpoint.tokenizer_files import write_tokenizer
 from palmtop.export.graph.builder import GraphBuilder, WeightSink
 from palmtop.export.graph.kv_cache import FLOAT_CACHE, KvCache
@@ -25,7 +25,7 @@ from palmtop.runtime.bundle.genai_config import GENAI_CONFIG_FILE, genai_config
 from palmtop.runtime.bundle.manifest import Manifest
 from palmtop.runtime.bundle.targets import TargetSpec
 
-from .external_data import WeightFile
+from .external_data import ExternalData
 from .journal import Journal
 from .manifest_builder import PLAN_FILE, expected_manifest, gated_adapters, list_files, write_manifest
 from .progress import Meter
@@ -59,7 +59,7 @@ class TargetGraphs(Protocol):
         """Sentences on the written graphs and the placement of their nodes; complete after ``after_graphs``."""
 
     def beside_decoder(
-        self, folder: Path, model: Model, weights: Weights, precision: GraphPrecision, sink: WeightSink
+        self, folder: Path, model: Model, weights: StateDict, precision: GraphPrecision, sink: WeightSink
     ) -> Sequence[TargetSpec]:
         """Write the graphs that share the decoder's weights, while their file is open.
 
@@ -74,12 +74,12 @@ class TargetGraphs(Protocol):
             The entries of the manifest.
         """
 
-    def after_graphs(self, folder: Path, model: Model, weights: Weights, manifest: Manifest) -> Sequence[TargetSpec]:
+    def after_graphs(self, folder: Path, model: Model, weights: StateDict, manifest: Manifest) -> Sequence[TargetSpec]:
         """Write files that need the finished graphs; the manifest lacks them yet."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Making:
+class WriteJob:
     """Options for writing the files of any bundle.
 
     Attributes:
@@ -100,18 +100,18 @@ def write_bundle(
     checkpoint: Checkpoint,
     model: Model,
     recipe: Recipe,
-    making: Making | None = None,
+    making: WriteJob | None = None,
     planned: PlannedTensors | None = None,
     cache: KvCache = FLOAT_CACHE,
 ) -> Manifest:
     """Write every file of a bundle into a folder that is empty, or that an earlier attempt has begun."""
     if cache.bits != recipe.kv:  # a bug of the caller: manifest and graph would differ
         raise ValueError(f"the cache has {cache.bits} bits, the recipe says {recipe.kv}")
-    making = making or Making()
+    making = making or WriteJob()
     adapters, weights = gated_adapters(model, recipe), merged_weights(model, recipe)
     graphs, hashes, targets = [], {}, list[TargetSpec]()
     for part, source in model.graphs.items():
-        with WeightFile(
+        with ExternalData(
             folder, f"weights/{part}.bin", workers=making.workers, journal=making.journal, meter=making.meter
         ) as file:
             sink = SharedWeights(file)
@@ -136,7 +136,7 @@ def write_bundle(
     return manifest
 
 
-def merged_weights(model: Model, recipe: Recipe) -> Weights:
+def merged_weights(model: Model, recipe: Recipe) -> StateDict:
     """Return the model's weights with the recipe's adapters merged into the base.
 
     Raises:
@@ -151,7 +151,7 @@ def merged_weights(model: Model, recipe: Recipe) -> Weights:
     if not recipe.merge:
         return model.weights
 
-    def find_merged(name: str) -> Weight:
+    def find_merged(name: str) -> LazyTensor:
         weight = model.weights.find(name)
         for adapter, amount in recipe.merge.items():
             pair = by_name[adapter].pair(name.removesuffix(".weight"))
@@ -159,7 +159,7 @@ def merged_weights(model: Model, recipe: Recipe) -> Weights:
                 weight = weight.plus_product(pair.b, pair.a, amount)
         return weight
 
-    return Weights(find_merged)
+    return StateDict(find_merged)
 
 
 def build_graph(

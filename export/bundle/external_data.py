@@ -27,7 +27,7 @@ BLOCK_BYTES = 4 << 20
 Block = tuple[NDArray[Any], ...]
 
 
-class WeightFile:
+class ExternalData:
     """One external data file, used as a context manager.
 
     Attributes:
@@ -57,7 +57,7 @@ class WeightFile:
         is_begun = journal is not None and self.path.exists()
         self._file = self.path.open("r+b" if is_begun else "w+b", buffering=0)
 
-    def __enter__(self) -> WeightFile:
+    def __enter__(self) -> ExternalData:
         return self
 
     def __exit__(

@@ -13,7 +13,7 @@ from palmtop.export.checkpoint.unusable.stand_ins import refuse_stand_in
 from palmtop.runtime.bundle.json_fields import kind_of
 
 
-class Keys:
+class ConfigSection:
     """One JSON object of a config, where it was found, and which of its keys were looked up.
 
     Attributes:
@@ -25,7 +25,7 @@ class Keys:
         self.data = data
         self.where = where
         self._looked_up: set[str] = set()
-        self._inner: dict[str, Keys] = {}
+        self._inner: dict[str, ConfigSection] = {}
 
     def named(self, key: str) -> str:
         """File and dotted path of a key, for errors."""
@@ -42,7 +42,7 @@ class Keys:
         self._looked_up.add(key)
         self._inner.pop(key, None)
 
-    def not_looked_up(self) -> Iterator[tuple[Keys, str]]:
+    def not_looked_up(self) -> Iterator[tuple[ConfigSection, str]]:
         """Keys with a value that no method here was asked for: each with the object that has it, inner ones too."""
         for key, value in self.data.items():
             if key in self._inner:
@@ -101,21 +101,21 @@ class Keys:
             raise CheckpointError(f"{self.where}: {key} is {value!r}, expected true or false")
         return value
 
-    def within(self, key: str) -> Keys:
+    def within(self, key: str) -> ConfigSection:
         """The object under a key."""
         inner = self.optional(key)
         if inner is None:
             raise CheckpointError(f"{self.where}: {key} is missing")
         return inner
 
-    def optional(self, key: str) -> Keys | None:
+    def optional(self, key: str) -> ConfigSection | None:
         """The object under a key, or None when it is missing or null."""
         value = self.raw(key)
         if value is not None and not isinstance(value, dict):
             raise CheckpointError(f"{self.where}: {key} is {value!r}, expected an object")
         if value is None:
             return None
-        return self._inner.setdefault(key, Keys(value, f"{self.where}: {key}"))
+        return self._inner.setdefault(key, ConfigSection(value, f"{self.where}: {key}"))
 
     def _get(self, key: str, default: Any) -> Any:
         self._looked_up.add(key)

@@ -15,8 +15,8 @@ from palmtop.quantize.scheme import Scheme
 from palmtop.quantize.workers import Workers
 
 from .config_section import parse_json_object, read_text
-from .lazy_tensor import Weight
-from .safetensors_reader import TensorFolder
+from .lazy_tensor import LazyTensor
+from .safetensors_reader import SafetensorsReader
 
 
 class Checkpoint:
@@ -35,9 +35,9 @@ class Checkpoint:
             raise CheckpointError(f"{self.path}: could not be read ({error.strerror or error})") from error
         self.config = self.json("config.json")
         refuse_quantized_config(self.path, self.config)
-        self._tensors = TensorFolder(self.path)
+        self._tensors = SafetensorsReader(self.path)
         refuse_quantized_tensors(self.path, self.names)
-        self._beside: dict[str, TensorFolder] = {}
+        self._beside: dict[str, SafetensorsReader] = {}
         self._on_read: Callable[[str, int], None] | None = None
         self._sha256: tuple[int, str] | None = None
 
@@ -94,7 +94,7 @@ class Checkpoint:
         """The tensor's shape, or None when there is no such tensor."""
         return self._tensors.shape(name)
 
-    def weight(self, name: str) -> Weight:
+    def weight(self, name: str) -> LazyTensor:
         """A tensor, to be read later.
 
         Raises:
@@ -109,7 +109,7 @@ class Checkpoint:
         except OSError as error:
             raise CheckpointError(f"{self.path / name}: could not be read ({error.strerror or error})") from error
 
-    def beside(self, name: str) -> TensorFolder:
+    def beside(self, name: str) -> SafetensorsReader:
         """The tensors of a PEFT adapter in a folder of this name.
 
         Raises:
@@ -118,7 +118,7 @@ class Checkpoint:
         if name not in self._beside:
             if not self.has_beside(name):
                 raise CheckpointError(f"{self.path}: no folder '{name}' with adapter_config.json there")
-            self._beside[name] = TensorFolder(self.path / name)
+            self._beside[name] = SafetensorsReader(self.path / name)
             self._beside[name].on_read = self._on_read
         return self._beside[name]
 

@@ -22,7 +22,7 @@ CodedRows = Callable[[int, int, Scheme], QuantizedTensor | None]
 
 
 @dataclass(frozen=True, slots=True)
-class Weight:
+class LazyTensor:
     """A tensor of known shape whose leading rows can be read in parts.
 
     Attributes:
@@ -53,11 +53,11 @@ class Weight:
         step = max(1, block_bytes // row_bytes)
         return [(start, min(start + step, self.shape[0])) for start in range(0, self.shape[0], step)]
 
-    def scaled(self, factor: float) -> Weight:
+    def scaled(self, factor: float) -> LazyTensor:
         """The weight times a number."""
-        return Weight(self.name, self.shape, lambda a, b: self.rows(a, b) * np.float32(factor))
+        return LazyTensor(self.name, self.shape, lambda a, b: self.rows(a, b) * np.float32(factor))
 
-    def permuted_rows(self, order: NDArray[np.int64]) -> Weight:
+    def permuted_rows(self, order: NDArray[np.int64]) -> LazyTensor:
         """Rows picked by index; a negative index gives a row of zeros."""
 
         def read(start: int, stop: int) -> NDArray[np.float32]:
@@ -77,18 +77,18 @@ class Weight:
             found = self.coded(first, last, scheme)
             return None if found is None else picked_rows(found, wanted - first)
 
-        return Weight(self.name, (len(order), *self.shape[1:]), read, None if self.coded is None else read_coded)
+        return LazyTensor(self.name, (len(order), *self.shape[1:]), read, None if self.coded is None else read_coded)
 
-    def permuted_columns(self, order: NDArray[np.int64]) -> Weight:
+    def permuted_columns(self, order: NDArray[np.int64]) -> LazyTensor:
         """Columns picked by index; a negative index gives a column of zeros."""
 
         def read(start: int, stop: int) -> NDArray[np.float32]:
             block = self.rows(start, stop)
             return np.where(order >= 0, block[:, np.maximum(order, 0)], np.float32(0))
 
-        return Weight(self.name, (self.shape[0], len(order)), read)
+        return LazyTensor(self.name, (self.shape[0], len(order)), read)
 
-    def plus_product(self, b: Weight, a: Weight, factor: float) -> Weight:
+    def plus_product(self, b: LazyTensor, a: LazyTensor, factor: float) -> LazyTensor:
         """``self + factor * (b @ a)``: a LoRA delta folded in.
 
         Raises:
@@ -102,15 +102,15 @@ class Weight:
         def read(start: int, stop: int) -> NDArray[np.float32]:
             return self.rows(start, stop) + np.float32(factor) * (b.rows(start, stop) @ a.array())
 
-        return Weight(self.name, self.shape, read)
+        return LazyTensor(self.name, self.shape, read)
 
 
-def from_array(name: str, array: NDArray[np.float32]) -> Weight:
+def from_array(name: str, array: NDArray[np.float32]) -> LazyTensor:
     """A weight that is in memory already."""
-    return Weight(name, array.shape, lambda a, b: array[a:b])
+    return LazyTensor(name, array.shape, lambda a, b: array[a:b])
 
 
-def stacked(name: str, weights: Sequence[Weight]) -> Weight:
+def stacked(name: str, weights: Sequence[LazyTensor]) -> LazyTensor:
     """Several weights of equal row shape, one below the other.
 
     Raises:
@@ -121,7 +121,7 @@ def stacked(name: str, weights: Sequence[Weight]) -> Weight:
         raise CheckpointError(f"{name}: rows of {sorted(map(list, tails))} cannot be stacked")
     starts = np.cumsum([0, *(w.shape[0] for w in weights)])
 
-    def within(start: int, stop: int) -> list[tuple[Weight, int, int]]:
+    def within(start: int, stop: int) -> list[tuple[LazyTensor, int, int]]:
         return [
             (w, max(start - s, 0), min(stop - s, w.shape[0]))
             for w, s in zip(weights, starts[:-1].tolist(), strict=True)
@@ -138,17 +138,17 @@ def stacked(name: str, weights: Sequence[Weight]) -> Weight:
         return stacked_rows(found) if len(found) == len(parts) else None
 
     are_coded = all(w.coded is not None for w in weights)
-    return Weight(name, (int(starts[-1]), *tails.pop()), read, read_coded if are_coded else None)
+    return LazyTensor(name, (int(starts[-1]), *tails.pop()), read, read_coded if are_coded else None)
 
 
-class Weights:
+class StateDict:
     """Weights by name and expected shape, with a prefix that a layer need not know."""
 
-    def __init__(self, find: Callable[[str], Weight], prefix: str = "") -> None:
+    def __init__(self, find: Callable[[str], LazyTensor], prefix: str = "") -> None:
         self.find = find
         self._prefix = prefix
 
-    def get(self, name: str, *shape: int) -> Weight:
+    def get(self, name: str, *shape: int) -> LazyTensor:
         """The weight ``prefix + name``.
 
         Raises:
@@ -159,6 +159,6 @@ class Weights:
             raise CheckpointError(f"tensor '{weight.name}' is {list(weight.shape)}, expected {list(shape)}")
         return weight
 
-    def within(self, prefix: str) -> Weights:
+    def within(self, prefix: str) -> StateDict:
         """The same weights seen from further inside."""
-        return Weights(self.find, self._prefix + prefix)
+        return StateDict(self.find, self._prefix + prefix)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from .lazy_tensor import Weight
+from .lazy_tensor import LazyTensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,8 +17,8 @@ class LoraPair:
         b: [N, r].
     """
 
-    a: Weight
-    b: Weight
+    a: LazyTensor
+    b: LazyTensor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,5 +82,5 @@ def lacking_text(source: object, linears: list[str]) -> str:
     return f"adapter {source}: target_modules names '{linears[0]}'{more}, without tensors: nothing is added there"
 
 
-def _any(weight: Weight) -> bool:
+def _any(weight: LazyTensor) -> bool:
     return any(block.any() for block in weight.blocks(1 << 20))

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from palmtop.errors import CheckpointError
 
-from .config_section import Keys, read_json_object
+from .config_section import ConfigSection, read_json_object
 
 CONFIG_FILE = "adapter_config.json"
 PREFIX = "base_model.model."  # of the model inside PEFT's wrapper
@@ -111,7 +111,7 @@ class PeftConfig:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._keys = Keys(read_json_object(folder / CONFIG_FILE), f"{folder.name}/{CONFIG_FILE}")
+        self._keys = ConfigSection(read_json_object(folder / CONFIG_FILE), f"{folder.name}/{CONFIG_FILE}")
         self.where = self._keys.where
         self._refuse_other_kinds()
         self.alpha = self._keys.number("lora_alpha")
@@ -125,7 +125,7 @@ class PeftConfig:
         Raises:
             CheckpointError: not a positive whole number, or it depends on how the module is called.
         """
-        return self._own("rank_pattern", names, Keys.size, self._keys.size("r"))
+        return self._own("rank_pattern", names, ConfigSection.size, self._keys.size("r"))
 
     def scale(self, names: Sequence[str]) -> float:
         """What PEFT multiplies a module's ``b @ a`` by: alpha / r, or alpha / sqrt(r) with use_rslora.
@@ -134,7 +134,7 @@ class PeftConfig:
             CheckpointError: alpha is no number, or it depends on how the module is called.
         """
         rank = self.rank(names)
-        alpha = self._own("alpha_pattern", names, Keys.number, self.alpha)
+        alpha = self._own("alpha_pattern", names, ConfigSection.number, self.alpha)
         return alpha / (rank**0.5 if self._is_rank_stable else rank)
 
     def is_target(self, names: Collection[str]) -> bool:
@@ -196,7 +196,7 @@ class PeftConfig:
         except re.error as error:
             raise CheckpointError(f"{self.where}: {key} has '{pattern}', not a pattern ({error})") from error
 
-    def _own(self, key: str, names: Sequence[str], read: Callable[[Keys, str], T], default: T) -> T:
+    def _own(self, key: str, names: Sequence[str], read: Callable[[ConfigSection, str], T], default: T) -> T:
         """The value of the first pattern that matches, as PEFT takes it."""
         keys = self._keys.optional(key)
         if keys is None:

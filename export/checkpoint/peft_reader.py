@@ -11,7 +11,7 @@ from palmtop.errors import CheckpointError
 
 from .lora import Adapter, LoraPair
 from .peft_config import CONFIG_FILE, PREFIX, PeftConfig, module_names
-from .safetensors_reader import TensorFolder
+from .safetensors_reader import SafetensorsReader
 from .torch_zip_reader import torch_places
 
 SAFETENSORS_FILE, TORCH_FILE = "adapter_model.safetensors", "adapter_model.bin"
@@ -23,7 +23,7 @@ _TENSOR = re.compile(r"(.+)\.lora_([AB])(?:\.([^.]+))?\.weight")
 _DECODER_MODULE = re.compile(r"(?:(?:model|language_model|text_model)\.)*(layers\.\d+\.(?:self_attn|mlp)\.\w+)")
 
 
-def open_peft(path: Path) -> TensorFolder:
+def open_peft(path: Path) -> SafetensorsReader:
     """The tensors of a PEFT folder: safetensors, else torch's file.
 
     Raises:
@@ -32,13 +32,13 @@ def open_peft(path: Path) -> TensorFolder:
     if not (path / CONFIG_FILE).is_file():
         raise CheckpointError(f"{path}: has no {CONFIG_FILE}, expected a folder that PEFT's save_pretrained wrote")
     if (path / SAFETENSORS_FILE).is_file():
-        return TensorFolder(path)
+        return SafetensorsReader(path)
     if (path / TORCH_FILE).is_file():
-        return TensorFolder(path, torch_places(path / TORCH_FILE))
+        return SafetensorsReader(path, torch_places(path / TORCH_FILE))
     raise CheckpointError(f"{path}: has neither {SAFETENSORS_FILE} nor {TORCH_FILE}")
 
 
-def read_adapter(folder: TensorFolder, name: str, *, targets: Collection[str] = FUSED_TARGETS) -> Adapter:
+def read_adapter(folder: SafetensorsReader, name: str, *, targets: Collection[str] = FUSED_TARGETS) -> Adapter:
     """Interpret a folder; no tensor is read yet.
 
     Args:
@@ -80,7 +80,7 @@ class _Parts:
     tensors: dict[str, str]
 
 
-def _pairs(folder: TensorFolder, config: PeftConfig, targets: Collection[str]) -> dict[str, LoraPair]:
+def _pairs(folder: SafetensorsReader, config: PeftConfig, targets: Collection[str]) -> dict[str, LoraPair]:
     """By the linear's name below the decoder, alpha / r folded into b."""
     found = {}
     for target, parts in sorted(_parts(folder, targets).items(), key=lambda item: _in_layer_order(item[0])):
@@ -103,7 +103,7 @@ def _pairs(folder: TensorFolder, config: PeftConfig, targets: Collection[str]) -
     return found
 
 
-def _parts(folder: TensorFolder, targets: Collection[str]) -> dict[str, _Parts]:
+def _parts(folder: SafetensorsReader, targets: Collection[str]) -> dict[str, _Parts]:
     """Every module's tensors, by the linear's name below the decoder."""
     parts: dict[str, _Parts] = {}
     adapters: dict[str, str] = {}

@@ -24,8 +24,8 @@ from palmtop.quantize.scheme import QuantizedTensor, Scheme
 from palmtop.quantize.workers import Workers
 
 from .config_section import read_json_object
-from .lazy_tensor import Weight
-from .tensor_slice import Place, TensorPlace, mark_of, read_blocks, read_rows, refuse_truncated
+from .lazy_tensor import LazyTensor
+from .tensor_slice import Place, TensorSlice, mark_of, read_blocks, read_rows, refuse_truncated
 
 INDEX_FILE = "model.safetensors.index.json"
 MAX_HEADER_BYTES = 100 << 20  # the limit of the safetensors library
@@ -45,7 +45,7 @@ OTHER_DTYPES: dict[str, np.dtype[Any]] = {
 }
 
 
-class TensorFolder:
+class SafetensorsReader:
     """All tensors of a folder: of the shards an index names, or of every safetensors file in it.
 
     Attributes:
@@ -76,7 +76,7 @@ class TensorFolder:
         place = self._places.get(name)
         return None if place is None else place.shape
 
-    def weight(self, name: str) -> Weight:
+    def weight(self, name: str) -> LazyTensor:
         """A tensor, to be read later.
 
         Raises:
@@ -85,7 +85,7 @@ class TensorFolder:
         place = self._places.get(name)
         if place is None:
             raise CheckpointError(f"{self.path}: tensor '{name}' is missing")
-        if isinstance(place, TensorPlace) and place.dtype not in DTYPES.values():
+        if isinstance(place, TensorSlice) and place.dtype not in DTYPES.values():
             raise CheckpointError(
                 f"{place.file}: tensor '{name}' has type {place.stored_as}, expected one of {', '.join(DTYPES)}:"
                 f" {FLOAT_WANTED}"
@@ -103,7 +103,7 @@ class TensorFolder:
         def coded(start: int, stop: int, scheme: Scheme) -> QuantizedTensor | None:
             return place.coded(read(start, stop), stop - start, scheme)
 
-        return Weight(name, place.shape, rows, coded if place.is_quantized else None)
+        return LazyTensor(name, place.shape, rows, coded if place.is_quantized else None)
 
     def sha256(self, workers: Workers | None = None) -> str:
         """Hash of names, types, shapes and each tensor's own hash, whatever the sharding.
@@ -129,20 +129,20 @@ class TensorFolder:
         return {place.file.name: place.mark for place in self._places.values()}
 
 
-def _find_tensors(folder: Path) -> dict[str, TensorPlace]:
+def _find_tensors(folder: Path) -> dict[str, TensorSlice]:
     try:
         return _list_tensors(folder)
     except OSError as error:
         raise CheckpointError(f"{error.filename or folder}: could not be read ({error.strerror or error})") from error
 
 
-def _list_tensors(folder: Path) -> dict[str, TensorPlace]:
+def _list_tensors(folder: Path) -> dict[str, TensorSlice]:
     index = folder / INDEX_FILE
     if index.is_file():
         mapping = read_json_object(index).get("weight_map")
         if not isinstance(mapping, dict) or not all(isinstance(v, str) for v in mapping.values()):
             raise CheckpointError(f"{index}: weight_map is missing, expected tensor names to file names")
-        places: dict[str, TensorPlace] = {}
+        places: dict[str, TensorSlice] = {}
         for shard in sorted(set(mapping.values())):
             if Path(shard).name != shard:
                 raise CheckpointError(f"{index}: shard name '{shard}' leads out of the checkpoint")
@@ -165,14 +165,14 @@ def _list_tensors(folder: Path) -> dict[str, TensorPlace]:
     return places
 
 
-def _read_header(file: Path) -> dict[str, TensorPlace]:
+def _read_header(file: Path) -> dict[str, TensorSlice]:
     try:
         return _parse_header(file)
     except OSError as error:
         raise CheckpointError(f"{file}: could not be read ({error.strerror or error})") from error
 
 
-def _parse_header(file: Path) -> dict[str, TensorPlace]:
+def _parse_header(file: Path) -> dict[str, TensorSlice]:
     with file.open("rb") as stream:
         mark = mark_of(stream)
         size_bytes = mark[1]
@@ -208,7 +208,7 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _refuse_overlaps_and_holes(file: Path, base: int, places: Mapping[str, TensorPlace], size_bytes: int) -> None:
+def _refuse_overlaps_and_holes(file: Path, base: int, places: Mapping[str, TensorSlice], size_bytes: int) -> None:
     """The format wants every byte behind the header to belong to exactly one tensor."""
     end, before = base, "the header"
     for name, place in sorted(places.items(), key=lambda item: (item[1].offset, item[1].size_bytes)):
@@ -224,14 +224,14 @@ def _refuse_overlaps_and_holes(file: Path, base: int, places: Mapping[str, Tenso
         )
 
 
-def _place(file: Path, base: int, name: str, entry: dict[str, Any], mark: tuple[int, int, int]) -> TensorPlace:
+def _place(file: Path, base: int, name: str, entry: dict[str, Any], mark: tuple[int, int, int]) -> TensorSlice:
     dtype = {**DTYPES, **OTHER_DTYPES}.get(entry["dtype"])
     if dtype is None:
         raise CheckpointError(
             f"{file}: tensor '{name}' has type {entry['dtype']}, expected one of {', '.join(DTYPES)}: {FLOAT_WANTED}"
         )
     start, stop = entry["data_offsets"]
-    place = TensorPlace(file, base + int(start), dtype, tuple(int(n) for n in entry["shape"]), mark)
+    place = TensorSlice(file, base + int(start), dtype, tuple(int(n) for n in entry["shape"]), mark)
     if start < 0 or stop - start != place.size_bytes or min(place.shape, default=0) < 0:
         raise CheckpointError(
             f"{file}: tensor '{name}' has {stop - start} bytes, expected {place.size_bytes} for {list(place.shape)}"

@@ -65,7 +65,7 @@ class Place(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class TensorPlace:
+class TensorSlice:
     """A ``Place`` of plain numbers.
 
     Attributes:

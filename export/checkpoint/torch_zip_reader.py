@@ -22,7 +22,7 @@ from palmtop.errors import CheckpointError
 from palmtop.export.checkpoint.unusable.stand_ins import START_BYTES, refuse_stand_in
 
 from .safetensors_reader import DTYPES
-from .tensor_slice import TensorPlace, file_mark
+from .tensor_slice import TensorSlice, file_mark
 
 MAX_PICKLE_BYTES = 64 << 20
 LOCAL_HEADER = struct.Struct("<4s5H3I2H")  # of a zip entry, before its name
@@ -47,7 +47,7 @@ class _Tensor:
     strides: tuple[int, ...]
 
 
-def torch_places(path: Path) -> dict[str, TensorPlace]:
+def torch_places(path: Path) -> dict[str, TensorSlice]:
     """Tensors by name.
 
     Raises:
@@ -128,7 +128,7 @@ def _parameter(tensor: _Tensor, *_: object) -> _Tensor:
     return tensor
 
 
-def _place(path: Path, name: str, tensor: _Tensor, entries: dict[str, zipfile.ZipInfo], prefix: str) -> TensorPlace:
+def _place(path: Path, name: str, tensor: _Tensor, entries: dict[str, zipfile.ZipInfo], prefix: str) -> TensorSlice:
     info = entries.get(f"{prefix}data/{tensor.storage.key}")
     if info is None or info.compress_type != zipfile.ZIP_STORED:
         raise CheckpointError(f"{path}: the bytes of tensor '{name}' are missing or compressed")
@@ -144,7 +144,7 @@ def _place(path: Path, name: str, tensor: _Tensor, entries: dict[str, zipfile.Zi
         raise CheckpointError(f"{path}: tensor '{name}' ends behind its {info.file_size} bytes")
     start = _first_byte(path, info)
     offset = start + tensor.offset * itemsize
-    return TensorPlace(path, offset, tensor.storage.dtype, tensor.shape, file_mark(path))
+    return TensorSlice(path, offset, tensor.storage.dtype, tensor.shape, file_mark(path))
 
 
 def _first_byte(path: Path, info: zipfile.ZipInfo) -> int:

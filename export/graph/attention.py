@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from palmtop.export.checkpoint.lazy_tensor import Weights
+from palmtop.export.checkpoint.lazy_tensor import StateDict
 
 from .builder import MICROSOFT, GraphBuilder
 from .head_padding import HEAD_STEP, Heads
@@ -115,13 +115,13 @@ class Attention(Heads):
         run.present.append((key, value))
         return self._output(g, run, name, weights, joined)
 
-    def _project(self, g: GraphBuilder, run: Run | StaticRun, name: str, weights: Weights, x: ir.Value) -> ir.Value:
+    def _project(self, g: GraphBuilder, run: Run | StaticRun, name: str, weights: StateDict, x: ir.Value) -> ir.Value:
         """Fused projection, [..., H] -> [..., (heads + 2 kv heads) * D]."""
         weight = self.rows(weights.get("qkv_proj.weight", self.qkv_size, run.hidden_size))
         bias = self.rows(weights.get("qkv_proj.bias", self.qkv_size)) if self.has_bias else None
         return run.linears.add(g, f"{name}.qkv_proj", x, weight, MIXER, bias=bias, fit=self.row_pair)
 
-    def _output(self, g: GraphBuilder, run: Run | StaticRun, name: str, weights: Weights, x: ir.Value) -> ir.Value:
+    def _output(self, g: GraphBuilder, run: Run | StaticRun, name: str, weights: StateDict, x: ir.Value) -> ir.Value:
         """Output projection, [..., heads * D] -> [..., H]."""
         weight = self.columns(weights.get("o_proj.weight", run.hidden_size, self.num_heads * self.head_size))
         bias = weights.get("o_proj.bias", run.hidden_size) if self.has_output_bias else None

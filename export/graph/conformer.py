@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from palmtop.export.checkpoint.lazy_tensor import Weight, Weights, from_array
+from palmtop.export.checkpoint.lazy_tensor import LazyTensor, StateDict, from_array
 from palmtop.runtime.bundle.processor_config import ProcessorSpec
 
 from .activation import activation, gelu
@@ -88,7 +88,7 @@ class Conformer:
         x = _fill_up(g, x, g.op("Max", window, steps), steps)
         bias = _relative_bias(g, tower, config, g.op("Max", window, steps))
 
-        def attend(g: GraphBuilder, weights: Weights, x: ir.Value) -> ir.Value:
+        def attend(g: GraphBuilder, weights: StateDict, x: ir.Value) -> ir.Value:
             q, k, v = query_key_value(g, weights, x, config.hidden_size, precision)
             return attention(g, q, k, v, config.num_attention_heads, bias=bias)
 
@@ -113,7 +113,7 @@ class Conformer:
         window, short = processor.audio.window_steps, SHORT_STEPS - SHORT_STEPS % self.config.downsample_rate
         return ({f"{name}.{short}": short} if short < window else {}) | {name: window}
 
-    def build_static(self, g: GraphBuilder, weights: Weights, length: int) -> None:
+    def build_static(self, g: GraphBuilder, weights: StateDict, length: int) -> None:
         """Add the graph of fixed shapes, float32: one window of S steps a run, both projectors.
 
         Padding of an incomplete window, and the step of context that the first window lacks, are frames under a mask: a
@@ -142,7 +142,7 @@ class Conformer:
         x = g.op("Mul", x, there)
         near = g.weight(f"relative_bias.{steps}", _relative_biases(tower, config, steps))
 
-        def attend(g: GraphBuilder, weights: Weights, x: ir.Value) -> ir.Value:
+        def attend(g: GraphBuilder, weights: StateDict, x: ir.Value) -> ir.Value:
             return static_attention(g, weights, x, config.num_attention_heads, steps, h, [near, hidden_keys])
 
         for index in range(config.num_blocks):
@@ -156,7 +156,7 @@ class Conformer:
             g.output(projected, f"features_{name}", ir.DataType.FLOAT, [rows, config.output_size])
 
 
-def normalise(g: GraphBuilder, weights: Weights, config: AudioConfig, mel: ir.Value) -> ir.Value:
+def normalise(g: GraphBuilder, weights: StateDict, config: AudioConfig, mel: ir.Value) -> ir.Value:
     """Subtract mean and variance of the training data from frames [1, T, mels]."""
     mean = weights.get("encoder_embedding.global_mean", config.input_size)
     inverse = weights.get("encoder_embedding.global_invstd", config.input_size)
@@ -170,7 +170,7 @@ def _fill_up(g: GraphBuilder, x: ir.Value, length: ir.Value, steps: ir.Value) ->
     return g.op("Pad", x, end)
 
 
-def _relative_bias(g: GraphBuilder, weights: Weights, config: AudioConfig, length: ir.Value) -> ir.Value:
+def _relative_bias(g: GraphBuilder, weights: StateDict, config: AudioConfig, length: ir.Value) -> ir.Value:
     """Relative bias [1, heads, length, length]: one number per head and clipped distance."""
     table = weights.get("relative_attention_bias_layer.bias_values.weight", config.buckets, config.num_attention_heads)
     by_head = g.weight(table.name, np.ascontiguousarray(float_array(table).T))  # [heads, buckets]
@@ -191,7 +191,7 @@ def _relative_bias(g: GraphBuilder, weights: Weights, config: AudioConfig, lengt
 
 
 def _relative_biases(
-    weights: Weights, config: AudioConfig, steps: int
+    weights: StateDict, config: AudioConfig, steps: int
 ) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
     """Relative bias [1, heads, S, S] as a constant, with the values of ``_relative_bias``."""
     name = "relative_attention_bias_layer.bias_values.weight"
@@ -206,10 +206,10 @@ def _relative_biases(
 
 def block(
     g: GraphBuilder,
-    weights: Weights,
+    weights: StateDict,
     config: AudioConfig,
     x: ir.Value,
-    attend: Callable[[GraphBuilder, Weights, ir.Value], ir.Value],
+    attend: Callable[[GraphBuilder, StateDict, ir.Value], ir.Value],
     precision: Precisions,
 ) -> ir.Value:
     """Add one conformer block, [1, S, h] -> [1, S, h].
@@ -233,7 +233,7 @@ def block(
 
 
 def _half_feed_forward(
-    g: GraphBuilder, weights: Weights, config: AudioConfig, x: ir.Value, precision: Precisions
+    g: GraphBuilder, weights: StateDict, config: AudioConfig, x: ir.Value, precision: Precisions
 ) -> ir.Value:
     h, f = config.hidden_size, config.intermediate_size
     x = layer_norm(g, weights, "layer_norm", x, h, LAYER_NORM_EPS)
@@ -245,7 +245,7 @@ def _half_feed_forward(
 
 
 def _convolution(
-    g: GraphBuilder, weights: Weights, config: AudioConfig, x: ir.Value, precision: Precisions
+    g: GraphBuilder, weights: StateDict, config: AudioConfig, x: ir.Value, precision: Precisions
 ) -> ir.Value:
     """Convolution module, causal: a step depends on itself and ``kernel_size - 1`` steps before it."""
     h, wide = config.hidden_size, config.hidden_size * config.depthwise_multiplier
@@ -267,7 +267,7 @@ def _convolution(
     return _pointwise(g, weights, "ext_pw_conv_1d", x, h, h, precision)
 
 
-def _gated(g: GraphBuilder, weights: Weights, config: AudioConfig, x: ir.Value, precision: Precisions) -> ir.Value:
+def _gated(g: GraphBuilder, weights: StateDict, config: AudioConfig, x: ir.Value, precision: Precisions) -> ir.Value:
     """Pointwise convolution to twice the channels; the second half gates the first."""
     h = config.hidden_size
     # b1 and b2 shift the two halves after the convolution, so they are added to its bias.
@@ -279,7 +279,7 @@ def _gated(g: GraphBuilder, weights: Weights, config: AudioConfig, x: ir.Value, 
 
 def _pointwise(
     g: GraphBuilder,
-    weights: Weights,
+    weights: StateDict,
     name: str,
     x: ir.Value,
     outputs: int,
@@ -290,7 +290,7 @@ def _pointwise(
     """Convolution of kernel size 1 as a linear layer: [1, S, inputs] -> [1, S, outputs]."""
     kernel = weights.get(f"{name}.weight", outputs, inputs, 1)
     bias = weights.get(f"{name}.bias", outputs)
-    matrix = Weight(kernel.name, (outputs, inputs), lambda a, b: kernel.rows(a, b).reshape(b - a, inputs))
+    matrix = LazyTensor(kernel.name, (outputs, inputs), lambda a, b: kernel.rows(a, b).reshape(b - a, inputs))
     if shifts is not None:
         bias = from_array(bias.name, float_array(bias) + shifts)
     return linear(g, kernel.name.removesuffix(".weight"), x, matrix, precision, ENCODER, bias)
@@ -306,7 +306,7 @@ def _stack(g: GraphBuilder, config: AudioConfig, x: ir.Value, steps: ir.Value) -
 
 
 def project(
-    g: GraphBuilder, weights: Weights, config: AudioConfig, name: str, rows: ir.Value, precision: Precisions
+    g: GraphBuilder, weights: StateDict, config: AudioConfig, name: str, rows: ir.Value, precision: Precisions
 ) -> ir.Value:
     """Apply one of the two projectors: [rows, K] -> [rows, H]."""
     wide, k = config.output_size, config.hidden_size * config.downsample_rate

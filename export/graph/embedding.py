@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from palmtop.export.checkpoint.lazy_tensor import Weights
+from palmtop.export.checkpoint.lazy_tensor import StateDict
 
 from .builder import Blocks, GraphBuilder
 from .linear import Precisions, QuantizedValues, finite, gather_quantized, linear, matmul_nbits, quantized
@@ -41,7 +41,7 @@ class Table:
         self,
         g: GraphBuilder,
         x: ir.Value,
-        weights: Weights,
+        weights: StateDict,
         precision: Precisions,
         *,
         has_rows: bool = False,
@@ -61,7 +61,7 @@ class Table:
 
 
 def add_table(
-    g: GraphBuilder, weights: Weights, vocab_size: int, hidden_size: int, is_tied: bool, precision: Precisions
+    g: GraphBuilder, weights: StateDict, vocab_size: int, hidden_size: int, is_tied: bool, precision: Precisions
 ) -> Table:
     """Read and store the embedding at the head's precision; if tied, both use one set of bytes."""
     weight = weights.get(f"{EMBEDDING}.weight", vocab_size, hidden_size)

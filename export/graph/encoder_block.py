@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from palmtop.export.checkpoint.lazy_tensor import Weight, Weights, stacked
+from palmtop.export.checkpoint.lazy_tensor import LazyTensor, StateDict, stacked
 
 from .builder import MICROSOFT, GraphBuilder
 from .linear import FLOAT, Precisions, float_array, linear
@@ -13,7 +13,7 @@ from .mark import ENCODER
 ENCODERS = "embed_tokens_extend."  # prefix of both encoders' canonical names
 
 
-def layer_norm(g: GraphBuilder, weights: Weights, name: str, x: ir.Value, size: int, eps: float) -> ir.Value:
+def layer_norm(g: GraphBuilder, weights: StateDict, name: str, x: ir.Value, size: int, eps: float) -> ir.Value:
     """Add a LayerNorm over the last axis; ``name`` is the module's, such as ``layers.0.layer_norm1``."""
     scale, bias = (weights.get(f"{name}.{part}", size) for part in ("weight", "bias"))
     return g.op(
@@ -28,7 +28,7 @@ def layer_norm(g: GraphBuilder, weights: Weights, name: str, x: ir.Value, size: 
 
 def module_linear(
     g: GraphBuilder,
-    weights: Weights,
+    weights: StateDict,
     name: str,
     x: ir.Value,
     shape: tuple[int, int],
@@ -43,11 +43,11 @@ def module_linear(
 
 
 def query_key_value(
-    g: GraphBuilder, weights: Weights, x: ir.Value, size: int, precision: Precisions
+    g: GraphBuilder, weights: StateDict, x: ir.Value, size: int, precision: Precisions
 ) -> tuple[ir.Value, ir.Value, ir.Value]:
     """Add three projections of [..., h] as one fused linear; ``weights`` are those of the attention module."""
 
-    def fused(part: str, *shape: int) -> Weight:
+    def fused(part: str, *shape: int) -> LazyTensor:
         parts = [weights.get(f"{p}_proj.{part}", *shape) for p in "qkv"]
         return stacked(parts[0].name.replace("q_proj", "qkv_proj"), parts)
 
@@ -91,7 +91,7 @@ def attention(
 
 def static_attention(
     g: GraphBuilder,
-    weights: Weights,
+    weights: StateDict,
     x: ir.Value,
     heads: int,
     rows: int,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from palmtop.export.checkpoint.lazy_tensor import Weight
+from palmtop.export.checkpoint.lazy_tensor import LazyTensor
 from palmtop.export.checkpoint.lora import LoraPair
 
 HEAD_STEP = 8  # GroupQueryAttention's CPU kernel needs multiples of eight for head sizes and halves of rotary sizes
@@ -52,12 +52,12 @@ class Heads:
         order[:, : self.head_size] = np.arange(heads * self.head_size).reshape(heads, self.head_size)
         return order.reshape(-1)
 
-    def rows(self, weight: Weight) -> Weight:
+    def rows(self, weight: LazyTensor) -> LazyTensor:
         """Return the fused projection, or its bias, with padded rows."""
         order = self.padded_rows()
         return weight if order is None else weight.permuted_rows(order)
 
-    def columns(self, weight: Weight) -> Weight:
+    def columns(self, weight: LazyTensor) -> LazyTensor:
         """Return the output projection with padded columns."""
         order = self.padded_columns()
         return weight if order is None else weight.permuted_columns(order)

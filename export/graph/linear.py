@@ -10,7 +10,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from palmtop.errors import CheckpointError, QuantizeError
-from palmtop.export.checkpoint.lazy_tensor import Weight
+from palmtop.export.checkpoint.lazy_tensor import LazyTensor
 from palmtop.quantize import Quantizer
 from palmtop.quantize.rtn import rtn
 from palmtop.quantize.scheme import QuantizedTensor, Scheme
@@ -77,7 +77,7 @@ class GraphPrecision:
 
 FLOAT_GRAPH = GraphPrecision(FLOAT, FLOAT, FLOAT)
 
-StaticLinear = Callable[[GraphBuilder, str, ir.Value, Weight, str], ir.Value]
+StaticLinear = Callable[[GraphBuilder, str, ir.Value, LazyTensor, str], ir.Value]
 """Function that adds ``x @ weight.T``, [..., K] -> [..., N], under the linear's name and marked with its role."""
 
 
@@ -93,7 +93,7 @@ class QuantizedValues:
     scheme: Scheme
 
 
-def finite(weight: Weight, block: NDArray[np.float32]) -> NDArray[np.float32]:
+def finite(weight: LazyTensor, block: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return the block unchanged after checking it.
 
     Raises:
@@ -104,12 +104,12 @@ def finite(weight: Weight, block: NDArray[np.float32]) -> NDArray[np.float32]:
     return block
 
 
-def float_array(weight: Weight) -> NDArray[np.float32]:
+def float_array(weight: LazyTensor) -> NDArray[np.float32]:
     """Return the whole weight, checked to be finite."""
     return finite(weight, weight.array())
 
 
-def quantized(g: GraphBuilder, name: str, weight: Weight, precision: Precision) -> QuantizedValues:
+def quantized(g: GraphBuilder, name: str, weight: LazyTensor, precision: Precision) -> QuantizedValues:
     """Quantise a matrix block by block, on all cores, directly into the external data file."""
     scheme = precision.scheme
     if scheme is None:
@@ -182,10 +182,10 @@ def linear(
     g: GraphBuilder,
     name: str,
     x: ir.Value,
-    weight: Weight,
+    weight: LazyTensor,
     precision: Precisions,
     role: str,
-    bias: Weight | None = None,
+    bias: LazyTensor | None = None,
 ) -> ir.Value:
     """Add a linear layer, ``x @ weight.T + bias``.
 
@@ -211,12 +211,12 @@ def linear(
     return with_bias(g, name, y, bias)
 
 
-def with_bias(g: GraphBuilder, name: str, y: ir.Value, bias: Weight | None) -> ir.Value:
+def with_bias(g: GraphBuilder, name: str, y: ir.Value, bias: LazyTensor | None) -> ir.Value:
     """Add ``y + bias``, the bias named after its linear."""
     return y if bias is None else g.op("Add", y, g.weight(f"{name}.bias", float_array(bias)))
 
 
-def _transposed(g: GraphBuilder, name: str, weight: Weight) -> ir.Value:
+def _transposed(g: GraphBuilder, name: str, weight: LazyTensor) -> ir.Value:
     """Weight [N, K] as the [K, N] initialiser of MatMul; a large one is read when its sink requests it."""
 
     def whole() -> NDArray[np.float32]:

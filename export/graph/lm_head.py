@@ -13,7 +13,7 @@ from collections.abc import Callable
 import numpy as np
 import onnx_ir as ir
 
-from palmtop.export.checkpoint.lazy_tensor import Weights
+from palmtop.export.checkpoint.lazy_tensor import StateDict
 from palmtop.runtime.bundle.manifest import DRAFT_LOGITS
 
 from .builder import GraphBuilder
@@ -29,7 +29,7 @@ def add_logits(
     hidden: ir.Value,
     input_ids: ir.Value,
     table: Table,
-    weights: Weights,
+    weights: StateDict,
     norm: Callable[[ir.Value], ir.Value],
     precision: Precisions,
     draft_rows: int,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from palmtop.errors import CheckpointError
-from palmtop.export.checkpoint.lazy_tensor import Weight
+from palmtop.export.checkpoint.lazy_tensor import LazyTensor
 from palmtop.export.checkpoint.lora import Adapter, LoraPair
 
 from .builder import GraphBuilder
@@ -75,10 +75,10 @@ class GatedLinears:
         g: GraphBuilder,
         name: str,
         x: ir.Value,
-        weight: Weight,
+        weight: LazyTensor,
         role: str,
         *,
-        bias: Weight | None = None,
+        bias: LazyTensor | None = None,
         fit: Fit | None = None,
     ) -> ir.Value:
         """Add ``x @ weight.T + sum(gate * (x @ a.T) @ b.T) + bias`` over the active adapters."""
@@ -108,10 +108,10 @@ class FixedLinears:
         g: GraphBuilder,
         name: str,
         x: ir.Value,
-        weight: Weight,
+        weight: LazyTensor,
         role: str,
         *,
-        bias: Weight | None = None,
+        bias: LazyTensor | None = None,
         fit: Fit | None = None,
     ) -> ir.Value:
         """Add ``x @ weight.T + sum(factor * (x @ a.T) @ b.T) + bias``; weights have the names of the gated graph."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from palmtop.export.checkpoint.lazy_tensor import Weights
+from palmtop.export.checkpoint.lazy_tensor import StateDict
 
 from .builder import MICROSOFT, GraphBuilder
 from .linear import float_array
@@ -27,7 +27,7 @@ class RmsNorm:
     eps: float
 
     def emit(
-        self, g: GraphBuilder, prefix: str, weights: Weights, x: ir.Value, skip: ir.Value | None = None
+        self, g: GraphBuilder, prefix: str, weights: StateDict, x: ir.Value, skip: ir.Value | None = None
     ) -> tuple[ir.Value, ir.Value]:
         """Add the norm with onnxruntime's fused operators.
 
@@ -49,12 +49,12 @@ class RmsNorm:
         y, _, _, total = g.ops(fused, x, skip, scale, outputs=4, domain=MICROSOFT, epsilon=self.eps, name=name)
         return y, total
 
-    def emit_static(self, g: GraphBuilder, prefix: str, weights: Weights, x: ir.Value) -> ir.Value:
+    def emit_static(self, g: GraphBuilder, prefix: str, weights: StateDict, x: ir.Value) -> ir.Value:
         """Add the norm in plain operators; opset 23 has it as one, but the providers support older opsets only."""
         scale = self._scale(g, prefix, weights)
         mean = g.op("ReduceMean", g.op("Mul", x, x), g.constant([-1]), keepdims=1)
         size = g.op("Sqrt", g.op("Add", mean, g.constant(float(self.eps))))
         return g.op("Mul", g.op("Div", x, size), scale, name=f"{prefix}{self.name}")
 
-    def _scale(self, g: GraphBuilder, prefix: str, weights: Weights) -> ir.Value:
+    def _scale(self, g: GraphBuilder, prefix: str, weights: StateDict) -> ir.Value:
         return g.weight(f"{prefix}{self.name}.weight", float_array(weights.get(f"{self.name}.weight", self.size)))

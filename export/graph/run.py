@@ -8,7 +8,7 @@ from typing import Protocol
 
 import onnx_ir as ir
 
-from palmtop.export.checkpoint.lazy_tensor import Weight, Weights
+from palmtop.export.checkpoint.lazy_tensor import LazyTensor, StateDict
 from palmtop.export.checkpoint.lora import LoraPair
 
 from .builder import GraphBuilder
@@ -27,10 +27,10 @@ class Linears(Protocol):
         g: GraphBuilder,
         name: str,
         x: ir.Value,
-        weight: Weight,
+        weight: LazyTensor,
         role: str,
         *,
-        bias: Weight | None = None,
+        bias: LazyTensor | None = None,
         fit: Fit | None = None,
     ) -> ir.Value:
         """Add ``x @ weight.T + deltas + bias``: [..., K] -> [..., N].
@@ -66,7 +66,7 @@ class Run:
         present: key and value of each layer, after the run; filled by the layers.
     """
 
-    weights: Weights
+    weights: StateDict
     hidden_size: int
     linears: Linears
     rope: RopeConfig
@@ -114,7 +114,7 @@ class StaticRun:
         present: new rows of key and value of each layer, [1, KV, S, D]; filled by the layers.
     """
 
-    weights: Weights
+    weights: StateDict
     hidden_size: int
     linears: Linears
     rope: RopeConfig

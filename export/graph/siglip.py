@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from palmtop.export.checkpoint.lazy_tensor import Weights, from_array
+from palmtop.export.checkpoint.lazy_tensor import StateDict, from_array
 from palmtop.runtime.bundle.processor_config import ProcessorSpec
 from palmtop.runtime.processor.images.patch_positions import position_table
 
@@ -81,7 +81,7 @@ class Siglip:
         hidden = embeddings(g, tower.within("embeddings."), config, pixels, _position_ids(g, config, mask))
         columns = _hiding_columns(g, config, mask)
 
-        def attend(g: GraphBuilder, weights: Weights, x: ir.Value) -> ir.Value:
+        def attend(g: GraphBuilder, weights: StateDict, x: ir.Value) -> ir.Value:
             return _attend(g, weights, config, x, columns, precision)
 
         for index in range(config.layers_run):
@@ -100,7 +100,7 @@ class Siglip:
         """Return the length of the one graph: one tile a run."""
         return {name: rows_of(self.config)}
 
-    def build_static(self, g: GraphBuilder, weights: Weights, length: int) -> None:
+    def build_static(self, g: GraphBuilder, weights: StateDict, length: int) -> None:
         """Add the graph of fixed shapes, float32: one tile a run, positions and mask computed outside.
 
         NPUs have no operators for counting a mask and looking up trained positions by it;
@@ -120,7 +120,7 @@ class Siglip:
         bias = g.input("key_bias", ir.DataType.FLOAT, [1, 1, 1, rows])
         tower = weights.within(TOWER)
 
-        def attend(g: GraphBuilder, weights: Weights, x: ir.Value) -> ir.Value:
+        def attend(g: GraphBuilder, weights: StateDict, x: ir.Value) -> ir.Value:
             return static_attention(g, weights, x, config.num_attention_heads, rows, config.hidden_size, [bias])
 
         hidden = _static_embeddings(g, tower.within("embeddings."), config, pixels, ids)
@@ -139,7 +139,7 @@ def rows_of(config: VisionConfig) -> int:
     return SAFE_ROWS if config.patches**2 == BROKEN_ROWS else config.patches**2
 
 
-def embeddings(g: GraphBuilder, weights: Weights, config: VisionConfig, pixels: ir.Value, ids: ir.Value) -> ir.Value:
+def embeddings(g: GraphBuilder, weights: StateDict, config: VisionConfig, pixels: ir.Value, ids: ir.Value) -> ir.Value:
     """Embed pixels [N, 3, C, C] with positions [N, P*P] on the trained grid -> [N, P*P, h]."""
     h, patch, patches = config.hidden_size, config.patch_size, config.patches
     kernel = weights.get("patch_embedding.weight", h, CHANNELS, patch, patch)
@@ -160,7 +160,7 @@ def embeddings(g: GraphBuilder, weights: Weights, config: VisionConfig, pixels: 
 
 
 def _static_embeddings(
-    g: GraphBuilder, weights: Weights, config: VisionConfig, patches: ir.Value, ids: ir.Value
+    g: GraphBuilder, weights: StateDict, config: VisionConfig, patches: ir.Value, ids: ir.Value
 ) -> ir.Value:
     """Embed pixels [1, R, 3*c*c] with positions [1, R] on the trained grid -> [1, R, h].
 
@@ -205,10 +205,10 @@ def _hiding_columns(g: GraphBuilder, config: VisionConfig, mask: ir.Value) -> tu
 
 def layer(
     g: GraphBuilder,
-    weights: Weights,
+    weights: StateDict,
     config: VisionConfig,
     x: ir.Value,
-    attend: Callable[[GraphBuilder, Weights, ir.Value], ir.Value],
+    attend: Callable[[GraphBuilder, StateDict, ir.Value], ir.Value],
     precision: Precisions,
 ) -> ir.Value:
     """Add one layer of the tower, [N, P*P, h] -> [N, P*P, h].
@@ -232,7 +232,7 @@ def layer(
 
 def _attend(
     g: GraphBuilder,
-    weights: Weights,
+    weights: StateDict,
     config: VisionConfig,
     x: ir.Value,
     columns: tuple[ir.Value, ir.Value],
@@ -249,7 +249,7 @@ def _attend(
 
 
 def project_rows(
-    g: GraphBuilder, weights: Weights, config: VisionConfig, hidden: ir.Value, precision: Precisions
+    g: GraphBuilder, weights: StateDict, config: VisionConfig, hidden: ir.Value, precision: Precisions
 ) -> ir.Value:
     """Pool and project [N, P*P, h] -> [N*p*p + 2, H], the two separators last."""
     h = config.hidden_size
@@ -274,7 +274,7 @@ def _pool(g: GraphBuilder, config: VisionConfig, hidden: ir.Value) -> ir.Value:
 
 
 def _project(
-    g: GraphBuilder, weights: Weights, config: VisionConfig, rows: ir.Value, precision: Precisions
+    g: GraphBuilder, weights: StateDict, config: VisionConfig, rows: ir.Value, precision: Precisions
 ) -> ir.Value:
     """Project [R, h] -> [R, H]."""
     h, wide = config.hidden_size, config.output_size

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from palmtop.export.checkpoint.lazy_tensor import Weights
+from palmtop.export.checkpoint.lazy_tensor import StateDict
 from palmtop.export.checkpoint.lora import Adapter
 from palmtop.runtime.bundle.processor_config import ProcessorSpec
 
@@ -30,7 +30,7 @@ class BuildContext:
         draft_rows: longest step of the decoder that returns logits of each of its positions (``lm_head``).
     """
 
-    weights: Weights
+    weights: StateDict
     precision: GraphPrecision = FLOAT_GRAPH
     tokens: int = 0
     adapters: Sequence[Adapter] = ()
@@ -49,7 +49,7 @@ class StaticContext:
         on: adapters of the route with their weights.
     """
 
-    weights: Weights
+    weights: StateDict
     shape: StaticShape
     linear: StaticLinear
     on: On = ()
@@ -82,6 +82,6 @@ class EncoderSource(GraphSource, Protocol):
         """Return its fixed-shape graphs' names and lengths, shortest first; the longest has the name ``name``."""
         ...
 
-    def build_static(self, g: GraphBuilder, weights: Weights, length: int) -> None:
+    def build_static(self, g: GraphBuilder, weights: StateDict, length: int) -> None:
         """Add a graph of fixed shapes, float32, in plain operators."""
         ...

@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from palmtop.export.checkpoint.lazy_tensor import Weights
+from palmtop.export.checkpoint.lazy_tensor import StateDict
 
 from .activation import activation
 from .audio_config import AudioConfig
@@ -21,7 +21,7 @@ CHANNELS_AT_ONCE = 128
 
 def subsample(
     g: GraphBuilder,
-    weights: Weights,
+    weights: StateDict,
     config: AudioConfig,
     frames: ir.Value,
     left_context: ir.Value,
@@ -74,7 +74,7 @@ def subsample(
 
 
 def subsample_masked(
-    g: GraphBuilder, weights: Weights, config: AudioConfig, frames: ir.Value, mask: ir.Value, steps: int
+    g: GraphBuilder, weights: StateDict, config: AudioConfig, frames: ir.Value, mask: ir.Value, steps: int
 ) -> tuple[ir.Value, ir.Value]:
     """Subsample with fixed shapes and a mask [1, 1, (S + 1) * R, 1]: [1, (S + 1) * R, mels] -> [1, S, h].
 
@@ -117,7 +117,7 @@ class Kernel:
         return self.weight[channels], self.bias[channels]
 
 
-def kernel_of(weights: Weights, place: int, channels: int, size: int) -> Kernel:
+def kernel_of(weights: StateDict, place: int, channels: int, size: int) -> Kernel:
     """Return the square kernel at this index of the port's Sequential."""
     weight = weights.get(f"{place}.weight", channels, 1, size, size)
     bias = weights.get(f"{place}.bias", channels)

@@ -24,7 +24,7 @@ from palmtop.export.measure.layerwise import Live
 from palmtop.export.measure.samples import MediaInput, Sample, SampleReader, packaged_questions, read_questions
 from palmtop.export.recipe import Recipe
 
-from .ranges import Envelope
+from .ranges import ChannelRanges
 
 ITEMS = 8  # number of packaged samples of each mode
 LONGEST_SAMPLE = 2048  # tokens; attention to more at once would need gigabytes, and later keys are not longer
@@ -69,7 +69,7 @@ def calibrated_cache(
 
 def envelopes(
     model: FloatReference, samples: Sequence[Sample], rotary_size: int, report: Report | None = None
-) -> list[Envelope]:
+) -> list[ChannelRanges]:
     """Return the largest keys and values by layer.
 
     Where LongRoPE changes its factors within the context, text is read with the long ones as well: the keys of a layer
@@ -81,7 +81,7 @@ def envelopes(
     tell = report or (lambda _: None)
     features = _features(model, samples, tell)
     spec = model.manifest.decoder
-    found = [Envelope(rotary_size) for _ in range(spec.num_layers)]
+    found = [ChannelRanges(rotary_size) for _ in range(spec.num_layers)]
     has_long = spec.original_context is not None and spec.original_context < spec.context_length
     limit = min(LONGEST_SAMPLE, spec.context_length, spec.original_context or LONGEST_SAMPLE)
     runs = [(_cut(sample, limit), False) for sample in samples]
@@ -99,7 +99,7 @@ def _tell_layer(tell: Report, batch: int, layer: int) -> None:
     tell(f"KV cache: batch {batch}, layer {layer}")
 
 
-def _walk(model: FloatReference, lives: list[Live], found: list[Envelope], tell: Callable[[int], None]) -> None:
+def _walk(model: FloatReference, lives: list[Live], found: list[ChannelRanges], tell: Callable[[int], None]) -> None:
     """Run one layer after the other over all runs, until the keys and values of the last one are known."""
     graph = model.graphs["decoder"]
     layers = [sorted(int(name.split(".")[1]) for name in s.made if name.startswith("present.")) for s in graph.stages]

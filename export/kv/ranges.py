@@ -18,7 +18,7 @@ LEAST_SHARE = 1e-3  # share of a layer's largest channel: a channel that is zero
 
 
 @dataclass(slots=True)
-class Envelope:
+class ChannelRanges:
     """Largest keys and values of one layer so far.
 
     Attributes:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from palmtop.export.measure.divergence import log_softmax
-from palmtop.export.measure.onnx_decoder import DecoderProbe, ProbeInput
+from palmtop.export.measure.onnx_decoder import DecoderPrompt, OnnxDecoder
 from palmtop.runtime.bundle.opening import Bundle
 from palmtop.runtime.chat.routing import Wanted, choose, mode_of
 from palmtop.runtime.processor import Processor
@@ -53,7 +53,7 @@ def answer_losses(
         InputError: a message cannot be read, or the bundle lacks an adapter.
     """
     manifest = bundle.manifest
-    probe = DecoderProbe(bundle.file(manifest.decoder.file), manifest.decoder, graph=graph)
+    probe = OnnxDecoder(bundle.file(manifest.decoder.file), manifest.decoder, graph=graph)
     reader, text = SampleReader(bundle.path, manifest), Processor(manifest.processor, bundle.path).text
     end = manifest.processor.text.end_of_turn_id
     ends = [manifest.processor.text.eos_ids[0] if end is None else end]
@@ -70,7 +70,7 @@ def answer_losses(
     return {label: {task: float(np.mean(v)) for task, v in tasks.items()} for label, tasks in found.items()}
 
 
-def _loss(probe: DecoderProbe, prompt: ProbeInput, gates: NDArray[np.float32], answer: NDArray[np.int64]) -> float:
+def _loss(probe: OnnxDecoder, prompt: DecoderPrompt, gates: NDArray[np.float32], answer: NDArray[np.int64]) -> float:
     chances = log_softmax(probe.logits(prompt, gates, answer))
     return float(-chances[np.arange(len(answer)), answer].mean())
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from palmtop.errors import InputError
-from palmtop.export.measure.onnx_decoder import ProbeInput
+from palmtop.export.measure.onnx_decoder import DecoderPrompt
 from palmtop.runtime.bundle.manifest import MODES, Manifest
 from palmtop.runtime.bundle.opening import Bundle
 from palmtop.runtime.chat.routing import mode_of
@@ -85,7 +85,7 @@ class SampleReader:
         """Return the text of token ids."""
         return self._processor.text.decode(tokens)
 
-    def read(self, mode: str, messages: Sequence[Mapping[str, Any]]) -> ProbeInput:
+    def read(self, mode: str, messages: Sequence[Mapping[str, Any]]) -> DecoderPrompt:
         """Return the decoder inputs of one prompt.
 
         Raises:
@@ -102,7 +102,7 @@ class SampleReader:
                 features.append(self._encoders.encode_audio(mel, use_vision_projector))
         ids, places = expand_media(prompt, [len(f) for f in features])
         empty = np.zeros((1, self._manifest.decoder.hidden_size), np.float32)
-        return ProbeInput(
+        return DecoderPrompt(
             mode=mode,
             input_ids=ids,
             media_places=places,

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from .float_reference import judged, rows_of
 from .layerwise import Live, StagedGraph
-from .onnx_decoder import ProbeInput
+from .onnx_decoder import DecoderPrompt
 
 Report = Callable[[int, int], None]  # stages done, stages in all
 
@@ -31,7 +31,7 @@ class Run:
         tokens: [T] the continuation; the last one is predicted and not fed.
     """
 
-    prompt: ProbeInput
+    prompt: DecoderPrompt
     gates: NDArray[np.float32]
     tokens: NDArray[np.int64]
 

@@ -19,7 +19,7 @@ CACHE_TYPES = {"tensor(float)": np.float32, "tensor(int8)": np.int8, "tensor(uin
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ProbeInput:
+class DecoderPrompt:
     """One prompt as input arrays of the decoder.
 
     Attributes:
@@ -35,7 +35,7 @@ class ProbeInput:
     features: NDArray[np.float32]
 
 
-class DecoderProbe:
+class OnnxDecoder:
     """One decoder graph, run step by step with a cache of its own."""
 
     def __init__(self, path: Path, spec: DecoderSpec, *, threads: int = 0, graph: bytes | None = None) -> None:
@@ -76,7 +76,7 @@ class DecoderProbe:
 
     def logits(
         self,
-        prompt: ProbeInput,
+        prompt: DecoderPrompt,
         gates: NDArray[np.float32],
         continuation: NDArray[np.int64],
         *,
@@ -101,7 +101,7 @@ class DecoderProbe:
         return np.stack(rows)
 
     def greedy(
-        self, prompt: ProbeInput, gates: NDArray[np.float32], steps: int, ends: Collection[int] = ()
+        self, prompt: DecoderPrompt, gates: NDArray[np.float32], steps: int, ends: Collection[int] = ()
     ) -> NDArray[np.int64]:
         """Return at most ``steps`` tokens of the greedy answer; it stops behind one of ``ends`` if given."""
         tokens: list[int] = []
@@ -115,7 +115,7 @@ class DecoderProbe:
             ids = np.array(tokens[-1:], np.int64)
         return np.array(tokens, np.int64)
 
-    def cache(self, prompt: ProbeInput, gates: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
+    def cache(self, prompt: DecoderPrompt, gates: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
         """Return keys and values of a prompt, [1, KV, S, D] by name: ``key.0``, ``value.0``, ``key.1``, ..."""
         _, cache = self._run(prompt.input_ids, prompt, gates, None, 0, False)
         return {".".join(reversed(name.split(".")[1:])): array for name, array in cache.items()}
@@ -167,7 +167,7 @@ class DecoderProbe:
     def _run(
         self,
         ids: NDArray[np.int64],
-        prompt: ProbeInput,
+        prompt: DecoderPrompt,
         gates: NDArray[np.float32],
         cache: dict[str, NDArray[np.float32]] | None,
         length: int,

@@ -25,7 +25,7 @@ SCHEMA = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class BitAllocation:
     """Quantisation scheme of every tensor of a bundle.
 
     Attributes:
@@ -68,7 +68,7 @@ class Plan:
         path.write_text(self.text(), "utf-8")
 
     @classmethod
-    def read(cls, path: Path) -> Plan:
+    def read(cls, path: Path) -> BitAllocation:
         """Read a plan from a file.
 
         Raises:
@@ -132,7 +132,7 @@ class Planned:
         stored: returns a function for a linear's rows that are already quantised; None where they are not.
     """
 
-    plan: Plan
+    plan: BitAllocation
     quantizer: Quantizer
     statistics: Callable[[str], Statistics | None]
     stored: Callable[[str], StoredRows | None] = lambda key: None

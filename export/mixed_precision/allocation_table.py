@@ -8,10 +8,10 @@ from collections.abc import Iterator
 
 from palmtop.quantize.scheme import Scheme
 
-from .allocation import Plan
+from .allocation import BitAllocation
 
 
-def plan_lines(plan: Plan) -> Iterator[str]:
+def plan_lines(plan: BitAllocation) -> Iterator[str]:
     """Return one line for each class of tensors, most frequent scheme first, then the totals."""
     classes: dict[str, Counter[str]] = {}
     for key, scheme in plan.tensors.items():

@@ -22,10 +22,10 @@ from palmtop.quantize.rtn import dequantize
 from palmtop.quantize.scheme import Scheme
 from palmtop.quantize.statistics import Statistics
 
-from .allocation import Plan
+from .allocation import BitAllocation
 from .bundle_size import FRONTIER_POINTS
 from .kernel_time import ENCODER_TOKENS, decode_seconds, with_kernel
-from .quantized_cache import CodedModel
+from .quantized_cache import QuantizedCache
 from .sensitivity import Loss, LossMeter
 
 SCHEMES: tuple[Scheme, ...] = tuple(
@@ -76,7 +76,7 @@ class Sensitivity:
 def measure(
     model: FloatReference,
     meter: LossMeter,
-    coded: CodedModel,
+    coded: QuantizedCache,
     accuracy_levels: Mapping[str, int],
     report: Report | None = None,
 ) -> list[Sensitivity]:
@@ -140,7 +140,7 @@ def _curve(errors: Sequence[float], losses: Sequence[float]) -> Callable[[float]
     return loss
 
 
-class Planner:
+class Allocator:
     """Solver for sizes and losses that measures whole plans and chooses among them."""
 
     def __init__(
@@ -148,7 +148,7 @@ class Planner:
         model: FloatReference,
         meter: LossMeter,
         sensitivities: Sequence[Sensitivity],
-        coded: CodedModel,
+        coded: QuantizedCache,
         method: str,
         size_of: SizeOf,
         verdict: LossMeter | None = None,
@@ -173,7 +173,7 @@ class Planner:
         self._options = [s.options for s in sensitivities]
         self._limit_seconds = limit_seconds
 
-    def for_size(self, limit_bytes: int) -> Plan:
+    def for_size(self, limit_bytes: int) -> BitAllocation:
         """Return the best plan that fits a size.
 
         Losses of single tensors at 2 bits are the least additive, so a solution without 2 bits and the best uniform
@@ -204,7 +204,7 @@ class Planner:
         is_judged = self._verdict is self._meter  # then the choice has measured it on the samples of the verdict
         return self._plan(candidates[best], losses[best] if is_judged else self._predicted(candidates[best]))
 
-    def for_loss(self, limit: float) -> Plan:
+    def for_loss(self, limit: float) -> BitAllocation:
         """Return the smallest plan with at most this loss.
 
         Raises:
@@ -236,11 +236,11 @@ class Planner:
             best = finest, lost
         return self._plan(*best)
 
-    def uniform(self, scheme: Scheme) -> Plan:
+    def uniform(self, scheme: Scheme) -> BitAllocation:
         """Return the plan with the same scheme for every tensor, for comparison."""
         chosen = {s.key: scheme for s in self._sensitivities}
         loss = self.measured(chosen).mean_kl
-        return Plan(method=self._method, tensors=chosen, size_bytes=self._size_of(chosen), loss=loss)
+        return BitAllocation(method=self._method, tensors=chosen, size_bytes=self._size_of(chosen), loss=loss)
 
     def measured(self, tensors: Mapping[str, Scheme | None]) -> Loss:
         """Quantise all tensors as planned and measure the loss on the samples that choose plans."""
@@ -313,14 +313,14 @@ class Planner:
     def _predicted(self, solution: Solution) -> float:
         return self.predicted(self._schemes(solution)).mean_kl
 
-    def _plan(self, solution: Solution, loss: float) -> Plan:
+    def _plan(self, solution: Solution, loss: float) -> BitAllocation:
         """Return a plan with its measured loss; losses of neighbours are the solver's, scaled by the same error."""
         tensors = self._schemes(solution)
         size_bytes = self._size_of(tensors)
         every, correction = frontier(self._options), loss / max(solution.loss, 1e-12)
         shown = every[:: max(1, -(-len(every) // FRONTIER_POINTS))]
         beside = size_bytes - solution.size_bytes
-        return Plan(
+        return BitAllocation(
             method=self._method,
             tensors=tensors,
             size_bytes=size_bytes,

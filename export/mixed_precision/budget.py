@@ -8,7 +8,7 @@ from pathlib import Path
 
 from palmtop.errors import InputError
 
-from .allocation import Plan
+from .allocation import BitAllocation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +27,7 @@ class Request:
     size_bytes: int | None = None
     loss: float | None = None
     speed: float | None = None
-    plan: Plan | None = None
+    plan: BitAllocation | None = None
     samples: Path | None = None
     items: int = 96
 

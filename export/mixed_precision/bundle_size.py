@@ -20,7 +20,7 @@ from palmtop.export.bundle.bundle_writer import build_graph
 from palmtop.export.bundle.external_data import LINE, PAGE, PAGE_ALIGNED_FROM
 from palmtop.export.bundle.manifest_builder import PLAN_FILE, gated_adapters, manifest_text
 from palmtop.export.bundle.storage_summary import count_parts
-from palmtop.export.checkpoint.lazy_tensor import Weight, Weights
+from palmtop.export.checkpoint.lazy_tensor import LazyTensor, StateDict
 from palmtop.export.checkpoint.lora import Adapter, LoraPair
 from palmtop.export.recipe import Recipe
 from palmtop.quantize.scheme import QuantizedTensor, Scheme
@@ -28,7 +28,7 @@ from palmtop.quantize.statistics import Statistics
 from palmtop.quantize.workers import Workers
 from palmtop.runtime.bundle.manifest import MANIFEST_FILE, FileSpec, Manifest
 
-from .allocation import Plan, Planned
+from .allocation import BitAllocation, Planned
 
 # predictions of a solved plan, and the number of its neighbours
 PREDICTED, FRONTIER_POINTS = (1_000_000_000, 0.0123456), 40
@@ -67,19 +67,19 @@ class CountingSink:
         tensors: Sequence[tuple[str, tuple[int, ...], np.dtype[Any]]],
         blocks: Iterable[tuple[NDArray[Any], ...]],
     ) -> list[ir.ExternalTensor]:
-        """Count tensors one after the other, as ``WeightFile`` writes them."""
+        """Count tensors one after the other, as ``ExternalData`` writes them."""
         return [self.add(each, shape, dtype, ()) for each, shape, dtype in tensors]
 
     def inlined(self, name: str, array: NDArray[Any]) -> None:
         """Do nothing: the weight is counted with the graph."""
 
 
-def graph_bytes(model: Model, recipe: Recipe, plan: Plan) -> int:
+def graph_bytes(model: Model, recipe: Recipe, plan: BitAllocation) -> int:
     """Return the bytes of the graphs and their weights, as ``write_bundle`` would write them."""
     return sum(_built(model, recipe, plan)[0].values())
 
 
-def bundle_bytes(folder: Path, manifest: Manifest, model: Model, recipe: Recipe, plan: Plan) -> int:
+def bundle_bytes(folder: Path, manifest: Manifest, model: Model, recipe: Recipe, plan: BitAllocation) -> int:
     """Return the bytes of a whole bundle that follows a plan, without ``quality.json``.
 
     Args:
@@ -102,7 +102,7 @@ def bundle_bytes(folder: Path, manifest: Manifest, model: Model, recipe: Recipe,
     return sum(sizes.values()) + len(filled.text().encode()) + len(manifest_text(described).encode()) + sum(others)
 
 
-def _built(model: Model, recipe: Recipe, plan: Plan) -> tuple[dict[str, int], list[tuple[str, ir.Model]]]:
+def _built(model: Model, recipe: Recipe, plan: BitAllocation) -> tuple[dict[str, int], list[tuple[str, ir.Model]]]:
     """Bytes of every graph and weight file by name, and the graphs."""
     blank, sizes, graphs = _blank_model(model), {}, []
     for part in model.graphs:
@@ -122,17 +122,17 @@ def linear_names(model: Model, recipe: Recipe) -> set[str]:
     everything = replace(recipe, bits=4, head_bits=None, encoder_bits=None)
     for part in model.graphs:
         sink = CountingSink(part)
-        build_graph(blank, everything, part, sink, _without_codes(Plan(method="", tensors={})))
+        build_graph(blank, everything, part, sink, _without_codes(BitAllocation(method="", tensors={})))
         found |= {f"{part}: {name.removesuffix('.codes')}" for name in sink.names if name.endswith(".codes")}
     return found
 
 
-def _without_codes(plan: Plan) -> Planned:
+def _without_codes(plan: BitAllocation) -> Planned:
     return Planned(plan=plan, quantizer=_empty, statistics=lambda key: None)
 
 
 def _blank_model(model: Model) -> Model:
-    weights = Weights(lambda name: _blank(model.weights.find(name)))
+    weights = StateDict(lambda name: _blank(model.weights.find(name)))
     return replace(model, weights=weights, adapters=tuple(map(_bare, model.adapters)))
 
 
@@ -148,8 +148,8 @@ def _empty(weight: NDArray[np.float32], scheme: Scheme, statistics: Statistics |
     )
 
 
-def _blank(weight: Weight) -> Weight:
-    return Weight(weight.name, weight.shape, lambda a, b: np.zeros((b - a, *weight.shape[1:]), np.float32))
+def _blank(weight: LazyTensor) -> LazyTensor:
+    return LazyTensor(weight.name, weight.shape, lambda a, b: np.zeros((b - a, *weight.shape[1:]), np.float32))
 
 
 def _bare(adapter: Adapter) -> Adapter:

@@ -20,15 +20,15 @@ from palmtop.quantize.workers import plan_workers
 from palmtop.runtime.bundle.manifest import Manifest
 from palmtop.runtime.memory.machine import rss_bytes
 
-from .allocation import Plan, Planned, with_fallback
-from .allocator import Planner, measure
+from .allocation import BitAllocation, Planned, with_fallback
+from .allocator import Allocator, measure
 from .budget import Request
 from .bundle_size import bundle_bytes, linear_names
 from .calibrate import StatisticsFolder, calibrate
 from .kernel_time import ENCODER_TOKENS, refuse_without_kernel
 from .memory_estimate import refuse_little_memory, stages_in_memory
-from .quantized_cache import CodedModel
-from .quantized_store import CodesFolder
+from .quantized_cache import QuantizedCache
+from .quantized_store import QuantizedStore
 from .sensitivity import LossMeter
 from .sequential import quantize_in_order
 from .splits import in_turns, in_two, judged_beside, judged_of
@@ -53,7 +53,7 @@ def prepared(
             needs more than the memory limit.
     """
     tell = report or (lambda _: None)
-    plan = request.plan or Plan(method=recipe.method, tensors={})
+    plan = request.plan or BitAllocation(method=recipe.method, tensors={})
     if plan.method not in METHODS:
         raise InputError(f"plan: method is '{plan.method}', expected one of {', '.join(METHODS)}")
     quantizer = METHODS[plan.method]
@@ -82,7 +82,7 @@ def prepared(
         seen = [sample for sample in samples if id(sample) not in apart]
         if request.is_solved or not is_in_order:
             calibrate(float_model, seen, work.statistics, lambda part: tell(f"calibration: {part}"))
-        planner: Planner | None = None
+        planner: Allocator | None = None
         if request.is_solved:
             planner = work.planner(plan.method, alone, together, verdict)
             tell("solver")
@@ -125,29 +125,29 @@ class _Work:
         for name in ("statistics", "codes"):
             (folder / name).mkdir()
         self.statistics = StatisticsFolder(folder / "statistics")
-        self.codes = CodesFolder(folder / "codes")
-        self._coded: CodedModel | None = None
+        self.codes = QuantizedStore(folder / "codes")
+        self._coded: QuantizedCache | None = None
 
     def planner(
         self, method: str, alone: Sequence[Sample], together: Sequence[Sample], verdict: Sequence[Sample]
-    ) -> Planner:
+    ) -> Allocator:
         """Return a planner: tensors on the first samples, whole plans on the second, the verdict on the last."""
         opened = self._reference.with_sessions(self._open_sessions)
-        coded = self._coded = CodedModel(opened, METHODS[method], self.statistics.find)
+        coded = self._coded = QuantizedCache(opened, METHODS[method], self.statistics.find)
         meter = LossMeter(opened, alone)
         levels = {part: accuracy_level_of(part, self._recipe) for part in opened.graphs}
         sensitivities = measure(opened, meter, coded, levels, lambda key: self._report(f"sensitivity: {key}"))
 
         def size_of(tensors: Mapping[str, Scheme | None]) -> int:
-            own = Plan(method=method, tensors=tensors)
+            own = BitAllocation(method=method, tensors=tensors)
             return bundle_bytes(self._folder / "float", self._reference.manifest, self._model, self._recipe, own)
 
         whole = LossMeter(opened, together, from_start=True)
         last = LossMeter(opened, verdict, from_start=True) if verdict else None
         limit = None if self._speed is None else 1 / self._speed
-        return Planner(opened, whole, sensitivities, coded, method, size_of, last, limit)
+        return Allocator(opened, whole, sensitivities, coded, method, size_of, last, limit)
 
-    def quantize_in_order(self, plan: Plan, samples: Sequence[Sample]) -> None:
+    def quantize_in_order(self, plan: BitAllocation, samples: Sequence[Sample]) -> None:
         """Fill ``codes`` layer after layer; later measurements use them."""
         model = self._reference.with_sessions(2)
 
@@ -160,7 +160,7 @@ class _Work:
         quantize_in_order(model, samples, plan.tensors, quantizer, keep, lambda at: self._report(f"in order: {at}"))
 
 
-def _judged_again(plan: Plan, planner: Planner) -> Plan:
+def _judged_again(plan: BitAllocation, planner: Allocator) -> BitAllocation:
     """Return the plan with the loss of the codes made in order; losses of neighbours are scaled by the same factor."""
     loss = planner.predicted(plan.tensors).mean_kl
     share = loss / max(plan.loss or loss, 1e-12)
@@ -193,7 +193,7 @@ def accuracy_level_of(part: str, recipe: Recipe) -> int:
     return recipe.accuracy_level if part == "decoder" else 0
 
 
-def _check_names(plan: Plan, model: Model, recipe: Recipe) -> None:
+def _check_names(plan: BitAllocation, model: Model, recipe: Recipe) -> None:
     """Refuse a plan for tensors that the model does not have."""
     there = linear_names(model, recipe)
     if unknown := sorted(plan.tensors.keys() - there):

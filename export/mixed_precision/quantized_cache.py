@@ -20,7 +20,7 @@ from .allocation import with_fallback
 KEPT_BYTES = 256 << 20  # bytes of codes; later matrices are quantised anew each time
 
 
-class CodedModel:
+class QuantizedCache:
     """Quantiser of requested matrices that keeps their codes up to a limit."""
 
     def __init__(

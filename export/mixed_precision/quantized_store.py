@@ -14,7 +14,7 @@ from palmtop.quantize.scheme import QuantizedTensor
 from .allocation import file_stem
 
 
-class CodesFolder:
+class QuantizedStore:
     """Folder of quantised tensors by ``part: linear``."""
 
     def __init__(self, folder: Path) -> None:

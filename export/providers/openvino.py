@@ -7,7 +7,7 @@ from pathlib import Path
 
 from palmtop.export.arch import Model
 from palmtop.export.bundle.manifest_builder import served_routes
-from palmtop.export.checkpoint.lazy_tensor import Weights
+from palmtop.export.checkpoint.lazy_tensor import StateDict
 from palmtop.export.graph.builder import WeightSink
 from palmtop.export.graph.linear import GraphPrecision
 from palmtop.export.providers.fixed_shape.dequantized import BLOCKWISE_OPSET, dequantized_linear
@@ -32,7 +32,7 @@ class OpenVinoGraphs:
     summary: list[str] = field(default_factory=list)
 
     def beside_decoder(
-        self, folder: Path, model: Model, weights: Weights, precision: GraphPrecision, sink: WeightSink
+        self, folder: Path, model: Model, weights: StateDict, precision: GraphPrecision, sink: WeightSink
     ) -> tuple[TargetSpec, ...]:
         """Write all of them: they refer to the decoder's bytes."""
         routes = served_routes(model, self.recipe)
@@ -43,7 +43,9 @@ class OpenVinoGraphs:
         )
         return (target,)
 
-    def after_graphs(self, folder: Path, model: Model, weights: Weights, manifest: Manifest) -> tuple[TargetSpec, ...]:
+    def after_graphs(
+        self, folder: Path, model: Model, weights: StateDict, manifest: Manifest
+    ) -> tuple[TargetSpec, ...]:
         """Do nothing: all graphs are written."""
         return ()
 
@@ -52,7 +54,7 @@ def write_openvino(
     folder: Path,
     model: Model,
     recipe: Recipe,
-    weights: Weights,
+    weights: StateDict,
     routes: dict[str, Route],
     precision: GraphPrecision,
     sink: WeightSink,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from palmtop.errors import CheckpointError
-from palmtop.export.checkpoint.config_section import Keys
+from palmtop.export.checkpoint.config_section import ConfigSection
 from palmtop.export.graph.attention import Attention
 from palmtop.export.graph.decoder import Decoder, Layer
 from palmtop.export.graph.mlp import GatedMlp
@@ -13,7 +13,7 @@ from .rope import RopeRules, read_rope
 
 
 def read_decoder(
-    config: Keys,
+    config: ConfigSection,
     rules: RopeRules,
     *,
     is_tied: bool,
@@ -72,7 +72,7 @@ def pre_norm_layer(attention: Attention, mlp: GatedMlp, hidden_size: int, eps: f
     return Layer(mixer=attention, ffn=mlp, norms=(first, second))
 
 
-def _head_size(config: Keys) -> int:
+def _head_size(config: ConfigSection) -> int:
     explicit = config.optional_size("head_dim")
     if explicit is not None:
         return explicit
@@ -82,7 +82,7 @@ def _head_size(config: Keys) -> int:
     return hidden_size // heads
 
 
-def _window(config: Keys, max_tokens: int) -> int | None:
+def _window(config: ConfigSection, max_tokens: int) -> int | None:
     """Number of keys that a token attends to, itself included; None where no sequence of the model is longer.
 
     Raises:

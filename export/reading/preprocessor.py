@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from palmtop.errors import CheckpointError
-from palmtop.export.checkpoint.config_section import Keys
+from palmtop.export.checkpoint.config_section import ConfigSection
 from palmtop.export.checkpoint.folder import Checkpoint
 
 from .settings import HARMLESS, brief
@@ -26,7 +26,7 @@ QUIET = re.compile(
 )
 
 
-def read_preprocessor(checkpoint: Checkpoint) -> Keys:
+def read_preprocessor(checkpoint: Checkpoint) -> ConfigSection:
     """Return all settings as one flat object.
 
     Raises:
@@ -36,7 +36,7 @@ def read_preprocessor(checkpoint: Checkpoint) -> Keys:
     where: dict[str, str] = {}
     files = [name for name in (FLAT, PARTED) if checkpoint.text(name) is not None]
     for name in files:
-        keys = Keys(checkpoint.json(name), name)
+        keys = ConfigSection(checkpoint.json(name), name)
         parts = [("", keys)] if name == FLAT else []
         parts += [(f"{part}.", section) for part in PARTS if (section := keys.optional(part)) is not None]
         for prefix, part in parts:
@@ -50,10 +50,10 @@ def read_preprocessor(checkpoint: Checkpoint) -> Keys:
                 where.setdefault(key, name)
     if not found:
         raise CheckpointError(f"{checkpoint.path}: '{FLAT}' is missing, and '{PARTED}' has no settings of its parts")
-    return Keys(found, " and ".join(dict.fromkeys(where.values())))
+    return ConfigSection(found, " and ".join(dict.fromkeys(where.values())))
 
 
-def check_preprocessor(pre: Keys, built: Mapping[str, object]) -> None:
+def check_preprocessor(pre: ConfigSection, built: Mapping[str, object]) -> None:
     """Refuse a setting that differs from the runtime's.
 
     Raises:
@@ -65,6 +65,6 @@ def check_preprocessor(pre: Keys, built: Mapping[str, object]) -> None:
             raise CheckpointError(f"{pre.where}: {key} is {brief(stated)}, config.json says {value!r}")
 
 
-def unread_settings(pre: Keys) -> list[str]:
+def unread_settings(pre: ConfigSection) -> list[str]:
     """Return keys that were not looked up and are not known to be without effect, for a warning."""
     return [key for _, key in pre.not_looked_up() if not QUIET.fullmatch(key) and not HARMLESS.fullmatch(key)]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from palmtop.errors import CheckpointError
-from palmtop.export.checkpoint.config_section import Keys
+from palmtop.export.checkpoint.config_section import ConfigSection
 from palmtop.export.graph.rope import RopeConfig, longrope_attention_factor
 
 from .rope_kinds import llama3_divisors, yarn_attention_factor, yarn_divisors
@@ -51,7 +51,7 @@ class RopeRules:
     has_mscale: bool = False
 
 
-def read_rope(config: Keys, head_size: int, rules: RopeRules) -> RopeConfig:
+def read_rope(config: ConfigSection, head_size: int, rules: RopeRules) -> RopeConfig:
     """Return the rotary embedding that a config describes.
 
     Args:
@@ -64,7 +64,7 @@ def read_rope(config: Keys, head_size: int, rules: RopeRules) -> RopeConfig:
     """
     found = _gathered(config, rules)
     where = next((f"{config.where}: {name}" for name in OBJECTS if config.raw(name)), config.where)
-    settings = Keys({key: each.value for key, each in found.items()}, where)
+    settings = ConfigSection({key: each.value for key, each in found.items()}, where)
     kind = rules.kinds[settings.text("rope_type", default="default")]
     reads = COMMON | READ_BY[kind] | (MSCALES if rules.has_mscale and kind == "longrope" else frozenset())
     for key, each in found.items():
@@ -96,7 +96,7 @@ _Factors = tuple[float, ...]
 
 
 def _scaled(
-    kind: str, settings: Keys, config: Keys, rules: RopeRules, theta: float, rotary_size: int
+    kind: str, settings: ConfigSection, config: ConfigSection, rules: RopeRules, theta: float, rotary_size: int
 ) -> tuple[_Factors | None, _Factors | None, int | None, float]:
     """Divisors of the frequencies up to and beyond the original context, that context, and the attention factor.
 
@@ -110,7 +110,9 @@ def _scaled(
     stated = settings.data.get("original_max_position_embeddings")
     if stated is None:
         stated = rules.original_context if rules.original_context is not None else limit
-    original = Keys({"original_max_position_embeddings": stated}, config.where).size("original_max_position_embeddings")
+    original = ConfigSection({"original_max_position_embeddings": stated}, config.where).size(
+        "original_max_position_embeddings"
+    )
     if original < 2:
         raise CheckpointError(f"{config.where}: original_max_position_embeddings is {original}, expected at least 2")
     if kind == "longrope":
@@ -139,7 +141,7 @@ def _scaled(
     return divisors, None, None, attention_factor
 
 
-def _longrope_attention_factor(settings: Keys, limit: int, original: int) -> float:
+def _longrope_attention_factor(settings: ConfigSection, limit: int, original: int) -> float:
     """Attention factor: the stated one, or from the stated extension or the two lengths, as in transformers."""
     scales = [settings.number(key) for key in sorted(MSCALES) if settings.data.get(key) is not None]
     if scales:
@@ -154,11 +156,11 @@ def _longrope_attention_factor(settings: Keys, limit: int, original: int) -> flo
     return longrope_attention_factor(limit if factor is None else factor * original, original)
 
 
-def _optional(settings: Keys, key: str) -> float | None:
+def _optional(settings: ConfigSection, key: str) -> float | None:
     return None if settings.data.get(key) is None else _positive(settings, key, None)
 
 
-def _positive(settings: Keys, key: str, default: float | None) -> float:
+def _positive(settings: ConfigSection, key: str, default: float | None) -> float:
     value = settings.number(key, default=default)
     if value <= 0:
         raise CheckpointError(f"{settings.where}: {key} is {value}, expected a positive number")
@@ -173,7 +175,7 @@ class _Setting:
     place: str
 
 
-def _gathered(config: Keys, rules: RopeRules) -> dict[str, _Setting]:
+def _gathered(config: ConfigSection, rules: RopeRules) -> dict[str, _Setting]:
     """Settings of all places by usual spelling; a key that is null counts as absent."""
     found: dict[str, _Setting] = {}
     for name in AT_TOP:
@@ -193,7 +195,7 @@ def _gathered(config: Keys, rules: RopeRules) -> dict[str, _Setting]:
     return found
 
 
-def _layer_types(config: Keys) -> set[str]:
+def _layer_types(config: ConfigSection) -> set[str]:
     types = config.data.get("layer_types")  # checked by read_decoder
     return {t for t in types if isinstance(t, str)} if isinstance(types, list) else set()
 

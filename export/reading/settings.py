@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from palmtop.errors import CheckpointError
-from palmtop.export.checkpoint.config_section import Keys
+from palmtop.export.checkpoint.config_section import ConfigSection
 
 # Keys that change no logit, as patterns of whole names.
 HARMLESS = re.compile(
@@ -82,7 +82,7 @@ NEUTRAL: dict[str, tuple[object, ...]] = {
 }
 
 
-def check_values(config: Keys, expected: Mapping[tuple[str, ...], tuple[object, ...]]) -> None:
+def check_values(config: ConfigSection, expected: Mapping[tuple[str, ...], tuple[object, ...]]) -> None:
     """Refuse a config whose settings differ from the graphs, rather than export a wrong model.
 
     Args:
@@ -93,14 +93,14 @@ def check_values(config: Keys, expected: Mapping[tuple[str, ...], tuple[object, 
         CheckpointError: a value is none of those expected.
     """
     for path, allowed in expected.items():
-        section: Keys | None = config
+        section: ConfigSection | None = config
         for key in path[:-1]:
             section = None if section is None else section.optional(key)
         if section is not None:
             _check(section, path[-1], allowed)
 
 
-def refuse_unread(config: Keys) -> None:
+def refuse_unread(config: ConfigSection) -> None:
     """Refuse keys of a config that were not looked up, unless they are known to be without effect.
 
     Called when everything was read; whole objects that were not entered count as one key.
@@ -118,7 +118,7 @@ def refuse_unread(config: Keys) -> None:
             )
 
 
-def _check(section: Keys, key: str, allowed: tuple[object, ...]) -> None:
+def _check(section: ConfigSection, key: str, allowed: tuple[object, ...]) -> None:
     value = section.raw(key)
     # 1 == True in Python, but not in JSON
     fits = any(value == each and isinstance(value, bool) == isinstance(each, bool) for each in allowed)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from palmtop.errors import CheckpointError
 from palmtop.export.checkpoint.folder import Checkpoint
-from palmtop.export.checkpoint.lazy_tensor import Weight, Weights, stacked
+from palmtop.export.checkpoint.lazy_tensor import LazyTensor, StateDict, stacked
 from palmtop.export.graph.audio_config import AudioConfig
 from palmtop.export.graph.vision_config import VisionConfig
 
@@ -50,14 +50,14 @@ def parts_of(name: str) -> list[str]:
     return [name]
 
 
-def separate_weights(checkpoint: Checkpoint, head: Head) -> Weights:
+def separate_weights(checkpoint: Checkpoint, head: Head) -> StateDict:
     """Return the tensors of a checkpoint of separate linears below ``model.``, by canonical name."""
 
-    def find(name: str) -> Weight:
+    def find(name: str) -> LazyTensor:
         parts = [checkpoint.weight(head.place(part, f"model.{part}")) for part in parts_of(name)]
         return parts[0] if len(parts) == 1 else stacked(name, parts)
 
-    return Weights(find)
+    return StateDict(find)
 
 
 def vision_names(config: VisionConfig) -> set[str]:
@@ -179,7 +179,7 @@ def read_head(checkpoint: Checkpoint, table: str, *, is_tied: bool) -> Head:
     return Head(table, False, frozenset({table, HEAD}), (note,))
 
 
-def _are_equal(one: Weight, other: Weight) -> bool:
+def _are_equal(one: LazyTensor, other: LazyTensor) -> bool:
     if one.shape != other.shape:
         return False
     return all(bool((one.rows(*each) == other.rows(*each)).all()) for each in one.ranges())

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from palmtop.errors import CheckpointError
-from palmtop.export.checkpoint.config_section import Keys
+from palmtop.export.checkpoint.config_section import ConfigSection
 from palmtop.export.checkpoint.folder import Checkpoint
 from palmtop.runtime.bundle.processor_config import TextSpec, wrong_generation
 
@@ -16,7 +16,7 @@ ENDS_OF_TURN = ("<|end|>", "<|im_end|>", "<|eot_id|>", "<|end_of_text|>", "<｜e
 THINKING = ("<think>", "</think>")
 
 
-def text_spec(checkpoint: Checkpoint, config: Keys, *, thinking: tuple[str, str] | None = None) -> TextSpec:
+def text_spec(checkpoint: Checkpoint, config: ConfigSection, *, thinking: tuple[str, str] | None = None) -> TextSpec:
     """Return the text settings of the processor: tokenization of messages and end of an answer.
 
     Raises:

@@ -23,7 +23,7 @@ import numpy as np
 from palmtop.errors import InputError
 from palmtop.export.adapters.install import add_adapter
 from palmtop.export.arch import Model, read_model
-from palmtop.export.bundle.bundle_writer import Making
+from palmtop.export.bundle.bundle_writer import WriteJob
 from palmtop.export.bundle.manifest_builder import expected_manifest
 from palmtop.export.checkpoint.folder import Checkpoint
 from palmtop.export.kv.stored_cache import stored_cache
@@ -276,4 +276,4 @@ def _whole_answers(
     ]
     tell("neighbours")
     divergence = Divergence(decoders, questions, pairs)
-    return compared, neighbours(folder, checkpoint, model, recipe, divergence, Making(workers=workers))
+    return compared, neighbours(folder, checkpoint, model, recipe, divergence, WriteJob(workers=workers))

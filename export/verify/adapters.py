@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from palmtop.export.adapters.adapter_source import fitted_pairs, read_peft
 from palmtop.export.adapters.graph import DecoderGraph
 from palmtop.export.arch import Model
-from palmtop.export.checkpoint.lazy_tensor import Weight
+from palmtop.export.checkpoint.lazy_tensor import LazyTensor
 from palmtop.export.checkpoint.lora import Adapter
 from palmtop.export.measure.divergence import cosine, kl, ratio_db, snr_db
 from palmtop.runtime.bundle.manifest import Manifest
@@ -109,7 +109,7 @@ def compare_added(bundle: Bundle, loras: Loras) -> dict[str, Likeness]:
     return found
 
 
-def _likeness(weight: Weight, found: NDArray[np.float32], bits: int) -> Likeness:
+def _likeness(weight: LazyTensor, found: NDArray[np.float32], bits: int) -> Likeness:
     if weight.shape != found.shape:
         return MISSING
     expected = weight.array()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from palmtop.export.arch import Model
-from palmtop.export.bundle.bundle_writer import Making, write_bundle
+from palmtop.export.bundle.bundle_writer import WriteJob, write_bundle
 from palmtop.export.checkpoint.folder import Checkpoint
 from palmtop.export.recipe import Recipe
 from palmtop.runtime.bundle.manifest import Manifest
@@ -27,7 +27,7 @@ def neighbours(
     model: Model,
     recipe: Recipe,
     mean_kl: Callable[[Path, Manifest], float],
-    making: Making | None = None,
+    making: WriteJob | None = None,
 ) -> list[dict[str, Any]]:
     """Uniform bundles made by rounding, each with its bytes and its mean divergence."""
     found = []

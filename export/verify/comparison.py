@@ -12,7 +12,7 @@ from palmtop.errors import BundleError
 from palmtop.export.checkpoint.tokenizer_files import TOKENIZER_FILE
 from palmtop.export.measure.decoder_prompts import Question, SampleReader
 from palmtop.export.measure.divergence import kl, snr_db
-from palmtop.export.measure.onnx_decoder import DecoderProbe, ProbeInput
+from palmtop.export.measure.onnx_decoder import DecoderPrompt, OnnxDecoder
 from palmtop.runtime.bundle.manifest import Manifest
 from palmtop.runtime.bundle.opening import Bundle
 from palmtop.runtime.reference import has_packaged_vocabulary
@@ -22,7 +22,7 @@ from .greedy_answers import MAX_TOKENS, Compared, prompt_text, text_of
 STEPS = 6  # teacher-forced tokens a question at most: what comes after an answer's end nobody sees
 GENERAL_STEPS = 16  # likewise of a request without a known answer: those are longer
 
-Pair = tuple[ProbeInput, ProbeInput]
+Pair = tuple[DecoderPrompt, DecoderPrompt]
 """The same question, media encoded by the float bundle's encoders and by those under test."""
 
 
@@ -41,8 +41,8 @@ class Decoders:
         self.manifest = bundle.manifest
         self.float_manifest = reference.float_manifest
         self.steps = STEPS if has_packaged_vocabulary(bundle.path / TOKENIZER_FILE) else GENERAL_STEPS
-        self.found = DecoderProbe(bundle.file(bundle.manifest.decoder.file), bundle.manifest.decoder)
-        self.exact = DecoderProbe(
+        self.found = OnnxDecoder(bundle.file(bundle.manifest.decoder.file), bundle.manifest.decoder)
+        self.exact = OnnxDecoder(
             reference.float_folder / reference.float_manifest.decoder.file, reference.float_manifest.decoder
         )
         if self.found.num_gates != len(bundle.manifest.adapters):
@@ -58,7 +58,7 @@ class Decoders:
             gates[adapter.gate] = weights.get(adapter.name, 0.0)
         return gates
 
-    def answer(self, prompt: ProbeInput, weights: dict[str, float], steps: int | None = None) -> NDArray[np.int64]:
+    def answer(self, prompt: DecoderPrompt, weights: dict[str, float], steps: int | None = None) -> NDArray[np.int64]:
         """The float decoder's greedy answer up to its end, which is included."""
         ends = self.float_manifest.processor.text.eos_ids
         return self.exact.greedy(prompt, self.gates(self.float_manifest, weights), steps or self.steps, ends)
@@ -129,7 +129,7 @@ class Divergence:
     def by_mode(self, folder: Path, manifest: Manifest) -> dict[str, float]:
         """Likewise, of each mode."""
         reader, own = SampleReader(folder, manifest), self._decoders
-        probe = DecoderProbe(folder / manifest.decoder.file, manifest.decoder)
+        probe = OnnxDecoder(folder / manifest.decoder.file, manifest.decoder)
         found: dict[str, list[NDArray[np.float64]]] = {}
         for (mode, messages, _), (exact, _) in zip(self._questions, self._pairs, strict=True):
             weights = own.float_manifest.routes[mode].adapters if own.manifest.adapters else {}

@@ -18,7 +18,7 @@ from palmtop.export.graph.kv_cache import KvCache
 from palmtop.export.kv.stored_cache import stored_cache, with_float_cache
 from palmtop.export.measure.decoder_prompts import SampleReader, packaged_messages
 from palmtop.export.measure.divergence import Agreement, agreement, ratio_db
-from palmtop.export.measure.onnx_decoder import DecoderProbe, ProbeInput
+from palmtop.export.measure.onnx_decoder import DecoderPrompt, OnnxDecoder
 from palmtop.runtime.bundle.opening import Bundle
 from palmtop.runtime.memory.machine import available_memory, rss_bytes
 from palmtop.runtime.memory.plan import state_bytes
@@ -153,15 +153,15 @@ class _Probed:
         self._manifest, self._clock = bundle.manifest, clock
         spec = bundle.manifest.decoder
         path = bundle.file(spec.file)
-        self._probe = DecoderProbe(path, spec, graph=with_float_cache(path, spec) if is_float else None)
+        self._probe = OnnxDecoder(path, spec, graph=with_float_cache(path, spec) if is_float else None)
 
-    def greedy(self, prompt: ProbeInput) -> NDArray[np.int64]:
+    def greedy(self, prompt: DecoderPrompt) -> NDArray[np.int64]:
         return self._probe.greedy(prompt, self._gates(prompt.mode), STEPS)
 
-    def logits(self, prompt: ProbeInput, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
+    def logits(self, prompt: DecoderPrompt, tokens: NDArray[np.int64]) -> NDArray[np.float32]:
         return self._probe.logits(prompt, self._gates(prompt.mode), tokens)
 
-    def cache(self, prompt: ProbeInput) -> dict[str, NDArray[np.float32]]:
+    def cache(self, prompt: DecoderPrompt) -> dict[str, NDArray[np.float32]]:
         return self._probe.cache(prompt, self._gates(prompt.mode))
 
     def read(self, text: NDArray[np.int64]) -> NDArray[np.float32]:

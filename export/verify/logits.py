@@ -39,12 +39,12 @@ from palmtop.runtime.bundle.manifest import Manifest
 from palmtop.runtime.bundle.opening import Bundle
 
 from .questions import Asked, encoded, gates_of, rows_for
-from .stored_precision import AsStored
+from .stored_precision import StoredPrecision
 
 TWIN = "palmtop-twin"
 STEP = 64  # tokens of a continuation that the float reference reads at once: the same up to float32's rounding
 
-Weights = Mapping[str, float]
+StateDict = Mapping[str, float]
 Key = tuple[tuple[str, float], ...]  # weights that are not 0, by name
 Report = Callable[[str], None]
 Logits = NDArray[np.float32]
@@ -116,7 +116,7 @@ class Comparison:
         """Of the questions of a mode."""
         return [place for place, asked in enumerate(self.asked) if asked.mode == mode]
 
-    def weights_of(self, mode: str) -> Weights:
+    def weights_of(self, mode: str) -> StateDict:
         """What the mode's route switches on in both models."""
         return self.float_manifest.routes[mode].adapters if self.manifest.adapters else {}
 
@@ -138,11 +138,11 @@ class Comparison:
         """Questions that were read with every gate 0."""
         return sorted(place for place, weights in self._found if not weights)
 
-    def exact(self, place: int, weights: Weights) -> Logits:
+    def exact(self, place: int, weights: StateDict) -> Logits:
         """[T, V] of the float reference."""
         return self._exact[place, _key(weights)]
 
-    def found(self, place: int, weights: Weights) -> Logits:
+    def found(self, place: int, weights: StateDict) -> Logits:
         """[T, V] of the bundle; adapters that only the reference has do nothing."""
         return self._found[place, _key(weights)]
 
@@ -262,7 +262,7 @@ class Comparison:
 
 def plain_decoder(bundle: Bundle, model: Model, recipe: Recipe, workers: Workers) -> StagedGraph:
     """The decoder of the same export without gated adapters; its weights are quantised when a stage is opened."""
-    planned = AsStored(bundle.path) if PLAN_FILE in bundle.manifest.files else None
+    planned = StoredPrecision(bundle.path) if PLAN_FILE in bundle.manifest.files else None
     decoder = bundle.manifest.decoder
     cache = stored_cache(bundle.file(decoder.file), decoder)
     own = replace(recipe, target=None, soc=None, adapters="none" if recipe.adapter_mode == "gated" else recipe.adapters)
@@ -270,7 +270,7 @@ def plain_decoder(bundle: Bundle, model: Model, recipe: Recipe, workers: Workers
     return StagedGraph.of_built(build_graph(model, own, "decoder", sink, planned, cache), sink.tensors, laid_open=False)
 
 
-def _key(weights: Weights) -> Key:
+def _key(weights: StateDict) -> Key:
     return tuple(sorted((name, float(weight)) for name, weight in weights.items() if weight))
 
 

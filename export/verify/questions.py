@@ -12,7 +12,7 @@ from palmtop.export.checkpoint.tokenizer_files import TOKENIZER_FILE
 from palmtop.export.measure.decoder_prompts import Question
 from palmtop.export.measure.decoder_runner import DecoderRunner, Run
 from palmtop.export.measure.float_reference import FloatReference
-from palmtop.export.measure.onnx_decoder import ProbeInput
+from palmtop.export.measure.onnx_decoder import DecoderPrompt
 from palmtop.export.measure.samples import Question as Line
 from palmtop.export.measure.samples import Sample, SampleReader
 from palmtop.runtime.bundle.manifest import Manifest
@@ -25,7 +25,7 @@ MOST_WORK = 60e12  # multiply-adds of the float decoder; fewer questions of each
 SMALL = 250e6  # parameters of a model that is loaded whole to answer questions whose answer nobody knows
 EVERY_STAGE = 1 << 20
 
-Weights = Mapping[str, float]
+StateDict = Mapping[str, float]
 Report = Callable[[str], None]
 Logits = NDArray[np.float32]
 
@@ -103,7 +103,7 @@ def ask(
             if parameters <= SMALL:
                 start, tokens = len(sample.input_ids), tokens[:0]
         pair = tuple(
-            ProbeInput(
+            DecoderPrompt(
                 mode=sample.mode,
                 input_ids=sample.input_ids[:start],
                 media_places=sample.places[:start],
@@ -148,7 +148,7 @@ def rows_for(features: Mapping[int, Logits], sample: Sample, width: int) -> Logi
     return np.concatenate(rows) if rows else np.zeros((1, width), np.float32)
 
 
-def gates_of(manifest: Manifest, weights: Weights) -> NDArray[np.float32]:
+def gates_of(manifest: Manifest, weights: StateDict) -> NDArray[np.float32]:
     """[A] in a manifest's order."""
     gates = np.zeros(len(manifest.adapters), np.float32)
     for adapter in manifest.adapters:

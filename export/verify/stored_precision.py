@@ -7,13 +7,13 @@ from pathlib import Path
 import onnx_ir as ir
 
 from palmtop.export.graph.linear import PlannedPrecision, Precision
-from palmtop.export.mixed_precision.allocation import Plan, Planned
+from palmtop.export.mixed_precision.allocation import BitAllocation, Planned
 from palmtop.quantize.rtn import rtn
 
 from .tensors import stored_tensors
 
 
-class AsStored(Planned):
+class StoredPrecision(Planned):
     """The plan that a bundle was made with, its results included."""
 
     __slots__ = ("_folder",)
@@ -21,7 +21,7 @@ class AsStored(Planned):
 
     def __init__(self, folder: Path) -> None:
         """Nothing is read yet; ``folder`` is the bundle's."""
-        super().__init__(plan=Plan(method="stored", tensors={}), quantizer=rtn, statistics=lambda key: None)
+        super().__init__(plan=BitAllocation(method="stored", tensors={}), quantizer=rtn, statistics=lambda key: None)
         object.__setattr__(self, "_folder", folder)
 
     def precision(self, part: str, default: Precision) -> PlannedPrecision:

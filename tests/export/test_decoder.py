@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from palmtop.export.arch import find
 from palmtop.export.checkpoint.folder import Checkpoint
 from palmtop.export.convert import export_model
-from palmtop.export.measure.onnx_decoder import DecoderProbe, ProbeInput
+from palmtop.export.measure.onnx_decoder import DecoderPrompt, OnnxDecoder
 from palmtop.export.recipe import Recipe
 from palmtop.runtime.bundle.opening import open_bundle
 from tests.reference.port import load_port, random_checkpoint
@@ -36,9 +36,9 @@ SMALL_TOWERS = {
 GATES = {"none": [0.0, 0.0], "vision": [1.0, 0.0], "speech": [0.0, 1.0]}
 
 
-def text_prompt(ids: NDArray[np.int64], hidden_size: int) -> ProbeInput:
+def text_prompt(ids: NDArray[np.int64], hidden_size: int) -> DecoderPrompt:
     empty = np.zeros((1, hidden_size), np.float32)
-    return ProbeInput(mode="text", input_ids=ids, media_places=np.zeros(len(ids), np.int64), features=empty)
+    return DecoderPrompt(mode="text", input_ids=ids, media_places=np.zeros(len(ids), np.int64), features=empty)
 
 
 def reference_logits(port: Any, ids: NDArray[np.int64], adapter: str) -> NDArray[np.float32]:
@@ -55,7 +55,7 @@ def reference_logits(port: Any, ids: NDArray[np.int64], adapter: str) -> NDArray
 def compare(folder: Path, ids: NDArray[np.int64], split: int, **recipe: Any) -> dict[str, float]:
     """Largest difference by adapter, as a share of the logit range: prompt of ``split``, then token by token."""
     bundle = open_bundle(export_model(folder / "checkpoint", folder / "bundle", Recipe(bits=32, context=64, **recipe)))
-    probe = DecoderProbe(bundle.file("decoder.onnx"), bundle.manifest.decoder, threads=1)
+    probe = OnnxDecoder(bundle.file("decoder.onnx"), bundle.manifest.decoder, threads=1)
     port = load_port(folder / "checkpoint")
     original = bundle.manifest.decoder.original_context
     worst = {}
@@ -134,7 +134,7 @@ def test_a_sliding_window_matches_transformers(tmp_path: Path) -> None:
 def test_adapters_change_the_answer_and_differ(tmp_path: Path, float_bundle: Path) -> None:
     """The comparison above would be empty if a gate did nothing."""
     bundle = open_bundle(float_bundle)
-    probe = DecoderProbe(bundle.file("decoder.onnx"), bundle.manifest.decoder, threads=1)
+    probe = OnnxDecoder(bundle.file("decoder.onnx"), bundle.manifest.decoder, threads=1)
     ids = np.random.default_rng(2).integers(0, 250, 20)
     prompt = text_prompt(ids[:-1], bundle.manifest.decoder.hidden_size)
     none, vision, speech = (probe.logits(prompt, np.array(g, np.float32), ids[-1:]) for g in GATES.values())
@@ -153,8 +153,8 @@ def test_merging_equals_gating(amounts: dict[str, float], reference_checkpoint: 
     ids = np.random.default_rng(2).integers(0, 250, 20)
     prompt = text_prompt(ids[:-1], merged.manifest.decoder.hidden_size)
     gates = np.array([amounts.get("vision", 0.0), amounts.get("speech", 0.0)], np.float32)
-    a = DecoderProbe(merged.file("decoder.onnx"), merged.manifest.decoder, threads=1).logits(prompt, gates, ids[-1:])
-    b = DecoderProbe(gated.file("decoder.onnx"), gated.manifest.decoder, threads=1).logits(prompt, gates, ids[-1:])
+    a = OnnxDecoder(merged.file("decoder.onnx"), merged.manifest.decoder, threads=1).logits(prompt, gates, ids[-1:])
+    b = OnnxDecoder(gated.file("decoder.onnx"), gated.manifest.decoder, threads=1).logits(prompt, gates, ids[-1:])
     np.testing.assert_allclose(a, b, atol=1e-3 * float(np.ptp(b)))
 
 
@@ -169,7 +169,7 @@ def test_gates_off_equal_a_bundle_without_adapters_bit_for_bit(reference_checkpo
     rows = []
     for name in ("with", "without"):
         bundle = open_bundle(tmp_path / name)
-        probe = DecoderProbe(bundle.file("decoder.onnx"), bundle.manifest.decoder, threads=1)
+        probe = OnnxDecoder(bundle.file("decoder.onnx"), bundle.manifest.decoder, threads=1)
         prompt = text_prompt(ids[:10], bundle.manifest.decoder.hidden_size)
         rows.append(probe.logits(prompt, np.zeros(probe.num_gates, np.float32), ids[10:]))
     np.testing.assert_array_equal(rows[0], rows[1])

@@ -26,10 +26,10 @@ from palmtop.export.arch.phi4mm import read_model
 from palmtop.export.checkpoint.folder import Checkpoint
 from palmtop.export.checkpoint.gguf.byte_level import O200K
 from palmtop.export.checkpoint.gguf.checkpoint import GgufCheckpoint
-from palmtop.export.checkpoint.gguf.place import GgufPlace
+from palmtop.export.checkpoint.gguf.place import GgufSlice
 from palmtop.export.checkpoint.gguf.tokenizer import tokenizer_json
 from palmtop.export.checkpoint.opening import open_checkpoint
-from palmtop.export.checkpoint.safetensors_reader import TensorFolder
+from palmtop.export.checkpoint.safetensors_reader import SafetensorsReader
 from palmtop.export.checkpoint.tensor_slice import file_mark
 from palmtop.export.convert import export_model
 from palmtop.export.recipe import Recipe
@@ -208,7 +208,7 @@ def test_the_split_of_phi_4_keeps_words_and_threes_of_digits_together() -> None:
 def test_rows_are_those_of_the_whole(kind: str, tmp_path: Path) -> None:
     """K-quants cannot be written by the package, so their bytes are drawn: every byte means something but scales."""
     file = tmp_path / "model.gguf"
-    place = GgufPlace(file, 7, gguf.GGMLQuantizationType[kind], (6, 512), (0, 0, 0))
+    place = GgufSlice(file, 7, gguf.GGMLQuantizationType[kind], (6, 512), (0, 0, 0))
     rng = np.random.default_rng(0)
     if kind in ("Q4_K", "Q5_K", "Q6_K", "Q3_K"):
         data = rng.integers(0, 60, (6, place.row_bytes), np.uint8)  # as float16 scales: small and finite
@@ -216,7 +216,7 @@ def test_rows_are_those_of_the_whole(kind: str, tmp_path: Path) -> None:
         data = gguf.quants.quantize(rng.standard_normal((6, 512)).astype(np.float32), place.kind)
     raw = np.ascontiguousarray(data).view(np.uint8)
     file.write_bytes(b"1234567" + raw.tobytes())
-    weight = TensorFolder(file, {"w": replace(place, mark=file_mark(file))}).weight("w")
+    weight = SafetensorsReader(file, {"w": replace(place, mark=file_mark(file))}).weight("w")
     whole = gguf.quants.dequantize(data, place.kind)
     assert weight.array().shape == (6, 512)
     np.testing.assert_array_equal(weight.array(), whole)

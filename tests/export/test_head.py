@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from palmtop.errors import InputError
 from palmtop.export.convert import export_model
-from palmtop.export.measure.onnx_decoder import DecoderProbe
+from palmtop.export.measure.onnx_decoder import OnnxDecoder
 from palmtop.export.recipe import Recipe
 from palmtop.runtime.bundle.opening import Bundle, open_bundle
 from tests.export.test_decoder import SMALL_TOWERS
@@ -22,7 +22,7 @@ ROWS = 5
 
 def step(bundle: Bundle, ids: NDArray[np.int64]) -> dict[str, NDArray[np.float32]]:
     """Logits of a first step over these tokens, by output."""
-    session = DecoderProbe(bundle.file("decoder.onnx"), bundle.manifest.decoder, threads=1)._session
+    session = OnnxDecoder(bundle.file("decoder.onnx"), bundle.manifest.decoder, threads=1)._session
     decoder = bundle.manifest.decoder
     empty = np.zeros(decoder.state("key").stored_shape(0), np.float32)
     feeds: dict[str, Any] = {

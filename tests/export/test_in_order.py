@@ -14,9 +14,9 @@ from palmtop.export.checkpoint.folder import Checkpoint
 from palmtop.export.convert import export_model
 from palmtop.export.measure.float_reference import Changed, FloatReference
 from palmtop.export.measure.samples import Sample, SampleReader, later_questions, packaged_questions
-from palmtop.export.mixed_precision.allocation import Plan
+from palmtop.export.mixed_precision.allocation import BitAllocation
 from palmtop.export.mixed_precision.budget import Request
-from palmtop.export.mixed_precision.quantized_store import CodesFolder
+from palmtop.export.mixed_precision.quantized_store import QuantizedStore
 from palmtop.export.mixed_precision.sensitivity import LossMeter
 from palmtop.export.mixed_precision.sequential import in_groups, quantize_in_order, summed
 from palmtop.export.recipe import Recipe
@@ -117,13 +117,13 @@ def test_an_export_stores_the_codes_that_were_made_in_order(
     from palmtop.export.mixed_precision import prepare
 
     made: dict[str, QuantizedTensor] = {}
-    keep = CodesFolder.keep
+    keep = QuantizedStore.keep
 
-    def seen(self: CodesFolder, key: str, tensor: QuantizedTensor) -> QuantizedTensor:
+    def seen(self: QuantizedStore, key: str, tensor: QuantizedTensor) -> QuantizedTensor:
         made[key] = tensor
         return keep(self, key, tensor)
 
-    monkeypatch.setattr(prepare.CodesFolder, "keep", seen)
+    monkeypatch.setattr(prepare.QuantizedStore, "keep", seen)
     samples = tmp_path / "samples.jsonl"
     samples.write_text('{"text": "seven plus three is ten"}\n{"text": "spell the word palm"}\n')
     recipe, request = Recipe(method="gptq-in-order", scale_bits=16), Request(samples=samples)
@@ -133,4 +133,4 @@ def test_an_export_stores_the_codes_that_were_made_in_order(
     graph = onnx.load(bundle / "decoder.onnx").graph
     codes = {w.name: onnx.numpy_helper.to_array(w) for w in graph.initializer if w.name == f"{QKV}.codes"}
     np.testing.assert_array_equal(codes[f"{QKV}.codes"], made[f"decoder: {QKV}"].codes)
-    assert Plan.read(bundle / "plan.json").method == "gptq-in-order"
+    assert BitAllocation.read(bundle / "plan.json").method == "gptq-in-order"

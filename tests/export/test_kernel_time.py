@@ -13,9 +13,9 @@ from click.testing import CliRunner
 from palmtop.errors import InputError
 from palmtop.export.cli import export_command
 from palmtop.export.mixed_precision import kernel_time
-from palmtop.export.mixed_precision.allocation import Plan
+from palmtop.export.mixed_precision.allocation import BitAllocation
 from palmtop.export.mixed_precision.allocation_table import plan_lines
-from palmtop.export.mixed_precision.allocator import SCHEMES, Planner, Sensitivity
+from palmtop.export.mixed_precision.allocator import SCHEMES, Allocator, Sensitivity
 from palmtop.export.mixed_precision.kernel_time import decode_seconds, has_kernel, refuse_without_kernel
 from palmtop.export.mixed_precision.sensitivity import Loss
 from palmtop.quantize.budget import Option, fastest, within_bytes, within_loss
@@ -43,7 +43,7 @@ def test_four_bits_have_a_kernel_in_every_group(group: int) -> None:
 
 def test_a_plan_file_with_a_scheme_that_has_no_kernel_is_refused(tmp_path: Path) -> None:
     tensors = {"decoder: layers.0.mlp.down_proj": Scheme(bits=2, group=16, scale_bits=16)}
-    Plan(method="rtn", tensors=tensors).write(tmp_path / "plan.json")
+    BitAllocation(method="rtn", tensors=tensors).write(tmp_path / "plan.json")
     command = [str(checkpoint_path()), "-o", str(tmp_path / "b"), "--plan-file", str(tmp_path / "plan.json")]
     found = CliRunner().invoke(export_command, command)
     assert isinstance(found.exception, InputError)
@@ -80,7 +80,7 @@ def test_time_is_a_second_budget_beside_loss() -> None:
     assert fast is not None and fast.seconds <= 6.0 and fast.loss <= 3.0 and fast.size_bytes == 60
 
 
-class Timed(Planner):
+class Timed(Allocator):
     """Two matrices, of which 4 bits take 1 ms and 8 bits 2 ms, 2 bits 5 ms."""
 
     def __init__(self, limit_seconds: float | None) -> None:
@@ -100,7 +100,7 @@ class Timed(Planner):
     predicted = measured
 
 
-def bits_of(plan: Plan) -> list[int]:
+def bits_of(plan: BitAllocation) -> list[int]:
     return sorted(scheme.bits for scheme in plan.tensors.values() if scheme is not None)
 
 

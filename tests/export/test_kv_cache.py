@@ -26,10 +26,10 @@ from palmtop.export.convert import export_model
 from palmtop.export.graph.kv_cache import FLOAT_CACHE, LayerScales
 from palmtop.export.kv import cache_for, leaving_room, scale_bytes
 from palmtop.export.kv.calibrate import calibrated_cache, envelopes
-from palmtop.export.kv.ranges import Envelope, key_reach
+from palmtop.export.kv.ranges import ChannelRanges, key_reach
 from palmtop.export.kv.stored_cache import FIRST_SCALE, stored_cache, with_float_cache
 from palmtop.export.measure.float_reference import FloatReference
-from palmtop.export.measure.onnx_decoder import DecoderProbe, ProbeInput
+from palmtop.export.measure.onnx_decoder import DecoderPrompt, OnnxDecoder
 from palmtop.export.measure.samples import Sample, SampleReader, packaged_questions
 from palmtop.export.mixed_precision.budget import Request
 from palmtop.export.recipe import Recipe
@@ -77,7 +77,7 @@ def test_the_envelope_is_the_pairs_length_and_the_others_own_size() -> None:
     """Four rotating channels (0 with 2, 1 with 3), two that do not; two tokens."""
     key = np.array([[3, 0, 4, -1, -7, 0.5], [0, 0.6, 0, 0.8, 2, -9]], np.float32)[None, None]
     value = np.array([[1, -2, 3, -4, 5, -6], [-7, 1, 1, 1, 1, 1]], np.float32)[None, None]
-    envelope = Envelope(rotary_size=4)
+    envelope = ChannelRanges(rotary_size=4)
     envelope.add(key[:, :, :1], value[:, :, :1])
     envelope.add(key[:, :, 1:], value[:, :, 1:])
     scales = envelope.scales(8)
@@ -87,13 +87,13 @@ def test_the_envelope_is_the_pairs_length_and_the_others_own_size() -> None:
 
 
 def test_silent_channels_get_some_room_and_an_empty_cache_any() -> None:
-    envelope = Envelope(rotary_size=2)
+    envelope = ChannelRanges(rotary_size=2)
     envelope.add(np.zeros((1, 1, 3, 4), np.float32), np.array([1.0, 0, 0, 0.5], np.float32).reshape(1, 1, 1, 4))
     scales = envelope.scales(8)
     assert np.allclose(scales.value * 127, [[1, 1e-3, 1e-3, 0.5]])
     assert (scales.key > 0).all()
     with pytest.raises(ValueError, match="no keys"):
-        Envelope(rotary_size=2).scales(8)
+        ChannelRanges(rotary_size=2).scales(8)
 
 
 @settings(deadline=None, max_examples=30)
@@ -252,25 +252,27 @@ def test_logits_stay_close_and_the_float_twin_is_the_float_bundle(bundle: Bundle
     spec, path = bundle.manifest.decoder, bundle.file("decoder.onnx")
     ids = np.random.default_rng(0).integers(3, 400, 60)
     empty = np.zeros((1, spec.hidden_size), np.float32)
-    prompt = ProbeInput(mode="text", input_ids=ids[:50], media_places=np.zeros(50, np.int64), features=empty)
+    prompt = DecoderPrompt(mode="text", input_ids=ids[:50], media_places=np.zeros(50, np.int64), features=empty)
     gates = np.array([1, 0], np.float32)
-    exact = DecoderProbe(float_bundle / "decoder.onnx", open_bundle(float_bundle).manifest.decoder, threads=1)
+    exact = OnnxDecoder(float_bundle / "decoder.onnx", open_bundle(float_bundle).manifest.decoder, threads=1)
     wanted = exact.logits(prompt, gates, ids[50:])
-    twin = DecoderProbe(path, spec, threads=1, graph=with_float_cache(path, spec))
+    twin = OnnxDecoder(path, spec, threads=1, graph=with_float_cache(path, spec))
     assert np.array_equal(twin.logits(prompt, gates, ids[50:]), wanted)
-    off = np.abs(DecoderProbe(path, spec, threads=1).logits(prompt, gates, ids[50:]) - wanted).max() / np.ptp(wanted)
+    off = np.abs(OnnxDecoder(path, spec, threads=1).logits(prompt, gates, ids[50:]) - wanted).max() / np.ptp(wanted)
     assert 1e-6 < off < {8: 0.03, 4: 0.3}[spec.kv_bits]
 
 
 def test_a_streamed_text_has_the_logits_of_a_whole_one(bundle: Bundle) -> None:
     spec = bundle.manifest.decoder
-    probe = DecoderProbe(bundle.file("decoder.onnx"), spec, threads=1)
+    probe = OnnxDecoder(bundle.file("decoder.onnx"), spec, threads=1)
     ids = np.random.default_rng(1).integers(3, 400, 150)
     rows = list(probe.stream(ids, np.zeros(2, np.float32), CHUNK))
     assert len(rows) == 3
     for row, count in zip(rows, (64, 128, 150), strict=True):
         empty = np.zeros((1, spec.hidden_size), np.float32)
-        whole = ProbeInput(mode="text", input_ids=ids[:count], media_places=np.zeros(count, np.int64), features=empty)
+        whole = DecoderPrompt(
+            mode="text", input_ids=ids[:count], media_places=np.zeros(count, np.int64), features=empty
+        )
         expected = probe.logits(whole, np.zeros(2, np.float32), ids[:1])[0]
         assert np.abs(row - expected).max() < 1e-4 * np.ptp(expected)
 
@@ -300,10 +302,10 @@ def test_rotation_outside_the_kernel_and_padded_heads_work_too(tmp_path: Path) -
         request = None if kv == 32 else Request(samples=tmp_path / "mine.jsonl")
         recipe = Recipe(kv=kv, bits=32, context=64)
         bundle = open_bundle(export_model(tmp_path / "checkpoint", tmp_path / f"b{kv}", recipe, request=request))
-        probe = DecoderProbe(bundle.file("decoder.onnx"), bundle.manifest.decoder, threads=1)
+        probe = OnnxDecoder(bundle.file("decoder.onnx"), bundle.manifest.decoder, threads=1)
         ids = np.array([5, 9, 200, 31, 77, 8])
         empty = np.zeros((1, bundle.manifest.decoder.hidden_size), np.float32)
-        prompt = ProbeInput(mode="text", input_ids=ids[:4], media_places=np.zeros(4, np.int64), features=empty)
+        prompt = DecoderPrompt(mode="text", input_ids=ids[:4], media_places=np.zeros(4, np.int64), features=empty)
         found[kv] = probe.logits(prompt, np.zeros(2, np.float32), ids[4:])
     assert 0 < np.abs(found[8] - found[32]).max() < 0.15 * np.ptp(found[32])
 

@@ -19,7 +19,7 @@ import palmtop
 from palmtop.errors import CheckpointError
 from palmtop.export.adapters.install import add_adapter
 from palmtop.export.convert import export_model
-from palmtop.export.measure.onnx_decoder import DecoderProbe, ProbeInput
+from palmtop.export.measure.onnx_decoder import DecoderPrompt, OnnxDecoder
 from palmtop.export.recipe import Recipe
 from palmtop.runtime.bundle.opening import open_bundle
 from palmtop.runtime.decoding.generation_options import GenerationOptions
@@ -99,9 +99,9 @@ def logits_of(folder: Path, ids: NDArray[np.int64], split: int, gates: tuple[flo
     """Behind a prompt of ``split`` tokens, then token by token."""
     bundle = open_bundle(folder)
     decoder = bundle.manifest.decoder
-    probe = DecoderProbe(bundle.file("decoder.onnx"), decoder, threads=1)
+    probe = OnnxDecoder(bundle.file("decoder.onnx"), decoder, threads=1)
     empty = np.zeros((1, decoder.hidden_size), np.float32)
-    prompt = ProbeInput(mode="text", input_ids=ids[:split], media_places=np.zeros(split, np.int64), features=empty)
+    prompt = DecoderPrompt(mode="text", input_ids=ids[:split], media_places=np.zeros(split, np.int64), features=empty)
     found: NDArray[np.float32] = probe.logits(prompt, np.array(gates, np.float32), ids[split:])
     return found
 

@@ -20,7 +20,7 @@ from transformers import Phi3Config, Phi3ForCausalLM
 import palmtop
 from palmtop.errors import CheckpointError, InputError
 from palmtop.export.convert import export_model
-from palmtop.export.measure.onnx_decoder import DecoderProbe, ProbeInput
+from palmtop.export.measure.onnx_decoder import DecoderPrompt, OnnxDecoder
 from palmtop.export.recipe import Recipe
 from palmtop.runtime.bundle.opening import open_bundle
 from palmtop.runtime.decoding.generation_options import GenerationOptions
@@ -93,11 +93,11 @@ def compare(
     recipe, on_note = Recipe(bits=32, context=context), None if notes is None else notes.append
     bundle = open_bundle(export_model(folder / "checkpoint", folder / "bundle", recipe, on_note=on_note))
     decoder = bundle.manifest.decoder
-    probe = DecoderProbe(bundle.file("decoder.onnx"), decoder, threads=1)
+    probe = OnnxDecoder(bundle.file("decoder.onnx"), decoder, threads=1)
     fed = ids[:-1]
     with torch.no_grad():
         expected = model(torch.tensor(fed)[None], use_cache=False).logits[0, split - 1 :].numpy()
-    prompt = ProbeInput(
+    prompt = DecoderPrompt(
         mode="text",
         input_ids=ids[:split],
         media_places=np.zeros(split, np.int64),
@@ -223,7 +223,7 @@ def test_a_bundle_answers_as_transformers_across_the_boundary(tmp_path: Path) ->
 def test_a_text_bundle_has_no_inputs_for_media_and_adapters(tmp_path: Path) -> None:
     write_phi3(tmp_path / "checkpoint", 1)
     bundle = open_bundle(export_model(tmp_path / "checkpoint", tmp_path / "bundle", Recipe(context=64)))
-    probe = DecoderProbe(bundle.file("decoder.onnx"), bundle.manifest.decoder)
+    probe = OnnxDecoder(bundle.file("decoder.onnx"), bundle.manifest.decoder)
     names = {name for name in probe._inputs if not name.startswith("past_key_values.")}
     assert names == {"input_ids", "attention_mask"}
     assert bundle.manifest.modes == ("text",)

@@ -17,9 +17,9 @@ from palmtop.export.bundle.bundle_writer import write_bundle
 from palmtop.export.checkpoint.folder import Checkpoint
 from palmtop.export.convert import export_model
 from palmtop.export.measure.float_reference import FloatReference, rows_of
-from palmtop.export.measure.onnx_decoder import DecoderProbe, ProbeInput
+from palmtop.export.measure.onnx_decoder import DecoderPrompt, OnnxDecoder
 from palmtop.export.measure.samples import Sample, SampleReader, packaged_questions, read_questions
-from palmtop.export.mixed_precision.allocation import Plan, Planned, with_fallback
+from palmtop.export.mixed_precision.allocation import BitAllocation, Planned, with_fallback
 from palmtop.export.mixed_precision.budget import Request
 from palmtop.export.mixed_precision.bundle_size import (
     FRONTIER_POINTS,
@@ -37,7 +37,7 @@ from palmtop.runtime.memory.size_option import Size
 from palmtop.runtime.reference import checkpoint_path
 
 QKV = "decoder: layers.1.self_attn.qkv_proj"
-MIXED = Plan(
+MIXED = BitAllocation(
     method="rtn",
     tensors={
         QKV: Scheme(bits=8, group=64, scale_bits=16),
@@ -79,7 +79,7 @@ def samples(float_model: FloatReference, folder: Path) -> list[Sample]:
 def test_stages_one_after_the_other_are_the_whole_graph(
     float_model: FloatReference, float_bundle: Path, samples: list[Sample]
 ) -> None:
-    probe = DecoderProbe(float_bundle / "decoder.onnx", float_model.manifest.decoder, threads=1)
+    probe = OnnxDecoder(float_bundle / "decoder.onnx", float_model.manifest.decoder, threads=1)
     for sample in samples:
         features = [float_model.encode([m])[0] for m in sample.media]
         live = float_model.decoder_inputs(sample, features)
@@ -88,7 +88,7 @@ def test_stages_one_after_the_other_are_the_whole_graph(
             live |= float_model.step("decoder", number, live, sample.positions)
         start = sample.positions[0] + 1
         rows = np.concatenate(features) if features else np.zeros((1, float_model.manifest.decoder.hidden_size))
-        prompt = ProbeInput(
+        prompt = DecoderPrompt(
             mode=sample.mode,
             input_ids=sample.input_ids[:start],
             media_places=sample.places,
@@ -217,7 +217,7 @@ def test_a_calibrated_export_is_what_its_statistics_give(
 
 def test_a_plan_file_comes_back_as_it_was(tmp_path: Path) -> None:
     MIXED.write(tmp_path / "plan.json")
-    assert Plan.read(tmp_path / "plan.json") == replace(MIXED)
+    assert BitAllocation.read(tmp_path / "plan.json") == replace(MIXED)
 
 
 @pytest.mark.parametrize(
@@ -235,11 +235,11 @@ def test_a_plan_that_is_not_possible_is_refused(edit: object, message: str, tmp_
     edit(data)  # type: ignore[operator]
     (tmp_path / "plan.json").write_text(json.dumps(data))
     with pytest.raises(InputError, match=message):
-        Plan.read(tmp_path / "plan.json")
+        BitAllocation.read(tmp_path / "plan.json")
 
 
 def test_a_plan_for_another_model_is_refused(tmp_path: Path) -> None:
-    plan = Plan(method="rtn", tensors={"decoder: layers.99.mlp.down_proj": Scheme(bits=4, group=32)})
+    plan = BitAllocation(method="rtn", tensors={"decoder: layers.99.mlp.down_proj": Scheme(bits=4, group=32)})
     with pytest.raises(InputError, match=r"no tensor 'decoder: layers.99.mlp.down_proj'"):
         export_model(checkpoint_path(), tmp_path / "b", request=Request(plan=plan))
     assert not (tmp_path / "b").exists()

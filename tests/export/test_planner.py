@@ -17,8 +17,8 @@ from palmtop.export.cli import export_command
 from palmtop.export.measure.float_reference import FloatReference
 from palmtop.export.measure.samples import Sample
 from palmtop.export.mixed_precision import prepare
-from palmtop.export.mixed_precision.allocation import Plan, with_fallback
-from palmtop.export.mixed_precision.allocator import SCHEMES, Planner, Sensitivity
+from palmtop.export.mixed_precision.allocation import BitAllocation, with_fallback
+from palmtop.export.mixed_precision.allocator import SCHEMES, Allocator, Sensitivity
 from palmtop.export.mixed_precision.memory_estimate import refuse_little_memory
 from palmtop.export.mixed_precision.sensitivity import Loss
 from palmtop.export.mixed_precision.splits import in_turns, in_two, judged_of
@@ -34,7 +34,7 @@ KEYS = ("decoder: a", "decoder: b", "audio: c")
 BESIDE = 5000  # bytes of a bundle that no plan changes
 
 
-class Measured(Planner):
+class Measured(Allocator):
     """A planner of three matrices whose whole plans lose what a table says; single ones seem to lose less at 2 bits."""
 
     true_2_bits = 1.0
@@ -60,7 +60,7 @@ class Measured(Planner):
         return Loss(kl={"text": self.harder * self.measured(tensors).mean_kl}, top1={"text": 1.0})
 
 
-def bits_of(plan: Plan) -> set[int]:
+def bits_of(plan: BitAllocation) -> set[int]:
     return {scheme.bits for scheme in plan.tensors.values() if scheme is not None}
 
 
@@ -165,7 +165,9 @@ def test_a_plan_that_is_saved_is_made_once(tmp_path: Path, monkeypatch: pytest.M
     calls, calibrate = [], prepare.calibrate
     monkeypatch.setattr(prepare, "calibrate", lambda *args: (calls.append(1), calibrate(*args)))
     (tmp_path / "samples.jsonl").write_text('{"text": "seven plus three is ten"}\n')
-    plan = Plan(method="gptq", tensors={"decoder: layers.0.mlp.down_proj": Scheme(bits=4, group=64, scale_bits=16)})
+    plan = BitAllocation(
+        method="gptq", tensors={"decoder: layers.0.mlp.down_proj": Scheme(bits=4, group=64, scale_bits=16)}
+    )
     plan.write(tmp_path / "plan.json")
     arguments = [str(checkpoint_path()), "-o", str(tmp_path / "b"), "--no-verify"]
     arguments += ["--plan-file", str(tmp_path / "plan.json"), "--save-plan", str(tmp_path / "saved.json")]
@@ -173,5 +175,5 @@ def test_a_plan_that_is_saved_is_made_once(tmp_path: Path, monkeypatch: pytest.M
     result = CliRunner().invoke(export_command, arguments, catch_exceptions=False)
     assert result.exit_code == 0, result.output
     assert calls == [1]
-    assert Plan.read(tmp_path / "saved.json") == plan
+    assert BitAllocation.read(tmp_path / "saved.json") == plan
     assert "decoder mlp.down_proj  1 x 4 bits in 64s" in result.output

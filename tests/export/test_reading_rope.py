@@ -13,7 +13,7 @@ from transformers import LlamaConfig, Phi3ForCausalLM
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from palmtop.errors import CheckpointError
-from palmtop.export.checkpoint.config_section import Keys
+from palmtop.export.checkpoint.config_section import ConfigSection
 from palmtop.export.convert import export_model
 from palmtop.export.graph.rope import RopeConfig, wavelengths
 from palmtop.export.reading.rope import READ_BY, RopeRules, read_rope
@@ -53,7 +53,7 @@ SCALINGS: dict[str, dict[str, Any]] = {
 
 
 def read(config: dict[str, Any], rules: RopeRules = ANY) -> RopeConfig:
-    return read_rope(Keys({**SIZES, **config}, "config.json"), HEAD, rules)
+    return read_rope(ConfigSection({**SIZES, **config}, "config.json"), HEAD, rules)
 
 
 def written(scaling: dict[str, Any], place: str, word: str = "rope_type", theta: float = 5000.0) -> dict[str, Any]:

@@ -17,12 +17,12 @@ import pytest
 
 from palmtop.errors import CheckpointError, InputError
 from palmtop.export import convert
-from palmtop.export.bundle.external_data import WeightFile
+from palmtop.export.bundle.external_data import ExternalData
 from palmtop.export.bundle.journal import Journal
 from palmtop.export.bundle.progress import Progress
 from palmtop.export.checkpoint.folder import Checkpoint
 from palmtop.export.convert import export_model
-from palmtop.export.mixed_precision.allocation import Plan, Planned
+from palmtop.export.mixed_precision.allocation import BitAllocation, Planned
 from palmtop.export.mixed_precision.budget import Request
 from palmtop.export.recipe import Recipe
 from palmtop.quantize.rtn import rtn
@@ -199,14 +199,14 @@ def test_a_full_disk_keeps_what_is_done_and_says_so(
     tmp_path: Path, whole: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = tmp_path / "bundle"
-    append = WeightFile._append
+    append = ExternalData._append
 
-    def full(self: WeightFile, data: bytes | memoryview) -> None:
+    def full(self: ExternalData, data: bytes | memoryview) -> None:
         if self.size_bytes > 1 << 20:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         append(self, data)
 
-    monkeypatch.setattr(WeightFile, "_append", full)
+    monkeypatch.setattr(ExternalData, "_append", full)
     with pytest.raises(InputError, match=r"could not be written \(No space left on device\); .* keeps what is done"):
         export_model(checkpoint_path(), target, RECIPE)
     monkeypatch.undo()
@@ -290,14 +290,14 @@ def test_a_set_is_kept_whole_or_not_at_all(tmp_path: Path) -> None:
         yield codes[2:], scales[2:]
 
     journal = tmp_path / "journal.jsonl"
-    with pytest.raises(KeyboardInterrupt), WeightFile(tmp_path, "w.bin", journal=Journal(journal)) as sink:
+    with pytest.raises(KeyboardInterrupt), ExternalData(tmp_path, "w.bin", journal=Journal(journal)) as sink:
         sink.add_set("a", tensors, blocks(True))
     assert not journal.exists()
-    with WeightFile(tmp_path, "w.bin", journal=Journal(journal)) as sink:
+    with ExternalData(tmp_path, "w.bin", journal=Journal(journal)) as sink:
         found = sink.add_set("a", tensors, blocks(False))
     np.testing.assert_array_equal(found[0].numpy(), codes)
     np.testing.assert_array_equal(found[1].numpy(), scales)
-    with WeightFile(tmp_path, "w.bin", journal=Journal(journal)) as sink:
+    with ExternalData(tmp_path, "w.bin", journal=Journal(journal)) as sink:
         again = sink.add_set("a", tensors, iter(()))  # nothing is asked for
     np.testing.assert_array_equal(again[1].numpy(), scales)
 
@@ -307,7 +307,7 @@ def test_another_plan_is_another_job(tmp_path: Path) -> None:
     samples = tmp_path / "samples.jsonl"
 
     def job(group: int, request: Request) -> str:
-        plan = Plan(method="rtn", tensors={"decoder: lm_head": Scheme(bits=4, group=group)})
+        plan = BitAllocation(method="rtn", tensors={"decoder: lm_head": Scheme(bits=4, group=group)})
         planned = Planned(plan=plan, quantizer=rtn, statistics=lambda key: None)
         return convert._job(checkpoint, RECIPE, request, planned)
 

@@ -17,7 +17,7 @@ from safetensors.numpy import save_file
 from palmtop.errors import CheckpointError
 from palmtop.export.arch import read_model
 from palmtop.export.checkpoint.opening import open_checkpoint
-from palmtop.export.checkpoint.safetensors_reader import TensorFolder
+from palmtop.export.checkpoint.safetensors_reader import SafetensorsReader
 from palmtop.export.convert import export_model
 from palmtop.export.recipe import Recipe
 from tests.export.test_decoder import SMALL_TOWERS
@@ -139,7 +139,7 @@ def test_what_the_safetensors_format_forbids_is_refused(case: str, tmp_path: Pat
     header, size, message = INVALID[case]
     write(tmp_path / "model.safetensors", header, size)
     with pytest.raises(CheckpointError) as raised:
-        TensorFolder(tmp_path)
+        SafetensorsReader(tmp_path)
     assert message in str(raised.value)
     if "twice" not in case:  # the library's parser takes the last of two
         with pytest.raises(SafetensorError):
@@ -155,7 +155,7 @@ def test_what_it_allows_is_read(tmp_path: Path) -> None:
         "mask": np.ones(3, np.bool_),
     }
     save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "np"})
-    folder = TensorFolder(tmp_path)
+    folder = SafetensorsReader(tmp_path)
     assert folder.names == ["empty", "ids", "mask", "z"]
     assert folder.weight("z").array().tolist() == [0, 1, 2]
     with pytest.raises(

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from palmtop.export.bundle.manifest_builder import list_files, write_manifest
 from palmtop.export.checkpoint.folder import Checkpoint
 from palmtop.export.measure.decoder_prompts import SampleReader, packaged_messages
-from palmtop.export.measure.onnx_decoder import DecoderProbe
+from palmtop.export.measure.onnx_decoder import OnnxDecoder
 from palmtop.export.verify import verify
 from palmtop.export.verify.cli import verify_command
 from palmtop.export.verify.quality import Quality
@@ -188,7 +188,7 @@ def test_an_untied_head_is_verified_too(tmp_path: Path) -> None:
 
 def test_an_answer_is_judged_up_to_its_end(int4_bundle: Path) -> None:
     bundle = open_bundle(int4_bundle)
-    probe = DecoderProbe(bundle.file(bundle.manifest.decoder.file), bundle.manifest.decoder)
+    probe = OnnxDecoder(bundle.file(bundle.manifest.decoder.file), bundle.manifest.decoder)
     reader = SampleReader(bundle.path, bundle.manifest)
     _, messages, _ = next(packaged_messages(["text"], 1))
     prompt, gates = reader.read("text", messages), np.zeros(len(bundle.manifest.adapters), np.float32)

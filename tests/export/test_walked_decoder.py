@@ -13,7 +13,7 @@ from palmtop.export.measure import layerwise
 from palmtop.export.measure.decoder_runner import DecoderRunner, Run
 from palmtop.export.measure.float_reference import FloatReference
 from palmtop.export.measure.layerwise import StagedGraph
-from palmtop.export.measure.onnx_decoder import DecoderProbe, ProbeInput
+from palmtop.export.measure.onnx_decoder import DecoderPrompt, OnnxDecoder
 from palmtop.export.recipe import Recipe
 from palmtop.runtime.bundle.opening import open_bundle
 
@@ -31,7 +31,7 @@ def runs(hidden_size: int) -> list[Run]:
     for length, gates in ((9, [0, 0]), (30, [1, 0]), (17, [0.5, 0.25])):
         places = np.zeros(length, np.int64)
         places[2:6] = np.arange(1, 5)
-        prompt = ProbeInput(
+        prompt = DecoderPrompt(
             mode="text",
             input_ids=rng.integers(3, 400, length),
             media_places=places,
@@ -43,7 +43,7 @@ def runs(hidden_size: int) -> list[Run]:
 
 def whole(bundle: Path) -> list[np.ndarray]:
     spec = open_bundle(bundle).manifest.decoder
-    probe = DecoderProbe(bundle / "decoder.onnx", spec)
+    probe = OnnxDecoder(bundle / "decoder.onnx", spec)
     return [probe.logits(run.prompt, run.gates, run.tokens) for run in runs(spec.hidden_size)]
 
 

@@ -16,7 +16,7 @@ import pytest
 
 from palmtop.errors import CheckpointError, InputError
 from palmtop.export.bundle.atomic_directory import written_beside
-from palmtop.export.bundle.external_data import WeightFile
+from palmtop.export.bundle.external_data import ExternalData
 
 
 def dead_pid() -> int:
@@ -170,7 +170,7 @@ def test_no_room_is_one_sentence(tmp_path: Path, number: int) -> None:
 
 def test_a_failing_weight_file_is_named(tmp_path: Path) -> None:
     refused = pytest.raises(InputError, match=re.escape("could not be written (Bad file descriptor)"))
-    with refused, written_beside(tmp_path / "bundle") as folder, WeightFile(folder, "weights/a.bin") as sink:
+    with refused, written_beside(tmp_path / "bundle") as folder, ExternalData(folder, "weights/a.bin") as sink:
         os.close(sink._file.fileno())
         sink.add("a", (1 << 20,), np.dtype(np.float32), [np.zeros(1 << 20, np.float32)])
 

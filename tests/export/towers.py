@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from transformers import Phi4MultimodalConfig
 from transformers.models.phi4_multimodal import modeling_phi4_multimodal as port
 
-from palmtop.export.bundle.external_data import WeightFile
-from palmtop.export.checkpoint.lazy_tensor import Weight, Weights, from_array
+from palmtop.export.bundle.external_data import ExternalData
+from palmtop.export.checkpoint.lazy_tensor import LazyTensor, StateDict, from_array
 from palmtop.export.graph.audio_config import AudioConfig
 from palmtop.export.graph.builder import GraphBuilder
 from palmtop.export.graph.conformer import Conformer
@@ -91,15 +91,15 @@ def arrays_of(module: torch.nn.Module, inside: str) -> dict[str, NDArray[np.floa
     return {PREFIX + inside + name: tensor.float().numpy() for name, tensor in module.state_dict().items()}
 
 
-def weights_from(arrays: dict[str, NDArray[np.float32]], asked: list[str] | None = None) -> Weights:
+def weights_from(arrays: dict[str, NDArray[np.float32]], asked: list[str] | None = None) -> StateDict:
     """Tensors seen from ``model.``; ``asked`` takes down what is read."""
 
-    def find(name: str) -> Weight:
+    def find(name: str) -> LazyTensor:
         if asked is not None:
             asked.append(name)
         return from_array(name, arrays[name])
 
-    return Weights(find, "model.")
+    return StateDict(find, "model.")
 
 
 def vision_config(config: Phi4MultimodalConfig) -> VisionConfig:
@@ -122,18 +122,18 @@ def audio_embedding(config: Phi4MultimodalConfig, seed: int = 0) -> Any:
 
 def write_graph(path: Path, build: Callable[[GraphBuilder], None]) -> Path:
     """A graph and its weights as files."""
-    with WeightFile(path.parent, f"weights/{path.stem}.bin") as sink:
+    with ExternalData(path.parent, f"weights/{path.stem}.bin") as sink:
         g = GraphBuilder(path.stem, sink)
         build(g)
         ir.save(g.model(), path)
     return path
 
 
-def build_vision(g: GraphBuilder, weights: Weights, config: VisionConfig, precision: Precision) -> None:
+def build_vision(g: GraphBuilder, weights: StateDict, config: VisionConfig, precision: Precision) -> None:
     Siglip(config).build(g, BuildContext(weights=weights, precision=GraphPrecision(precision, precision, precision)))
 
 
-def build_audio(g: GraphBuilder, weights: Weights, config: AudioConfig, precision: Precision) -> None:
+def build_audio(g: GraphBuilder, weights: StateDict, config: AudioConfig, precision: Precision) -> None:
     Conformer(config).build(g, BuildContext(weights=weights, precision=GraphPrecision(precision, precision, precision)))
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from palmtop.errors import BundleError
 from palmtop.export.adapters.install import add_adapter
-from palmtop.export.measure.onnx_decoder import DecoderProbe
+from palmtop.export.measure.onnx_decoder import OnnxDecoder
 from palmtop.runtime.bundle.external_locations import with_locations
 from palmtop.runtime.bundle.opening import open_bundle, sha256_of
 from palmtop.runtime.session import SessionOptions, load_session
@@ -149,7 +149,7 @@ def test_a_graph_of_links_that_reads_what_is_not_listed_is_refused(location: str
     with pytest.raises(BundleError, match="expected a file that the bundle lists"):
         answer(linked)
     with pytest.raises(BundleError, match="expected a file that the bundle lists"):
-        DecoderProbe(linked / "decoder.onnx", manifest.decoder)
+        OnnxDecoder(linked / "decoder.onnx", manifest.decoder)
 
 
 def test_locations_are_renamed_and_nothing_else(int4_bundle: Path) -> None:

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper
 
 import palmtop
 from palmtop.errors import BundleError, InputError
-from palmtop.export.bundle.external_data import WeightFile
+from palmtop.export.bundle.external_data import ExternalData
 from palmtop.export.convert import export_model
 from palmtop.export.graph.mark import Mark
 from palmtop.export.providers.qnn.calibrate import Calibrated
@@ -56,7 +56,7 @@ def test_equal_weights_are_in_a_shared_binary_once(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     weight = rng.standard_normal((256, 1024)).astype(np.float32)
     for rows in (1, 32):
-        with WeightFile(tmp_path, f"w{rows}.bin") as sink, WeightFile(tmp_path, f"c{rows}.bin") as codes:
+        with ExternalData(tmp_path, f"w{rows}.bin") as sink, ExternalData(tmp_path, f"c{rows}.bin") as codes:
             from palmtop.export.graph.builder import GraphBuilder
 
             g = GraphBuilder(f"g{rows}", sink)

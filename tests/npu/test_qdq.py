@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from palmtop.export.bundle.external_data import WeightFile
+from palmtop.export.bundle.external_data import ExternalData
 from palmtop.export.graph.builder import GraphBuilder
 from palmtop.export.graph.mark import FFN, Mark
 from palmtop.export.providers.qnn.codes import bias_codes, channel_codes, grid_of, packed_int4, value_codes
@@ -26,7 +26,7 @@ ROWS, WIDTH, OUT = 6, 32, 48
 def build(folder: Path, name: str = "g") -> Path:
     """RMSNorm, a product with weights, one between activations, softmax, a convolution and what only moves values."""
     rng = np.random.default_rng(0)
-    with WeightFile(folder, f"{name}.bin") as sink:
+    with ExternalData(folder, f"{name}.bin") as sink:
         g = GraphBuilder(name, sink)
         x = g.input("x", ir.DataType.FLOAT, [1, ROWS, WIDTH])
         row = g.input("row", ir.DataType.INT32, [1])
@@ -63,7 +63,7 @@ def quantise(path: Path, bits: int, same: dict[str, str] | None = None) -> Path:
     measured = Measured(path)
     for seed in range(20):
         measured.run(feeds(seed), ranges)
-    with WeightFile(path.parent, f"codes{bits}.bin") as sink:
+    with ExternalData(path.parent, f"codes{bits}.bin") as sink:
         add_qdq(model, ranges, lambda role: bits, sink, same)
         target = path.with_name(f"qdq{bits}.onnx")
         ir.save(model, target)
@@ -135,7 +135,7 @@ def test_rms_norm_is_fused_and_exact(tmp_path: Path) -> None:
 
 
 def test_a_ratio_that_is_no_norm_stays(tmp_path: Path) -> None:
-    with WeightFile(tmp_path, "w.bin") as sink:
+    with ExternalData(tmp_path, "w.bin") as sink:
         g = GraphBuilder("g", sink)
         x, other = (g.input(name, ir.DataType.FLOAT, [1, 4]) for name in "xy")
         mean = g.op("ReduceMean", g.op("Mul", x, other), g.constant([-1]), keepdims=1)

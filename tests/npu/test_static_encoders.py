@@ -13,9 +13,9 @@ import pytest
 
 from palmtop.errors import BundleError, InputError
 from palmtop.export.arch import Model, find
-from palmtop.export.bundle.external_data import WeightFile
+from palmtop.export.bundle.external_data import ExternalData
 from palmtop.export.checkpoint.folder import Checkpoint
-from palmtop.export.checkpoint.lazy_tensor import Weights
+from palmtop.export.checkpoint.lazy_tensor import StateDict
 from palmtop.export.graph.builder import GraphBuilder
 from palmtop.export.graph.conformer import Conformer
 from palmtop.export.graph.siglip import Siglip, rows_of
@@ -46,7 +46,7 @@ def folder(model: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("graphs")
     rows = model.encoders["vision"].static_lengths("vision", model.processor)["vision"]
     for name, part, length in (("vision", "vision", rows), ("short", "audio", SHORT), ("window", "audio", WINDOW)):
-        with WeightFile(folder, f"{name}.bin") as sink:
+        with ExternalData(folder, f"{name}.bin") as sink:
             g = GraphBuilder(name, sink)
             model.encoders[part].build_static(g, model.weights, length)
             ir.save(g.model(), folder / f"{name}.onnx")
@@ -107,12 +107,12 @@ def test_steps_stacked_into_rows(model: Model, spec: ProcessorSpec, tmp_path: Pa
         array = np.concatenate([weight.array(), -weight.array()], axis=1)
         return type(weight)(weight.name, array.shape, lambda a, b: array[a:b])
 
-    weights = Weights(doubled)
-    with WeightFile(tmp_path, "own.bin") as sink:
+    weights = StateDict(doubled)
+    with ExternalData(tmp_path, "own.bin") as sink:
         g = GraphBuilder("own", sink)
         stacked.build(g, BuildContext(weights=weights))
         ir.save(g.model(), tmp_path / "own.onnx")
-    with WeightFile(tmp_path, "static.bin") as sink:
+    with ExternalData(tmp_path, "static.bin") as sink:
         g = GraphBuilder("static", sink)
         stacked.build_static(g, weights, WINDOW)
         ir.save(g.model(), tmp_path / "static.onnx")

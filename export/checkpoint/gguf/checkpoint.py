@@ -12,8 +12,8 @@ from typing import Any
 from palmtop.errors import CheckpointError, UnsupportedModelError
 from palmtop.export.checkpoint.config_section import read_text
 from palmtop.export.checkpoint.folder import Checkpoint
-from palmtop.export.checkpoint.lazy_tensor import Weight
-from palmtop.export.checkpoint.safetensors_reader import TensorFolder
+from palmtop.export.checkpoint.lazy_tensor import LazyTensor
+from palmtop.export.checkpoint.safetensors_reader import SafetensorsReader
 from palmtop.quantize.scheme import Scheme
 
 from .config import make_config
@@ -52,11 +52,11 @@ class GgufCheckpoint(Checkpoint):
         if parts != 1:
             raise CheckpointError(f"{self.path}: is one of {parts} parts, expected one file (llama-gguf-split --merge)")
         self._family = FAMILIES[architecture]
-        self.config = make_config(self._family, fields, TensorFolder(self.path, places))
+        self.config = make_config(self._family, fields, SafetensorsReader(self.path, places))
         self._gguf_names = {self._family.transformers_name(name): name for name in places if name not in TENSORS}
         kept = {name: places[own] for name, own in self._gguf_names.items()}
         self.kinds = {name: place.kind for name, place in kept.items()}
-        self._tensors = TensorFolder(self.path, kept)
+        self._tensors = SafetensorsReader(self.path, kept)
         self._beside = {}
         self._on_read = None
         self._sha256 = None
@@ -68,7 +68,7 @@ class GgufCheckpoint(Checkpoint):
         """As the metadata says."""
         return self._adds_bos
 
-    def weight(self, name: str) -> Weight:
+    def weight(self, name: str) -> LazyTensor:
         """A tensor, to be read later, its rows in transformers' order.
 
         Raises:
@@ -107,7 +107,7 @@ class GgufCheckpoint(Checkpoint):
         return self._digest(seen)
 
 
-def _is_kept(weight: Weight, scheme: Scheme) -> bool:
+def _is_kept(weight: LazyTensor, scheme: Scheme) -> bool:
     """Whether the codes of every row can be kept; the first rows that cannot end the search."""
     coded = weight.coded
     return coded is not None and all(coded(*rows, scheme) is not None for rows in weight.ranges(KEPT_BYTES))

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from palmtop.errors import CheckpointError
-from palmtop.export.checkpoint.safetensors_reader import TensorFolder
+from palmtop.export.checkpoint.safetensors_reader import SafetensorsReader
 
 from .families import Family
 from .metadata import Metadata
@@ -15,7 +15,7 @@ from .scaling import rope_scaling
 ENDS = ("eos", "eot", "eom")  # ids of tokens that end an answer; such a file has no generation_config.json
 
 
-def make_config(family: Family, fields: Mapping[str, Any], tensors: TensorFolder) -> dict[str, Any]:
+def make_config(family: Family, fields: Mapping[str, Any], tensors: SafetensorsReader) -> dict[str, Any]:
     """What config.json would say.
 
     Args:

@@ -17,7 +17,7 @@ from palmtop.errors import CheckpointError
 from palmtop.export.checkpoint.tensor_slice import mark_of, refuse_truncated
 from palmtop.export.checkpoint.unusable.stand_ins import START_BYTES, refuse_stand_in
 
-from .place import GgufPlace
+from .place import GgufSlice
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
@@ -32,7 +32,7 @@ MAX_DEPTH = 4  # of lists inside lists
 MAX_DIMENSIONS = 4
 DEFAULT_ALIGNMENT = 32
 
-Header = tuple[dict[str, Any], dict[str, GgufPlace]]
+Header = tuple[dict[str, Any], dict[str, GgufSlice]]
 
 
 def read_header(path: Path) -> Header:
@@ -80,11 +80,11 @@ class _Reader:
         if not isinstance(alignment, int) or alignment <= 0 or alignment & (alignment - 1):
             raise ValueError(f"general.alignment is {alignment!r:.40}, expected a power of two")
         start = -(-(self._mark[1] - self._left) // alignment) * alignment
-        places: dict[str, GgufPlace] = {}
+        places: dict[str, GgufSlice] = {}
         for name, kind, shape, offset in table:
             if name in places:
                 raise ValueError(f"tensor '{name}' is there twice")
-            places[name] = GgufPlace(self._path, start + offset, kind, shape, self._mark)
+            places[name] = GgufSlice(self._path, start + offset, kind, shape, self._mark)
         return fields, places
 
     def _tensor(self) -> tuple[str, gguf.GGMLQuantizationType, tuple[int, ...], int]:

@@ -16,7 +16,7 @@ from .grids import GRIDS, coded
 
 
 @dataclass(frozen=True, slots=True)
-class GgufPlace:
+class GgufSlice:
     """A ``tensor_slice.Place`` in a GGUF file.
 
     Attributes:

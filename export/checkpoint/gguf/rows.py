@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from palmtop.errors import CheckpointError
-from palmtop.export.checkpoint.lazy_tensor import Weight
+from palmtop.export.checkpoint.lazy_tensor import LazyTensor
 
 
-def in_halves(weight: Weight, heads: int, path: Path) -> Weight:
+def in_halves(weight: LazyTensor, heads: int, path: Path) -> LazyTensor:
     """Rows of each head as transformers has them: the two halves that rotate with each other one after the other.
 
     GGUF files of some architectures have row i of the second half behind row i of the first.

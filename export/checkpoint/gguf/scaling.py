@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from palmtop.errors import CheckpointError
-from palmtop.export.checkpoint.safetensors_reader import TensorFolder
+from palmtop.export.checkpoint.safetensors_reader import SafetensorsReader
 
 from .families import Family
 from .metadata import Metadata
@@ -17,7 +17,7 @@ YARN = {"rope.scaling.yarn_beta_fast": "beta_fast", "rope.scaling.yarn_beta_slow
 NONE = (None, "none")
 
 
-def rope_scaling(family: Family, said: Metadata, tensors: TensorFolder) -> dict[str, Any] | None:
+def rope_scaling(family: Family, said: Metadata, tensors: SafetensorsReader) -> dict[str, Any] | None:
     """What ``rope_scaling`` of config.json would say; None for none.
 
     Raises:
@@ -58,12 +58,12 @@ def rope_scaling(family: Family, said: Metadata, tensors: TensorFolder) -> dict[
     return {"type": found, "factor": factor, **{name: value for name, value in betas.items() if value is not None}}
 
 
-def _has_longrope(tensors: TensorFolder) -> bool:
+def _has_longrope(tensors: SafetensorsReader) -> bool:
     missing = [name for name in LONGROPE.values() if tensors.shape(name) is None]
     if len(missing) == 1:
         raise CheckpointError(f"{tensors.path}: tensor '{missing[0]}' is missing, the other factors are there")
     return not missing
 
 
-def _numbers(tensors: TensorFolder, name: str) -> list[float]:
+def _numbers(tensors: SafetensorsReader, name: str) -> list[float]:
     return [float(each) for each in tensors.weight(name).array().reshape(-1)]

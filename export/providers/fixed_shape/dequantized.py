@@ -15,7 +15,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from palmtop.errors import QuantizeError
-from palmtop.export.checkpoint.lazy_tensor import Weight
+from palmtop.export.checkpoint.lazy_tensor import LazyTensor
 from palmtop.export.graph.builder import GraphBuilder
 from palmtop.export.graph.linear import GraphPrecision, QuantizedValues, StaticLinear, quantized, widened
 from palmtop.export.graph.mark import Mark
@@ -32,7 +32,7 @@ def dequantized_linear(precision: GraphPrecision) -> StaticLinear:
     """Return a function that dequantises matrices before a MatMul; matrices without a scheme are float32."""
     plain = stored_linear(precision)
 
-    def build(g: GraphBuilder, name: str, x: ir.Value, weight: Weight, role: str) -> ir.Value:
+    def build(g: GraphBuilder, name: str, x: ir.Value, weight: LazyTensor, role: str) -> ir.Value:
         own = precision.of(role).of(name)
         if own.scheme is None:
             return plain(g, name, x, weight, role)

@@ -9,9 +9,9 @@ from pathlib import Path
 import onnx_ir as ir
 
 from palmtop.export.arch import Model
-from palmtop.export.bundle.external_data import WeightFile
+from palmtop.export.bundle.external_data import ExternalData
 from palmtop.export.bundle.shared_weights import SharedWeights
-from palmtop.export.checkpoint.lazy_tensor import Weight, Weights
+from palmtop.export.checkpoint.lazy_tensor import LazyTensor, StateDict
 from palmtop.export.checkpoint.lora import Adapter
 from palmtop.export.graph.builder import OPSET, GraphBuilder, WeightSink, remove_unused
 from palmtop.export.graph.embedding import add_table
@@ -42,7 +42,7 @@ def mixes(routes: Mapping[str, Route], adapters: tuple[Adapter, ...]) -> dict[st
 def write_graphs(
     folder: Path,
     model: Model,
-    weights: Weights,
+    weights: StateDict,
     sink: WeightSink,
     linears: StaticLinear,
     table: Precisions,
@@ -111,7 +111,7 @@ def write_graphs(
     )
 
 
-def embedding_graph(model: Model, weights: Weights, sink: WeightSink, precision: Precisions) -> ir.Model:
+def embedding_graph(model: Model, weights: StateDict, sink: WeightSink, precision: Precisions) -> ir.Model:
     """Return the embedding graph for the CPU, on the decoder's table: ids [1, S] -> rows [1, S, H] float32."""
     decoder = model.decoder
     g = GraphBuilder(EMBEDDING_GRAPH, sink)
@@ -126,7 +126,7 @@ def embedding_graph(model: Model, weights: Weights, sink: WeightSink, precision:
 def stored_linear(precision: GraphPrecision) -> StaticLinear:
     """Return a function that stores matrices as the gated graph does, under its names: one sink stores them once."""
 
-    def build(g: GraphBuilder, name: str, x: ir.Value, weight: Weight, role: str) -> ir.Value:
+    def build(g: GraphBuilder, name: str, x: ir.Value, weight: LazyTensor, role: str) -> ir.Value:
         own = precision.of(role).of(name)
         # The gated graph reads a float table as [V, H]; a MatMul needs its transpose.
         name = "lm_head" if role == HEAD and own.scheme is None else name
@@ -138,6 +138,6 @@ def stored_linear(precision: GraphPrecision) -> StaticLinear:
 def write_float_graphs(folder: Path, model: Model, *, context: int, chunk: int) -> StaticSpec:
     """Write all graphs in float32, and ``weights/static.bin``: what quantisers of other targets begin with."""
     wanted = mixes(model.routes, model.adapters)
-    with WeightFile(folder, WEIGHTS_FILE) as file:
+    with ExternalData(folder, WEIGHTS_FILE) as file:
         linears, sink = stored_linear(FLOAT_GRAPH), SharedWeights(file)
         return write_graphs(folder, model, model.weights, sink, linears, FLOAT, wanted, context=context, chunk=chunk)

@@ -12,9 +12,9 @@ import onnx_ir as ir
 
 from palmtop.errors import InputError
 from palmtop.export.arch import Model
-from palmtop.export.bundle.external_data import WeightFile
+from palmtop.export.bundle.external_data import ExternalData
 from palmtop.export.bundle.shared_weights import SharedWeights
-from palmtop.export.checkpoint.lazy_tensor import Weights
+from palmtop.export.checkpoint.lazy_tensor import StateDict
 from palmtop.export.graph.builder import GraphBuilder, WeightSink
 from palmtop.export.graph.linear import GraphPrecision
 from palmtop.export.graph.mark import HEAD
@@ -68,13 +68,15 @@ class QnnGraphs:
     summary: list[str] = field(default_factory=list)
 
     def beside_decoder(
-        self, folder: Path, model: Model, weights: Weights, precision: GraphPrecision, sink: WeightSink
+        self, folder: Path, model: Model, weights: StateDict, precision: GraphPrecision, sink: WeightSink
     ) -> tuple[TargetSpec, ...]:
         """Write the embedding's graph: the look-up stays on the CPU, on the bytes of the bundle's decoder."""
         ir.save(embedding_graph(model, weights, sink, precision.head), folder / EMBEDDING_FILE)
         return ()
 
-    def after_graphs(self, folder: Path, model: Model, weights: Weights, manifest: Manifest) -> tuple[TargetSpec, ...]:
+    def after_graphs(
+        self, folder: Path, model: Model, weights: StateDict, manifest: Manifest
+    ) -> tuple[TargetSpec, ...]:
         """Calibrate, quantise and compile (``write_qnn``)."""
         written = write_qnn(folder, model, weights, self.recipe, manifest, self.report)
         self.summary.extend(summary(soc, compiled) for soc, compiled in written.compiled.items())
@@ -82,7 +84,7 @@ class QnnGraphs:
 
 
 def write_qnn(
-    folder: Path, model: Model, weights: Weights, recipe: Recipe, manifest: Manifest, report: Report | None = None
+    folder: Path, model: Model, weights: StateDict, recipe: Recipe, manifest: Manifest, report: Report | None = None
 ) -> QnnTarget:
     """Write sources and binaries of the target.
 
@@ -164,11 +166,11 @@ def size_bytes(folder: Path, target: TargetSpec) -> dict[str, int]:
     return {name: (folder / name).stat().st_size for name in names if (folder / name).is_file()}
 
 
-def _float_encoders(floats: Path, model: Model, weights: Weights) -> list[str]:
+def _float_encoders(floats: Path, model: Model, weights: StateDict) -> list[str]:
     """Write the float encoders of fixed shapes; return their names."""
     names = []
     for part, encoder in model.encoders.items():
-        with WeightFile(floats, f"weights/{part}.bin") as file:
+        with ExternalData(floats, f"weights/{part}.bin") as file:
             sink = SharedWeights(file)
             for name, length in encoder.static_lengths(part, model.processor).items():
                 g = GraphBuilder(name, sink)
@@ -191,7 +193,7 @@ def _float_decoder(floats: Path, model: Model, recipe: Recipe) -> StaticSpec:
 
 def _quantise(source: Path, folder: Path, name: str, found: Calibrated, bits: WeightBits) -> None:
     model = ir.load(source)
-    with WeightFile(folder, f"weights/{PROVIDER}-{name}.bin") as sink:
+    with ExternalData(folder, f"weights/{PROVIDER}-{name}.bin") as sink:
         add_qdq(model, found.ranges, bits, sink)
     ir.save(model, folder / f"{PROVIDER}_{name}.onnx")
 
@@ -205,7 +207,7 @@ def _quantise_decoder(
     linear_bits = 8 if recipe.bits == 32 else recipe.bits
     head_bits = HEAD_BITS if recipe.head_bits in (None, 32) else int(recipe.head_bits or HEAD_BITS)
     samples = {}
-    with WeightFile(folder, f"weights/{PROVIDER}-decoder.bin") as file:
+    with ExternalData(folder, f"weights/{PROVIDER}-decoder.bin") as file:
         sink = SharedWeights(file)
         for name, found in decoder.found.items():
             graph = ir.load(floats / name)

@@ -24,7 +24,7 @@ from palmtop.export.bundle.bundle_writer import build_graph
 from palmtop.export.graph.kv_cache import KvCache
 from palmtop.export.recipe import Recipe
 from palmtop.export.verify.quality import Check
-from palmtop.export.verify.stored_precision import AsStored
+from palmtop.export.verify.stored_precision import StoredPrecision
 from palmtop.quantize.workers import Workers
 from palmtop.runtime.bundle.manifest import Manifest
 from palmtop.runtime.bundle.opening import Bundle
@@ -80,7 +80,7 @@ def compare_graphs(bundle: Bundle, model: Model, recipe: Recipe, cache: KvCache)
     for part in model.graphs:
         path = bundle.file(f"{part}.onnx")
         sink = _PlaceSink()
-        built = build_graph(model, recipe, part, sink, AsStored(bundle.path), cache)
+        built = build_graph(model, recipe, part, sink, StoredPrecision(bundle.path), cache)
         names = [i.name for i in built.graph.inputs]
         expected = ir.from_proto(ir.to_proto(built))  # as it comes back from a file
         found = _without_added(path, bundle.manifest) if part == "decoder" else ir.load(path)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from palmtop.export.measure.onnx_decoder import DecoderProbe, ProbeInput
+from palmtop.export.measure.onnx_decoder import DecoderPrompt, OnnxDecoder
 from palmtop.runtime.bundle.opening import open_bundle
 from tests.reference.plain import random_lora
 
@@ -24,9 +24,9 @@ def bundle_logits(folder: Path, **weights: float) -> NDArray[np.float32]:
     """[5, V] teacher-forced, with these adapters on."""
     bundle = open_bundle(folder)
     manifest = bundle.manifest
-    probe = DecoderProbe(bundle.file(manifest.decoder.file), manifest.decoder, threads=1)
+    probe = OnnxDecoder(bundle.file(manifest.decoder.file), manifest.decoder, threads=1)
     empty = np.zeros((1, manifest.decoder.hidden_size), np.float32)
-    prompt = ProbeInput(mode="text", input_ids=IDS[:PROMPT], media_places=np.zeros(PROMPT, np.int64), features=empty)
+    prompt = DecoderPrompt(mode="text", input_ids=IDS[:PROMPT], media_places=np.zeros(PROMPT, np.int64), features=empty)
     gates = np.zeros(len(manifest.adapters), np.float32)
     for adapter in manifest.adapters:
         gates[adapter.gate] = weights.get(adapter.name.replace("-", "_"), 0.0)
