@@ -1,4 +1,4 @@
-"""Typed look-up in a config.json, so that a wrong key is named and no raw dict walks through the house."""
+"""Typed look-up of keys in a config.json, with errors that name the key."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class ConfigSection:
     """One JSON object of a config, where it was found, and which of its keys were looked up.
 
     Attributes:
-        data: the object; a look-up here is not counted.
-        where: for errors: file and path of the object.
+        data: the object; access to it is not recorded.
+        where: file and path of the object, for errors.
     """
 
     def __init__(self, data: dict[str, Any], where: str) -> None:
@@ -28,17 +28,17 @@ class ConfigSection:
         self._inner: dict[str, ConfigSection] = {}
 
     def named(self, key: str) -> str:
-        """File and dotted path of a key, for errors."""
+        """Return file and dotted path of a key, for errors."""
         file, *path = self.where.split(": ")
         return f"{file}: {'.'.join((*path, key))}"
 
     def raw(self, key: str) -> Any:
-        """The value as it is; None where there is none."""
+        """Return the value unchecked; None if the key is missing."""
         self._looked_up.add(key)
         return self.data.get(key)
 
     def skip(self, key: str) -> None:
-        """Count a key, and all that is under it, as looked up."""
+        """Record a key, and all keys under it, as looked up."""
         self._looked_up.add(key)
         self._inner.pop(key, None)
 
@@ -51,10 +51,10 @@ class ConfigSection:
                 yield self, key
 
     def size(self, key: str, *, default: int | None = None) -> int:
-        """A positive integer.
+        """Return a positive integer.
 
         Raises:
-            CheckpointError: missing without a default, or something else.
+            CheckpointError: the key is missing without a default, or the value is of another kind.
         """
         value = self._get(key, default)
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
@@ -62,21 +62,21 @@ class ConfigSection:
         return value
 
     def optional_size(self, key: str) -> int | None:
-        """A non-negative integer, or None when it is missing or null."""
+        """Return a non-negative integer, or None if it is missing or null."""
         value = self.raw(key)
         if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
             raise CheckpointError(f"{self.where}: {key} is {value!r}, expected a number or null")
         return value
 
     def number(self, key: str, *, default: float | None = None) -> float:
-        """A finite number."""
+        """Return a finite number."""
         value = self._get(key, default)
         if not isinstance(value, (int, float)) or isinstance(value, bool) or not _is_finite(value):
             raise CheckpointError(f"{self.where}: {key} is {value!r}, expected a number")
         return float(value)
 
     def numbers(self, key: str, count: int) -> tuple[float, ...]:
-        """A list of this many positive numbers."""
+        """Return a list of ``count`` positive numbers."""
         values = self._get(key, None)
         if (
             not isinstance(values, list)
@@ -88,14 +88,14 @@ class ConfigSection:
         return tuple(float(v) for v in values)
 
     def text(self, key: str, *, default: str | None = None) -> str:
-        """A string."""
+        """Return a string value."""
         value = self._get(key, default)
         if not isinstance(value, str):
             raise CheckpointError(f"{self.where}: {key} is {value!r}, expected text")
         return value
 
     def flag(self, key: str, *, default: bool) -> bool:
-        """A boolean."""
+        """Return a boolean value."""
         value = self._get(key, default)
         if not isinstance(value, bool):
             raise CheckpointError(f"{self.where}: {key} is {value!r}, expected true or false")
@@ -125,7 +125,7 @@ class ConfigSection:
 
 
 def _is_finite(value: float) -> bool:
-    """Also of whole numbers with hundreds of digits, which are no floats."""
+    """Return whether a number is finite; also for integers with hundreds of digits, which no float can hold."""
     try:
         return math.isfinite(value)
     except OverflowError:
@@ -133,10 +133,10 @@ def _is_finite(value: float) -> bool:
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
-    """A JSON file that holds an object.
+    """Read a JSON file that contains an object.
 
     Raises:
-        CheckpointError: missing, not readable, not JSON, or something else.
+        CheckpointError: the file is missing, not readable, not JSON, or not an object.
     """
     text = read_text(path)
     if text is None:
@@ -145,10 +145,10 @@ def read_json_object(path: Path) -> dict[str, Any]:
 
 
 def read_text(path: Path) -> str | None:
-    """A text file's content without byte order mark; None when there is no such file.
+    """Read a text file without byte order mark; None if there is no such file.
 
     Raises:
-        CheckpointError: it cannot be read, is not UTF-8, or something else stands in for it (a Git LFS pointer).
+        CheckpointError: the file cannot be read, is not UTF-8, or is a stand-in such as a Git LFS pointer.
     """
     try:
         text = path.read_text("utf-8-sig") if path.is_file() else None
@@ -162,10 +162,10 @@ def read_text(path: Path) -> str | None:
 
 
 def parse_json_object(text: str, where: str) -> dict[str, Any]:
-    """The object that a JSON text holds.
+    """Parse a JSON text that contains an object.
 
     Raises:
-        CheckpointError: it is not JSON, or something else.
+        CheckpointError: the text is not JSON, or not an object.
     """
     try:
         data = json.loads(text)

@@ -1,4 +1,4 @@
-"""A checkpoint folder: config.json, small JSON files, tensors, and adapters beside them. Knows no architecture."""
+"""Checkpoint folder: config.json, small JSON files, tensors, and adapters beside them. Independent of architectures."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .safetensors_reader import SafetensorsReader
 
 
 class Checkpoint:
-    """A folder with config.json and safetensors weights.
+    """A checkpoint folder with config.json and safetensors weights.
 
     Raises:
         CheckpointError: a file or key is missing, truncated, or contradicts another.
@@ -43,39 +43,39 @@ class Checkpoint:
 
     @property
     def names(self) -> list[str]:
-        """Tensor names, sorted; without those of the adapters beside."""
+        """Names of the tensors, sorted; without those of adapters beside."""
         return self._tensors.names
 
     @property
     def size_bytes(self) -> int:
-        """Of all tensors, those of adapters beside that have been opened included."""
+        """Bytes of all tensors, those of opened adapters beside included."""
         return sum(folder.size_bytes for folder in (self._tensors, *self._beside.values()))
 
     def report_reads(self, on_read: Callable[[str, int], None] | None) -> None:
-        """Have a function told the name and bytes of every read."""
+        """Set a callback for the name and bytes of every read."""
         self._on_read = on_read
         for folder in (self._tensors, *self._beside.values()):
             folder.on_read = on_read
 
     @property
     def adds_bos(self) -> bool:
-        """Whether prompts begin with BOS though the template does not write it; transformers leaves it to that."""
+        """Whether prompts begin with BOS though the template does not write it; False here, as in transformers."""
         return False
 
     def grid_notes(self, linears: Scheme | None, head: Scheme | None) -> list[str]:
-        """What a user must know of weights that were quantised before: of floats nothing.
+        """Return notes for the user on weights that were quantised before; none for floats.
 
         Args:
-            linears: scheme that the decoder's linears get; None for floats.
-            head: of the embedding and the head.
+            linears: scheme of the decoder's linears; None for floats.
+            head: scheme of the embedding and the head; None for floats.
         """
         return []
 
     def json(self, name: str) -> dict[str, Any]:
-        """A JSON object in the folder.
+        """Return a JSON object in the folder.
 
         Raises:
-            CheckpointError: missing or not an object.
+            CheckpointError: the file is missing or not an object.
         """
         text = self.text(name)
         if text is None:
@@ -83,15 +83,15 @@ class Checkpoint:
         return parse_json_object(text, str(self.path / name))
 
     def text(self, name: str) -> str | None:
-        """A small text file in the folder; None when there is none.
+        """Return a small text file in the folder; None if it does not exist.
 
         Raises:
-            CheckpointError: it cannot be read.
+            CheckpointError: the file cannot be read.
         """
         return read_text(self.path / name)
 
     def shape(self, name: str) -> tuple[int, ...] | None:
-        """The tensor's shape, or None when there is no such tensor."""
+        """Return the tensor's shape; None if there is no such tensor."""
         return self._tensors.shape(name)
 
     def weight(self, name: str) -> LazyTensor:
@@ -103,7 +103,7 @@ class Checkpoint:
         return self._tensors.weight(name)
 
     def has_beside(self, name: str) -> bool:
-        """Whether there is a folder of this name with a PEFT adapter."""
+        """Return whether there is a folder of this name with a PEFT adapter."""
         try:
             return (self.path / name / "adapter_config.json").is_file()
         except OSError as error:
@@ -123,7 +123,7 @@ class Checkpoint:
         return self._beside[name]
 
     def sha256(self, workers: Workers | None = None) -> str:
-        """Hash of config, tensors and adapters beside that have been opened; read once, then remembered.
+        """Return a hash of config, tensors and opened adapters beside; computed once.
 
         Raises:
             CheckpointError: a file could not be read.
@@ -137,7 +137,7 @@ class Checkpoint:
         return self._sha256[1]
 
     def mark(self) -> str:
-        """Tells this checkpoint from another without reading its tensors: config, and each file's inode, size and time.
+        """Return a key of config and of the files' inodes, sizes and times; tells checkpoints apart without reading.
 
         Raises:
             CheckpointError: a file could not be read.

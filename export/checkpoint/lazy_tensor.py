@@ -1,6 +1,6 @@
-"""A weight that is read when it is needed, a block of rows at a time, and small algebra on such weights.
+"""Lazy tensor: a weight that is read when needed, a block of rows at a time, with simple operations on it.
 
-Knows shapes and how to read; knows no file format, no architecture and no quantiser.
+Independent of file formats, architectures and quantisers.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from palmtop.errors import CheckpointError
 from palmtop.quantize.scheme import QuantizedTensor, Scheme
 from palmtop.quantize.stacking import picked_rows, stacked_rows
 
-BLOCK_BYTES = 64 << 20  # of float32 in memory at a time
+BLOCK_BYTES = 64 << 20  # bytes of float32 in memory at a time
 
 Rows = Callable[[int, int], NDArray[np.float32]]
 CodedRows = Callable[[int, int, Scheme], QuantizedTensor | None]
@@ -26,11 +26,11 @@ class LazyTensor:
     """A tensor of known shape whose leading rows can be read in parts.
 
     Attributes:
-        name: as in the checkpoint; errors and the manifest use it.
-        shape: of the whole tensor.
-        rows: ``rows(start, stop)`` gives [stop - start, ...] float32.
-        coded: ``coded(start, stop, scheme)`` gives the same rows in a scheme's codes where the checkpoint has them on
-            such a grid already, None where it has not; None for floats.
+        name: name in the checkpoint, for errors and the manifest.
+        shape: shape of the whole tensor.
+        rows: ``rows(start, stop)`` returns [stop - start, ...] float32.
+        coded: ``coded(start, stop, scheme)`` returns the same rows as codes of a scheme if the checkpoint has them on
+            that grid, else None; None for floats.
     """
 
     name: str
@@ -39,16 +39,16 @@ class LazyTensor:
     coded: CodedRows | None = None
 
     def array(self) -> NDArray[np.float32]:
-        """The whole tensor, float32."""
+        """Return the whole tensor as float32."""
         return self.rows(0, self.shape[0])
 
     def blocks(self, block_bytes: int = BLOCK_BYTES) -> Iterator[NDArray[np.float32]]:
-        """The tensor in consecutive blocks of rows of at most ``block_bytes`` each (at least one row)."""
+        """Yield the tensor in consecutive blocks of rows of at most ``block_bytes`` each (at least one row)."""
         for start, stop in self.ranges(block_bytes):
             yield self.rows(start, stop)
 
     def ranges(self, block_bytes: int = BLOCK_BYTES) -> list[tuple[int, int]]:
-        """First and last row (exclusive) of each of those blocks."""
+        """Return first and last row (exclusive) of each of those blocks."""
         row_bytes = 4 * max(1, int(np.prod(self.shape[1:])))
         step = max(1, block_bytes // row_bytes)
         return [(start, min(start + step, self.shape[0])) for start in range(0, self.shape[0], step)]
@@ -152,7 +152,7 @@ class StateDict:
         """The weight ``prefix + name``.
 
         Raises:
-            CheckpointError: it is missing, or not of this shape.
+            CheckpointError: the tensor is missing, or has another shape.
         """
         weight = self.find(self._prefix + name)
         if weight.shape != shape:

@@ -10,11 +10,11 @@ from .lazy_tensor import LazyTensor
 
 @dataclass(frozen=True, slots=True)
 class LoraPair:
-    """A low-rank delta ``b @ a``; alpha / r is folded into b.
+    """Low-rank delta ``b @ a``, with alpha / r folded into b.
 
     Attributes:
-        a: [r, K].
-        b: [N, r].
+        a: [r, K] matrix.
+        b: [N, r] matrix.
     """
 
     a: LazyTensor
@@ -23,15 +23,16 @@ class LoraPair:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Adapter:
-    """One adapter of a whole decoder.
+    """Adapter of a whole decoder.
 
     Attributes:
-        name: as users write it.
+        name: name of the adapter.
         rank: r, the largest where layers differ.
-        alpha: as configured; already folded into the pairs.
-        pair: the delta of a linear by its checkpoint name ("layers.0.mlp.down_proj"), None where untouched.
-        targets: names that ``pair`` answers to, where they were found by looking.
-        is_named: whether its config says that it adapts a linear of this name, tensors or not.
+        alpha: configured alpha; already folded into the pairs.
+        pair: returns the delta of a linear by its checkpoint name ("layers.0.mlp.down_proj"), None for an unchanged
+            one.
+        targets: names for which ``pair`` has a delta, if they were searched for.
+        is_named: returns whether its config names a linear, with or without tensors.
     """
 
     name: str
@@ -42,25 +43,25 @@ class Adapter:
     is_named: Callable[[str], bool] = lambda _: False
 
     def lacking(self, linears: Iterable[str]) -> list[str]:
-        """Those of the linears that its config names and of which it has no tensors."""
+        """Return the linears that its config names without having tensors of them."""
         return [linear for linear in linears if self.is_named(linear) and self.pair(linear) is None]
 
 
 def without_effect(pairs: Mapping[str, LoraPair]) -> list[str]:
-    """Linears whose ``b @ a`` is zero because one of both is; reads no further than the first other value.
+    """Return the linears whose ``b @ a`` is zero because one of both is; reads up to the first other value.
 
-    Training begins with B of zeros: an adapter that still has them was never trained, or its tensors were not
-    gathered before they were saved (DeepSpeed, FSDP).
+    Training begins with B of zeros: an adapter that still has them was never trained, or its tensors were not gathered
+    before saving (DeepSpeed, FSDP).
     """
     return [linear for linear, pair in pairs.items() if not (_any(pair.b) and _any(pair.a))]
 
 
 def notes_on(adapter: Adapter, linears: Iterable[str]) -> list[str]:
-    """What a user must know of an adapter that adds nothing somewhere, a sentence each.
+    """Return notes for the user on linears where an adapter adds nothing, a sentence each.
 
     Args:
-        adapter: of a checkpoint.
-        linears: of the decoder, by the names that ``pair`` takes.
+        adapter: adapter of a checkpoint.
+        linears: linears of the decoder, by the names that ``pair`` takes.
     """
     linears, notes = list(linears), []
     pairs = {linear: pair for linear in linears if (pair := adapter.pair(linear)) is not None}
@@ -77,7 +78,7 @@ def notes_on(adapter: Adapter, linears: Iterable[str]) -> list[str]:
 
 
 def lacking_text(source: object, linears: list[str]) -> str:
-    """A sentence on linears that an adapter's config names and its tensors leave out."""
+    """Return a sentence on linears that an adapter's config names without tensors."""
     more = f" and {len(linears) - 1} more" if len(linears) > 1 else ""
     return f"adapter {source}: target_modules names '{linears[0]}'{more}, without tensors: nothing is added there"
 

@@ -1,4 +1,4 @@
-"""From a path to a checkpoint: a folder of safetensors, or one GGUF file."""
+"""Opening of a checkpoint by its path: a folder of safetensors, or one GGUF file."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from .folder import Checkpoint
 
 
 def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
-    """Open whatever is there; reads headers only.
+    """Open a checkpoint; reads headers only.
 
     Raises:
-        CheckpointError: it is neither, or a file or key is missing, truncated, or contradicts another.
+        CheckpointError: the path is neither, or a file or key is missing, truncated, or contradicts another.
         UnsupportedModelError: a GGUF file of another architecture.
         InputError: it is GGUF and the package that reads it is not installed.
     """

@@ -1,7 +1,7 @@
-"""What PEFT's adapter_config.json says about a LoRA: rank, scale and targets by module, and what is refused.
+"""PEFT's adapter_config.json of a LoRA: rank, scale and targets by module; other kinds are refused.
 
-Modules are matched by PEFT's own rules and names (peft 0.21: ``get_pattern_key``, ``check_target_module_exists``).
-Knows PEFT's words; knows no tensor and no graph.
+Modules are matched by PEFT's rules and names (peft 0.21: ``get_pattern_key``, ``check_target_module_exists``).
+Independent of tensors and graphs.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from palmtop.errors import CheckpointError
 from .config_section import ConfigSection, read_json_object
 
 CONFIG_FILE = "adapter_config.json"
-PREFIX = "base_model.model."  # of the model inside PEFT's wrapper
+PREFIX = "base_model.model."  # prefix of the model inside PEFT's wrapper
 logger = logging.getLogger(__name__)
 T = TypeVar("T", int, float)
 
 # Name parts that torch puts around a module: compile, FSDP, activation checkpointing.
 _WRAPPERS = frozenset(("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"))
-# What PEFT can do besides, and why a low-rank branch beside a frozen linear cannot stand for it.
+# Other features of PEFT, with the reason why a low-rank branch beside a frozen linear cannot represent them.
 _REFUSED = {
     "use_dora": "DoRA rescales each row by the norm of base plus delta, which a branch beside a quantised base has not",
     "use_qalora": "QA-LoRA pools its inputs",
@@ -40,7 +40,7 @@ _REFUSED = {
     "monteclora_config": "its weights are drawn anew",
     "arrow_config": "it routes between adapters by token",
 }
-# Read here, or without effect on what a saved adapter computes (training, bookkeeping, sub-settings of the above).
+# Read here, or without effect on a saved adapter's results (training, bookkeeping, sub-settings of the above).
 _READ = frozenset(
     (
         "peft_type",
@@ -75,7 +75,7 @@ _HARMLESS = frozenset(
         "megatron_core",
         "ensure_weight_tying",
         "runtime_config",
-        "lora_dtype",  # this and the next two are ms-swift's, of training
+        "lora_dtype",  # this and the next two are ms-swift's, for training
         "lorap_lr_ratio",
         "lorap_emb_lr",
     )
@@ -84,10 +84,10 @@ _UNCHANGED_BASE = ("gaussian", "eva", "orthogonal", "mica")
 
 
 def module_names(module: str) -> tuple[str, ...]:
-    """The names that PEFT may know a module by, given its name in a tensor file; the saved one first.
+    """Return the names that PEFT may use for a module, given its name in a tensor file; the saved one first.
 
-    PEFT leaves out its own wrapper. torch's wrappers around single layers are put on after PEFT has matched its
-    patterns, those around the whole model before or after: the file does not say.
+    PEFT leaves out its own wrapper. torch's wrappers around single layers are added after PEFT has matched its
+    patterns, those around the whole model before or after: the file does not tell.
 
     >>> module_names("base_model.model.model.layers.0._orig_mod.mlp.down_proj")
     ('model.layers.0.mlp.down_proj',)
@@ -103,11 +103,10 @@ def module_names(module: str) -> tuple[str, ...]:
 
 
 class PeftConfig:
-    """A LoRA's adapter_config.json, checked.
+    """Checked adapter_config.json of a LoRA.
 
     Raises:
-        CheckpointError: not a LoRA, one of a kind that cannot stand beside a linear, or a key of which nobody here
-            knows what it changes; names the key.
+        CheckpointError: not a LoRA, a kind that cannot be added to a linear, or a key of unknown effect; names the key.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -120,37 +119,37 @@ class PeftConfig:
         self._unused = {(key, pattern) for key, patterns in self._patterns.items() for pattern in patterns}
 
     def rank(self, names: Sequence[str]) -> int:
-        """Of a module: its own in rank_pattern, else r.
+        """Return the rank of a module: its own in rank_pattern, else r.
 
         Raises:
-            CheckpointError: not a positive whole number, or it depends on how the module is called.
+            CheckpointError: the rank is not a positive whole number, or differs between the module's names.
         """
         return self._own("rank_pattern", names, ConfigSection.size, self._keys.size("r"))
 
     def scale(self, names: Sequence[str]) -> float:
-        """What PEFT multiplies a module's ``b @ a`` by: alpha / r, or alpha / sqrt(r) with use_rslora.
+        """Return PEFT's factor of a module's ``b @ a``: alpha / r, or alpha / sqrt(r) with use_rslora.
 
         Raises:
-            CheckpointError: alpha is no number, or it depends on how the module is called.
+            CheckpointError: alpha is not a number, or differs between the module's names.
         """
         rank = self.rank(names)
         alpha = self._own("alpha_pattern", names, ConfigSection.number, self.alpha)
         return alpha / (rank**0.5 if self._is_rank_stable else rank)
 
     def is_target(self, names: Collection[str]) -> bool:
-        """Whether PEFT puts this LoRA beside a module that has one of these names.
+        """Return whether PEFT adds this LoRA to a module with one of these names.
 
         Raises:
-            CheckpointError: the keys that say so are not what PEFT writes.
+            CheckpointError: the keys for it have another format than PEFT's.
         """
         return any(not self._is_listed("exclude_modules", name) and self._is_chosen(name) for name in names)
 
     def names_target(self, names: Collection[str]) -> bool:
-        """Whether ``target_modules`` itself says so: False where it is left to PEFT, which knows each architecture."""
+        """Return whether ``target_modules`` names the module: False if the choice is left to PEFT."""
         return self._keys.data.get("target_modules") is not None and self.is_target(names)
 
     def warn_of_unused_patterns(self) -> None:
-        """Log the patterns that matched no module of the adapter: they have no effect, in PEFT neither."""
+        """Log the patterns that match no module of the adapter: they have no effect, also in PEFT."""
         for key in ("rank_pattern", "alpha_pattern"):
             unused = [pattern for pattern in self._patterns[key] if (key, pattern) in self._unused]
             if unused:
@@ -215,7 +214,7 @@ class PeftConfig:
         return found[names[0]]
 
     def _is_listed(self, key: str, name: str) -> bool:
-        """Whether a regular expression matches the whole name, or a list has the name or its last parts."""
+        """Return whether a regular expression matches the whole name, or a list has the name or its last parts."""
         value = self._keys.data.get(key)
         if isinstance(value, str):
             try:
@@ -228,7 +227,7 @@ class PeftConfig:
 
     def _is_chosen(self, name: str) -> bool:
         targets = self._keys.data.get("target_modules")
-        if targets is None or targets == "all-linear":  # PEFT knows which modules each architecture means
+        if targets is None or targets == "all-linear":  # PEFT has a list of modules for each architecture
             return True
         if not self._is_listed("target_modules", name):
             return False
@@ -251,5 +250,5 @@ class PeftConfig:
 
 
 def _is_set(value: object) -> bool:
-    """Whether a config's value switches something on; PEFT writes null, false, 0 or nothing where it does not."""
+    """Return whether a config's value switches something on; PEFT writes null, false, 0 or nothing otherwise."""
     return value not in (None, False, 0, "", [], {})

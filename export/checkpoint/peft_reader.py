@@ -1,4 +1,4 @@
-"""Read a PEFT LoRA folder (adapter_config.json and its tensors) as an ``Adapter``. Knows PEFT's words, no graph."""
+"""Reader of a PEFT LoRA folder (adapter_config.json and its tensors) as an ``Adapter``. Independent of graphs."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from .safetensors_reader import SafetensorsReader
 from .torch_zip_reader import torch_places
 
 SAFETENSORS_FILE, TORCH_FILE = "adapter_model.safetensors", "adapter_model.bin"
-KEY_PREFIX = f"{PREFIX}model."  # of the causal model inside PEFT's wrapper, and of its decoder
+KEY_PREFIX = f"{PREFIX}model."  # prefix of the causal model inside PEFT's wrapper, and of its decoder
 FUSED_TARGETS = ("self_attn.qkv_proj", "self_attn.o_proj", "mlp.gate_up_proj", "mlp.down_proj")
 SPLIT_TARGETS = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "mlp.gate_proj", "mlp.up_proj")
 _TENSOR = re.compile(r"(.+)\.lora_([AB])(?:\.([^.]+))?\.weight")
-# Below the names that causal and multimodal models give the parts around their decoder; the encoders have others.
+# Names of parts around the decoder in causal and multimodal models; the encoders have other names.
 _DECODER_MODULE = re.compile(r"(?:(?:model|language_model|text_model)\.)*(layers\.\d+\.(?:self_attn|mlp)\.\w+)")
 
 
@@ -27,7 +27,7 @@ def open_peft(path: Path) -> SafetensorsReader:
     """The tensors of a PEFT folder: safetensors, else torch's file.
 
     Raises:
-        CheckpointError: neither is there, or it cannot be read.
+        CheckpointError: neither exists, or the file cannot be read.
     """
     if not (path / CONFIG_FILE).is_file():
         raise CheckpointError(f"{path}: has no {CONFIG_FILE}, expected a folder that PEFT's save_pretrained wrote")
@@ -42,13 +42,13 @@ def read_adapter(folder: SafetensorsReader, name: str, *, targets: Collection[st
     """Interpret a folder; no tensor is read yet.
 
     Args:
-        folder: with adapter_config.json.
-        name: the adapter's name in the bundle.
-        targets: modules of a layer that it may adapt; their names are those of the adapter's own base.
+        folder: folder with adapter_config.json.
+        name: name of the adapter in the bundle.
+        targets: modules of a layer that it may adapt, with the names of the adapter's own base.
 
     Raises:
-        CheckpointError: not a LoRA, one of a kind that cannot stand beside a linear, or tensors that contradict the
-            config; names key or tensor.
+        CheckpointError: not a LoRA, a kind that cannot be added to a linear, or tensors that contradict the config;
+            names key or tensor.
     """
     config = PeftConfig(folder.path)
     pairs = _pairs(folder, config, targets)
@@ -69,10 +69,10 @@ def read_adapter(folder: SafetensorsReader, name: str, *, targets: Collection[st
 
 @dataclass(frozen=True, slots=True)
 class _Parts:
-    """The tensors of one module.
+    """Tensors of one module.
 
     Attributes:
-        names: that PEFT may know the module by.
+        names: names that PEFT may use for the module.
         tensors: names in the file, by "A" and "B".
     """
 

@@ -1,7 +1,7 @@
-"""Find the tensors of a folder of safetensors files, and give them by name. Knows the file format and no model.
+"""Reader of the tensors in a folder of safetensors files, by name. Independent of models.
 
-The safetensors layout (8-byte length, JSON header, bytes) is parsed here because the
-library hands out whole tensors, and bfloat16 only through torch.
+The safetensors layout (8-byte length, JSON header, bytes) is parsed here because the library returns whole tensors, and
+bfloat16 only through torch.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "F16": np.dtype("<f2"),
     "BF16": np.dtype(ml_dtypes.bfloat16),
 }
-# The format's other types of whole bytes: buffers have them, and quantised weights; no weight is read from them.
+# Further types of whole bytes in the format: buffers and quantised weights use them; no weight is read from them.
 OTHER_DTYPES: dict[str, np.dtype[Any]] = {
     "BOOL": np.dtype(np.bool_),
     "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
@@ -50,10 +50,10 @@ class SafetensorsReader:
 
     Attributes:
         path: the folder.
-        on_read: told the name and bytes of every read, for progress.
+        on_read: callback for the name and bytes of every read, for progress.
 
     Raises:
-        CheckpointError: no tensors there, or a file is missing, truncated, or contradicts another.
+        CheckpointError: there are no tensors, or a file is missing, truncated, or contradicts another.
     """
 
     def __init__(self, path: Path, places: Mapping[str, Place] | None = None) -> None:
@@ -63,16 +63,16 @@ class SafetensorsReader:
 
     @property
     def names(self) -> list[str]:
-        """All tensor names, sorted."""
+        """Names of all tensors, sorted."""
         return sorted(self._places)
 
     @property
     def size_bytes(self) -> int:
-        """Of all tensors."""
+        """Bytes of all tensors."""
         return sum(place.size_bytes for place in self._places.values())
 
     def shape(self, name: str) -> tuple[int, ...] | None:
-        """The tensor's shape, or None when there is no such tensor."""
+        """Return the tensor's shape; None if there is no such tensor."""
         place = self._places.get(name)
         return None if place is None else place.shape
 
@@ -106,7 +106,7 @@ class SafetensorsReader:
         return LazyTensor(name, place.shape, rows, coded if place.is_quantized else None)
 
     def sha256(self, workers: Workers | None = None) -> str:
-        """Hash of names, types, shapes and each tensor's own hash, whatever the sharding.
+        """Return a hash of names, types, shapes and each tensor's own hash, independent of the sharding.
 
         Raises:
             CheckpointError: a tensor could not be read to its end.
@@ -125,7 +125,7 @@ class SafetensorsReader:
 
     @property
     def marks(self) -> dict[str, tuple[int, int, int]]:
-        """Inode, size and modification time of every shard: what tells, without reading, that one was replaced."""
+        """Return inode, size and modification time of every shard, which change when one is replaced."""
         return {place.file.name: place.mark for place in self._places.values()}
 
 

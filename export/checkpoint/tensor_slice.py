@@ -1,7 +1,7 @@
-"""Where a tensor lies in a file, and how its bytes are read: ``pread``, a few rows at a time.
+"""Position of a tensor in a file, and reading of its bytes by ``pread``, a few rows at a time.
 
-Never mapped: mapped pages would count as this process's memory. Knows no file format; a format whose bytes are not
-plain numbers brings a place of its own.
+Files are not mapped: mapped pages would count as this process's memory. Independent of file formats; a format whose
+bytes are not plain numbers has a place class of its own.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ HASH_BLOCK_BYTES = 8 << 20
 
 
 class Place(Protocol):
-    """Where a tensor's bytes are, and what they mean."""
+    """Interface for the position and the format of a tensor's bytes."""
 
     @property
     def file(self) -> Path:
-        """That holds them."""
+        """File of the bytes."""
 
     @property
     def offset(self) -> int:
-        """Of the first byte."""
+        """Offset of the first byte."""
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the whole tensor."""
+        """Shape of the whole tensor."""
 
     @property
     def mark(self) -> tuple[int, int, int]:
@@ -43,25 +43,25 @@ class Place(Protocol):
 
     @property
     def stored_as(self) -> str:
-        """The type's name; part of the tensor's hash."""
+        """Name of the type; part of the tensor's hash."""
 
     @property
     def is_quantized(self) -> bool:
-        """Whether its numbers lie on a grid of few bits."""
+        """Whether its numbers are quantised to few bits."""
 
     @property
     def row_bytes(self) -> int:
-        """Of one of the leading rows."""
+        """Bytes of one of the leading rows."""
 
     @property
     def size_bytes(self) -> int:
-        """Of the whole tensor."""
+        """Bytes of the whole tensor."""
 
     def floats(self, data: bytes, rows: int) -> NDArray[np.float32]:
-        """So many rows' bytes as [rows, ...]."""
+        """Return the bytes of ``rows`` rows as floats, [rows, ...]."""
 
     def coded(self, data: bytes, rows: int, scheme: Scheme) -> QuantizedTensor | None:
-        """So many rows' bytes as codes of a scheme, if that loses nothing; else None."""
+        """Return the bytes of ``rows`` rows as codes of a scheme, if that is exact; else None."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +69,10 @@ class TensorSlice:
     """A ``Place`` of plain numbers.
 
     Attributes:
-        file: the shard.
-        offset: of the first byte.
-        dtype: as stored.
-        shape: of the whole tensor.
+        file: shard of the tensor.
+        offset: offset of the first byte.
+        dtype: type of the stored numbers.
+        shape: shape of the whole tensor.
         mark: the shard's inode, size and modification time when its header was read.
     """
 
@@ -84,48 +84,48 @@ class TensorSlice:
 
     @property
     def stored_as(self) -> str:
-        """The numbers' type."""
+        """Name of the numbers' type."""
         return str(self.dtype)
 
     @property
     def is_quantized(self) -> bool:
-        """Floats lie on no grid."""
+        """Whether the numbers are quantised; False for floats."""
         return False
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of one row; of a single number, that one."""
+        """Bytes of one row; for a single number those of the number."""
         return int(np.prod(self.shape[1:])) * self.dtype.itemsize
 
     @property
     def size_bytes(self) -> int:
-        """Bytes in the file."""
+        """Bytes of the tensor in the file."""
         return int(np.prod(self.shape)) * self.dtype.itemsize
 
     def floats(self, data: bytes, rows: int) -> NDArray[np.float32]:
-        """So many rows' bytes as [rows, ...]; a single number as []."""
+        """Return the bytes of rows as floats, [rows, ...]; a single number as []."""
         shape = (rows, *self.shape[1:]) if self.shape else ()
         return np.frombuffer(data, self.dtype).reshape(shape).astype(np.float32)
 
     def coded(self, data: bytes, rows: int, scheme: Scheme) -> QuantizedTensor | None:
-        """None: see ``is_quantized``."""
+        """Return None: floats are not quantised."""
         return None
 
 
 def file_mark(path: Path) -> tuple[int, int, int]:
-    """Inode, size and modification time: another file in the same place has another one."""
+    """Return inode, size and modification time, which identify a version of a file."""
     with path.open("rb") as file:
         return mark_of(file)
 
 
 def mark_of(file: IO[bytes]) -> tuple[int, int, int]:
-    """The same of an open file."""
+    """Return inode, size and modification time of an open file."""
     stat = os.fstat(file.fileno())
     return stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
 def refuse_truncated(file: Path, places: Mapping[str, Place]) -> None:
-    """Refuse a file whose header speaks of more than it holds.
+    """Refuse a file that is shorter than its header states.
 
     Raises:
         CheckpointError: a tensor ends behind the file's end.
@@ -140,7 +140,7 @@ def refuse_truncated(file: Path, places: Mapping[str, Place]) -> None:
 
 
 def read_blocks(name: str, place: Place) -> Iterator[bytes]:
-    """The tensor's bytes in the file, a block at a time.
+    """Yield the tensor's bytes in the file, a block at a time.
 
     Raises:
         CheckpointError: the file was replaced, ends too early, or could not be read.
@@ -160,7 +160,7 @@ def read_blocks(name: str, place: Place) -> Iterator[bytes]:
 
 
 def read_rows(name: str, place: Place, start: int, stop: int) -> bytes:
-    """The bytes of some leading rows, or of a single number; errors as ``read_blocks``."""
+    """Return the bytes of leading rows, or of a single number; errors as for ``read_blocks``."""
     if not place.shape:
         start, stop = 0, 1
     length, offset = (stop - start) * place.row_bytes, place.offset + start * place.row_bytes
@@ -179,10 +179,10 @@ def read_rows(name: str, place: Place, start: int, stop: int) -> bytes:
 
 @contextmanager
 def _open(place: Place) -> Iterator[IO[bytes]]:
-    """The file, if it is still the one whose header was read: offsets of another would give any bytes.
+    """Open the file if its header was read from the same version; the offsets of another would give wrong bytes.
 
     Raises:
-        CheckpointError: it was replaced or written to.
+        CheckpointError: the file was replaced or written to.
     """
     with place.file.open("rb", buffering=0) as file:
         if mark_of(file) != place.mark:

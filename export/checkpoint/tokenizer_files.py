@@ -1,4 +1,4 @@
-"""The tokenizer files of a bundle, under names and in a form that every reader of bundles takes."""
+"""Tokenizer files of a bundle, with names and a format that every reader of bundles accepts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CHAT_TEMPLATE_FILE = "chat_template.jinja"
 
 
 def write_tokenizer(checkpoint: Checkpoint, bundle: Path, chat_template: str) -> None:
-    """Copy the tokenizer under names and a class that genai 0.13 (the phone's) and newer both read.
+    """Copy the tokenizer with names and a class that genai 0.13 (the phone's) and newer both accept.
 
     Raises:
         CheckpointError: the checkpoint has no tokenizer.json.

@@ -1,8 +1,8 @@
-"""Where the tensors of a ``torch.save`` file are, without torch and without running what the file says.
+"""Positions of the tensors in a ``torch.save`` file, found without torch and without running its pickle.
 
-Such a file is a zip: ``data.pkl`` describes tensors, ``data/<key>`` holds the bytes of each storage. A pickle can name
-any function to be called; this reader knows the few names that describe tensors and refuses every other one.
-Format: torch/serialization.py of PyTorch 1.6 and later (the zip format).
+Such a file is a zip: ``data.pkl`` describes tensors, ``data/<key>`` has the bytes of each storage. A pickle can name
+any function to be called; this reader accepts the few names that describe tensors and refuses all others. Format:
+torch/serialization.py of PyTorch 1.6 and later (the zip format).
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from .safetensors_reader import DTYPES
 from .tensor_slice import TensorSlice, file_mark
 
 MAX_PICKLE_BYTES = 64 << 20
-LOCAL_HEADER = struct.Struct("<4s5H3I2H")  # of a zip entry, before its name
+LOCAL_HEADER = struct.Struct("<4s5H3I2H")  # bytes of a zip entry's header before its name
 STORAGES = {"DoubleStorage": "F64", "FloatStorage": "F32", "HalfStorage": "F16", "BFloat16Storage": "BF16"}
 
 
 @dataclass(frozen=True, slots=True)
 class _Storage:
-    """A storage's key in the file and the type of its numbers."""
+    """Key of a storage in the file, and the type of its numbers."""
 
     key: str
     dtype: np.dtype[Any]
@@ -39,7 +39,7 @@ class _Storage:
 
 @dataclass(frozen=True, slots=True)
 class _Tensor:
-    """A tensor as the pickle describes it; offset and strides count numbers."""
+    """Description of a tensor in the pickle; offset and strides count numbers."""
 
     storage: _Storage
     offset: int
@@ -51,7 +51,7 @@ def torch_places(path: Path) -> dict[str, TensorSlice]:
     """Tensors by name.
 
     Raises:
-        CheckpointError: not such a file, or its pickle names anything but plain tensors.
+        CheckpointError: the file has another format, or its pickle names other objects than plain tensors.
     """
     try:
         with path.open("rb") as start:
@@ -78,18 +78,19 @@ def torch_places(path: Path) -> dict[str, TensorSlice]:
 
 
 class _Reader(pickle.Unpickler):
-    """Builds descriptions of tensors and nothing else."""
+    """Unpickler that builds descriptions of tensors only."""
 
     def __init__(self, data: bytes, where: str) -> None:
         super().__init__(io.BytesIO(data))
         self._where = where
 
     def read(self) -> dict[str, _Tensor]:
+        """Return the descriptions of the tensors by name."""
         try:
             found = self.load()
         except CheckpointError:
             raise
-        except Exception as error:  # a damaged pickle can raise anything
+        except Exception as error:  # a damaged pickle can raise any exception
             raise CheckpointError(f"{self._where}: its pickle is damaged ({error!s:.100})") from error
         if not isinstance(found, dict) or not all(isinstance(k, str) for k in found):
             raise CheckpointError(f"{self._where}: holds {type(found).__name__}, expected tensors by name")
@@ -99,6 +100,7 @@ class _Reader(pickle.Unpickler):
         return found
 
     def find_class(self, module: str, name: str) -> Any:
+        """Return the function for a name of the pickle; refuse names that do not describe tensors."""
         known: dict[tuple[str, str], Any] = {
             ("collections", "OrderedDict"): OrderedDict,
             ("torch._utils", "_rebuild_tensor_v2"): _rebuild,
@@ -114,6 +116,7 @@ class _Reader(pickle.Unpickler):
         )
 
     def persistent_load(self, pid: Any) -> _Storage:
+        """Return the storage of a persistent id."""
         kind, dtype, key, _location, _count = pid
         if kind != "storage" or dtype not in DTYPES:
             raise CheckpointError(f"{self._where}: its pickle refers to {pid!r:.60}, expected a storage of floats")
@@ -148,7 +151,7 @@ def _place(path: Path, name: str, tensor: _Tensor, entries: dict[str, zipfile.Zi
 
 
 def _first_byte(path: Path, info: zipfile.ZipInfo) -> int:
-    """Where a stored entry's content begins: behind a header of its own length, not the directory's."""
+    """Offset of a stored entry's content: behind a header of its own length, not the directory's."""
     with path.open("rb") as file:
         file.seek(info.header_offset)
         header = file.read(LOCAL_HEADER.size)

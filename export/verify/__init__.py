@@ -1,11 +1,10 @@
-"""Nothing is believed: compare a bundle with the checkpoint it was made of, and its adapters with themselves.
+"""Verification: comparison of a bundle with its checkpoint, and of its adapters with their originals.
 
-Five proofs. Tensors: what the bundle stores is what the checkpoint holds, up to quantisation. Logits: the
-bundle's decoder agrees with a float32 one on packaged questions of every mode. Adapters: each gate, under the
-name the manifest gives it, changes the logits the way that adapter changes the float model. Off: with every
-gate zero the logits equal, bit for bit, those of a decoder that is built without adapters. Blends: half of an adapter
-and half of its twin are the adapter. The float32 model is built from the checkpoint by this exporter, a layer at a
-time: that the exporter's graphs are the model is proved against transformers, in the tests.
+Five checks. Tensors: the stored tensors equal the checkpoint's, up to quantisation. Logits: the bundle's decoder agrees
+with a float32 one on packaged questions of every mode. Adapters: each gate, under its name in the manifest, changes the
+logits as that adapter changes the float model. Off: with every gate zero the logits equal, bit for bit, those of a
+decoder without adapters. Blends: half of an adapter plus half of its twin equals the adapter. This exporter builds the
+float32 model from the checkpoint, a layer at a time; tests compare the exporter's graphs with transformers.
 """
 
 from __future__ import annotations
@@ -71,27 +70,26 @@ def verify(
     """Compare a bundle with its checkpoint.
 
     Args:
-        bundle: an open bundle.
-        checkpoint: what it should have been made of.
-        items: packaged questions of each mode.
-        answers: compare whole answers and other bundles of the checkpoint too, for a page to read.
-        report: told what is being done.
-        loras: PEFT folders of adapters that were added, by name; one without folder is not compared with its float
-            original.
+        bundle: the opened bundle.
+        checkpoint: the checkpoint that it should have been made from.
+        items: number of packaged questions of each mode.
+        answers: whether whole answers and other bundles of the checkpoint are compared too, for the report.
+        report: called with a sentence on each step.
+        loras: PEFT folders of added adapters, by name; one without a folder is not compared with its float original.
         workers: threads and blocks.
-        ram_bytes: limit for the memory of this process; what does not fit is left out, and named.
-        samples: lines of JSON to ask in place of packaged questions.
-        on_note: given each sentence that a user must know of how the checkpoint was read (``Model.notes``).
-        independent: hold the float graphs, which this exporter builds, against transformers as well.
+        ram_bytes: memory limit of this process; checks that do not fit are left out, and named.
+        samples: file of JSON lines to ask instead of packaged questions.
+        on_note: called with each sentence that a user must know about how the checkpoint was read (``Model.notes``).
+        independent: whether the exporter's float graphs are compared with transformers as well.
 
     Returns:
-        Checks and numbers; nothing is raised for a bad bundle, its checks fail.
+        Checks and numbers; a bad bundle raises nothing, its checks fail.
 
     Raises:
         BundleError: a graph of the bundle cannot be loaded or lacks what its manifest names.
         CheckpointError: the checkpoint cannot be read.
-        InputError: the checkpoint is another model's or none that transformers runs, or a sample does not fit it.
-        RuntimeMissingError: transformers or torch is wanted and not installed.
+        InputError: the checkpoint is of another model or not supported by transformers, or a sample does not fit it.
+        RuntimeMissingError: transformers or torch is requested and not installed.
     """
     started = time.perf_counter()
     tell = report or (lambda _: None)
@@ -196,7 +194,7 @@ def _summed_up(
 
 
 def _too_large(checkpoint: Checkpoint, ram_bytes: int | None) -> str | None:
-    """Why a float32 model cannot stand beside the bundle on this machine, or None when it can."""
+    """Reason why a float32 model does not fit on this machine together with the bundle; None if it fits."""
     needed = 2 * 4 * sum(int(np.prod(checkpoint.shape(n) or ())) for n in checkpoint.names)  # mapped and prepacked
     free = available_memory()
     if ram_bytes is not None:
@@ -211,7 +209,7 @@ def _too_large(checkpoint: Checkpoint, ram_bytes: int | None) -> str | None:
 
 
 def _not_comparable(graphs: list[Check], tensors: dict[str, Likeness]) -> str | None:
-    """Why the bundle is not run: a graph or a tensor's shape is wrong, as its check says; kernels may even crash."""
+    """Reason why the bundle is not run: a failed check of a graph or a tensor's shape, with which kernels may crash."""
     if wrong := [check for check in graphs if not check.passed]:
         return f"logits and adapters: '{wrong[0].name}' failed, so the bundle was not run"
     missing = [name for name, likeness in tensors.items() if likeness is MISSING]
@@ -233,7 +231,7 @@ def _plain_losses(
     workers: Workers,
     tell: Report,
 ) -> dict[str, float]:
-    """KL by mode of plain rounding to 4 bits in groups of 32, its activations in float32."""
+    """KL by mode of plain rounding to 4 bits in groups of 32, with activations in float32."""
     rounded = plain_rounding(recipe)
     other = FloatReference(folder, checkpoint, model, rounded, workers=workers, laid_open=False, is_quantized=True)
     return logits.loss_of(other, tell)
@@ -258,7 +256,7 @@ def _whole_answers(
     questions: list[Question],
     tell: Report,
 ) -> tuple[list[Compared], list[dict[str, Any]]]:
-    """Whole answers of both models, and other bundles of the checkpoint: decoders that are loaded whole."""
+    """Compare whole answers of both models and other bundles, with decoders that are loaded whole."""
     from palmtop.export.bundle.bundle_writer import write_bundle
 
     tell("answers")

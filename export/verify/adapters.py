@@ -1,4 +1,4 @@
-"""Proofs for every adapter of a bundle: its place, its effect, its likeness to the float LoRA, off, and blending."""
+"""Checks of every adapter of a bundle: gate, effect, agreement with the float LoRA, off, and blending."""
 
 from __future__ import annotations
 
@@ -22,31 +22,32 @@ from .logits import TWIN, Comparison
 from .quality import Check
 from .tensors import MISSING, Likeness
 
-MIN_EFFECT_COSINE = 0.6  # of the change of logits, against the float model's; measured 0.9 and more at 4 bits
-EFFECT_RATIO = (0.7, 1.4)  # of its size
-MATCH_SHARE = 0.5  # of the effect's KL that may lie between bundle and float model with the adapter on
-MATCH_NOISE = 2.0  # times the KL that quantisation of the base costs without any adapter
-STEPS = 2  # first tokens of an answer: on later ones any damage to a model that knows them looks alike
-MAX_FLOAT_BLEND = 1e-4  # of the logits' range
-MAX_BLEND = 0.02  # likewise, where activations are rounded once more at other places; half an adapter is 0.1 and more
-MAX_BLEND_OF_EFFECT = 0.1  # of the change that the adapter makes, where that is larger
+MIN_EFFECT_COSINE = 0.6  # cosine of the change of logits with the float model's; measured 0.9 and more at 4 bits
+EFFECT_RATIO = (0.7, 1.4)  # range of the ratio of their sizes
+MATCH_SHARE = 0.5  # share of the effect's KL allowed between bundle and float model with the adapter on
+MATCH_NOISE = 2.0  # factor of the KL that quantisation of the base costs without any adapter
+STEPS = 2  # first tokens of an answer: on later ones the damage of any adapter is similar
+MAX_FLOAT_BLEND = 1e-4  # share of the logits' range
+# share of the logits' range, where activations are rounded at other places; half an adapter is 0.1 and more
+MAX_BLEND = 0.02
+MAX_BLEND_OF_EFFECT = 0.1  # share of the change that the adapter makes, where that is larger
 
 Loras = Mapping[str, Path]
-"""PEFT folders of adapters that were added, by their names in the bundle."""
+"""PEFT folders of added adapters, by their names in the bundle."""
 
 
 def given_adapters(model: Model, loras: Loras) -> dict[str, Adapter]:
-    """What the bundle's adapters should be: the checkpoint's, and those whose folders are given."""
+    """Return the originals of the bundle's adapters: the checkpoint's, and those whose folders are given."""
     return {a.name: a for a in model.adapters} | {name: read_peft(path, name) for name, path in loras.items()}
 
 
 def added_without_source(manifest: Manifest, loras: Loras) -> list[str]:
-    """Adapters that were added and cannot be compared with what they were."""
+    """Return the names of added adapters whose folders are not given."""
     return [a.name for a in manifest.adapters if a.file is not None and a.name not in loras]
 
 
 def names(manifest: Manifest, given: Mapping[str, Adapter], unknown: Sequence[str]) -> list[Check]:
-    """The manifest's adapters are those given, with their rank and alpha."""
+    """Check that the manifest's adapters are the given ones, with their rank and alpha."""
     checks = []
     for spec in manifest.adapters:
         if spec.name in unknown:
@@ -54,7 +55,7 @@ def names(manifest: Manifest, given: Mapping[str, Adapter], unknown: Sequence[st
         adapter = given.get(spec.name)
         rank = 0 if adapter is None else adapter.rank
         if adapter is not None and spec.file is not None:
-            rank = spec.rank  # of separate projections, put together; the stored tensors are compared one by one
+            rank = spec.rank  # composed of separate projections; the stored tensors are compared one by one
         same = adapter is not None and (rank, adapter.alpha) == (spec.rank, spec.alpha)
         expected = "none" if adapter is None else f"rank {rank}, alpha {adapter.alpha:g}"
         checks.append(
@@ -70,7 +71,7 @@ def names(manifest: Manifest, given: Mapping[str, Adapter], unknown: Sequence[st
 
 
 def gate_wiring(bundle: Bundle) -> list[Check]:
-    """The graph slices each adapter's gate at the index that the manifest gives it."""
+    """Check that the graph reads each adapter's gate at the index in the manifest."""
     graph = ir.load(bundle.file(bundle.manifest.decoder.file)).graph
     starts = {n.name: n.inputs[1] for n in graph if n.op_type == "Slice" and (n.name or "").startswith("gates/")}
     checks = []
@@ -90,7 +91,7 @@ def gate_wiring(bundle: Bundle) -> list[Check]:
 
 
 def compare_added(bundle: Bundle, loras: Loras) -> dict[str, Likeness]:
-    """Stored tensors of adapters that were added, against their PEFT folders."""
+    """Compare the stored tensors of added adapters with their PEFT folders."""
     graph = DecoderGraph(bundle.file(bundle.manifest.decoder.file))
     attention = graph.heads(bundle.manifest.decoder)
     found = {}
@@ -118,7 +119,7 @@ def _likeness(weight: LazyTensor, found: NDArray[np.float32], bits: int) -> Like
 
 
 def measure(logits: Comparison, name: str) -> dict[str, float]:
-    """How the adapter changes the logits, against how it changes the float model's where that one has it."""
+    """Measure how the adapter changes the logits, compared with the float model's change if it has the adapter."""
     compared = name in logits.originals
     rows: dict[str, list[NDArray[np.float32]]] = {key: [] for key in ("eoff", "foff", "eon", "fon")}
     for place in logits.acting(name):
@@ -141,7 +142,7 @@ def measure(logits: Comparison, name: str) -> dict[str, float]:
 
 
 def judge(adapters: Mapping[str, Mapping[str, float]]) -> list[Check]:
-    """Each adapter acts, and as its float original does."""
+    """Check that each adapter has an effect, and that of its float original."""
     checks = []
     low, high = EFFECT_RATIO
     for name, numbers in adapters.items():
@@ -191,7 +192,7 @@ def judge(adapters: Mapping[str, Mapping[str, float]]) -> list[Check]:
 
 
 def off_is_base(logits: Comparison) -> list[Check]:
-    """With every gate 0 the logits are those of a bundle without adapters, bit for bit."""
+    """Check that with every gate 0 the logits equal those of a bundle without adapters, bit for bit."""
     if not logits.manifest.adapters:
         return []
     worst, places = 0.0, logits.off_places
@@ -211,7 +212,7 @@ def off_is_base(logits: Comparison) -> list[Check]:
 
 
 def blending(logits: Comparison) -> list[Check]:
-    """Half of an adapter and half of its twin are the adapter: in the float reference, and in the bundle."""
+    """Check that half of an adapter plus half of its twin equals the adapter, in both models."""
     checks = []
     own = [adapter.name for adapter in logits.manifest.adapters]
     for names, of, label in ((logits.originals, logits.exact, "float32"), (own, logits.found, "bundle")):

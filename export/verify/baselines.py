@@ -1,4 +1,4 @@
-"""Other bundles of the same checkpoint, made and measured for comparison: bytes of weights against divergence."""
+"""Other bundles of the same checkpoint, made and measured for comparison: bytes of weights and divergence."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ UNIFORM = ((4, 128), (4, 32), (8, 128), (8, 32))  # bits and group of every line
 
 
 def weight_bytes(folder: Path) -> int:
-    """Of a bundle's graphs and weights."""
+    """Return the bytes of a bundle's graphs and weights."""
     return sum(p.stat().st_size for p in (*folder.glob("*.onnx"), *folder.glob("weights/*.bin")))
 
 
@@ -29,7 +29,7 @@ def neighbours(
     mean_kl: Callable[[Path, Manifest], float],
     making: WriteJob | None = None,
 ) -> list[dict[str, Any]]:
-    """Uniform bundles made by rounding, each with its bytes and its mean divergence."""
+    """Return uniform bundles made by rounding, each with its bytes and its mean divergence."""
     found = []
     for bits, group in UNIFORM:
         own = replace(
@@ -52,7 +52,7 @@ def neighbours(
 
 
 def plain_rounding(recipe: Recipe) -> Recipe:
-    """The recipe with plain rounding to 4 bits in groups of 32 with zero points, float32 activations and cache."""
+    """Return the recipe of plain rounding to 4 bits in groups of 32 with zero points, float32 activations and cache."""
     return replace(
         recipe,
         bits=4,

@@ -1,4 +1,4 @@
-"""Small charts as inline SVG: a scatter on logarithmic axes, a heat map, intervals, a bar. Knows no meaning."""
+"""Small charts as inline SVG: a scatter on logarithmic axes, a heat map, intervals, a bar."""
 
 # ruff: noqa: E501 - markup reads better in one line
 
@@ -9,17 +9,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
-WIDTH, HEIGHT = 400, 300  # about a phone's pixels, so that text keeps its size
+WIDTH, HEIGHT = 400, 300  # pixels, about a phone's width, so that text keeps its size
 LEFT, RIGHT, TOP, BOTTOM = 54, 14, 24, 40
-LETTER = 6.6  # width of a letter, about
+LETTER = 6.6  # approximate width of a letter
 
 _Box = tuple[float, float, float, float]
-"""left, top, right, bottom"""
+"""Box of a label: left, top, right, bottom."""
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A named point; the own one stands out."""
+    """A named point of a chart; the bundle's own is highlighted."""
 
     x: float
     y: float
@@ -28,7 +28,7 @@ class Point:
 
 
 def scatter(points: Sequence[Point], curve: Sequence[tuple[float, float]], x_title: str, y_title: str) -> str:
-    """Points and a line on two logarithmic axes."""
+    """Draw points and a line on two logarithmic axes."""
     line = [(x, y) for x, y in curve if y > 0]
     xs, ys = [p.x for p in points] + [x for x, _ in line], [max(p.y, 1e-9) for p in points] + [y for _, y in line]
     x_axis, y_axis = _Axis(min(xs), max(xs), LEFT, WIDTH - RIGHT), _Axis(min(ys), max(ys), HEIGHT - BOTTOM, TOP)
@@ -59,7 +59,7 @@ def scatter(points: Sequence[Point], curve: Sequence[tuple[float, float]], x_tit
 
 
 def _free_place(x: float, y: float, width: float, taken: Sequence[_Box]) -> _Box:
-    """Where a label of a point fits beside what is there: the nearest of several places, the first if none is free."""
+    """Return a free box for the label of a point: the nearest of several places, the first if none is free."""
     boxes = []
     for down in (0, -14, 14, -28, 28, -42, 42):
         for left in (x + 11, x - 11 - width, x - width / 2):
@@ -75,7 +75,7 @@ def _overlap(one: _Box, other: _Box) -> bool:
 
 
 class _Axis:
-    """A logarithmic axis with some room at its ends."""
+    """Logarithmic axis with a margin at its ends."""
 
     def __init__(self, low: float, high: float, start: float, stop: float) -> None:
         self._low, self._high = math.log10(low), math.log10(high)
@@ -84,11 +84,12 @@ class _Axis:
         self._start, self._stop = start, stop
 
     def place(self, value: float) -> float:
+        """Return the pixel of a value."""
         share = (math.log10(value) - self._low) / (self._high - self._low)
         return self._start + share * (self._stop - self._start)
 
     def ticks(self) -> list[tuple[float, str]]:
-        """Round values, few enough to be read."""
+        """Return a few round values."""
         steps: tuple[float, ...] = (1,)
         if self._high - self._low < 2.5:
             steps = (1, 2, 5)
@@ -104,7 +105,7 @@ class _Axis:
 
 
 def heat_map(cells: Mapping[str, Mapping[str, float]]) -> str:
-    """Rows and columns by name; the lowest value is darkest. Columns are numbered, their names are below."""
+    """Draw rows and columns by name; the lowest value is darkest. Columns are numbered, their names are below."""
     columns = list(dict.fromkeys(name for row in cells.values() for name in row))
     values = [value for row in cells.values() for value in row.values()]
     low, high = min(values), max(values)
@@ -141,12 +142,12 @@ def heat_map(cells: Mapping[str, Mapping[str, float]]) -> str:
 
 
 def _shade(share: float) -> str:
-    """From dark red by orange to a pale yellow: lightness alone tells, also without colours."""
+    """Return a colour from dark red by orange to pale yellow; lightness alone shows the value."""
     return f"hsl({5 + 45 * share:.0f} 75% {26 + 60 * share:.0f}%)"
 
 
 def interval_rows(rows: Sequence[tuple[str, float, float, float, bool]]) -> str:
-    """Lines of (name, value, low, high, is own), all shares, on one axis from the lowest end to 100 %."""
+    """Draw lines of (name, value, low, high, is own), all shares, on one axis from the lowest end to 100 %."""
     low = min(row[2] for row in rows)
     start = max(0.0, math.floor(low * 10) / 10)
     step, left = 24, 138
@@ -172,7 +173,7 @@ def interval_rows(rows: Sequence[tuple[str, float, float, float, bool]]) -> str:
 
 
 def bar(share: float) -> str:
-    """A thin bar below a name."""
+    """Draw a thin bar below a name."""
     return (
         '<div style="background:var(--line);height:5px;border-radius:3px;margin-top:3px">'
         f'<div style="background:var(--mark);height:5px;border-radius:3px;width:{100 * min(max(share, 0), 1):.1f}%">'

@@ -1,4 +1,4 @@
-"""``palmtop verify``: check a bundle's files and, against its checkpoint, everything it claims."""
+"""``palmtop verify``: check of a bundle's files and, with its checkpoint, of graphs, tensors, logits and adapters."""
 
 from __future__ import annotations
 
@@ -28,28 +28,35 @@ Examples:
   palmtop verify phi4mm-int4 --against Phi-4-multimodal-instruct --report report.html --items 50
 """
 
-EXIT_CODES = {"passed": 0, "failed": 1, "lossy": 3}  # 2: the command line, the bundle or the checkpoint is unusable
+# exit code 2: the command line, the bundle or the checkpoint is unusable
+EXIT_CODES = {"passed": 0, "failed": 1, "lossy": 3}
 
 
-@click.command("verify", epilog=EXAMPLES, short_help="Prove that a bundle is what its checkpoint was.")
+@click.command("verify", epilog=EXAMPLES, short_help="Compare a bundle with its checkpoint.")
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--against", "checkpoint", type=click.Path(path_type=Path), help="The checkpoint it was exported from.")
-@click.option("--items", type=click.IntRange(1), default=4, show_default=True, help="Packaged questions of each mode.")
-@click.option("--report", "page", type=click.Path(path_type=Path), help="Write a page for people, numbers included.")
+@click.option("--against", "checkpoint", type=click.Path(path_type=Path), help="Checkpoint that it was exported from.")
+@click.option(
+    "--items", type=click.IntRange(1), default=4, show_default=True, help="Number of packaged questions of each mode."
+)
+@click.option("--report", "page", type=click.Path(path_type=Path), help="Write a report as an HTML page.")
 @click.option(
     "--lora", "loras", multiple=True, metavar="NAME=DIR", help="PEFT folder of an adapter that was added; repeatable."
 )
 @click.option(
-    "--samples", type=click.Path(path_type=Path), help="JSONL to ask instead of packaged questions, see docs/verify.md."
+    "--samples",
+    type=click.Path(path_type=Path),
+    help="JSONL of questions instead of the packaged ones, see docs/verify.md.",
 )
 @click.option(
     "--reference",
     type=click.Choice(["exporter", "transformers"]),
     default="exporter",
     show_default=True,
-    help="Who built the float model; transformers (extra dev, text models) is compared besides.",
+    help="Float model: this exporter's, or also that of transformers (extra dev, text models).",
 )
-@click.option("--ram", type=Size(), help="Most memory to use, such as 2GB; what does not fit is left out, and named.")
+@click.option(
+    "--ram", type=Size(), help="Most memory to use, such as 2GB; checks that do not fit are left out, and named."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def verify_command(
     bundle: Path,
@@ -64,9 +71,9 @@ def verify_command(
 ) -> None:
     """Check the BUNDLE's hashes and, with --against, its graphs, tensors, logits and adapters.
 
-    Exits with 1 when a check fails, after naming it; with 3 when all that fails is a loss: the bundle is the
-    checkpoint's, and its bits cost more than half a nat a token and more than plain rounding would.
-    The float reference is built by this exporter, unless --reference transformers adds another implementation.
+    Exits with 1 when a check fails, after naming it; with 3 when only losses fail: the bundle is the checkpoint's, but
+    loses more than half a nat a token and more than plain rounding would.
+    The float reference is built by this exporter; --reference transformers adds another implementation.
     """
     from palmtop.runtime.bundle.opening import check_hashes, open_bundle
 
@@ -129,7 +136,7 @@ def _mark(check: Check) -> str:
 
 
 def _write_report(page: Path, bundle: Bundle, quality: dict[str, Any]) -> None:
-    """The page, and its numbers beside it as quality.json has them."""
+    """Write the page, and its numbers beside it as in quality.json."""
     from palmtop.export.bundle.manifest_builder import PLAN_FILE
 
     from .report import render

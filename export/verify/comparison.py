@@ -1,4 +1,4 @@
-"""The decoder under test beside the float one, both loaded whole, for whole answers to the same questions."""
+"""The decoder under test and the float one, both loaded whole, for whole answers to the same questions."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from palmtop.runtime.reference import has_packaged_vocabulary
 
 from .greedy_answers import MAX_TOKENS, Compared, prompt_text, text_of
 
-STEPS = 6  # teacher-forced tokens a question at most: what comes after an answer's end nobody sees
-GENERAL_STEPS = 16  # likewise of a request without a known answer: those are longer
+STEPS = 6  # most teacher-forced tokens of a question: tokens behind an answer's end do not count
+GENERAL_STEPS = 16  # most tokens for a request without a known answer, which are longer
 
 Pair = tuple[DecoderPrompt, DecoderPrompt]
 """The same question, media encoded by the float bundle's encoders and by those under test."""
@@ -28,14 +28,14 @@ Pair = tuple[DecoderPrompt, DecoderPrompt]
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """The float bundle made of the checkpoint."""
+    """The float bundle made from the checkpoint."""
 
     float_folder: Path
     float_manifest: Manifest
 
 
 class Decoders:
-    """The decoder under test and the float one."""
+    """The decoder under test and the float decoder."""
 
     def __init__(self, bundle: Bundle, reference: Reference) -> None:
         self.manifest = bundle.manifest
@@ -52,7 +52,7 @@ class Decoders:
             )
 
     def gates(self, manifest: Manifest, weights: dict[str, float]) -> NDArray[np.float32]:
-        """[A] gate weights in a manifest's order."""
+        """Return gate weights in a manifest's order, [A]."""
         gates = np.zeros(len(manifest.adapters), np.float32)
         for adapter in manifest.adapters:
             gates[adapter.gate] = weights.get(adapter.name, 0.0)
@@ -66,7 +66,7 @@ class Decoders:
     def both(
         self, pair: Pair, weights: dict[str, float], tokens: NDArray[np.int64]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Logits of the float decoder and of the one under test, each on its own encoders' features."""
+        """Return logits of the float decoder and of the one under test, each on its own encoders' features."""
         exact, found = pair
         return (
             self.exact.logits(exact, self.gates(self.float_manifest, weights), tokens),
@@ -75,7 +75,7 @@ class Decoders:
 
 
 def encoders_snr(pairs: list[Pair]) -> dict[str, float]:
-    """By mode with media: how exact the bundle's feature rows are."""
+    """Return the SNR of the bundle's feature rows, by mode with media."""
     modes = dict.fromkeys(exact.mode for exact, _ in pairs if exact.media_places.any())
     return {
         mode: round(
@@ -95,7 +95,7 @@ def compared_answers(
     pair: Pair,
     question: Question,
 ) -> Compared:
-    """One question answered greedily by both."""
+    """Return the greedy answers of both decoders to one question."""
     mode, messages, expected = question
     weights = decoders.float_manifest.routes[mode].adapters if decoders.manifest.adapters else {}
     exact = decoders.answer(pair[0], weights, MAX_TOKENS)
@@ -123,11 +123,11 @@ class Divergence:
         self._decoders, self._questions, self._pairs = decoders, questions, pairs
 
     def __call__(self, folder: Path, manifest: Manifest) -> float:
-        """Of the bundle in a folder."""
+        """Return the divergence of the bundle in a folder."""
         return float(np.mean(list(self.by_mode(folder, manifest).values())))
 
     def by_mode(self, folder: Path, manifest: Manifest) -> dict[str, float]:
-        """Likewise, of each mode."""
+        """Return the divergence of each mode."""
         reader, own = SampleReader(folder, manifest), self._decoders
         probe = OnnxDecoder(folder / manifest.decoder.file, manifest.decoder)
         found: dict[str, list[NDArray[np.float64]]] = {}

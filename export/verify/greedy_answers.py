@@ -1,4 +1,4 @@
-"""Whole answers of two decoders to the packaged questions: right ones, and the prompts on which they part most."""
+"""Whole answers of two decoders to the packaged questions: accuracy, and the prompts with the largest divergence."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ Greedy = Callable[[Any, int], NDArray[np.int64]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compared:
-    """One question, answered by both.
+    """One question with the answers of both decoders.
 
     Attributes:
-        mode: of input.
-        prompt: its text.
-        expected: the right answer; empty where none is known.
-        reference: the float decoder's.
-        found: the bundle's.
-        kl: mean over the first answer tokens, in nats.
+        mode: mode of the input.
+        prompt: text of the prompt.
+        expected: the right answer; empty if none is known.
+        reference: answer of the float decoder.
+        found: answer of the bundle.
+        kl: mean KL over the first answer tokens, in nats.
     """
 
     mode: str
@@ -39,9 +39,9 @@ class Compared:
 
 
 def accuracy(compared: Sequence[Compared]) -> dict[str, dict[str, float]]:
-    """By mode: right answers of both, each with Wilson's 95 % interval, and of how many.
+    """Return right answers of both by mode, each with Wilson's 95 % interval, and the number of questions.
 
-    A mode is left out where the float model gives no right answer: the questions are not what it has learnt.
+    A mode is left out if the float model gives no right answer: it was not trained on the questions.
     """
     table: dict[str, dict[str, float]] = {}
     known = [c for c in compared if c.expected.strip()]
@@ -59,20 +59,20 @@ def accuracy(compared: Sequence[Compared]) -> dict[str, dict[str, float]]:
 
 
 def worst(compared: Sequence[Compared]) -> list[dict[str, Any]]:
-    """The prompts with the largest divergence, largest first."""
+    """Return the prompts with the largest divergence, largest first."""
     order = sorted(compared, key=lambda c: -c.kl)
     return [asdict(c) | {"kl": round(c.kl, 6)} for c in order[:WORST]]
 
 
 def text_of(tokens: NDArray[np.int64], eos_ids: Sequence[int], decode: Callable[[Sequence[int]], str]) -> str:
-    """An answer up to its end."""
+    """Return the text of an answer up to its end."""
     ids = tokens.tolist()
     ends = [ids.index(i) for i in eos_ids if i in ids]
     return decode(ids[: min(ends, default=len(ids))]).strip()
 
 
 def prompt_text(messages: Sequence[Mapping[str, Any]]) -> str:
-    """What a reader of the report sees of a question."""
+    """Return the text of a question for the report."""
     shown: list[str] = []
     for message in messages:
         content = message.get("content") or ""

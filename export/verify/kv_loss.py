@@ -1,7 +1,7 @@
-"""What a quantised KV cache costs: the bundle against itself with a float cache, on the same weights.
+"""Loss of a quantised KV cache: the bundle against itself with a float cache, on the same weights.
 
-Prompts of every mode go on with the float cache's own greedy tokens. A long text is read in chunks, the logits behind
-each chunk are compared: one decoder is in memory at a time, and of the text's logits those behind the chunks.
+Prompts of every mode continue with the float cache's greedy tokens. A long text is read in chunks, and the logits
+behind each chunk are compared: one decoder is in memory at a time, and only the logits behind the chunks.
 """
 
 from __future__ import annotations
@@ -29,25 +29,26 @@ from .quality import Check
 
 LONG_TOKENS = 8192
 CHUNK = 64  # tokens between two compared positions of the long text
-SHORTEST = 512  # a long text of fewer tokens says nothing that the prompts do not
+SHORTEST = 512  # a long text of fewer tokens adds nothing to the prompts
 TOLD_EVERY = 1024  # tokens
-MAX_CACHE_SHARE = {8: 0.2, 4: 0.5}  # largest difference of a logit, of the range
-MAX_CLIPPED = 0.01  # of the energy of a layer's keys or values; scales of other layers, or keys' for values, clip more
+MAX_CACHE_SHARE = {8: 0.2, 4: 0.5}  # largest difference of a logit, as a share of the range
+# share of the energy of a layer's keys or values; scales of other layers, or keys' for values, clip more
+MAX_CLIPPED = 0.01
 
 Report = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheLoss:
-    """What a cache's bits change in the logits.
+    """Effect of a quantised cache on the logits.
 
     Attributes:
-        bits: of the cache.
-        modes: by mode of input.
-        snr_db: of stored keys and values by layer ("key.0"), over those of the prompts.
-        clipped: likewise, the share of their energy that lies beyond the largest code.
-        by_length: of a long text, the positions up to this many tokens and beyond the entry before.
-        seconds: what the measurement took.
+        bits: bits of the cache.
+        modes: agreement by mode of input.
+        snr_db: SNR of stored keys and values by layer ("key.0"), over those of the prompts.
+        clipped: share of their energy beyond the largest code, by layer.
+        by_length: agreement on a long text, for positions up to this many tokens and beyond the entry before.
+        seconds: duration of the measurement.
     """
 
     bits: int
@@ -58,7 +59,7 @@ class CacheLoss:
     seconds: float
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
+        """Return the loss as plain JSON types."""
         lengths = [{"tokens": tokens, **asdict(each)} for tokens, each in self.by_length.items()]
         modes = {mode: asdict(each) for mode, each in self.modes.items()}
         layers = {
@@ -74,14 +75,14 @@ def cache_loss(
     """Measure a bundle whose cache is quantised.
 
     Args:
-        bundle: an open bundle.
-        items: packaged questions of each mode.
-        report: told how far it is.
-        ram_bytes: limit for the memory of this process.
+        bundle: the opened bundle.
+        items: number of packaged questions of each mode.
+        report: called with the progress.
+        ram_bytes: memory limit of this process.
 
     Returns:
-        The loss, and why the long text is shorter than it could be or was left out; None where it is not. No loss
-        where not even the decoder fits.
+        The loss, and the reason why the long text was shortened or left out, or None. No loss if not even the decoder
+        fits into memory.
 
     Raises:
         BundleError: onnxruntime cannot load the decoder.
@@ -122,7 +123,7 @@ def cache_loss(
 
 
 def judge_cache(loss: CacheLoss) -> list[Check]:
-    """One check a mode, and one for the layer whose scales leave out most of its keys or values."""
+    """Return one check for each mode, and one for the layer whose scales clip most of its keys or values."""
     limit = MAX_CACHE_SHARE[loss.bits]
     worst, share = max(loss.clipped.items(), key=lambda item: item[1])
     scales = Check(
@@ -165,7 +166,7 @@ class _Probed:
         return self._probe.cache(prompt, self._gates(prompt.mode))
 
     def read(self, text: NDArray[np.int64]) -> NDArray[np.float32]:
-        """[T, V] logits behind every chunk of a text."""
+        """Return the logits behind every chunk of a text, [T, V]."""
         original = self._manifest.decoder.original_context
         is_long = original is not None and len(text) > original
         rows = []
@@ -183,10 +184,10 @@ class _Probed:
 
 
 class _Rounding:
-    """What the stored scales make of keys and values, in numpy: the kernel itself is judged by the logits.
+    """Rounding of keys and values by the stored scales, in numpy; the logits test the kernel itself.
 
     Attributes:
-        sums: squares of the values, of what rounding and clipping change, and of what lies beyond the codes.
+        sums: squares of the values, of the changes by rounding and clipping, and of the part beyond the codes.
     """
 
     def __init__(self, cache: KvCache) -> None:
@@ -194,6 +195,7 @@ class _Rounding:
         self._cache = cache
 
     def add(self, exact: dict[str, NDArray[np.float32]]) -> None:
+        """Add exact keys and values."""
         most = (1 << self._cache.bits - 1) - 1
         for name, array in exact.items():
             which, layer = name.split(".")
@@ -206,13 +208,14 @@ class _Rounding:
 
 
 class _Clock:
-    """Tells how far the long text is and what is left."""
+    """Reporter of the progress of the long text, with the time left."""
 
     def __init__(self, total: int, report: Report) -> None:
         self._total, self._report = total, report
         self._done, self._started = 0, time.perf_counter()
 
     def add(self, tokens: int) -> None:
+        """Add tokens that were read."""
         if self._done == 0:
             self._started = time.perf_counter() - 1e-9
         self._done += tokens
@@ -232,9 +235,9 @@ def _by_length(expected: NDArray[np.float32], found: NDArray[np.float32]) -> Ite
 
 
 def _affordable(bundle: Bundle, free: int | None) -> tuple[int | None, str | None]:
-    """Tokens of the long text: what the bundle serves, and a float cache beside the weights has room for.
+    """Tokens of the long text: the bundle's context, limited by the memory for a float cache beside the weights.
 
-    None, and why, where the weights alone have none.
+    None, with the reason, if the weights alone do not fit.
     """
     decoder = bundle.manifest.decoder
     weights = 2 * sum(p.size_bytes for p in bundle.manifest.parts if not p.name.endswith(" encoder"))

@@ -1,9 +1,9 @@
 """Logits of the float reference, of the bundle, and of the bundle without adapters, all under the same gates.
 
-What is to be compared is asked for first and run at once: each model is walked once, a layer in memory at a time, over
+Requests are collected first and then run at once: each model is run a single time, a layer in memory at a time, over
 every prompt under every setting of the gates (``measure.decoder_runner``). So a model of any size is compared within
-the memory of a few of its layers. The float reference is built by the exporter itself; it proves what rounding and
-adapters do, not that the graphs are the model.
+the memory of a few of its layers. The float reference is built by the exporter itself; it shows the effect of rounding
+and adapters, not that the graphs are the model.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from .questions import Asked, encoded, gates_of, rows_for
 from .stored_precision import StoredPrecision
 
 TWIN = "palmtop-twin"
-STEP = 64  # tokens of a continuation that the float reference reads at once: the same up to float32's rounding
+STEP = 64  # tokens of a continuation that the float reference reads at once: equal up to float32's rounding
 
 StateDict = Mapping[str, float]
 Key = tuple[tuple[str, float], ...]  # weights that are not 0, by name
@@ -51,9 +51,9 @@ Logits = NDArray[np.float32]
 
 
 def float_model(model: Model, recipe: Recipe, loras: Mapping[str, Path], bundle: Bundle) -> tuple[Model, Recipe]:
-    """The model that the bundle is compared with: its base with what is merged, and every adapter twice.
+    """Return the reference model of a comparison: its base with merged adapters, and every adapter twice.
 
-    The twins' gates lie behind all others. Half of an adapter and half of its twin must be the adapter.
+    The twins' gates are behind all others. Half of an adapter plus half of its twin must equal the adapter.
     """
     adapters = [*gated_adapters(model, recipe), *(_fitted(read_peft(p, n), bundle) for n, p in loras.items())]
     twins = [replace(adapter, name=f"{TWIN}-{place}") for place, adapter in enumerate(adapters)]
@@ -67,7 +67,7 @@ def float_model(model: Model, recipe: Recipe, loras: Mapping[str, Path], bundle:
 
 
 def _fitted(adapter: Adapter, bundle: Bundle) -> Adapter:
-    """An adapter of separate projections for the bundle's fused ones."""
+    """Adapter of separate projections for the bundle's fused ones."""
     graph = DecoderGraph(bundle.file(bundle.manifest.decoder.file))
     attention = graph.heads(bundle.manifest.decoder)
     found = {
@@ -79,19 +79,19 @@ def _fitted(adapter: Adapter, bundle: Bundle) -> Adapter:
 
 
 class Comparison:
-    """The decoders of a comparison, and the logits that they gave.
+    """Decoders of a comparison, and their logits.
 
     Attributes:
-        manifest: of the bundle.
-        float_manifest: of the float reference; its twins are adapters too.
-        asked: the questions, by place.
+        manifest: manifest of the bundle.
+        float_manifest: manifest of the float reference; its twins are adapters too.
+        asked: questions in order.
     """
 
     def __init__(self, bundle: Bundle, reference: FloatReference, asked: Sequence[Asked], *, is_limited: bool) -> None:
-        """Nothing is run yet.
+        """Set up the comparison; nothing is run yet.
 
         Raises:
-            BundleError: the decoder is no graph, or has another number of gates than the manifest.
+            BundleError: the decoder is not a graph, or has another number of gates than the manifest.
         """
         self.manifest, self.float_manifest, self.asked = bundle.manifest, reference.manifest, asked
         self._bundle, self._reference, self._is_limited = bundle, reference, is_limited
@@ -109,11 +109,11 @@ class Comparison:
 
     @property
     def originals(self) -> list[str]:
-        """Adapters that the float reference has, without their twins."""
+        """Adapters of the float reference, without their twins."""
         return [adapter.name for adapter in self.float_manifest.adapters if not adapter.name.startswith(TWIN)]
 
     def places(self, mode: str) -> list[int]:
-        """Of the questions of a mode."""
+        """Return the indices of the questions of a mode."""
         return [place for place, asked in enumerate(self.asked) if asked.mode == mode]
 
     def weights_of(self, mode: str) -> StateDict:
@@ -121,7 +121,7 @@ class Comparison:
         return self.float_manifest.routes[mode].adapters if self.manifest.adapters else {}
 
     def acting(self, name: str) -> list[int]:
-        """Questions on which an adapter's effect is measured: all, of a large model text and the modes that use it."""
+        """Return questions for measuring an adapter's effect: all; for a large model text and the modes that use it."""
         return [
             place
             for place, asked in enumerate(self.asked)
@@ -129,13 +129,13 @@ class Comparison:
         ]
 
     def blended(self) -> list[int]:
-        """Questions on which blends are tried: all, of a large model the shortest."""
+        """Return questions for blends: all; for a large model the shortest."""
         lengths = [len(asked.sample.input_ids) for asked in self.asked]
         return [lengths.index(min(lengths))] if self._is_limited else list(range(len(self.asked)))
 
     @property
     def off_places(self) -> list[int]:
-        """Questions that were read with every gate 0."""
+        """Return the questions that were run with every gate 0."""
         return sorted(place for place, weights in self._found if not weights)
 
     def exact(self, place: int, weights: StateDict) -> Logits:
@@ -147,16 +147,16 @@ class Comparison:
         return self._found[place, _key(weights)]
 
     def plain(self, place: int) -> Logits:
-        """[T, V] of the bundle without adapters."""
+        """Return the logits of the bundle without adapters, [T, V]."""
         return self._plain[place]
 
     def run(self, plain: StagedGraph | None, report: Report, *, also_off: bool = False) -> None:
-        """Walk every model over all that will be compared.
+        """Run every model over everything that will be compared.
 
         Args:
-            plain: the decoder without adapters, on what the exporter makes of the checkpoint; None to leave it out.
-            report: told how far it is.
-            also_off: read every question without adapters, whether it has any or not.
+            plain: the decoder without adapters, as the exporter makes it from the checkpoint; None to leave it out.
+            report: called with the progress.
+            also_off: whether every question is also run without adapters.
         """
         names = [adapter.name for adapter in self.manifest.adapters]
         once: set[tuple[int, Key]] = set()
@@ -192,7 +192,7 @@ class Comparison:
             self._plain = {place: logits for (place, _), logits in found.items()}
 
     def losses(self) -> dict[str, dict[str, float]]:
-        """By mode: what the weights lose with float activations, and what the kernels' 8-bit activations lose then."""
+        """Return the loss by mode: of the weights with float activations, and of the kernels' 8-bit activations."""
         found = {}
         for mode in dict.fromkeys(asked.mode for asked in self.asked):
             weights, places = self.weights_of(mode), self.places(mode)
@@ -213,7 +213,7 @@ class Comparison:
         return found
 
     def loss_of(self, other: FloatReference, report: Report) -> dict[str, float]:
-        """KL by mode of another model of the checkpoint, media through its own encoders."""
+        """Return the KL by mode of another model of the checkpoint, media encoded by its own encoders."""
         features = encoded(other, [asked.sample for asked in self.asked], report, "plain rounding's")
         width = self.manifest.decoder.hidden_size
         runs = [
@@ -280,7 +280,7 @@ def _halves(name: str, number: int) -> Key:
 
 
 def _clock(report: Report, what: str) -> Callable[[int, int], None]:
-    """Tells stages and the time that is left."""
+    """Report stages and the time that is left."""
     started = time.perf_counter()
     report(what)
 

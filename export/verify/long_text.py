@@ -1,4 +1,4 @@
-"""A text as long as a context, in words that the model knows: prose, or dialogues where it has learnt no other."""
+"""Text of a context's length: prose, or dialogues for a model without a general vocabulary."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from palmtop.export.measure.samples import SampleReader, packaged_questions
 from palmtop.runtime.bundle.opening import Bundle
 
 MOST = 512  # questions or passages before they repeat
-CALIBRATED = 32  # the first of them may have been calibrated on
+CALIBRATED = 32  # the first of them may have been used for calibration
 
 
 def long_text(bundle: Bundle, tokens: int) -> NDArray[np.int64]:
-    """[tokens] ids: packaged passages, one after the other, or questions with their answers.
+    """Return token ids, [tokens], of packaged passages, one after the other, or of questions with their answers.
 
-    Prose where the vocabulary is a real one: passages come first then, and nothing else is taken.
+    Prose for a general vocabulary: only passages are used then.
     """
     manifest = bundle.manifest
     spec = manifest.processor.text

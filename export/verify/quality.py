@@ -1,4 +1,4 @@
-"""What verification measures, as values: checks that pass or fail, and numbers per mode, adapter and tensor."""
+"""Results of a verification: checks that pass or fail, and numbers per mode, adapter and tensor."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from palmtop.export.measure.divergence import Agreement
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
-    """One claim and whether it holds.
+    """One check and its result.
 
     Attributes:
-        name: what was checked, naming the adapter, tensor or mode.
-        passed: the verdict.
-        value: what was measured.
-        limit: what it was compared with.
-        detail: one sentence for a reader who did not write the exporter.
-        is_loss: when it fails the bundle is a right one that loses much, not a wrong one.
+        name: subject of the check, with the adapter, tensor or mode.
+        passed: whether it holds.
+        value: measured value.
+        limit: limit that it was compared with.
+        detail: one sentence for a user.
+        is_loss: whether a failure means a right bundle with a large loss, not a wrong one.
     """
 
     name: str
@@ -33,22 +33,22 @@ class Check:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quality:
-    """The whole verdict; ``quality.json`` is its ``to_dict``.
+    """Result of a verification; ``quality.json`` is its ``to_dict``.
 
     Attributes:
-        checks: what was claimed and whether it holds.
+        checks: all checks with their results.
         modes: agreement of logits by mode of input.
-        adapters: how each adapter acts, against the float model.
+        adapters: effect of each adapter, compared with the float model.
         tensors: signal-to-noise ratio by stored tensor.
         encoders: signal-to-noise ratio of media features by mode, in decibels.
-        weight_bytes: of the bundle's graphs and weights.
+        weight_bytes: bytes of the bundle's graphs and weights.
         accuracy: right answers of float model and bundle by mode; only for a report.
-        worst: prompts on which they part most; likewise.
-        neighbours: other bundles of the checkpoint, with bytes and divergence; likewise.
+        worst: prompts with the largest divergence; only for a report.
+        neighbours: other bundles of the checkpoint, with bytes and divergence; only for a report.
         losses: KL in nats by mode, of the weights alone and of 8-bit activations on top of them.
-        kv_cache: what a quantised cache costs against a float one, by mode and by length of a text.
-        skipped: what could not be measured, and why.
-        seconds: what it took.
+        kv_cache: loss of a quantised cache against a float one, by mode and by length of a text.
+        skipped: measurements that were left out, with the reason.
+        seconds: duration of the verification.
     """
 
     checks: tuple[Check, ...]
@@ -67,20 +67,20 @@ class Quality:
 
     @property
     def passed(self) -> bool:
-        """Every check holds."""
+        """Whether every check holds."""
         return all(c.passed for c in self.checks)
 
     @property
     def verdict(self) -> str:
-        """One of "passed", "failed" and "lossy", a right bundle that loses more than it had to."""
+        """Verdict: "passed", "failed", or "lossy" for a right bundle that loses more than necessary."""
         failed = [c for c in self.checks if not c.passed]
         return "passed" if not failed else "lossy" if all(c.is_loss for c in failed) else "failed"
 
     @property
     def mean_kl(self) -> float | None:
-        """Of the modes, each with the same weight; None where logits were not compared."""
+        """Mean KL of the modes, each with the same weight; None if logits were not compared."""
         return float(np.mean([a.mean_kl for a in self.modes.values()])) if self.modes else None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
+        """Return the result as plain JSON types."""
         return {"passed": self.passed, "verdict": self.verdict, "mean_kl": self.mean_kl, **asdict(self)}

@@ -21,8 +21,8 @@ from palmtop.runtime.reference import has_packaged_vocabulary
 
 from .comparison import GENERAL_STEPS, STEPS, Pair
 
-MOST_WORK = 60e12  # multiply-adds of the float decoder; fewer questions of each mode are asked where they would be more
-SMALL = 250e6  # parameters of a model that is loaded whole to answer questions whose answer nobody knows
+MOST_WORK = 60e12  # multiply-adds of the float decoder; more of them reduce the number of questions of each mode
+SMALL = 250e6  # parameters of a model that is loaded whole to answer questions without a known answer
 EVERY_STAGE = 1 << 20
 
 StateDict = Mapping[str, float]
@@ -35,9 +35,9 @@ class Asked:
     """One question for both models.
 
     Attributes:
-        sample: as calibration reads it.
-        tokens: [T] the first of the right answer's, its end included; where none is known the
-            float reference's own, of a large model the end of the question.
+        sample: the question as read for calibration.
+        tokens: [T] first tokens of the right answer, its end included; if none is known, the float reference's own, for
+            a large model the end of the question.
         pair: the prompt with the float encoders' feature rows, and with the bundle's.
     """
 
@@ -47,7 +47,7 @@ class Asked:
 
     @property
     def mode(self) -> str:
-        """Of input."""
+        """Mode of the input."""
         return self.sample.mode
 
 
@@ -61,15 +61,15 @@ def ask(
     """Read questions, and encode their media with both models' encoders.
 
     Args:
-        bundle: under test.
-        reference: of its checkpoint.
-        questions: as many of each mode.
-        parameters: of the decoder.
-        report: told what is being done.
+        bundle: bundle to be compared.
+        reference: float reference of its checkpoint.
+        questions: equally many questions of each mode.
+        parameters: parameters of the decoder.
+        report: called with a sentence on each step.
 
     Returns:
-        What is asked, and whether a large model is asked fewer: rounds of one question a mode, until their work is too
-        much; the first round always.
+        The questions, and whether a large model gets fewer of them: rounds of one question a mode, up to a limit of
+        work; at least the first round.
     """
     reader = SampleReader(reference.folder, reference.manifest)
     ends = reference.manifest.processor.text
@@ -96,7 +96,7 @@ def ask(
     for sample in taken:
         start = min(int(sample.positions[0]) + 1, len(sample.input_ids))
         tokens = np.append(sample.input_ids[start:], end)[:steps]
-        if start == len(sample.input_ids):  # no answer is known: the question's own end is predicted, and what follows
+        if start == len(sample.input_ids):  # no answer is known: the question's own end is predicted
             media = np.flatnonzero(sample.places)
             start = max(1, start - steps + 1, int(media[-1]) + 1 if len(media) else 0)
             tokens = np.append(sample.input_ids[start:], end)
@@ -118,7 +118,7 @@ def ask(
 
 
 def _answered(asked: Sequence[Asked], reference: FloatReference, steps: int) -> list[Asked]:
-    """Questions without a known answer with the float reference's own greedy one."""
+    """Questions without a known answer, with the float reference's greedy one."""
     open_questions = [each for each in asked if not len(each.tokens)]
     manifest = reference.manifest
     runs = [
@@ -131,7 +131,7 @@ def _answered(asked: Sequence[Asked], reference: FloatReference, steps: int) -> 
 
 
 def encoded(model: FloatReference, samples: Sequence[Sample], report: Report, what: str) -> dict[int, Logits]:
-    """[rows, H] of every image and sound by its identity."""
+    """Return the feature rows of every image and sound by its identity, [rows, H]."""
     found: dict[int, Logits] = {}
     for part in ("vision", "audio"):
         media = {id(item): item for sample in samples for item in sample.media if item.part == part}
@@ -143,7 +143,7 @@ def encoded(model: FloatReference, samples: Sequence[Sample], report: Report, wh
 
 
 def rows_for(features: Mapping[int, Logits], sample: Sample, width: int) -> Logits:
-    """[rows, H] of a whole prompt, at least one row."""
+    """Return the rows of a whole prompt, [rows, H], at least one row."""
     rows = [features[id(item)] for item in sample.media]
     return np.concatenate(rows) if rows else np.zeros((1, width), np.float32)
 

@@ -1,7 +1,7 @@
-"""quality.json as one page: self-contained, readable on a phone, every figure with what it means.
+"""Report of quality.json as one page: self-contained, readable on a phone, with an explanation of every figure.
 
-Knows the numbers and no bundle; draws with ``charts``. Nothing on the page is computed anew: a reader finds
-each number in the JSON, which the page carries as well.
+Uses the numbers of quality.json only, drawn with ``charts``. Nothing on the page is computed anew: the page contains
+the JSON as well.
 """
 
 # ruff: noqa: E501 - markup reads better in one line
@@ -60,12 +60,12 @@ DEFINITIONS = {
 
 
 def render(quality: Mapping[str, Any], title: str, plan: Mapping[str, Any] | None = None) -> str:
-    """The page.
+    """Return the page as HTML.
 
     Args:
-        quality: as in ``quality.json``.
+        quality: content of ``quality.json``.
         title: name of the bundle.
-        plan: as in ``plan.json``, for the predicted frontier; None without.
+        plan: content of ``plan.json``, for the predicted frontier; None without.
     """
     sections = [
         _summary(quality),
@@ -95,7 +95,7 @@ def _section(heading: str, note: str, *content: str) -> str:
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Columns after the first are numbers."""
+    """Table whose columns after the first are numbers."""
     titles = "".join(f'<th class="{"n" if at else ""}">{text}</th>' for at, text in enumerate(head))
     lines = "".join(
         "<tr>" + "".join(f'<td class="{"n" if at else ""}">{text}</td>' for at, text in enumerate(row)) + "</tr>"
@@ -190,7 +190,7 @@ def _accuracy(table: Mapping[str, Any]) -> str:
 
 
 def _layers(tensors: Mapping[str, Any]) -> str:
-    """Noise by layer and kind of linear, a map for each graph; what is stored as float32 is left out."""
+    """Noise by layer and kind of linear, a map for each graph; float32 tensors are left out."""
     maps = []
     for part in ("decoder", "vision", "audio"):
         cells: dict[str, dict[str, float]] = {}
@@ -218,7 +218,7 @@ def _adapters(adapters: Mapping[str, Any]) -> str:
     if not adapters:
         return ""
     columns = (("cosine", 4), ("ratio", 3), ("effect_kl", 3), ("match_kl", 4))
-    # An adapter that was added has nothing to be compared with unless its folder is given (--lora).
+    # An added adapter has no original to compare with unless its folder is given (--lora).
     rows = [
         (escape(n), *(f"{a[key]:.{digits}f}" if key in a else "-" for key, digits in columns))
         for n, a in adapters.items()
@@ -249,7 +249,7 @@ def _worst(prompts: Sequence[Mapping[str, Any]]) -> str:
             f'<div class="pair"><div><small>float</small>{escape(p["reference"])}</div>'
             f'<div class="{mark}"><small>bundle</small>{escape(p["found"])}</div></div></div>'
         )
-    return _section("Where they part most", "The prompts with the largest divergence.", *content)
+    return _section("Largest divergence", "The prompts with the largest divergence.", *content)
 
 
 def _checks(checks: Sequence[Mapping[str, Any]], skipped: Sequence[str]) -> str:
@@ -274,5 +274,5 @@ def _definitions() -> str:
 
 
 def megabytes(count: int) -> str:
-    """Such as 3.42 MB or 2.20 GB."""
+    """Format bytes, such as "3.42 MB" or "2.20 GB"."""
     return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.2f} MB"

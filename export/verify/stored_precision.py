@@ -1,4 +1,4 @@
-"""A bundle's own codes: what was calibrated once is built into another graph without doing it again."""
+"""Codes of a bundle for another graph, without a second calibration."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class StoredPrecision(Planned):
         object.__setattr__(self, "_folder", folder)
 
     def precision(self, part: str, default: Precision) -> PlannedPrecision:
-        """Of every linear of one graph: the bundle's scheme and codes."""
+        """Return the precision of every linear of one graph: the bundle's scheme and codes."""
         found = stored_tensors(ir.load(self._folder / f"{part}.onnx"))
         level = default.accuracy_level
         own = {

@@ -1,8 +1,8 @@
-"""Compare a bundle's stored tensors with the checkpoint's, one at a time.
+"""Comparison of a bundle's stored tensors with the checkpoint's, one at a time.
 
-The exporter's own graph code is run once more in float32 with a sink that writes nothing: each tensor it
-would store is compared with what the bundle stores under that name. So the comparison knows every padding,
-order and scale without a second description of them.
+The exporter's graph code is run once more in float32 with a sink that writes nothing: each tensor it would store is
+compared with the bundle's tensor of that name. So the comparison includes every padding, order and scale without a
+second description of them.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ Sums = tuple[float, float]
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """One matrix or tensor of a graph.
+    """One stored matrix or tensor of a graph.
 
     Attributes:
         tensor: the float tensor, or the codes.
         shape: [N, K] of a quantised matrix, K padded for a table; a float linear is [K, N].
-        bits: 2, 4 or 8, 32 for float.
-        group: weights that share a scale; 0 for float.
-        scales: of a quantised matrix.
-        zero_points: likewise, None when symmetric.
+        bits: bits of a code: 2, 4 or 8; 32 for float.
+        group: number of weights that share a scale; 0 for float.
+        scales: scales of a quantised matrix.
+        zero_points: zero points of a quantised matrix; None when symmetric.
     """
 
     tensor: ir.TensorProtocol
@@ -48,23 +48,23 @@ class Stored:
     zero_points: ir.TensorProtocol | None = None
 
     def rows(self, start: int, stop: int) -> NDArray[np.float32]:
-        """Leading rows, float32."""
+        """Return leading rows as float32."""
         if self.scales is None:
             return np.asarray(_rows(self.tensor, self.tensor.shape.numpy()[0], start, stop), np.float32)
         return dequantize(self.quantized(start, stop))
 
     @property
     def scheme(self) -> Scheme | None:
-        """How it is quantised; None for float."""
+        """Quantisation scheme; None for float."""
         if self.scales is None:
             return None
         scale_bits = 16 if self.scales.dtype == ir.DataType.FLOAT16 else 32
         return Scheme(bits=self.bits, group=self.group, symmetric=self.zero_points is None, scale_bits=scale_bits)
 
     def quantized(self, start: int, stop: int) -> QuantizedTensor:
-        """Leading rows of a quantised matrix as they are."""
+        """Return leading rows of a quantised matrix as codes."""
         count, zeros, scheme = self.shape[0], self.zero_points, self.scheme
-        assert scheme is not None and self.scales is not None  # callers have looked
+        assert scheme is not None and self.scales is not None  # checked by callers
         return QuantizedTensor(
             scheme=scheme,
             columns=self.shape[1],
@@ -75,7 +75,7 @@ class Stored:
 
 
 def _rows(tensor: ir.TensorProtocol, count: int, start: int, stop: int) -> NDArray[Any]:
-    """Rows of a tensor seen as [count, ...]; read from the file, not mapped: mapped pages would stay in memory."""
+    """Rows of a tensor of [count, ...]; read from the file, not mapped: mapped pages would stay in memory."""
     if not isinstance(tensor, ir.ExternalTensor):
         return tensor.numpy().reshape(count, -1)[start:stop] if count else tensor.numpy()[start:stop]
     width = tensor.size // count if count else 0
@@ -87,11 +87,11 @@ def _rows(tensor: ir.TensorProtocol, count: int, start: int, stop: int) -> NDArr
 
 @dataclass(frozen=True, slots=True)
 class Likeness:
-    """How well a stored tensor agrees with the checkpoint's.
+    """Agreement of a stored tensor with the checkpoint's.
 
     Attributes:
-        snr_db: -200 when it is missing, of another shape, or not finite.
-        bits: as it is stored.
+        snr_db: SNR in decibels; -200 if it is missing, of another shape, or not finite.
+        bits: bits of the stored tensor.
     """
 
     snr_db: float
@@ -102,10 +102,10 @@ MISSING = Likeness(-200.0, 32)
 
 
 class ComparingSink:
-    """Takes the place of the external data file and measures instead of writing.
+    """Weight sink that compares tensors instead of writing them.
 
     Attributes:
-        found: by linear or tensor name.
+        found: agreement by linear or tensor name.
     """
 
     def __init__(self, graph: Path, workers: Workers | None = None) -> None:
@@ -116,16 +116,16 @@ class ComparingSink:
     def add(
         self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any], blocks: Iterable[NDArray[Any]]
     ) -> ir.ExternalTensor:
-        """Compare a tensor with the bundle's block by block, keep nothing."""
+        """Compare a tensor with the bundle's block by block; nothing is kept."""
         self.found[name.removesuffix(".weight")] = self._compare(name, shape, blocks)
         return ir.ExternalTensor("", 0, 0, ir.DataType.from_numpy(dtype), shape=ir.Shape(shape), name=name)
 
     def add_set(self, name: str, tensors: object, blocks: object) -> list[ir.ExternalTensor]:
-        """Quantised tensors do not come here: the graph code runs in float32."""
+        """Raise an error: the graph code runs in float32, without quantised tensors."""
         raise NotImplementedError(f"{name}: the comparison is made in float32")
 
     def inlined(self, name: str, array: NDArray[Any]) -> None:
-        """Compare a small one."""
+        """Compare a small tensor."""
         self.found[name.removesuffix(".weight")] = self._compare(name, array.shape, [array])
 
     def _compare(self, name: str, shape: tuple[int, ...], blocks: Iterable[NDArray[Any]]) -> Likeness:
@@ -155,16 +155,16 @@ class ComparingSink:
 
 
 def _sums(expected: NDArray[np.float32], found: NDArray[np.float32]) -> Sums:
-    """Squares of what is expected, and of how far off it is."""
+    """Sums of squares of the expected values, and of the differences."""
     flat = expected.reshape(len(expected), -1)
-    off = found.reshape(len(expected), -1)[:, : flat.shape[1]] - flat  # a table's last group is padded
+    off = found.reshape(len(expected), -1)[:, : flat.shape[1]] - flat  # the last group of a table is padded
     return float(np.einsum("ij,ij->", flat, flat, dtype=np.float64)), float(
         np.einsum("ij,ij->", off, off, dtype=np.float64)
     )
 
 
 def stored_tensors(model: ir.Model) -> dict[str, Stored]:
-    """Everything that holds weights, by initialiser for float and by node, or table, for quantised."""
+    """Return all stored weights, by initialiser for float and by node, or table, for quantised ones."""
     found: dict[str, Stored] = {}
     for graph in (model.graph, *model.graph.subgraphs()):
         for name, value in graph.initializers.items():

@@ -57,7 +57,7 @@ def test_the_page_needs_nothing_from_outside_and_has_every_section(plan: dict[st
         "Error by layer",
         "Adapters",
         "Encoders",
-        "Where they part most",
+        "Largest divergence",
         "Checks",
         "What the figures mean",
     ]

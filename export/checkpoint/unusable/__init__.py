@@ -1,1 +1,1 @@
-"""Files that do not hold what a checkpoint should: pointers and web pages in their place, weights quantised already."""
+"""Files that are not a float checkpoint's: pointers, web pages, and quantised weights."""

@@ -1,4 +1,4 @@
-"""Checkpoints that are quantised already: told by their config, by files beside it, and by names of tensors."""
+"""Quantised checkpoints, recognised by their config, by files beside it, and by names of tensors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from palmtop.errors import CheckpointError
 FLOAT_WANTED = "palmtop quantises itself; export the float model that this one was made of"
 # Keys of config.json that hold a quantiser's settings.
 CONFIG_KEYS = ("quantization_config", "compression_config", "quantization", "quantize_config")
-# Files that older quantisers write beside a config.json that says nothing.
+# Files that older quantisers write beside a config.json without their settings.
 FILES = {
     "quantize_config.json": "GPTQ",
     "quant_config.json": "AWQ",
@@ -55,10 +55,10 @@ TENSORS = (
 
 
 def refuse_quantized_config(folder: Path, config: Mapping[str, Any]) -> None:
-    """Refuse a checkpoint whose config.json, at the top or in a part of it, or a file beside it says so.
+    """Refuse a checkpoint that config.json, one of its sections, or a file beside it describes as quantised.
 
     Raises:
-        CheckpointError: it does; names the method.
+        CheckpointError: the checkpoint is quantised; names the method.
     """
     sections = [("", config), *((f"{k}.", v) for k, v in config.items() if isinstance(v, Mapping))]
     for prefix, section in sections:
@@ -77,7 +77,7 @@ def refuse_quantized_config(folder: Path, config: Mapping[str, Any]) -> None:
 
 
 def refuse_quantized_tensors(folder: Path, names: Iterable[str]) -> None:
-    """Refuse a checkpoint whose tensors are a quantiser's, whatever its config says.
+    """Refuse a checkpoint with a quantiser's tensors, independent of its config.
 
     Raises:
         CheckpointError: a tensor has such a name; names the method.
@@ -93,7 +93,7 @@ def refuse_quantized_tensors(folder: Path, names: Iterable[str]) -> None:
 
 
 def _method(settings: Any) -> str:
-    """Name and bits, as far as the settings tell them."""
+    """Name and bits of the method, if the settings contain them."""
     if not isinstance(settings, Mapping):
         return str(settings)[:60]
     method = settings.get("quant_method") or settings.get("quant_algo") or settings.get("quant_type")

@@ -1,4 +1,4 @@
-"""What often lies where a file of a checkpoint should be: a Git LFS pointer, a web page, nothing."""
+"""Stand-ins for a checkpoint's files: a Git LFS pointer or a web page."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ START_BYTES = 512  # a pointer is shorter
 
 
 def refuse_stand_in(path: Path, start: bytes) -> None:
-    """Refuse a file that is not what its name says because it was never downloaded.
+    """Refuse a stand-in for a file that was never downloaded.
 
     Args:
-        path: of the file, for the error.
+        path: path of the file, for the error.
         start: its first ``START_BYTES``.
 
     Raises:
-        CheckpointError: it is a Git LFS pointer or a web page.
+        CheckpointError: the file is a Git LFS pointer or a web page.
     """
     if start.startswith(LFS_POINTER):
         size = LFS_SIZE.search(start)

@@ -1,1 +1,1 @@
-"""Verdicts: each file takes what was measured or stored and says, check by check, whether it is right."""
+"""Checks: each file compares measured or stored values with their limits."""

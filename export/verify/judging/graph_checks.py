@@ -1,8 +1,8 @@
-"""A bundle's graphs against those that the exporter builds for the checkpoint: operators, attributes and constants.
+"""Comparison of a bundle's graphs with those that the exporter builds: operators, attributes and constants.
 
-Short questions cannot reach everything: a sliding window or a rotary table beyond their length changes no logit of
-theirs. So the graph code is run once more, in the bundle's own bit widths and with a sink that writes nothing, and the
-two graphs are compared as expressions. Stored tensors are compared elsewhere (``tensors``) and count here by name.
+Short questions do not reach everything: a sliding window or a rotary table beyond their length changes none of their
+logits. So the graph code is run once more, with the bundle's bit widths and a sink that writes nothing, and the two
+graphs are compared as expressions. Stored tensors are compared elsewhere (``tensors``); here only their names count.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Signature = str
 
 
 class _PlaceSink:
-    """Gives every big tensor a place of its own and writes nothing.
+    """Weight sink that gives every large tensor a place and writes nothing.
 
     Attributes:
         named: tensors that the bundle stores, by name.
@@ -44,7 +44,7 @@ class _PlaceSink:
         self.named: set[str] = set()
 
     def add(self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any], blocks: object) -> ir.ExternalTensor:
-        """One tensor."""
+        """Return a place for one tensor."""
         self.named.add(name)
         kind = ir.DataType.from_numpy(dtype)
         return ir.ExternalTensor("none", len(self.named), 0, kind, shape=ir.Shape(shape), name=name)
@@ -52,25 +52,25 @@ class _PlaceSink:
     def add_set(
         self, name: str, tensors: Sequence[tuple[str, tuple[int, ...], np.dtype[Any]]], blocks: object
     ) -> list[ir.ExternalTensor]:
-        """Codes with their scales."""
+        """Return places for codes with their scales."""
         return [self.add(*each, blocks) for each in tensors]
 
     def inlined(self, name: str, array: NDArray[Any]) -> None:
-        """Small weights are compared with the stored tensors, too."""
+        """Record a small weight, which is compared with the stored tensors, too."""
         self.named.add(name)
 
 
 def compare_graphs(bundle: Bundle, model: Model, recipe: Recipe, cache: KvCache) -> tuple[list[Check], list[str]]:
-    """One check a graph.
+    """Return one check for each graph.
 
     Args:
-        bundle: under test.
-        model: of the checkpoint.
-        recipe: of the bundle.
-        cache: the bundle's own KV cache.
+        bundle: bundle to be compared.
+        model: model of the checkpoint.
+        recipe: recipe of the bundle.
+        cache: KV cache of the bundle.
 
     Returns:
-        Checks, and why a graph was not compared.
+        Checks, and the reason why a graph was not compared.
     """
     if bundle.manifest.palmtop != palmtop.__version__:
         reason = f"the bundle is of palmtop {bundle.manifest.palmtop}, this is {palmtop.__version__}"
@@ -82,7 +82,7 @@ def compare_graphs(bundle: Bundle, model: Model, recipe: Recipe, cache: KvCache)
         sink = _PlaceSink()
         built = build_graph(model, recipe, part, sink, StoredPrecision(bundle.path), cache)
         names = [i.name for i in built.graph.inputs]
-        expected = ir.from_proto(ir.to_proto(built))  # as it comes back from a file
+        expected = ir.from_proto(ir.to_proto(built))  # as it is after reading a file
         found = _without_added(path, bundle.manifest) if part == "decoder" else ir.load(path)
         detail = difference(expected.graph, found.graph, sink.named)
         checks.append(
@@ -98,12 +98,12 @@ def compare_graphs(bundle: Bundle, model: Model, recipe: Recipe, cache: KvCache)
 
 
 def difference(expected: ir.Graph, found: ir.Graph, stored: set[str]) -> str | None:
-    """The first place where two graphs compute something else, in one sentence; None where there is none.
+    """Return the first difference between two graphs in one sentence; None without one.
 
     Args:
-        expected: as exported.
-        found: under test.
-        stored: initialisers whose content is compared elsewhere: here name, type and shape count.
+        expected: graph as exported.
+        found: graph to be compared.
+        stored: initialisers whose content is compared elsewhere; here name, type and shape count.
     """
     ours, theirs = _Signatures(expected, stored), _Signatures(found, stored)
     for kind, pair in {"inputs": (ours.inputs, theirs.inputs), "outputs": (ours.outputs, theirs.outputs)}.items():
@@ -119,7 +119,7 @@ def difference(expected: ir.Graph, found: ir.Graph, stored: set[str]) -> str | N
 
 
 def _first_node(ours: _Signatures, theirs: _Signatures) -> str | None:
-    """The first node of the graph under test that no node of the exported one equals, beside its namesake."""
+    """Sentence on the first node that equals no node of the exported graph, compared with the one of its name."""
     known = {signature for _, signature in ours.nodes}
     by_name = {node.name: node for node, _ in ours.nodes}
     for node, signature in theirs.nodes:
@@ -145,12 +145,12 @@ def _first_node(ours: _Signatures, theirs: _Signatures) -> str | None:
 
 
 class _Signatures:
-    """What every value of a graph is computed from, as a hash.
+    """Hashes of the expressions of a graph's values.
 
     Attributes:
-        nodes: with theirs, in order.
-        inputs: of the graph: type and shape.
-        outputs: of the graph.
+        nodes: nodes with their hashes, in order.
+        inputs: types and shapes of the graph's inputs.
+        outputs: hashes of the graph's outputs.
     """
 
     def __init__(self, graph: ir.Graph, stored: set[str]) -> None:
@@ -169,7 +169,7 @@ class _Signatures:
         self.outputs = {str(v.name): self._values[id(v)] for v in graph.outputs}
 
     def of_input(self, node: ir.Node, place: int) -> Signature:
-        """Of one input; empty where there is none."""
+        """Return the hash of one input; empty if there is none."""
         value = node.inputs[place] if place < len(node.inputs) else None
         return "" if value is None else self._value(value)
 
@@ -206,7 +206,7 @@ class _Signatures:
 
 
 def _used(node: ir.Node) -> int:
-    """Inputs up to the last that is there."""
+    """Inputs up to the last existing one."""
     return max((place + 1 for place, value in enumerate(node.inputs) if value is not None), default=0)
 
 
@@ -242,7 +242,7 @@ def _hash(*parts: object) -> Signature:
 
 
 def _kept(model: Model, manifest: Manifest, recipe: Recipe) -> Any:
-    """The checkpoint's adapters that the bundle still has; a merge needs all of them."""
+    """Return the checkpoint's adapters that the bundle still has; a merge needs all of them."""
     if recipe.adapter_mode != "gated":
         return model.adapters
     own = {a.name for a in manifest.adapters if a.file is None}
@@ -250,7 +250,7 @@ def _kept(model: Model, manifest: Manifest, recipe: Recipe) -> Any:
 
 
 def _without_added(path: Path, manifest: Manifest) -> ir.Model:
-    """The decoder without adapters that were added to the bundle later; those are compared one by one."""
+    """Return the decoder without adapters that were added to the bundle later; those are compared one by one."""
     added: Iterable[str] = [a.name for a in manifest.adapters if a.file is not None]
     graph = DecoderGraph(path)
     for name in set(added) & set(graph.adapters):

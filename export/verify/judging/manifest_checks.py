@@ -1,4 +1,4 @@
-"""What a bundle says beside weights and graphs, against checkpoint and recipe: manifest, configuration, text."""
+"""Comparison of a bundle's manifest, configuration and text files with checkpoint and recipe."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ SIZES = ("vocab_size", "hidden_size", "num_layers", "num_heads")
 
 
 def same_manifest(bundle: Bundle, checkpoint: Checkpoint, model: Model, expected: Manifest) -> list[Check]:
-    """One check a part of the manifest, and one a file that follows from checkpoint and recipe.
+    """Return one check for each part of the manifest, and for each file that follows from checkpoint and recipe.
 
     Args:
-        bundle: under test.
-        checkpoint: what it should have been made of.
-        model: as it is read.
-        expected: the manifest that follows from them and the recipe.
+        bundle: bundle to be compared.
+        checkpoint: the checkpoint that it should have been made from.
+        model: model of the checkpoint.
+        expected: manifest that follows from them and the recipe.
 
     Raises:
         BundleError: a file is missing.
@@ -61,7 +61,7 @@ def same_manifest(bundle: Bundle, checkpoint: Checkpoint, model: Model, expected
 
 
 def wrong_checkpoint(found: Manifest, expected: Manifest) -> str | None:
-    """Why a bundle cannot be of a checkpoint, in one sentence; None where architecture and sizes agree."""
+    """Return why a bundle cannot be of a checkpoint, in one sentence; None if architecture and sizes agree."""
     pairs = {"architecture": (found.architecture, expected.architecture)} | {
         name.replace("_", " ").replace("num", "number of"): (
             getattr(found.decoder, name),
@@ -89,7 +89,7 @@ def _check(name: str, found: object, wanted: object) -> Check:
 
 
 def _difference(found: object, wanted: object) -> str:
-    """Both from shortly before the place where their texts part."""
+    """Return both texts from shortly before their first difference."""
     texts = str(found), str(wanted)
     place = next((n for n, (a, b) in enumerate(zip(*texts, strict=False)) if a != b), min(map(len, texts)))
     start = max(0, place - 40)

@@ -1,4 +1,4 @@
-"""Every stored tensor against the checkpoint's, judged by what its bits allow."""
+"""Comparison of every stored tensor with the checkpoint's, with a limit by its bits."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from palmtop.export.verify.tensors import ComparingSink, Likeness
 from palmtop.quantize.workers import Workers
 from palmtop.runtime.bundle.opening import Bundle
 
-MIN_TENSOR_SNR_DB = {2: 5.0, 4: 12.0, 8: 30.0, 32: 120.0}  # a halved tensor has 6 dB, a foreign one about 0
+MIN_TENSOR_SNR_DB = {2: 5.0, 4: 12.0, 8: 30.0, 32: 120.0}  # dB; a halved tensor has 6 dB, one of another model about 0
 
 
 def compare_tensors(bundle: Bundle, model: Model, recipe: Recipe, workers: Workers | None) -> dict[str, Likeness]:
-    """By stored tensor, over all three graphs."""
+    """Return the likeness of every stored tensor, over all three graphs."""
     found: dict[str, Likeness] = {}
     as_float = replace(recipe, bits=32, head_bits=None, encoder_bits=None)
     for part in model.graphs:
@@ -27,7 +27,7 @@ def compare_tensors(bundle: Bundle, model: Model, recipe: Recipe, workers: Worke
 
 
 def judge_tensors(tensors: dict[str, Likeness]) -> list[Check]:
-    """One check a group of tensors, naming the one that is furthest below what its bits allow."""
+    """Return one check for each group of tensors, naming the one furthest below the limit of its bits."""
     groups: dict[str, list[tuple[float, str, Likeness]]] = {}
     for name, likeness in tensors.items():
         part, tensor = name.split(": ", 1)

@@ -1,6 +1,6 @@
-"""The float model of an independent implementation: transformers on torch, for who has them (the extra ``dev``).
+"""Float model of an independent implementation: transformers on torch, if installed (the extra ``dev``).
 
-The exporter's own float graphs share its mistakes. Here their logits are held against those of transformers'
+The exporter's own float graphs share its mistakes. Here their logits are compared with those of transformers'
 ``Phi3ForCausalLM`` on the same tokens. Checkpoints whose code is not part of transformers are refused by name.
 """
 
@@ -19,20 +19,20 @@ from palmtop.export.verify.quality import Check
 from palmtop.packages import install_command
 
 ARCHITECTURES = ("phi3",)
-MAX_SHARE = 1e-3  # largest difference of a logit, of the range
+MAX_SHARE = 1e-3  # largest difference of a logit, as a share of the range
 
 Prompt = tuple[NDArray[np.int64], NDArray[np.int64]]
-"""[S] ids of a prompt and [T] tokens that follow it"""
+"""Ids of a prompt, [S], and tokens that follow it, [T]."""
 
 
 class TransformersReference:
-    """A checkpoint as transformers runs it, in float32."""
+    """Model of a checkpoint in transformers, in float32."""
 
     def __init__(self, path: Path, architecture: str) -> None:
-        """Load it.
+        """Load the model of a checkpoint.
 
         Raises:
-            InputError: transformers cannot be the reference of this architecture, or refuses the checkpoint.
+            InputError: transformers does not support this architecture, or refuses the checkpoint.
             RuntimeMissingError: torch or transformers is not installed.
         """
         if architecture not in ARCHITECTURES:
@@ -52,12 +52,12 @@ class TransformersReference:
                 path, dtype=torch.float32, local_files_only=True, trust_remote_code=False
             )
             self._model.eval()  # type: ignore[no-untyped-call]
-        except Exception as error:  # its own exceptions share no base
+        except Exception as error:  # its exceptions have no common base
             said = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise InputError(f"{path}: transformers cannot load it ({said:.200})") from error
 
     def logits(self, prompt: Prompt) -> NDArray[np.float32]:
-        """[T, V]: row t predicts token t of what follows the prompt."""
+        """Return the logits, [T, V]: row t predicts token t behind the prompt."""
         ids, following = prompt
         whole = np.concatenate([ids, following[:-1]])
         with self._torch.no_grad():
@@ -68,12 +68,12 @@ class TransformersReference:
 def judge_reference(
     reference: TransformersReference, prompts: Sequence[Prompt], logits: Sequence[NDArray[np.float32]]
 ) -> Check:
-    """Whether the exporter's float graphs compute what transformers does.
+    """Check that the exporter's float graphs compute the same as transformers.
 
     Args:
         reference: the independent model.
-        prompts: that were read.
-        logits: of the exporter's float graphs, [T, V] each.
+        prompts: prompts that were read.
+        logits: logits of the exporter's float graphs, [T, V] each.
     """
     expected = np.concatenate([reference.logits(prompt) for prompt in prompts])
     found = agreement(expected, np.concatenate(list(logits)))

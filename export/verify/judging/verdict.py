@@ -1,7 +1,8 @@
-"""What the logits of a mode say: float32 must agree, a quantised bundle may lose what its bits explain and no more.
+"""Verdict on the logits of each mode: float32 must agree, a quantised bundle may lose as much as its bits explain.
 
-A wrong graph is found elsewhere and needs no threshold (``graphs``, ``tensors``). Here a right one is judged: how much
-its weights lose, how much the 8-bit activations of its kernels lose on top, and whether that is more than it had to be.
+Wrong graphs are found elsewhere, without a threshold (``graphs``, ``tensors``). Here the loss of a right one is
+compared with a limit: the loss of its weights, the additional loss of its kernels' 8-bit activations, and whether that
+is more than necessary.
 """
 
 from __future__ import annotations
@@ -15,25 +16,25 @@ from palmtop.export.measure.divergence import Agreement
 from palmtop.export.recipe import Recipe
 from palmtop.export.verify.quality import Check
 
-FLOAT_SHARE = 1e-3  # largest difference of a logit of a float32 bundle, of the range
-LOSSY_KL = 0.5  # nats a token: perplexity grows by two thirds, every third token is another
-AVOIDABLE = 1.5  # times the loss of plain rounding to 4 bits in groups of 32 with float activations
+FLOAT_SHARE = 1e-3  # largest difference of a logit of a float32 bundle, as a share of the range
+LOSSY_KL = 0.5  # nats a token: perplexity grows by two thirds, every third token differs
+AVOIDABLE = 1.5  # factor of the loss of plain rounding to 4 bits in groups of 32 with float activations
 
 Losses = Mapping[str, Mapping[str, float]]
-"""By mode: "weights", "activations" (KL in nats) and "activations_top1" (share of the same top token)."""
+"""Losses by mode: "weights", "activations" (KL in nats) and "activations_top1" (share of the same top token)."""
 
 
 def judge_modes(
     modes: Mapping[str, Agreement], losses: Losses, recipe: Recipe, plain_losses: Callable[[], Mapping[str, float]]
 ) -> list[Check]:
-    """One check a mode.
+    """Return one check for each mode.
 
     Args:
-        modes: bundle against float model.
-        losses: what weights and activations lose.
-        recipe: of the bundle.
-        plain_losses: KL by mode of a bundle of the same checkpoint in 4 bits, groups of 32; asked for only where a
-            loss is large.
+        modes: agreement of bundle and float model.
+        losses: losses of weights and of activations.
+        recipe: recipe of the bundle.
+        plain_losses: returns the KL by mode of a bundle of the same checkpoint in 4 bits, groups of 32; called only if
+            a loss is large.
     """
     lowest = min(recipe.bits, recipe.bits_of_head, recipe.bits_of_encoders, recipe.kv)
     if lowest == 32:
@@ -73,7 +74,7 @@ def _loss_check(mode: str, found: Agreement, losses: Mapping[str, float], plain:
         value=round(found.mean_kl, 6),
         limit=round(limit, 6),
         detail=detail,
-        is_loss=found.mean_kl == found.mean_kl,  # not a number is no loss but a fault
+        is_loss=found.mean_kl == found.mean_kl,  # a value that is not a number is an error, not a loss
     )
 
 
@@ -82,7 +83,7 @@ def _numbers(found: Agreement, parts: str = "") -> str:
 
 
 def with_float_activations(path: Path) -> bytes | None:
-    """A decoder graph at accuracy level 0 on the weights beside it; None where it is at that level already."""
+    """Return a decoder graph at accuracy level 0 on the weights beside it; None if it is at that level already."""
     model = ir.load(path)
     changed = False
     for node in model.graph.all_nodes():
