@@ -181,7 +181,7 @@ class PeftConfig:
         for key in sorted(keys.data.keys() - known):
             if _is_set(keys.data[key]):
                 raise CheckpointError(
-                    f"{where}: {key} is {keys.data[key]!r:.80}, expected only keys that this palmtop knows: it could"
+                    f"{where}: {key} is {keys.data[key]!r:.80}, expected only keys that this palmtop reads: it could"
                     " change what the adapter computes"
                 )
 
