@@ -19,7 +19,6 @@ from palmtop.runtime.chat.routing import mode_of
 from palmtop.runtime.evaluate import read_samples
 from palmtop.runtime.media.encoder_runner import Encoders
 from palmtop.runtime.processor import Processor
-from palmtop.runtime.processor.text import expand_media
 from palmtop.runtime.reference import has_packaged_vocabulary
 from palmtop.runtime.reference.general_prompts import general_messages
 from palmtop.runtime.reference.heldout import TASKS, held_out_items
@@ -92,15 +91,18 @@ class SampleReader:
             InputError: the messages do not fit the model.
         """
         prompt = self._processor.prompt(messages)
-        features = []
+        features, segments = [], []
         use_vision_projector = self._manifest.routes[mode].audio_projector == "vision"
         for place in prompt.media:
             if place.item.kind == "image":
-                features.append(self._encoders.encode_image(self._processor.tiles(place.item)))
+                tiles = self._processor.tiles(place.item)
+                features.append(self._encoders.encode_image(tiles))
+                segments.append(tiles.segments)
             else:
                 mel = self._processor.log_mel(place.item)
                 features.append(self._encoders.encode_audio(mel, use_vision_projector))
-        ids, places = expand_media(prompt, [len(f) for f in features])
+                segments.append(self._processor.sound_segments(len(mel)))
+        ids, places = self._processor.text.expand(prompt, segments)
         empty = np.zeros((1, self._manifest.decoder.hidden_size), np.float32)
         return DecoderPrompt(
             mode=mode,

@@ -24,8 +24,8 @@ from palmtop.runtime.chat.routing import mode_of
 from palmtop.runtime.media.audio_windows import audio_windows
 from palmtop.runtime.processor import Processor
 from palmtop.runtime.processor.content import media_beside
-from palmtop.runtime.processor.images.dynamic_hd import feature_order
-from palmtop.runtime.processor.text import expand_media
+from palmtop.runtime.processor.images import PreparedImage
+from palmtop.runtime.processor.prompt import Segment
 from palmtop.runtime.reference.heldout import Item, held_out_items
 from palmtop.runtime.reference.text_tasks import INSTRUCTION, draw_task
 
@@ -57,19 +57,20 @@ class MediaInput:
     Attributes:
         part: "vision" or "audio".
         feeds: graph inputs of each run.
-        order: order of the image's feature rows; None for a sound.
+        segments: feature rows and text that stand for it in the prompt.
+        image: puts the rows of an image into reading order; None for a sound.
     """
 
     part: Literal["vision", "audio"]
     feeds: tuple[dict[str, NDArray[Any]], ...]
-    order: NDArray[np.int64] | None
+    segments: tuple[Segment, ...]
+    image: PreparedImage | None = None
 
     def features(self, runs: Sequence[Mapping[str, NDArray[np.float32]]]) -> NDArray[np.float32]:
         """Return the features, [rows, H] in the order of the decoder, from the outputs of every run."""
-        if self.order is None:
+        if self.image is None:
             return np.concatenate([run["audio_features"] for run in runs])
-        rows = [run["tile_features"].reshape(-1, run["tile_features"].shape[-1]) for run in runs]
-        return np.concatenate([*rows, runs[0]["separators"]])[self.order]
+        return self.image.in_reading_order([[run[name] for name in self.image.outputs] for run in runs])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,8 +189,7 @@ class SampleReader:
             return self._sample(question.mode, answer, (), places, np.arange(max(len(answer) - 1, 1)))
         prompt = self._processor.prompt(question.messages)
         media = tuple(self._media(place.item, question.mode) for place in prompt.media)
-        rows = [self._rows(item) for item in media]
-        ids, places = expand_media(prompt, rows)
+        ids, places = self._processor.text.expand(prompt, [item.segments for item in media])
         positions = np.arange(len(ids) - 1, len(ids) + len(answer))
         whole = np.concatenate([ids, answer])
         return self._sample(question.mode, whole, media, np.pad(places, (0, len(answer))), positions)
@@ -212,13 +212,8 @@ class SampleReader:
         spec = self._manifest.processor
         if item.kind == "image":
             tiles = self._processor.tiles(item)
-            assert spec.image is not None  # it has made tiles
-            feeds = tuple(
-                {"pixel_values": tiles.pixels[n : n + 1], "patch_mask": tiles.patch_mask[n : n + 1]}
-                for n in range(len(tiles.pixels))
-            )
-            order = feature_order(tiles.grid, tiles.useful, spec.image.pooled)
-            return MediaInput(part="vision", feeds=feeds, order=order)
+            feeds = tuple(tiles.batches(1))
+            return MediaInput(part="vision", feeds=feeds, segments=tiles.segments, image=tiles)
         mel = self._processor.log_mel(item)
         assert spec.audio is not None
         projector = int(self._manifest.routes[mode].audio_projector == "vision")
@@ -229,13 +224,4 @@ class SampleReader:
                 {"log_mel": mel[None, window.start : window.stop]}
                 | {name: np.array([number], np.int64) for name, number in numbers.items()}
             )
-        return MediaInput(part="audio", feeds=tuple(runs), order=None)
-
-    def _rows(self, media: MediaInput) -> int:
-        if media.order is not None:
-            return len(media.order)
-        spec = self._manifest.processor.audio
-        assert spec is not None
-        frames = sum(run["log_mel"].shape[1] for run in media.feeds)
-        steps = -(-frames // spec.compression_rate) - sum(int(run["left_context"][0]) for run in media.feeds)
-        return int(-(-steps // spec.downsample_rate))
+        return MediaInput(part="audio", feeds=tuple(runs), segments=self._processor.sound_segments(len(mel)))

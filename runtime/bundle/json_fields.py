@@ -24,9 +24,11 @@ def limited(least: float, most: float) -> Any:
     return field(metadata={"limits": (least, most)})
 
 
-def one_of(*choices: str) -> Any:
+def one_of(*choices: str, default: str | None = None) -> Any:
     """A dataclass field whose text is one of these."""
-    return field(metadata={"choices": choices})
+    if default is None:
+        return field(metadata={"choices": choices})
+    return field(default=default, metadata={"choices": choices})
 
 
 def read_flat(cls: type[FlatT], data: object, where: str, nested: Mapping[str, object] | None = None) -> FlatT:

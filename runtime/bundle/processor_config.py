@@ -6,21 +6,26 @@ app read them, so that neither has a model's sizes or token ids in its code.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
 
-from .json_fields import check_keys, limited, read_flat, refuse
+from palmtop.errors import BundleError
 
+from .json_fields import MANIFEST_FILE, check_keys, limited, one_of, read_flat, refuse
+
+SpecT = TypeVar("SpecT")
 MAX_ID = (1 << 24) - 1
 MAX_TILE_PIXELS = 1 << 27
 """Pixels of all tiles of one image: 1.6 GB as float32 RGB."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ImageSpec:
+class DynamicHdSpec:
     """Dynamic-HD tiling and the layout of an image's feature rows.
 
     Attributes:
+        kind: "dynamic_hd".
         token_id: id that stands for one row of image features in ``input_ids``.
         crop_size: side of a tile in pixels.
         patch_size: side of a patch in pixels; a tile has ``(crop_size // patch_size) ** 2`` patches.
@@ -29,6 +34,7 @@ class ImageSpec:
         std: per channel, likewise.
     """
 
+    kind: str = one_of("dynamic_hd", default="dynamic_hd")
     token_id: int = limited(0, MAX_ID)
     crop_size: int = limited(1, 4096)
     patch_size: int = limited(1, 4096)
@@ -48,10 +54,11 @@ class ImageSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AudioSpec:
+class LogMelSpec:
     """Kaldi-style log-mel features and their reduction to feature rows.
 
     Attributes:
+        kind: "log_mel".
         token_id: id that stands for one row of audio features in ``input_ids``.
         rate_hz: the rate the encoder was trained at; other rates are resampled to it.
         n_fft: FFT length in samples.
@@ -66,6 +73,7 @@ class AudioSpec:
         window_steps: encoder steps that attend to each other; longer input is cut into windows of this size.
     """
 
+    kind: str = one_of("log_mel", default="log_mel")
     token_id: int = limited(0, MAX_ID)
     rate_hz: int = limited(1_000, 768_000)
     n_fft: int = limited(2, 1 << 16)
@@ -78,6 +86,14 @@ class AudioSpec:
     compression_rate: int = limited(1, 1024)
     downsample_rate: int = limited(1, 1024)
     window_steps: int = limited(1, 1 << 16)
+
+
+ImageSpec = DynamicHdSpec
+"""Of any kind of image processor: a union, once there are two."""
+AudioSpec = LogMelSpec
+"""Of any kind of sound processor."""
+IMAGE_KINDS = {"dynamic_hd": DynamicHdSpec}
+AUDIO_KINDS = {"log_mel": LogMelSpec}
 
 
 GENERATION = {  # name: least, most, whole number
@@ -154,13 +170,27 @@ class ProcessorSpec:
         for name, value in (text.generation or {}).items():
             if (wrong := wrong_generation(name, value)) is not None:
                 raise refuse(f"processor.text.generation.{name}", value, wrong)
-        image = None if data["image"] is None else read_flat(ImageSpec, data["image"], "processor.image")
-        audio = None if data["audio"] is None else read_flat(AudioSpec, data["audio"], "processor.audio")
+        image = _read_kind(IMAGE_KINDS, data["image"], "processor.image")
+        audio = _read_kind(AUDIO_KINDS, data["audio"], "processor.audio")
         if image is not None:
             _check_image(image)
         if audio is not None:
             _check_audio(audio)
         return cls(text=text, image=image, audio=audio)
+
+
+def _read_kind(kinds: Mapping[str, type[SpecT]], data: object, where: str) -> SpecT | None:
+    """The fields of whatever kind of processor it is; None where the model has none."""
+    if data is None:
+        return None
+    if not isinstance(data, dict):
+        raise refuse(where, data, "an object")
+    if "kind" not in data:
+        raise BundleError(f"{MANIFEST_FILE}: {where}.kind is missing")
+    kind = data["kind"]
+    if not isinstance(kind, str) or kind not in kinds:
+        raise refuse(f"{where}.kind", kind, f"one of {', '.join(kinds)}")
+    return read_flat(kinds[kind], data, where)
 
 
 def _check_image(spec: ImageSpec) -> None:

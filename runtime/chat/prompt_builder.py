@@ -17,7 +17,7 @@ from palmtop.runtime.bundle.manifest import Manifest
 from palmtop.runtime.decoding.cached_sequence import Cancelled, CancelledError, MediaSpan, TokenSequence
 from palmtop.runtime.decoding.generation_options import GenerationOptions
 from palmtop.runtime.media.conversation_media import MeasuredItem, MediaReader
-from palmtop.runtime.processor.text import TextProcessor, expand_media
+from palmtop.runtime.processor.text import TextProcessor
 
 from .routing import AdapterRequest, Choice, Wanted, choose, mode_of
 from .sampled_history import SampledHistory
@@ -145,7 +145,7 @@ class PromptBuilder:
             items = tuple(self._media.measure(place.item, cancelled=cancelled) for place in prompt.media)
         except CancelledError as stop:
             raise ReadingCancelledError(choice) from stop
-        template_ids, template_places = expand_media(prompt, [item.rows for item in items])
+        template_ids, template_places = self._text.expand(prompt, [item.segments for item in items])
         ids, places = template_ids.astype(np.int32), template_places
         if not as_new:
             ids, places = self._spoken.put_back(ids, places)

@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from palmtop.runtime.decoding.cached_sequence import CancelledError
 from palmtop.runtime.processor import Processor
 from palmtop.runtime.processor.content import MediaItem
+from palmtop.runtime.processor.images import PreparedImage
+from palmtop.runtime.processor.prompt import Segment, rows_of
 
-from .encoder_inputs import Tiles
 from .encoder_runner import EncodingStopped
 
 Features = NDArray[np.float32]
@@ -29,8 +30,8 @@ Features = NDArray[np.float32]
 class FeatureSource(Protocol):
     """Interface of ``Encoders``: features of one image or one sound."""
 
-    def encode_image(self, tiles: Tiles, *, should_stop: Callable[[], bool] | None = None) -> Features:
-        """Return the features of an image, [tiles.rows, H]."""
+    def encode_image(self, image: PreparedImage, *, should_stop: Callable[[], bool] | None = None) -> Features:
+        """Return the features of an image in reading order, [image.rows, H]."""
 
     def encode_audio(
         self, log_mel: Features, vision_projector: bool, *, should_stop: Callable[[], bool] | None = None
@@ -48,12 +49,17 @@ class MeasuredItem:
     Attributes:
         item: the media item of the message.
         key: identity of the content; equal keys have equal content.
-        rows: number of feature rows, and of its ids in the prompt.
+        segments: what stands for it in the prompt: numbers of feature rows, and the text between them.
     """
 
     item: MediaItem
     key: str
-    rows: int
+    segments: tuple[Segment, ...]
+
+    @property
+    def rows(self) -> int:
+        """Feature rows."""
+        return rows_of(self.segments)
 
 
 class MediaReader:
@@ -62,21 +68,21 @@ class MediaReader:
     def __init__(self, processor: Processor, encoders: FeatureSource) -> None:
         self._processor = processor
         self._encoders = encoders
-        self._rows: dict[str, int] = {}
-        self._tiles: dict[str, Tiles] = {}
+        self._segments: dict[str, tuple[Segment, ...]] = {}
+        self._tiles: dict[str, PreparedImage] = {}
         self._frames: dict[str, Features] = {}
 
     def measure(self, item: MediaItem, *, cancelled: Callable[[], bool]) -> MeasuredItem:
-        """Return an item with its number of feature rows.
+        """Return an item with what stands for it in the prompt.
 
         Raises:
             InputError: the item is not usable, or of a kind that the model does not take.
             CancelledError: stopped while decoding.
         """
         key = f"{item.kind}:{source_key(item.source)}"
-        if key not in self._rows:
-            self._rows[key] = self._prepare(key, item, cancelled)
-        return MeasuredItem(item, key, self._rows[key])
+        if key not in self._segments:
+            self._segments[key] = self._prepare(key, item, cancelled)
+        return MeasuredItem(item, key, self._segments[key])
 
     def features(self, measured: MeasuredItem, *, vision_projector: bool, cancelled: Callable[[], bool]) -> Features:
         """Encode an item: [rows, H].
@@ -99,8 +105,8 @@ class MediaReader:
         self._tiles.clear()
         self._frames.clear()
 
-    def _prepare(self, key: str, item: MediaItem, cancelled: Callable[[], bool]) -> int:
-        """Decode an item and keep the encoder's inputs; return its number of rows."""
+    def _prepare(self, key: str, item: MediaItem, cancelled: Callable[[], bool]) -> tuple[Segment, ...]:
+        """Decode an item and keep the encoder's inputs; return its segments."""
 
         def between() -> None:
             if cancelled():
@@ -109,10 +115,10 @@ class MediaReader:
         if item.kind == "image":
             tiles = self._processor.tiles(item, between)
             self._tiles[key] = tiles
-            return tiles.rows
+            return tiles.segments
         frames = self._processor.log_mel(item, between)
         self._frames[key] = frames
-        return self._processor.sound_rows(len(frames))
+        return self._processor.sound_segments(len(frames))
 
 
 def source_key(source: Any) -> str:

@@ -23,11 +23,12 @@ from palmtop.errors import BundleError, InputError, RuntimeMissingError
 from palmtop.packages import install_command
 from palmtop.runtime.bundle.native_files import WEIGHTS_FOLDER, graph_source
 from palmtop.runtime.bundle.processor_config import ProcessorSpec
-from palmtop.runtime.processor.images.dynamic_hd import feature_order
+from palmtop.runtime.processor.content_key import content_key
+from palmtop.runtime.processor.images import PreparedImage
 
 from .audio_windows import audio_windows
-from .encoder_inputs import Tiles, audio_feeds, check_log_mel, check_tiles
-from .feature_cache import FeatureCache, Features, content_key
+from .encoder_inputs import audio_feeds, check_log_mel
+from .feature_cache import FeatureCache, Features
 
 if TYPE_CHECKING:
     import onnxruntime as ort
@@ -98,17 +99,17 @@ class Encoders:
         self._lock = threading.Lock()
 
     def encode_image(
-        self, tiles: Tiles, *, progress: Progress | None = None, should_stop: ShouldStop | None = None
+        self, image: PreparedImage, *, progress: Progress | None = None, should_stop: ShouldStop | None = None
     ) -> Features:
         """Return the feature rows of one image, in the order of its ids.
 
         Args:
-            tiles: tiles of the image.
+            image: prepared by its kind of processor.
             progress: called after every batch.
             should_stop: called before every batch and during a run; True stops.
 
         Returns:
-            feature rows, [tiles.rows, H] float32, read-only.
+            feature rows, [image.rows, H] float32, read-only.
 
         Raises:
             InputError: the bundle takes no images, or the tiles do not fit its spec.
@@ -118,23 +119,17 @@ class Encoders:
         spec = self._spec.image
         if spec is None or self._paths["image"] is None:
             raise InputError("the bundle has no vision encoder, expected no images")
-        check_tiles(tiles, spec)
-        key = content_key(f"image{tiles.grid}{tiles.useful}", tiles.pixels, tiles.patch_mask)
-        count, step = len(tiles.pixels), self._tiles_at_once
+        image.check(spec)
 
         def run(session: ort.InferenceSession) -> Features:
-            features: list[Features] = []
-            for start in range(0, count, step):
+            batches, runs = list(image.batches(self._tiles_at_once)), []
+            for number, feeds in enumerate(batches, 1):
                 _ask(should_stop)
-                part = slice(start, start + step)
-                feeds = {"pixel_values": tiles.pixels[part], "patch_mask": tiles.patch_mask[part]}
-                done, separators = _run(session, ["tile_features", "separators"], feeds, should_stop)
-                features.append(done.reshape(-1, done.shape[-1]))
-                _tell(progress, start // step + 1, -(-count // step))
-            everything = np.concatenate([*features, separators])
-            return everything[feature_order(tiles.grid, tiles.useful, spec.pooled)]
+                runs.append(_run(session, list(image.outputs), feeds, should_stop))
+                _tell(progress, number, len(batches))
+            return image.in_reading_order(runs)
 
-        return self._encode("image", key, tiles.rows, run, should_stop)
+        return self._encode("image", image.key, image.rows, run, should_stop)
 
     def encode_audio(
         self,

@@ -2,22 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import OrderedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
 Features = NDArray[np.float32]
-
-
-def content_key(kind: str, *arrays: NDArray[np.generic]) -> str:
-    """Return a sha256 over types, shapes and bytes of arrays; ``kind`` separates different uses."""
-    digest = hashlib.sha256(kind.encode())
-    for array in arrays:
-        digest.update(f"|{array.dtype.str}{array.shape}|".encode())
-        digest.update(np.ascontiguousarray(array).data)
-    return digest.hexdigest()
 
 
 MAX_ITEMS = 16

@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from palmtop.runtime.processor.images.dynamic_hd import ImageTiles
+    from palmtop.runtime.processor.images import PreparedImage
 
     from .content import MediaItem
+    from .prompt import Segment
     from .text import Prompt, TextProcessor
 
 __all__ = ["AudioSpec", "ImageSpec", "Processor", "ProcessorSpec", "TextSpec"]
@@ -73,8 +74,8 @@ class Processor:
         """Token ids of a conversation, and its media; see ``TextProcessor.prompt``."""
         return self.text.prompt(messages, tools=tools, add_generation_prompt=add_generation_prompt)
 
-    def tiles(self, item: MediaItem, between: Between = go_on) -> ImageTiles:
-        """Encoder input of an image; its ``rows`` is its number of feature rows.
+    def tiles(self, item: MediaItem, between: Between = go_on) -> PreparedImage:
+        """Encoder input of an image; its ``segments`` stand for it in the prompt.
 
         Args:
             item: the image.
@@ -83,11 +84,11 @@ class Processor:
         Raises:
             InputError: the image cannot be read or used.
         """
-        from palmtop.runtime.processor.images.dynamic_hd import load_image, tile_image
+        from palmtop.runtime.processor.images import prepare_image
 
         if self.spec.image is None or item.kind != "image":
             raise InputError(f"{item.kind} {item.number}: expected an image and a model that takes images")
-        return tile_image(load_image(item.source, between), self.spec.image, between)
+        return prepare_image(item.source, self.spec.image, between)
 
     def log_mel(self, item: MediaItem, between: Between = go_on) -> NDArray[np.float32]:
         """Encoder input [T, n_mels] of a sound.
@@ -99,20 +100,20 @@ class Processor:
         Raises:
             InputError: the sound cannot be read or used.
         """
-        from palmtop.runtime.processor.sounds.log_mel import sound_log_mel
+        from palmtop.runtime.processor.sounds import prepare_sound
 
         if self.spec.audio is None or item.kind != "audio":
             raise InputError(f"{item.kind} {item.number}: expected a sound and a model that takes sounds")
-        return sound_log_mel(item.source, self.spec.audio, between)
+        return prepare_sound(item.source, self.spec.audio, between)
 
-    def sound_rows(self, frames: int) -> int:
-        """Feature rows of a sound of that many frames.
+    def sound_segments(self, frames: int) -> tuple[Segment, ...]:
+        """What stands in the prompt for a sound of that many frames.
 
         Raises:
             InputError: the model takes no sounds.
         """
-        from palmtop.runtime.processor.sounds.log_mel import feature_rows
+        from palmtop.runtime.processor.sounds import sound_segments
 
         if self.spec.audio is None:
             raise InputError("audio: expected a model that takes sounds")
-        return feature_rows(frames, self.spec.audio)
+        return sound_segments(frames, self.spec.audio)

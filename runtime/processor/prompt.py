@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,30 +34,53 @@ class Prompt:
     media: tuple[MediaPlace, ...]
 
 
-def expand_media(prompt: Prompt, rows_per_item: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Give every media item as many ids as it has feature rows.
+Segment = int | str
+"""A part of what stands for a medium in the prompt: so many feature rows, or text that the model's markup has there."""
+
+
+def rows_of(segments: Sequence[Segment]) -> int:
+    """Feature rows among segments."""
+    return sum(segment for segment in segments if isinstance(segment, int))
+
+
+def expand_media(
+    prompt: Prompt, media: Sequence[Sequence[Segment]], encode: Callable[[str], Sequence[int]]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Put the segments of every medium in the place of its placeholder.
 
     Args:
         prompt: of ``TextProcessor.prompt``.
-        rows_per_item: feature rows of each of ``prompt.media``, in that order.
+        media: segments of each of ``prompt.media``, in that order.
+        encode: ids of a text, its special tokens recognised.
 
     Returns:
         input_ids [S] and media_places [S]: 0 is text, k > 0 is row k - 1 of all features, concatenated.
 
     Raises:
-        InputError: not one positive number of rows for each item.
+        InputError: not at least one row for each item.
     """
-    if len(rows_per_item) != len(prompt.media) or any(rows < 1 for rows in rows_per_item):
+    rows = [rows_of(segments) for segments in media]
+    flat = [segment for segments in media for segment in segments if isinstance(segment, int)]
+    if len(media) != len(prompt.media) or any(count < 1 for count in (*rows, *flat)):
         expected = f"a positive number for each of {len(prompt.media)} media"
-        raise InputError(f"prompt: found feature rows {list(rows_per_item)}, expected {expected}")
-    counts = np.ones(len(prompt.ids), np.int64)
-    for place, rows in zip(prompt.media, rows_per_item, strict=True):
-        counts[place.position] = rows
-    places = np.zeros(int(counts.sum()), np.int64)
-    starts = np.cumsum(counts) - counts
-    first = 1
-    for place, rows in zip(prompt.media, rows_per_item, strict=True):
-        start = int(starts[place.position])
-        places[start : start + rows] = np.arange(first, first + rows)
-        first += rows
-    return np.repeat(prompt.ids, counts), places
+        raise InputError(f"prompt: found feature rows {rows}, expected {expected}")
+    first = np.cumsum([1, *rows])
+    ids: list[NDArray[np.int64]] = []
+    places: list[NDArray[np.int64]] = []
+    done = 0
+    for number in sorted(range(len(media)), key=lambda n: prompt.media[n].position):
+        position, row = prompt.media[number].position, int(first[number])
+        ids.append(prompt.ids[done:position])
+        places.append(np.zeros(position - done, np.int64))
+        for segment in media[number]:
+            if isinstance(segment, int):
+                ids.append(np.full(segment, prompt.ids[position]))
+                places.append(np.arange(row, row + segment))
+                row += segment
+            else:
+                ids.append(np.array(encode(segment), np.int64))
+                places.append(np.zeros(len(ids[-1]), np.int64))
+        done = position + 1
+    ids.append(prompt.ids[done:])
+    places.append(np.zeros(len(prompt.ids) - done, np.int64))
+    return np.concatenate(ids), np.concatenate(places)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from palmtop.errors import BundleError, InputError
 from palmtop.runtime.bundle.processor_config import TextSpec
@@ -21,7 +22,7 @@ from palmtop.runtime.bundle.processor_config import TextSpec
 from .chat_template import ChatTemplate, plain
 from .content import Kind, MediaItem, Turn, read_messages
 from .pieces import Utf8Pieces
-from .prompt import MediaPlace, Prompt, expand_media
+from .prompt import MediaPlace, Prompt, Segment, expand_media
 from .special_tokens import Placeholder, SpecialTokenGuard, TypedText
 from .tokenizer import Tokens
 from .tool_calls import written_calls
@@ -103,6 +104,10 @@ class TextProcessor:
             ids.insert(0, self.spec.bos_id)
         items = [item for turn in turns for item in turn.media]
         return Prompt(ids=np.array(ids, np.int64), media=self._find_media(ids, items, places))
+
+    def expand(self, prompt: Prompt, media: Sequence[Sequence[Segment]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Put the segments of every medium in the place of its placeholder; see ``expand_media``."""
+        return expand_media(prompt, media, self._tokens.encode)
 
     def encode(self, text: str) -> list[int]:
         """Ids of ordinary text: special tokens in it are spelled out.

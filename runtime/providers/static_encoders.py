@@ -14,10 +14,11 @@ from palmtop.errors import BundleError, InputError
 from palmtop.runtime.bundle.processor_config import ProcessorSpec
 from palmtop.runtime.media.audio_windows import audio_windows
 from palmtop.runtime.media.conversation_media import FeatureSource
-from palmtop.runtime.media.encoder_inputs import Tiles, check_log_mel, check_tiles
+from palmtop.runtime.media.encoder_inputs import check_log_mel
 from palmtop.runtime.media.encoder_runner import CACHE_BYTES, EncodingStopped, ShouldStop
-from palmtop.runtime.media.feature_cache import FeatureCache, Features, content_key
-from palmtop.runtime.processor.images.dynamic_hd import feature_order
+from palmtop.runtime.media.feature_cache import FeatureCache, Features
+from palmtop.runtime.processor.content_key import content_key
+from palmtop.runtime.processor.images import PreparedImage
 
 from .static_inputs import static_audio_feeds, static_tile_feeds, steps_of
 
@@ -59,27 +60,25 @@ class StaticEncoders:
         self._cache = FeatureCache(CACHE_BYTES)
         self._lock = threading.Lock()
 
-    def encode_image(self, tiles: Tiles, *, should_stop: ShouldStop | None = None) -> Features:
-        """Return the features of an image, [tiles.rows, H]; cancellation acts between two tiles."""
+    def encode_image(self, image: PreparedImage, *, should_stop: ShouldStop | None = None) -> Features:
+        """Return the features of an image, [image.rows, H]; cancellation acts between two tiles."""
         path, spec = self._vision, self._spec.image
         if path is None:
-            return self._rest.encode_image(tiles, should_stop=should_stop)
+            return self._rest.encode_image(image, should_stop=should_stop)
         if spec is None:
             raise InputError("the bundle has no vision encoder, expected no images")
-        check_tiles(tiles, spec)
+        image.check(spec)
 
         def run() -> Features:
             session = self._session(path)
             rows = {value.name: value.shape for value in session.get_inputs()}["patches"][1]
-            done: list[Features] = []
-            for place in range(len(tiles.pixels)):
-                feeds = static_tile_feeds(tiles.pixels[place : place + 1], tiles.patch_mask[place : place + 1], rows)
-                features, separators = _run(session, path, ["tile_features", "separators"], feeds, should_stop)
-                done.append(features)
-            return np.concatenate([*done, separators])[feature_order(tiles.grid, tiles.useful, spec.pooled)]
+            runs: list[list[Features]] = []
+            for view in image.batches(1):
+                feeds = static_tile_feeds(view["pixel_values"], view["patch_mask"], rows)
+                runs.append(_run(session, path, list(image.outputs), feeds, should_stop))
+            return image.in_reading_order(runs)
 
-        key = content_key(f"image{tiles.grid}{tiles.useful}", tiles.pixels, tiles.patch_mask)
-        return self._encode(key, tiles.rows, run, path)
+        return self._encode(image.key, image.rows, run, path)
 
     def encode_audio(
         self, log_mel: NDArray[np.float32], vision_projector: bool, *, should_stop: ShouldStop | None = None

@@ -14,7 +14,6 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from palmtop.errors import InputError
 from palmtop.runtime.chat.stop_strings import StopStrings
 from palmtop.runtime.processor.chat_template import ChatTemplate
-from palmtop.runtime.processor.prompt import expand_media
 from palmtop.runtime.processor.text import TextProcessor
 from palmtop.runtime.processor.tokenizer import Tokens
 from palmtop.runtime.reference import checkpoint_path
@@ -171,7 +170,9 @@ def test_prompts_have_the_ids_and_places_of_the_python_runtime(
         prompt = processor.prompt([to_python(message) for message in case])
         assert ids == prompt.ids.tolist(), case
         assert positions == [place.position for place in prompt.media]
-        expected_ids, expected_places = expand_media(prompt, [2 + i for i in range(len(prompt.media))])
+        expected_ids, expected_places = processor.expand(
+            prompt, [(2, f"<{i}>", 1 + i) for i in range(len(prompt.media))]
+        )
         assert (expanded, places) == (expected_ids.tolist(), expected_places.tolist())
 
 

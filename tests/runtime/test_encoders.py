@@ -18,7 +18,8 @@ from palmtop.errors import BundleError, InputError
 from palmtop.runtime.bundle.processor_config import AudioSpec, ImageSpec, ProcessorSpec, TextSpec
 from palmtop.runtime.media.audio_windows import audio_windows
 from palmtop.runtime.media.encoder_runner import BATCH_BYTES, Encoders, EncodingStopped
-from palmtop.runtime.media.feature_cache import FeatureCache, content_key
+from palmtop.runtime.media.feature_cache import FeatureCache
+from palmtop.runtime.processor.content_key import content_key
 from palmtop.runtime.processor.images.dynamic_hd import ImageTiles, tile_image
 from tests.export.towers import (
     TEXT_HIDDEN,
@@ -272,6 +273,6 @@ def test_hostile_graphs_are_bundle_errors(folder: Path, tmp_path: Path) -> None:
 
 
 def test_importing_the_module_does_not_load_onnxruntime() -> None:
-    code = "import sys, palmtop.runtime.encoders; print('onnxruntime' in sys.modules)"
+    code = "import sys, palmtop.runtime.media.encoder_runner; print('onnxruntime' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

@@ -6,9 +6,11 @@ from the spec. Knows nothing of files (``image_file.py``) and of encoders.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from math import ceil
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +18,8 @@ from numpy.typing import NDArray
 from palmtop.errors import InputError
 from palmtop.runtime.bundle.processor_config import ImageSpec
 from palmtop.runtime.processor.cancellation_points import Between, go_on
+from palmtop.runtime.processor.content_key import content_key
+from palmtop.runtime.processor.prompt import Segment
 
 from .image_file import load_image
 from .resize import resize_cubic, resize_triangle
@@ -36,6 +40,7 @@ class ImageTiles:
         patch_mask: [1 + rows * columns, P, P]; False where a patch holds only padding.
         grid: (rows, columns) of tiles.
         useful: (rows, columns) of pooled features that are kept, over the whole grid.
+        pooled: p, pooled features along a tile's side.
         rows: feature rows of the image: the number of its ids in the prompt.
     """
 
@@ -43,7 +48,46 @@ class ImageTiles:
     patch_mask: NDArray[np.bool_]
     grid: tuple[int, int]
     useful: tuple[int, int]
+    pooled: int
     rows: int
+    outputs: ClassVar[tuple[str, ...]] = ("tile_features", "separators")
+
+    @property
+    def segments(self) -> tuple[Segment, ...]:
+        """All rows together, without text between them."""
+        return (self.rows,)
+
+    @property
+    def key(self) -> str:
+        """Hash of the pixels and of how they lie."""
+        return content_key(f"image{self.grid}{self.useful}", self.pixels, self.patch_mask)
+
+    def check(self, spec: ImageSpec) -> None:
+        """Refuse tiles of another size or number.
+
+        Raises:
+            InputError: with found and expected shapes.
+        """
+        count = 1 + self.grid[0] * self.grid[1]
+        wanted = (count, 3, spec.crop_size, spec.crop_size), (count, spec.patches, spec.patches)
+        found = self.pixels.shape, self.patch_mask.shape
+        if found != wanted:
+            raise InputError(
+                f"image tiles and masks are {found[0]} and {found[1]}, expected {wanted[0]} and {wanted[1]}"
+            )
+        if not np.isfinite(self.pixels).all():
+            raise InputError("image tiles hold a value that is not finite, expected numbers only")
+
+    def batches(self, at_once: int) -> Iterator[dict[str, NDArray[Any]]]:
+        """Inputs of the graph's runs, of at most so many tiles each."""
+        for start in range(0, len(self.pixels), at_once):
+            part = slice(start, start + at_once)
+            yield {"pixel_values": self.pixels[part], "patch_mask": self.patch_mask[part]}
+
+    def in_reading_order(self, runs: Sequence[Sequence[NDArray[np.float32]]]) -> NDArray[np.float32]:
+        """[rows, H] from ``tile_features`` [n, p, p, H] and ``separators`` [2, H] of every run."""
+        tiles = [features.reshape(-1, features.shape[-1]) for features, _ in runs]
+        return np.concatenate([*tiles, runs[-1][1]])[feature_order(self.grid, self.useful, self.pooled)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +99,11 @@ class _Layout:
     height: int
     padding_right: int
     padding_below: int
+
+
+def prepare(source: Any, spec: ImageSpec, between: Between) -> ImageTiles:
+    """This kind's ``prepare_image``."""
+    return tile_image(load_image(source, between), spec, between)
 
 
 def tile_image(rgb: NDArray[np.uint8], spec: ImageSpec, between: Between = go_on) -> ImageTiles:
@@ -89,6 +138,7 @@ def tile_image(rgb: NDArray[np.uint8], spec: ImageSpec, between: Between = go_on
         patch_mask=mask,
         grid=layout.grid,
         useful=useful,
+        pooled=spec.pooled,
         rows=useful[0] * (useful[1] + 1) + 1 + spec.pooled * (spec.pooled + 1),
     )
 

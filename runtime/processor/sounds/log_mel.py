@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from palmtop.errors import InputError
 from palmtop.runtime.bundle.processor_config import AudioSpec
 from palmtop.runtime.processor.cancellation_points import Between, go_on
+from palmtop.runtime.processor.prompt import Segment
 
 from .sound_file import load_audio, read_sound, resample
 
@@ -53,6 +54,16 @@ def sound_log_mel(
     half = half_rate(spec)
     wanted = spec.rate_hz if half is None or rate >= spec.rate_hz else half.rate_hz
     return log_mel(resample(samples, rate, wanted, between), spec, between, rate_hz=wanted)
+
+
+def prepare(source: Any, spec: AudioSpec, between: Between) -> NDArray[np.float32]:
+    """This kind's ``prepare_sound``."""
+    return sound_log_mel(source, spec, between)
+
+
+def segments(frames: int, spec: AudioSpec) -> tuple[Segment, ...]:
+    """This kind's ``sound_segments``: all rows together."""
+    return (feature_rows(frames, spec),)
 
 
 def half_rate(spec: AudioSpec) -> AudioSpec | None:

@@ -50,7 +50,7 @@ def test_media_become_encoder_inputs(
     assert tiles.rows == 2 * 5 + 1 + 2 * 3
     features = processor.log_mel(MediaItem(kind="audio", number=1, source=(np.zeros(48000, np.int16), 48000)))
     assert features.shape == (98, 80)
-    assert processor.sound_rows(len(features)) == 13
+    assert processor.sound_segments(len(features)) == (13,)
 
 
 def test_media_for_a_model_without_are_refused(tmp_path: Path) -> None:

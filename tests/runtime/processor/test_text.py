@@ -443,7 +443,7 @@ def test_impossible_messages_are_refused_with_their_place(messages: Any, words: 
 def test_media_are_expanded_to_their_rows(phi: TextProcessor) -> None:
     prompt = phi.prompt(media_messages())
     rows = [3, 1, 2, 4]
-    ids, places = expand_media(prompt, rows)
+    ids, places = phi.expand(prompt, [(count,) for count in rows])
     assert ids.dtype == places.dtype == np.int64
     assert len(ids) == len(places) == len(prompt.ids) + sum(rows) - 4
     assert places[places > 0].tolist() == list(range(1, 11))
@@ -456,17 +456,33 @@ def test_features_follow_the_items_even_if_the_template_turns_them_round(tokeniz
     text = processor_of(tokenizer_json, "{% for m in messages | reverse %}{{ m.content }}{% endfor %}")
     prompt = text.prompt([{"role": "user", "content": [{"type": "image", "image": name}]} for name in "ab"])
     assert [place.position for place in prompt.media] == [1, 0]
-    assert expand_media(prompt, [1, 2])[1].tolist() == [2, 3, 1]
+    assert text.expand(prompt, [(1,), (2,)])[1].tolist() == [2, 3, 1]
 
 
 @pytest.mark.parametrize("rows", [[], [1, 2, 3], [1, 2, 3, 4, 5], [1, 2, 3, 0]])
 def test_rows_that_do_not_fit_the_media_are_refused(rows: list[int], phi: TextProcessor) -> None:
     with pytest.raises(InputError, match=r"expected a positive number for each of 4 media"):
-        expand_media(phi.prompt(media_messages()), rows)
+        phi.expand(phi.prompt(media_messages()), [(count,) for count in rows])
+
+
+def test_markup_stands_between_the_rows_of_an_item(phi: TextProcessor) -> None:
+    """As of a picture whose slices are marked, which no kind of processor has yet."""
+    prompt = phi.prompt([{"role": "user", "content": [{"type": "image", "image": "a"}, {"type": "text", "text": "b"}]}])
+    plain_ids, _ = phi.expand(prompt, [(5,)])
+    start = prompt.media[0].position
+    ids, places = phi.expand(prompt, [("<slice>", 2, "</slice>\n<slice>", 3, "</slice>")])
+    opening, between, closing = (phi.encode(text) for text in ("<slice>", "</slice>\n<slice>", "</slice>"))
+    image = phi.encode_special("<|endoftext10|>")
+    item = [*opening, image, image, *between, image, image, image, *closing]
+    assert ids[start : start + len(item)].tolist() == item
+    assert ids[:start].tolist() == plain_ids[:start].tolist()
+    assert ids[start + len(item) :].tolist() == plain_ids[start + 5 :].tolist()
+    assert ids[places > 0].tolist() == [image] * 5
+    assert places[places > 0].tolist() == [1, 2, 3, 4, 5]
 
 
 def test_text_alone_has_no_media_places() -> None:
-    ids, places = expand_media(Prompt(ids=np.array([1, 2, 3]), media=()), [])
+    ids, places = expand_media(Prompt(ids=np.array([1, 2, 3]), media=()), [], list)
     assert ids.tolist() == [1, 2, 3]
     assert places.tolist() == [0, 0, 0]
 

@@ -16,13 +16,13 @@ import org.palmtop.core.engine.MemoryPlan;
 import org.palmtop.core.engine.Probe;
 import org.palmtop.core.engine.GenerationOptions;
 import org.palmtop.core.media.AudioWindow;
-import org.palmtop.core.media.ImageTiles;
+import org.palmtop.core.media.DynamicHd;
 import org.palmtop.core.media.PcmArray;
 import org.palmtop.core.media.PcmSource;
 import org.palmtop.core.media.PhotoPolicy;
 import org.palmtop.core.media.Resampler;
 import org.palmtop.core.media.Sound;
-import org.palmtop.core.media.TileLayout;
+import org.palmtop.core.media.DynamicHdLayout;
 import org.palmtop.core.media.WavFile;
 import org.palmtop.core.text.ChatTemplate;
 import org.palmtop.core.text.Prompt;
@@ -117,7 +117,7 @@ final class Questions {
         return tokenizer;
     }
 
-    private static Object prompt(Request request) throws Exception {
+    private Object prompt(Request request) throws Exception {
         Manifest manifest = Manifest.read(request.any("manifest"));
         TextProcessor processor =
                 new TextProcessor(request.file("tokenizer"), request.text("template"), manifest.processor);
@@ -133,11 +133,13 @@ final class Questions {
                 turns.add(new TextProcessor.Turn((String) data.get("role"), (String) data.get("text"), kinds));
             }
             Prompt prompt = processor.prompt(turns);
-            List<Integer> rows = new ArrayList<Integer>();
+            List<List<Prompt.Segment>> media = new ArrayList<List<Prompt.Segment>>();
             for (int i = 0; i < prompt.positions.length; i++) {
-                rows.add(2 + i);
+                int[] markup = tokenizer(request).encode("<" + i + ">");
+                media.add(Arrays.asList(
+                        Prompt.Segment.rows(2), Prompt.Segment.text(markup), Prompt.Segment.rows(1 + i)));
             }
-            Prompt.Expanded expanded = prompt.expand(rows);
+            Prompt.Expanded expanded = prompt.expand(media);
             List<Long> places = new ArrayList<Long>();
             for (long place : expanded.places) {
                 places.add(place);
@@ -163,8 +165,8 @@ final class Questions {
 
     private static Object layout(Request request) {
         Manifest manifest = Manifest.read(request.any("manifest"));
-        TileLayout layout =
-                new TileLayout(request.number("width"), request.number("height"), manifest.processor.image);
+        DynamicHdLayout layout =
+                new DynamicHdLayout(request.number("width"), request.number("height"), manifest.processor.image);
         int hidden = 0;
         for (int view = 0; view < layout.views(); view++) {
             for (int patch = 0; patch < manifest.processor.image.patches(); patch++) {
@@ -177,11 +179,11 @@ final class Questions {
 
     private static Object tiles(Request request) throws Exception {
         Manifest manifest = Manifest.read(request.any("manifest"));
-        TileLayout layout =
-                new TileLayout(request.number("width"), request.number("height"), manifest.processor.image);
+        DynamicHdLayout layout =
+                new DynamicHdLayout(request.number("width"), request.number("height"), manifest.processor.image);
         RawPicture picture = new RawPicture(request);
         long before = System.nanoTime();
-        ImageTiles tiles = new ImageTiles(picture.open(), layout, manifest.processor.image);
+        DynamicHd tiles = new DynamicHd(picture.open(), layout, manifest.processor.image);
         int side = manifest.processor.image.cropSize;
         int patches = manifest.processor.image.patches();
         ByteBuffer pixels = ByteBuffer.allocate(layout.views() * 3 * side * side * 4).order(ByteOrder.LITTLE_ENDIAN);

@@ -7,10 +7,15 @@ import java.util.List;
 import java.util.Map;
 import org.palmtop.core.bundle.JsonFields.Field;
 
-/** What preprocessing needs to know about a model, as the manifest says it ({@code processor/spec.py}). */
+/** What preprocessing needs to know about a model, as the manifest says it ({@code bundle/processor_config.py}). */
 public final class ProcessorSpec {
     private static final String MAX_ID = "16777215";
     private static final long MAX_TILE_PIXELS = 1L << 27;
+
+    /** A kind is a class of the same name in {@code core.media}. */
+    private static final List<String> IMAGE_KINDS = Collections.singletonList("dynamic_hd");
+
+    private static final List<String> AUDIO_KINDS = Collections.singletonList("log_mel");
 
     private static final List<String> GENERATION =
             Arrays.asList("max_tokens", "temperature", "top_k", "top_p", "repetition_penalty");
@@ -137,6 +142,8 @@ public final class ProcessorSpec {
                 new Field("generation", "dict[str, float] | None")));
         checkGeneration(text.generation);
         checkThinking(JsonFields.object(data.get("text")).get("thinking"));
+        checkKind(data.get("image"), "processor.image", IMAGE_KINDS);
+        checkKind(data.get("audio"), "processor.audio", AUDIO_KINDS);
         Image image = data.get("image") == null ? null : readImage(data.get("image"));
         Audio audio = data.get("audio") == null ? null : readAudio(data.get("audio"));
         if (image != null) {
@@ -173,10 +180,24 @@ public final class ProcessorSpec {
         }
     }
 
+    /** What fields there are depends on the kind, so it is looked at first. */
+    private static void checkKind(Object data, String where, List<String> kinds) {
+        if (data instanceof Map) {
+            Object kind = JsonFields.object(data).get("kind");
+            if (!JsonFields.object(data).containsKey("kind")) {
+                throw JsonFields.bundle(where + ".kind is missing");
+            }
+            if (!(kind instanceof String) || !kinds.contains(kind)) {
+                throw JsonFields.refuse(where + ".kind", kind, "one of " + kinds.toString().replaceAll("[\\[\\]]", ""));
+            }
+        }
+    }
+
     private static Image readImage(Object data) {
         return new Image(JsonFields.read(
                 data,
                 "processor.image",
+                Field.oneOf("kind", IMAGE_KINDS),
                 new Field("token_id", "int", "0", MAX_ID),
                 new Field("crop_size", "int", "1", "4096"),
                 new Field("patch_size", "int", "1", "4096"),
@@ -189,6 +210,7 @@ public final class ProcessorSpec {
         return new Audio(JsonFields.read(
                 data,
                 "processor.audio",
+                Field.oneOf("kind", AUDIO_KINDS),
                 new Field("token_id", "int", "0", MAX_ID),
                 new Field("rate_hz", "int", "1000", "768000"),
                 new Field("n_fft", "int", "2", "65536"),

@@ -155,11 +155,11 @@ public final class Conversation implements AutoCloseable {
 
     /** The prompt in which media have their rows; earlier answers stand in it as they were sampled. */
     private TokenSequence passage(Prompt prompt, List<MediaItem> items, Choice choice) {
-        List<Integer> rows = new ArrayList<Integer>();
+        List<List<Prompt.Segment>> segments = new ArrayList<List<Prompt.Segment>>();
         for (MediaItem item : items) {
-            rows.add(media.rows(item));
+            segments.add(media.segments(item));
         }
-        Prompt.Expanded expanded = prompt.expand(rows);
+        Prompt.Expanded expanded = prompt.expand(segments);
         TokenSequence plain = asSpoken(new TokenSequence(expanded.ids, expanded.places, new ArrayList<TokenSequence.Span>()));
         List<TokenSequence.Span> spans = new ArrayList<TokenSequence.Span>();
         long first = 1;
@@ -171,8 +171,9 @@ public final class Conversation implements AutoCloseable {
             MediaItem item = items.get(i);
             // The same sound through another projector counts as another.
             String projector = item.kind.equals("audio") ? ":" + choice.audioProjector : "";
-            spans.add(new TokenSequence.Span(at, rows.get(i), item.kind + ":" + item.key + projector));
-            first += rows.get(i);
+            int rows = Prompt.Segment.rowsOf(segments.get(i));
+            spans.add(new TokenSequence.Span(at, rows, item.kind + ":" + item.key + projector));
+            first += rows;
         }
         TokenSequence passage = new TokenSequence(plain.ids, plain.places, spans);
         if (passage.length() > context) {

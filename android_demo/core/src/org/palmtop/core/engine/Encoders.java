@@ -10,7 +10,7 @@ import org.palmtop.core.bundle.Manifest;
 import org.palmtop.core.bundle.PalmtopBundle;
 import org.palmtop.core.bundle.ProcessorSpec;
 import org.palmtop.core.media.AudioWindow;
-import org.palmtop.core.media.ImageTiles;
+import org.palmtop.core.media.DynamicHd;
 import org.palmtop.core.media.Sound;
 
 /**
@@ -48,7 +48,7 @@ final class Encoders {
     }
 
     /** Write the feature rows of an image, in the order of its ids. */
-    void image(ImageTiles tiles, FloatBuffer into, Watch watch) {
+    void image(DynamicHd tiles, FloatBuffer into, Watch watch) {
         ProcessorSpec.Image spec = bundle.manifest().processor.image;
         Manifest.Encoder graph = bundle.manifest().vision;
         int views = tiles.layout.views();

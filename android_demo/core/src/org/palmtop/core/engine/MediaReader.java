@@ -1,15 +1,18 @@
 package org.palmtop.core.engine;
 
 import java.nio.FloatBuffer;
+import java.util.Collections;
+import java.util.List;
 import org.palmtop.core.PalmtopException;
 import org.palmtop.core.bundle.ProcessorSpec;
-import org.palmtop.core.media.ImageTiles;
+import org.palmtop.core.media.DynamicHd;
 import org.palmtop.core.media.MediaItem;
 import org.palmtop.core.media.PhotoPolicy;
 import org.palmtop.core.media.Picture;
 import org.palmtop.core.media.Recording;
 import org.palmtop.core.media.Sound;
-import org.palmtop.core.media.TileLayout;
+import org.palmtop.core.text.Prompt;
+import org.palmtop.core.media.DynamicHdLayout;
 
 /** How many rows an image or a sound takes, told without decoding it; and the rows, when the decoder needs them. */
 final class MediaReader {
@@ -21,13 +24,13 @@ final class MediaReader {
         this.encoders = encoders;
     }
 
-    /** Feature rows, and so ids in the prompt. */
-    int rows(MediaItem item) {
+    /** What stands for an item in the prompt: all its rows together, for the kinds of processors that there are. */
+    List<Prompt.Segment> segments(MediaItem item) {
         if (item instanceof Picture) {
-            return layout((Picture) item).featureRows();
+            return Collections.singletonList(Prompt.Segment.rows(layout((Picture) item).featureRows()));
         }
         try (Sound sound = sound((Recording) item)) {
-            return sound.rows();
+            return Collections.singletonList(Prompt.Segment.rows(sound.rows()));
         }
     }
 
@@ -35,7 +38,7 @@ final class MediaReader {
     void features(MediaItem item, boolean visionProjector, FloatBuffer into, Encoders.Watch watch) {
         if (item instanceof Picture) {
             Picture picture = (Picture) item;
-            encoders.image(new ImageTiles(picture.open(), layout(picture), spec.image), into, watch);
+            encoders.image(new DynamicHd(picture.open(), layout(picture), spec.image), into, watch);
             return;
         }
         try (Sound sound = sound((Recording) item)) {
@@ -43,13 +46,13 @@ final class MediaReader {
         }
     }
 
-    private TileLayout layout(Picture picture) {
+    private DynamicHdLayout layout(Picture picture) {
         long pixels = (long) picture.width * picture.height;
         if (picture.width < 1 || picture.height < 1 || pixels > PhotoPolicy.MAX_PIXELS) {
             throw PalmtopException.input(picture.key + ": found an image of " + picture.width + " x " + picture.height
                     + " pixels, expected at most " + PhotoPolicy.MAX_PIXELS + " in all");
         }
-        return new TileLayout(picture.width, picture.height, spec.image);
+        return new DynamicHdLayout(picture.width, picture.height, spec.image);
     }
 
     private Sound sound(Recording recording) {

@@ -3,7 +3,7 @@ package org.palmtop.core.media;
 import org.palmtop.core.bundle.ProcessorSpec;
 
 /**
- * Kaldi-style log-mel features, with the arithmetic of {@code processor/audio.py}: single precision where numpy has it
+ * Kaldi-style log-mel features, with the arithmetic of {@code processor/sounds/log_mel.py}: single precision where numpy has it
  * there, double in the transform; only the order of the mel sums differs. Sounds below the model's rate are framed at
  * half of it, and everything above its Nyquist frequency is zero.
  */

@@ -7,8 +7,8 @@ import java.util.List;
 import org.palmtop.core.PalmtopException;
 import org.palmtop.core.bundle.ProcessorSpec;
 
-/** Where an image lies on its grid of tiles, from its size alone; the rules of {@code processor/image.py}. */
-public final class TileLayout {
+/** Where an image lies on its grid of tiles, from its size alone; the rules of {@code processor/images/dynamic_hd.py}. */
+public final class DynamicHdLayout {
     private static final int MIN_SIDE = 10;
 
     public final int rows;
@@ -23,7 +23,7 @@ public final class TileLayout {
     private final int maskedRows;
     private final int maskedColumns;
 
-    public TileLayout(int imageWidth, int imageHeight, ProcessorSpec.Image spec) {
+    public DynamicHdLayout(int imageWidth, int imageHeight, ProcessorSpec.Image spec) {
         int side = spec.cropSize;
         int wide = (imageWidth + side - 1) / side;
         int high = (imageHeight + side - 1) / side;

@@ -6,19 +6,19 @@ import java.util.Arrays;
 import org.palmtop.core.bundle.ProcessorSpec;
 
 /**
- * An image on its grid, ready for the vision encoder; the arithmetic of {@code processor/image.py}.
+ * An image on its grid, ready for the vision encoder; the arithmetic of {@code processor/images/dynamic_hd.py}.
  *
  * <p>Held as bytes: 3 per pixel of the grid. A view becomes floats only when it is asked for.
  */
-public final class ImageTiles {
-    public final TileLayout layout;
+public final class DynamicHd {
+    public final DynamicHdLayout layout;
     private final ProcessorSpec.Image spec;
     private final byte[][] canvas = new byte[3][];
     private final float[][] levels = new float[3][256];
     private final int canvasWidth;
 
     /** @param pixels may be smaller than the image that the layout was made for. */
-    public ImageTiles(PixelRows pixels, TileLayout layout, ProcessorSpec.Image spec) {
+    public DynamicHd(PixelRows pixels, DynamicHdLayout layout, ProcessorSpec.Image spec) {
         this.layout = layout;
         this.spec = spec;
         canvasWidth = layout.columns * spec.cropSize;
