@@ -58,7 +58,7 @@ class MeasuredItem:
 
     @property
     def rows(self) -> int:
-        """Feature rows."""
+        """Number of feature rows of the item."""
         return rows_of(self.segments)
 
 
