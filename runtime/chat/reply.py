@@ -61,6 +61,23 @@ class ToolCall:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TokenLogprob:
+    """Log-probability of one token of an answer, under the model's own distribution.
+
+    Attributes:
+        text: of the token alone.
+        token_id: its id.
+        logprob: natural logarithm of its probability.
+        top: most probable tokens at this place, without ``top`` of their own.
+    """
+
+    text: str
+    token_id: int
+    logprob: float
+    top: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
     """A complete answer with its token ids, finish reason and usage.
 
@@ -75,6 +92,7 @@ class Reply:
         thinking: text of the model's thinking before the answer; empty without thinking.
         unfinished: part that was cut off when the answer ended: "form" if the text is an incomplete match of the
             grammar, "thinking" if the answer had not begun; None for a complete answer.
+        logprobs: log-probabilities of ``token_ids``; empty unless ``options.top_logprobs`` is set.
     """
 
     text: str
@@ -86,6 +104,7 @@ class Reply:
     usage: Usage
     thinking: str = ""
     unfinished: Unfinished | None = None
+    logprobs: tuple[TokenLogprob, ...] = field(default=(), repr=False)
 
     @property
     def was_cut(self) -> bool:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
+from dataclasses import replace
 from time import perf_counter
 
 import numpy as np
@@ -22,7 +23,7 @@ from palmtop.runtime.memory.machine import peak_rss_bytes
 from palmtop.runtime.processor.text import TextProcessor
 
 from .prompt_builder import PreparedPrompt
-from .reply import Piece, Reply, Usage
+from .reply import Piece, Reply, TokenLogprob, Usage
 from .routing import Choice
 from .sampled_history import SampledHistory
 from .tools import find_tool_calls
@@ -75,6 +76,7 @@ class Responder:
         reason: FinishReason = "cancelled"
         cached = 0
         reprefilled: ReprefillReason | None = None
+        stream: TokenStream | None = None
         try:
             cached, reprefilled = self._prefill(question, interruption)
             stream = self._stream(options, guide, drafter, interruption)
@@ -122,8 +124,13 @@ class Responder:
             tool_calls=find_tool_calls(transcript.text, transcript.ids, self._text),
             usage=usage,
             unfinished=None if guide is None or reason == "eos" or guide.is_complete else "form",
+            logprobs=() if stream is None else tuple(map(self._token_logprob, stream.logprobs)),
         )
         yield Piece(text=rest, reply=reply)
+
+    def _token_logprob(self, found: Sequence[tuple[int, float]]) -> TokenLogprob:
+        of = [TokenLogprob(text=self._text.token_text(i), token_id=i, logprob=p) for i, p in found]
+        return replace(of[0], top=tuple(of[1:]))
 
     def _prefill(self, question: PreparedPrompt, interruption: Cancellation) -> tuple[int, ReprefillReason | None]:
         def features(number: int) -> NDArray[np.float32]:

@@ -13,6 +13,7 @@ import numpy as np
 from .cached_sequence import CachedSequence, Cancelled, CancelledError
 from .generation_options import GenerationOptions
 from .guided_decoding import GuidedDecoder
+from .logprobs import logprobs_of
 from .prompt_lookup import PromptLookup
 from .reasons import FinishReason, ReprefillReason
 from .sampling import Sampler
@@ -27,6 +28,7 @@ class TokenStream:
 
     Attributes:
         finish_reason: reason why the answer ended; None before the end.
+        logprobs: of each token given so far, as ``logprobs_of``; empty unless ``options.top_logprobs`` is set.
         reprefilled: "rope" if the LongRoPE boundary was crossed during the answer, otherwise None.
     """
 
@@ -43,13 +45,15 @@ class TokenStream:
     ) -> None:
         self.finish_reason: FinishReason = "max_tokens"
         self.reprefilled: ReprefillReason | None = None
+        self.logprobs: list[list[tuple[int, float]]] = []
+        self._never = tuple(never)
         self._track = track
         self._options = options.resolved()
         self._eos_ids = frozenset(eos_ids)
         self._guide = guide
         self._drafter = drafter
         self._cancelled = cancelled
-        self._sampler = Sampler(options, never=tuple(never), seen=track.ids.tolist())
+        self._sampler = Sampler(options, never=self._never, seen=track.ids.tolist())
 
     def __iter__(self) -> Iterator[int]:
         for left in range(self._options.max_tokens - 1, -1, -1):
@@ -89,9 +93,10 @@ class TokenStream:
 
     def _draw(self) -> int:
         logits = self._track.logits()
-        if self._guide is None:
-            return self._sampler.draw(logits)
-        token = self._sampler.draw(logits, self._guide.allowed(len(logits)))
+        token = self._sampler.draw(logits, None if self._guide is None else self._guide.allowed(len(logits)))
         if token not in self._eos_ids:
-            self._guide.advance(token)
+            if self._guide is not None:
+                self._guide.advance(token)
+            if (count := self._options.top_logprobs) is not None:
+                self.logprobs.append(logprobs_of(logits, token, count, self._never))
         return token

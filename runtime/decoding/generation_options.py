@@ -12,6 +12,7 @@ from .grammar import Grammar
 
 DEFAULT_MAX_TOKENS = 256
 UNTIL_THE_CONTEXT_IS_FULL = 1 << 20
+MAX_TOP_LOGPROBS = 20
 OverflowRule = Literal["refuse", "trim"]
 
 
@@ -38,6 +39,8 @@ class GenerationOptions:
             the last question are kept.
         speculate: use prompt lookup (``prompt_lookup``), which changes no token: None uses it where the bundle was
             exported for it and as far as it is measured to be faster, True wherever a draft is found, False never.
+        top_logprobs: number of most probable tokens (0 to 20) to report for each token of the answer, beside its own
+            log-probability; None reports none.
 
     Raises:
         InputError: a value has the wrong type or is out of its range.
@@ -54,6 +57,7 @@ class GenerationOptions:
     timeout_s: float | None = None
     on_overflow: OverflowRule = "refuse"
     speculate: bool | None = None
+    top_logprobs: int | None = None
 
     def __post_init__(self) -> None:
         check_whole("max_tokens", self.max_tokens, 1, optional=True)
@@ -62,6 +66,9 @@ class GenerationOptions:
         check_number("top_p", self.top_p, "above 0, at most 1", optional=True)
         check_number("repetition_penalty", self.repetition_penalty, "above 0", optional=True)
         check_whole("seed", self.seed, 0, optional=True)
+        check_whole("top_logprobs", self.top_logprobs, 0, optional=True)
+        if self.top_logprobs is not None and self.top_logprobs > MAX_TOP_LOGPROBS:
+            raise wrong("top_logprobs", self.top_logprobs, f"0 to {MAX_TOP_LOGPROBS}")
         check_number("timeout_s", self.timeout_s, "above 0", optional=True)
         check_choice("on_overflow", self.on_overflow, ("refuse", "trim"))
         if self.speculate is not None and not isinstance(self.speculate, bool):

@@ -127,6 +127,10 @@ class TextProcessor:
         """Text without special tokens."""
         return self._tokens.tokenizer.decode(list(ids), skip_special_tokens=True)
 
+    def token_text(self, token_id: int) -> str:
+        """Text of one token alone, special tokens included."""
+        return self._tokens.tokenizer.decode([token_id], skip_special_tokens=False)
+
     def pieces(self) -> Utf8Pieces:
         """A new incremental detokeniser."""
         return Utf8Pieces(self._tokens.tokenizer, self.spec.thinking or ())

@@ -8,11 +8,14 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from palmtop.runtime.chat.reply import Piece, Reply, ToolCall
+from palmtop.runtime.chat.reply import Piece, Reply, TokenLogprob, ToolCall
 from palmtop.runtime.chat.tools import parse_calls
 
 from .chat_request import Question
 from .tools import HeldCalls, ToolUse, text_beside_calls
+
+SMALLEST_LOGPROB = -9999.0
+"""What OpenAI's interface reports for a token without a probability; JSON has no infinity."""
 
 
 def new_id(prefix: str) -> str:
@@ -71,6 +74,22 @@ def tool_calls(reply: Reply, use: ToolUse) -> list[dict[str, Any]]:
     ]
 
 
+def logprobs(question: Question, tokens: Sequence[TokenLogprob]) -> dict[str, Any] | None:
+    """Log-probabilities of tokens; None where the request asks for none."""
+    if question.options.top_logprobs is None:
+        return None
+    return {"content": [{**_token(t), "top_logprobs": [_token(o) for o in t.top]} for t in tokens], "refusal": None}
+
+
+def _token(token: TokenLogprob) -> dict[str, Any]:
+    is_whole = "\ufffd" not in token.text  # else a part of a character
+    return {
+        "token": token.text,
+        "logprob": max(token.logprob, SMALLEST_LOGPROB),
+        "bytes": list(token.text.encode()) if is_whole else None,
+    }
+
+
 def completion(question: Question, reply: Reply) -> dict[str, Any]:
     """A whole answer: a ``chat.completion``."""
     calls = tool_calls(reply, question.tools)
@@ -83,7 +102,12 @@ def completion(question: Question, reply: Reply) -> dict[str, Any]:
         message["reasoning_content"] = reply.thinking
     if calls:
         message["tool_calls"] = calls
-    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish_reason(reply, calls)}
+    choice = {
+        "index": 0,
+        "message": message,
+        "logprobs": logprobs(question, reply.logprobs),
+        "finish_reason": finish_reason(reply, calls),
+    }
     return {
         "id": new_id("chatcmpl-"),
         "object": "chat.completion",
@@ -125,6 +149,7 @@ class Chunks:
         for index, call in enumerate(calls):
             yield self._chunk({"tool_calls": [{"index": index, **call}]})
         last = self._chunk({}, finish_reason(reply, calls))
+        last["choices"][0]["logprobs"] = logprobs(self._question, reply.logprobs)
         yield {**last, "palmtop": told(reply)}
         if self._question.wants_usage:
             yield {**self._frame(), "choices": [], "usage": usage(reply)}

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from palmtop.runtime.chat.routing import AdapterRequest
-from palmtop.runtime.decoding.generation_options import GenerationOptions
+from palmtop.runtime.decoding.generation_options import MAX_TOP_LOGPROBS, GenerationOptions
 from palmtop.runtime.decoding.grammar import Grammar
 
 from .api_error import ApiError, refused
@@ -18,7 +18,6 @@ from .tools import ToolUse, read_tools
 MAX_STOPS = 4
 MAX_SEED = 2**63 - 1
 MAX_TOKENS = 1 << 20
-MAX_TOP_LOGPROBS = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +33,6 @@ class Question:
         client: who asks, beside the address: the request's own name for its user.
         streams: the answer is wanted in pieces.
         wants_usage: a streamed answer ends with what it cost.
-        logprobs: likeliest tokens to be told at each place; None for no probabilities at all.
     """
 
     model: str
@@ -45,7 +43,6 @@ class Question:
     client: str = ""
     streams: bool = False
     wants_usage: bool = False
-    logprobs: int | None = None
 
 
 def read_chat_request(body: Mapping[str, Any], timeout_s: float, fetch: FetchImage | None) -> Question:
@@ -81,6 +78,7 @@ def read_chat_request(body: Mapping[str, Any], timeout_s: float, fetch: FetchIma
         logprobs = logprobs or 0
     longest = [fields.whole(key, 1, MAX_TOKENS) for key in ("max_completion_tokens", "max_tokens")]
     options = read_options(fields, next((n for n in longest if n is not None), None), grammar, timeout_s)
+    options = replace(options, top_logprobs=logprobs)
     question = Question(
         model=model,
         messages=read_chat_messages(fields.any("messages"), fetch),
@@ -90,7 +88,6 @@ def read_chat_request(body: Mapping[str, Any], timeout_s: float, fetch: FetchIma
         client=read_client(fields),
         streams=streams,
         wants_usage=wants_usage,
-        logprobs=logprobs,
     )
     fields.only("n", 1)
     for key in ("presence_penalty", "frequency_penalty"):

@@ -20,6 +20,8 @@ from .json_fields import Fields, as_fields
 
 MAX_TOOLS = 128
 MAX_PARALLEL_CALLS = 8
+OPENING_KEYS = {"additionalProperties", "patternProperties", "unevaluatedProperties", "allOf", "anyOf", "oneOf", "$ref"}
+"""Keywords by which an object may have further properties."""
 ANY_OBJECT: dict[str, Any] = {"type": "object"}
 
 
@@ -51,7 +53,7 @@ class ToolUse:
         for number, tool in enumerate(called):
             opening = f'{{"name": {json.dumps(tool["name"])}, "arguments": '
             lines.append(f'c{number}: {json.dumps(opening)} a{number} "}}"')
-            lines.append(f"a{number}: %json {json.dumps(tool['parameters'])}")
+            lines.append(f"a{number}: %json {json.dumps(closed(tool['parameters']))}")
         return Grammar.lark("\n".join(lines))
 
 
@@ -108,6 +110,28 @@ def _tool(fields: Fields, is_flat: bool) -> dict[str, Any]:
     function.done()
     fields.done()
     return tool
+
+
+def closed(schema: Any) -> Any:
+    """A schema of arguments that has no other properties than those it names, unless it says otherwise.
+
+    >>> closed({"type": "object", "properties": {"a": {"type": "integer"}}})["additionalProperties"]
+    False
+    """
+    if isinstance(schema, list):
+        return [closed(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    result = dict(schema)
+    for key in ("items", "prefixItems", "anyOf", "oneOf", "allOf"):
+        if key in schema:
+            result[key] = closed(schema[key])
+    for key in ("properties", "$defs", "definitions"):
+        if isinstance(schema.get(key), dict):
+            result[key] = {name: closed(inner) for name, inner in schema[key].items()}
+    if "properties" in schema and not schema.keys() & OPENING_KEYS:
+        result["additionalProperties"] = False
+    return result
 
 
 class HeldCalls:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 import socket
 import threading
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from pathlib import Path
 from time import sleep
 from typing import Any
 
+import httpx
 import openai
 
 from palmtop.runtime.reference import samples_path
@@ -28,7 +30,7 @@ AUDIO = (samples_path() / "audio.wav").read_bytes()
 class Running:
     """A server and where it is."""
 
-    server: Server
+    server: Server | None
     port: int
     key: str | None
 
@@ -42,9 +44,10 @@ class Running:
 
     def wait_until_free(self) -> None:
         """Every turn is given back."""
-        models = self.server.models.models.values()
+        headers = {"authorization": f"Bearer {self.key}"} if self.key else {}
         for _ in range(500):
-            if not any(model.turns.is_busy or model.turns.waiting for model in models):
+            text = httpx.get(f"{self.url}/metrics", headers=headers).text
+            if all(line.endswith(" 0") for line in text.splitlines() if re.match(r"palmtop_requests_(run|wait)", line)):
                 return
             sleep(0.02)
         raise AssertionError("a turn was not given back within 10 s")

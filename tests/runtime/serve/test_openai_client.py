@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import openai
@@ -99,6 +100,15 @@ def test_a_required_call_is_one_of_the_tools(client: openai.OpenAI, parallel: bo
     calls: Any = completion.choices[0].message.tool_calls
     assert 1 <= len(calls) <= most
     assert {call.function.name for call in calls} <= {"add", "multiply"}
+
+
+def test_a_forced_call_has_no_arguments_but_those_of_the_schema(client: openai.OpenAI) -> None:
+    parameters = {"type": "object", "properties": {"a": {"type": "integer"}}}  # others are not forbidden
+    tools: Any = [{"type": "function", "function": {"name": "f", "parameters": parameters}}]
+    choice: Any = {"type": "function", "function": {"name": "f"}}
+    completion = client.chat.completions.create(model="int4", messages=TEXT, tools=tools, tool_choice=choice)
+    calls: Any = completion.choices[0].message.tool_calls
+    assert set(json.loads(calls[0].function.arguments)) <= {"a"}
 
 
 def test_no_tool_is_called_where_the_request_forbids_it(client: openai.OpenAI) -> None:
@@ -253,3 +263,26 @@ def test_a_prompt_longer_than_the_context_is_refused(client: openai.OpenAI) -> N
 def test_a_picture_that_is_none_is_refused_before_anything_is_sent(client: openai.OpenAI, stream: bool) -> None:
     with pytest.raises(openai.BadRequestError, match="image"):
         client.chat.completions.create(model="int4", messages=asked(image_part(b"no picture")), stream=stream)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_log_probabilities_are_those_of_the_tokens(client: openai.OpenAI, stream: bool) -> None:
+    options: Any = {"model": "int4", "messages": TEXT, "logprobs": True, "top_logprobs": 3}
+    if stream:
+        chunks = list(client.chat.completions.create(**options, stream=True))
+        tokens: Any = [t for c in chunks if c.choices[0].logprobs for t in c.choices[0].logprobs.content or []]
+        text = "".join(c.choices[0].delta.content or "" for c in chunks)
+    else:
+        completion = client.chat.completions.create(**options)
+        tokens, text = completion.choices[0].logprobs.content, completion.choices[0].message.content
+    assert "".join(token.token for token in tokens) == text == "289"
+    for token in tokens:
+        assert bytes(token.bytes).decode() == token.token
+        best = [other.logprob for other in token.top_logprobs]
+        assert best == sorted(best, reverse=True) and len(best) == 3
+        assert best[0] == token.logprob <= 0  # always the likeliest token, at temperature 0
+        assert sum(math.exp(p) for p in best) <= 1 + 1e-9
+
+
+def test_no_log_probabilities_are_told_unasked(client: openai.OpenAI) -> None:
+    assert client.chat.completions.create(model="int4", messages=TEXT).choices[0].logprobs is None
