@@ -38,7 +38,6 @@ def usage(reply: Reply) -> dict[str, Any]:
         "completion_tokens": cost.completion_tokens,
         "total_tokens": cost.prompt_tokens + cost.completion_tokens,
         "prompt_tokens_details": {"cached_tokens": cost.cached_tokens},
-        "completion_tokens_details": {"reasoning_tokens": 0},
     }
 
 

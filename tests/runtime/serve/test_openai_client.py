@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from typing import Any
 
+import numpy as np
 import openai
 import pytest
+import soundfile
 
 from tests.runtime.serve.live_server import AUDIO, TEXT, Running, asked, audio_part, image_part
 
@@ -286,3 +289,31 @@ def test_log_probabilities_are_those_of_the_tokens(client: openai.OpenAI, stream
 
 def test_no_log_probabilities_are_told_unasked(client: openai.OpenAI) -> None:
     assert client.chat.completions.create(model="int4", messages=TEXT).choices[0].logprobs is None
+
+
+def test_a_beginning_that_was_read_is_not_read_again_whoever_asks(running: Running) -> None:
+    system: Any = {"role": "system", "content": "digits: two eight nine. " * 40}
+
+    def ask(text: str, *parts: Any) -> Any:
+        with running.client() as client:
+            messages: Any = [system, *asked(*parts, text=text)]
+            return client.chat.completions.create(model="int4", messages=messages, max_tokens=2).usage
+
+    ask("What is it?")
+    second = ask("Who is it?")
+    assert second.prompt_tokens_details.cached_tokens > 0.9 * second.prompt_tokens
+    ask("What is it?", image_part())
+    second = ask("Who is it?", image_part())  # the picture comes before the question
+    assert second.prompt_tokens_details.cached_tokens > 0.9 * second.prompt_tokens
+
+
+def test_a_recording_longer_than_a_window_has_a_segment_for_each(client: openai.OpenAI) -> None:
+    samples, rate = soundfile.read(io.BytesIO(AUDIO), dtype="int16")
+    long = io.BytesIO()
+    soundfile.write(long, np.tile(samples, 1 + 40 * rate // len(samples)), rate, format="WAV")
+    result: Any = client.audio.transcriptions.create(
+        model="int4", file=("long.wav", long.getvalue()), prompt="What is it?", response_format="verbose_json"
+    )
+    assert len(result.segments) == 2
+    assert result.segments[0].end == result.segments[1].start <= 30
+    assert result.segments[1].end == pytest.approx(float(result.duration), abs=0.01) and float(result.duration) > 40
