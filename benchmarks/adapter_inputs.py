@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from palmtop.export.adapters.graph import DecoderGraph, Delta
 from palmtop.export.adapters.matrix import Matrix, expected_tensors, read
 from palmtop.export.bundle.external_data import ExternalData
-from palmtop.export.graph.builder import MICROSOFT, GraphBuilder
+from palmtop.export.graph.building.builder import MICROSOFT, GraphBuilder
 from palmtop.runtime.bundle.opening import Bundle
 
 ADAPTER_FILE = "lora.onnx_adapter"

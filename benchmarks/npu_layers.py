@@ -28,13 +28,13 @@ from palmtop.export.bundle.shared_weights import SharedWeights
 from palmtop.export.checkpoint.folder import Checkpoint
 from palmtop.export.checkpoint.lazy_tensor import LazyTensor, StateDict, from_array
 from palmtop.export.checkpoint.lora import Adapter, LoraPair
-from palmtop.export.graph import conformer, siglip
-from palmtop.export.graph.builder import GraphBuilder
-from palmtop.export.graph.encoder_block import static_attention
+from palmtop.export.graph.building.builder import GraphBuilder
+from palmtop.export.graph.building.run import StaticShape
+from palmtop.export.graph.building.source import StaticContext
+from palmtop.export.graph.encoders import conformer, siglip
+from palmtop.export.graph.encoders.encoder_block import static_attention
 from palmtop.export.graph.linear import FLOAT, FLOAT_GRAPH
 from palmtop.export.graph.mlp import GatedMlp
-from palmtop.export.graph.run import StaticShape
-from palmtop.export.graph.source import StaticContext
 from palmtop.export.providers.fixed_shape.graphs import stored_linear
 from palmtop.export.providers.qnn.calibrate import Calibrated
 from palmtop.export.providers.qnn.compile import binary_of, compile_graphs

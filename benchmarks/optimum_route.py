@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from palmtop.errors import RuntimeMissingError
-from palmtop.export.graph.builder import OPSET
+from palmtop.export.graph.building.builder import OPSET
 
 if TYPE_CHECKING:
     import torch

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from benchmarks.tables import machine, put_between
 from palmtop.export.checkpoint.lazy_tensor import LazyTensor
-from palmtop.export.graph.builder import GraphBuilder
+from palmtop.export.graph.building.builder import GraphBuilder
 from palmtop.export.graph.linear import Precision, quantized
 from palmtop.export.mixed_precision.bundle_size import CountingSink
 from palmtop.export.recipe import CALIBRATED, METHODS

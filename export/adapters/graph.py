@@ -12,11 +12,11 @@ import numpy as np
 import onnx_ir as ir
 
 from palmtop.errors import BundleError
-from palmtop.export.graph.builder import GraphBuilder, WeightSink, remove_unused
+from palmtop.export.graph.building.builder import GraphBuilder, WeightSink, remove_unused
+from palmtop.export.graph.building.mark import ADAPTABLE, ADAPTER, Mark, mark_of
 from palmtop.export.graph.head_padding import Heads
 from palmtop.export.graph.linear import Precision
 from palmtop.export.graph.lora import GATES, add_branch, add_gate
-from palmtop.export.graph.mark import ADAPTABLE, ADAPTER, Mark, mark_of
 from palmtop.quantize import Quantizer
 from palmtop.quantize.workers import Workers
 from palmtop.runtime.bundle.manifest import DecoderSpec

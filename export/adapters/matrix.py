@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from palmtop.errors import BundleError
 from palmtop.export.checkpoint.lazy_tensor import LazyTensor
-from palmtop.export.graph.builder import GraphBuilder, WeightSink
+from palmtop.export.graph.building.builder import GraphBuilder, WeightSink
 from palmtop.export.graph.linear import Precision, QuantizedValues, finite, matmul_nbits, widened
 from palmtop.quantize.rtn import dequantize
 from palmtop.quantize.scheme import QuantizedTensor, Scheme

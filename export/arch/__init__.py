@@ -17,8 +17,8 @@ from palmtop.errors import CheckpointError, UnsupportedModelError
 from palmtop.export.checkpoint.folder import Checkpoint
 from palmtop.export.checkpoint.lazy_tensor import StateDict
 from palmtop.export.checkpoint.lora import Adapter
+from palmtop.export.graph.building.source import EncoderSource, GraphSource
 from palmtop.export.graph.decoder import Decoder
-from palmtop.export.graph.source import EncoderSource, GraphSource
 from palmtop.export.recipe import Recipe
 from palmtop.runtime.bundle.manifest import Route
 from palmtop.runtime.bundle.processor_config import ProcessorSpec

@@ -16,11 +16,11 @@ from palmtop.export.checkpoint.config_section import ConfigSection
 from palmtop.export.checkpoint.folder import Checkpoint
 from palmtop.export.checkpoint.lazy_tensor import LazyTensor, StateDict
 from palmtop.export.checkpoint.lora import Adapter, LoraPair, notes_on
-from palmtop.export.graph.audio_config import AudioConfig
-from palmtop.export.graph.conformer import Conformer
-from palmtop.export.graph.siglip import Siglip
-from palmtop.export.graph.source import GraphSource
-from palmtop.export.graph.vision_config import VisionConfig
+from palmtop.export.graph.building.source import GraphSource
+from palmtop.export.graph.encoders.audio_config import AudioConfig
+from palmtop.export.graph.encoders.conformer import Conformer
+from palmtop.export.graph.encoders.siglip import Siglip
+from palmtop.export.graph.encoders.vision_config import VisionConfig
 from palmtop.export.reading.decoder import read_decoder
 from palmtop.export.reading.modalities import Modalities
 from palmtop.export.reading.preprocessor import check_preprocessor, read_preprocessor, unread_settings

@@ -15,10 +15,10 @@ from palmtop.export.arch import Model
 from palmtop.export.checkpoint.folder import Checkpoint
 from palmtop.export.checkpoint.lazy_tensor import LazyTensor, StateDict
 from palmtop.export.checkpoint.tokenizer_files import write_tokenizer
-from palmtop.export.graph.builder import GraphBuilder, WeightSink
+from palmtop.export.graph.building.builder import GraphBuilder, WeightSink
+from palmtop.export.graph.building.source import BuildContext
 from palmtop.export.graph.kv_cache import FLOAT_CACHE, KvCache
 from palmtop.export.graph.linear import GraphPrecision, Precision, Precisions
-from palmtop.export.graph.source import BuildContext
 from palmtop.export.recipe import METHODS, Recipe
 from palmtop.quantize.workers import Workers
 from palmtop.runtime.bundle.genai_config import GENAI_CONFIG_FILE, genai_config

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from palmtop.export.graph.builder import WeightSink
+from palmtop.export.graph.building.builder import WeightSink
 
 
 class SharedWeights:

@@ -27,7 +27,7 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     if path.suffix.lower() != ".gguf" or path.is_dir():
         return Checkpoint(path)
     try:
-        from .gguf.checkpoint import GgufCheckpoint
+        from palmtop.export.checkpoint.gguf.checkpoint import GgufCheckpoint
     except ImportError as error:
         raise InputError(
             f"{path}: GGUF needs the package gguf, which is not installed; {install_command('gguf')}"

@@ -7,8 +7,7 @@ from collections.abc import Callable
 import onnx_ir as ir
 
 from palmtop.errors import UnsupportedModelError
-
-from .builder import GraphBuilder
+from palmtop.export.graph.building.builder import GraphBuilder
 
 Activation = Callable[[GraphBuilder, ir.Value], ir.Value]
 

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from palmtop.export.checkpoint.lazy_tensor import StateDict
+from palmtop.export.graph.building.builder import MICROSOFT, GraphBuilder
+from palmtop.export.graph.building.mark import MIXER
+from palmtop.export.graph.building.run import Run, StaticRun
 
-from .builder import MICROSOFT, GraphBuilder
 from .head_padding import HEAD_STEP, Heads
-from .mark import MIXER
 from .rope import RopeConfig, rotate, rotate_halves
-from .run import Run, StaticRun
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from .builder import GraphBuilder
+from palmtop.export.graph.building.builder import GraphBuilder
+from palmtop.export.graph.building.run import Run, StaticRun
+from palmtop.export.graph.building.source import BuildContext, StaticContext
+
 from .head_padding import Heads
 from .kv_cache import KvCache
 from .lora import FixedLinears, GatedLinears, add_gates
 from .rope import RopeConfig, add_rope_tables
-from .run import Run, StaticRun
-from .source import BuildContext, StaticContext
 
 
 def begin_run(

@@ -15,18 +15,18 @@ from typing import Protocol
 
 import onnx_ir as ir
 
+from palmtop.export.graph.building.builder import GraphBuilder
+from palmtop.export.graph.building.mark import HEAD
+from palmtop.export.graph.building.run import Run, StaticRun
+from palmtop.export.graph.building.source import BuildContext, StaticContext
 from palmtop.runtime.bundle.states import StateSpec, kv_states
 
 from .attention import Attention
-from .builder import GraphBuilder
 from .cache_inputs import begin_run, begin_static_run, declare_present, declare_static_present
 from .embedding import EMBEDDING, add_table, embed
 from .lm_head import add_logits
-from .mark import HEAD
 from .norm import RmsNorm
 from .rope import RopeConfig
-from .run import Run, StaticRun
-from .source import BuildContext, StaticContext
 
 
 class Sublayer(Protocol):

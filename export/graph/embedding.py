@@ -8,10 +8,10 @@ import numpy as np
 import onnx_ir as ir
 
 from palmtop.export.checkpoint.lazy_tensor import StateDict
+from palmtop.export.graph.building.builder import Blocks, GraphBuilder
+from palmtop.export.graph.building.mark import HEAD, TABLE, Mark
 
-from .builder import Blocks, GraphBuilder
 from .linear import Precisions, QuantizedValues, finite, gather_quantized, linear, matmul_nbits, quantized
-from .mark import HEAD, TABLE, Mark
 
 EMBEDDING = "embed_tokens"
 

@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from .builder import Attribute, GraphBuilder
+from palmtop.export.graph.building.builder import Attribute, GraphBuilder
 
 REACH = {8: 127, 4: 8}
 """Code of the largest value. At 4 bits a positive one becomes 7 and loses an eighth, which costs less than steps that

@@ -11,13 +11,12 @@ from numpy.typing import NDArray
 
 from palmtop.errors import CheckpointError, QuantizeError
 from palmtop.export.checkpoint.lazy_tensor import LazyTensor
+from palmtop.export.graph.building.builder import INLINE_BYTES, MICROSOFT, Blocks, GraphBuilder
+from palmtop.export.graph.building.mark import ADAPTER, HEAD, TABLE, Mark
 from palmtop.quantize import Quantizer
 from palmtop.quantize.rtn import rtn
 from palmtop.quantize.scheme import QuantizedTensor, Scheme
 from palmtop.quantize.statistics import Statistics
-
-from .builder import INLINE_BYTES, MICROSOFT, Blocks, GraphBuilder
-from .mark import ADAPTER, HEAD, TABLE, Mark
 
 StoredRows = Callable[[int, int], QuantizedTensor]
 

@@ -14,9 +14,9 @@ import numpy as np
 import onnx_ir as ir
 
 from palmtop.export.checkpoint.lazy_tensor import StateDict
+from palmtop.export.graph.building.builder import GraphBuilder
 from palmtop.runtime.bundle.manifest import DRAFT_LOGITS
 
-from .builder import GraphBuilder
 from .embedding import Table
 from .linear import Precisions
 

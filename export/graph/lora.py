@@ -15,11 +15,11 @@ import onnx_ir as ir
 from palmtop.errors import CheckpointError
 from palmtop.export.checkpoint.lazy_tensor import LazyTensor
 from palmtop.export.checkpoint.lora import Adapter, LoraPair
+from palmtop.export.graph.building.builder import GraphBuilder
+from palmtop.export.graph.building.mark import ADAPTER
+from palmtop.export.graph.building.run import Fit
 
-from .builder import GraphBuilder
 from .linear import GraphPrecision, Precisions, StaticLinear, linear, with_bias
-from .mark import ADAPTER
-from .run import Fit
 
 GATES = "adapter_gates"
 Matmul = Callable[[GraphBuilder, ir.Value], ir.Value]

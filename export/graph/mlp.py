@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from .builder import GraphBuilder
-from .mark import FFN
-from .run import Run, StaticRun
+from palmtop.export.graph.building.builder import GraphBuilder
+from palmtop.export.graph.building.mark import FFN
+from palmtop.export.graph.building.run import Run, StaticRun
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

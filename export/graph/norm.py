@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from palmtop.export.checkpoint.lazy_tensor import StateDict
+from palmtop.export.graph.building.builder import MICROSOFT, GraphBuilder
 
-from .builder import MICROSOFT, GraphBuilder
 from .linear import float_array
 
 

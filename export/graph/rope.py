@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from .builder import GraphBuilder
+from palmtop.export.graph.building.builder import GraphBuilder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from onnx import helper
 
 from palmtop.errors import BundleError
-from palmtop.export.graph.mark import HEAD, TABLE
+from palmtop.export.graph.building.mark import HEAD, TABLE
 
 from .lazy_weights import LazySet, LazyTensor, Made, number_of
 from .stages import LAST_POSITION, Linear, Stage, cut, lay_open, lift_weights, mark_in, needed, read_by

@@ -15,7 +15,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from palmtop.export.graph.builder import Blocks
+from palmtop.export.graph.building.builder import Blocks
 from palmtop.quantize.workers import Workers
 
 LOCATION = "palmtop-lazy"

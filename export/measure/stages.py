@@ -9,7 +9,7 @@ from typing import Any
 
 from onnx import helper
 
-from palmtop.export.graph.mark import TABLE, Mark, mark_of
+from palmtop.export.graph.building.mark import TABLE, Mark, mark_of
 
 LAYER = re.compile(r"(layers|encoders)\.(\d+)\.")
 LAST_POSITION = "last_position"

@@ -8,7 +8,7 @@ from pathlib import Path
 from palmtop.export.arch import Model
 from palmtop.export.bundle.manifest_builder import served_routes
 from palmtop.export.checkpoint.lazy_tensor import StateDict
-from palmtop.export.graph.builder import WeightSink
+from palmtop.export.graph.building.builder import WeightSink
 from palmtop.export.graph.linear import GraphPrecision
 from palmtop.export.providers.fixed_shape.dequantized import BLOCKWISE_OPSET, dequantized_linear
 from palmtop.export.providers.fixed_shape.graphs import mixes, write_graphs

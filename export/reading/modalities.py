@@ -6,8 +6,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from palmtop.export.checkpoint.folder import Checkpoint
-from palmtop.export.graph.audio_config import AudioConfig
-from palmtop.export.graph.vision_config import VisionConfig
+from palmtop.export.graph.encoders.audio_config import AudioConfig
+from palmtop.export.graph.encoders.vision_config import VisionConfig
 from palmtop.runtime.bundle.manifest import Route
 
 from .tensors import AUDIO, VISION, audio_names, decoder_names, unused_vision, vision_names

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from palmtop.errors import CheckpointError
 from palmtop.export.checkpoint.folder import Checkpoint
 from palmtop.export.checkpoint.lazy_tensor import LazyTensor, StateDict, stacked
-from palmtop.export.graph.audio_config import AudioConfig
-from palmtop.export.graph.vision_config import VisionConfig
+from palmtop.export.graph.encoders.audio_config import AudioConfig
+from palmtop.export.graph.encoders.vision_config import VisionConfig
 
 LINEARS = ("self_attn.qkv_proj", "self_attn.o_proj", "mlp.gate_up_proj", "mlp.down_proj")
 # Fused linears, and the separate ones they are stacked from in other checkpoints.

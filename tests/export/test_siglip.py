@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from palmtop.errors import CheckpointError, UnsupportedModelError
+from palmtop.export.graph.encoders.vision_config import VisionConfig
 from palmtop.export.graph.linear import FLOAT, Precision
-from palmtop.export.graph.vision_config import VisionConfig
 from palmtop.quantize.scheme import Scheme
 from palmtop.runtime.processor.images.patch_positions import position_table
 from tests.export.towers import (

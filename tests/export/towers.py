@@ -16,13 +16,13 @@ from transformers.models.phi4_multimodal import modeling_phi4_multimodal as port
 
 from palmtop.export.bundle.external_data import ExternalData
 from palmtop.export.checkpoint.lazy_tensor import LazyTensor, StateDict, from_array
-from palmtop.export.graph.audio_config import AudioConfig
-from palmtop.export.graph.builder import GraphBuilder
-from palmtop.export.graph.conformer import Conformer
+from palmtop.export.graph.building.builder import GraphBuilder
+from palmtop.export.graph.building.source import BuildContext
+from palmtop.export.graph.encoders.audio_config import AudioConfig
+from palmtop.export.graph.encoders.conformer import Conformer
+from palmtop.export.graph.encoders.siglip import Siglip
+from palmtop.export.graph.encoders.vision_config import VisionConfig
 from palmtop.export.graph.linear import FLOAT, GraphPrecision, Precision
-from palmtop.export.graph.siglip import Siglip
-from palmtop.export.graph.source import BuildContext
-from palmtop.export.graph.vision_config import VisionConfig
 
 PREFIX = "model.embed_tokens_extend."
 TEXT_HIDDEN = 48

@@ -16,7 +16,7 @@ import palmtop
 from palmtop.errors import BundleError, InputError
 from palmtop.export.bundle.external_data import ExternalData
 from palmtop.export.convert import export_model
-from palmtop.export.graph.mark import Mark
+from palmtop.export.graph.building.mark import Mark
 from palmtop.export.providers.qnn.calibrate import Calibrated
 from palmtop.export.providers.qnn.compile import binary_of, compile_graphs, snr_db
 from palmtop.export.providers.qnn.qdq import add_qdq
@@ -57,7 +57,7 @@ def test_equal_weights_are_in_a_shared_binary_once(tmp_path: Path) -> None:
     weight = rng.standard_normal((256, 1024)).astype(np.float32)
     for rows in (1, 32):
         with ExternalData(tmp_path, f"w{rows}.bin") as sink, ExternalData(tmp_path, f"c{rows}.bin") as codes:
-            from palmtop.export.graph.builder import GraphBuilder
+            from palmtop.export.graph.building.builder import GraphBuilder
 
             g = GraphBuilder(f"g{rows}", sink)
             x = g.input("x", ir.DataType.FLOAT, [1, rows, 256])

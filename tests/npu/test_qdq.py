@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from palmtop.export.bundle.external_data import ExternalData
-from palmtop.export.graph.builder import GraphBuilder
-from palmtop.export.graph.mark import FFN, Mark
+from palmtop.export.graph.building.builder import GraphBuilder
+from palmtop.export.graph.building.mark import FFN, Mark
 from palmtop.export.providers.qnn.codes import bias_codes, channel_codes, grid_of, packed_int4, value_codes
 from palmtop.export.providers.qnn.fusion import fuse_rms_norms
 from palmtop.export.providers.qnn.qdq import add_qdq

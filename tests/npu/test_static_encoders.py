@@ -16,10 +16,10 @@ from palmtop.export.arch import Model, find
 from palmtop.export.bundle.external_data import ExternalData
 from palmtop.export.checkpoint.folder import Checkpoint
 from palmtop.export.checkpoint.lazy_tensor import StateDict
-from palmtop.export.graph.builder import GraphBuilder
-from palmtop.export.graph.conformer import Conformer
-from palmtop.export.graph.siglip import Siglip, rows_of
-from palmtop.export.graph.source import BuildContext
+from palmtop.export.graph.building.builder import GraphBuilder
+from palmtop.export.graph.building.source import BuildContext
+from palmtop.export.graph.encoders.conformer import Conformer
+from palmtop.export.graph.encoders.siglip import Siglip, rows_of
 from palmtop.runtime.bundle.processor_config import ProcessorSpec
 from palmtop.runtime.media.encoder_runner import Encoders
 from palmtop.runtime.processor.images.dynamic_hd import tile_image

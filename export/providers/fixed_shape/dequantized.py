@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from palmtop.errors import QuantizeError
 from palmtop.export.checkpoint.lazy_tensor import LazyTensor
-from palmtop.export.graph.builder import GraphBuilder
+from palmtop.export.graph.building.builder import GraphBuilder
+from palmtop.export.graph.building.mark import Mark
 from palmtop.export.graph.linear import GraphPrecision, QuantizedValues, StaticLinear, quantized, widened
-from palmtop.export.graph.mark import Mark
 from palmtop.quantize.scheme import Scheme
 
 from .graphs import stored_linear

@@ -13,12 +13,12 @@ from palmtop.export.bundle.external_data import ExternalData
 from palmtop.export.bundle.shared_weights import SharedWeights
 from palmtop.export.checkpoint.lazy_tensor import LazyTensor, StateDict
 from palmtop.export.checkpoint.lora import Adapter
-from palmtop.export.graph.builder import OPSET, GraphBuilder, WeightSink, remove_unused
+from palmtop.export.graph.building.builder import OPSET, GraphBuilder, WeightSink, remove_unused
+from palmtop.export.graph.building.mark import HEAD
+from palmtop.export.graph.building.run import StaticShape
+from palmtop.export.graph.building.source import StaticContext
 from palmtop.export.graph.embedding import add_table
 from palmtop.export.graph.linear import FLOAT, FLOAT_GRAPH, GraphPrecision, Precisions, StaticLinear, linear
-from palmtop.export.graph.mark import HEAD
-from palmtop.export.graph.run import StaticShape
-from palmtop.export.graph.source import StaticContext
 from palmtop.runtime.bundle.manifest import Route
 from palmtop.runtime.bundle.targets import BASE_ROUTE, RopeSpec, StaticRoute, StaticSpec
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from palmtop.export.graph.builder import remove_unused
+from palmtop.export.graph.building.builder import remove_unused
 
 EPSILON_LIMIT = 1e-2  # a larger constant is not an epsilon
 

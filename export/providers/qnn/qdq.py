@@ -13,8 +13,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from palmtop.export.graph.builder import INLINE_BYTES, WeightSink, remove_unused
-from palmtop.export.graph.mark import mark_of
+from palmtop.export.graph.building.builder import INLINE_BYTES, WeightSink, remove_unused
+from palmtop.export.graph.building.mark import mark_of
 
 from .codes import Codes, bias_codes, channel_codes, grid_of, packed_int4, value_codes
 from .ranges import Range

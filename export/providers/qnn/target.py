@@ -15,9 +15,9 @@ from palmtop.export.arch import Model
 from palmtop.export.bundle.external_data import ExternalData
 from palmtop.export.bundle.shared_weights import SharedWeights
 from palmtop.export.checkpoint.lazy_tensor import StateDict
-from palmtop.export.graph.builder import GraphBuilder, WeightSink
+from palmtop.export.graph.building.builder import GraphBuilder, WeightSink
+from palmtop.export.graph.building.mark import HEAD
 from palmtop.export.graph.linear import GraphPrecision
-from palmtop.export.graph.mark import HEAD
 from palmtop.export.measure.samples import SampleReader, packaged_questions
 from palmtop.export.providers.fixed_shape.graphs import embedding_graph, write_float_graphs
 from palmtop.export.recipe import Recipe

@@ -19,15 +19,15 @@ import numpy as np
 import onnx_ir as ir
 
 from palmtop.export.checkpoint.lazy_tensor import LazyTensor, StateDict, from_array
+from palmtop.export.graph.activation import activation, gelu
+from palmtop.export.graph.building.builder import GraphBuilder
+from palmtop.export.graph.building.mark import ENCODER
+from palmtop.export.graph.building.source import BuildContext
+from palmtop.export.graph.linear import FLOAT, Precisions, float_array, linear
 from palmtop.runtime.bundle.processor_config import ProcessorSpec
 
-from .activation import activation, gelu
 from .audio_config import AudioConfig
-from .builder import GraphBuilder
 from .encoder_block import ENCODERS, attention, layer_norm, module_linear, query_key_value, static_attention
-from .linear import FLOAT, Precisions, float_array, linear
-from .mark import ENCODER
-from .source import BuildContext
 from .subsampling import CHANNELS_AT_ONCE, subsample, subsample_masked
 
 LAYER_NORM_EPS = 1e-5  # torch's default; no config contains it

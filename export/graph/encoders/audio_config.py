@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from palmtop.errors import UnsupportedModelError
-
-from .activation import activation
+from palmtop.export.graph.activation import activation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from palmtop.export.checkpoint.lazy_tensor import LazyTensor, StateDict, stacked
-
-from .builder import MICROSOFT, GraphBuilder
-from .linear import FLOAT, Precisions, float_array, linear
-from .mark import ENCODER
+from palmtop.export.graph.building.builder import MICROSOFT, GraphBuilder
+from palmtop.export.graph.building.mark import ENCODER
+from palmtop.export.graph.linear import FLOAT, Precisions, float_array, linear
 
 ENCODERS = "embed_tokens_extend."  # prefix of both encoders' canonical names
 

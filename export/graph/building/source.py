@@ -8,12 +8,12 @@ from typing import Protocol
 
 from palmtop.export.checkpoint.lazy_tensor import StateDict
 from palmtop.export.checkpoint.lora import Adapter
+from palmtop.export.graph.kv_cache import FLOAT_CACHE, KvCache
+from palmtop.export.graph.linear import FLOAT_GRAPH, GraphPrecision, StaticLinear
+from palmtop.export.graph.lora import On
 from palmtop.runtime.bundle.processor_config import ProcessorSpec
 
 from .builder import GraphBuilder
-from .kv_cache import FLOAT_CACHE, KvCache
-from .linear import FLOAT_GRAPH, GraphPrecision, StaticLinear
-from .lora import On
 from .run import StaticShape
 
 

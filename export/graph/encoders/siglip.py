@@ -17,15 +17,15 @@ import numpy as np
 import onnx_ir as ir
 
 from palmtop.export.checkpoint.lazy_tensor import StateDict, from_array
+from palmtop.export.graph.activation import activation, gelu
+from palmtop.export.graph.building.builder import GraphBuilder
+from palmtop.export.graph.building.mark import ENCODER
+from palmtop.export.graph.building.source import BuildContext
+from palmtop.export.graph.linear import FLOAT, Precisions, float_array, linear
 from palmtop.runtime.bundle.processor_config import ProcessorSpec
 from palmtop.runtime.processor.images.patch_positions import position_table
 
-from .activation import activation, gelu
-from .builder import GraphBuilder
 from .encoder_block import ENCODERS, attention, layer_norm, module_linear, query_key_value, static_attention
-from .linear import FLOAT, Precisions, float_array, linear
-from .mark import ENCODER
-from .source import BuildContext
 from .vision_config import VisionConfig
 
 CHANNELS = 3

@@ -7,12 +7,12 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from palmtop.export.checkpoint.lazy_tensor import StateDict
+from palmtop.export.graph.activation import activation
+from palmtop.export.graph.building.builder import GraphBuilder
+from palmtop.export.graph.linear import FLOAT, Precisions, float_array
 
-from .activation import activation
 from .audio_config import AudioConfig
-from .builder import GraphBuilder
 from .encoder_block import module_linear
-from .linear import FLOAT, Precisions, float_array
 
 # Up to the first pointwise convolution channels are independent, so they run in groups: the first output for a 40 s
 # window of the reference model is 328 MB for all 1024 at once.

@@ -10,10 +10,10 @@ import onnx_ir as ir
 
 from palmtop.export.checkpoint.lazy_tensor import LazyTensor, StateDict
 from palmtop.export.checkpoint.lora import LoraPair
+from palmtop.export.graph.kv_cache import KvCache
+from palmtop.export.graph.rope import RopeConfig
 
 from .builder import GraphBuilder
-from .kv_cache import KvCache
-from .rope import RopeConfig
 
 Fit = Callable[[LoraPair], LoraPair]
 """Function that gives a delta the layout of the linear's weight in the graph."""

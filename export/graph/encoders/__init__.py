@@ -1,0 +1,1 @@
+"""Vision and audio encoders, with dynamic and with fixed shapes."""
