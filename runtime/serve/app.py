@@ -16,6 +16,14 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from palmtop.runtime.chat.reply import Piece, Reply
+from palmtop.runtime.serve.wire.api_error import ApiError
+from palmtop.runtime.serve.wire.chat_reply import Chunks, completion
+from palmtop.runtime.serve.wire.chat_request import Question, read_chat_request
+from palmtop.runtime.serve.wire.json_fields import read_json
+from palmtop.runtime.serve.wire.messages import FetchImage
+from palmtop.runtime.serve.wire.remote_media import fetch_image
+from palmtop.runtime.serve.wire.responses import Response as ResponseObject
+from palmtop.runtime.serve.wire.responses import read_response_request
 
 from . import transcription
 from .endpoint import Endpoint, EventStream, Handler, address, error_response
@@ -23,14 +31,6 @@ from .guard import HEADERS, Bodies, Guard
 from .metrics import Metrics
 from .models import Models, collect
 from .page import page_response
-from .wire.api_error import ApiError
-from .wire.chat_reply import Chunks, completion
-from .wire.chat_request import Question, read_chat_request
-from .wire.json_fields import read_json
-from .wire.messages import FetchImage
-from .wire.remote_media import fetch_image
-from .wire.responses import Response as ResponseObject
-from .wire.responses import read_response_request
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

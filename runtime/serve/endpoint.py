@@ -17,10 +17,10 @@ from starlette.types import Message, Receive, Scope, Send
 
 from palmtop.errors import PalmtopError
 from palmtop.runtime.chat.reply import Piece
+from palmtop.runtime.serve.wire.api_error import ApiError, api_error
 
 from .guard import HEADERS, Bodies, ClientGoneError, Guard
 from .metrics import Metrics
-from .wire.api_error import ApiError, api_error
 
 logger = logging.getLogger(__name__)
 access = logging.getLogger("palmtop.serve.access")

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from starlette.requests import Request
 from starlette.types import Receive
 
-from .wire.api_error import ApiError
+from palmtop.runtime.serve.wire.api_error import ApiError
 
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 OPEN_PATHS = ("/", "/health")

@@ -20,12 +20,12 @@ from palmtop.runtime.chat.routing import AdapterRequest
 from palmtop.runtime.chat.stream import Answer
 from palmtop.runtime.processor.tokenizer import Tokens
 from palmtop.runtime.processor.tool_calls import CALL_END, CALL_START
+from palmtop.runtime.serve.wire.api_error import ApiError
+from palmtop.runtime.serve.wire.chat_request import Question
 from palmtop.runtime.session import Session, load_session
 from palmtop.runtime.session_options import SessionOptions
 
 from .turns import Turns
-from .wire.api_error import ApiError
-from .wire.chat_request import Question
 
 logger = logging.getLogger(__name__)
 

@@ -12,10 +12,10 @@ from starlette.requests import Request
 
 from palmtop.runtime.decoding.generation_options import GenerationOptions
 from palmtop.runtime.processor.sounds.recording import Window, read_windows
+from palmtop.runtime.serve.wire.api_error import ApiError, refused
 from palmtop.runtime.transcribe import PROMPT, WINDOW_S, Segment
 
 from .models import Models, collect
-from .wire.api_error import ApiError, refused
 
 FORMATS = ("json", "text", "srt", "verbose_json", "vtt")
 FIELDS = ("file", "model", "language", "prompt", "response_format", "temperature", "stream")

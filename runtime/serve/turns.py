@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from time import monotonic
 
-from .wire.api_error import ApiError
+from palmtop.runtime.serve.wire.api_error import ApiError
 
 LONGEST_RETRY_S = 60
 
