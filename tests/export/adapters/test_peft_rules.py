@@ -211,7 +211,7 @@ def test_every_key_of_the_installed_peft_is_known(tmp_path: Path) -> None:
         ({"init_lora_weights": "corda"}, "init_lora_weights is 'corda'"),
         ({"init_lora_weights": "lora_ga"}, "init_lora_weights is 'lora_ga'"),
         ({"init_lora_weights": "tomorrow"}, "init_lora_weights is 'tomorrow'"),
-        ({"use_tomorrow": True}, "use_tomorrow is True, expected only keys that this palmtop knows"),
+        ({"use_tomorrow": True}, "use_tomorrow is True, expected only keys that this palmtop reads"),
         ({"rank_pattern": {"down_proj": 4.5}}, "down_proj is 4.5, expected a positive number"),
         ({"alpha_pattern": {"down_proj": "16"}}, "down_proj is '16', expected a number"),
         ({"alpha_pattern": ["down_proj"]}, "alpha_pattern is .*expected an object"),
