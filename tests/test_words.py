@@ -14,7 +14,6 @@ ROOMS = ("export", "quantize", "runtime")
 NOT_DONE: tuple[str, ...] = (
     "export/checkpoint/gguf",
     "runtime/bundle",
-    "runtime/processor",
     "runtime/serve",
 )
 BANNED = re.compile(

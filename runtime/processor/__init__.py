@@ -1,6 +1,6 @@
-"""Raw text, images and sounds become token ids and arrays, as a bundle's ProcessorSpec says.
+"""Processor of a bundle: from raw text, images and sounds to token ids and arrays.
 
-Importing this loads neither OpenCV nor a tokenizer: the manifest needs only ``spec``.
+Importing this package loads neither OpenCV nor a tokenizer.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ __all__ = ["AudioSpec", "ImageSpec", "Processor", "ProcessorSpec", "TextSpec"]
 
 
 class Processor:
-    """Everything between a user's messages and a model's inputs, for one bundle.
+    """Text, image and sound processing of one bundle.
 
-    Opens nothing until it is used.
+    Files are opened at first use.
 
     Args:
-        spec: of the bundle's manifest.
+        spec: processor settings of the bundle's manifest.
         bundle: folder with tokenizer.json and chat_template.jinja.
     """
 
@@ -44,10 +44,10 @@ class Processor:
 
     @cached_property
     def text(self) -> TextProcessor:
-        """Tokenizer and chat template.
+        """Tokenizer and chat template of the bundle.
 
         Raises:
-            BundleError: one of them is missing or cannot be read.
+            BundleError: one of the files is missing or cannot be read.
         """
         from .text import TextProcessor
 
@@ -71,15 +71,15 @@ class Processor:
         tools: Sequence[Mapping[str, Any]] | None = None,
         add_generation_prompt: bool = True,
     ) -> Prompt:
-        """Token ids of a conversation, and its media; see ``TextProcessor.prompt``."""
+        """Return the token ids of a conversation, and its media; see ``TextProcessor.prompt``."""
         return self.text.prompt(messages, tools=tools, add_generation_prompt=add_generation_prompt)
 
     def tiles(self, item: MediaItem, between: Between = go_on) -> PreparedImage:
         """Encoder input of an image; its ``segments`` stand for it in the prompt.
 
         Args:
-            item: the image.
-            between: called between two pieces of the work.
+            item: the image to read.
+            between: called between two steps of the work; may raise to stop it.
 
         Raises:
             InputError: the image cannot be read or used.
@@ -91,11 +91,11 @@ class Processor:
         return prepare_image(item.source, self.spec.image, between)
 
     def log_mel(self, item: MediaItem, between: Between = go_on) -> NDArray[np.float32]:
-        """Encoder input [T, n_mels] of a sound.
+        """Return the encoder input of a sound, [T, n_mels].
 
         Args:
-            item: the sound.
-            between: called between two pieces of the work.
+            item: the sound to read.
+            between: called between two steps of the work; may raise to stop it.
 
         Raises:
             InputError: the sound cannot be read or used.

@@ -1,12 +1,12 @@
-"""Large media are prepared in bounded pieces of work; between two of them somebody may end it."""
+"""Cancellation points: large media are prepared in bounded steps, between which the work can be stopped."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 Between = Callable[[], None]
-"""Called between two pieces; what it raises ends the work."""
+"""Function that is called between two steps; an exception of it stops the work."""
 
 
 def go_on() -> None:
-    """Nobody wants it to end."""
+    """Continue without a cancellation."""

@@ -1,7 +1,7 @@
-"""A chat template, rendered by the rules of transformers' ``apply_chat_template``.
+"""Chat template of a bundle, rendered by the rules of transformers' ``apply_chat_template``.
 
-Templates come with models and are not trusted: they run in jinja2's immutable sandbox and see plain JSON
-types only, and can take only so much time and memory. Knows nothing of tokens.
+Templates come with models and are not trusted: they run in jinja2's immutable sandbox on plain JSON types, with limited
+time and memory. Independent of tokens.
 """
 
 from __future__ import annotations
@@ -24,23 +24,24 @@ _PROBE = "palmtop probe"
 
 
 class _Generation(Extension):
-    """``{% generation %}`` marks an assistant's words for training; here its body is simply shown."""
+    """Jinja2 extension for ``{% generation %}``, which marks an assistant's words for training; its body is shown."""
 
     tags = {"generation"}  # noqa: RUF012 - jinja2's own spelling
 
     def parse(self, parser: Parser) -> nodes.Node | list[nodes.Node]:
+        """Return the body of the block."""
         next(parser.stream)
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
 class ChatTemplate:
-    """A compiled template.
+    """Compiled chat template with rendering and probing.
 
     Args:
-        source: contents of ``chat_template.jinja``.
+        source: content of ``chat_template.jinja``.
 
     Raises:
-        BundleError: not a jinja2 template.
+        BundleError: the source is not a jinja2 template.
     """
 
     def __init__(self, source: str) -> None:
@@ -66,16 +67,16 @@ class ChatTemplate:
         add_generation_prompt: bool = True,
         special_tokens: Mapping[str, str] | None = None,
     ) -> str:
-        """The prompt as text.
+        """Return the prompt as text.
 
         Args:
-            messages: what the template sees as ``messages``; plain types only.
+            messages: value of ``messages`` in the template; plain types only.
             tools: JSON schemas of functions.
-            add_generation_prompt: end with the opening of an answer.
-            special_tokens: names that the template may use, such as ``eos_token``.
+            add_generation_prompt: whether to end with the opening of an answer.
+            special_tokens: texts by name for the template, such as ``eos_token``.
 
         Raises:
-            InputError: the template refused the conversation.
+            InputError: the template refuses the conversation.
         """
         self._environment.begin()
         values = {
@@ -97,13 +98,13 @@ class ChatTemplate:
             raise InputError("chat_template.jinja: the template calls itself without end") from error
         except (TemplateError, TypeError, ValueError, LookupError, ArithmeticError, MemoryError) as error:
             raise InputError(f"chat_template.jinja: the template refuses these messages: {error!s:.300}") from error
-        except (AttributeError, AssertionError) as error:  # jinja2 meets what it did not expect of a template
+        except (AttributeError, AssertionError) as error:  # exceptions that jinja2 does not expect of a template
             raise InputError(f"chat_template.jinja: the template fails: {error!s:.300}") from error
         return "".join(written)
 
     @cached_property
     def literal_text(self) -> str:
-        """Everything the template itself may write, joined by NUL."""
+        """All texts that the template itself may write, joined by NUL."""
         tree = self._environment.parse(self._source)
         texts = [node.data for node in tree.find_all(nodes.TemplateData)]
         texts += [node.value for node in tree.find_all(nodes.Const) if isinstance(node.value, str)]
@@ -111,7 +112,7 @@ class ChatTemplate:
 
     @cached_property
     def takes_text(self) -> bool:
-        """Whether a message's content may be a string; else it must be a list of parts."""
+        """Whether a message's content may be a string; otherwise it must be a list of parts."""
         try:
             return _PROBE in self.render([{"role": "user", "content": _PROBE}])
         except InputError:
@@ -128,10 +129,10 @@ class ChatTemplate:
             return False
 
     def takes_null(self, *, calls_tools: bool) -> bool:
-        """Whether an assistant's content may be null; else templates get an empty text in its place.
+        """Return whether an assistant's content may be null; otherwise templates get an empty text instead.
 
         Args:
-            calls_tools: the message has ``tool_calls``, as messages without content usually have.
+            calls_tools: whether the message has ``tool_calls``, as messages without content usually have.
         """
         return self._takes_null[calls_tools]
 
@@ -144,7 +145,7 @@ class ChatTemplate:
                 rendered = self.render([{"role": "user", "content": _PROBE}, {"role": "assistant", **message}])
             except InputError:
                 return False
-            return "None" not in rendered  # as jinja2 writes null
+            return "None" not in rendered  # jinja2's text for null
 
         return takes({"content": None}), takes({"content": None, "tool_calls": [call]})
 
@@ -156,7 +157,7 @@ def _to_json(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    """Jinja2's own filter escapes HTML, which no model was trained on."""
+    """JSON filter without HTML escapes, which jinja2's own has and training data has not."""
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
@@ -165,7 +166,7 @@ def _raise_exception(message: str) -> NoReturn:
 
 
 def plain(value: object, change: Callable[[str], str]) -> Any:
-    """A copy of JSON-like data, its strings (but no keys) changed; other things become their type's name."""
+    """Return a copy of JSON-like data with changed strings (keys unchanged); other objects become their type's name."""
     if value is None or isinstance(value, (bool, int, float)):
         return value
     if isinstance(value, str):

@@ -1,7 +1,7 @@
-"""Chat messages in the OpenAI / Hugging Face shape become turns: one text and the media before it.
+"""Chat messages of the OpenAI / Hugging Face form, parsed to turns: one text and the media before it.
 
-A content is a string or a list of parts. This file knows the spellings of a part and where its picture or
-sound is; it opens no file and no network address.
+A content is a string or a list of parts. This file reads the spellings of a part and of its source; it opens no file
+and no network address.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from palmtop.runtime.bundle.json_fields import kind_of
 
 Kind = Literal["image", "audio"]
 
-# Where each kind of part keeps its source, most usual spelling first.
+# Keys of the source of each kind of part, most usual spelling first.
 _SOURCE_KEYS: dict[str, tuple[Kind, tuple[str, ...]]] = {
     "image": ("image", ("image", "image_url", "url", "path")),
     "image_url": ("image", ("image_url",)),
@@ -37,12 +37,12 @@ _ROLE = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class MediaItem:
-    """One picture or sound of a conversation.
+    """An image or a sound of a conversation.
 
     Attributes:
         kind: "image" or "audio".
         number: 1-based, counted per kind over the whole conversation.
-        source: what ``load_image`` or ``load_audio`` takes.
+        source: source for ``load_image`` or ``load_audio``.
     """
 
     kind: Kind
@@ -52,13 +52,13 @@ class MediaItem:
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Turn:
-    """One message.
+    """One parsed message.
 
     Attributes:
-        role: "system", "user", "assistant", "tool", or what else the template knows.
+        role: "system", "user", "assistant", "tool", or another role of the template.
         text: its texts, joined without a separator; None if the message has no content.
         media: in the order given; they come before the text.
-        extra: the message's other keys.
+        extra: other keys of the message.
     """
 
     role: str
@@ -80,10 +80,10 @@ def read_messages(messages: Sequence[Mapping[str, Any]]) -> list[Turn]:
 
 
 def media_beside(messages: Sequence[Mapping[str, Any]], folder: Path) -> tuple[list[dict[str, Any]], set[Kind]]:
-    """Messages of a file, the paths of their media relative to its folder, and the kinds of media they have.
+    """Return messages of a file with media paths relative to its folder, and the kinds of their media.
 
     Raises:
-        InputError: as ``read_messages``.
+        InputError: as for ``read_messages``.
     """
     found, kinds = [], set[Kind]()
     for message, turn in zip(messages, read_messages(messages), strict=True):
@@ -170,7 +170,7 @@ def _read_source(value: Any, where: str) -> Any:
 
 
 def _check_source(kind: Kind, source: Any, where: str) -> None:
-    """Refuse what neither ``load_image`` nor ``load_audio`` takes, where the place is still known."""
+    """Refuse a source that neither ``load_image`` nor ``load_audio`` accepts, while its position is known."""
     if isinstance(source, (str, Path)):
         if "\0" in str(source):
             raise InputError(f"{where}: found a NUL byte in {_brief(str(source))}, expected a path")

@@ -1,6 +1,6 @@
-"""Sampled tokens become text as they come, never half a character.
+"""Incremental decoding of sampled tokens to text, in whole characters.
 
-Works through the tokenizer's own decoder, so it is right for byte-level and for sentencepiece models.
+Uses the tokenizer's own decoder, so it is correct for byte-level and for sentencepiece models.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 MAX_WINDOW = 16
 """Tokens decoded again at every step; then a new window starts at the last token or unfinished character."""
 MAX_UNFINISHED = 3
-"""Bytes, and so tokens, of an unfinished character."""
+"""Most bytes, and so tokens, of an unfinished character."""
 _UNFINISHED = "\ufffd"
 
 
@@ -24,8 +24,8 @@ class Utf8Pieces:
     The pieces, joined, are ``tokenizer.decode(ids, skip_special_tokens=True)``.
 
     Args:
-        tokenizer: whose decoder to use.
-        shown: special tokens to be written out all the same.
+        tokenizer: tokenizer with the decoder.
+        shown: special tokens that are written out.
     """
 
     def __init__(self, tokenizer: Tokenizer, shown: Collection[str] = ()) -> None:
@@ -37,7 +37,7 @@ class Utf8Pieces:
         self._shown = 0
 
     def push(self, token: int) -> str:
-        """The text that ``token`` completes; empty while a character is unfinished and for special tokens."""
+        """Add a token; return the text that it completes, empty for an unfinished character or a special token."""
         if token in self._written:
             return self.flush() + self._written[token]
         if token in self._special:
@@ -55,7 +55,7 @@ class Utf8Pieces:
         return piece
 
     def flush(self) -> str:
-        """The rest, at the end of an answer: a sequence that was never finished shows as U+FFFD."""
+        """Return the rest at the end of an answer; an unfinished sequence becomes U+FFFD."""
         piece = self._decode()[self._shown :] if self._window else ""
         self._window, self._shown = [], 0
         return piece

@@ -1,4 +1,4 @@
-"""A prompt of token ids with places for media, and how it grows to the size of the media's features."""
+"""Prompt of token ids with media placeholders, and its expansion to the media's feature rows."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .content import MediaItem
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class MediaPlace:
-    """Where an item stands: ``Prompt.ids[position]`` is its placeholder's id."""
+    """Position of an item: ``Prompt.ids[position]`` is its placeholder's id."""
 
     item: MediaItem
     position: int
@@ -23,11 +23,11 @@ class MediaPlace:
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Prompt:
-    """A rendered conversation.
+    """A rendered conversation as token ids.
 
     Attributes:
-        ids: [S] with one placeholder id per media item.
-        media: in the order of the messages, which is the order of feature rows.
+        ids: [S] ids, with one placeholder id per media item.
+        media: items in the order of the messages, which is the order of feature rows.
     """
 
     ids: NDArray[np.int64]

@@ -1,4 +1,4 @@
-"""How an error names what a user gave: in full where it is short, its beginning and length where it is not."""
+"""Names of a user's inputs in errors: short ones in full, of long ones beginning and length."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ MAX_SHOWN = 200
 
 
 def shown(source: str | Path | bytes, kind: str) -> str:
-    """The name of a picture or sound in an error.
+    """Return the name of an image or a sound in an error.
 
     Args:
-        source: a path, the bytes of a file, or what was meant to be a path: some pass base64 for one.
+        source: a path, the bytes of a file, or base64 given as a path.
         kind: "image" or "sound".
 
     >>> shown(b"abc", "image")

@@ -1,10 +1,10 @@
-"""Keeps what users typed apart from what the template wrote, through the rendering of a template.
+"""Separation of users' text from the template's text, through the rendering of a template.
 
-A control token inside user text is put between two private characters that occur nowhere else in the input.
-The template sees its text otherwise untouched, so it can trim it, split it or look into it. After rendering,
-what stands between the marks is ordinary text, and an unmarked placeholder is one that palmtop wrote.
-(Sentinels in place of whole texts would blind the templates that look into them, and would lose the merges
-across the border of text and template.) Knows nothing of token ids.
+A control token inside user text is put between two private characters that occur nowhere else in the input. The
+template otherwise gets the text unchanged, so it can trim, split or inspect it. After rendering, text between the marks
+is ordinary text, and an unmarked placeholder is one that palmtop wrote. (Sentinels instead of whole texts would break
+templates that inspect them, and would lose the merges across the border of text and template.) Independent of token
+ids.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from dataclasses import dataclass
 from .content import Kind
 
 PRIVATE_USE = range(0xF0000, 0xFFFFD, 2)
-MAX_DIGITS = 20  # of a placeholder's number, as far as it is looked for across a border
+MAX_DIGITS = 20  # digits of a placeholder's number that are searched for across a border
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TypedText:
-    """Two characters that occur nowhere in the input."""
+    """Pair of characters that occur nowhere in the input."""
 
     start: str
     end: str
 
     @classmethod
     def unused_in(cls, texts: Iterable[str]) -> TypedText:
-        """The first pair that none of the texts holds."""
+        """Return the first pair that occurs in none of the texts."""
         seen = {character for text in texts for character in text if ord(character) >= PRIVATE_USE.start}
         code = next(code for code in PRIVATE_USE if not {chr(code), chr(code + 1)} & seen)
         return cls(start=chr(code), end=chr(code + 1))
@@ -36,7 +36,7 @@ class TypedText:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Segment:
-    """A part of a prompt that is tokenised by itself; if ``is_spelled``, control tokens in it are text."""
+    """Part of a prompt that is tokenised separately; if ``is_spelled``, control tokens in it are text."""
 
     text: str
     is_spelled: bool
@@ -44,39 +44,39 @@ class Segment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Placeholder:
-    """How the n-th item of a kind is written in a rendered prompt, and the token it stands for.
+    """Text of the n-th item of a kind in a rendered prompt, and its token.
 
     Attributes:
-        text: with ``{n}`` for the number, or without a number.
-        token: text of the special token that the tokenizer knows.
+        text: text with ``{n}`` for the number, or without a number.
+        token: text of the special token in the tokenizer.
     """
 
     text: str
     token: str
 
     def write(self, number: int) -> str:
-        """The placeholder of the n-th item."""
+        """Return the placeholder of the n-th item."""
         return self.text.replace("{n}", str(number))
 
     @property
     def pattern(self) -> str:
-        """Regular expression of any item's placeholder, without groups."""
+        """Return a regular expression for any item's placeholder, without groups."""
         before, n, after = self.text.partition("{n}")
         return re.escape(before) + (r"\d+" if n else "") + re.escape(after)
 
     def read(self, written: str) -> int | None:
-        """The number in a placeholder; None if it is written without."""
+        """Return the number in a placeholder; None if it has none."""
         before, n, after = self.text.partition("{n}")
         return int(written.removeprefix(before).removesuffix(after)) if n else None
 
 
 class SpecialTokenGuard:
-    """Marks control tokens before rendering and finds the marks after it.
+    """Guard that marks control tokens before rendering and finds the marks after it.
 
     Args:
-        special: tokens that nobody may type.
-        added: further tokens, that only an assistant's message may hold: its own words, such as a tool call.
-        placeholders: by kind, for the kinds that the model takes.
+        special: tokens that no message may contain as tokens.
+        added: further tokens that only an assistant's message may contain as tokens, such as a tool call.
+        placeholders: placeholders by kind, for the kinds that the model takes.
     """
 
     def __init__(self, special: Iterable[str], added: Iterable[str], placeholders: Mapping[Kind, Placeholder]) -> None:
@@ -89,17 +89,17 @@ class SpecialTokenGuard:
             before, _, after = placeholder.text.partition("{n}")
             fragments |= {before + "0", "0" + after}
         self._longest = max((len(token) for token in fragments), default=0) + MAX_DIGITS
-        # What a text may end or begin with to become a token together with its neighbour.
+        # Beginnings and ends of a text that could become a token together with the neighbouring text.
         self._heads = tuple({token[:i] for token in fragments for i in range(1, len(token))})
         self._tails = tuple({token[i:] for token in fragments for i in range(1, len(token))})
 
     def mark(self, text: str, marks: TypedText, *, is_own: bool = False) -> str:
-        """Put control tokens between marks, and a mark where the text could join its neighbour into one.
+        """Put control tokens between marks, and a mark where the text could form one with its neighbour.
 
         Args:
-            text: as typed.
-            marks: from ``TypedText.unused_in``.
-            is_own: the model's own words.
+            text: text of the user.
+            marks: result of ``TypedText.unused_in``.
+            is_own: whether the text is the model's own.
         """
         pattern = self._special if is_own else self._all
         marked = pattern.sub(lambda found: f"{marks.start}{found[0]}{marks.end}", text)
@@ -139,20 +139,20 @@ class SpecialTokenGuard:
             elif found[1] in self._tokens:
                 flush()
                 segments.append(Segment(text=found[1], is_spelled=True))
-            else:  # a placeholder that is no token: spelled as it is, with the merges around it
+            else:  # a placeholder that is no token: spelled out, with the merges around it
                 pending += found[1]
         pending += rendered[position:]
         flush()
         return segments, places
 
     def typed(self, text: str) -> list[str]:
-        """Control tokens and placeholders in a text, in order; none of them is read as one."""
+        """Return control tokens and placeholders in a text, in order; none of them is read as one."""
         return self._all.findall(text)
 
     def _joins(self, before: str, after: str, marks: TypedText) -> bool:
-        """Whether a token or a placeholder would come of the two sides of a mark.
+        """Return whether the two sides of a mark would form a token or a placeholder.
 
-        Only then is the text cut: a tokenizer reads two parts otherwise than the whole.
+        Only then is the text cut: the tokens of two parts differ from those of the whole.
         """
         reach = self._longest + 2 * len(marks.start + marks.end)
         drop = str.maketrans("", "", marks.start + marks.end)
@@ -161,7 +161,7 @@ class SpecialTokenGuard:
         return any(match is not None and match.end() > len(head) for match in found)
 
     def _any_of(self, tokens: frozenset[str]) -> re.Pattern[str]:
-        """Longest first, so that a token wins over one that it contains."""
+        """Match any of the texts, longest first, so that a token is preferred to one that it contains."""
         alternatives = [placeholder.pattern for placeholder in self._placeholders.values()]
         alternatives += [re.escape(token) for token in sorted(tokens, key=len, reverse=True)]
         return re.compile("|".join(alternatives) or "(?!)")

@@ -1,8 +1,7 @@
-"""A jinja2 sandbox in which a template can only take so much time and memory.
+"""Jinja2 sandbox with limits of time and memory for a template.
 
-jinja2's own sandbox keeps a template away from Python's insides, not from writing ``'a' * 10**10`` or a macro
-that calls itself. Here loops and calls are counted, and texts, lists and numbers may only grow so far. No
-template that was trained on comes near the limits.
+jinja2's own sandbox protects Python's internals, but allows ``'a' * 10**10`` or a macro that calls itself. Here loops
+and calls are counted, and texts, lists and numbers are limited. Templates of real models stay far below the limits.
 """
 
 from __future__ import annotations
@@ -16,17 +15,17 @@ from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 MAX_STEPS = 200_000
-"""Items looped over and calls made by one rendering."""
+"""Most loop items and calls of one rendering."""
 MAX_SIZE = 1 << 25
-"""Characters or items of any one value, and characters of the whole prompt."""
+"""Most characters or items of any one value, and characters of the whole prompt."""
 MAX_BITS = 1 << 12
 MAX_WIDTH = 1 << 16
-"""Largest number that a filter or method may be given: widths, counts, indents."""
+"""Largest number for a filter or method: widths, counts, indents."""
 _LOOP, _TEXT = "palmtop_loop", "palmtop_text"
 
 
 class LimitedEnvironment(ImmutableSandboxedEnvironment):
-    """Counts what a template does; ``begin`` sets the count back."""
+    """Jinja2 environment that counts the steps of a template; ``begin`` resets the count."""
 
     intercepted_binops = frozenset({"+", "*", "**", "%"})
 
@@ -40,18 +39,18 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
         self.filters[_TEXT] = _sized
 
     def begin(self) -> None:
-        """Another rendering."""
+        """Reset the count for another rendering."""
         self._steps = 0
 
     def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: N805 - jinja2's names
-        """Any call in a template: macros, ``loop()``, methods."""
+        """Count a call in a template: macros, ``loop()``, methods."""
         __self._step(1)
         owner = getattr(__obj, "__self__", None)
         _check_arguments((owner, *args) if isinstance(owner, str) else args, kwargs)
         return _sized(super().call(__context, __obj, *args, **kwargs))
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        """An operator that can make much out of little."""
+        """Compute an operator whose result may be large, within the limits."""
         if operator == "*":
             for many, times in ((left, right), (right, left)):
                 if isinstance(many, Sized) and isinstance(times, int) and len(many) * times > MAX_SIZE:
@@ -65,7 +64,7 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
         return _sized(super().call_binop(context, operator, left, right))
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
-        """Let every loop count its items, and every ``~`` show its result."""
+        """Parse a template so that every loop counts its items, and every ``~`` checks its result."""
         tree = super()._parse(source, name, filename)
         for loop in list(tree.find_all(nodes.For)):
             loop.iter = _filtered(loop.iter, _LOOP)
@@ -83,9 +82,9 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
             raise TemplateRuntimeError(f"it takes more than {MAX_STEPS} steps")
 
     def limited(self, change: Callable[..., Any]) -> Callable[..., Any]:
-        """A filter that looks at what it is given and what it gives."""
+        """Return a filter that checks its arguments and its result."""
 
-        @wraps(change)  # also copies what jinja2 keeps on a filter
+        @wraps(change)  # also copies jinja2's attributes of a filter
         def limited(*args: Any, **kwargs: Any) -> Any:
             self._step(1)
             _check_arguments(args, kwargs)
@@ -95,7 +94,7 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
 
 
 def _check_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Refuse widths, and texts whose product could be one text: ``'a'.replace('', long)``."""
+    """Refuse large widths, and texts whose product could be one text: ``'a'.replace('', long)``."""
     product = 1
     for value in (*args, *kwargs.values()):
         if isinstance(value, int) and abs(value) > MAX_WIDTH:
@@ -110,7 +109,7 @@ def _check_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
 
 
 def _check_format(text: str | bytes) -> None:
-    """A width in a format string of six digits or more, or one taken from an argument."""
+    """Refuse a width of six digits or more in a format string, or one taken from an argument."""
     digits = 0
     for character in text if isinstance(text, str) else text.decode("latin-1"):
         digits = digits + 1 if character.isdigit() else 0
@@ -125,13 +124,13 @@ def _sized(value: Any) -> Any:
 
 
 def _printable(value: Any) -> Any:
-    """What a template writes; lists inside lists are counted before they are written out."""
+    """Check a value that a template writes; nested lists are counted before they are written out."""
     _weigh(value)
     return value
 
 
 def _weigh(value: Any) -> None:
-    """Refuse nested lists and objects that are small in memory and endless when written."""
+    """Refuse nested lists and objects that are small in memory and very long when written."""
     if not isinstance(value, (list, tuple, dict)):
         return
     characters, items, waiting = 0, 0, [value]

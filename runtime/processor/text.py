@@ -1,8 +1,7 @@
-"""Messages become token ids, with a place for every picture and sound.
+"""Text processing: from messages to token ids, with placeholders for images and sounds.
 
-A conversation without control tokens in its texts gets exactly the ids of transformers'
-``apply_chat_template``; one with them, those of its ``sanitize_control_tokens=True``: nothing that a user
-types becomes a special token or a medium.
+A conversation without control tokens in its texts gets exactly the ids of transformers' ``apply_chat_template``; one
+with them, those of its ``sanitize_control_tokens=True``: a user's text never becomes a special token or a medium.
 """
 
 from __future__ import annotations
@@ -37,13 +36,13 @@ class TextProcessor:
 
     Args:
         tokenizer_json: path of tokenizer.json.
-        chat_template: contents of chat_template.jinja.
+        chat_template: content of chat_template.jinja.
         spec: special ids and placeholder texts.
-        image_token_id: id that stands for image features; None if the model takes no images.
-        audio_token_id: likewise for sounds.
+        image_token_id: id of an image feature row; None if the model takes no images.
+        audio_token_id: id of an audio feature row; None if the model takes no sounds.
 
     Raises:
-        BundleError: tokenizer or template cannot be read, or a placeholder id is not a token of its own.
+        BundleError: tokenizer or template cannot be read, or a placeholder id is not an added token.
     """
 
     def __init__(
@@ -78,9 +77,9 @@ class TextProcessor:
         """Render and tokenise a conversation; the media of a message come before its text.
 
         Args:
-            messages: OpenAI or Hugging Face shape.
+            messages: messages of the OpenAI or Hugging Face form.
             tools: JSON schemas of functions, for templates that take them.
-            add_generation_prompt: end with the opening of an answer.
+            add_generation_prompt: whether to end with the opening of an answer.
 
         Raises:
             InputError: a message of an unknown shape, media that the model does not take, or a template that
@@ -110,7 +109,7 @@ class TextProcessor:
         return expand_media(prompt, media, self._tokens.encode)
 
     def encode(self, text: str) -> list[int]:
-        """Ids of ordinary text: special tokens in it are spelled out.
+        """Return the ids of ordinary text: special tokens in it are spelled out.
 
         Raises:
             InputError: the text is not valid Unicode.
@@ -120,11 +119,11 @@ class TextProcessor:
         return self._tokens.encode_segments(self._guard.split(self._guard.mark(text, marks), marks)[0])
 
     def encode_special(self, token: str) -> int | None:
-        """Id of a token by its text; None if there is none."""
+        """Return the id of a token by its text; None if there is none."""
         return self._tokens.tokenizer.token_to_id(token)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text without special tokens."""
+        """Return the text of ids, without special tokens."""
         return self._tokens.tokenizer.decode(list(ids), skip_special_tokens=True)
 
     def token_text(self, token_id: int) -> str:
@@ -132,7 +131,7 @@ class TextProcessor:
         return self._tokens.tokenizer.decode([token_id], skip_special_tokens=False)
 
     def pieces(self) -> Utf8Pieces:
-        """A new incremental detokeniser."""
+        """Return a new incremental detokeniser."""
         return Utf8Pieces(self._tokens.tokenizer, self.spec.thinking or ())
 
     @cached_property
@@ -157,7 +156,7 @@ class TextProcessor:
         return {name: token for name, token in named.items() if token is not None}
 
     def _message(self, turn: Turn, index: int, marks: TypedText) -> dict[str, Any]:
-        """What the template sees of a turn."""
+        """Return the message of a turn for the template."""
         if turn.role != "assistant" and turn.text is not None:
             self._warn_of_control_tokens(turn.text, index)
 
@@ -183,7 +182,7 @@ class TextProcessor:
         return message
 
     def _warn_of_control_tokens(self, text: str, index: int) -> None:
-        """Say once of each token that it is no token there, as in a prompt that was copied whole from a model card."""
+        """Warn once about each control token in a text, as in a prompt that was copied whole from a model card."""
         typed = [token for token in dict.fromkeys(self._guard.typed(text)) if token not in self._warned]
         self._warned.update(typed)
         if typed:

@@ -1,6 +1,6 @@
-"""A tokenizer that can also spell control tokens out, as ordinary text.
+"""Tokenizer that can also spell control tokens out as ordinary text.
 
-Works on the segments that ``guard.py`` cuts. Knows nothing of messages and media.
+Works on the segments of ``special_tokens.py``. Independent of messages and media.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from palmtop.runtime.bundle.native_files import native_path
 from .special_tokens import Segment
 
 _CONTROL_SHAPE = re.compile(r"<\|.*\|>")
-"""An added token of this shape is a control token even where the tokenizer does not call it special."""
+"""Form of control tokens, even if the tokenizer does not call them special."""
 
 
 class Tokens:
-    """tokenizer.json of a bundle.
+    """Tokens and encoder of a bundle's tokenizer.json.
 
     Args:
-        path: of tokenizer.json.
+        path: path of tokenizer.json.
 
     Raises:
-        BundleError: it cannot be read.
+        BundleError: the file cannot be read.
     """
 
     def __init__(self, path: Path) -> None:
         try:
             with native_path(path) as name:
                 self.tokenizer = Tokenizer.from_file(name)
-        except Exception as error:  # the binding raises nothing more precise
+        except Exception as error:  # the binding raises no more precise exception
             raise BundleError(f"{path}: not a readable tokenizer: {error}") from error
         self.tokenizer.no_truncation()
         self.tokenizer.no_padding()
@@ -50,25 +50,25 @@ class Tokens:
         return {token.content for token in self._added.values() if token.special}
 
     def other_control(self, template_text: str) -> set[str]:
-        """Texts of the added tokens that are not special but serve the template.
+        """Return the texts of added tokens that are not special but serve the template.
 
         Args:
-            template_text: everything that the chat template may write.
+            template_text: all texts that the chat template may write.
         """
         texts = {token.content for token in self._added.values()} - self.special
         written = {text for text in texts if text in template_text and not text.isspace()}
         return written | {text for text in texts if _CONTROL_SHAPE.fullmatch(text)}
 
     def text_of(self, token_id: int | None) -> str | None:
-        """A token's text; None if there is no such token."""
+        """Return a token's text; None if there is no such token."""
         return None if token_id is None else self.tokenizer.id_to_token(token_id)
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text by itself; added tokens in it are recognised."""
+        """Return the ids of a separate text; added tokens in it are recognised."""
         return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
 
     def encode_segments(self, segments: Sequence[Segment]) -> list[int]:
-        """Ids of a prompt."""
+        """Return the ids of a prompt."""
         ids: list[int] = []
         for segment in segments:
             encode = self._spell if segment.is_spelled else self.encode
@@ -81,12 +81,12 @@ class Tokens:
         return ids[len(self._newline) :] if ids[: len(self._newline)] == self._newline else encode(text)
 
     def _spell(self, text: str) -> list[int]:
-        """The tokenizer's pipeline without its added tokens."""
+        """Encode with the tokenizer's pipeline without its added tokens."""
         normalizer, splitter = self.tokenizer.normalizer, self.tokenizer.pre_tokenizer
         clean = text if normalizer is None else normalizer.normalize_str(text)
         words = [clean] if splitter is None else [word for word, _ in splitter.pre_tokenize_str(clean)]
         ids = [token.id for word in words for token in self.tokenizer.model.tokenize(word)]
         if self._added_ids.isdisjoint(ids):
             return ids
-        # The vocabulary holds an added token as a word of its own; single characters cannot make it.
+        # The vocabulary contains an added token as a separate word; single characters cannot form it.
         return [i for character in text for i in self._spell(character)]

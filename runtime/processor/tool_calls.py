@@ -1,4 +1,4 @@
-"""How a call of a tool is written in an answer, in Phi-4-mini's format; for templates that do not show calls."""
+"""Text of tool calls in an answer, in Phi-4-mini's format, for templates that do not show calls."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ CALL_PREFIX = "functools"
 
 
 def written_calls(calls: object, where: str, mark: Callable[[str], str]) -> str:
-    """Calls as the model writes them.
+    """Return the text of calls as the model writes it.
 
     Args:
-        calls: a message's ``tool_calls``: {"function": {"name", "arguments": object or JSON text}}, or the inner
+        calls: ``tool_calls`` of a message: {"function": {"name", "arguments": object or JSON text}}, or the inner
             object.
-        where: of the message, for errors.
-        mark: keeps control tokens of a text from being tokens.
+        where: path of the message, for errors.
+        mark: protects control tokens in a text.
 
     Raises:
-        InputError: they have another shape.
+        InputError: the calls have another shape.
     """
     if isinstance(calls, (str, Mapping)) or not isinstance(calls, Sequence):
         raise InputError(f"{where}.tool_calls: found {kind_of(calls)}, expected a list of calls")

@@ -1,7 +1,7 @@
-"""An RGB image becomes the tiles, masks and feature-row order that the vision encoder needs (dynamic HD).
+"""Dynamic HD: tiles, masks and feature-row order of an RGB image for the vision encoder.
 
-Follows Phi4MultimodalImageProcessor and Phi4MultimodalImageEmbedding of transformers 5.23, with every size
-from the spec. Knows nothing of files (``image_file.py``) and of encoders.
+Follows Phi4MultimodalImageProcessor and Phi4MultimodalImageEmbedding of transformers 5.23, with every size from the
+spec. Independent of files (``image_file.py``) and of encoders.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from .resize import resize_cubic, resize_triangle
 __all__ = ["ImageTiles", "feature_order", "load_image", "tile_image"]
 
 MIN_SIDE = 10
-"""The reference refuses an image whose resized side is below this many pixels."""
+"""Smallest resized side in pixels; the reference refuses a smaller one."""
 WHITE = 255
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class ImageTiles:
-    """One image, ready for the vision encoder.
+    """One image as input of the vision encoder.
 
     Attributes:
-        pixels: [1 + rows * columns, 3, C, C]; the global view, then the tiles in row-major order.
-        patch_mask: [1 + rows * columns, P, P]; False where a patch holds only padding.
+        pixels: [1 + rows * columns, 3, C, C] float32; the global view, then the tiles in row-major order.
+        patch_mask: [1 + rows * columns, P, P]; False where a patch is only padding.
         grid: (rows, columns) of tiles.
         useful: (rows, columns) of pooled features that are kept, over the whole grid.
         pooled: p, pooled features along a tile's side.
@@ -92,7 +92,7 @@ class ImageTiles:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Layout:
-    """Where an image lies on its grid: it is resized to width x height, the rest is white."""
+    """Position of an image on its grid: it is resized to width x height, the rest is white."""
 
     grid: tuple[int, int]
     width: int
@@ -107,15 +107,15 @@ def prepare(source: Any, spec: ImageSpec, between: Between) -> ImageTiles:
 
 
 def tile_image(rgb: NDArray[np.uint8], spec: ImageSpec, between: Between = go_on) -> ImageTiles:
-    """Resize, pad, normalise and cut an image.
+    """Resize, pad, normalise and cut an image into tiles.
 
     Args:
-        rgb: [H, W, 3].
+        rgb: [H, W, 3] pixels.
         spec: sizes and normalisation.
-        between: called between two pieces of the work.
+        between: called between two steps of the work; may raise to stop it.
 
     Raises:
-        InputError: so narrow that the reference refuses it.
+        InputError: the image is so narrow that the reference refuses it.
     """
     layout = _plan(rgb.shape[1], rgb.shape[0], spec)
     rows, columns = layout.grid
@@ -144,7 +144,7 @@ def tile_image(rgb: NDArray[np.uint8], spec: ImageSpec, between: Between = go_on
 
 
 def feature_order(grid: tuple[int, int], useful: tuple[int, int], pooled: int) -> NDArray[np.int64]:
-    """Which encoder output each feature row of an image is: sub-images, global separator, global view.
+    """Return the encoder output of each feature row of an image: sub-images, global separator, global view.
 
     Args:
         grid: (rows, columns) of tiles.
@@ -169,7 +169,7 @@ def feature_order(grid: tuple[int, int], useful: tuple[int, int], pooled: int) -
 
 
 def _plan(width: int, height: int, spec: ImageSpec) -> _Layout:
-    """The reference's dynamic_preprocess, with its float arithmetic."""
+    """Grid and size of an image: the reference's dynamic_preprocess, with its float arithmetic."""
     side = spec.crop_size
     columns, rows = ceil(width / side), ceil(height / side)
     if columns * rows > spec.max_tiles:
@@ -193,7 +193,7 @@ def _plan(width: int, height: int, spec: ImageSpec) -> _Layout:
 
 
 def _closest_grid(width: int, height: int, side: int, max_tiles: int) -> tuple[int, int]:
-    """(columns, rows) of the nearest shape; of equally near ones the larger, if the image half fills it."""
+    """Return (columns, rows) of the nearest shape; of equally near ones the larger, if the image half fills it."""
     best, best_distance = (1, 1), float("inf")
     for columns, rows in _grids(max_tiles):
         distance = abs(width / height - columns / rows)
@@ -205,21 +205,21 @@ def _closest_grid(width: int, height: int, side: int, max_tiles: int) -> tuple[i
 
 @lru_cache(maxsize=8)
 def _grids(max_tiles: int) -> list[tuple[int, int]]:
-    """Every (columns, rows) of at most ``max_tiles``, small ones first."""
+    """Return every (columns, rows) of at most ``max_tiles``, small ones first."""
     sides = range(1, max_tiles + 1)
     grids = [(columns, rows) for columns in sides for rows in sides if columns * rows <= max_tiles]
     return sorted(grids, key=lambda grid: grid[0] * grid[1])
 
 
 def _grey_levels(mean: float, std: float) -> NDArray[np.float32]:
-    """[256] normalised values; mean and std are scaled to 0..255 in float32 first, as the reference does."""
+    """Normalised grey levels, [256]; mean and std are first scaled to 0..255 in float32, as in the reference."""
     levels = np.arange(256, dtype=np.float32)
     scale = np.float32(255)
     return (levels - np.float32(mean) * scale) / (np.float32(std) * scale)
 
 
 def _patch_mask(layout: _Layout, spec: ImageSpec) -> NDArray[np.bool_]:
-    """[1 + rows * columns, P, P]; a patch is masked if it lies wholly in the padding."""
+    """Mask of patches, [1 + rows * columns, P, P]; a patch is masked if all of it is padding."""
     (rows, columns), patches = layout.grid, spec.patches
     whole = np.ones((rows * patches, columns * patches), np.bool_)
     whole[rows * patches - layout.padding_below // spec.patch_size :] = False

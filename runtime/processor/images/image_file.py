@@ -1,8 +1,8 @@
-"""Image files become RGB arrays, as transformers' image loading would show them.
+"""Decoder of image files to RGB arrays, equal to transformers' image loading.
 
-Pillow decodes, as it does there: palettes, masks, row orders, CMYK and EXIF orientation are its own. Transparent
-pixels are laid over white. Two stated differences: 16-bit grey keeps its upper 8 bits, where Pillow clips everything
-above 255; a BMP whose alpha is 0 everywhere is opaque.
+Pillow decodes, as it does there: palettes, masks, row orders, CMYK and EXIF orientation are its own. Transparent pixels
+are blended with white. Two differences: 16-bit grey keeps its upper 8 bits, where Pillow clips values above 255; a BMP
+whose alpha is 0 everywhere is opaque.
 """
 
 from __future__ import annotations
@@ -28,26 +28,26 @@ from palmtop.runtime.processor.shown import shown
 from .image_header import EXPECTED, ImageHeader, read_header
 
 MAX_PIXELS = 1 << 27
-"""Decoded, this many pixels are 400 MB."""
+"""Most pixels of an image: 400 MB when decoded."""
 MAX_FILE_BYTES = 1 << 28
 BLEND_ROWS = 256
-"""Rows laid over white at a time: bounds working memory and the wait for whoever wants to stop."""
+"""Rows blended with white at a time; bounds working memory and the time to a cancellation."""
 _WARNINGS = threading.Lock()
 _QUIET = logging.NullHandler()
 
 
 def load_image(source: str | Path | bytes | NDArray[np.uint8], between: Between = go_on) -> NDArray[np.uint8]:
-    """Decode an image, upright and without alpha; of an animation, the first picture.
+    """Decode an image, upright and without alpha; of an animation, the first frame.
 
     Args:
         source: a path, the bytes of a file, or pixels: [H, W], [H, W, 1], [H, W, 3] RGB or [H, W, 4] RGBA.
-        between: called between two pieces of the work; Pillow's decoding is one piece, of ``MAX_PIXELS`` at most.
+        between: called between two steps of the work; Pillow's decoding is one step, of ``MAX_PIXELS`` at most.
 
     Returns:
-        [H, W, 3] RGB.
+        The pixels, [H, W, 3] RGB.
 
     Raises:
-        InputError: missing, empty, truncated, too large, or not an image.
+        InputError: the image is missing, empty, truncated, too large, or not an image.
     """
     if isinstance(source, np.ndarray):
         return _from_pixels(source, "image array", between)
@@ -84,10 +84,10 @@ def _read_file(path: Path, name: str) -> bytes:
 
 
 def _decode(data: bytes, header: ImageHeader, name: str) -> NDArray[Any]:
-    """Grey, RGB or RGBA pixels, upright, 8 bits."""
+    """Decode to grey, RGB or RGBA pixels, upright, 8 bits."""
     from PIL import Image, ImageOps, features
 
-    # Without a handler of its own, logging would write what Pillow notes about odd files to standard error.
+    # Without a handler of its own, logging would write Pillow's notes about odd files to standard error.
     logging.getLogger("PIL").addHandler(_QUIET)
     if header.format == "HEIC":
         try:
@@ -104,29 +104,29 @@ def _decode(data: bytes, header: ImageHeader, name: str) -> NDArray[Any]:
             "picture as JPEG"
         )
     form = {"HEIC": "HEIF", "WebP": "WEBP"}.get(header.format, header.format)
-    with _WARNINGS, warnings.catch_warnings():  # of large pictures and odd metadata: not the user's concern
+    with _WARNINGS, warnings.catch_warnings():  # warnings about large images and odd metadata, not useful to a user
         warnings.simplefilter("ignore")
         try:
-            # Named, so that no other of Pillow's decoders is tried; an MPO is a JPEG with more pictures behind it.
+            # Named, so that no other of Pillow's decoders is tried; an MPO is a JPEG followed by more images.
             with Image.open(io.BytesIO(data), formats=[form, "MPO"] if form == "JPEG" else [form]) as image:
                 if image.width * image.height > MAX_PIXELS:
                     size = f"{image.width} x {image.height} pixels"
                     raise InputError(f"{name}: found a {header.format} of {size}, expected at most {MAX_PIXELS} in all")
                 image.load()
                 upright: Any = image
-                with contextlib.suppress(Exception):  # broken EXIF is no reason to refuse a picture
+                with contextlib.suppress(Exception):  # broken EXIF is no reason to refuse an image
                     upright = ImageOps.exif_transpose(image)
                 return _as_pixels(upright, is_bmp=form == "BMP")
         except (InputError, MemoryError):
             raise
-        except Exception as error:  # Pillow's decoders raise whatever a damaged file makes them
+        except Exception as error:  # Pillow's decoders raise any exception for a damaged file
             reason = " ".join(str(error).split())[:100]
             found = f"{len(data)} bytes ({reason})"
             raise InputError(f"{name}: the {header.format} file is damaged or truncated, found {found}") from error
 
 
 def _as_pixels(image: Any, *, is_bmp: bool) -> NDArray[np.uint8]:
-    """[H, W], [H, W, 3] or [H, W, 4]."""
+    """Return pixels as [H, W], [H, W, 3] or [H, W, 4]."""
     if image.mode.startswith("I;16"):
         grey = np.asarray(image)
         levels = np.asarray(grey >> 8, np.uint8)
@@ -139,7 +139,7 @@ def _as_pixels(image: Any, *, is_bmp: bool) -> NDArray[np.uint8]:
         return np.asarray(image)
     pixels = np.asarray(image.convert("RGBA" if is_clear else "RGB"))
     if is_bmp and is_clear and not pixels[:, :, 3].any():
-        return pixels[:, :, :3]  # written by programs that leave the byte unused; browsers show it as well
+        return pixels[:, :, :3]  # written by programs that leave the byte unused; browsers show it as opaque, too
     return pixels
 
 
@@ -158,7 +158,7 @@ def _from_pixels(image: NDArray[Any], name: str, between: Between) -> NDArray[np
 
 
 def _lay_over_white(image: NDArray[np.uint8], between: Between) -> NDArray[np.uint8]:
-    """Pillow's alpha_composite onto opaque white, with its integer rounding."""
+    """Blend with opaque white, with the integer rounding of Pillow's alpha_composite."""
     result = np.empty((*image.shape[:2], 3), np.uint8)
     for top in range(0, len(image), BLEND_ROWS):
         between()

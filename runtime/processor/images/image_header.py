@@ -1,6 +1,6 @@
-"""What the first bytes of an image file say: format, size, and whether the file is whole.
+"""Header of an image file: format, size, and whether the file is complete.
 
-Read before decoding, so that a small file which promises a huge picture costs nothing. Decodes no pixels.
+Read before decoding, so that a small file with a huge image is refused early. Decodes no pixels.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ _HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageHeader:
-    """Size as stored, before orientation.
+    """Format and stored size of an image, before orientation.
 
     Attributes:
         format: "PNG", "JPEG", "WebP", "BMP", "GIF", "TIFF", "AVIF" or "HEIC".
-        width: pixels; 0 for AVIF and HEIC, where only the decoder tells.
-        height: pixels, likewise.
-        is_whole: the end marker is there, or the format has none.
+        width: width in pixels; 0 for AVIF and HEIC, where only the decoder can tell.
+        height: height in pixels; 0 for AVIF and HEIC.
+        is_whole: whether the end marker is there, or the format has none.
     """
 
     format: str
@@ -37,11 +37,11 @@ def read_header(data: bytes, name: str) -> ImageHeader:
     """Read a file's header.
 
     Args:
-        data: the whole file.
-        name: what to call it in an error.
+        data: content of the whole file.
+        name: name of the image in errors.
 
     Raises:
-        InputError: not an image of a known format, or cut off inside its header.
+        InputError: the file is not an image of a known format, or ends inside its header.
     """
     try:
         if data.startswith(b"\x89PNG\r\n\x1a\n"):

@@ -1,4 +1,4 @@
-"""Where the patches of a tile lie on the grid that the vision encoder was trained with."""
+"""Positions of a tile's patches on the grid that the vision encoder was trained with."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from numpy.typing import NDArray
 
 
 def position_table(patches: int) -> NDArray[np.int64]:
-    """Where the i-th of n valid patches of a side lies on the trained grid.
+    """Return the positions on the trained grid of the i-th of n valid patches of a side.
 
-    The reference buckets i/n in float32, boundaries as ``torch.arange`` computes them. Not copied is the
-    rounding that torch's vector lanes add: it differs between CPUs and, from 19 patches on, moves a bucket
-    for some sizes (27 and 32 not among them).
+    The reference buckets i/n in float32, with boundaries as ``torch.arange`` computes them. The rounding that torch's
+    vector lanes add is not reproduced: it differs between CPUs and, from 19 patches on, moves a bucket for some sizes
+    (27 and 32 not among them).
 
     Args:
         patches: side of the trained grid.
 
     Returns:
-        [patches + 1, patches], by n and i.
+        The positions, [patches + 1, patches], by n and i.
 
     >>> position_table(4).tolist()
     [[0, 0, 0, 0], [0, 3, 3, 3], [0, 2, 3, 3], [0, 1, 2, 3], [0, 1, 2, 3]]
@@ -30,13 +30,13 @@ def position_table(patches: int) -> NDArray[np.int64]:
 
 
 def position_ids(patch_mask: NDArray[np.bool_]) -> NDArray[np.int32]:
-    """The trained position of every patch of some tiles, as the graph of ``vision.onnx`` finds it.
+    """Return the trained position of every patch of some tiles, as the graph of ``vision.onnx`` computes it.
 
     Args:
         patch_mask: [N, P, P], a rectangle at the top left of each tile.
 
     Returns:
-        [N, P*P]; 0 for masked patches.
+        The positions, [N, P*P]; 0 for masked patches.
     """
     count, patches, _ = patch_mask.shape
     table = position_table(patches)

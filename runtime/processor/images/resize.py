@@ -1,9 +1,9 @@
-"""The two resizings of Phi-4-multimodal's image processor, in numpy.
+"""Resizing of Phi-4-multimodal's image processor, bilinear and bicubic, in numpy.
 
-``resize_triangle`` is torchvision's default on uint8 images (bilinear, antialiased): torch's native kernel
-works with 15-bit integer weights and rounds to uint8 between its horizontal and vertical pass, and so does
-this one. OpenCV has no equal: its INTER_LINEAR does not antialias and its INTER_AREA is a box.
-``resize_cubic`` is torch's bicubic (a = -0.75, align_corners off, no antialias) on float images.
+``resize_triangle`` is torchvision's default on uint8 images (bilinear, antialiased): torch's native kernel uses 15-bit
+integer weights and rounds to uint8 between its horizontal and vertical pass, and so does this one. OpenCV has no equal:
+its INTER_LINEAR does not antialias and its INTER_AREA is a box. ``resize_cubic`` is torch's bicubic (a = -0.75,
+align_corners off, no antialias) on float images.
 
 Source: pytorch v2.13, aten/src/ATen/native/cpu/UpSampleKernel.cpp (HelperInterpBase).
 """
@@ -21,13 +21,13 @@ from palmtop.runtime.processor.cancellation_points import Between, go_on
 BAND_OUTPUTS = 64
 """Outputs of one small dense matrix: the filter is banded, a full matrix would be mostly zeros."""
 BLOCK_ROWS = 128
-"""Image rows turned to float32 at a time: bounds working memory."""
+"""Image rows converted to float32 at a time; bounds working memory."""
 CUBIC_A = -0.75
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class _Band:
-    """``matrix`` [last - first, stop - start] takes inputs ``first:last`` to outputs ``start:stop``."""
+    """Part of a banded filter; ``matrix`` maps inputs ``first:last`` to outputs ``start:stop``."""
 
     first: int
     last: int
@@ -37,17 +37,17 @@ class _Band:
 
 
 def resize_triangle(image: NDArray[np.uint8], width: int, height: int, between: Between = go_on) -> NDArray[np.uint8]:
-    """Bilinear resize that antialiases when it shrinks, as torchvision's on uint8.
+    """Resize uint8 pixels bilinearly, with antialiasing when shrinking, as torchvision does.
 
     Args:
-        image: [H, W, C].
+        image: [H, W, C] uint8.
         width: columns of the result.
         height: rows of the result.
-        between: called between two pieces of the work.
+        between: called between two steps of the work; may raise to stop it.
 
     Returns:
-        [height, width, C]; at most 1 grey level from torch's (equal where sums fit into 24 bits: up to 4x
-        smaller).
+        The resized image, [height, width, C]; at most 1 grey level from torch's (equal where sums fit into 24 bits: up
+        to 4x smaller).
 
     >>> resize_triangle(np.array([[[0], [200]]], np.uint8), 1, 1).tolist()
     [[[100]]]
@@ -77,16 +77,16 @@ def resize_triangle(image: NDArray[np.uint8], width: int, height: int, between: 
 
 
 def resize_cubic(image: NDArray[np.float32], width: int, height: int, between: Between = go_on) -> NDArray[np.float32]:
-    """Bicubic resize without antialiasing, as torch's on float32.
+    """Resize float pixels bicubically without antialiasing, as torch does.
 
     Args:
-        image: [C, H, W].
+        image: [C, H, W] float32.
         width: columns of the result.
         height: rows of the result.
-        between: called between two pieces of the work.
+        between: called between two steps of the work; may raise to stop it.
 
     Returns:
-        [C, height, width]; not clamped, so edges may overshoot the input's range.
+        The resized image, [C, height, width]; not clamped, so edges may overshoot the input's range.
     """
     rows, row_weights = _cubic_taps(image.shape[1], height)
     columns, column_weights = _cubic_taps(image.shape[2], width)
@@ -103,12 +103,12 @@ def resize_cubic(image: NDArray[np.float32], width: int, height: int, between: B
 
 
 def _round(sums: NDArray[Any], scale: float) -> NDArray[np.uint8]:
-    """Fixed point to uint8; weights are not negative, so truncation is floor and nothing passes 255."""
+    """Convert fixed point to uint8; weights are not negative, so truncation is floor and no value exceeds 255."""
     return (sums * np.float32(scale) + np.float32(0.5)).astype(np.uint8)
 
 
 def _triangle_bands(size_in: int, size_out: int) -> tuple[list[_Band], float]:
-    """Banded integer weights, and what to multiply a sum with to get a grey level."""
+    """Banded integer weights, and the factor from a sum to a grey level."""
     ratio = size_in / size_out
     support = max(ratio, 1.0)
     centre = ratio * (np.arange(size_out) + 0.5)
@@ -134,7 +134,7 @@ def _triangle_bands(size_in: int, size_out: int) -> tuple[list[_Band], float]:
 
 
 def _precision(largest: float) -> int:
-    """Bits behind the point such that the largest weight still fits into int16."""
+    """Fraction bits such that the largest weight still fits into int16."""
     for bits in range(22):
         if int(0.5 + largest * (1 << (bits + 1))) >= 1 << 15:
             return bits

@@ -1,7 +1,7 @@
-"""A file read through a small cache, and a read-only file made of pieces of another one.
+"""Cached reading of a file, and a read-only file made of pieces of another one.
 
-libsndfile believes the lengths that a container states. So a container is parsed here and shown to libsndfile as
-a view whose stated lengths are those that were found: own header bytes, then ranges of the original file.
+libsndfile trusts the lengths that a container states. So a container is parsed here and passed to libsndfile as a view
+whose stated lengths are the real ones: new header bytes, then ranges of the original file.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from palmtop.errors import InputError
 BLOCK_BYTES = 1 << 18
 MAX_STREAMS = 1000
 Piece = bytes | tuple[int, int]
-"""Bytes of our own, or (first, last + 1) in the file."""
+"""New bytes, or a range (first, last + 1) of the file."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SoundParts:
-    """What a container holds.
+    """Streams and lengths of a container.
 
     Attributes:
-        streams: each is decoded by itself, one after the other; the pieces of a stream make one sound file.
-        stated: length that the container states, in a unit of its choice; 0 if it states none.
-        found: length that is there, in the same unit.
-        unended: what shows that the end is missing where no length is stated, in words; empty if nothing does.
-        is_mpeg: libmpg123 decodes it, and writes to standard error.
+        streams: pieces of each stream, which make one sound file; streams are decoded one after the other.
+        stated: length that the container states, in any unit; 0 if it states none.
+        found: length that was found, in the same unit.
+        unended: sign that the end is missing where no length is stated, in words; empty without one.
+        is_mpeg: whether libmpg123 decodes it, which writes to standard error.
     """
 
     streams: list[list[Piece]] = field(default_factory=list)
@@ -40,7 +40,7 @@ class SoundParts:
     is_mpeg: bool = False
 
     def joined(self, other: SoundParts) -> SoundParts:
-        """This sound and the one behind it; both state a length, or neither does."""
+        """Return this sound joined with the one behind it; both state a length, or neither does."""
         return SoundParts(
             streams=self.streams + other.streams,
             stated=max(self.stated, self.found) + max(other.stated, other.found),
@@ -51,7 +51,7 @@ class SoundParts:
 
 
 class Reader:
-    """Any place of a file, read in blocks of ``BLOCK_BYTES``."""
+    """Random access to a file in blocks of ``BLOCK_BYTES``."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file = file
@@ -60,7 +60,7 @@ class Reader:
         self._block = b""
 
     def at(self, start: int, count: int) -> bytes:
-        """``count`` bytes from ``start`` on, fewer at the end of the file; ``count`` is at most ``BLOCK_BYTES``."""
+        """Return ``count`` bytes, at most ``BLOCK_BYTES``, from ``start`` on; fewer at the end of the file."""
         offset = start - self._start
         if not 0 <= offset <= len(self._block) - count:
             self.file.seek(start)
@@ -69,11 +69,11 @@ class Reader:
         return self._block[offset : offset + count]
 
     def number(self, start: int, count: int, order: str) -> int:
-        """An unsigned whole number; ``order`` is "little" or "big"."""
+        """Return an unsigned integer; ``order`` is "little" or "big"."""
         return int.from_bytes(self.at(start, count), "little" if order == "little" else "big")
 
     def find(self, pattern: re.Pattern[bytes], start: int, stop: int, length: int) -> int:
-        """First place from ``start`` on where a pattern of ``length`` bytes matches; -1 if there is none."""
+        """Return the first position from ``start`` on of a pattern of ``length`` bytes; -1 if there is none."""
         while start < stop:
             block = self.at(start, min(BLOCK_BYTES, stop - start))
             found = pattern.search(block)
@@ -98,25 +98,25 @@ class ByteView(io.RawIOBase):
         self._place = 0
 
     def readable(self) -> bool:
-        """Always."""
+        """Return True: the file can be read."""
         return True
 
     def seekable(self) -> bool:
-        """Always."""
+        """Return True: the file can be searched."""
         return True
 
     def tell(self) -> int:
-        """The place of the next byte."""
+        """Return the position of the next byte."""
         return self._place
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Go to a place, which may lie behind the end."""
+        """Move to a position, which may be behind the end."""
         base = {os.SEEK_SET: 0, os.SEEK_CUR: self._place, os.SEEK_END: self._starts[-1]}[whence]
         self._place = max(0, base + offset)
         return self._place
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        """Fill the buffer; fewer bytes at the end only, as libsndfile expects."""
+        """Fill the buffer; fewer bytes only at the end, as libsndfile expects."""
         done, wanted = 0, len(buffer)
         while done < wanted and self._place < self._starts[-1]:
             number = bisect_right(self._starts, self._place) - 1

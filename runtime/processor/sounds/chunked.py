@@ -1,4 +1,4 @@
-"""WAV (RIFF, RIFX, RF64, BW64), Wave64, AIFF, AU and CAF: a header, and samples of a stated length.
+"""Chunked containers, WAV (RIFF, RIFX, RF64, BW64), Wave64, AIFF, AU and CAF: headers and stated lengths.
 
 The stated length may be a placeholder (written to a pipe), too short (a recorder that was killed) or too long (cut
 off). Chunks: Microsoft's RIFF specification, EBU Tech 3306 (RF64), Apple's AIFF-C and CAF specifications.
@@ -18,7 +18,7 @@ from .byte_view import MAX_STREAMS, Reader, SoundParts
 from .mpeg import read_mpeg
 
 PLACEHOLDER = 0x7F000000
-"""Lengths of 32 bits from here on are what programs write that cannot go back, unless so much is there."""
+"""Least 32-bit length that counts as a placeholder of a program without seeking, unless that many bytes exist."""
 WIDE_PLACEHOLDER = 1 << 62
 _MAX_DATA = 0xFFFF_FF00
 _MAX_HEADER = 1 << 16
@@ -36,11 +36,11 @@ class _Chunk(NamedTuple):
     start: int
     """First byte of the body."""
     length: int
-    """Of the body, as stated."""
+    """Stated length of the body in bytes."""
 
 
 class _Form(NamedTuple):
-    """How chunks are written: sizes of the fields, byte order, rounding."""
+    """Format of chunks: sizes of the fields, byte order, rounding."""
 
     name_bytes: int
     size_bytes: int
@@ -49,7 +49,7 @@ class _Form(NamedTuple):
     counts_header: bool = False
 
     def read(self, reader: Reader, at: int) -> _Chunk | None:
-        """The chunk at a place; None if there is no room for one or its name is none."""
+        """Return the chunk at a position; None without room for one or without a valid name."""
         head = self.name_bytes + self.size_bytes
         if at + head > reader.size:
             return None
@@ -60,7 +60,7 @@ class _Form(NamedTuple):
         return _Chunk(name[:4], at + head, length - head if self.counts_header else length)
 
     def behind(self, reader: Reader, chunk: _Chunk) -> int:
-        """Where the next chunk begins: rounded up, unless the writer forgot to."""
+        """Return the start of the next chunk: rounded up, unless the writer did not round."""
         end = chunk.start + chunk.length
         padded = end + -chunk.length % self.pad
         if padded != end and padded < reader.size and self.read(reader, padded) is None and self.read(reader, end):
@@ -75,7 +75,7 @@ _CAF = _Form(4, 8, "big", 1)
 
 
 def read_chunked(reader: Reader) -> SoundParts | None:
-    """Parts of a container of this family; None for anything else or a broken header.
+    """Return the parts of a container of this family; None for other files or a broken header.
 
     Raises:
         InputError: more than 4 GiB of samples, or more than ``MAX_STREAMS`` files joined.
@@ -95,7 +95,7 @@ def read_chunked(reader: Reader) -> SoundParts | None:
 
 
 def _chunks(reader: Reader, at: int, form: _Form) -> Iterator[_Chunk]:
-    """Chunks up to the end of the file or to what is none; a length below zero ends them."""
+    """Chunks up to the end of the file or to invalid bytes; a length below zero ends them."""
     for _ in range(_MAX_CHUNKS):
         chunk = form.read(reader, at)
         if chunk is None or chunk.length < 0:
@@ -105,7 +105,7 @@ def _chunks(reader: Reader, at: int, form: _Form) -> Iterator[_Chunk]:
 
 
 def _are_chunks(reader: Reader, at: int, form: _Form) -> bool:
-    """Whether whole chunks follow, up to the end of the file."""
+    """Return whether whole chunks follow, up to the end of the file."""
     head = form.name_bytes + form.size_bytes
     for _ in range(_MAX_CHUNKS):
         if reader.size - at < head:
@@ -122,12 +122,12 @@ def _are_chunks(reader: Reader, at: int, form: _Form) -> bool:
 
 
 def _is_riff(reader: Reader, at: int) -> bool:
-    """Whether another WAV file begins here, appended to the first."""
+    """Return whether another WAV file begins here, appended to the first."""
     return reader.at(at, 4) in (b"RIFF", b"RIFX", b"RF64", b"BW64") and reader.at(at + 8, 4) == b"WAVE"
 
 
 def _measure(reader: Reader, chunk: _Chunk, form: _Form, *, is_unknown: bool) -> tuple[int, int]:
-    """(stated, found) bytes of a chunk of samples; stated is 0 where the number is a placeholder."""
+    """Return (stated, found) bytes of a chunk of samples; stated is 0 for a placeholder."""
     there = max(0, reader.size - chunk.start)
     limit = PLACEHOLDER if form.size_bytes == 4 else WIDE_PLACEHOLDER
     if is_unknown or (chunk.length >= limit and chunk.length > there):
@@ -136,12 +136,12 @@ def _measure(reader: Reader, chunk: _Chunk, form: _Form, *, is_unknown: bool) ->
         return chunk.length, there
     behind = form.behind(reader, chunk)
     if there and not _are_chunks(reader, behind, form):
-        return 0, there  # too short: what follows is no chunk, so it is more of the sound
+        return 0, there  # too short: the bytes behind are no chunk, so they are more of the sound
     return chunk.length, chunk.length
 
 
 def _read_joined(reader: Reader) -> SoundParts | None:
-    """A WAV file, and those that were appended to it."""
+    """Read a WAV file, and those that were appended to it."""
     at: int | None = 0
     parts: SoundParts | None = None
     while at is not None and _is_riff(reader, at):
@@ -155,7 +155,7 @@ def _read_joined(reader: Reader) -> SoundParts | None:
 
 
 def _read_wav(reader: Reader, first: int, form: _Form) -> tuple[SoundParts | None, int | None]:
-    """The parts, and where another file begins behind them."""
+    """Return the parts, and the start of another file behind them."""
     bodies: dict[bytes, bytes] = {}
     data = None
     for chunk in _chunks(reader, first, form):

@@ -1,7 +1,7 @@
-"""FLAC: the number of samples stands in the first metadata block, or is 0 where the encoder wrote to a pipe.
+"""FLAC files: the number of samples in the first metadata block, or counted where the encoder wrote 0.
 
-libsndfile reads no file without that number, and stops at it. The last frame says where it begins and how long it is
-(RFC 9639), so the number that is there is read from the end of the file and put in.
+libsndfile cannot read a file without that number, and stops at it. The last frame has its position and length (RFC
+9639), so the real number is read from the end of the file and inserted.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ class _Frame(NamedTuple):
 
 
 def read_flac(reader: Reader, start: int) -> SoundParts | None:
-    """Parts of one FLAC file, or of several that were joined; None if the first block is no stream information.
+    """Return the parts of one FLAC file, or of several joined ones; None if the first block is no stream information.
 
     Raises:
-        InputError: more than ``MAX_STREAMS`` joined.
+        InputError: more than ``MAX_STREAMS`` files are joined.
     """
     starts: list[int] = []
     at = reader.find(_MARK, start, reader.size, 8)
@@ -63,7 +63,7 @@ def _read_one(reader: Reader, start: int, stop: int) -> SoundParts:
 
 
 def _count_samples(reader: Reader, start: int, stop: int, fixed_size: int) -> int | None:
-    """Samples up to the end of the last whole frame; None if no whole frame is found near the end."""
+    """Count samples up to the end of the last whole frame; None if no whole frame is found near the end."""
     tail_start = max(start + 42, stop - BLOCK_BYTES)
     tail = reader.at(tail_start, stop - tail_start)
     ends = [len(tail)]
@@ -85,7 +85,7 @@ def _count_samples(reader: Reader, start: int, stop: int, fixed_size: int) -> in
 
 
 def _read_header(data: bytes, at: int, fixed_size: int) -> _Frame | None:
-    """A frame header whose checksum is right."""
+    """Return a frame header whose checksum is right."""
     head = data[at : at + 17]
     if len(head) < 6 or head[2] >> 4 == 0 or head[2] & 15 == 15 or head[3] & 1:
         return None
@@ -132,7 +132,7 @@ def _crc8(data: bytes) -> int:
 
 
 def _crc16(data: bytes) -> int:
-    """0 over a whole frame, whose last two bytes are its checksum."""
+    """Return the checksum; 0 over a whole frame, whose last two bytes are its checksum."""
     value = 0
     for byte in data:
         value = (value << 8 & 0xFFFF) ^ _TABLE_16[value >> 8 ^ byte]

@@ -1,4 +1,4 @@
-"""Samples become kaldi-style log-mel features, and frames are counted as the encoder will see them.
+"""Log-mel features of samples in kaldi's manner, and the number of frames for the encoder.
 
 Follows Phi4MultimodalFeatureExtractor of transformers 5.23: pre-emphasis inside every frame, a symmetric
 Hamming window, the power spectrum, triangles that are straight on the mel scale, log with a floor of 1.
@@ -31,21 +31,21 @@ __all__ = ["count_frames", "feature_rows", "load_audio", "log_mel", "log_mel_blo
 BLOCK_FRAMES = 2048
 """Frames at a time: their float64 spectra take 40 MB at most."""
 FULL_SCALE = np.float32(32768)
-"""The features were made for 16-bit samples."""
+"""Factor from -1..1 to 16-bit samples, for which the features were made."""
 
 
 def sound_log_mel(
     source: str | Path | bytes | tuple[NDArray[Any], int], spec: AudioSpec, between: Between = go_on
 ) -> NDArray[np.float32]:
-    """Features of a sound of any rate.
+    """Return the features of a sound of any rate.
 
     Args:
-        source: what ``load_audio`` takes.
+        source: source for ``load_audio``.
         spec: frame and filter sizes.
-        between: called between two pieces of the work.
+        between: called between two steps of the work; may raise to stop it.
 
     Returns:
-        [T, n_mels].
+        The features, [T, n_mels] float32.
 
     Raises:
         InputError: the sound cannot be read or used, or is shorter than one frame.
@@ -67,7 +67,7 @@ def segments(frames: int, spec: AudioSpec) -> tuple[Segment, ...]:
 
 
 def half_rate(spec: AudioSpec) -> AudioSpec | None:
-    """Sizes of frames at half the rate; None if one of them is odd."""
+    """Return the spec at half the rate; None if one of its lengths is odd."""
     sizes = (spec.rate_hz, spec.n_fft, spec.win_length, spec.hop_length)
     if any(size % 2 for size in sizes) or spec.n_fft % 4:
         return None
@@ -78,19 +78,19 @@ def half_rate(spec: AudioSpec) -> AudioSpec | None:
 def log_mel(
     samples: NDArray[np.float32], spec: AudioSpec, between: Between = go_on, *, rate_hz: int | None = None
 ) -> NDArray[np.float32]:
-    """Features of samples.
+    """Return the features of samples.
 
     Args:
-        samples: [N] mono, -1..1, at ``rate_hz``.
+        samples: [N] mono samples, -1..1, at ``rate_hz``.
         spec: frame and filter sizes.
         between: called between two blocks of frames.
-        rate_hz: ``spec.rate_hz``, which is the default, or half of it: then bands above are those of silence.
+        rate_hz: ``spec.rate_hz`` (default), or half of it: then the bands above are those of silence.
 
     Returns:
-        [T, n_mels], T = (N - win_length) // hop_length + 1; at half the rate both lengths are halved.
+        The features, [T, n_mels], T = (N - win_length) // hop_length + 1; at half the rate both lengths are halved.
 
     Raises:
-        InputError: shorter than one frame.
+        InputError: the sound is shorter than one frame.
     """
     sizes = _sizes(spec, rate_hz)
     result = np.empty((count_frames(len(samples), sizes), spec.n_mels), np.float32)
@@ -105,10 +105,10 @@ def log_mel(
 def log_mel_blocks(
     samples: NDArray[np.float32], spec: AudioSpec, *, rate_hz: int | None = None
 ) -> Iterator[NDArray[np.float32]]:
-    """The rows of ``log_mel`` in order, at most ``BLOCK_FRAMES`` at a time.
+    """Yield the rows of ``log_mel`` in order, at most ``BLOCK_FRAMES`` at a time.
 
     Raises:
-        InputError: shorter than one frame.
+        InputError: the sound is shorter than one frame.
     """
     sizes = _sizes(spec, rate_hz)
     total = count_frames(len(samples), sizes)
@@ -130,7 +130,7 @@ def log_mel_blocks(
 
 
 def _sizes(spec: AudioSpec, rate_hz: int | None) -> AudioSpec:
-    """Sizes of frames at a rate that is the spec's or half of it."""
+    """Sizes of frames at the spec's rate or half of it."""
     if rate_hz is None or rate_hz == spec.rate_hz:
         return spec
     half = half_rate(spec)
@@ -140,10 +140,10 @@ def _sizes(spec: AudioSpec, rate_hz: int | None) -> AudioSpec:
 
 
 def count_frames(samples: int, spec: AudioSpec) -> int:
-    """Frames of a sound of that many samples.
+    """Return the number of frames of a sound of ``samples`` samples.
 
     Raises:
-        InputError: shorter than one frame.
+        InputError: the sound is shorter than one frame.
     """
     if samples < spec.win_length:
         raise InputError(f"the sound has {samples} samples, expected at least one frame of {spec.win_length}")
@@ -151,14 +151,14 @@ def count_frames(samples: int, spec: AudioSpec) -> int:
 
 
 def feature_rows(frames: int, spec: AudioSpec) -> int:
-    """Feature rows, and so ids in the prompt, of a sound of that many frames."""
+    """Return the number of feature rows, and of ids in the prompt, of a sound of ``frames`` frames."""
     steps = -(-frames // spec.compression_rate)
     return -(-steps // spec.downsample_rate)
 
 
 @lru_cache(maxsize=4)
 def mel_filters(spec: AudioSpec) -> NDArray[np.float32]:
-    """[n_fft / 2 + 1, n_mels] triangles, equally wide and straight-sided on kaldi's mel scale."""
+    """Return triangular filters, [n_fft / 2 + 1, n_mels], equally wide and straight-sided on kaldi's mel scale."""
     bins = _mel(np.arange(spec.n_fft // 2 + 1) * (spec.rate_hz / spec.n_fft))[:, None]
     edges = np.linspace(_mel(spec.mel_min_hz), _mel(spec.mel_max_hz), spec.n_mels + 2)
     rising = (bins - edges[:-2]) / (edges[1:-1] - edges[:-2])

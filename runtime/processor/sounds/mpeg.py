@@ -1,7 +1,7 @@
-"""MPEG audio (MP3): frames without an index; all of them are counted, because no stated length can be believed.
+"""MPEG audio (MP3): frames without an index; all of them are counted, because stated lengths are unreliable.
 
 A header frame ("Xing", "Info") states a number of frames in some files. libsndfile guesses the length where there is
-none, and stops there; so it is shown the frames behind a header frame that states what was counted.
+none, and stops there; so it reads the frames behind a header frame with the counted number.
 Frame header: ISO/IEC 11172-3 and 13818-3; header frame: the LAME tag revision 1.
 """
 
@@ -28,7 +28,7 @@ _KBPS = {
     (2, 3): (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 }
 MAX_RESYNCS = 20_000
-"""Places where frames do not follow each other; a file with more is no sound."""
+"""Most positions where frames do not follow each other; a file with more is not a sound."""
 
 
 class _Frame(NamedTuple):
@@ -50,7 +50,7 @@ class _Section:
 
 
 def parse_frame(head: bytes) -> _Frame | None:
-    """A frame header of 4 bytes; None if it is none, or of a free bitrate."""
+    """Parse a frame header of 4 bytes; None if it is invalid, or of a free bitrate."""
     if not _HEADER.match(head):
         return None
     version = {0: 25, 2: 20, 3: 10}[head[1] >> 3 & 3]
@@ -70,10 +70,10 @@ def parse_frame(head: bytes) -> _Frame | None:
 
 
 def read_mpeg(reader: Reader, start: int, stop: int) -> SoundParts | None:
-    """Parts of the MPEG audio between two places; None if there are no frames.
+    """Return the parts of the MPEG audio in a range; None if there are no frames.
 
     Raises:
-        InputError: broken in more than ``MAX_RESYNCS`` places.
+        InputError: the frames are broken in more than ``MAX_RESYNCS`` places.
     """
     sections: list[_Section] = []
     at, follows, breaks = start, False, 0
@@ -117,7 +117,7 @@ def _add(sections: list[_Section], reader: Reader, at: int, frame: _Frame) -> No
 
 
 def _join(sections: list[_Section], reader: Reader) -> SoundParts:
-    """Sections of one form become one stream: what one frame leaves undecoded is in the next (the bit reservoir)."""
+    """Join sections of one form into one stream, because a frame may need bytes of the one before (bit reservoir)."""
     groups: list[list[_Section]] = []
     for section in sections:
         if groups and groups[-1][0].form == section.form:
@@ -133,7 +133,7 @@ def _join(sections: list[_Section], reader: Reader) -> SoundParts:
         counted = sum(section.counted for section in group)
         lead: Piece
         if len(group) == 1 and first.header and first.stated == counted:
-            lead = first.header  # also says how many samples the encoder added
+            lead = first.header  # also states how many samples the encoder added
         else:
             lead = _header_frame(reader.at(ranges[0][0], 4), counted) if first.form[1] == 3 else b""
         streams.append([lead, *ranges])
@@ -143,7 +143,7 @@ def _join(sections: list[_Section], reader: Reader) -> SoundParts:
 
 
 def _is_confirmed(reader: Reader, at: int, frame: _Frame, stop: int) -> bool:
-    """Whether another frame of the same form, a tag, or the end follows."""
+    """Return whether another frame of the same form, a tag, or the end follows."""
     following = at + frame.length
     if following + 4 > stop:
         return following <= stop
@@ -152,7 +152,7 @@ def _is_confirmed(reader: Reader, at: int, frame: _Frame, stop: int) -> bool:
 
 
 def _tag_length(reader: Reader, at: int) -> int:
-    """Bytes of an ID3v2, ID3v1 or APE tag at a place; 0 if there is none."""
+    """Return the bytes of an ID3v2, ID3v1 or APE tag at a position; 0 if there is none."""
     head = reader.at(at, 32)
     if head[:3] == b"ID3" and len(head) >= 10 and head[3] < 0x10 and all(byte < 128 for byte in head[6:10]):
         length = head[6] << 21 | head[7] << 14 | head[8] << 7 | head[9]
@@ -170,11 +170,11 @@ def _side_bytes(frame_form: tuple[int, int, int, bool]) -> int:
 
 
 def _stated_frames(reader: Reader, at: int, frame: _Frame) -> int | None:
-    """Frames that a header frame states, 0 if it states none; None if this is a frame of sound."""
+    """Return the frames that a header frame states, 0 if it states none; None for a frame of sound."""
     if frame.form[1] != 3:
         return None
     head = reader.at(at, min(frame.length, 64))
-    for skipped in (0, 2):  # a checksum may stand before the side information
+    for skipped in (0, 2):  # a checksum may precede the side information
         place = 4 + skipped + _side_bytes(frame.form)
         if head[place : place + 4] in (b"Xing", b"Info") and len(head) >= place + 12:
             flags, frames = struct.unpack_from(">II", head, place + 4)
@@ -185,7 +185,7 @@ def _stated_frames(reader: Reader, at: int, frame: _Frame) -> int | None:
 
 
 def _header_frame(head: bytes, frames: int) -> bytes:
-    """A header frame that states a number of frames, of the form of ``head``."""
+    """Return a header frame that states a number of frames, of the form of ``head``."""
     plain = bytes([head[0], head[1] | 1, 0x90 | head[2] & 0x0C, head[3]])
     frame = parse_frame(plain)
     assert frame is not None

@@ -1,4 +1,4 @@
-"""Ogg: pages of one or more streams; the last page of each carries a mark (RFC 3533).
+"""Ogg files: pages of one or more streams; the last page of each has a mark (RFC 3533).
 
 Streams that follow each other (a chain) are decoded one after the other; libsndfile alone would stop after the first.
 """
@@ -17,10 +17,10 @@ _HEAD_BYTES = 27
 
 
 def read_ogg(reader: Reader) -> SoundParts | None:
-    """Parts of an Ogg file; None if it has no page.
+    """Return the parts of an Ogg file; None if it has no page.
 
     Raises:
-        InputError: more than ``MAX_STREAMS`` in a chain.
+        InputError: more than ``MAX_STREAMS`` streams are in a chain.
     """
     starts: list[int] = []
     at, open_streams, unended, end = 0, set[int](), "", 0

@@ -1,4 +1,4 @@
-"""Sounds in containers of phones and browsers (MP4, WebM, AAC, AMR, ASF), decoded by PyAV where it is installed."""
+"""Sounds in containers of phones and browsers (MP4, WebM, AAC, AMR, ASF), decoded by PyAV if installed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _ASF = bytes.fromhex("3026b2758e66cf11")
 
 
 def media_kind(head: bytes) -> tuple[str, str] | None:
-    """(FFmpeg's name of the demuxer, name in an error) of a file that libsndfile does not read, by its first bytes."""
+    """Return FFmpeg's demuxer and a name for errors, by the first bytes, for files that libsndfile does not read."""
     if head[4:8] == b"ftyp":
         return "mp4", "an MP4 (M4A, 3GP or MOV)"
     if head[:4] == b"\x1a\x45\xdf\xa3":
@@ -33,18 +33,18 @@ def media_kind(head: bytes) -> tuple[str, str] | None:
 
 
 class MediaStream:
-    """The first sound of a file, decoded by FFmpeg.
+    """First sound stream of a file, decoded by FFmpeg.
 
     Attributes:
         rate_hz: samples per second.
-        frames: samples of a channel that the container states; 0 if it states none.
+        frames: samples per channel that the container states; 0 if it states none.
     """
 
     def __init__(self, file: BinaryIO, kind: tuple[str, str], name: str) -> None:
-        """Open a file.
+        """Open a file with PyAV.
 
         Raises:
-            InputError: PyAV is missing, or the file holds no sound that it can decode.
+            InputError: PyAV is not installed, or the file has no sound that it can decode.
         """
         demuxer, found = kind
         try:
@@ -86,7 +86,7 @@ class MediaStream:
             yield part.to_ndarray().mean(axis=0, dtype=np.float32)
 
     def read(self, count: int) -> NDArray[np.float32]:
-        """The next samples, at most ``count``; none at the end.
+        """Return the next samples, at most ``count``; empty at the end.
 
         Raises:
             InputError: the stream is broken.
@@ -97,7 +97,7 @@ class MediaStream:
                 self._held.append(block)
                 held += len(block)
         except self._errors as error:
-            if self._done + held >= self.frames:  # else whoever reads to the end says what is missing
+            if self._done + held >= self.frames:  # otherwise the reader reports what is missing at the end
                 raise self._broken(error) from error
         whole = np.concatenate(self._held) if self._held else np.zeros(0, np.float32)
         self._held = [whole[count:]]

@@ -1,4 +1,4 @@
-"""A long sound file as windows, cut where it is quiet; never more than one window in memory."""
+"""Windows of a long sound file, cut at quiet moments; at most one window is in memory."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from palmtop.runtime.processor.shown import shown
 from .sound_file import MAX_RATE_HZ, MIN_RATE_HZ, MIN_SOUND_S
 from .stream import SoundStream
 
-QUIET_S = 0.2  # length of the pause that is looked for
-SEARCHED_SHARE = 0.25  # of a window, at its end, in which the cut may lie
+QUIET_S = 0.2  # seconds of the pause that is searched for
+SEARCHED_SHARE = 0.25  # share of a window, at its end, in which the cut may be
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -24,11 +24,11 @@ class Window:
     """A part of a recording.
 
     Attributes:
-        start_s: where it begins.
-        end_s: where it ends.
-        total_s: length of the recording, as counted or stated; what was heard so far if only decoding tells.
-        samples: [N] float32, mono.
-        rate_hz: of the samples.
+        start_s: start of the part in seconds.
+        end_s: end of the part in seconds.
+        total_s: length of the recording in seconds, counted or stated; length so far if only decoding can tell.
+        samples: [N] float32 samples, mono.
+        rate_hz: samples per second.
     """
 
     start_s: float
@@ -39,14 +39,14 @@ class Window:
 
 
 def read_windows(source: Path | bytes, window_s: float) -> Iterator[Window]:
-    """Cut a sound file into windows of at most ``window_s`` seconds, each after the quietest moment near its end.
+    """Yield windows of a sound file, each of at most ``window_s`` seconds, cut at the quietest moment near its end.
 
     Args:
         source: a path, or the bytes of a file.
-        window_s: longest window, seconds.
+        window_s: longest window in seconds.
 
     Raises:
-        InputError: the file is missing, no sound, broken off, or holds samples that are not finite.
+        InputError: the file is missing, not a sound, incomplete, or has samples that are not finite.
     """
     name = shown(source, "sound")
     with SoundStream(source, name) as stream:
@@ -75,11 +75,11 @@ def read_windows(source: Path | bytes, window_s: float) -> Iterator[Window]:
 
 
 def quiet_place(samples: NDArray[np.float32], rate_hz: int) -> int:
-    """The middle of the quietest ``QUIET_S`` in the last quarter of a window.
+    """Return the middle of the quietest ``QUIET_S`` seconds in the last quarter of a window.
 
     Args:
-        samples: [N].
-        rate_hz: their rate.
+        samples: [N] samples of the window.
+        rate_hz: samples per second.
     """
     start = int(len(samples) * (1 - SEARCHED_SHARE))
     length = max(1, min(int(QUIET_S * rate_hz), len(samples) - start))

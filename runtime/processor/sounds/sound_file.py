@@ -1,4 +1,4 @@
-"""Sound files of any rate, channel count and sample format become mono samples at the model's rate.
+"""Decoder of sound files of any rate, channel count and sample format to mono samples at the model's rate.
 
 Channels are averaged and then resampled (soxr, high quality), in that order, as ``librosa.load`` does.
 """
@@ -21,7 +21,7 @@ __all__ = ["EXPECTED", "MAX_RATE_HZ", "MIN_RATE_HZ", "MIN_SOUND_S", "load_audio"
 
 MIN_SOUND_S = 0.02
 MAX_SAMPLES = 1 << 27
-"""Mono samples at either rate: 512 MB, 46 minutes at 48 kHz, 2 h 20 min at 16 kHz."""
+"""Most mono samples at either rate: 512 MB, 46 minutes at 48 kHz, 2 h 20 min at 16 kHz."""
 MIN_RATE_HZ, MAX_RATE_HZ = 1_000, 768_000
 BLOCK_SAMPLES = 1 << 18
 
@@ -29,19 +29,19 @@ BLOCK_SAMPLES = 1 << 18
 def load_audio(
     source: str | Path | bytes | tuple[NDArray[Any], int], rate_hz: int, between: Between = go_on
 ) -> NDArray[np.float32]:
-    """Decode a sound at a wanted rate.
+    """Decode a sound and resample it to a rate.
 
     Args:
         source: a path, the bytes of a file, or (samples, rate in Hz); samples are [N] or [N, channels],
             floats of -1..1 or integers over their type's range.
-        rate_hz: the rate wanted.
-        between: called between two blocks that are decoded or resampled.
+        rate_hz: requested rate in samples per second.
+        between: called between two blocks that are decoded or resampled; may raise to stop.
 
     Returns:
-        [M] float32, mono.
+        The samples, [M] float32, mono.
 
     Raises:
-        InputError: see ``read_sound``.
+        InputError: as for ``read_sound``.
     """
     samples, rate = read_sound(source, rate_hz, between)
     return resample(samples, rate, rate_hz, between)
@@ -52,21 +52,21 @@ def read_sound(
 ) -> tuple[NDArray[np.float32], int]:
     """Decode a sound at its own rate.
 
-    What is there is heard, whatever length the file states. A sound is cut if it is more than 0.1 s shorter than
-    stated, or if it is Ogg without the mark on its last page; an MP3 or a piped FLAC that states no length cannot be
-    seen to be cut.
+    All existing samples are decoded, whatever length the file states. A sound counts as cut if it is more than 0.1 s
+    shorter than stated, or if it is Ogg without the mark on its last page; a cut is not visible in an MP3 or a piped
+    FLAC without a stated length.
 
     Args:
         source: as for ``load_audio``.
-        rate_hz: the rate that is wanted in the end; limits the length.
-        between: called between two blocks that are decoded.
+        rate_hz: rate of the later resampling; limits the length.
+        between: called between two blocks that are decoded; may raise to stop.
 
     Returns:
-        [N] float32, mono, and their rate in Hz.
+        The samples, [N] float32, mono, and their rate in Hz.
 
     Raises:
-        InputError: missing, empty, cut, not a sound, shorter than 20 ms, longer than ``MAX_SAMPLES``,
-            or with samples that are not finite.
+        InputError: the sound is missing, empty, cut, not a sound, shorter than 20 ms, longer than ``MAX_SAMPLES``, or
+            has samples that are not finite.
     """
     if isinstance(source, tuple):
         name = "sound array"
@@ -89,7 +89,7 @@ def read_sound(
 
 
 def _decode(source: str | Path | bytes, rate_hz: int, name: str, between: Between) -> tuple[NDArray[np.float32], int]:
-    """Mono samples at the file's own rate, and that rate."""
+    """Return mono samples at the file's own rate, and that rate."""
     with SoundStream(source, name) as stream:
         rate = stream.rate_hz
         _check_size(stream.frames, rate, rate_hz, name)
@@ -103,7 +103,7 @@ def _decode(source: str | Path | bytes, rate_hz: int, name: str, between: Betwee
 
 
 def _array_and_rate(source: tuple[Any, ...], name: str) -> tuple[NDArray[Any], int]:
-    """Both, checked; [N] or [N, channels]."""
+    """Return samples, [N] or [N, channels], and rate after checking both."""
     if len(source) != 2 or not isinstance(source[0], np.ndarray):
         found = ", ".join(type(part).__name__ for part in source)
         raise InputError(f"{name}: found ({found}), expected (samples as an array, rate in Hz)")
@@ -138,7 +138,7 @@ def _check_size(samples: int, rate: int, rate_hz: int, name: str) -> None:
 
 
 def resample(samples: NDArray[np.float32], rate: int, rate_hz: int, between: Between) -> NDArray[np.float32]:
-    """As ``librosa.resample`` with soxr_hq: the same library, block by block, and the same length."""
+    """Resample as ``librosa.resample`` with soxr_hq does: same library, block by block, same length."""
     if rate == rate_hz:
         return samples
     import soxr

@@ -1,7 +1,7 @@
-"""Keeps the lines of libmpg123 away from standard error.
+"""Suppression of libmpg123's messages on standard error.
 
-libsndfile has no switch for them. While a block is decoded, file descriptor 2 is a temporary file; what other
-threads wrote meanwhile is passed on.
+libsndfile has no option for them. While a block is decoded, file descriptor 2 is a temporary file; output of other
+threads is passed on.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _OURS = re.compile(rb"(?:\[[^\]\n]*mpg123[^\n]*|(?:Note|Warning): [^\n]*)\n?")
 
 @contextlib.contextmanager
 def without_mpg123_lines() -> Iterator[None]:
-    """Run the body, one thread at a time, without its decoder's messages."""
+    """Run the body without its decoder's messages, one thread at a time."""
     with _LOCK:
         try:
             if sys.stderr is not None:

@@ -1,7 +1,7 @@
-"""Any sound file as mono blocks, as long as it really is.
+"""Any sound file as mono blocks, with its real length.
 
-A container's own length is checked against what is there before anything is decoded: what is missing is refused,
-what is more is heard.
+A container's stated length is compared with the real one before decoding: missing samples are refused, additional ones
+are decoded.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from .stderr import without_mpg123_lines
 
 EXPECTED = "expected a WAV, FLAC, Ogg or MP3 file"
 TOLERANCE_S = 0.1
-"""A sound may be this much shorter than stated: the last frame or block of a careless writer."""
+"""Seconds that a sound may be shorter than stated: the last frame or block of an inexact writer."""
 
 
 class SoundStream:
@@ -37,7 +37,7 @@ class SoundStream:
 
     Attributes:
         rate_hz: samples per second.
-        frames: samples of a channel, as counted or stated; 0 if only decoding tells.
+        frames: samples per channel, counted or stated; 0 if only decoding can tell.
     """
 
     def __init__(self, source: str | Path | bytes, name: str) -> None:
@@ -45,10 +45,10 @@ class SoundStream:
 
         Args:
             source: a path, or the bytes of a file.
-            name: what to call it in an error.
+            name: name of the sound in errors.
 
         Raises:
-            InputError: missing, empty, not a sound, or cut off.
+            InputError: the file is missing, empty, not a sound, or cut off.
         """
         self._name = name
         self._file = _open(source, name)
@@ -94,7 +94,7 @@ class SoundStream:
                 raise
             self._sounds = []
         self.rate_hz = int(self._sounds[0].samplerate) if self._sounds else 1
-        # A sound that was joined with others may have a rate of its own.
+        # A sound that was joined with others may have another rate.
         self.frames = sum(-(-int(sound.frames) * self.rate_hz // sound.samplerate) for sound in self._sounds)
         if not parts.stated and not parts.unended and parts.streams == [[(0, reader.size)]]:
             parts = _rare_parts(self._sounds[0], reader)
@@ -112,10 +112,10 @@ class SoundStream:
                 raise self._truncated(found_s, stated_s)
 
     def read(self, count: int) -> NDArray[np.float32]:
-        """The next samples, at most ``count``, averaged over the channels; none at the end only.
+        """Return the next samples, at most ``count``, averaged over the channels; empty only at the end.
 
         Raises:
-            InputError: broken, or shorter than stated.
+            InputError: the file is broken, or shorter than stated.
         """
         if self._media is not None:
             block = self._media.read(count)
@@ -196,7 +196,7 @@ def _open(source: str | Path | bytes, name: str) -> BinaryIO:
 
 
 def _parts(reader: Reader) -> SoundParts:
-    """What the container holds; the whole file where the container is none of those that are read here."""
+    """Return the container's parts; the whole file for containers that are not parsed here."""
     head = reader.at(0, 12)
     parts: SoundParts | None = None
     start = 0
@@ -216,7 +216,7 @@ def _parts(reader: Reader) -> SoundParts:
 
 
 def _rare_parts(sound: Any, reader: Reader) -> SoundParts:
-    """Lengths of a container that only libsndfile knows (VOC, AVR, NIST, ...), from what it writes into its log."""
+    """Return lengths of a container that only libsndfile reads (VOC, AVR, NIST, ...), from its log."""
     log = str(sound.extra_info)
     stated = re.search(r"Frames *: (\d+)$", log, re.MULTILINE)
     if sound.format == "NIST":
