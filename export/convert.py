@@ -193,7 +193,7 @@ def _prove(
 
 
 def _job(checkpoint: Checkpoint, recipe: Recipe, request: Request | None, planned: Planned | None) -> str:
-    """The same for two exports that would write the same bytes: of this checkpoint, recipe, plan and exporter."""
+    """Return a key that is equal for exports that write the same bytes: checkpoint, recipe, plan, exporter."""
     names: list[object] = [checkpoint.mark(), recipe.to_dict(), palmtop.__version__, code_sha256()]
     samples = None if request is None else request.samples_mark()
     if planned is not None:

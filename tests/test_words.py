@@ -12,7 +12,6 @@ import pytest
 ROOT = Path(__file__).parent.parent
 ROOMS = ("export", "quantize", "runtime")
 NOT_DONE: tuple[str, ...] = (
-    "export/checkpoint/gguf",
     "runtime/bundle",
     "runtime/serve",
 )

@@ -160,5 +160,5 @@ class StateDict:
         return weight
 
     def within(self, prefix: str) -> StateDict:
-        """The same weights seen from further inside."""
+        """Return the same tensors below a longer prefix."""
         return StateDict(self.find, self._prefix + prefix)

@@ -1,8 +1,8 @@
-"""Run a decoder stage by stage over many prompts at once, each with a KV cache: the one place that feeds its inputs.
+"""Runner of a decoder stage by stage over many prompts at once, each with a KV cache.
 
-The same arithmetic as a session of the whole graph that reads a prompt and then its continuation: every chunk goes
-through a stage with the keys and values that the chunks before it left there. Only one stage's weights and one stage's
-keys and values are in memory.
+The arithmetic is that of a session with the whole graph that reads a prompt and then its continuation: every chunk goes
+through a stage with the keys and values of the chunks before it. Only one stage's weights and one stage's keys and
+values are in memory.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from .float_reference import judged, rows_of
 from .layerwise import Live, StagedGraph
 from .onnx_decoder import DecoderPrompt
 
-Report = Callable[[int, int], None]  # stages done, stages in all
+Report = Callable[[int, int], None]  # stages done, stages in total
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Run:
-    """One prompt under some gates.
+    """One prompt with its gates and continuation.
 
     Attributes:
-        prompt: as arrays.
+        prompt: input arrays of the prompt.
         gates: [A] adapter weights; ignored by a graph without adapters.
-        tokens: [T] the continuation; the last one is predicted and not fed.
+        tokens: [T] the continuation; the last token is predicted and not fed.
     """
 
     prompt: DecoderPrompt
@@ -38,12 +38,12 @@ class Run:
 
 @dataclass(slots=True, eq=False)
 class _Chunk:
-    """Tokens that are read at once, and what lives of them between two stages.
+    """Tokens that are read at once, with their values between two stages.
 
     Attributes:
         run: number of the run.
         live: values by name.
-        positions: whose logits are wanted; None for the last one, as the graph has it.
+        positions: positions whose logits are computed; None for the last one, as in the graph.
     """
 
     run: int
@@ -52,19 +52,19 @@ class _Chunk:
 
 
 class DecoderRunner:
-    """A decoder graph of ours, float or quantised."""
+    """Stage-by-stage runner of a decoder graph, float or quantised."""
 
     def __init__(self, graph: StagedGraph, *, step: int = 1) -> None:
-        """Nothing is loaded yet.
+        """Set up the runner; nothing is loaded yet.
 
         Args:
-            graph: of the decoder.
-            step: tokens of a continuation that are read at once; 1 is what a session does.
+            graph: stages of the decoder.
+            step: tokens of a continuation that are read at once; a session reads 1.
         """
         self._graph, self._step = graph, step
 
     def logits(self, runs: Sequence[Run], report: Report | None = None) -> list[NDArray[np.float32]]:
-        """Of every run [T, V]: row t predicts token t of its continuation.
+        """Return the logits of every run, [T, V]: row t predicts token t of its continuation.
 
         Raises:
             BundleError: onnxruntime cannot load or run a stage.
@@ -75,7 +75,7 @@ class DecoderRunner:
         for number, stage in enumerate(graph.stages):
             past = [name for name in stage.inputs if name.startswith("past_key_values.")]
             present = [name for name in stage.made if name.startswith("present.")]
-            if not past and not present:  # no chunk waits for another: the weights are read once for all
+            if not past and not present:  # chunks are independent: the weights are read once for all
                 self._step_all(number, [chunk for some in rounds for chunk in some], ())
             caches: dict[int, Live] = {}
             for some in rounds if past or present else ():
@@ -100,9 +100,9 @@ class DecoderRunner:
         return [np.concatenate(own) for own in rows]
 
     def greedy(self, runs: Sequence[Run], steps: int, ends: Collection[int]) -> list[NDArray[np.int64]]:
-        """Of every run its own greedy continuation, at most ``steps`` tokens, up to one of ``ends``.
+        """Return the greedy continuation of every run, at most ``steps`` tokens, up to one of ``ends``.
 
-        Each token walks the whole model: for graphs all of whose stages stay loaded.
+        Each token runs the whole model, so all stages should stay loaded.
         """
         graph = self._graph
         found: list[list[int]] = [[] for _ in runs]
@@ -153,7 +153,7 @@ class DecoderRunner:
         return rounds
 
     def _inputs(self, run: Run, ids: NDArray[np.int64], total: int) -> Live:
-        """Graph inputs of one chunk, its caches left out."""
+        """Graph inputs of one chunk, without its caches."""
         places = run.prompt.media_places
         index = np.zeros(max(total, len(places)), np.int64)
         index[: len(places)] = places

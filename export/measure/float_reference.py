@@ -88,10 +88,10 @@ class FloatReference:
             model: model; may have more adapters than the checkpoint.
             recipe: recipe of the bundle; its adapters and context are used, its bits are not.
             workers: threads that read.
-            threads: of onnxruntime; 0 is one a core.
+            threads: number of onnxruntime's threads; 0 for one per core.
             open_sessions: stages that are kept loaded.
             laid_open: see ``StagedGraph``.
-            made: told of every set of weights that was read.
+            made: called with every set of weights that was read.
             is_quantized: take the recipe's own bits, which makes it a bundle's model that is quantised on the way.
         """
         own = recipe if is_quantized else as_float(recipe)

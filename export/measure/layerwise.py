@@ -267,7 +267,7 @@ class StagedGraph:
             del live[name]
 
     def shape_of(self, name: str) -> tuple[int, ...]:
-        """Of a graph input, 0 for what is not fixed; nothing where there is no such input."""
+        """Return the shape of a graph input, with 0 for a dynamic size; empty if there is no such input."""
         there = self._inputs.get(name)
         return () if there is None else tuple(dim.dim_value for dim in there.type.tensor_type.shape.dim)
 

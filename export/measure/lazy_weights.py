@@ -128,6 +128,6 @@ class LazySink:
 
 
 def number_of(weight: Any) -> int | None:
-    """Of a weight that is made when it is needed; None for another."""
+    """Return the number of a weight that is made when needed; None for other weights."""
     place = {entry.key: entry.value for entry in weight.external_data}
     return int(place["offset"]) if place.get("location") == LOCATION else None

@@ -117,7 +117,7 @@ class Comparison:
         return [place for place, asked in enumerate(self.asked) if asked.mode == mode]
 
     def weights_of(self, mode: str) -> StateDict:
-        """What the mode's route switches on in both models."""
+        """Return the adapters of the mode's route, in both models."""
         return self.float_manifest.routes[mode].adapters if self.manifest.adapters else {}
 
     def acting(self, name: str) -> list[int]:

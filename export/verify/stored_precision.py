@@ -20,7 +20,7 @@ class StoredPrecision(Planned):
     _folder: Path
 
     def __init__(self, folder: Path) -> None:
-        """Nothing is read yet; ``folder`` is the bundle's."""
+        """Set up the plan of the bundle in ``folder``; nothing is read yet."""
         super().__init__(plan=BitAllocation(method="stored", tensors={}), quantizer=rtn, statistics=lambda key: None)
         object.__setattr__(self, "_folder", folder)
 

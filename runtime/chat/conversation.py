@@ -191,7 +191,7 @@ class Conversation:
             messages: the whole dialogue.
             max_tokens: longest answer; None as in ``options``.
             adapters: name to weight, or a route's name, or both (``routing``).
-            options: of this answer.
+            options: generation options of this answer.
             tools: functions that the model may call in this answer, written into the messages' system message; None
                 for those that the conversation was made with, which the messages hold already.
 

@@ -65,7 +65,7 @@ class TokenLogprob:
     """Log-probability of one token of an answer, under the model's own distribution.
 
     Attributes:
-        text: of the token alone.
+        text: text of the token alone.
         token_id: its id.
         logprob: natural logarithm of its probability.
         top: most probable tokens at this place, without ``top`` of their own.

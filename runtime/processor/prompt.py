@@ -35,29 +35,29 @@ class Prompt:
 
 
 Segment = int | str
-"""A part of what stands for a medium in the prompt: so many feature rows, or text that the model's markup has there."""
+"""Part of a medium's place in the prompt: a number of feature rows, or text of the model's markup."""
 
 
 def rows_of(segments: Sequence[Segment]) -> int:
-    """Feature rows among segments."""
+    """Return the number of feature rows in segments."""
     return sum(segment for segment in segments if isinstance(segment, int))
 
 
 def expand_media(
     prompt: Prompt, media: Sequence[Sequence[Segment]], encode: Callable[[str], Sequence[int]]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Put the segments of every medium in the place of its placeholder.
+    """Replace the placeholder of every medium by its segments.
 
     Args:
-        prompt: of ``TextProcessor.prompt``.
+        prompt: result of ``TextProcessor.prompt``.
         media: segments of each of ``prompt.media``, in that order.
-        encode: ids of a text, its special tokens recognised.
+        encode: function from a text to ids, with special tokens recognised.
 
     Returns:
         input_ids [S] and media_places [S]: 0 is text, k > 0 is row k - 1 of all features, concatenated.
 
     Raises:
-        InputError: not at least one row for each item.
+        InputError: an item has no feature row.
     """
     rows = [rows_of(segments) for segments in media]
     flat = [segment for segments in media for segment in segments if isinstance(segment, int)]

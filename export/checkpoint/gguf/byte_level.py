@@ -1,7 +1,7 @@
-"""tokenizer.json of a GGUF file's byte-level BPE vocabulary (``tokenizer.ggml.model`` "gpt2").
+"""tokenizer.json from a GGUF file's byte-level BPE vocabulary (``tokenizer.ggml.model`` "gpt2").
 
-A GGUF names how text is split before BPE by a word (``tokenizer.ggml.pre``); the expressions are those that the models'
-own tokenizer.json have under these names.
+A GGUF file names the split before BPE by a word (``tokenizer.ggml.pre``); the expressions are those of the models' own
+tokenizer.json with these names.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """How text becomes the words that BPE sees.
+    """Rules that split text into the words for BPE.
 
     Attributes:
-        expressions: whose matches are words of their own, one after the other.
-        ignores_merges: a word that is a piece is one, whatever the merges lead to.
-        composes: text is brought to Unicode's NFC before; no GGUF says so.
+        expressions: expressions whose matches are separate words, applied one after the other.
+        ignores_merges: whether a word that is a piece stays whole, without merges.
+        composes: whether text is converted to Unicode's NFC first; GGUF files do not contain this.
     """
 
     expressions: tuple[str, ...]
@@ -59,8 +59,8 @@ SPLITS = {
 
 
 def byte_level_tokenizer(words: Vocabulary, split: Split) -> dict[str, Any]:
-    """The tokenizer, as the tokenizers library reads it."""
-    # All of them: tokenizers numbers an added token that is not among them after the last, whatever its id.
+    """Return the tokenizer in the format of the tokenizers library."""
+    # All of them: tokenizers numbers an added token outside the vocabulary after the last one, not by its id.
     vocab = {token: i for i, token in enumerate(words.tokens) if words.types[i] != UNUSED}
     pairs = [merge.split(" ", 1) for merge in words.merges]
     return byte_level_bpe(vocab, pairs, added_tokens(words), split=split)
@@ -73,13 +73,13 @@ def byte_level_bpe(
     *,
     split: Split,
 ) -> dict[str, Any]:
-    """tokenizer.json of byte-level BPE.
+    """Return tokenizer.json of byte-level BPE.
 
     Args:
-        vocab: id by piece.
-        merges: pairs of pieces, the first to be merged first.
-        added: tokens that are found in the text before.
-        split: of text before BPE.
+        vocab: ids by piece.
+        merges: pairs of pieces, in the order of merging.
+        added: tokens that are found in the text before splitting.
+        split: rules for splitting text.
     """
     return {
         "version": "1.0",

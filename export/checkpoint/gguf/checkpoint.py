@@ -1,4 +1,4 @@
-"""A GGUF file as a checkpoint: config and tokenizer made of its metadata, tensors under transformers' names."""
+"""GGUF file as a checkpoint: config and tokenizer from its metadata, tensors with transformers' names."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from .scaling import TENSORS
 from .tokenizer import adds_bos, tokenizer_config, tokenizer_json
 
 FLOATS = ("F64", "F32", "F16", "BF16")
-KEPT_BYTES = 1 << 20  # of float32 that are looked at together
+KEPT_BYTES = 1 << 20  # bytes of float32 that are checked together
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 
 
 class GgufCheckpoint(Checkpoint):
     """One GGUF file (not one part of several) of an architecture in ``families``.
 
-    Where tokenizer.json and tokenizer_config.json lie beside the file they are taken; else they are made.
+    A tokenizer.json and tokenizer_config.json beside the file are used; otherwise they are made.
 
     Raises:
-        CheckpointError: it is not GGUF, is truncated, or lacks something.
-        UnsupportedModelError: it holds another architecture.
+        CheckpointError: the file is not GGUF, is truncated, or lacks a part.
+        UnsupportedModelError: the file has another architecture.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -65,11 +65,11 @@ class GgufCheckpoint(Checkpoint):
 
     @property
     def adds_bos(self) -> bool:
-        """As the metadata says."""
+        """Whether prompts begin with BOS, from the metadata."""
         return self._adds_bos
 
     def weight(self, name: str) -> LazyTensor:
-        """A tensor, to be read later, its rows in transformers' order.
+        """Return a tensor that is read when needed, with rows in transformers' order.
 
         Raises:
             CheckpointError: there is no such tensor, or its rows are not those of whole heads.
@@ -79,7 +79,7 @@ class GgufCheckpoint(Checkpoint):
         return weight if key is None else in_halves(weight, int(self.config[key]), self.path)
 
     def grid_notes(self, linears: Scheme | None, head: Scheme | None) -> list[str]:
-        """How many matrices keep the file's own codes, and which types are rounded once more."""
+        """Return notes on how many matrices keep the file's codes, and which types are rounded once more."""
         kept, rounded = 0, Counter[str]()
         for name, kind in self.kinds.items():
             weight, scheme = self.weight(name), head if name in MODEL.values() else linears
@@ -98,17 +98,17 @@ class GgufCheckpoint(Checkpoint):
         ]
 
     def text(self, name: str) -> str | None:
-        """The content of a small file, made or beside; None without."""
+        """Return the content of a small file, made or beside; None if there is none."""
         return self._made.get(name)
 
     def mark(self) -> str:
-        """As a folder's; the files beside are part of it."""
+        """Return a key of the checkpoint, as for a folder; files beside it are included."""
         seen: list[Any] = [str(self.path.resolve()), self._tensors.marks, self._made]
         return self._digest(seen)
 
 
 def _is_kept(weight: LazyTensor, scheme: Scheme) -> bool:
-    """Whether the codes of every row can be kept; the first rows that cannot end the search."""
+    """Return whether the codes of every row can be kept; the search ends at the first rows that cannot."""
     coded = weight.coded
     return coded is not None and all(coded(*rows, scheme) is not None for rows in weight.ranges(KEPT_BYTES))
 
@@ -128,7 +128,7 @@ def _small_files(path: Path, fields: dict[str, Any]) -> dict[str, str]:
 
 
 def _refuse_other_vocabulary(path: Path, fields: dict[str, Any], text: str) -> None:
-    """A folder of downloads may hold another model's tokenizer."""
+    """Refuse the tokenizer of another model, which a folder of downloads may contain."""
     from tokenizers import Tokenizer
 
     try:

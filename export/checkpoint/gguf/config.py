@@ -1,4 +1,4 @@
-"""The config.json that a GGUF file's metadata amounts to; metadata that nothing reads is refused."""
+"""The config.json of a GGUF file's metadata; metadata that is not read is refused."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ ENDS = ("eos", "eot", "eom")  # ids of tokens that end an answer; such a file ha
 
 
 def make_config(family: Family, fields: Mapping[str, Any], tensors: SafetensorsReader) -> dict[str, Any]:
-    """What config.json would say.
+    """Return the content of config.json.
 
     Args:
-        family: of the file.
+        family: table of the file's architecture.
         fields: the file's metadata.
-        tensors: under the file's own names.
+        tensors: tensors by the file's own names.
 
     Raises:
         CheckpointError: a key or tensor is missing, of another kind, or would not be read.
@@ -59,7 +59,7 @@ def make_config(family: Family, fields: Mapping[str, Any], tensors: SafetensorsR
         "rope_theta": said.given("rope.freq_base") or 10000.0,
         "partial_rotary_factor": (said.given("rope.dimension_count") or head) / head,
         "rope_scaling": rope_scaling(family, said, tensors),
-        "sliding_window": said.given("attention.sliding_window") or None,  # 0 says none
+        "sliding_window": said.given("attention.sliding_window") or None,  # 0 means none
         "tie_word_embeddings": tensors.shape("output.weight") is None,
         "eos_token_id": list(dict.fromkeys(ends)) or None,
         "bos_token_id": ids["bos"],

@@ -1,6 +1,6 @@
-"""One table for each GGUF architecture: which names its tensors and keys have in transformers' model of the same kind.
+"""Tables of GGUF architectures: names of tensors and keys in transformers' model of the same kind.
 
-Adding one is adding its table here and the architecture's file in ``export/arch``.
+A new architecture needs its table here and its file in ``export/arch``.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ _TENSOR = re.compile(r"blk\.(\d+)\.(\w+)\.(weight|bias)")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Family:
-    """How one GGUF architecture is read.
+    """Table of one GGUF architecture.
 
     Attributes:
         name: ``general.architecture``, and the prefix of its metadata.
-        model_type: of the config that is made.
+        model_type: model_type of the config that is made.
         layers: transformers' name of each tensor of a layer.
-        interleaved: tensors of a layer whose heads have the halves that rotate interleaved, and the config key that
-            counts their heads.
-        biases: config keys that say that linears have biases, and a tensor of a layer that only then has one.
-        scalings: kinds of rotary scaling that its model computes, as transformers names them.
+        interleaved: tensors of a layer whose rotated halves are interleaved in each head, and the config key of their
+            number of heads.
+        biases: config keys for biases of linears, and a tensor of a layer that exists only with one.
+        scalings: kinds of rotary scaling that its model computes, with transformers' names.
     """
 
     name: str
@@ -39,7 +39,7 @@ class Family:
     scalings: tuple[str, ...] = ()
 
     def transformers_name(self, name: str) -> str:
-        """The checkpoint's name of a tensor; one that has no place in the model keeps its own."""
+        """Return the checkpoint's name of a tensor; one without a place in the model keeps its own."""
         if name in MODEL:
             return MODEL[name]
         match = _TENSOR.fullmatch(name)
@@ -48,12 +48,12 @@ class Family:
         return f"model.layers.{match[1]}.{self.layers[match[2]]}.{match[3]}"
 
     def heads_key(self, name: str) -> str | None:
-        """The config key that counts the heads of an interleaved tensor; None where rows are in order."""
+        """Return the config key of an interleaved tensor's number of heads; None where rows are in order."""
         match = _TENSOR.fullmatch(name)
         return None if match is None else self.interleaved.get(match[2])
 
 
-PHI3 = Family(  # Phi-3, Phi-3.5-mini, Phi-4-mini; and the text backbone that Phi-4-multimodal becomes there
+PHI3 = Family(  # Phi-3, Phi-3.5-mini, Phi-4-mini; and the text backbone of Phi-4-multimodal
     name="phi3",
     model_type="phi3",
     layers={
@@ -61,7 +61,7 @@ PHI3 = Family(  # Phi-3, Phi-3.5-mini, Phi-4-mini; and the text backbone that Ph
         "attn_qkv": "self_attn.qkv_proj",
         "attn_output": "self_attn.o_proj",
         "ffn_norm": "post_attention_layernorm",
-        "ffn_up": "mlp.gate_up_proj",  # gate above up, as the checkpoint has them
+        "ffn_up": "mlp.gate_up_proj",  # gate above up, as in the checkpoint
         "ffn_down": "mlp.down_proj",
     },
     scalings=("longrope",),

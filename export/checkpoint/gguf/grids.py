@@ -1,8 +1,8 @@
-"""GGUF's simple grids in onnxruntime's layout, where the dequantised weights stay the same bit for bit.
+"""GGUF's simple grids in onnxruntime's layout, if the dequantised weights stay the same bit for bit.
 
-Both have groups of 32 along a row and a float16 scale d. Q4_0 is ``d * (q - 8)`` and Q8_0 ``d * q``, grids of ours with
-the zero in the middle. Q4_1 is ``d * q + m``; ours has a whole number for the zero, so m has to be ``-zero * d``, which
-a quantiser that fits m freely almost never makes. Source: ggml-quants.c; layouts as in the package ``gguf``.
+Both have groups of 32 along a row and a float16 scale d. Q4_0 is ``d * (q - 8)`` and Q8_0 ``d * q``, which have the
+zero in the middle. Q4_1 is ``d * q + m``; the zero point here is a whole number, so m has to be ``-zero * d``, which a
+quantiser that fits m freely almost never gives. Source: ggml-quants.c; layouts as in the package ``gguf``.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ GRIDS = {Q4_0: 4, Q4_1: 4, Q8_0: 8}
 
 
 def fits(kind: gguf.GGMLQuantizationType, scheme: Scheme | None) -> bool:
-    """Whether a scheme holds what a type does, whatever the values; of Q4_1 only the values can tell."""
+    """Return whether a scheme can represent a type for any values; for Q4_1 it depends on the values."""
     return scheme is not None and GRIDS.get(kind) == scheme.bits and scheme.group == GROUP
 
 
 def coded(
     raw: NDArray[np.uint8], kind: gguf.GGMLQuantizationType, columns: int, scheme: Scheme
 ) -> QuantizedTensor | None:
-    """Rows of blocks as codes, scales and zeros; None where that would change a weight.
+    """Return rows of blocks as codes, scales and zero points; None if that would change a weight.
 
     Args:
-        raw: [N, bytes of a row].
+        raw: [N, bytes of a row] uint8.
         kind: type of the tensor.
         columns: K, a multiple of 32.
-        scheme: wanted.
+        scheme: requested scheme.
     """
     if not fits(kind, scheme):
         return None
@@ -48,7 +48,7 @@ def coded(
         zeros = np.full(scales.shape, scheme.middle, np.uint8)
     else:
         nibbles = blocks[..., -GROUP // 2 :]
-        codes = np.concatenate([nibbles & 15, nibbles >> 4], axis=-1)  # low nibbles are the first half
+        codes = np.concatenate([nibbles & 15, nibbles >> 4], axis=-1)  # the low nibbles are the first half
         zeros = np.full(scales.shape, scheme.middle, np.uint8)
         if kind == Q4_1:
             found = _zeros(scales, _float16(blocks[..., 2:4]), scheme)
@@ -65,7 +65,7 @@ def coded(
 
 
 def _zeros(scales: NDArray[np.float32], least: NDArray[np.float32], scheme: Scheme) -> NDArray[np.uint8] | None:
-    """Zero points [N, K/32] that put code 0 at exactly ``least``; None if one would be no code."""
+    """Zero points [N, K/32] that map code 0 to exactly ``least``; None if one would be no code."""
     with np.errstate(divide="ignore", invalid="ignore"):
         zeros = np.rint(np.where(scales == 0, 0, -least / scales))
     is_exact = np.isfinite(zeros).all() and (zeros >= 0).all() and (zeros <= scheme.levels).all()
@@ -77,5 +77,5 @@ def _zeros(scales: NDArray[np.float32], least: NDArray[np.float32], scheme: Sche
 
 
 def _float16(data: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """[..., 2] bytes -> [...]."""
+    """Read float16 numbers, [..., 2] bytes -> [...]."""
     return np.ascontiguousarray(data).view("<f2")[..., 0].astype(np.float32)

@@ -1,7 +1,7 @@
-"""The head of a GGUF file: metadata and the tensor table, read from front to back and never mapped.
+"""Header of a GGUF file: metadata and the tensor table, read from front to back without mapping.
 
-Source: the GGUF specification, versions 2 and 3, little-endian. A vocabulary of 200,000 tokens costs about 30 MB here;
-the package ``gguf`` keeps a view of every string, which costs 0.7 GB. That package still says what the types mean.
+Source: the GGUF specification, versions 2 and 3, little-endian. A vocabulary of 200,000 tokens takes about 30 MB here;
+    the package ``gguf`` keeps a view of every string, which takes 0.7 GB. That package is still used for the types.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ Header = tuple[dict[str, Any], dict[str, GgufSlice]]
 
 
 def read_header(path: Path) -> Header:
-    """Metadata by key, and where each tensor lies.
+    """Read metadata by key, and the position of each tensor.
 
     Raises:
-        CheckpointError: it is not GGUF, is truncated, or could not be read.
+        CheckpointError: the file is not GGUF, is truncated, or could not be read.
     """
     try:
         with path.open("rb") as file:
@@ -55,7 +55,7 @@ def read_header(path: Path) -> Header:
 
 
 class _Reader:
-    """Reads values one after the other; a ValueError says what is wrong with them."""
+    """Sequential reader of values; raises ValueError for invalid ones."""
 
     def __init__(self, path: Path, file: IO[bytes]) -> None:
         self._path, self._file = path, file
@@ -63,6 +63,7 @@ class _Reader:
         self._left = self._mark[1]
 
     def header(self) -> Header:
+        """Return the header."""
         if self._bytes(4) != MAGIC:
             raise ValueError("it does not begin with 'GGUF'")
         version = self._integer("<I")
@@ -91,7 +92,7 @@ class _Reader:
         name, dimensions = self._string(), self._integer("<I")
         if not 1 <= dimensions <= MAX_DIMENSIONS:
             raise ValueError(f"tensor '{name:.80}' has {dimensions} dimensions, expected 1 to {MAX_DIMENSIONS}")
-        shape = tuple(self._integer("<Q") for _ in range(dimensions))[::-1]  # the file has the innermost first
+        shape = tuple(self._integer("<Q") for _ in range(dimensions))[::-1]  # the file has the innermost axis first
         kind = gguf.GGMLQuantizationType(self._integer("<I"))
         block = gguf.GGML_QUANT_SIZES[kind][0]
         if 0 in shape or shape[-1] % block:
@@ -123,10 +124,10 @@ class _Reader:
         return self._bytes(self._integer("<Q")).decode("utf-8")
 
     def _count(self, least_bytes: int) -> int:
-        """How many of something follow, each of so many bytes at least."""
+        """Read a number of values of at least ``least_bytes`` bytes each."""
         count = self._integer("<Q")
         if count * least_bytes > self._left:
-            raise ValueError(f"it speaks of {count} values, {self._left} bytes are left")
+            raise ValueError(f"it states {count} values, {self._left} bytes are left")
         return count
 
     def _integer(self, form: str) -> int:

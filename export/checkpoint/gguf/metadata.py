@@ -1,4 +1,4 @@
-"""Metadata of a GGUF file below its architecture's prefix: every key is asked for, or known to change nothing."""
+"""Metadata of a GGUF file below its architecture's prefix: every key is read, or known to be without effect."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 
 from palmtop.errors import CheckpointError
 
-# Said by the tensors; of training; how rows are ordered, which every file of an architecture shares.
+# In the tensors; for training; the order of rows, which is the same in all files of an architecture.
 UNUSED = ("vocab_size", "rope.scaling.finetuned", "tensor_data_layout")
-NEUTRAL: Mapping[str, tuple[object, ...]] = {  # keys that may be there if they say that nothing is changed
+NEUTRAL: Mapping[str, tuple[object, ...]] = {  # keys that are accepted with values that change nothing
     "attention.causal": (True,),
     "attention.clamp_kqv": (0,),
     "attention.max_alibi_bias": (0,),
@@ -20,11 +20,11 @@ NEUTRAL: Mapping[str, tuple[object, ...]] = {  # keys that may be there if they 
 
 
 class Metadata:
-    """Keys below one architecture's prefix, and which of them were asked for.
+    """Keys below one architecture's prefix, with a record of those that were read.
 
     Args:
-        where: the file, for errors.
-        prefix: of the keys.
+        where: path of the file, for errors.
+        prefix: prefix of the keys.
         fields: all metadata.
     """
 
@@ -34,15 +34,15 @@ class Metadata:
         self._read = set(UNUSED)
 
     def given(self, key: str) -> Any:
-        """The value, or None."""
+        """Return the value of a key, or None."""
         self._read.add(key)
         return self._fields.get(f"{self.prefix}.{key}")
 
     def wanted(self, key: str) -> Any:
-        """The value.
+        """Return the value of a required key.
 
         Raises:
-            CheckpointError: it is missing.
+            CheckpointError: the key is missing.
         """
         value = self.given(key)
         if value is None:
@@ -50,7 +50,7 @@ class Metadata:
         return value
 
     def refuse_unread(self) -> None:
-        """Refuse the architecture's keys that nothing asked for.
+        """Refuse the architecture's keys that were not read.
 
         Raises:
             CheckpointError: names the key.

@@ -1,4 +1,4 @@
-"""Where a GGUF file's tensors lie, quantised or float, and what their bytes mean."""
+"""Position and format of a GGUF file's tensors, quantised or float."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from .grids import GRIDS, coded
 
 @dataclass(frozen=True, slots=True)
 class GgufSlice:
-    """A ``tensor_slice.Place`` in a GGUF file.
+    """Position of one tensor in a GGUF file (``tensor_slice.Place``).
 
     Attributes:
-        file: the whole checkpoint.
-        offset: of the first byte in the file.
-        kind: the type it is stored in.
-        shape: outermost first, as numpy has it (GGUF writes it the other way round).
+        file: path of the file.
+        offset: offset of the first byte in the file.
+        kind: stored type.
+        shape: shape, outermost axis first, as in numpy (GGUF has the reverse order).
         mark: the file's inode, size and modification time when its header was read.
     """
 
@@ -35,27 +35,27 @@ class GgufSlice:
 
     @property
     def stored_as(self) -> str:
-        """The quantised or float type."""
+        """Name of the quantised or float type."""
         return str(self.kind.name)
 
     @property
     def is_quantized(self) -> bool:
-        """Whether ``coded`` may give codes."""
+        """Whether ``coded`` may return codes."""
         return self.kind in GRIDS
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of one row, which is stored in whole blocks; of one element where the tensor is a vector."""
+        """Bytes of one row, which is stored in whole blocks; of one element if the tensor is a vector."""
         block, block_bytes = gguf.GGML_QUANT_SIZES[self.kind]
         return int(np.prod(self.shape[1:])) // block * block_bytes
 
     @property
     def size_bytes(self) -> int:
-        """Bytes in the file."""
+        """Bytes of the tensor in the file."""
         return self.shape[0] * self.row_bytes
 
     def floats(self, data: bytes, rows: int) -> NDArray[np.float32]:
-        """So many rows' bytes as [rows, ...], dequantised."""
+        """Return the bytes of rows as floats, [rows, ...], dequantised."""
         raw: NDArray[Any] = np.frombuffer(data, np.uint8).reshape(rows, self.row_bytes)
         if len(self.shape) == 1:  # a vector: all of it is one row
             raw = raw.reshape(1, -1)
@@ -63,7 +63,7 @@ class GgufSlice:
         return floats.reshape(rows, *self.shape[1:])
 
     def coded(self, data: bytes, rows: int, scheme: Scheme) -> QuantizedTensor | None:
-        """So many rows' bytes as codes of a scheme, if that loses nothing; else None."""
+        """Return the bytes of rows as codes of a scheme, if that is exact; else None."""
         if len(self.shape) != 2:
             return None
         return coded(np.frombuffer(data, np.uint8).reshape(rows, -1), self.kind, self.shape[1], scheme)

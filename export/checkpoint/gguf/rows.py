@@ -1,4 +1,4 @@
-"""The order of the rows of query and key projections in GGUF files, and back."""
+"""Order of the rows of query and key projections in GGUF files, and conversion to transformers' order."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from palmtop.export.checkpoint.lazy_tensor import LazyTensor
 
 
 def in_halves(weight: LazyTensor, heads: int, path: Path) -> LazyTensor:
-    """Rows of each head as transformers has them: the two halves that rotate with each other one after the other.
+    """Return the rows of each head in transformers' order: the two rotated halves one after the other.
 
     GGUF files of some architectures have row i of the second half behind row i of the first.
 
     Raises:
-        CheckpointError: the rows are not those of so many heads.
+        CheckpointError: the number of rows does not fit the heads.
     """
     rows = weight.shape[0]
     if rows % (2 * heads):

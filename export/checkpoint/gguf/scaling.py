@@ -1,4 +1,4 @@
-"""Rotary scaling of a GGUF file: keys of its metadata, and factors that are tensors there."""
+"""Rotary scaling of a GGUF file: keys of its metadata, and factors that are tensors."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from .families import Family
 from .metadata import Metadata
 
 LONGROPE = {"short_factor": "rope_factors_short.weight", "long_factor": "rope_factors_long.weight"}
-DIVISORS = "rope_freqs.weight"  # one for each frequency: what Llama 3's converter writes instead of keys
+DIVISORS = "rope_freqs.weight"  # one for each frequency: Llama 3's converter writes these instead of keys
 TENSORS = (*LONGROPE.values(), DIVISORS)
 YARN = {"rope.scaling.yarn_beta_fast": "beta_fast", "rope.scaling.yarn_beta_slow": "beta_slow"}
 NONE = (None, "none")
 
 
 def rope_scaling(family: Family, said: Metadata, tensors: SafetensorsReader) -> dict[str, Any] | None:
-    """What ``rope_scaling`` of config.json would say; None for none.
+    """Return the value of ``rope_scaling`` in config.json; None without scaling.
 
     Raises:
-        CheckpointError: the model computes no such scaling, or keys and tensors contradict each other.
+        CheckpointError: the model has no such scaling, or keys and tensors contradict each other.
     """
     kind, factor = said.given("rope.scaling.type"), said.given("rope.scaling.factor")
     attention_factor, linear = said.given("rope.scaling.attn_factor"), said.given("rope.scale_linear")

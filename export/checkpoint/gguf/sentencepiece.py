@@ -1,8 +1,8 @@
-"""tokenizer.json of a GGUF file's SentencePiece vocabulary (``tokenizer.ggml.model`` "llama"): BPE by scores.
+"""tokenizer.json from a GGUF file's SentencePiece vocabulary (``tokenizer.ggml.model`` "llama"): BPE by scores.
 
-Two neighbouring pieces are merged if the result has the highest score; the tokenizers library wants the merges as a
-list, which follows from the pieces. Ties go to the longer left part, then to the longer right one, as in the models'
-own tokenizer.json.
+Two neighbouring pieces are merged if the result has the highest score. The tokenizers library needs the merges as a
+list, which follows from the pieces. Equal scores are ordered by the longer left part, then by the longer right one, as
+in the models' own tokenizer.json.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ SPACE = "▁"
 
 
 def sentencepiece_tokenizer(words: Vocabulary) -> dict[str, Any]:
-    """The tokenizer, as the tokenizers library reads it."""
+    """Return the tokenizer in the format of the tokenizers library."""
     vocab: dict[str, int] = {}
     for i, token in enumerate(words.tokens):
         if words.types[i] != UNUSED:
-            vocab.setdefault(token, i)  # of two that are equal the first is meant
+            vocab.setdefault(token, i)  # of two equal ones the first is used
     space = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
     prefix = [{"type": "Prepend", "prepend": SPACE}] if words.adds_space else []
     strip = [{"type": "Strip", "content": " ", "start": 1, "stop": 0}] if words.adds_space else []
@@ -54,7 +54,7 @@ def sentencepiece_tokenizer(words: Vocabulary) -> dict[str, Any]:
 
 
 def _merges(words: Vocabulary, vocab: dict[str, int]) -> list[list[str]]:
-    """Every pair of pieces whose concatenation is a piece, the first to be merged first."""
+    """Pairs of pieces whose concatenation is a piece, in the order of merging."""
     found: list[tuple[float, int, int, str, str]] = []
     for token, kind, score in zip(words.tokens, words.types, words.scores, strict=True):
         if kind != NORMAL:

@@ -1,4 +1,4 @@
-"""tokenizer.json and tokenizer_config.json made of a GGUF file's metadata."""
+"""tokenizer.json and tokenizer_config.json from a GGUF file's metadata."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from .vocabulary import read_vocabulary, token_id
 
 TEMPLATE = "tokenizer.chat_template"
 NAMED = {"bos_token": "bos", "eos_token": "eos", "pad_token": "padding", "unk_token": "unknown"}
-ADD_BOS_PRES = ("llama-bpe", "llama3", "llama-v3")  # whose files add it unless they say otherwise
+ADD_BOS_PRES = ("llama-bpe", "llama3", "llama-v3")  # kinds whose files add it by default
 
 
 def tokenizer_json(fields: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """The tokenizer, as the tokenizers library reads it.
+    """Return the tokenizer in the format of the tokenizers library.
 
     Args:
         fields: the file's metadata.
-        path: of the file, for errors.
+        path: path of the file, for errors.
 
     Raises:
-        CheckpointError: it is of a kind whose rules the file does not hold, or a key is missing.
+        CheckpointError: the tokenizer is of a kind whose rules the file does not contain, or a key is missing.
     """
     kind, pre = fields.get("tokenizer.ggml.model"), fields.get("tokenizer.ggml.pre")
     if kind == "llama":
@@ -39,7 +39,7 @@ def tokenizer_json(fields: Mapping[str, Any], path: Path) -> dict[str, Any]:
 
 
 def tokenizer_config(fields: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """tokenizer_config.json: the named tokens and the chat template."""
+    """Return tokenizer_config.json: the named tokens and the chat template."""
     tokens = read_vocabulary(fields, path).tokens
     config: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "chat_template": fields.get(TEMPLATE)}
     ids = {name: token_id(fields, key, len(tokens), path) for name, key in NAMED.items()}
@@ -47,6 +47,6 @@ def tokenizer_config(fields: Mapping[str, Any], path: Path) -> dict[str, Any]:
 
 
 def adds_bos(fields: Mapping[str, Any]) -> bool:
-    """Whether a prompt begins with the BOS token though the chat template does not write it."""
+    """Return whether a prompt begins with the BOS token although the chat template does not write it."""
     is_usual = fields.get("tokenizer.ggml.model") == "llama" or fields.get("tokenizer.ggml.pre") in ADD_BOS_PRES
     return fields.get("tokenizer.ggml.add_bos_token", is_usual) is True

@@ -1,4 +1,4 @@
-"""The vocabulary in a GGUF file's metadata: tokens, what each is, and scores or merges."""
+"""Vocabulary in a GGUF file's metadata: tokens, their types, and scores or merges."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Vocabulary:
-    """What ``tokenizer.ggml`` says.
+    """Tokens of ``tokenizer.ggml`` with their types, scores or merges.
 
     Attributes:
-        tokens: by id.
-        types: of each token.
-        merges: pairs of pieces with a space between, the first to be merged first; empty where scores decide.
-        scores: of each token; empty where merges decide.
-        unknown: id of what stands for a character without a token.
-        adds_space: a space is put before a text.
+        tokens: texts by id.
+        types: type of each token.
+        merges: pairs of pieces with a space between, in the order of merging; empty with scores.
+        scores: score of each token; empty with merges.
+        unknown: id for a character without a token.
+        adds_space: whether a space is put before a text.
     """
 
     tokens: list[str]
@@ -35,11 +35,11 @@ class Vocabulary:
 
 
 def read_vocabulary(fields: Mapping[str, Any], path: Path) -> Vocabulary:
-    """The vocabulary of a file.
+    """Read the vocabulary of a file.
 
     Args:
         fields: the file's metadata.
-        path: of the file, for errors.
+        path: path of the file, for errors.
 
     Raises:
         CheckpointError: a key is missing or of another kind.
@@ -63,10 +63,10 @@ def read_vocabulary(fields: Mapping[str, Any], path: Path) -> Vocabulary:
 
 
 def token_id(fields: Mapping[str, Any], name: str, count: int, path: Path) -> int | None:
-    """The id that the file calls by a name; None for none.
+    """Return the id of a named token; None if the file names none.
 
     Raises:
-        CheckpointError: it is none of the vocabulary's.
+        CheckpointError: the id is not in the vocabulary.
     """
     found = fields.get(f"tokenizer.ggml.{name}_token_id")
     if found is None or (isinstance(found, int) and 0 <= found < count):
@@ -77,7 +77,7 @@ def token_id(fields: Mapping[str, Any], name: str, count: int, path: Path) -> in
 
 
 def added_tokens(words: Vocabulary) -> list[dict[str, Any]]:
-    """Tokens that are found in a text before it is split, as tokenizer.json lists them."""
+    """Return the tokens that are found in a text before it is split, in the format of tokenizer.json."""
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
     return [
         {"id": i, "content": words.tokens[i], **flags, "special": kind != USER_DEFINED}

@@ -1,1 +1,1 @@
-"""What every layer is built with: graph builder, marks of linears, contexts, sources."""
+"""Tools for building every layer: graph builder, marks of linears, contexts, sources."""

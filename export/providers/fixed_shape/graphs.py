@@ -22,7 +22,7 @@ from palmtop.export.graph.linear import FLOAT, FLOAT_GRAPH, GraphPrecision, Prec
 from palmtop.runtime.bundle.manifest import Route
 from palmtop.runtime.bundle.targets import BASE_ROUTE, RopeSpec, StaticRoute, StaticSpec
 
-MASK = -1e4  # float16, in which NPUs compute, holds it
+MASK = -1e4  # float16, in which NPUs compute, can represent it
 EMBEDDING_GRAPH = "embedding"
 WEIGHTS_FILE = "weights/static.bin"
 
@@ -58,22 +58,22 @@ def write_graphs(
     """Write the graphs of a decoder one after the other, and the embedding's.
 
     Args:
-        folder: gets ``prefill_none.onnx``, ..., ``embedding.onnx``.
-        model: what is exported.
-        weights: its own, or with adapters merged into them.
-        sink: gets every weight once (``SharedWeights``).
-        linears: how matrices are stored.
-        table: how the embedding is.
-        wanted: by name the adapters of each route (``mixes``).
-        context: C.
+        folder: folder for ``prefill_none.onnx``, ..., ``embedding.onnx``.
+        model: the model to export.
+        weights: weights of the model, or with adapters merged into them.
+        sink: weight sink that gets every weight once (``SharedWeights``).
+        linears: function that stores a route's matrices.
+        table: precision of the embedding.
+        wanted: adapters of each route by name (``mixes``).
+        context: C, positions of the cache.
         chunk: S of the prefill graphs, at most C.
-        masked: what is added to the scores of hidden columns.
-        prefix: of the files' names.
-        opset: of the graphs.
-        is_apart: of their attention (``StaticShape``).
+        masked: number that is added to the scores of masked columns.
+        prefix: prefix of the files' names.
+        opset: opset of the graphs.
+        is_apart: split of their attention (``StaticShape``).
 
     Returns:
-        What ``runtime.providers.static_decoder`` needs to run them.
+        Description of the graphs for ``runtime.providers.static_decoder``.
 
     Raises:
         CheckpointError: a tensor is missing, of the wrong shape, or not finite.
@@ -136,7 +136,7 @@ def stored_linear(precision: GraphPrecision) -> StaticLinear:
 
 
 def write_float_graphs(folder: Path, model: Model, *, context: int, chunk: int) -> StaticSpec:
-    """Write all graphs in float32, and ``weights/static.bin``: what quantisers of other targets begin with."""
+    """Write all graphs in float32, and ``weights/static.bin``: input of the quantisers of other targets."""
     wanted = mixes(model.routes, model.adapters)
     with ExternalData(folder, WEIGHTS_FILE) as file:
         linears, sink = stored_linear(FLOAT_GRAPH), SharedWeights(file)

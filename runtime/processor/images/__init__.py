@@ -1,4 +1,4 @@
-"""Pictures become encoder inputs: one file for each kind of image processor that a manifest names."""
+"""Image processors: one file for each kind in a manifest, from images to encoder inputs."""
 
 from __future__ import annotations
 
@@ -17,58 +17,58 @@ Features = NDArray[np.float32]
 
 
 class PreparedImage(Protocol):
-    """One picture, ready for the vision encoder, whatever kind of processor made it.
+    """Interface of a prepared image: encoder inputs and segments of the prompt.
 
-    An encoder runs the graph on every batch and hands all outputs to ``in_reading_order``.
+    The encoder graph runs on every batch; all outputs are passed to ``in_reading_order``.
     """
 
     @property
     def segments(self) -> tuple[Segment, ...]:
-        """What stands in the prompt for the picture: numbers of feature rows, and the text between them."""
+        """Segments of the prompt for the image: numbers of feature rows, and the text between them."""
         ...
 
     @property
     def key(self) -> str:
-        """Equal pictures have equal keys."""
+        """Identity of the image; equal images have equal keys."""
         ...
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """Of the graph, as ``in_reading_order`` takes them."""
+        """Names of the graph's outputs, in the order of ``in_reading_order``."""
         ...
 
     @property
     def rows(self) -> int:
-        """Feature rows: the sum of the numbers among ``segments``."""
+        """Number of feature rows: the sum of the numbers in ``segments``."""
         ...
 
     def check(self, spec: ImageSpec) -> None:
-        """Refuse what does not fit a bundle.
+        """Refuse an image whose arrays do not fit a bundle.
 
         Raises:
-            InputError: with found and expected shapes.
+            InputError: names found and expected shapes.
         """
         ...
 
     def batches(self, at_once: int) -> Iterator[dict[str, NDArray[Any]]]:
-        """Inputs of the graph's runs, of at most so many views each."""
+        """Return inputs of the graph's runs, of at most ``at_once`` views each."""
         ...
 
     def in_reading_order(self, runs: Sequence[Sequence[Features]]) -> Features:
-        """[rows, H] from the outputs of every run."""
+        """Return the feature rows, [rows, H], from the outputs of every run."""
         ...
 
 
 def prepare_image(source: Any, spec: ImageSpec, between: Between = go_on) -> PreparedImage:
-    """A picture as the kind of processor that the spec names prepares it.
+    """Prepare an image with the kind of processor in the spec.
 
     Args:
-        source: what ``load_image`` takes.
-        spec: of the manifest, which refuses kinds that have no file here.
-        between: called between two pieces of the work.
+        source: source for ``load_image``.
+        spec: spec of the manifest, which refuses kinds without a file here.
+        between: called between two steps of the work; may raise to stop it.
 
     Raises:
-        InputError: the picture cannot be read or used.
+        InputError: the image cannot be read or used.
     """
     prepared: PreparedImage = import_module(f".{spec.kind}", __name__).prepare(source, spec, between)
     return prepared

@@ -1,4 +1,4 @@
-"""Sounds become encoder inputs: one file for each kind of sound processor that a manifest names."""
+"""Sound processors: one file for each kind in a manifest, from sounds to encoder inputs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from palmtop.runtime.processor.prompt import Segment
 
 
 def prepare_sound(source: Any, spec: AudioSpec, between: Between = go_on) -> NDArray[np.float32]:
-    """Frames [T, F] of a sound, as the kind of processor that the spec names makes them.
+    """Return the frames of a sound, [T, F], from the kind of processor in the spec.
 
     Raises:
         InputError: the sound cannot be read or used.
@@ -24,6 +24,6 @@ def prepare_sound(source: Any, spec: AudioSpec, between: Between = go_on) -> NDA
 
 
 def sound_segments(frames: int, spec: AudioSpec) -> tuple[Segment, ...]:
-    """What stands in the prompt for a sound of that many frames: numbers of feature rows, and the text between them."""
+    """Return the prompt's segments for a sound of ``frames`` frames: numbers of feature rows, and text between them."""
     found: tuple[Segment, ...] = import_module(f".{spec.kind}", __name__).segments(frames, spec)
     return found
