@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import field, fields
 from typing import Any, TypeVar
 
-from palmtop.errors import BundleError
+from palmtop.errors import ManifestError
 
 MANIFEST_FILE = "bundle.json"
 FlatT = TypeVar("FlatT")
@@ -44,7 +44,7 @@ def read_flat(cls: type[FlatT], data: object, where: str, nested: Mapping[str, o
         BundleError: a key is missing or unknown, or a value of the wrong type or out of its limits.
     """
     if not isinstance(data, dict):
-        raise BundleError(f"{MANIFEST_FILE}: {where} is {_brief(data)}, expected an object")
+        raise refuse(where, data, "an object", "type")
     check_keys(cls, data, where)
     done = nested or {}
     for spec in fields(cls):  # type: ignore[arg-type]
@@ -62,14 +62,16 @@ def check_keys(cls: type[Any], data: dict[str, Any], where: str) -> None:
     names = {f.name for f in fields(cls)}
     prefix = f"{where}." if where else ""
     if missing := sorted(names - data.keys()):
-        raise BundleError(f"{MANIFEST_FILE}: {prefix}{missing[0]} is missing")
+        raise ManifestError(f"{MANIFEST_FILE}: {prefix}{missing[0]} is missing", "missing", prefix + missing[0])
     if unknown := sorted(data.keys() - names):
-        raise BundleError(f"{MANIFEST_FILE}: {prefix}{unknown[0]} is not a known key")
+        raise ManifestError(f"{MANIFEST_FILE}: {prefix}{unknown[0]} is not a known key", "unknown", prefix + unknown[0])
 
 
-def refuse(where: str, found: object, expected: str) -> BundleError:
+def refuse(where: str, found: object, expected: str, code: str = "value", path: str | None = None) -> ManifestError:
     """The error for a value of the manifest."""
-    return BundleError(f"{MANIFEST_FILE}: {where} is {_brief(found)}, expected {expected}")
+    return ManifestError(
+        f"{MANIFEST_FILE}: {where} is {_brief(found)}, expected {expected}", code, where if path is None else path
+    )
 
 
 def _check(annotation: str, value: object, where: str, metadata: Mapping[str, Any]) -> None:
@@ -79,12 +81,12 @@ def _check(annotation: str, value: object, where: str, metadata: Mapping[str, An
     if kind.startswith("tuple["):
         kinds = kind[len("tuple[") : -1].split(", ")
         if not isinstance(value, (list, tuple)) or (kinds[-1] != "..." and len(value) != len(kinds)):
-            raise refuse(where, value, f"a list for {annotation}")
+            raise refuse(where, value, f"a list for {annotation}", "type")
         for i, part in enumerate(value):
             _check(kinds[0], part, f"{where}[{i}]", metadata)
     elif kind.startswith("dict[str, "):
         if not isinstance(value, dict):
-            raise refuse(where, value, "an object")
+            raise refuse(where, value, "an object", "type")
         for name, part in value.items():
             _check(kind[len("dict[str, ") : -1], part, f"{where}.{name}", metadata)
     else:
@@ -96,15 +98,15 @@ def _check_scalar(kind: str, value: object, where: str, metadata: Mapping[str, A
         kind = "str" if isinstance(value, str) else "int"
     limits, choices = metadata.get("limits"), metadata.get("choices")
     if not isinstance(value, _SCALARS[kind]) or (isinstance(value, bool) and kind != "bool"):
-        raise refuse(where, value, kind)
+        raise refuse(where, value, kind, "type")
     if isinstance(value, float) and not math.isfinite(value):
-        raise refuse(where, value, "a finite number")
+        raise refuse(where, value, "a finite number", "range")
     if limits is not None and isinstance(value, (int, float)) and not limits[0] <= value <= limits[1]:
-        raise refuse(where, value, f"{limits[0]} to {limits[1]}")
+        raise refuse(where, value, f"{limits[0]} to {limits[1]}", "range")
     if kind == "float" and isinstance(value, int) and abs(value) > 1 << 53:
-        raise refuse(where, value, "a number that float64 holds")
+        raise refuse(where, value, "a number that float64 holds", "range")
     if choices is not None and value not in choices:
-        raise refuse(where, value, f"one of {', '.join(choices)}")
+        raise refuse(where, value, f"one of {', '.join(choices)}", "choice")
 
 
 def kind_of(value: object) -> str:

@@ -10,7 +10,7 @@ import re
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from palmtop.errors import BundleError, BundleVersionError
+from palmtop.errors import BundleVersionError, ManifestError
 
 from .json_fields import MANIFEST_FILE, check_keys, limited, read_flat, refuse
 from .processor_config import ProcessorSpec
@@ -174,7 +174,12 @@ class PartSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileSpec:
-    """Size and hash of one file of the bundle."""
+    """Size and hash of one file of the bundle.
+
+    Attributes:
+        size_bytes: exact size.
+        sha256: of the content, 64 lower-case hexadecimal digits.
+    """
 
     size_bytes: int = limited(0, MAX_SIZE_BYTES)
     sha256: str
@@ -258,7 +263,7 @@ class Manifest:
                 each other.
         """
         if not isinstance(data, dict):
-            raise BundleError(f"{MANIFEST_FILE}: is {type(data).__name__}, expected an object")
+            raise ManifestError(f"{MANIFEST_FILE}: is {type(data).__name__}, expected an object", "type", "")
         schema = data.get("schema")
         if not isinstance(schema, int) or isinstance(schema, bool) or schema < 1:
             raise refuse("schema", schema, str(SCHEMA))
@@ -299,7 +304,7 @@ class Manifest:
         graphs = [spec.file for spec in (self.decoder, self.vision, self.audio) if spec is not None]
         for name in (*graphs, *REQUIRED_FILES):
             if name not in self.files:
-                raise BundleError(f"{MANIFEST_FILE}: '{name}' is not among the bundle's files")
+                raise ManifestError(f"{MANIFEST_FILE}: '{name}' is not among the bundle's files", "value", "files")
         for name, file in self.files.items():
             _check_sha256(file.sha256, f"files.{name}.sha256")
 
@@ -309,17 +314,28 @@ class Manifest:
         media = [spec.token_id for spec in (processor.image, processor.audio) if spec is not None]
         for number in (*decoder.sampled_never, *processor.text.eos_ids, *media):
             if number >= decoder.vocab_size:
-                raise refuse("a special token id", number, f"less than decoder.vocab_size, {decoder.vocab_size}")
+                raise refuse(
+                    "a special token id",
+                    number,
+                    f"less than decoder.vocab_size, {decoder.vocab_size}",
+                    path="decoder.vocab_size",
+                )
 
     def _check_adapters(self) -> None:
         if self.adapter_mode not in ADAPTER_MODES:
             raise refuse("adapter_mode", self.adapter_mode, f"one of {', '.join(ADAPTER_MODES)}")
         gates = [a.gate for a in self.adapters]
         if sorted(gates) != list(range(len(gates))):
-            raise BundleError(f"{MANIFEST_FILE}: adapter gates are {gates}, expected 0 to {len(gates) - 1} once each")
+            raise ManifestError(
+                f"{MANIFEST_FILE}: adapter gates are {gates}, expected 0 to {len(gates) - 1} once each",
+                "value",
+                "adapters",
+            )
         names = [a.name for a in self.adapters]
         if len(set(names)) != len(names):
-            raise BundleError(f"{MANIFEST_FILE}: adapters are named {', '.join(names)}, expected each name once")
+            raise ManifestError(
+                f"{MANIFEST_FILE}: adapters are named {', '.join(names)}, expected each name once", "value", "adapters"
+            )
         for place, adapter in enumerate(self.adapters):
             where = f"adapters[{place}]"
             if not is_adapter_name(adapter.name):
@@ -348,12 +364,16 @@ class Manifest:
 
     def _check_route(self, mode: str, route: Route) -> None:
         if not is_route_name(mode):
-            raise refuse("a route's name", mode, "letters, digits, -, _ and +, at most 64")
+            raise refuse("a route's name", mode, "letters, digits, -, _ and +, at most 64", path=f"routes.{mode}")
         if route.audio_projector not in AUDIO_PROJECTORS:
             raise refuse(f"routes.{mode}.audio_projector", route.audio_projector, "'speech' or 'vision'")
         for name in route.adapters:
             if self.adapter_mode == "gated" and self.adapter(name) is None:
-                raise BundleError(f"{MANIFEST_FILE}: routes.{mode} names adapter '{name}', which is not there")
+                raise ManifestError(
+                    f"{MANIFEST_FILE}: routes.{mode} names adapter '{name}', which is not there",
+                    "value",
+                    f"routes.{mode}.adapters",
+                )
         if mode not in MODES:
             return
         needs: dict[str, dict[str, object]] = {
@@ -363,7 +383,7 @@ class Manifest:
         for kind in needs.keys() & set(mode.split("+")):
             for part, spec in needs[kind].items():
                 if spec is None:
-                    raise BundleError(f"{MANIFEST_FILE}: routes has '{mode}', but {part} is null")
+                    raise ManifestError(f"{MANIFEST_FILE}: routes has '{mode}', but {part} is null", "value", part)
 
 
 def is_adapter_name(name: str) -> bool:
@@ -386,7 +406,9 @@ def _read_decoder(data: object) -> DecoderSpec:
 
 def _check_type(data: dict[str, Any], key: str, kind: type) -> None:
     if not isinstance(data[key], kind):
-        raise BundleError(f"{MANIFEST_FILE}: {key} is {type(data[key]).__name__}, expected {kind.__name__}")
+        raise ManifestError(
+            f"{MANIFEST_FILE}: {key} is {type(data[key]).__name__}, expected {kind.__name__}", "type", key
+        )
 
 
 def _check_sha256(value: str, where: str) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
-from palmtop.errors import BundleError
+from palmtop.errors import ManifestError
 
 from .json_fields import MANIFEST_FILE, check_keys, limited, one_of, read_flat, refuse
 
@@ -146,7 +146,13 @@ class TextSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessorSpec:
-    """All three; a modality that the model lacks is None."""
+    """Preprocessing of text, images and sounds.
+
+    Attributes:
+        text: how messages become token ids.
+        image: how images become encoder inputs, None where the model takes none.
+        audio: how sounds become encoder inputs, None where the model takes none.
+    """
 
     text: TextSpec
     image: ImageSpec | None
@@ -184,12 +190,12 @@ def _read_kind(kinds: Mapping[str, type[SpecT]], data: object, where: str) -> Sp
     if data is None:
         return None
     if not isinstance(data, dict):
-        raise refuse(where, data, "an object")
+        raise refuse(where, data, "an object", "type")
     if "kind" not in data:
-        raise BundleError(f"{MANIFEST_FILE}: {where}.kind is missing")
+        raise ManifestError(f"{MANIFEST_FILE}: {where}.kind is missing", "missing", f"{where}.kind")
     kind = data["kind"]
     if not isinstance(kind, str) or kind not in kinds:
-        raise refuse(f"{where}.kind", kind, f"one of {', '.join(kinds)}")
+        raise refuse(f"{where}.kind", kind, f"one of {', '.join(kinds)}", "choice" if isinstance(kind, str) else "type")
     return read_flat(kinds[kind], data, where)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from palmtop.errors import BundleError
+from palmtop.errors import ManifestError
 
 from .json_fields import MANIFEST_FILE, check_keys, limited, read_flat, refuse
 
@@ -123,16 +123,20 @@ def _read_static(data: object, where: str) -> StaticSpec:
         if count not in (0, rope.rotary_size // 2):
             raise refuse(f"{where}.rope.{name}", count, f"{rope.rotary_size // 2} numbers")
     if not isinstance(there["routes"], (list, tuple)):
-        raise refuse(f"{where}.routes", there["routes"], "a list")
+        raise refuse(f"{where}.routes", there["routes"], "a list", "type")
     routes = tuple(read_flat(StaticRoute, r, f"{where}.routes[{i}]") for i, r in enumerate(there["routes"]))
     mixes = [route.adapters for route in routes]
     if not routes or any(mix in mixes[:place] for place, mix in enumerate(mixes)):
-        raise BundleError(f"{MANIFEST_FILE}: {where}.routes is empty or repeats a mix of adapters, expected each once")
+        raise ManifestError(
+            f"{MANIFEST_FILE}: {where}.routes is empty or repeats a mix of adapters, expected each once",
+            "value",
+            f"{where}.routes",
+        )
     return read_flat(StaticSpec, there, where, {"rope": rope, "routes": routes})
 
 
 def _object(cls: type[Any], data: object, where: str) -> dict[str, Any]:
     if not isinstance(data, dict):
-        raise refuse(where, data, "an object")
+        raise refuse(where, data, "an object", "type")
     check_keys(cls, data, where)
     return data

@@ -5,6 +5,7 @@
   x UnsupportedModelError      no architecture file for this model_type
   x QuantizeError              (also ValueError) a scheme or a tensor that cannot be quantised
   x BundleError                the manifest or a file of a bundle is wrong
+    + ManifestError            a value of bundle.json is wrong; has a code and a path
     + BundleVersionError       the bundle was written by a newer palmtop
   x InputError                 prompt, image, audio or option not usable
     + PromptTooLongError       the prompt has more tokens than the context
@@ -35,6 +36,20 @@ class QuantizeError(PalmtopError, ValueError):
 
 class BundleError(PalmtopError):
     """A bundle's manifest or one of its files is wrong."""
+
+
+class ManifestError(BundleError):
+    """A value of bundle.json is wrong.
+
+    Attributes:
+        code: "missing", "unknown", "type", "range", "choice" or "value".
+        path: place of the value, such as ``decoder.states[0].shape``; empty for the whole file.
+    """
+
+    def __init__(self, message: str, code: str, path: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.path = path
 
 
 class BundleVersionError(BundleError):

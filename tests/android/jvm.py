@@ -25,12 +25,16 @@ class CoreError(Exception):
     Attributes:
         kind: e.g. "BUNDLE".
         message: as a user would read it.
+        code: of a wrong value of the manifest, as ``ManifestError`` has it; None elsewhere.
+        path: likewise.
     """
 
-    def __init__(self, kind: str, message: str) -> None:
+    def __init__(self, kind: str, message: str, code: str | None = None, path: str | None = None) -> None:
         super().__init__(f"{kind}: {message}")
         self.kind = kind
         self.message = message
+        self.code = code
+        self.path = path
 
 
 def compile_core(out: Path, genai_jar: Path) -> Path:
@@ -104,7 +108,7 @@ class Core:
             raise RuntimeError(f"the Java process ended: {self._log.read().decode(errors='replace')[-3000:]}")
         answer = json.loads(line[len(ANSWER) :])
         if "error" in answer:
-            raise CoreError(answer["kind"], answer["error"])
+            raise CoreError(answer["kind"], answer["error"], answer.get("code"), answer.get("path"))
         return answer["value"]
 
     def file(self, array: np.ndarray[Any, Any] | None = None) -> Path:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from palmtop.errors import BundleError, BundleVersionError, MemoryPlanError
+from palmtop.errors import BundleError, BundleVersionError, ManifestError, MemoryPlanError
 from palmtop.runtime.bundle.genai_config import check_genai_config
 from palmtop.runtime.bundle.manifest import REQUIRED_FILES, Manifest
 from palmtop.runtime.bundle.opening import check_hashes, open_bundle, sha256_of
@@ -22,6 +22,7 @@ from palmtop.runtime.bundle.states import StateSpec
 from palmtop.runtime.memory.plan import check_plan, largest_context, plan_memory
 from tests.android.jvm import Core, CoreError
 from tests.hostile.wrong_values import IMPOSSIBLE, at
+from tests.runtime.test_bundle_schema import SCHEMA, changed, mutations, written
 from tests.runtime.toy import write_toy_bundle
 
 WRONG_SHAPES: list[object] = [
@@ -72,6 +73,9 @@ def same_words(core: Core, bundle: Path) -> str:
     """What both say; the parser's own words in brackets may differ."""
     error, phone = python_says(bundle), phone_says(core, bundle)
     wanted = "BUNDLE_VERSION" if isinstance(error, BundleVersionError) else "BUNDLE"
+    if isinstance(error, ManifestError):
+        assert (phone.kind, phone.code, phone.path) == (wanted, error.code, error.path)
+        return str(error)
     message = re.sub(r"JSON \(.*\)", "JSON (...)", str(error), flags=re.DOTALL)
     assert (phone.kind, re.sub(r"JSON \(.*\)", "JSON (...)", phone.message, flags=re.DOTALL)) == (wanted, message)
     return message
@@ -336,3 +340,12 @@ def test_memory_plans_are_equal(
             assert (caught.value.kind, caught.value.message) == ("MEMORY", str(error))
         else:
             core.ask("plan", check=True, **asked)
+
+
+def test_the_phone_refuses_what_the_schema_forbids_with_the_same_code_and_path(core: Core, good: Path) -> None:
+    data = json.loads((good / "bundle.json").read_text())
+    core.ask("manifest", of=data)
+    for where, value, code in mutations(SCHEMA, data):
+        with pytest.raises(CoreError) as caught:
+            core.ask("manifest", of=changed(data, where, value))
+        assert (caught.value.code, caught.value.path) == (code, written(where)), (where, value)

@@ -8,6 +8,10 @@ public final class PalmtopException extends RuntimeException {
     public enum Kind { BUNDLE, BUNDLE_VERSION, INPUT, MEMORY, INTERNAL }
 
     private final Kind kind;
+    /** Of a value of the manifest, as Python's ManifestError has them; null elsewhere. */
+    private String code;
+
+    private String path;
 
     public PalmtopException(Kind kind, String message) {
         super(message);
@@ -21,6 +25,22 @@ public final class PalmtopException extends RuntimeException {
 
     public static PalmtopException bundle(String message) {
         return new PalmtopException(Kind.BUNDLE, message);
+    }
+
+    /** A wrong value of the manifest: "missing", "unknown", "type", "range", "choice" or "value", and its place. */
+    public static PalmtopException manifest(String code, String path, String message) {
+        PalmtopException error = bundle(message);
+        error.code = code;
+        error.path = path;
+        return error;
+    }
+
+    public String code() {
+        return code;
+    }
+
+    public String path() {
+        return path;
     }
 
     public static PalmtopException input(String message) {

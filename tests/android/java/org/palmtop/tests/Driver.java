@@ -26,6 +26,8 @@ public final class Driver {
             } catch (PalmtopException error) {
                 answer.put("kind", error.kind().name());
                 answer.put("error", error.getMessage());
+                answer.put("code", error.code());
+                answer.put("path", error.path());
             } catch (Throwable error) {
                 error.printStackTrace();
                 answer.put("kind", error.getClass().getName());

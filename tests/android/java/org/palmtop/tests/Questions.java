@@ -42,6 +42,8 @@ final class Questions {
         switch (request.text("ask")) {
             case "open":
                 return open(request);
+            case "manifest":
+                return Manifest.read(request.any("of")).model;
             case "repr":
                 return PythonText.repr(request.any("of"));
             case "render":

@@ -48,7 +48,7 @@ final class JsonFields {
     /** Check {@code data} against its fields and give it back. */
     static Map<String, Object> read(Object data, String where, Field... fields) {
         if (!(data instanceof Map)) {
-            throw bundle(where + " is " + PythonText.brief(data) + ", expected an object");
+            throw refuse("type", where, data, "an object");
         }
         Map<String, Object> object = object(data);
         TreeSet<String> names = new TreeSet<String>();
@@ -69,22 +69,26 @@ final class JsonFields {
         String prefix = where.isEmpty() ? "" : where + ".";
         for (String name : new TreeSet<String>(names)) {
             if (!data.containsKey(name)) {
-                throw bundle(prefix + name + " is missing");
+                throw fault("missing", prefix + name, prefix + name + " is missing");
             }
         }
         for (String name : new TreeSet<String>(data.keySet())) {
             if (!names.contains(name)) {
-                throw bundle(prefix + name + " is not a known key");
+                throw fault("unknown", prefix + name, prefix + name + " is not a known key");
             }
         }
     }
 
     static PalmtopException refuse(String where, Object found, String expected) {
-        return bundle(where + " is " + PythonText.brief(found) + ", expected " + expected);
+        return refuse("value", where, found, expected);
     }
 
-    static PalmtopException bundle(String message) {
-        return PalmtopException.bundle(MANIFEST_FILE + ": " + message);
+    static PalmtopException refuse(String code, String where, Object found, String expected) {
+        return fault(code, where, where + " is " + PythonText.brief(found) + ", expected " + expected);
+    }
+
+    static PalmtopException fault(String code, String path, String message) {
+        return PalmtopException.manifest(code, path, MANIFEST_FILE + ": " + message);
     }
 
     @SuppressWarnings("unchecked") // Json makes no other maps
@@ -101,7 +105,7 @@ final class JsonFields {
             String[] kinds = kind.substring("tuple[".length(), kind.length() - 1).split(", ");
             boolean isOpen = kinds[kinds.length - 1].equals("...");
             if (!(value instanceof List) || (!isOpen && ((List<?>) value).size() != kinds.length)) {
-                throw refuse(where, value, "a list for " + annotation);
+                throw refuse("type", where, value, "a list for " + annotation);
             }
             int place = 0;
             for (Object part : (List<?>) value) {
@@ -109,7 +113,7 @@ final class JsonFields {
             }
         } else if (kind.startsWith("dict[str, ")) {
             if (!(value instanceof Map)) {
-                throw refuse(where, value, "an object");
+                throw refuse("type", where, value, "an object");
             }
             String inner = kind.substring("dict[str, ".length(), kind.length() - 1);
             for (Map.Entry<String, Object> entry : object(value).entrySet()) {
@@ -130,26 +134,26 @@ final class JsonFields {
             for (String choice : field.choices) {
                 texts.append(texts.length() > 0 ? ", " : "").append(choice);
             }
-            throw refuse(where, value, "one of " + texts);
+            throw refuse("choice", where, value, "one of " + texts);
         }
         if (!found.equals(kind) && !(kind.equals("float") && found.equals("int"))) {
-            throw refuse(where, value, kind);
+            throw refuse("type", where, value, kind);
         }
         if (!(value instanceof Number)) {
             return;
         }
         double rounded = ((Number) value).doubleValue();
         if (value instanceof Double && (Double.isNaN(rounded) || Double.isInfinite(rounded))) {
-            throw refuse(where, value, "a finite number");
+            throw refuse("range", where, value, "a finite number");
         }
         BigDecimal exact = decimal((Number) value);
         if (field.least != null
                 && (exact.compareTo(new BigDecimal(field.least)) < 0
                         || exact.compareTo(new BigDecimal(field.most)) > 0)) {
-            throw refuse(where, value, field.least + " to " + field.most);
+            throw refuse("range", where, value, field.least + " to " + field.most);
         }
         if (kind.equals("float") && found.equals("int") && exact.abs().compareTo(FLOAT64_WHOLE) > 0) {
-            throw refuse(where, value, "a number that float64 holds");
+            throw refuse("range", where, value, "a number that float64 holds");
         }
     }
 

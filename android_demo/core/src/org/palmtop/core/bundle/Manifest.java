@@ -139,7 +139,7 @@ public final class Manifest {
     /** Read a manifest from what JSON gave. */
     public static Manifest read(Object data) {
         if (!(data instanceof Map)) {
-            throw JsonFields.bundle("is " + PythonText.typeName(data) + ", expected an object");
+            throw JsonFields.fault("type", "", "is " + PythonText.typeName(data) + ", expected an object");
         }
         Map<String, Object> body = new LinkedHashMap<String, Object>(JsonFields.object(data));
         checkSchema(body.remove("schema"));
@@ -250,7 +250,7 @@ public final class Manifest {
     private static void checkType(Map<String, Object> body, String key, String expected) {
         String found = PythonText.typeName(body.get(key));
         if (!found.equals(expected)) {
-            throw JsonFields.bundle(key + " is " + found + ", expected " + expected);
+            throw JsonFields.fault("type", key, key + " is " + found + ", expected " + expected);
         }
     }
 }

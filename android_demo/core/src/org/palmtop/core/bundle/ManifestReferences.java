@@ -41,7 +41,7 @@ final class ManifestReferences {
         needed.addAll(REQUIRED_FILES);
         for (String name : needed) {
             if (!manifest.files.containsKey(name)) {
-                throw JsonFields.bundle("'" + name + "' is not among the bundle's files");
+                throw JsonFields.fault("value", "files", "'" + name + "' is not among the bundle's files");
             }
         }
         for (Map.Entry<String, Manifest.BundleFile> entry : manifest.files.entrySet()) {
@@ -71,7 +71,8 @@ final class ManifestReferences {
         for (int id : ids) {
             if (id >= decoder.vocabSize) {
                 String expected = "less than decoder.vocab_size, " + decoder.vocabSize;
-                throw JsonFields.refuse("a special token id", id, expected);
+                throw JsonFields.fault(
+                        "value", "decoder.vocab_size", "a special token id is " + id + ", expected " + expected);
             }
         }
     }
@@ -92,12 +93,12 @@ final class ManifestReferences {
         Collections.sort(sorted);
         for (int i = 0; i < sorted.size(); i++) {
             if (sorted.get(i) != i) {
-                throw JsonFields.bundle("adapter gates are " + PythonText.repr(gates) + ", expected 0 to "
+                throw JsonFields.fault("value", "adapters", "adapter gates are " + PythonText.repr(gates) + ", expected 0 to "
                         + (gates.size() - 1) + " once each");
             }
         }
         if (different.size() != gates.size()) {
-            throw JsonFields.bundle("adapters are named " + names + ", expected each name once");
+            throw JsonFields.fault("value", "adapters", "adapters are named " + names + ", expected each name once");
         }
         for (int place = 0; place < manifest.adapters.size(); place++) {
             checkAdapter("adapters[" + place + "]", manifest.adapters.get(place));
@@ -119,7 +120,8 @@ final class ManifestReferences {
 
     private void checkRoute(String mode, Manifest.Route route) {
         if (!ROUTE_NAME.matcher(mode).matches() || mode.equals(RESERVED_NAME)) {
-            throw JsonFields.refuse("a route's name", mode, "letters, digits, -, _ and +, at most 64");
+            throw JsonFields.fault("value", "routes." + mode, "a route's name is " + PythonText.brief(mode)
+                    + ", expected letters, digits, -, _ and +, at most 64");
         }
         if (!route.audioProjector.equals("speech") && !route.audioProjector.equals("vision")) {
             throw JsonFields.refuse(
@@ -127,7 +129,7 @@ final class ManifestReferences {
         }
         for (String name : route.adapters.keySet()) {
             if (manifest.adapterMode.equals("gated") && manifest.adapter(name) == null) {
-                throw JsonFields.bundle("routes." + mode + " names adapter '" + name + "', which is not there");
+                throw JsonFields.fault("value", "routes." + mode + ".adapters", "routes." + mode + " names adapter '" + name + "', which is not there");
             }
         }
         if (!Manifest.MODES.contains(mode)) {
@@ -146,7 +148,7 @@ final class ManifestReferences {
 
     private static void need(String mode, String part, Object spec) {
         if (spec == null) {
-            throw JsonFields.bundle("routes has '" + mode + "', but " + part + " is null");
+            throw JsonFields.fault("value", part, "routes has '" + mode + "', but " + part + " is null");
         }
     }
 }

@@ -185,10 +185,10 @@ public final class ProcessorSpec {
         if (data instanceof Map) {
             Object kind = JsonFields.object(data).get("kind");
             if (!JsonFields.object(data).containsKey("kind")) {
-                throw JsonFields.bundle(where + ".kind is missing");
+                throw JsonFields.fault("missing", where + ".kind", where + ".kind is missing");
             }
             if (!(kind instanceof String) || !kinds.contains(kind)) {
-                throw JsonFields.refuse(where + ".kind", kind, "one of " + kinds.toString().replaceAll("[\\[\\]]", ""));
+                throw JsonFields.refuse(kind instanceof String ? "choice" : "type", where + ".kind", kind, "one of " + kinds.toString().replaceAll("[\\[\\]]", ""));
             }
         }
     }
