@@ -12,13 +12,13 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from palmtop.runtime.bundle import manifest, processor_config, states, targets
+from palmtop.runtime.bundle import manifest, processor_config, specs, states, targets
 
 ROOT = Path(__file__).parent.parent
 SCHEMA_FILE = ROOT / "runtime" / "bundle" / "bundle.schema.json"
 PAGE = ROOT / "docs" / "bundle.md"
 START, END = "<!-- fields: python -m tests.bundle_schema --write -->", "<!-- end of fields -->"
-MODULES = (manifest, processor_config, states, targets)
+MODULES = (specs, processor_config, states, targets)
 SCALARS = {"int": "integer", "float": "number", "str": "string", "bool": "boolean", "Any": None}
 ALIASES = {"ImageSpec": "DynamicHdSpec", "AudioSpec": "LogMelSpec"}
 
