@@ -35,6 +35,13 @@ MIN_KEY = 16
 @click.option("--allow-host", "names", multiple=True, metavar="NAME", help="Also answer to this name; repeatable.")
 @click.option("--allow-remote-media", is_flag=True, help="Fetch pictures from public http and https addresses.")
 @click.option("--queue", type=click.IntRange(0, 10_000), default=32, show_default=True, help="Requests in line.")
+@click.option(
+    "--conversations",
+    type=click.IntRange(1, 1000),
+    default=4,
+    show_default=True,
+    help="KV caches kept for each model, where there is memory.",
+)
 @click.option("--max-body", type=Size(), default="32MB", show_default=True, help="Largest request.")
 @click.option(
     "--timeout", "timeout_s", type=click.FloatRange(1), default=600.0, show_default=True, help="Of an answer."
@@ -48,6 +55,7 @@ def serve_command(
     names: tuple[str, ...],
     allow_remote_media: bool,
     queue: int,
+    conversations: int,
     max_body: int,
     timeout_s: float,
     loading: SessionOptions,
@@ -71,7 +79,7 @@ def serve_command(
         timeout_s=timeout_s,
         allow_remote_media=allow_remote_media,
     )
-    server = Server(bundles, loading, options, queue)
+    server = Server(bundles, loading, options, queue, conversations)
     with bind(host, port) as listening:
         shown = f"[{host}]" if ":" in host else host
         click.echo(f"palmtop serves {', '.join(server.models.models)} at http://{shown}:{listening.getsockname()[1]}/")

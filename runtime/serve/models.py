@@ -25,6 +25,7 @@ from palmtop.runtime.serve.wire.chat_request import Question
 from palmtop.runtime.session import Session, load_session
 from palmtop.runtime.session_options import SessionOptions
 
+from .slots import Beginning, Slots, beginning_of
 from .turns import Turns
 
 logger = logging.getLogger(__name__)
@@ -41,7 +42,7 @@ class Model:
         turns: the line before it.
         has_marks: its tokenizer has tokens for calls of tools.
         session: None while it is not loaded.
-        conversation: the decoder that answers, one for all requests.
+        slots: conversations, each with a KV cache of its own.
         answer: the last one; it may still be ending.
         used_at: when it last had a turn, by ``monotonic``.
     """
@@ -51,8 +52,8 @@ class Model:
     manifest: Manifest
     turns: Turns
     has_marks: bool
+    slots: Slots[Conversation]
     session: Session | None = None
-    conversation: Conversation | None = None
     answer: Answer | None = None
     used_at: float = 0.0
     created: int = field(default_factory=lambda: int(time()))
@@ -70,7 +71,8 @@ class Model:
 
     def close(self) -> None:
         """Free the native model, behind the last step of an answer that was dropped."""
-        session, self.session, self.conversation = self.session, None, None
+        session, self.session = self.session, None
+        self.slots.clear()
         answer, self.answer = self.answer, None
         if answer is not None:
             answer.close()
@@ -85,13 +87,14 @@ class Models:
         paths: of bundles; the folder's name is the model's.
         loading: how each is loaded; its ``memory_limit`` holds for all together.
         queue: requests that may wait for each.
+        conversations: whose KV caches are kept for each, where there is memory.
 
     Raises:
         BundleError: a bundle is damaged.
         InputError: two have the same name.
     """
 
-    def __init__(self, paths: Sequence[Path], loading: SessionOptions, queue: int) -> None:
+    def __init__(self, paths: Sequence[Path], loading: SessionOptions, queue: int, conversations: int = 1) -> None:
         self._loading = loading
         self._lock = asyncio.Lock()
         self._tasks: dict[str, asyncio.Task[Session]] = {}
@@ -105,7 +108,7 @@ class Models:
                 raise InputError(f"{path}: the folder's name has a colon, expected one without")
             tokens = Tokens(bundle.file("tokenizer.json")).tokenizer
             has_marks = all(tokens.token_to_id(mark) is not None for mark in (CALL_START, CALL_END))
-            self.models[name] = Model(name, path, bundle.manifest, Turns(queue), has_marks)
+            self.models[name] = Model(name, path, bundle.manifest, Turns(queue), has_marks, Slots(conversations))
 
     def find(self, name: str) -> tuple[Model, AdapterRequest | None]:
         """The model of a name, and what the name says about adapters.
@@ -162,33 +165,58 @@ class Models:
         options = question.options
         if (forced := question.tools.grammar(has_marks=model.has_marks)) is not None:
             options = replace(options, grammar=forced)
-        async with self.conversation(model, client) as conversation:
-            answer = conversation.respond(
-                question.messages,
-                adapters=question.adapters or choice,
-                options=options,
-                tools=question.tools.tools,
-            )
-            async with self.answering(model, answer) as pieces:
-                async for piece in pieces:
-                    yield piece
+        beginning = beginning_of(question.messages, question.tools.tools, question.adapters or choice)
+        async with self.turn(model, client) as session:
+            has_begun = False
+            while True:
+                conversation = await self.conversation(model, session, beginning, may_grow=True)
+                answer = conversation.respond(
+                    question.messages,
+                    adapters=question.adapters or choice,
+                    options=options,
+                    tools=question.tools.tools,
+                )
+                try:
+                    async with self.answering(model, answer) as pieces:
+                        async for piece in pieces:
+                            has_begun = True
+                            yield piece
+                    return
+                except MemoryPlanError:
+                    if has_begun or not model.slots.give_up(conversation):
+                        raise
 
     @asynccontextmanager
-    async def conversation(self, model: Model, client: str) -> AsyncIterator[Conversation]:
-        """A turn with the model's decoder.
+    async def turn(self, model: Model, client: str) -> AsyncIterator[Session]:
+        """A turn with a model, loaded if need be.
 
         Raises:
             ApiError: the line is full.
             PalmtopError: see ``load``.
         """
         async with model.turns.turn(client):
-            session = await self.load(model)
-            if model.conversation is None:
-                model.conversation = session.conversation()
             try:
-                yield model.conversation
+                yield await self.load(model)
             finally:
                 model.used_at = monotonic()
+
+    async def conversation(
+        self, model: Model, session: Session, beginning: Beginning, *, may_grow: bool
+    ) -> Conversation:
+        """The conversation to answer a request with, when the step of an answer that was dropped has ended.
+
+        Args:
+            model: whose turn it is.
+            session: of the model.
+            beginning: of the request.
+            may_grow: another KV cache may be opened for it, where there is memory.
+        """
+        last, model.answer = model.answer, None
+        if last is not None:
+            await asyncio.to_thread(last.close)
+        limit = self._loading.memory_limit
+        has_room = limit is None or self._taken() + session.plan.conversation <= limit
+        return model.slots.take(beginning, session.conversation, may_grow=may_grow and has_room)
 
     @asynccontextmanager
     async def answering(self, model: Model, answer: Answer) -> AsyncIterator[Answer]:
@@ -197,7 +225,7 @@ class Models:
         try:
             yield answer
         finally:
-            answer.cancel()  # at once: a step at work is waited for by the next answer, in a thread of its own
+            answer.cancel()  # at once: the next answer waits for a step at work
 
     async def close(self) -> None:
         """Free every model."""
@@ -211,7 +239,7 @@ class Models:
             while True:
                 loaded = [m for m in self.models.values() if m.session is not None]
                 try:
-                    options = self._options(loaded)
+                    options = self._options()
                     logger.info("loading %s", model.name)
                     model.session = await asyncio.to_thread(load_session, model.path, options)
                     return model.session
@@ -223,12 +251,16 @@ class Models:
                     logger.info("unloading %s", oldest.name)
                     await asyncio.to_thread(oldest.close)
 
-    def _options(self, loaded: Sequence[Model]) -> SessionOptions:
+    def _options(self) -> SessionOptions:
         limit = self._loading.memory_limit
         if limit is None:
             return self._loading
-        taken = sum(m.session.plan.total for m in loaded if m.session is not None)
-        return replace(self._loading, memory_limit=max(0, limit - taken))
+        return replace(self._loading, memory_limit=max(0, limit - self._taken()))
+
+    def _taken(self) -> int:
+        """Bytes planned for what is loaded; a plan has one conversation in it."""
+        plans = [(m.session.plan, len(m.slots)) for m in self.models.values() if m.session is not None]
+        return sum(plan.total + max(0, count - 1) * plan.conversation for plan, count in plans)
 
 
 async def collect(pieces: AsyncIterator[Piece]) -> Piece:

@@ -41,14 +41,17 @@ class Server:
         loading: how each is loaded.
         options: whom and how to answer.
         queue: requests that may wait before each model.
+        conversations: whose KV caches are kept for each model.
 
     Raises:
         BundleError: a bundle is damaged.
         InputError: two bundles have the same name.
     """
 
-    def __init__(self, paths: Sequence[Path], loading: SessionOptions, options: ServeOptions, queue: int) -> None:
-        self.models = Models(paths, loading, queue)
+    def __init__(
+        self, paths: Sequence[Path], loading: SessionOptions, options: ServeOptions, queue: int, conversations: int = 1
+    ) -> None:
+        self.models = Models(paths, loading, queue, conversations)
         self.service = Service(self.models, options)
         config = uvicorn.Config(
             self.service.app(),

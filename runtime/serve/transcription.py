@@ -16,8 +16,11 @@ from palmtop.runtime.serve.wire.api_error import ApiError, refused
 from palmtop.runtime.transcribe import PROMPT, WINDOW_S, Segment
 
 from .models import Models, collect
+from .slots import Beginning
 
 FORMATS = ("json", "text", "srt", "verbose_json", "vtt")
+RECORDINGS = Beginning("recordings", ((b"", 1),))
+"""Windows of recordings follow each other in one cache."""
 FIELDS = ("file", "model", "language", "prompt", "response_format", "temperature", "stream")
 GRANULARITIES = ("timestamp_granularities[]", "timestamp_granularities")
 MOST_FIELDS = 32
@@ -97,7 +100,8 @@ async def segments(models: Models, recording: Recording, client: str) -> list[Se
     """
     model, choice = models.find(recording.model)
     done: list[Segment] = []
-    async with models.conversation(model, client) as conversation:
+    async with models.turn(model, client) as session:
+        conversation = await models.conversation(model, session, RECORDINGS, may_grow=False)
         windows = read_windows(recording.sound, WINDOW_S)
         while (window := await asyncio.to_thread(_next, windows)) is not None:
             sound = {"type": "audio", "audio": (window.samples, window.rate_hz)}

@@ -58,6 +58,7 @@ def serving(
     *bundles: Path,
     key: str | None = None,
     queue: int = 64,
+    conversations: int = 4,
     loading: SessionOptions | None = None,
     send_buffer: int | None = None,
     **options: Any,
@@ -65,7 +66,7 @@ def serving(
     """Serve bundles until the block is left; ``send_buffer`` bytes wait for a slow client, and no more."""
     guard = Guard(host="127.0.0.1", key=key)
     options = {"guard": guard, "timeout_s": 60.0, "max_body": 4 << 20, **options}
-    server = Server(bundles, loading or SessionOptions(threads=1), ServeOptions(**options), queue)
+    server = Server(bundles, loading or SessionOptions(threads=1), ServeOptions(**options), queue, conversations)
     with bind("127.0.0.1", 0) as listening:
         if send_buffer is not None:
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)

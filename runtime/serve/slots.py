@@ -1,0 +1,151 @@
+"""KV caches of one model, and the choice among them: a beginning that one of them holds is not read again.
+
+A beginning is compared by messages: their text, their media by hash, the tools before them. Requests under different
+adapters share nothing. The cache itself compares tokens: a wrong choice here costs time and changes no answer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
+
+SHARED_ENOUGH = 0.5
+"""A request takes over a cache if they share this part of the request, or of what the cache holds."""
+
+
+class Closable(Protocol):
+    """What a slot holds: a conversation."""
+
+    def close(self) -> None:
+        """Free the cache."""
+
+
+CacheT = TypeVar("CacheT", bound=Closable)
+
+
+@dataclass(frozen=True, slots=True)
+class Beginning:
+    """What a request asks, as far as caches are compared.
+
+    Attributes:
+        under: adapters and kinds of media; other values share no cache.
+        parts: of the prompt in order: hash and size in bytes.
+    """
+
+    under: Hashable
+    parts: tuple[tuple[bytes, int], ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes of all parts."""
+        return sum(size for _, size in self.parts)
+
+    def shared_with(self, other: Beginning) -> int:
+        """Bytes of the parts that both begin with."""
+        if self.under != other.under:
+            return 0
+        shared = 0
+        for ours, theirs in zip(self.parts, other.parts, strict=False):
+            if ours != theirs:
+                break
+            shared += ours[1]
+        return shared
+
+
+def beginning_of(
+    messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]], choice: object
+) -> Beginning:
+    """The beginning of a request.
+
+    Args:
+        messages: of the request, media as bytes.
+        tools: of the request.
+        choice: what it says about adapters.
+    """
+    kinds = sorted({part["type"] for m in messages if isinstance(m["content"], list) for part in m["content"]})
+    kinds = [kind for kind in kinds if kind != "text"]
+    parts = (_hash(part) for part in (list(tools), *messages))
+    return Beginning((repr(choice), *kinds), tuple(parts))
+
+
+def _hash(part: object) -> tuple[bytes, int]:
+    digest, size = hashlib.blake2b(digest_size=16), 0
+    for piece in _pieces(part):
+        digest.update(len(piece).to_bytes(8, "big") + piece)
+        size += len(piece)
+    return digest.digest(), size
+
+
+def _pieces(value: object) -> Iterator[bytes]:
+    if isinstance(value, bytes):
+        yield value
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield str(key).encode()
+            yield from _pieces(item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _pieces(item)
+    else:
+        yield repr(value).encode()
+
+
+@dataclass(slots=True)
+class _Slot(Generic[CacheT]):
+    cache: CacheT
+    holds: Beginning
+
+
+class Slots(Generic[CacheT]):
+    """The caches of one model, least recently used first.
+
+    Args:
+        most: caches to keep.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._slots: list[_Slot[CacheT]] = []
+
+    def __len__(self) -> int:
+        return len(self._slots)
+
+    def take(self, wanted: Beginning, make: Callable[[], CacheT], *, may_grow: bool) -> CacheT:
+        """The cache for a request; it is the most recently used one then.
+
+        Args:
+            wanted: what the request asks.
+            make: opens another cache.
+            may_grow: there is memory for one.
+        """
+        best = max(self._slots, key=lambda slot: wanted.shared_with(slot.holds), default=None)
+        if best is None or not _shares_enough(wanted, best.holds):
+            if best is None or (may_grow and len(self._slots) < self._most):
+                best = _Slot(make(), wanted)
+                self._slots.append(best)
+            else:
+                best = self._slots[0]
+        best.holds = wanted
+        self._slots.remove(best)
+        self._slots.append(best)
+        return best.cache
+
+    def give_up(self, cache: CacheT) -> bool:
+        """Close a cache that there is no memory for, and open no more; False if it is the only one."""
+        if len(self._slots) < 2:
+            return False
+        self._slots = [slot for slot in self._slots if slot.cache is not cache]
+        self._most = len(self._slots)
+        cache.close()
+        return True
+
+    def clear(self) -> None:
+        """Forget all caches."""
+        self._slots.clear()
+
+
+def _shares_enough(wanted: Beginning, held: Beginning) -> bool:
+    shared = wanted.shared_with(held)
+    return shared > SHARED_ENOUGH * min(wanted.size, held.size)
