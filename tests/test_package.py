@@ -65,7 +65,7 @@ def test_the_wheel_has_every_module_and_the_reference_model_and_nothing_else(whe
     }
     assert {name for name in data if name.endswith(".safetensors")}, "the reference model is not where this test looks"
     found = {name.removeprefix("palmtop/") for name in names if ".dist-info/" not in name}
-    assert found == modules | data | {"py.typed", "runtime/serve/page.html"}
+    assert found == modules | data | {"py.typed", "runtime/bundle/bundle.schema.json", "runtime/serve/page.html"}
     assert wheel.stat().st_size < LARGEST_BYTES
 
 
