@@ -14,7 +14,7 @@ import java.io.InputStream;
 import java.util.Map;
 import org.palmtop.app.logic.About;
 
-/** Which app, libraries and model these are, byte for byte, and under which licences. */
+/** Screen with versions, hashes and licences of the app, its libraries and the packaged model. */
 public final class AboutActivity extends Activity {
     private static final int BLOCK_BYTES = 1 << 14;
 

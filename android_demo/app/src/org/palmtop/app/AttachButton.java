@@ -23,7 +23,7 @@ final class AttachButton implements View.OnClickListener {
     private final ChatActivity screen;
     private final PalmtopApp app;
     private final Intake intake;
-    /** Where the camera app is writing; kept when this screen is closed meanwhile. */
+    /** File that the camera app writes; kept when this screen is closed meanwhile. */
     private String pendingPhoto;
 
     AttachButton(ChatActivity screen, PalmtopApp app, Bundle saved) {

@@ -11,7 +11,7 @@ import java.util.List;
 import org.palmtop.app.logic.Attachment;
 import org.palmtop.app.logic.Chat;
 
-/** What is attached to the message that is being typed, each with a button to remove it. */
+/** Attachments of the message that is being typed, each with a button to remove it. */
 final class AttachedStrip {
     private final LinearLayout strip;
     private final Chat chat;

@@ -26,7 +26,7 @@ final class BenchmarkJob {
             "Explain to a child, in a few short sentences, why the sea is salty, where the rivers that flow into it "
                     + "come from, and what happens to the water when the sun shines on it.";
 
-    /** Told on the main thread. */
+    /** Listener, called on the main thread. */
     interface Watcher {
         void onBenchmark();
     }
@@ -56,7 +56,7 @@ final class BenchmarkJob {
         return share;
     }
 
-    /** Of the last run that came to its end; null before. */
+    /** Report of the last completed run; null before one. */
     BenchmarkReport report() {
         return report;
     }

@@ -13,7 +13,7 @@ import org.palmtop.app.logic.Trouble;
 
 /** The import of a model, which goes on while screens are turned or left. At most one at a time. */
 final class ImportJob {
-    /** Told on the main thread. */
+    /** Listener, called on the main thread. */
     interface Watcher {
         void onImport();
     }
@@ -44,7 +44,7 @@ final class ImportJob {
         return total == 0 ? 0 : done / (double) total;
     }
 
-    /** What to say about it now; "" before the first import. */
+    /** Text on the state of the import; "" before the first one. */
     String words() {
         if (!isRunning()) {
             return outcome;

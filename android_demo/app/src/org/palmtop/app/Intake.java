@@ -21,7 +21,7 @@ final class Intake {
         this.app = app;
     }
 
-    /** What came of it: an attachment, or why there is none. */
+    /** Result of an intake: an attachment, or the reason for its absence. */
     static final class Result {
         final Attachment attachment;
         final Trouble trouble;

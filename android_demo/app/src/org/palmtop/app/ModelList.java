@@ -14,7 +14,7 @@ import org.palmtop.app.logic.Sizes;
 
 /** The models on the phone as rows of the list. */
 final class ModelList extends BaseAdapter {
-    /** What is pressed in a row. */
+    /** Listener for the buttons of a row. */
     interface Listener {
         void onUse(ModelShelf.Model model);
 

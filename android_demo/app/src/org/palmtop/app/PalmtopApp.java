@@ -26,7 +26,7 @@ import org.palmtop.app.logic.Transcript;
 import org.palmtop.app.logic.Wav;
 import org.palmtop.core.media.MediaItem;
 
-/** What lives as long as the process: screens come and go with every turn of the phone, the engine stays. */
+/** Objects of the whole process: screens are recreated with every rotation of the phone, the engine is kept. */
 public final class PalmtopApp extends Application implements BundleImport.FreeSpace, CoreAnswerer.FreeMemory {
     private final ExecutorService engineWorker = Executors.newSingleThreadExecutor();
     private final ExecutorService fileWorker = Executors.newSingleThreadExecutor();

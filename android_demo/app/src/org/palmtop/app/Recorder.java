@@ -10,14 +10,14 @@ import org.palmtop.app.logic.Chat;
 import org.palmtop.app.logic.Trouble;
 import org.palmtop.app.logic.WavWriter;
 
-/** The microphone into a WAV file, on a thread of its own, until it is told to stop or the model can hear no more. */
+/** Recorder of the microphone into a WAV file, on its own thread, until it is stopped or the limit is reached. */
 final class Recorder {
     static final int RATE_HZ = 16000;
     /** Shorter is a slip of the finger. */
     private static final double SHORTEST_SECONDS = 0.3;
     private static final int BLOCK_SAMPLES = RATE_HZ / 10;
 
-    /** Told on the recording's thread. */
+    /** Listener, called on the recording's thread. */
     interface Listener {
         void onSeconds(double seconds);
 
@@ -40,7 +40,7 @@ final class Recorder {
         return isRunning;
     }
 
-    /** A screen that was made anew hears on. */
+    /** Attach a recreated screen to the running recording. */
     void listen(Listener heard) {
         listener = heard;
     }
@@ -109,7 +109,7 @@ final class Recorder {
         tellEnd(seconds < SHORTEST_SECONDS ? null : Attachment.audio(file.getPath(), seconds), isFull, failure);
     }
 
-    /** What a failed recording is called: a full phone, or a microphone that cannot be used. */
+    /** Kind of a failed recording: a full phone, or a microphone that cannot be used. */
     static Trouble trouble(Throwable error) {
         Trouble trouble = Trouble.of(error);
         return trouble == Trouble.STORAGE_FULL ? trouble : Trouble.RECORDING_FAILED;

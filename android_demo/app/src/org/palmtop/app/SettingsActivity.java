@@ -13,7 +13,7 @@ import java.io.IOException;
 import java.util.Locale;
 import org.palmtop.app.logic.Settings;
 
-/** How answers are made: instruction, length and sampling. Kept when the screen is left. */
+/** Screen of the answer settings: instruction, length and sampling. Saved when the screen is left. */
 public final class SettingsActivity extends Activity implements SeekBar.OnSeekBarChangeListener {
     private static final double TEMPERATURE_STEP = 0.05;
     private static final double TOP_P_STEP = 0.05;
@@ -106,7 +106,7 @@ public final class SettingsActivity extends Activity implements SeekBar.OnSeekBa
         showLabels();
     }
 
-    /** What the model decides is not shown as if it were the user's. */
+    /** A value of the model is not shown as the user's. */
     private void showOwn() {
         own.setVisibility(asModel.isChecked() ? View.GONE : View.VISIBLE);
     }

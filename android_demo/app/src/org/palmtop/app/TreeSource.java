@@ -21,7 +21,7 @@ final class TreeSource implements BundleImport.Source {
     private final ContentResolver resolver;
     private final Uri tree;
     private final String name;
-    /** Document ids by path, folder by folder as they are asked for. */
+    /** Document ids by path, read folder by folder when needed. */
     private final Map<String, Map<String, String>> folders = new HashMap<String, Map<String, String>>();
 
     TreeSource(ContentResolver resolver, Uri tree) {

@@ -1,10 +1,10 @@
 package org.palmtop.core;
 
-/** What a user can cause and we explain: one sentence of what, where, found and expected, as in the Python runtime. */
+/** Problem that a user can cause: one sentence of what, where, found and expected, as in the Python runtime. */
 public final class PalmtopException extends RuntimeException {
     private static final long serialVersionUID = 1L;
 
-    /** Which error of the Python runtime this is. */
+    /** Corresponding error of the Python runtime. */
     public enum Kind { BUNDLE, BUNDLE_VERSION, INPUT, MEMORY, INTERNAL }
 
     private final Kind kind;

@@ -6,13 +6,13 @@ import java.util.LinkedHashMap;
 import java.util.Map;
 import org.palmtop.core.bundle.Json;
 
-/** What the build wrote into the app about itself: {@code assets/about.json}. */
+/** Build information of the app: {@code assets/about.json}. */
 public final class About {
     private static final int MAX_FILE_BYTES = 1 << 20;
 
-    /** Of the app. */
+    /** Version of the app. */
     public final String version;
-    /** What the packaged model's folder is called. */
+    /** Folder name of the packaged model. */
     public final String model;
     /** Hash of the packaged model's manifest: another model has another one. */
     public final String modelSha256;

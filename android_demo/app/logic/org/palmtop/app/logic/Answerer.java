@@ -10,12 +10,12 @@ import org.palmtop.core.engine.GenerationOptions;
 import org.palmtop.core.engine.Message;
 import org.palmtop.core.engine.Reply;
 
-/** The seam between the app and the engine: a model folder is opened, asked and closed, on one worker thread. */
+/** Interface between the app and the engine: a model folder is opened, used and closed, on one worker thread. */
 public interface Answerer {
     /** Check and load a model; replaces the one that was open. Blocks. */
     void open(File folder, BundleProgress checked);
 
-    /** Of the open model; null when none is. */
+    /** Manifest of the open model; null when none is open. */
     Manifest manifest();
 
     /** Tokens that a conversation may hold; 0 when no model is open. */

@@ -6,7 +6,7 @@ import java.util.List;
 import java.util.Locale;
 import java.util.Map;
 
-/** What a benchmark found, with everything another person needs to compare: as text to share, and as JSON to keep. */
+/** Results of a benchmark with device and versions, as text to share and as JSON. */
 public final class BenchmarkReport {
     public final List<Benchmark.Row> rows;
     private final Map<String, String> about;

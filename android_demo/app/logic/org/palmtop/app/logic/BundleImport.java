@@ -25,7 +25,7 @@ public final class BundleImport {
     /** Left free for the rest of the phone. */
     static final long SPARE_BYTES = 64L << 20;
 
-    /** Where the model comes from. */
+    /** Source of the model's files. */
     public interface Source {
         /** A file by its path below the model's folder, "/"-separated. */
         InputStream open(String path) throws IOException;
@@ -36,7 +36,7 @@ public final class BundleImport {
         void onBytes(long done, long total);
     }
 
-    /** How much the phone has left at a place. */
+    /** Free space of the phone at a path. */
     public interface FreeSpace {
         long bytes(File folder);
     }
@@ -114,7 +114,7 @@ public final class BundleImport {
         }
     }
 
-    /** Nothing is written outside the model's folder, whatever the manifest says. */
+    /** Refuses names that lead out of the model's folder. */
     private static void checkPath(String path) {
         boolean climbs = false;
         for (String part : path.split("/", -1)) {

@@ -85,7 +85,7 @@ public final class Chat {
         watchers.tell();
     }
 
-    /** Of the open model; null when none is. */
+    /** Manifest of the open model; null when none is open. */
     public synchronized Manifest manifest() {
         return manifest;
     }
@@ -153,7 +153,7 @@ public final class Chat {
         giveBack(Phase.NO_MODEL);
     }
 
-    /** The phone is short of memory and nobody looks: give back what the model takes. */
+    /** Free the model's memory when the phone is short of it and no screen is shown. */
     public void sleep() {
         synchronized (this) {
             if (phase != Phase.READY) {
@@ -383,7 +383,7 @@ public final class Chat {
         watchers.tell();
     }
 
-    /** How far opening or reading is. */
+    /** Progress of opening or reading. */
     void report(AnswerListener.Stage now, double share) {
         synchronized (this) {
             stage = now;

@@ -5,7 +5,7 @@ import java.util.Collections;
 import java.util.List;
 import org.palmtop.core.engine.AnswerListener;
 
-/** What the chat screen shows besides the messages, at one moment. */
+/** State of the chat screen besides the messages, at one moment. */
 public final class ChatState {
     public enum Phase {
         /** No model was chosen, or it could not be opened: then {@code trouble} says why. */
@@ -28,7 +28,7 @@ public final class ChatState {
     public final String model;
     /** 0..1 of what OPENING or READING have done. */
     public final double progress;
-    /** What READING does now, else null. */
+    /** Current step of READING, else null. */
     public final AnswerListener.Stage stage;
     public final Trouble trouble;
     public final String detail;

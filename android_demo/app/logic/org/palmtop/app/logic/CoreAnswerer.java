@@ -16,7 +16,7 @@ import org.palmtop.core.engine.Reply;
 
 /** The seam's real side: the Java core over onnxruntime-genai. */
 public final class CoreAnswerer implements Answerer {
-    /** What the phone can spare now. */
+    /** Memory that the phone has available now, in bytes. */
     public interface FreeMemory {
         long bytes();
     }

@@ -7,9 +7,9 @@ import java.util.Set;
 import org.palmtop.core.engine.Message;
 import org.palmtop.core.media.MediaItem;
 
-/** Which messages of the chat the model is shown, and as what. */
+/** Selection of the chat's messages for the model, and their conversion. */
 public final class Dialogue {
-    /** How the app's files become what the engine reads. */
+    /** Conversion of the app's files to the engine's media. */
     public interface MediaOpener {
         MediaItem open(Attachment attachment);
     }

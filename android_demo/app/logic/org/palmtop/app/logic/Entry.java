@@ -25,7 +25,7 @@ public final class Entry {
     public final String text;
     public final List<Attachment> attachments;
     public final Status status;
-    /** Why an answer failed, else null. */
+    /** Reason of a failed answer, else null. */
     public final Trouble trouble;
     /** The engine's own sentence about it, or what the answer cost; may be empty. */
     public final String detail;
@@ -52,7 +52,7 @@ public final class Entry {
         return new Entry(false, text, Collections.<Attachment>emptyList(), Status.FAILED, trouble, detail);
     }
 
-    /** What a killed app left half written is now interrupted. */
+    /** Marks an answer that a killed app left incomplete as interrupted. */
     Entry afterRestart() {
         return status == Status.WRITING ? answer(text, Status.INTERRUPTED, detail) : this;
     }

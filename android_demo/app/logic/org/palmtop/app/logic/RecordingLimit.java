@@ -3,12 +3,12 @@ package org.palmtop.app.logic;
 import org.palmtop.core.bundle.Manifest;
 import org.palmtop.core.bundle.ProcessorSpec;
 
-/** How long a recording the open model can listen to: its context is what a sound is written into. */
+/** Longest recording for the open model: a sound must fit into its context. */
 public final class RecordingLimit {
     /** Kept for the question and its answer. */
     private static final int RESERVED_TOKENS = 512;
     private static final int MINIMUM_SECONDS = 5;
-    /** No model here hears more; and half an hour of samples is 58 MB of storage. */
+    /** No supported model takes more; half an hour of samples is 58 MB of storage. */
     static final int MAXIMUM_SECONDS = 30 * 60;
 
     private RecordingLimit() {}

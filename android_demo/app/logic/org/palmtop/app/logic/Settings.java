@@ -9,7 +9,7 @@ import org.palmtop.core.bundle.Json;
 import org.palmtop.core.bundle.Manifest;
 import org.palmtop.core.engine.GenerationOptions;
 
-/** What the user may choose for the answers; kept in a file. Never changed: a choice makes a new object. */
+/** The user's settings for answers, kept in a file. Immutable: a change makes a new object. */
 public final class Settings {
     /** The adapter that the model's routing table names for what is attached. */
     public static final String ADAPTER_BY_INPUT = "";
@@ -92,7 +92,7 @@ public final class Settings {
         TextFile.write(file, JsonWriter.write(map));
     }
 
-    /** What was saved, or the defaults where there is nothing usable. */
+    /** Saved settings, or the defaults if none are usable. */
     public static Settings load(File file) {
         try {
             Map<?, ?> map = (Map<?, ?>) Json.parse(TextFile.read(file, MAX_FILE_BYTES));

@@ -3,7 +3,7 @@ package org.palmtop.app.logic;
 import java.io.File;
 import java.io.IOException;
 
-/** What happens when the app's process starts: the packaged model is unpacked once, then the chosen one is opened. */
+/** Start of the app's process: the packaged model is unpacked once, then the chosen one is opened. */
 public final class Starter {
     private static final int MAX_MARK_BYTES = 1 << 16;
 

@@ -15,7 +15,7 @@ public final class Transcript {
 
     private final File file;
     private final List<Entry> entries = new ArrayList<Entry>();
-    /** What went wrong with keeping it last, else null. The chat goes on: only a restart would lose it. */
+    /** Last failure of saving, else null. The chat continues: only a restart would lose it. */
     private IOException saveError;
 
     /** @param file where it is kept; a missing or unreadable file is an empty chat. */

@@ -4,7 +4,7 @@ import java.io.FileNotFoundException;
 import java.io.IOException;
 import org.palmtop.core.PalmtopException;
 
-/** What can go wrong, as a phone user tells things apart; each has its words in strings.xml ({@code trouble_*}). */
+/** Kinds of failures for a phone user; each has a text in strings.xml ({@code trouble_*}). */
 public enum Trouble {
     MODEL_DAMAGED,
     MODEL_TOO_NEW,
@@ -17,7 +17,7 @@ public enum Trouble {
     RECORDING_FAILED,
     INTERNAL;
 
-    /** Which of them an exception is. */
+    /** Kind of an exception. */
     public static Trouble of(Throwable error) {
         for (Throwable cause = error; cause != null; cause = cause.getCause()) {
             if (cause instanceof OutOfMemoryError) {

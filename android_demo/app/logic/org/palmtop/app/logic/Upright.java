@@ -33,7 +33,7 @@ public final class Upright {
     /**
      * Row {@code y} of the upright picture.
      *
-     * @param width of the stored picture; likewise {@code height}.
+     * @param width width of the stored picture, as {@code height}.
      */
     public void row(Stored stored, int width, int height, int y, int[] argb) {
         boolean isBackwards;

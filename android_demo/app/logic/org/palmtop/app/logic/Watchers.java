@@ -3,7 +3,7 @@ package org.palmtop.app.logic;
 import java.util.List;
 import java.util.concurrent.CopyOnWriteArrayList;
 
-/** Who hears that the chat changed; may be told, and may come and go, on any thread. */
+/** Listeners for changes of the chat; safe to use from any thread. */
 final class Watchers {
     private final List<Chat.Watcher> watchers = new CopyOnWriteArrayList<Chat.Watcher>();
 

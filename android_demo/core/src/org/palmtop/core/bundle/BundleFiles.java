@@ -125,7 +125,7 @@ final class BundleFiles {
         }
     }
 
-    /** Lower-case hexadecimal; {@code told} hears of every block and may throw to stop. */
+    /** Hash in lower-case hexadecimal; {@code told} is called for every block and may throw to stop. */
     static String sha256(File path, BundleProgress told) {
         MessageDigest digest;
         try {

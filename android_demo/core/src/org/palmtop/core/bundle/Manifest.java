@@ -42,7 +42,7 @@ public final class Manifest {
         /** Beyond this many tokens the long LongRoPE factors apply; null without LongRoPE. */
         public final Integer originalContext;
         public final int[] sampledNever;
-        /** What its graph carries from one run to the next. */
+        /** States that its graph carries from one run to the next. */
         public final List<State> states;
 
         Decoder(Map<String, Object> data) {
@@ -81,9 +81,9 @@ public final class Manifest {
         public final int gate;
         /** Its own external data file; null where its weights lie among the decoder's. */
         public final String file;
-        /** What naming it in a request does to the route's adapters: "replace" or "add". */
+        /** Effect on the route's adapters of a request that names it: "replace" or "add". */
         public final String combine;
-        /** What it was merged from, with the coefficients; empty for a trained one. */
+        /** Adapters it was merged from, with the coefficients; empty for a trained one. */
         public final Map<String, Double> mergedFrom;
 
         Adapter(Map<String, Object> data) {
@@ -96,7 +96,7 @@ public final class Manifest {
         }
     }
 
-    /** What a mode of input, or a task that a request names, switches on. */
+    /** Adapters and projector of a mode of input, or of a task. */
     public static final class Route {
         public final Map<String, Double> adapters;
         public final String audioProjector;

@@ -61,7 +61,7 @@ public final class PalmtopBundle {
         }
     }
 
-    /** Of all files the manifest lists. */
+    /** Total bytes of the files in the manifest. */
     public long sizeBytes() {
         long sum = 0;
         for (Manifest.BundleFile file : manifest.files.values()) {
@@ -75,7 +75,7 @@ public final class PalmtopBundle {
      *
      * @param remembered where earlier results are kept: a file is trusted again whose size and time have not changed;
      *     null to read everything. It must lie outside the bundle.
-     * @param told null, or hears of every block read.
+     * @param told null, or called for every block read.
      */
     public void checkHashes(File remembered, BundleProgress told) {
         Map<String, Object> known = remembered == null ? new LinkedHashMap<String, Object>() : recall(remembered);

@@ -7,7 +7,7 @@ import java.util.List;
 import java.util.Map;
 import org.palmtop.core.bundle.JsonFields.Field;
 
-/** What preprocessing needs to know about a model, as the manifest says it ({@code bundle/processor_config.py}). */
+/** Processor settings of a model in the manifest ({@code bundle/processor_config.py}). */
 public final class ProcessorSpec {
     private static final String MAX_ID = "16777215";
     private static final long MAX_TILE_PIXELS = 1L << 27;
@@ -34,7 +34,7 @@ public final class ProcessorSpec {
         this.audio = audio;
     }
 
-    /** How messages become token ids. */
+    /** Settings of tokenization and generation. */
     public static final class Text {
         /** Null where there is none. */
         public final Integer bosId;
@@ -43,7 +43,7 @@ public final class ProcessorSpec {
         public final boolean addsBos;
         public final String imagePlaceholder;
         public final String audioPlaceholder;
-        /** How the checkpoint wants answers to be sampled, by name; empty where it says nothing. */
+        /** Sampling settings of the checkpoint, by name; empty without any. */
         public final Map<String, Double> generation;
         /** The model thinks before it answers, at any length. */
         public final boolean isThinking;

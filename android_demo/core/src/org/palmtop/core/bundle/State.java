@@ -37,7 +37,7 @@ public final class State {
 
     public final int bits;
     public final int[] layers;
-    /** Whether forgetting tokens is cutting rows off; else only a kept copy brings it back. */
+    /** Whether tokens are removed by cutting rows; otherwise only an earlier copy can restore it. */
     public final boolean isCut;
 
     State(Map<String, Object> data) {
@@ -55,7 +55,7 @@ public final class State {
         return shape.contains(TOKENS);
     }
 
-    /** Of all layers and one sequence: for each token where it grows, of the whole state where it does not. */
+    /** Bytes of all layers and one sequence: per token if it grows, otherwise of the whole state. */
     public long sizeBytes() {
         return layers.length * elements() * bits / 8;
     }

@@ -1,8 +1,8 @@
 package org.palmtop.core.engine;
 
-/** Told how an answer comes along; called on the thread that asked. */
+/** Listener for the progress of an answer, called on the thread of the call. */
 public interface AnswerListener {
-    /** What takes time before the first token. */
+    /** Step before the first token. */
     enum Stage { SEEING, LISTENING, READING }
 
     /** Text that was not shown before: whole characters, nothing of a stop string. */

@@ -14,12 +14,12 @@ import org.palmtop.core.PalmtopException;
  * that are set now. Every token goes through {@code append}.
  */
 final class CachedSequence {
-    /** Makes the decoder; asked again after a native failure. */
+    /** Factory of the decoder; called again after a native failure. */
     interface Opener {
         Decoder open();
     }
 
-    /** Whether somebody asked to stop, and who hears how far reading has come. */
+    /** Cancellation and progress of reading. */
     interface Watch {
         boolean isCancelled();
 
@@ -31,7 +31,7 @@ final class CachedSequence {
         void write(int number, FloatBuffer into);
     }
 
-    /** Somebody asked to stop; the track stays usable. */
+    /** A request to stop between two steps; the cached sequence stays usable. */
     static final class Cancelled extends RuntimeException {
         private static final long serialVersionUID = 1L;
 
@@ -48,7 +48,7 @@ final class CachedSequence {
     private Decoder decoder;
     private TokenSequence held = TokenSequence.NOTHING;
     private final List<String> rowsOf = new ArrayList<String>();
-    /** How many tokens of the passage were there already, and why earlier ones were thrown away; of the last call. */
+    /** Tokens of the sequence that were in the cache already, and why earlier ones were dropped, in the last call. */
     int common;
     String reprefilled;
 
@@ -60,7 +60,7 @@ final class CachedSequence {
         this.hiddenSize = hiddenSize;
     }
 
-    /** What the cache holds. */
+    /** Token sequence in the cache. */
     int[] ids() {
         return held.ids;
     }
@@ -70,7 +70,7 @@ final class CachedSequence {
         return context - held.length();
     }
 
-    /** Put the features of a passage's media where the graph looks for them; asked only for those not there already. */
+    /** Write the features of a sequence's media into the graph's array; only missing ones are encoded. */
     void writeMedia(TokenSequence passage, Features features) {
         int needed = passage.mediaRows();
         DecoderInputs inputs = ready().inputs();

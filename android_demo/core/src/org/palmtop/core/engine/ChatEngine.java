@@ -38,7 +38,7 @@ public final class ChatEngine implements AutoCloseable {
         model = openModel();
     }
 
-    /** What is allocated; {@code plan().context} is the tokens a conversation may hold. */
+    /** Memory plan of the engine; {@code plan().context} is the longest conversation in tokens. */
     public MemoryPlan plan() {
         return plan;
     }
@@ -79,7 +79,7 @@ public final class ChatEngine implements AutoCloseable {
         }
     }
 
-    /** The plan for the context asked for, or for the longest that fits; refuses what does not. */
+    /** Plan for the requested context, or for the longest that fits; refuses one that does not fit. */
     private static MemoryPlan plan(Manifest manifest, EngineOptions options) {
         int serves = manifest.decoder.contextLength;
         if (options.context != null && (options.context < 1 || options.context > serves)) {

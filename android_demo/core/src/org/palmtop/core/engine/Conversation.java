@@ -71,7 +71,7 @@ public final class Conversation implements AutoCloseable {
         return respond(messages, adapters, null, options, listener);
     }
 
-    /** The same under the route of this name, e.g. one of {@link Manifest#tasks}; null takes that of the input. */
+    /** Answer under the route of this name, such as one of {@link Manifest#tasks}; null takes that of the input. */
     public synchronized Reply respond(
             List<Message> messages,
             Map<String, Double> adapters,

@@ -10,7 +10,7 @@ interface Decoder {
     /** Run the graph over more tokens. */
     void append(int[] ids);
 
-    /** Of the last token, [V]. */
+    /** Logits of the last token, [V]. */
     float[] logits();
 
     /** Forget all but the first tokens. */

@@ -20,7 +20,7 @@ import org.palmtop.core.media.Sound;
 final class Encoders {
     private static final long BATCH_BYTES = 32L << 20;
 
-    /** Whether somebody asked to stop, and who hears how far it has come. */
+    /** Cancellation and progress of encoding. */
     interface Watch {
         boolean isCancelled();
 

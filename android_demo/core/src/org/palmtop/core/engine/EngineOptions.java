@@ -1,6 +1,6 @@
 package org.palmtop.core.engine;
 
-/** How a bundle is loaded. Setters return the object itself. */
+/** Options for loading a bundle. Setters return the object itself. */
 public final class EngineOptions {
     Integer context;
     Integer mediaRows;
@@ -20,13 +20,13 @@ public final class EngineOptions {
         return this;
     }
 
-    /** Of the native libraries; null leaves it to them. */
+    /** Threads of the native libraries; null for their default. */
     public EngineOptions threads(Integer value) {
         threads = value;
         return this;
     }
 
-    /** What the app may take: on Android {@code ActivityManager.MemoryInfo.availMem - threshold}. */
+    /** Available memory in bytes: on Android {@code ActivityManager.MemoryInfo.availMem - threshold}. */
     public EngineOptions availableBytes(long value) {
         availableBytes = value;
         return this;

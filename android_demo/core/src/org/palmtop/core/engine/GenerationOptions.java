@@ -7,7 +7,7 @@ import java.util.Map;
 import org.palmtop.core.PalmtopException;
 import org.palmtop.core.bundle.PythonText;
 
-/** How one answer is generated; chosen anew for every turn. Setters return the object itself. */
+/** Generation options of one answer. Setters return the object itself. */
 public final class GenerationOptions {
     private static final Double UNTIL_THE_CONTEXT_IS_FULL = (double) (1 << 20);
     // Null for what the bundle says, and where that is silent for the value of the getter.
@@ -102,7 +102,7 @@ public final class GenerationOptions {
         return seed;
     }
 
-    /** Of the sampler; equal seeds give equal answers on the phone (not those of Python, whose generator differs). */
+    /** Seed of the sampler; equal seeds give equal answers on the phone (Python's generator differs). */
     public GenerationOptions seed(Long value) {
         check("seed", value, value == null || value >= 0, "0 or more, a whole number");
         seed = value;

@@ -14,7 +14,7 @@ import org.palmtop.core.media.Sound;
 import org.palmtop.core.text.Prompt;
 import org.palmtop.core.media.DynamicHdLayout;
 
-/** How many rows an image or a sound takes, told without decoding it; and the rows, when the decoder needs them. */
+/** Row counts of images and sounds without decoding them, and their feature rows when the decoder needs them. */
 final class MediaReader {
     private final ProcessorSpec spec;
     private final Encoders encoders;
@@ -24,7 +24,7 @@ final class MediaReader {
         this.encoders = encoders;
     }
 
-    /** What stands for an item in the prompt: all its rows together, for the kinds of processors that there are. */
+    /** Segments of an item in the prompt: all its rows together, for the existing kinds of processors. */
     List<Prompt.Segment> segments(MediaItem item) {
         if (item instanceof Picture) {
             return Collections.singletonList(Prompt.Segment.rows(layout((Picture) item).featureRows()));

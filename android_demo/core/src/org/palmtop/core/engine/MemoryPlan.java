@@ -9,7 +9,7 @@ import org.palmtop.core.bundle.ProcessorSpec;
 import org.palmtop.core.bundle.PythonText;
 import org.palmtop.core.bundle.State;
 
-/** What a bundle will need, by the arithmetic of {@code runtime/memory/plan.py}; allocates nothing. */
+/** Memory plan of a bundle, with the arithmetic of {@code runtime/memory/plan.py}; allocates nothing. */
 public final class MemoryPlan {
     /** The app, its Java heap, onnxruntime and genai: the same allowance as the Python runtime's. */
     static final long BASE_BYTES = 176L << 20;
@@ -23,7 +23,7 @@ public final class MemoryPlan {
     public final int mediaRows;
     /** Pages of the decoder's files that loading maps. */
     public final long weights;
-    /** Of those, what the kernels go on reading. */
+    /** Bytes of those that the kernels keep reading. */
     public final long usedWeights;
     /** Copies of the decoder's weights in the kernels' own layout. */
     public final long prepacked;
@@ -130,7 +130,7 @@ public final class MemoryPlan {
         }
     }
 
-    /** For people: "12.3 MB" or "4.56 GB". */
+    /** Bytes as text: "12.3 MB" or "4.56 GB". */
     public static String megabytes(long bytes) {
         return bytes >= 1e9 ? PythonText.fixed(bytes / 1e9, 2) + " GB" : PythonText.fixed(bytes / 1e6, 1) + " MB";
     }
@@ -143,7 +143,7 @@ public final class MemoryPlan {
         return sum;
     }
 
-    /** Of the states whose size does not grow with the sequence. */
+    /** Bytes of the states whose size does not grow with the sequence. */
     private static long fixedBytes(Manifest manifest) {
         long sum = 0;
         for (State state : manifest.decoder.states) {
@@ -185,7 +185,7 @@ public final class MemoryPlan {
         return tiles * 3 * image.cropSize * image.cropSize * 4 + rows * width * 2;
     }
 
-    /** Of an .onnx file and of the external data file that has its name. */
+    /** Bytes of an .onnx file and of its external data file. */
     private static long graphBytes(Manifest manifest, String file) {
         long sum = 0;
         for (Map.Entry<String, Manifest.BundleFile> entry : manifest.files.entrySet()) {

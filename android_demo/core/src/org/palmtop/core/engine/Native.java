@@ -24,7 +24,7 @@ final class Native {
         }
     }
 
-    /** What onnxruntime or genai reported. */
+    /** Error of onnxruntime or genai. */
     static final class NativeException extends Exception {
         private static final long serialVersionUID = 1L;
 

@@ -4,7 +4,7 @@ import java.util.Map;
 
 /** A whole answer. */
 public final class Reply {
-    /** Why it ended; {@code label} is the Python runtime's word. */
+    /** Reason why an answer ended; {@code label} is the Python runtime's name. */
     public enum FinishReason {
         EOS("eos"),
         STOP_STRING("stop_string"),
@@ -19,9 +19,9 @@ public final class Reply {
         }
     }
 
-    /** As streamed, without the stop string. */
+    /** Text as streamed, without the stop string. */
     public final String text;
-    /** What was sampled, the end token left out. */
+    /** Sampled ids, without the end token. */
     public final int[] tokenIds;
     public final FinishReason finishReason;
     /** "text", "image", "audio" or "image+audio": what the conversation holds so far. */

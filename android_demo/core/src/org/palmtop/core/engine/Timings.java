@@ -1,6 +1,6 @@
 package org.palmtop.core.engine;
 
-/** Times of one answer; started when it is made, told of every token. */
+/** Stopwatch of one answer, started when it is made. */
 final class Timings {
     private final long started = System.nanoTime();
     private long first;
@@ -17,7 +17,7 @@ final class Timings {
         return ((tokens > 0 ? first : System.nanoTime()) - started) / 1e9;
     }
 
-    /** Of the tokens after the first. */
+    /** Tokens per second after the first token. */
     double tokensPerSecond() {
         return tokens < 2 ? 0 : (tokens - 1) / Math.max((last - first) / 1e9, 1e-9);
     }

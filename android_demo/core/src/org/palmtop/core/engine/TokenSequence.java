@@ -9,7 +9,7 @@ import java.util.List;
 final class TokenSequence {
     static final TokenSequence NOTHING = new TokenSequence(new int[0], new long[0], Collections.<Span>emptyList());
 
-    /** Where an image or a sound stands; equal keys have equal features. */
+    /** Position of an image or a sound; equal keys have equal features. */
     static final class Span {
         final int start;
         final int rows;
@@ -23,7 +23,7 @@ final class TokenSequence {
     }
 
     final int[] ids;
-    /** As the graph's {@code media_index}; rows are numbered from 1 in order of appearance. */
+    /** Feature rows as in the graph's {@code media_index}, numbered from 1 in order of appearance. */
     final long[] places;
     final List<Span> media;
 

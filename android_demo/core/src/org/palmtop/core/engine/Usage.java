@@ -1,12 +1,12 @@
 package org.palmtop.core.engine;
 
-/** What an answer cost. */
+/** Token counts and timings of an answer. */
 public final class Usage {
     /** Tokens of the prompt, media rows counted. */
     public final int promptTokens;
-    /** How many of them were in the KV cache already. */
+    /** Tokens of the prompt that were in the KV cache already. */
     public final int cachedTokens;
-    /** How many of the prompt's tokens are rows of images or sounds. */
+    /** Tokens of the prompt that are feature rows of images or sounds. */
     public final int mediaRows;
     /** Tokens sampled, the end token not counted. */
     public final int completionTokens;

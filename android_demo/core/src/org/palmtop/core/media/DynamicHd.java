@@ -8,7 +8,7 @@ import org.palmtop.core.bundle.ProcessorSpec;
 /**
  * An image on its grid, ready for the vision encoder; the arithmetic of {@code processor/images/dynamic_hd.py}.
  *
- * <p>Held as bytes: 3 per pixel of the grid. A view becomes floats only when it is asked for.
+ * <p>Held as bytes: 3 per pixel of the grid. A view is converted to floats when needed.
  */
 public final class DynamicHd {
     public final DynamicHdLayout layout;

@@ -7,7 +7,7 @@ import java.util.List;
 import org.palmtop.core.PalmtopException;
 import org.palmtop.core.bundle.ProcessorSpec;
 
-/** Where an image lies on its grid of tiles, from its size alone; the rules of {@code processor/images/dynamic_hd.py}. */
+/** Position of an image on its grid of tiles, from its size, by the rules of {@code processor/images/dynamic_hd.py}. */
 public final class DynamicHdLayout {
     private static final int MIN_SIDE = 10;
 

@@ -11,7 +11,7 @@ public final class LogMel {
     static final int BLOCK_FRAMES = 256;
     private static final float FULL_SCALE = 32768f;
 
-    /** Of the samples that {@code frames} takes. */
+    /** Rate in Hz of the samples for {@code frames}. */
     public final int rateHz;
 
     final int winLength;

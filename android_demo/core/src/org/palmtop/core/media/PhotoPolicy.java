@@ -1,6 +1,6 @@
 package org.palmtop.core.media;
 
-/** How far a photo may be reduced while it is decoded, so that 40 megapixels never lie in memory. */
+/** Reduction of a photo while it is decoded, so that 40 megapixels are never in memory. */
 public final class PhotoPolicy {
     /** Decoded pixels that are held at once: 48 MB as a Bitmap. */
     public static final long MAX_DECODED_PIXELS = 12_000_000L;

@@ -5,7 +5,7 @@ package org.palmtop.core.media;
  * with many photos stays small.
  */
 public abstract class Picture extends MediaItem {
-    /** Of the file, before any reduction while decoding: it decides the tiles. */
+    /** Size of the file's image, before any reduction while decoding; it decides the tiles. */
     public final int width;
     public final int height;
 

@@ -13,7 +13,7 @@ import org.palmtop.core.text.TemplateLexer.Type;
 /**
  * A bundle's chat template, rendered as Python's {@code apply_chat_template} does.
  *
- * <p>Knows the part of Jinja that chat templates are made of: output, if, for, set, text operations. A template with
+ * <p>Supports the part of Jinja that chat templates use: output, if, for, set, text operations. A template with
  * anything else is refused when the bundle is opened, never rendered differently.
  */
 public final class ChatTemplate {
@@ -25,7 +25,7 @@ public final class ChatTemplate {
     private final Node body;
     private final String literalText;
 
-    /** A statement, or a list of them; tells how a loop goes on. */
+    /** A statement, or a list of them; returns how a loop continues. */
     private abstract static class Node {
         abstract int render(Map<String, Object> names, StringBuilder out);
     }

@@ -19,7 +19,7 @@ public final class Prompt {
         public final int[] ids;
         /** 0 is text, k is row k - 1 of all features. */
         public final long[] places;
-        /** Where each item's segments begin. */
+        /** Position of each item's segments. */
         public final int[] starts;
 
         Expanded(int[] ids, long[] places, int[] starts) {

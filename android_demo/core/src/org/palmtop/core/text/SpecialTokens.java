@@ -48,7 +48,7 @@ final class SpecialTokens {
         }
     }
 
-    /** How the n-th item of a kind is written in a rendered prompt, and the token it stands for. */
+    /** Text of the n-th item of a kind in a rendered prompt, and its token. */
     static final class Placeholder {
         final String kind;
         final String token;
@@ -98,7 +98,7 @@ final class SpecialTokens {
         }
     }
 
-    /** Of a placeholder's number, as far as it is looked for across a border. */
+    /** Digits of a placeholder's number that are searched for across a border. */
     private static final int MAX_DIGITS = 20;
 
     private final Set<String> tokens = new HashSet<String>();

@@ -17,7 +17,7 @@ public final class StopStrings {
         return found;
     }
 
-    /** What may be shown of the text so far and was not shown before. */
+    /** Add text; return the part that can be shown now. */
     public String feed(String text) {
         if (found) {
             return "";
@@ -48,7 +48,7 @@ public final class StopStrings {
         return out;
     }
 
-    /** What was held back, when no more text comes. */
+    /** Text that was held back, after the last of the text. */
     public String rest() {
         String out = held;
         held = "";

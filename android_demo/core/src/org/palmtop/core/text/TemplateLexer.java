@@ -5,7 +5,7 @@ import java.util.List;
 
 /** Cuts a Jinja template into tokens, with trim_blocks and lstrip_blocks on as transformers has them. */
 final class TemplateLexer {
-    /** What a token is; END closes a tag of either kind. */
+    /** Kind of a token; END closes a tag of either kind. */
     enum Type { DATA, VARIABLE, BLOCK, NAME, STRING, NUMBER, OPERATOR, END }
 
     /** A piece of the template. */

@@ -146,7 +146,7 @@ public final class TextProcessor {
         }
     }
 
-    /** What the template sees of a turn. */
+    /** Message of a turn for the template. */
     private Map<String, Object> message(Turn turn, int index, SpecialTokens.Marks marks, Map<String, Integer> counts) {
         if (!ROLE.matcher(turn.role).matches()) {
             throw PalmtopException.input("messages[" + index + "].role: found " + PythonText.repr(turn.role)

@@ -128,7 +128,7 @@ public final class Tokenizer {
         return bytes == null ? null : ByteLevel.textOf(bytes);
     }
 
-    /** What an id adds to a text: nothing for a special token or an id that is no token. */
+    /** Text of an id: empty for a special token or an unknown id. */
     byte[] visibleBytes(int id) {
         byte[] bytes = specialIds.contains(id) ? null : vocabulary.bytesOf(id);
         return bytes != null ? bytes : new byte[0];
