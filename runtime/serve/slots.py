@@ -66,8 +66,16 @@ def beginning_of(
     """
     kinds = sorted({part["type"] for m in messages if isinstance(m["content"], list) for part in m["content"]})
     kinds = [kind for kind in kinds if kind != "text"]
-    parts = (_hash(part) for part in (list(tools), *messages))
+    parts = (_hash(part) for part in (list(tools), *_parts(messages)))
     return Beginning((repr(choice), *kinds), tuple(parts))
+
+
+def _parts(messages: Sequence[Mapping[str, Any]]) -> Iterator[object]:
+    """Content parts one by one: a picture is shared whatever is asked about it."""
+    for message in messages:
+        content = message["content"]
+        yield {key: value for key, value in message.items() if key != "content"}
+        yield from content if isinstance(content, list) else [content]
 
 
 def _hash(part: object) -> tuple[bytes, int]:

@@ -62,7 +62,16 @@ def test_media_tools_and_adapters_are_part_of_a_beginning() -> None:
 
     assert of(b"picture").shared_with(of(b"picture")) == of(b"picture").size
     for other in (of(b"another"), of(b"picture", [{"name": "f"}]), of(b"picture", choice="speech")):
-        assert other.shared_with(of(b"picture")) == 0
+        assert other.shared_with(of(b"picture")) <= len("role'user'")
+
+
+def test_a_picture_is_shared_whatever_is_asked_about_it() -> None:
+    picture = {"type": "image", "image": b"x" * 1000}
+    first, second = (
+        beginning_of([{"role": "user", "content": [picture, {"type": "text", "text": text}]}], (), None)
+        for text in ("What is it?", "Who is it?")
+    )
+    assert first.shared_with(second) > 1000
 
 
 @pytest.mark.parametrize("conversations", [1, 4])
