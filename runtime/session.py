@@ -14,7 +14,7 @@ from types import ModuleType, TracebackType
 from typing import Any
 from weakref import WeakSet
 
-from palmtop.errors import InputError, MemoryPlanError, RuntimeMissingError
+from palmtop.errors import InputError, MemoryPlanError, OptionError, RuntimeMissingError
 from palmtop.packages import install_command
 from palmtop.runtime.bundle.genai_config import GENAI_CONFIG_FILE, check_genai_config
 from palmtop.runtime.bundle.manifest import Manifest
@@ -260,7 +260,7 @@ def _plan(manifest: Manifest, options: SessionOptions, static: StaticSessions | 
     """
     serves = manifest.decoder.context_length if static is None else static.spec.context
     if options.context is not None and options.context > serves:
-        raise InputError(f"option context: found {options.context}, this bundle serves at most {serves} tokens")
+        raise OptionError("context", f"found {options.context}, this bundle serves at most {serves} tokens")
 
     def plan(context: int) -> MemoryPlan:
         needs = plan_memory(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from palmtop.errors import InputError
+from palmtop.errors import OptionError
 from palmtop.runtime.chat.conversation import DEFAULTS
 from palmtop.runtime.chat.reply import Reply
 from palmtop.runtime.decoding.generation_options import GenerationOptions
@@ -71,7 +71,7 @@ def transcribe(
         InputError: the file is not a sound, a window does not fit the context, or the bundle has no audio encoder.
     """
     if isinstance(window_s, bool) or not isinstance(window_s, (int, float)) or not 0.1 <= window_s <= 3600:
-        raise InputError(f"option window_s: found {window_s!r:.60}, expected 0.1 to 3600 seconds")
+        raise OptionError("window_s", f"found {window_s!r:.60}, expected 0.1 to 3600 seconds")
     conversation = session.conversation()
     try:
         for window in read_windows(Path(path), window_s):

@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from palmtop.errors import InputError
+from palmtop.errors import OptionError
 
 LEAST_THREAD_LIMIT = 64
 Holds = Literal["0 or more", "above 0", "above 0, at most 1"]
@@ -74,7 +74,7 @@ def reason_of(error: Exception) -> str:
     return str(error.strerror or error) if isinstance(error, OSError) else f"{error!s:.200}"
 
 
-def wrong(name: str, value: object, expected: str) -> InputError:
+def wrong(name: str, value: object, expected: str) -> OptionError:
     """The error for an option's value."""
     found = repr(value)
-    return InputError(f"option {name}: found {found if len(found) <= 60 else found[:57] + '...'}, expected {expected}")
+    return OptionError(name, f"found {found if len(found) <= 60 else found[:57] + '...'}, expected {expected}")

@@ -91,7 +91,7 @@ def _request(wanted: Wanted) -> AdapterRequest:
 
 
 def _route(manifest: Manifest, mode: str, name: str | None) -> Route:
-    route = manifest.routes.get(name or mode)
+    route = manifest.routes.get(mode if name is None else name)
     if name is not None and route is None:
         raise InputError(
             f"route '{name}' is not in this bundle, expected one of {', '.join(manifest.routes) or 'none'}"

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import click
 
-from palmtop.errors import InputError, RuntimeMissingError
+from palmtop.errors import InputError, OptionError, RuntimeMissingError
 from palmtop.runtime.bundle.manifest import MANIFEST_FILE
 from palmtop.runtime.bundle.opening import Bundle, open_bundle
 from palmtop.runtime.memory.plan import megabytes
@@ -81,7 +81,7 @@ def push_command(bundle: Path, name: str | None, serial: str | None, force: bool
     opened = open_bundle(bundle)
     folder = name or bundle.resolve().name
     if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._ -]{0,59}", folder):
-        raise InputError(f"option name: found {folder!r}, expected letters, digits, '.', '_', '-' and blanks")
+        raise OptionError("name", f"found {folder!r}, expected letters, digits, '.', '_', '-' and blanks")
     adb = Adb(serial)
     push_bundle(adb, opened, folder, force=force)
     click.echo(f"{megabytes(opened.size_bytes)} copied to {MODELS}/{folder}; choose it in the app's Models")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from palmtop.errors import InputError
+from palmtop.errors import OptionError
 from palmtop.runtime.benchmark import BenchmarkResult, Spread, benchmark
 from palmtop.runtime.bundle.manifest import MODES
 from palmtop.runtime.memory.plan import megabytes
@@ -52,7 +52,7 @@ def bench_command(
     Cold runs follow a fresh load in the same process; warm ones follow a cold one, with an empty KV cache.
     """
     if unknown := set(modes) - set(MODES):
-        raise InputError(f"option mode: found '{min(unknown)}', expected one of {', '.join(MODES)}")
+        raise OptionError("mode", f"found '{min(unknown)}', expected one of {', '.join(MODES)}")
     with progress_bar("answers") as progress:
         result = benchmark(
             bundle,

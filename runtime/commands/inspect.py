@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from palmtop.errors import InputError
+from palmtop.errors import OptionError
 from palmtop.runtime.bundle.manifest import Manifest
 from palmtop.runtime.bundle.opening import Bundle, open_bundle
 from palmtop.runtime.memory.machine import available_memory
@@ -54,7 +54,7 @@ def inspect_command(bundle: Path, context: int | None, provider: str | None, as_
     Sizes are checked, hashes are not (see: palmtop verify); no model is loaded, but for --provider.
     """
     if context is not None and context < 1:
-        raise InputError(f"option context: found {context}, expected at least 1")
+        raise OptionError("context", f"found {context}, expected at least 1")
     opened = open_bundle(bundle, hashes=False)
     if provider is not None:
         _show_nodes(opened, provider, as_json=as_json)

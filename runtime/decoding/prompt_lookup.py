@@ -17,7 +17,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from palmtop.errors import InputError
+from palmtop.errors import OptionError
 from palmtop.runtime.bundle.manifest import MAX_DRAFT_ROWS, Manifest
 
 from .generation_options import GenerationOptions
@@ -237,9 +237,10 @@ def drafter_for(
     """
     if manifest.decoder.draft_rows == 1:
         if options.speculate:
-            raise InputError(
-                "option speculate: this bundle gives the logits of one position at a time, expected one that was "
-                "exported with --set speculation=true"
+            raise OptionError(
+                "speculate",
+                "this bundle gives the logits of one position at a time, expected one that was "
+                "exported with --set speculation=true",
             )
         return None
     if options.speculate is False:

@@ -13,7 +13,7 @@ from typing import TextIO
 import click
 
 from palmtop import __version__
-from palmtop.errors import PalmtopError, RuntimeMissingError
+from palmtop.errors import OptionError, PalmtopError, RuntimeMissingError
 from palmtop.packages import install_command
 
 COMMANDS = {  # name: (module and function, help, extra that it needs)
@@ -40,7 +40,13 @@ INTERRUPTED_EXIT = 130  # the exit code of shells for Ctrl-C
 
 
 class LazyGroup(click.Group):
-    """Group of commands that imports only the command that is called."""
+    """Group of commands that imports only the command that is called.
+
+    Attributes:
+        called: the command that was imported last; None before.
+    """
+
+    called: click.Command | None = None
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names in the table's order."""
@@ -64,6 +70,7 @@ class LazyGroup(click.Group):
             raise RuntimeMissingError(
                 f"'palmtop {cmd_name}' needs {error.name}, which is not installed; {install_command(extra)}"
             ) from error
+        self.called = command
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -112,6 +119,11 @@ def main() -> None:
         sys.exit(USER_ERROR_EXIT)
     except (click.Abort, KeyboardInterrupt):
         sys.exit(INTERRUPTED_EXIT)
+    except OptionError as error:
+        flag = flag_of(cli.called, error.option) if isinstance(cli, LazyGroup) else None
+        message = str(error) if flag is None else f"{flag}: {error.reason}"
+        click.echo(f"palmtop: {' '.join(message.split())}", err=True)
+        sys.exit(USER_ERROR_EXIT)
     except PalmtopError as error:
         click.echo(f"palmtop: {' '.join(str(error).split())}", err=True)
         sys.exit(USER_ERROR_EXIT)
@@ -124,6 +136,21 @@ def main() -> None:
         _mute(sys.stdout)
         click.echo(f"palmtop: the result could not be written ({error.strerror})", err=True)
         sys.exit(USER_ERROR_EXIT)
+
+
+def flag_of(command: click.Command | None, option: str) -> str | None:
+    """Return the flag that gives an option on the command line; None if the command has none for it.
+
+    >>> flag_of(click.Command("x", params=[click.Option(["--timeout", "timeout_s"])]), "timeout_s")
+    '--timeout'
+    """
+    if isinstance(command, click.Group):
+        return next((flag for each in command.commands.values() if (flag := flag_of(each, option))), None)
+    names = (option, f"{option}s", f"{option}_s", option.removesuffix("_s"))
+    for parameter in command.params if command is not None else ():
+        if isinstance(parameter, click.Option) and parameter.name in names:
+            return max(parameter.opts, key=len)
+    return None
 
 
 def _mute(stream: TextIO) -> None:

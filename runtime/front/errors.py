@@ -8,6 +8,7 @@
     + ManifestError            a value of bundle.json is wrong; has a code and a path
     + BundleVersionError       the bundle was written by a newer palmtop
   x InputError                 prompt, image, audio or option not usable
+    + OptionError              the value of one option
     + PromptTooLongError       the prompt has more tokens than the context
   x MemoryPlanError            the session does not fit into the available memory
   x RuntimeMissingError        an extra is not installed; the message holds the pip command
@@ -58,6 +59,20 @@ class BundleVersionError(BundleError):
 
 class InputError(PalmtopError):
     """A prompt, an image, a sound or an option is not usable."""
+
+
+class OptionError(InputError):
+    """The value of one option is not usable.
+
+    Args:
+        option: its name in Python; the command line prints its flag instead.
+        reason: what was found and what was expected.
+    """
+
+    def __init__(self, option: str, reason: str) -> None:
+        super().__init__(f"option {option}: {reason}")
+        self.option = option
+        self.reason = reason
 
 
 class PromptTooLongError(InputError):

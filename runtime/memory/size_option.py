@@ -7,7 +7,9 @@ from typing import Any
 
 import click
 
-from palmtop.errors import InputError
+from palmtop.errors import OptionError
+
+LARGEST = 1e18
 
 
 class Size(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic from click 8.4 on
@@ -20,6 +22,7 @@ class Size(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic 
         if isinstance(value, int):
             return value
         match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([kmgt]?)(i?)b?", str(value).strip().lower())
-        if match is None or float(match[1]) == 0:
-            raise InputError(f"{param.name if param else 'size'} is '{value}', expected a size such as 2GB or 800MB")
+        if match is None or not 0 < float(match[1]) < LARGEST:
+            name = param.name if param is not None and param.name is not None else "size"
+            raise OptionError(name, f"found '{value:.60}', expected a size such as 2GB or 800MB")
         return int(float(match[1]) * (1024 if match[3] else 1000) ** " kmgt".index(match[2] or " "))

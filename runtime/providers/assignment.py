@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from palmtop.errors import InputError
+from palmtop.errors import OptionError
 
 CPU = "cpu"
 PARTS = ("vision", "audio", "decoder")
@@ -47,12 +47,12 @@ def placement(provider: Provider) -> Placement:
     Placement(vision='openvino', audio='cpu', decoder='cpu')
     """
     if isinstance(provider, str):
-        return Placement(**dict.fromkeys(PARTS, _checked("provider", provider)))
+        return Placement(**dict.fromkeys(PARTS, _checked("", provider)))
     if not isinstance(provider, Mapping):
-        raise InputError(f"option provider: found {type(provider).__name__}, expected a name, or names by part")
+        raise OptionError("provider", f"found {type(provider).__name__}, expected a name, or names by part")
     if unknown := [part for part in provider if part not in PARTS]:
-        raise InputError(f"option provider: found part {unknown[0]!r}, expected {', '.join(PARTS)}")
-    return Placement(**{part: _checked(f"provider of {part}", name) for part, name in provider.items()})
+        raise OptionError("provider", f"found part {unknown[0]!r}, expected {', '.join(PARTS)}")
+    return Placement(**{part: _checked(f"for {part} ", name) for part, name in provider.items()})
 
 
 def parse_provider(texts: tuple[str, ...]) -> Provider:
@@ -71,7 +71,7 @@ def parse_provider(texts: tuple[str, ...]) -> Provider:
     pairs = [text.partition("=") for text in texts]
     parts = {part: name for part, _, name in pairs}
     if len(parts) != len(texts) or not all(equals for _, equals, _ in pairs):
-        raise InputError(f"option provider: found {' and '.join(texts)}, expected one NAME, or PART=NAME for each part")
+        raise OptionError("provider", f"found {' and '.join(texts)}, expected one NAME, or PART=NAME for each part")
     return parts
 
 
@@ -82,4 +82,4 @@ def _checked(what: str, name: object) -> str:
         if base in PROVIDERS and (not colon or device in DEVICES.get(base, ())):
             return name
     devices = (f"{base}:{device}" for base, there in DEVICES.items() for device in there)
-    raise InputError(f"option {what}: found {name!r}, expected one of {', '.join((*PROVIDERS, *devices))}")
+    raise OptionError("provider", f"{what}found {name!r}, expected one of {', '.join((*PROVIDERS, *devices))}")

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from palmtop.errors import BundleError, InputError, RuntimeMissingError
+from palmtop.errors import BundleError, InputError, OptionError, RuntimeMissingError
 from palmtop.packages import install_command
 from palmtop.runtime.bundle.native_files import WEIGHTS_FOLDER, graph_source
 
@@ -121,7 +121,7 @@ def find_devices(name: str) -> list[Any]:
     import onnxruntime as ort
 
     if name not in PACKAGES:
-        raise InputError(f"option provider: found '{name}', expected cpu or one of {', '.join(PACKAGES)}")
+        raise OptionError("provider", f"found '{name}', expected cpu or one of {', '.join(PACKAGES)}")
     package = PACKAGES[name]
     if name not in _registered:
         try:

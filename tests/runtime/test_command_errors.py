@@ -26,7 +26,12 @@ def palmtop(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]
         (["run"], "Missing argument 'BUNDLE'"),
         (["sing"], "No such command 'sing'"),
         (["bench", "b", "--repeat", "0"], "0 is not in the range"),
-        (["run", "b", "hi", "--timeout", "0"], "option timeout_s: found 0.0, expected above 0"),
+        (["run", "b", "hi", "--timeout", "0"], "palmtop: --timeout: found 0.0, expected above 0"),
+        (["run", "b", "hi", "--max-tokens", "0"], "palmtop: --max-tokens: found 0, expected at least 1"),
+        (["chat", "b", "--provider", "cuda"], "palmtop: --provider: found 'cuda', expected one of cpu"),
+        (["run", "b", "hi", "--provider", "vision=x"], "palmtop: --provider: for vision found 'x', expected one of"),
+        (["bench", "b", "--memory-limit", "lots"], "palmtop: --memory-limit: found 'lots', expected a size"),
+        (["export", "c", "--ram", "9" * 400], "palmtop: --ram: found '9999"),
         (["run", "no-such-bundle", "hi"], "no-such-bundle"),
     ],
 )

@@ -169,7 +169,7 @@ def test_a_machine_without_the_device_is_told_so(bundle: Path, openvino: None) -
         ("opnvino", "found 'opnvino', expected one of cpu, openvino"),
         ("openvino:tpu", "found 'openvino:tpu'"),
         ({"smell": "cpu"}, "found part 'smell', expected vision, audio, decoder"),
-        ({"vision": 3}, "option provider of vision: found 3"),
+        ({"vision": 3}, "option provider: for vision found 3"),
         (3, "found int, expected a name, or names by part"),
     ],
 )
