@@ -15,6 +15,7 @@ from palmtop.errors import BundleVersionError, ManifestError
 from .json_fields import MANIFEST_FILE, check_keys, read_flat, refuse
 from .processor_config import ProcessorSpec
 from .specs import (
+    COMBINE,
     MAX_DRAFT_ROWS,
     AdapterSpec,
     DecoderSpec,
@@ -49,8 +50,6 @@ __all__ = [
 SCHEMA = 1
 MODES = ("text", "image", "audio", "image+audio")
 ADAPTER_MODES = ("gated", "merged", "none")
-AUDIO_PROJECTORS = ("speech", "vision")
-COMBINE = ("replace", "add")
 REQUIRED_FILES = ("genai_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 """Beside the graphs, what every bundle is loaded from: not listed, they would not be checked."""
 
@@ -217,8 +216,6 @@ class Manifest:
             where = f"adapters[{place}]"
             if not is_adapter_name(adapter.name):
                 raise refuse(f"{where}.name", adapter.name, "letters, digits, - and _, at most 64, and not 'none'")
-            if adapter.combine not in COMBINE:
-                raise refuse(f"{where}.combine", adapter.combine, f"one of {', '.join(COMBINE)}")
             if adapter.file is not None and adapter.file not in self.files:
                 raise refuse(f"{where}.file", adapter.file, "one of the bundle's files")
 
@@ -242,8 +239,6 @@ class Manifest:
     def _check_route(self, mode: str, route: Route) -> None:
         if not is_route_name(mode):
             raise refuse("a route's name", mode, "letters, digits, -, _ and +, at most 64", path=f"routes.{mode}")
-        if route.audio_projector not in AUDIO_PROJECTORS:
-            raise refuse(f"routes.{mode}.audio_projector", route.audio_projector, "'speech' or 'vision'")
         for name in route.adapters:
             if self.adapter_mode == "gated" and self.adapter(name) is None:
                 raise ManifestError(

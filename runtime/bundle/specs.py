@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from .json_fields import limited, refuse
+from .json_fields import limited, one_of, refuse
 from .states import MAX_LAYERS, StateSpec
+
+COMBINE = ("replace", "add")
+AUDIO_PROJECTORS = ("speech", "vision")
 
 MAX_DRAFT_ROWS = 15  # longer steps gain nothing, and a prompt's chunks must be longer (``loading.chunk_for``)
 MAX_CONTEXT = 1 << 24
@@ -92,7 +95,7 @@ class AdapterSpec:
     gate: int = limited(0, 1 << 16)
     base_sha256: str
     file: str | None = None
-    combine: str = "replace"
+    combine: str = one_of(*COMBINE, default="replace")
     merged_from: dict[str, float] = field(default_factory=dict)
 
 
@@ -106,7 +109,7 @@ class Route:
     """
 
     adapters: dict[str, float]
-    audio_projector: str
+    audio_projector: str = one_of(*AUDIO_PROJECTORS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

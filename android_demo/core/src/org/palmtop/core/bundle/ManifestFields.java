@@ -1,5 +1,6 @@
 package org.palmtop.core.bundle;
 
+import java.util.Arrays;
 import org.palmtop.core.bundle.JsonFields.Field;
 
 /** Keys, types and limits of the manifest's objects, as the dataclasses of {@code runtime/bundle/manifest.py} have them. */
@@ -31,11 +32,11 @@ final class ManifestFields {
         new Field("gate", "int", "0", "65536"),
         new Field("base_sha256", "str"),
         new Field("file", "str | None"),
-        new Field("combine", "str"),
+        Field.oneOf("combine", Arrays.asList("replace", "add")),
         new Field("merged_from", "dict[str, float]"),
     };
     static final Field[] ROUTE = {
-        new Field("adapters", "dict[str, float]"), new Field("audio_projector", "str"),
+        new Field("adapters", "dict[str, float]"), Field.oneOf("audio_projector", Arrays.asList("speech", "vision")),
     };
     static final Field[] PART = {
         new Field("name", "str"),

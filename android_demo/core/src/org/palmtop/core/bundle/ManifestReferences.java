@@ -110,9 +110,6 @@ final class ManifestReferences {
             String expected = "letters, digits, - and _, at most 64, and not 'none'";
             throw JsonFields.refuse(where + ".name", adapter.name, expected);
         }
-        if (!adapter.combine.equals("replace") && !adapter.combine.equals("add")) {
-            throw JsonFields.refuse(where + ".combine", adapter.combine, "one of replace, add");
-        }
         if (adapter.file != null && !manifest.files.containsKey(adapter.file)) {
             throw JsonFields.refuse(where + ".file", adapter.file, "one of the bundle's files");
         }
@@ -122,10 +119,6 @@ final class ManifestReferences {
         if (!ROUTE_NAME.matcher(mode).matches() || mode.equals(RESERVED_NAME)) {
             throw JsonFields.fault("value", "routes." + mode, "a route's name is " + PythonText.brief(mode)
                     + ", expected letters, digits, -, _ and +, at most 64");
-        }
-        if (!route.audioProjector.equals("speech") && !route.audioProjector.equals("vision")) {
-            throw JsonFields.refuse(
-                    "routes." + mode + ".audio_projector", route.audioProjector, "'speech' or 'vision'");
         }
         for (String name : route.adapters.keySet()) {
             if (manifest.adapterMode.equals("gated") && manifest.adapter(name) == null) {
