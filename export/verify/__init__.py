@@ -1,10 +1,11 @@
 """Verification: comparison of a bundle with its checkpoint, and of its adapters with their originals.
 
-Five checks. Tensors: the stored tensors equal the checkpoint's, up to quantisation. Logits: the bundle's decoder agrees
-with a float32 one on packaged questions of every mode. Adapters: each gate, under its name in the manifest, changes the
+Six checks. Tensors: the stored tensors equal the checkpoint's, up to quantisation. Logits: the bundle's decoder agrees
+with a float32 one on packaged questions of every mode. Rounding: with float activations the decoder computes what its
+own stored weights give in the exporter's float graph. Adapters: each gate, under its name in the manifest, changes the
 logits as that adapter changes the float model. Off: with every gate zero the logits equal, bit for bit, those of a
 decoder without adapters. Blends: half of an adapter plus half of its twin equals the adapter. This exporter builds the
-float32 model from the checkpoint, a layer at a time; tests compare the exporter's graphs with transformers.
+float32 model from the checkpoint, a layer at a time; tests, and ``independent``, compare its graphs with transformers.
 """
 
 from __future__ import annotations
@@ -31,13 +32,16 @@ from palmtop.export.measure.divergence import Agreement, agreement
 from palmtop.export.measure.float_reference import FloatReference, as_float
 from palmtop.export.recipe import Recipe
 from palmtop.export.verify.judging.graph_checks import compare_graphs
+from palmtop.export.verify.judging.independent import Prompt, judge_reference, read_media, routed
+from palmtop.export.verify.judging.independent import Reference as Independent
 from palmtop.export.verify.judging.manifest_checks import same_manifest, wrong_checkpoint
 from palmtop.export.verify.judging.tensor_checks import compare_tensors, judge_tensors
-from palmtop.export.verify.judging.transformers_reference import TransformersReference, judge_reference
+from palmtop.export.verify.judging.transformers_reference import transformers_reference
 from palmtop.export.verify.judging.verdict import judge_modes
 from palmtop.quantize.workers import Workers, plan_workers
 from palmtop.runtime.bundle.opening import Bundle, open_bundle
 from palmtop.runtime.memory.machine import available_memory, rss_bytes
+from palmtop.runtime.processor import Processor
 
 from . import adapters as proofs
 from .adapters import Loras
@@ -48,6 +52,7 @@ from .kv_loss import cache_loss, judge_cache
 from .logits import Comparison, float_model, plain_decoder
 from .quality import Check, Quality
 from .questions import ask
+from .rounded_weights import judge_rounded, rounded_decoder
 from .tensors import MISSING, Likeness
 
 Report = Callable[[str], None]
@@ -103,7 +108,9 @@ def verify(
     if foreign := wrong_checkpoint(bundle.manifest, expected):
         raise InputError(f"{bundle.path}: {foreign}, expected the checkpoint {checkpoint.path} to be its source")
     questions = chosen_questions(bundle, items, samples)
-    other = TransformersReference(checkpoint.path, model.architecture) if independent else None
+    other = None
+    if independent:
+        other = transformers_reference(checkpoint.path, model.architecture, _parameters(checkpoint))
     checks = same_manifest(bundle, checkpoint, model, expected)
     cache = stored_cache(bundle.file(bundle.manifest.decoder.file), bundle.manifest.decoder)
     graph_checks, other_version = compare_graphs(bundle, model, recipe, cache)
@@ -140,15 +147,16 @@ def verify(
             skipped += (f"logits: of the large model {count:.2g} questions of each mode were compared",)
         logits = Comparison(bundle, reference, asked, is_limited=is_limited)
         plain = plain_decoder(bundle, model, recipe, workers) if bundle.manifest.adapters else None
-        logits.run(plain, tell, also_off=independent)
+        logits.run(plain, tell)
         modes = {mode: _mode_agreement(logits, mode) for mode in dict.fromkeys(each.mode for each in asked)}
         losses = logits.losses()
         rounded = partial(_plain_losses, folder / "rounded", checkpoint, model, recipe, logits, workers, tell)
         checks += judge_modes(modes, losses, recipe, rounded)
+        if min(recipe.bits, recipe.bits_of_head) < 32:
+            checks += _as_rounded(bundle, model, recipe, workers, logits, tell)
         if other is not None:
             tell("transformers")
-            prompts = [(each.pair[0].input_ids, each.tokens) for each in asked]
-            checks.append(judge_reference(other, prompts, [logits.exact(n, {}) for n in range(len(asked))]))
+            checks += _against_reference(other, bundle, recipe, questions, logits)
         adapters = {a.name: proofs.measure(logits, a.name) for a in bundle.manifest.adapters}
         checks += proofs.judge(adapters)
         checks += proofs.off_is_base(logits)
@@ -235,6 +243,38 @@ def _plain_losses(
     rounded = plain_rounding(recipe)
     other = FloatReference(folder, checkpoint, model, rounded, workers=workers, laid_open=False, is_quantized=True)
     return logits.loss_of(other, tell)
+
+
+def _as_rounded(
+    bundle: Bundle, model: Model, recipe: Recipe, workers: Workers, logits: Comparison, tell: Report
+) -> list[Check]:
+    """Whether the bundle's decoder computes what its own stored weights give in the exporter's float graph."""
+    graph, manifest = rounded_decoder(bundle, model, recipe, workers)
+    expected = logits.of_graph(graph, manifest, tell, "rounded weights")
+    found = [logits.float_activations(place) for place in range(len(logits.asked))]
+    return judge_rounded([asked.mode for asked in logits.asked], expected, found)
+
+
+def _against_reference(
+    other: Independent, bundle: Bundle, recipe: Recipe, questions: list[Question], logits: Comparison
+) -> list[Check]:
+    """The float graphs' logits beside those of an independent implementation, which reads the media itself."""
+    processor = Processor(bundle.manifest.processor, bundle.path)
+    messages = {mode: iter([m for other_mode, m, _ in questions if other_mode == mode]) for mode, _, _ in questions}
+    pairs = []
+    for place, asked in enumerate(logits.asked):  # of each mode the first questions, in order
+        own = asked.pair[0]
+        prompt = Prompt(
+            mode=asked.mode,
+            ids=own.input_ids,
+            tokens=asked.tokens,
+            places=own.media_places,
+            media=read_media(processor, next(messages[asked.mode])),
+        )
+        is_gated = recipe.adapter_mode == "gated" and bool(bundle.manifest.adapters)
+        weights = routed(asked.mode, recipe.merge, is_gated=is_gated)
+        pairs.append((prompt, weights, logits.exact(place, logits.weights_of(asked.mode))))
+    return judge_reference(other, pairs)
 
 
 def _mode_agreement(logits: Comparison, mode: str) -> Agreement:

@@ -24,7 +24,7 @@ Examples:
   palmtop verify phi4mm-int4 --against Phi-4-multimodal-instruct    # tensors, logits, adapters
   palmtop verify phi4mm-int4 --against Phi-4-multimodal-instruct --json
   palmtop verify phi4mm-int4 --against Phi-4-multimodal-instruct --lora mine=my-lora
-  palmtop verify mini-int4 --against Phi-4-mini-instruct --reference transformers
+  palmtop verify phi4mm-int4 --against Phi-4-multimodal-instruct --reference transformers
   palmtop verify phi4mm-int4 --against Phi-4-multimodal-instruct --report report.html --items 50
 """
 
@@ -52,7 +52,7 @@ EXIT_CODES = {"passed": 0, "failed": 1, "lossy": 3}
     type=click.Choice(["exporter", "transformers"]),
     default="exporter",
     show_default=True,
-    help="Float model: this exporter's, or also that of transformers (extra dev, text models).",
+    help="Float model: this exporter's, or also that of transformers (extra dev).",
 )
 @click.option(
     "--ram", type=Size(), help="Most memory to use, such as 2GB; checks that do not fit are left out, and named."
@@ -71,9 +71,9 @@ def verify_command(
 ) -> None:
     """Check the BUNDLE's hashes and, with --against, its graphs, tensors, logits and adapters.
 
-    Exits with 1 when a check fails, after naming it; with 3 when only losses fail: the bundle is the checkpoint's, but
-    loses more than half a nat a token and more than plain rounding would.
-    The float reference is built by this exporter; --reference transformers adds another implementation.
+    Exits with 1 when a check fails, after naming it; with 3 when all that fails is a loss: the bundle is the
+    checkpoint's, and its bits cost more than half a nat a token. The float reference is built by this exporter,
+    unless --reference transformers adds another implementation.
     """
     from palmtop.runtime.bundle.opening import check_hashes, open_bundle
 
@@ -86,7 +86,7 @@ def verify_command(
     if checkpoint is None and page is not None:
         raise InputError("a report compares with the checkpoint, expected --against CHECKPOINT")
     if checkpoint is None:
-        found = {"passed": True, "files": len(opened.manifest.files), "checks": []}
+        found = {"passed": True, "verdict": "passed", "files": len(opened.manifest.files), "checks": []}
         click.echo(
             json.dumps(found) if as_json else f"{bundle}: {len(opened.manifest.files)} files have the right hash."
         )
@@ -126,6 +126,7 @@ def verify_command(
             click.echo(f"{_mark(check)}  {check.name}: {check.detail}")
         for reason in quality.skipped:
             click.echo(f"{click.style('skip', fg='yellow')}  {reason}")
+        click.echo(f"{bundle}: {quality.summary}.")
     sys.exit(EXIT_CODES[quality.verdict])
 
 

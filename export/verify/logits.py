@@ -150,20 +150,34 @@ class Comparison:
         """Return the logits of the bundle without adapters, [T, V]."""
         return self._plain[place]
 
-    def run(self, plain: StagedGraph | None, report: Report, *, also_off: bool = False) -> None:
+    def float_activations(self, place: int) -> Logits:
+        """Return the logits of the bundle with float activations in the question's own mode, [T, V]."""
+        key = place, _key(self.weights_of(self.asked[place].mode))
+        return self._between[key] if self._between else self._found[key]
+
+    def of_graph(self, graph: StagedGraph, manifest: Manifest, report: Report, what: str) -> list[Logits]:
+        """Return the logits of another decoder by place, in the questions' own modes on the bundle's feature rows.
+
+        Args:
+            graph: of the decoder.
+            manifest: its adapters.
+            report: told how far it is.
+            what: name of the decoder.
+        """
+        wanted = [(place, _key(self.weights_of(asked.mode))) for place, asked in enumerate(self.asked)]
+        return list(self._walk(DecoderRunner(graph, step=STEP), wanted, manifest, 1, report, what).values())
+
+    def run(self, plain: StagedGraph | None, report: Report) -> None:
         """Run every model over everything that will be compared.
 
         Args:
             plain: the decoder without adapters, as the exporter makes it from the checkpoint; None to leave it out.
             report: called with the progress.
-            also_off: whether every question is also run without adapters.
         """
         names = [adapter.name for adapter in self.manifest.adapters]
         once: set[tuple[int, Key]] = set()
         for place, asked in enumerate(self.asked):
             once.add((place, _key(self.weights_of(asked.mode))))
-        if also_off:
-            once |= {(place, ()) for place in range(len(self.asked))}
         for name in names:
             once |= {(place, _key(weights)) for place in self.acting(name) for weights in ({}, {name: 1.0})}
         own = {name: n for n, name in enumerate(self.originals)}

@@ -72,9 +72,21 @@ class Quality:
 
     @property
     def verdict(self) -> str:
-        """Verdict: "passed", "failed", or "lossy" for a right bundle that loses more than necessary."""
+        """One of "passed", "failed" and "lossy", a right bundle whose answers are much worse than the model's."""
         failed = [c for c in self.checks if not c.passed]
         return "passed" if not failed else "lossy" if all(c.is_loss for c in failed) else "failed"
+
+    @property
+    def summary(self) -> str:
+        """The verdict as a sentence."""
+        wrong = [c.name for c in self.checks if not c.passed and not c.is_loss]
+        lost = [c.name.partition(":")[0] for c in self.checks if not c.passed and c.is_loss]
+        if wrong:
+            more = f" and {len(wrong) - 1} more" if len(wrong) > 1 else ""
+            return f"failed: the bundle is not what its checkpoint and recipe give: '{wrong[0]}'{more}"
+        if lost:
+            return f"lossy: the bundle is its checkpoint's, but expect other and worse answers ({', '.join(lost)})"
+        return f"passed: all {len(self.checks)} checks hold"
 
     @property
     def mean_kl(self) -> float | None:
@@ -82,5 +94,11 @@ class Quality:
         return float(np.mean([a.mean_kl for a in self.modes.values()])) if self.modes else None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the result as plain JSON types."""
-        return {"passed": self.passed, "verdict": self.verdict, "mean_kl": self.mean_kl, **asdict(self)}
+        """Plain JSON types."""
+        return {
+            "passed": self.passed,
+            "verdict": self.verdict,
+            "summary": self.summary,
+            "mean_kl": self.mean_kl,
+            **asdict(self),
+        }

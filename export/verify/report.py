@@ -77,7 +77,7 @@ def render(quality: Mapping[str, Any], title: str, plan: Mapping[str, Any] | Non
         _adapters(quality["adapters"]),
         _encoders(quality["encoders"]),
         _worst(quality["worst"]),
-        _checks(quality["checks"], quality["skipped"]),
+        _checks(quality["checks"], quality["skipped"], quality["summary"]),
         _definitions(),
         f"<details><summary>All numbers (quality.json)</summary><pre>{escape(json.dumps(quality, indent=1))}</pre></details>",
     ]
@@ -252,7 +252,7 @@ def _worst(prompts: Sequence[Mapping[str, Any]]) -> str:
     return _section("Largest divergence", "The prompts with the largest divergence.", *content)
 
 
-def _checks(checks: Sequence[Mapping[str, Any]], skipped: Sequence[str]) -> str:
+def _checks(checks: Sequence[Mapping[str, Any]], skipped: Sequence[str], summary: str) -> str:
     rows = "".join(
         f'<tr><td class="{"good" if c["passed"] else "bad"}">{"ok" if c["passed"] else "LOSS" if c["is_loss"] else "FAIL"}</td>'
         f"<td>{escape(c['name'])}<br><span class=note>{escape(c['detail'])}</span></td></tr>"
@@ -263,7 +263,7 @@ def _checks(checks: Sequence[Mapping[str, Any]], skipped: Sequence[str]) -> str:
     state = "open" if failed else ""
     return _section(
         "Checks",
-        f"{len(failed)} of {len(checks)} fail.",
+        f"{len(failed)} of {len(checks)} fail. Verdict: {escape(summary)}.",
         f"<details {state}><summary>All</summary><table>{rows}</table></details>",
     )
 

@@ -246,8 +246,8 @@ def adapter_scale(bundle: Path) -> None:
         branch = next(n for n in model.graph if n.op_type == "If" and str(n.name).endswith("qkv_proj/vision"))
         inner = branch.attributes["then_branch"].as_graph()
         mul = next(n for n in inner if n.op_type == "Mul")
-        double = ir.node("Add", [mul.outputs[0], mul.outputs[0]], name="mutated")
         users = list(mul.outputs[0].uses())
+        double = ir.node("Add", [mul.outputs[0], mul.outputs[0]], name="mutated")
         inner.insert_after(mul, double)
         for user, place in users:
             user.replace_input_with(place, double.outputs[0])

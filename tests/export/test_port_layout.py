@@ -13,10 +13,10 @@ import palmtop
 from palmtop.errors import CheckpointError
 from palmtop.export.convert import export_model
 from palmtop.export.recipe import Recipe
+from palmtop.export.verify.judging.multimodal_reference import port_config
 from palmtop.runtime.bundle.opening import open_bundle
 from palmtop.runtime.reference.heldout import held_out_items
 from tests.reference.port import load_port
-from tests.reference.sizes import port_config
 
 COPIED = ("tokenizer.json", "tokenizer_config.json", "preprocessor_config.json", "generation_config.json")
 

@@ -10,8 +10,8 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import Phi4MultimodalForCausalLM
 
+from palmtop.export.verify.judging.multimodal_reference import port_config
 from tests.reference.port import load_port
-from tests.reference.sizes import port_config
 
 TARGETS = ["qkv_proj", "o_proj", "gate_up_proj", "down_proj"]
 

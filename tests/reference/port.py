@@ -1,9 +1,9 @@
 """Upstream Phi-4-multimodal checkpoints <-> transformers' Phi4MultimodalForCausalLM with PEFT adapters.
 
-The mapping is the table in `../shared/facts/checkpoint-layout.md` (from transformers'
-`convert_phi4_multimodal_weights_to_hf.py`). With PEFT's adapters injected, the backbone's names in memory
-(`...qkv_proj.base_layer.weight`, `...qkv_proj.lora_A.vision.weight`) are upstream's names already: PEFT
-named them. Only the two towers' projections and the conformer's linears are spelt differently.
+The mapping is that of `verify --reference transformers` (from transformers'
+`convert_phi4_multimodal_weights_to_hf.py`); the exporter has one of its own. With PEFT's adapters injected, the
+backbone's names in memory (`...qkv_proj.base_layer.weight`, `...qkv_proj.lora_A.vision.weight`) are upstream's names
+already: PEFT named them. Only the two towers' projections and the conformer's linears are spelt differently.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import re
 import tempfile
 import warnings
 from dataclasses import replace
@@ -24,50 +23,16 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from transformers import Phi4MultimodalForCausalLM
 
-from tests.reference.sizes import LORA_TARGETS, Sizes, port_config, upstream_config
+from palmtop.export.verify.judging.multimodal_reference import RENAMES, port_config, renamed, to_port_key
+from tests.reference.sizes import LORA_TARGETS, Sizes, upstream_config
 from tests.reference.vocabulary import build_tokenizer, token_ids, write_tokenizer
 
-_AUDIO = "model.embed_tokens_extend.audio_embed."
-_IMAGE = "model.embed_tokens_extend.image_embed."
-# (upstream pattern, port replacement) and back; each pair is exact both ways.
-_RENAMES: tuple[tuple[str, str], ...] = (
-    (
-        _AUDIO + "encoder.encoders.{N}.feed_forward_{S}.net.0.linear.",
-        _AUDIO + "encoder.encoders.{N}.feed_forward_{S}.gate_up_proj.",
-    ),
-    (
-        _AUDIO + "encoder.encoders.{N}.feed_forward_{S}.net.2.",
-        _AUDIO + "encoder.encoders.{N}.feed_forward_{S}.down_proj.",
-    ),
-    (
-        _AUDIO + "encoder.encoders.{N}.self_attn.linear_out.",
-        _AUDIO + "encoder.encoders.{N}.self_attn.o_proj.",
-    ),
-    (
-        _AUDIO + "encoder.encoders.{N}.self_attn.linear_{Q}.",
-        _AUDIO + "encoder.encoders.{N}.self_attn.{Q}_proj.",
-    ),
-    (_AUDIO + "audio_projection.speech.0.", _AUDIO + "up_proj_for_speech."),
-    (_AUDIO + "audio_projection.speech.2.", _AUDIO + "down_proj_for_speech."),
-    (_AUDIO + "audio_projection.vision.0.", _AUDIO + "up_proj_for_vision_speech."),
-    (_AUDIO + "audio_projection.vision.2.", _AUDIO + "down_proj_for_vision_speech."),
-    (_IMAGE + "img_projection.0.", _IMAGE + "img_projection_up."),
-    (_IMAGE + "img_projection.2.", _IMAGE + "img_projection_down."),
-    (_IMAGE + "glb_GN", _IMAGE + "global_img_feature_extensor"),
-    (_IMAGE + "sub_GN", _IMAGE + "sub_img_feature_extensor"),
-)
-_FIELDS = {"{N}": r"(?P<N>\d+)", "{S}": r"(?P<S>in|out)", "{Q}": r"(?P<Q>[qkv])"}
 ADAPTERS = ("vision", "speech")
-
-
-def to_port_key(key: str) -> str:
-    """Port spelling (adapters injected) of an upstream tensor name."""
-    return _rename(key, [(old, new) for old, new in _RENAMES])
 
 
 def to_upstream_key(key: str) -> str:
     """Upstream spelling of a tensor name of the port with injected adapters."""
-    return _rename(key, [(new, old) for old, new in _RENAMES])
+    return renamed(key, tuple((new, old) for old, new in RENAMES))
 
 
 def build_port(config: dict[str, Any]) -> Phi4MultimodalForCausalLM:
@@ -210,15 +175,3 @@ def _write_shards(state: dict[str, torch.Tensor], directory: Path, shards: int) 
         (directory / name).chmod(0o644)  # safetensors writes 0600
         weight_map |= dict.fromkeys(group, name)
     return weight_map
-
-
-def _rename(key: str, pairs: list[tuple[str, str]]) -> str:
-    for old, new in pairs:
-        pattern, replacement = re.escape(old).replace(r"\{", "{").replace(r"\}", "}"), new
-        for field, group in _FIELDS.items():
-            pattern = pattern.replace(field, group)
-            replacement = replacement.replace(field, f"\\g<{field[1]}>")
-        renamed, count = re.subn("^" + pattern, replacement, key)
-        if count:
-            return renamed
-    return key

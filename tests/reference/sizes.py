@@ -8,8 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from transformers import Phi4MultimodalConfig
-
 from tests.reference.upstream_config import AUDIO_EMBEDDING, conformer, image_embedding, lora
 
 LORA_TARGETS = r"model\.layers\.\d+\.((self_attn\.(qkv_proj|o_proj))|(mlp\.(gate_up|down)_proj))"
@@ -127,58 +125,6 @@ def upstream_config(sizes: Sizes, token_ids: dict[str, int]) -> dict[str, Any]:
         }
     if sizes.head_dim * sizes.num_attention_heads != sizes.hidden_size:
         config["head_dim"] = sizes.head_dim
-    return config
-
-
-def port_config(upstream: dict[str, Any]) -> Phi4MultimodalConfig:
-    """The transformers config that means the same as an upstream `config.json`."""
-    audio = upstream["audio_processor"]["config"]
-    image = upstream["embd_layer"]["image_embd_layer"]
-    vision = image["vision_config"]
-    text_keys = (  # noqa: SIM905
-        "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads "
-        "num_key_value_heads hidden_act max_position_embeddings original_max_position_embeddings "
-        "rms_norm_eps tie_word_embeddings bos_token_id eos_token_id pad_token_id sliding_window"
-    ).split()
-    rope = {"rope_theta": upstream["rope_theta"], "partial_rotary_factor": upstream["partial_rotary_factor"]}
-    scaling = upstream["rope_scaling"]
-    config = Phi4MultimodalConfig(
-        **{key: upstream[key] for key in text_keys},
-        rope_parameters={"rope_type": "default"} | rope,
-        vision_config={
-            **vision,
-            "crop_size": image["crop_size"],
-            "image_token_id": upstream["image_token_id"],
-        },
-        audio_config={
-            "hidden_size": audio["attention_dim"],
-            "intermediate_size": audio["linear_units"],
-            "num_blocks": audio["num_blocks"],
-            "num_attention_heads": audio["attention_heads"],
-            "ext_pw_out_channel": audio["ext_pw_out_channel"],
-            "depthwise_separable_out_channel": audio["depthwise_seperable_out_channel"],
-            "kernel_size": audio["kernel_size"],
-            "input_size": audio["input_size"],
-            "time_reduction": audio["time_reduction"],
-            "bias_max_distance": audio["relative_attention_bias_args"]["t5_bias_max_distance"],
-            "nemo_conv_channels": audio["nemo_conv_settings"]["conv_channels"],
-            "downsample_rate": upstream["embd_layer"]["audio_embd_layer"]["downsample_rate"],
-            "audio_token_id": upstream["audio_token_id"],
-        },
-    )
-    # Set afterwards: the class's validator takes hidden/heads for the head size and refuses others.
-    if "head_dim" in upstream:
-        config.head_dim = upstream["head_dim"]
-    if scaling is not None:
-        original = upstream["original_max_position_embeddings"]
-        config.rope_parameters = {
-            "rope_type": "longrope",
-            "short_factor": scaling["short_factor"],
-            "long_factor": scaling["long_factor"],
-            "original_max_position_embeddings": original,
-            # standardize_rope_params of transformers 5 does not derive it from the two lengths for this class
-            "factor": upstream["max_position_embeddings"] / original,
-        } | rope
     return config
 
 

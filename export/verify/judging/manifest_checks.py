@@ -69,8 +69,8 @@ def wrong_checkpoint(found: Manifest, expected: Manifest) -> str | None:
         )
         for name in SIZES
     }
-    shapes = [[(s.name, s.shape) for s in decoder.states] for decoder in (found.decoder, expected.decoder)]
-    pairs["shapes of states"] = shapes[0], shapes[1]
+    sides = [{state.name: list(state.shape) for state in side.decoder.states} for side in (found, expected)]
+    pairs |= {f"state {name}": (sides[0].get(name), sides[1].get(name)) for name in sides[0] | sides[1]}
     pairs["vision encoder"] = found.vision is not None, expected.vision is not None
     pairs["audio encoder"] = found.audio is not None, expected.audio is not None
     different = [f"{name} {one} against {other}" for name, (one, other) in pairs.items() if one != other]
