@@ -12,7 +12,6 @@ import pytest
 ROOT = Path(__file__).parent.parent
 ROOMS = ("export", "quantize", "runtime")
 NOT_DONE: tuple[str, ...] = (
-    "runtime/bundle",
     "runtime/serve",
 )
 BANNED = re.compile(

@@ -1,1 +1,1 @@
-"""The bundle format: manifest, schema, integrity checks."""
+"""Bundle format: manifest, schema, integrity checks."""

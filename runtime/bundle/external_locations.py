@@ -1,7 +1,7 @@
-"""Where an ONNX graph says that its external data lies: read, and changed in a copy in memory.
+"""External data locations in an ONNX graph: read, and changed in a copy in memory.
 
-Walks the few fields of the protobuf messages that lead to external data (onnx.proto3), so that the runtime needs no
-onnx package. Knows no file.
+Reads the few protobuf fields that lead to external data (onnx.proto3), so that the runtime needs no onnx package.
+Independent of files.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ Rename = Callable[[str], str]
 
 _LENGTH_DELIMITED = 2
 _FIXED_BYTES = {1: 8, 5: 4}
-# By message: the number of a field and the message that it holds. "entry" is StringStringEntryProto.
+# By message: number of a field, and the message in it. "entry" is StringStringEntryProto.
 _LEADS_TO = {
     "model": {7: "graph"},
     "graph": {1: "node", 5: "tensor"},
@@ -22,18 +22,18 @@ _LEADS_TO = {
     "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph"},
     "tensor": {13: "entry"},
 }
-_KEY, _VALUE = 1, 2  # of an entry
+_KEY, _VALUE = 1, 2  # field of an entry
 
 
 def with_locations(model: bytes, rename: Rename) -> bytes:
-    """A serialised ModelProto whose every external location is renamed; all other bytes stay as they are.
+    """Return a serialised ModelProto with renamed external locations; all other bytes are unchanged.
 
     Args:
-        model: as in an .onnx file.
-        rename: the new location for an old one.
+        model: content of an .onnx file.
+        rename: function from an old location to the new one.
 
     Raises:
-        BundleError: it is no ONNX model.
+        BundleError: the bytes are not an ONNX model.
     """
     try:
         return _changed(memoryview(model), "model", rename)
@@ -66,7 +66,7 @@ def _renamed(entry: memoryview, rename: Rename) -> bytes:
 
 
 def _fields(message: memoryview) -> Iterator[tuple[int, memoryview, memoryview | None]]:
-    """Number, all bytes, and content of each field; no content where it is a number."""
+    """Number, all bytes, and content of each field; no content for numbers."""
     at = 0
     while at < len(message):
         start = at
@@ -88,7 +88,7 @@ def _fields(message: memoryview) -> Iterator[tuple[int, memoryview, memoryview |
 
 
 def _read_varint(message: memoryview, at: int) -> tuple[int, int]:
-    """A number and the place behind it."""
+    """Read a number; return it with the position behind it."""
     value = shift = 0
     while True:
         byte = message[at]

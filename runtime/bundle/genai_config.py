@@ -1,7 +1,7 @@
-"""genai_config.json: what onnxruntime-genai is told about a bundle's decoder.
+"""genai_config.json: onnxruntime-genai's configuration of a bundle's decoder.
 
-The file follows from the manifest alone. It is written by the exporter, because genai (and the phone) read it from
-the folder, and it must be found as it was written: genai would load any library it names and write where it says.
+The file follows from the manifest alone. The exporter writes it, because genai (and the phone) read it from the folder,
+and its content is checked at opening: genai would load any library named in it.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ GENAI_CONFIG_FILE = "genai_config.json"
 
 
 def genai_config(decoder: DecoderSpec, text: TextSpec) -> dict[str, Any]:
-    """The config of a plain decoder-only model.
+    """Return the config of a plain decoder-only model.
 
-    The type is ``llama`` because that one carries no rule of its own: ``phi3`` would rewind at 4,097 tokens,
-    and wrongly so for appended prompts; palmtop's runtime decides by ``rope_long`` instead.
+    The type is ``llama`` because that one has no rules of its own: ``phi3`` would rewind at 4,097 tokens, incorrectly
+    for appended prompts; palmtop's runtime decides by ``rope_long`` instead.
 
     Raises:
         BundleError: the decoder has other states than keys and values of every layer.
@@ -41,7 +41,7 @@ def genai_config(decoder: DecoderSpec, text: TextSpec) -> dict[str, Any]:
             "decoder": {
                 "filename": decoder.file,
                 "hidden_size": decoder.hidden_size,
-                "head_size": key.stored_shape(0)[3],  # genai allocates by it, and reads it for nothing else
+                "head_size": key.stored_shape(0)[3],  # genai uses it for allocation only
                 "num_attention_heads": decoder.num_heads,
                 "num_key_value_heads": key.stored_shape(0)[1],
                 "num_hidden_layers": decoder.num_layers,
@@ -87,10 +87,10 @@ def _keys_and_values(decoder: DecoderSpec) -> tuple[StateSpec, StateSpec]:
 
 
 def check_genai_config(bundle: Bundle) -> None:
-    """Compare the bundle's file with what its manifest gives.
+    """Compare the bundle's file with the config of its manifest.
 
     Raises:
-        BundleError: it cannot be read, or says something else.
+        BundleError: the file cannot be read, or differs.
     """
     path = bundle.file(GENAI_CONFIG_FILE)
     try:

@@ -1,7 +1,7 @@
-"""Flat dataclasses from JSON objects: every key there, of the annotated type, within its field's limits.
+"""Flat dataclasses from JSON objects: every key exists, with the annotated type, within its field's limits.
 
-Knows annotations and limits, not what a manifest means. ``bundle.json`` may come from a stranger, so that a
-number which passes here must be one that the code behind can compute and allocate with.
+Uses annotations and limits only. ``bundle.json`` may be hostile, so a number that passes here must be one that later
+code can compute and allocate with.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ _SCALARS: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "
 
 
 def limited(least: float, most: float) -> Any:
-    """A dataclass field whose number, or each of whose numbers, lies in ``least``..``most``."""
+    """Declare a dataclass field whose number, or each of whose numbers, is in ``least``..``most``."""
     return field(metadata={"limits": (least, most)})
 
 
 def one_of(*choices: str, default: str | None = None) -> Any:
-    """A dataclass field whose text is one of these."""
+    """Declare a dataclass field whose text is one of the given ones."""
     if default is None:
         return field(metadata={"choices": choices})
     return field(default=default, metadata={"choices": choices})
@@ -35,10 +35,10 @@ def read_flat(cls: type[FlatT], data: object, where: str, nested: Mapping[str, o
     """Read a dataclass of scalars, tuples of numbers and mappings of names to numbers.
 
     Args:
-        cls: its fields' annotations are the types expected, ``limited`` their limits.
-        data: what JSON gave.
-        where: place in the manifest, for errors.
-        nested: fields that are neither, read already.
+        cls: dataclass; annotations give the types, ``limited`` the limits.
+        data: value of the JSON text.
+        where: path in the manifest, for errors.
+        nested: values of other fields, which are already read.
 
     Raises:
         BundleError: a key is missing or unknown, or a value of the wrong type or out of its limits.
@@ -57,7 +57,7 @@ def check_keys(cls: type[Any], data: dict[str, Any], where: str) -> None:
     """Refuse missing and unknown keys.
 
     Raises:
-        BundleError: with the first such key.
+        BundleError: names the first such key.
     """
     names = {f.name for f in fields(cls)}
     prefix = f"{where}." if where else ""
@@ -68,7 +68,7 @@ def check_keys(cls: type[Any], data: dict[str, Any], where: str) -> None:
 
 
 def refuse(where: str, found: object, expected: str, code: str = "value", path: str | None = None) -> ManifestError:
-    """The error for a value of the manifest."""
+    """Return the error for a value of the manifest."""
     return ManifestError(
         f"{MANIFEST_FILE}: {where} is {_brief(found)}, expected {expected}", code, where if path is None else path
     )
@@ -110,7 +110,7 @@ def _check_scalar(kind: str, value: object, where: str, metadata: Mapping[str, A
 
 
 def kind_of(value: object) -> str:
-    """A value's type in the words of JSON: "an object", "a list", "text", "a number", "true", "false", "null"."""
+    """Return a value's type in JSON's terms: "an object", "a list", "text", "a number", "true", "false", "null"."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     names = (((Mapping,), "an object"), ((list, tuple), "a list"), ((str,), "text"), ((int, float), "a number"))

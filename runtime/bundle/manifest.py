@@ -1,7 +1,7 @@
-"""``bundle.json``: what a bundle says about itself, as typed values.
+"""The manifest of a bundle, ``bundle.json``, as typed values.
 
-This file is the contract between the exporter, the Python runtime and the Android app. It computes nothing
-and opens no file; ``bundle.py`` does that. A change of meaning raises ``SCHEMA``.
+This file is the contract between the exporter, the Python runtime and the Android app. It computes nothing and opens no
+file; ``opening.py`` does that. A change of meaning raises ``SCHEMA``.
 """
 
 from __future__ import annotations
@@ -51,36 +51,36 @@ SCHEMA = 1
 MODES = ("text", "image", "audio", "image+audio")
 ADAPTER_MODES = ("gated", "merged", "none")
 REQUIRED_FILES = ("genai_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
-"""Beside the graphs, what every bundle is loaded from: not listed, they would not be checked."""
+"""Files of every bundle beside the graphs: unlisted, they would not be checked."""
 
 DRAFT_LOGITS = "draft_logits"
-"""Output of a decoder exported for speculation: [B, R, V], R the length of a step of at most ``draft_rows``."""
+"""Output of a decoder with draft rows: [B, R, V], R the length of a step of at most ``draft_rows``."""
 _SHA256 = re.compile("[0-9a-f]{64}")
-_ADAPTER_NAME = re.compile("[A-Za-z0-9][A-Za-z0-9_-]{0,63}")  # a file and parts of tensor names are called so
+_ADAPTER_NAME = re.compile("[A-Za-z0-9][A-Za-z0-9_-]{0,63}")  # names of a file and of tensors contain it
 _ROUTE_NAME = re.compile("[A-Za-z0-9][A-Za-z0-9_+-]{0,63}")
 RESERVED_NAMES = ("none",)  # '--adapter none' switches all of them off
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """Everything in ``bundle.json``.
+    """The whole content of ``bundle.json``.
 
     Attributes:
-        model: name of the source model, for people.
-        architecture: the architecture file that exported it.
+        model: name of the source model, for information.
+        architecture: architecture file that exported it.
         source_sha256: hash of the checkpoint's tensors (names, shapes, bytes).
         adapter_mode: "gated", "merged" or "none".
-        processor: preprocessing as data.
+        processor: settings of preprocessing.
         decoder: the decoder graph.
-        vision: the vision encoder, None where the model has none.
-        audio: the audio encoder, likewise.
-        adapters: in gate order.
-        routes: by mode ("text", "image", "audio", "image+audio"); any other name is a task that requests may name.
-        parts: how each class of tensors is stored.
-        recipe: the export's options, as the user gave them.
+        vision: the vision encoder; None if the model has none.
+        audio: the audio encoder; None if the model has none.
+        adapters: adapters in gate order.
+        routes: routes by mode ("text", "image", "audio", "image+audio"); other names are tasks for requests.
+        parts: storage of each class of tensors.
+        recipe: options of the export.
         files: by path relative to the bundle, "/"-separated; every file but ``bundle.json``.
-        palmtop: version that wrote the bundle.
-        targets: graphs for providers that compile ahead, beside the bundle's own; at most one a provider and SoC.
+        palmtop: version of palmtop that wrote the bundle.
+        targets: graphs for providers that compile ahead, beside the bundle's own; at most one per provider and SoC.
     """
 
     model: str
@@ -101,7 +101,7 @@ class Manifest:
 
     @property
     def modes(self) -> tuple[str, ...]:
-        """The modes this bundle serves."""
+        """Modes that this bundle supports."""
         return tuple(mode for mode in MODES if mode in self.routes)
 
     @property
@@ -110,7 +110,7 @@ class Manifest:
         return tuple(name for name in self.routes if name not in MODES)
 
     def has_encoders(self, mode: str) -> bool:
-        """Whether there is an encoder and a processor for every kind of input in this mode."""
+        """Return whether there is an encoder and a processor for every kind of input in this mode."""
         there = {
             "image": self.vision is not None and self.processor.image is not None,
             "audio": self.audio is not None and self.processor.audio is not None,
@@ -118,23 +118,23 @@ class Manifest:
         return all(there[kind] for kind in there.keys() & set(mode.split("+")))
 
     def target(self, provider: str) -> TargetSpec | None:
-        """The first target of a provider, if there is one."""
+        """Return the first target of a provider; None without one."""
         return next((t for t in self.targets if t.provider == provider), None)
 
     def adapter(self, name: str) -> AdapterSpec | None:
-        """The adapter of this name, if there is one."""
+        """Return the adapter of this name; None without one."""
         return next((a for a in self.adapters if a.name == name), None)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types, schema first; every key is written."""
+        """Return the manifest as plain JSON types, schema first; every key is written."""
         return {"schema": SCHEMA, **asdict(self)}
 
     @classmethod
     def from_dict(cls, data: object) -> Manifest:
-        """Inverse of ``to_dict``.
+        """Make a manifest from a dictionary, the inverse of ``to_dict``.
 
         Raises:
-            BundleVersionError: the schema is newer than this palmtop reads.
+            BundleVersionError: the schema is newer than the one this palmtop reads.
             BundleError: a key is missing or unknown, a value is of the wrong type or impossible, or values contradict
                 each other.
         """
@@ -259,19 +259,19 @@ class Manifest:
 
 
 def is_adapter_name(name: str) -> bool:
-    """Whether an adapter may be called so."""
+    """Return whether a name is possible for an adapter."""
     return _ADAPTER_NAME.fullmatch(name) is not None and name not in RESERVED_NAMES
 
 
 def is_route_name(name: str) -> bool:
-    """Whether a route may be called so."""
+    """Return whether a name is possible for a route."""
     return _ROUTE_NAME.fullmatch(name) is not None and name not in RESERVED_NAMES
 
 
 def _read_decoder(data: object) -> DecoderSpec:
     states = data.get("states") if isinstance(data, dict) else None
     if not isinstance(states, (list, tuple)):
-        return read_flat(DecoderSpec, data, "decoder")  # which says what is wrong
+        return read_flat(DecoderSpec, data, "decoder")  # the error is reported there
     read = tuple(read_flat(StateSpec, state, f"decoder.states[{i}]") for i, state in enumerate(states))
     return read_flat(DecoderSpec, data, "decoder", {"states": read})
 

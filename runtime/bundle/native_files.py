@@ -1,8 +1,8 @@
-"""Names and graphs that the native libraries can open where they could not open the bundle's own.
+"""Paths and graphs that the native libraries can open, where they cannot open the bundle's own.
 
-onnxruntime and genai take paths of UTF-8 only, and onnxruntime 1.31 refuses external data that is a link, as every
-file is in the hub's cache (``snapshots/X/weights/decoder.bin -> ../../../blobs/HASH``). Here such a folder is given
-another name for as long as it is loaded, and such a graph locations that are files. Loads nothing itself.
+onnxruntime and genai take paths of UTF-8 only, and onnxruntime 1.31 refuses external data behind a link, as every file
+is in the hub's cache (``snapshots/X/weights/decoder.bin -> ../../../blobs/HASH``). Here such a folder gets another name
+while it is loaded, and such a graph gets locations of files. Loads nothing itself.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ _ROOT = "root"
 
 @dataclass(frozen=True, slots=True)
 class GraphSource:
-    """What ``onnxruntime.InferenceSession`` is to load.
+    """Model and weights folder for ``onnxruntime.InferenceSession``.
 
     Attributes:
         model: the path of an .onnx file, or a serialised graph.
-        weights_folder: where the graph's external data lies, for ``WEIGHTS_FOLDER``; None beside the file.
+        weights_folder: folder of the graph's external data, for ``WEIGHTS_FOLDER``; None if beside the file.
     """
 
     model: str | bytes
@@ -38,12 +38,12 @@ class GraphSource:
 
 @dataclass(frozen=True, slots=True)
 class GenaiSource:
-    """What ``onnxruntime_genai.Config`` is to load.
+    """Folder, graph and weights folder for ``onnxruntime_genai.Config``.
 
     Attributes:
-        folder: with genai_config.json.
-        graph: the decoder, where it is not the folder's file.
-        weights_folder: below the folder, where the graph's external data lies; None beside the decoder.
+        folder: folder with genai_config.json.
+        graph: the decoder, if it is not the folder's file.
+        weights_folder: folder of the graph's external data, below ``folder``; None if beside the decoder.
     """
 
     folder: str
@@ -53,10 +53,10 @@ class GenaiSource:
 
 @contextmanager
 def native_path(path: Path) -> Iterator[str]:
-    """A name of a file or folder that is UTF-8: its own, or a link's that lives as long as the block.
+    """Yield a UTF-8 path of a file or folder: its own, or that of a link that exists as long as the block.
 
     Raises:
-        BundleError: no link can be made.
+        BundleError: a link cannot be made.
     """
     if _is_utf8(path):
         yield str(path)
@@ -71,14 +71,14 @@ def native_path(path: Path) -> Iterator[str]:
 
 @contextmanager
 def graph_source(path: Path, graph: bytes | None = None) -> Iterator[GraphSource]:
-    """An .onnx file, or another graph on the same weights, for onnxruntime; valid while it is being loaded.
+    """Yield an .onnx file, or another graph on the same weights, for onnxruntime; valid while it is loaded.
 
     Args:
-        path: of the file.
-        graph: to be loaded in its place.
+        path: path of the file.
+        graph: graph to load instead.
 
     Raises:
-        BundleError: the file cannot be read, or is no graph.
+        BundleError: the file cannot be read, or is not a graph.
     """
     if not _has_links(path.parent):
         with native_path(path.parent) as folder:
@@ -94,29 +94,29 @@ def graph_source(path: Path, graph: bytes | None = None) -> Iterator[GraphSource
 
 @contextmanager
 def genai_source(folder: Path, decoder: str, config: str) -> Iterator[GenaiSource]:
-    """A bundle for genai; valid while it is being loaded.
+    """Yield a bundle for genai; valid while it is loaded.
 
     Args:
-        folder: the bundle.
+        folder: folder of the bundle.
         decoder: name of the decoder's .onnx file.
         config: name of genai's config file.
 
     Raises:
-        BundleError: the decoder cannot be read, or is no graph.
+        BundleError: the decoder cannot be read, or is not a graph.
     """
     if not _has_links(folder):
         with native_path(folder) as name:
             yield GenaiSource(name)
         return
     data, root = _relocated(folder / decoder, _read(folder / decoder))
-    with _scratch(folder) as scratch:  # genai looks for weights below the folder of its config
+    with _scratch(folder) as scratch:  # genai searches weights below the folder of its config
         shutil.copyfile(folder / config, scratch / config)
         (scratch / _ROOT).symlink_to(root, target_is_directory=True)
         yield GenaiSource(str(scratch), data, _ROOT)
 
 
 def _relocated(path: Path, graph: bytes) -> tuple[bytes, Path]:
-    """The graph with locations that are no links, and the folder that they are relative to."""
+    """The graph with locations that are not links, and the folder that they are relative to."""
     places: dict[str, Path] = {}
 
     def note(location: str) -> str:
@@ -134,7 +134,7 @@ def _relocated(path: Path, graph: bytes) -> tuple[bytes, Path]:
 
 
 def _has_links(folder: Path) -> bool:
-    """Whether a file of the folder, or of one in it, is a link."""
+    """Return whether a file of the folder, or of one in it, is a link."""
     try:
         return any(path.is_symlink() for pattern in ("*", "*/*") for path in folder.glob(pattern))
     except OSError as error:

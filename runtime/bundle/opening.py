@@ -1,7 +1,7 @@
-"""Open a bundle folder and check it before anything native sees it.
+"""Opening of a bundle folder, with checks before anything native reads it.
 
-Sizes and paths are checked on every opening; hashes when asked, or on first use, with the result cached by
-size and modification time. Knows the manifest and the file system; loads no model.
+Sizes and paths are checked at every opening; hashes on request, or at first use, with the result cached by size and
+modification time. Uses the manifest and the file system; loads no model.
 """
 
 from __future__ import annotations
@@ -25,31 +25,31 @@ HASH_BLOCK_BYTES = 4 << 20
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """A bundle that has been opened: its folder and its manifest."""
+    """An opened bundle: its folder and its manifest."""
 
     path: Path
     manifest: Manifest
 
     def file(self, name: str) -> Path:
-        """The path of one of the bundle's files."""
+        """Return the path of one of the bundle's files."""
         return self.path / name
 
     @property
     def size_bytes(self) -> int:
-        """Of all files the manifest lists."""
+        """Total bytes of the files in the manifest."""
         return sum(f.size_bytes for f in self.manifest.files.values())
 
 
 def open_bundle(path: str | os.PathLike[str], *, hashes: bool = True) -> Bundle:
-    """Read the manifest and check every file's place and size, and hash unless it was checked before.
+    """Read the manifest and check every file's path and size, and its hash unless it was checked before.
 
-    Files that the manifest does not list are refused: a graph could read its weights from them, unchecked. A file may
-    be a link to a file outside, as in the hub's cache; its hash is then checked even where those of others are not.
+    Files that the manifest does not list are refused: a graph could read unchecked weights from them. A file may be a
+    link to a file outside, as in the hub's cache; its hash is then always checked.
 
     Raises:
-        BundleError: no bundle there, or a file is missing, of the wrong size or hash, outside the bundle, or not
+        BundleError: there is no bundle, or a file is missing, of the wrong size or hash, outside the bundle, or not
             listed; the message names file, found and expected.
-        BundleVersionError: written by a newer palmtop.
+        BundleVersionError: a newer palmtop wrote the bundle.
     """
     folder = Path(path)
     finish_change(folder)
@@ -61,7 +61,7 @@ def open_bundle(path: str | os.PathLike[str], *, hashes: bool = True) -> Bundle:
                 what = f"is a link to {there.readlink()}, where no file is" if there.is_symlink() else "is missing"
                 raise BundleError(f"{folder}: file '{name}' {what}")
             size_bytes, links = there.stat().st_size, there.stat().st_nlink
-        if links > 1 and there.suffix == ".bin":  # onnxruntime 1.31 takes it for an attack, whoever made the links
+        if links > 1 and there.suffix == ".bin":  # onnxruntime 1.31 treats hard links as an attack
             raise BundleError(
                 f"{folder}: file '{name}' has {links} hard links, which onnxruntime refuses, expected a copy of its own"
             )
@@ -84,13 +84,13 @@ def check_hashes(
     """Compare every file's sha256 with the manifest.
 
     Args:
-        bundle: an open bundle.
-        cached: trust an earlier check of a file whose size and modification time have not changed.
+        bundle: the opened bundle.
+        cached: whether to trust an earlier check of a file with unchanged size and modification time.
         only: names of the files to check; None for all.
         progress: called with the bytes of each finished file.
 
     Raises:
-        BundleError: a file's content is not what the manifest says.
+        BundleError: a file's hash differs from the manifest's.
     """
     known = _read_cache(bundle) if cached else {}
     seen: dict[str, str] = {} if only is None else dict(known)
@@ -117,10 +117,10 @@ def check_hashes(
 
 
 def sha256_of(path: Path) -> str:
-    """Hash of a file, read in blocks.
+    """Return the hash of a file, read in blocks.
 
     Raises:
-        BundleError: it cannot be read.
+        BundleError: the file cannot be read.
     """
     digest = hashlib.sha256()
     with _readable(str(path)), path.open("rb") as file:
@@ -149,7 +149,7 @@ def _read_manifest(folder: Path) -> Manifest:
 
 @contextmanager
 def _readable(what: str) -> Iterator[None]:
-    """What the file system refuses is a fault of the bundle."""
+    """Convert errors of the file system to ``BundleError``."""
     try:
         yield
     except OSError as error:
@@ -159,7 +159,7 @@ def _readable(what: str) -> Iterator[None]:
 
 
 def _is_bystander(name: str) -> bool:
-    """What desktops, git and model hubs leave beside a bundle; no graph reads its weights from there."""
+    """Return whether desktops, git or model hubs create such a file; no graph reads weights from it."""
     return name.startswith(".") or name.endswith(".md")
 
 
@@ -180,7 +180,7 @@ def _refuse_unlisted(bundle: Bundle) -> None:
 
 
 def _inside(folder: Path, name: str) -> Path:
-    """``folder / name``, refusing names that are absolute, climb out, or lead out through a link to a folder."""
+    """Return ``folder / name``; refuse names that are absolute or lead out of the folder, also through a link."""
     if "\0" in name:
         raise BundleError(f"{folder}: file {name!r}: is not a possible file name (embedded null byte)")
     pure = PurePosixPath(name)
@@ -193,7 +193,7 @@ def _inside(folder: Path, name: str) -> Path:
 
 
 def _leads_out(folder: Path, path: Path) -> bool:
-    """Whether a file is a link to one outside."""
+    """Return whether a file is a link to one outside."""
     return path.is_symlink() and not path.resolve().is_relative_to(folder.resolve())
 
 
@@ -219,4 +219,4 @@ def _write_cache(bundle: Bundle, seen: dict[str, str]) -> None:
         beside.write_text(json.dumps(seen), "utf-8")
         beside.replace(path)
     except (OSError, RuntimeError):
-        return  # a read-only home, or none, only costs the next opening its hashes again
+        return  # without a writable home only the next opening is slower

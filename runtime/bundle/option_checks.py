@@ -1,4 +1,4 @@
-"""Checks of option values: what a caller got wrong becomes one sentence that names the option."""
+"""Checks of option values, with errors that name the option."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ Holds = Literal["0 or more", "above 0", "above 0, at most 1"]
 
 
 def check_whole(name: str, value: object, least: int, *, optional: bool = False) -> None:
-    """A whole number from ``least`` on.
+    """Check a whole number from ``least`` on.
 
     Raises:
-        InputError: it is none.
+        InputError: the value is not such a number.
     """
     if value is None and optional:
         return
@@ -27,12 +27,12 @@ def check_whole(name: str, value: object, least: int, *, optional: bool = False)
 
 
 def check_threads(value: object) -> None:
-    """A number of threads that a native library can start here, or None.
+    """Check a number of threads that a native library can start on this machine, or None.
 
-    More threads than cores gain nothing; thousands exhaust what the system gives a process, and end it.
+    More threads than cores gain nothing; thousands exceed the limits of a process, and end it.
 
     Raises:
-        InputError: it is none.
+        InputError: the value is not such a number.
     """
     check_whole("threads", value, 1, optional=True)
     cores = os.cpu_count() or 1
@@ -42,10 +42,10 @@ def check_threads(value: object) -> None:
 
 
 def check_number(name: str, value: object, holds: Holds, *, optional: bool = False) -> None:
-    """A finite number of this range.
+    """Check a finite number in a range.
 
     Raises:
-        InputError: it is none.
+        InputError: the value is not such a number.
     """
     if value is None and optional:
         return
@@ -60,17 +60,17 @@ def check_number(name: str, value: object, holds: Holds, *, optional: bool = Fal
 
 
 def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
-    """One of some words.
+    """Check a value that is one of several words.
 
     Raises:
-        InputError: it is another.
+        InputError: the value is another one.
     """
     if not isinstance(value, str) or value not in choices:
         raise wrong(name, value, f"one of {', '.join(choices)}")
 
 
 def reason_of(error: Exception) -> str:
-    """Why a file cannot be read, without its name, which the sentence around it has."""
+    """Return the reason why a file cannot be read, without its name."""
     return str(error.strerror or error) if isinstance(error, OSError) else f"{error!s:.200}"
 
 

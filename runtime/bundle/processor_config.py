@@ -1,7 +1,7 @@
-"""What preprocessing needs to know about a model, as data that lives in the bundle's manifest.
+"""Processor settings of a model, as data in the bundle's manifest.
 
-Nothing here computes. The exporter fills these from a checkpoint; the Python processors and the Android
-app read them, so that neither has a model's sizes or token ids in its code.
+Nothing is computed here. The exporter fills these values from a checkpoint; the Python processors and the Android app
+read them, so that neither contains a model's sizes or token ids.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .json_fields import MANIFEST_FILE, check_keys, limited, one_of, read_flat, 
 SpecT = TypeVar("SpecT")
 MAX_ID = (1 << 24) - 1
 MAX_TILE_PIXELS = 1 << 27
-"""Pixels of all tiles of one image: 1.6 GB as float32 RGB."""
+"""Most pixels of all tiles of one image: 1.6 GB as float32 RGB."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,8 +30,8 @@ class DynamicHdSpec:
         crop_size: side of a tile in pixels.
         patch_size: side of a patch in pixels; a tile has ``(crop_size // patch_size) ** 2`` patches.
         max_tiles: largest number of tiles, without the global view (upstream's ``dynamic_hd``).
-        mean: per channel, on values scaled to 0..1.
-        std: per channel, likewise.
+        mean: mean per channel, on values scaled to 0..1.
+        std: standard deviation per channel, on values scaled to 0..1.
     """
 
     kind: str = one_of("dynamic_hd", default="dynamic_hd")
@@ -44,12 +44,12 @@ class DynamicHdSpec:
 
     @property
     def patches(self) -> int:
-        """Patches along one side of a tile."""
+        """Number of patches along one side of a tile."""
         return self.crop_size // self.patch_size
 
     @property
     def pooled(self) -> int:
-        """Feature rows along one side of a tile, after 2x2 pooling (an odd grid is padded by one)."""
+        """Number of feature rows along one side of a tile, after 2x2 pooling (an odd grid is padded by one)."""
         return (self.patches + 1) // 2
 
 
@@ -65,12 +65,12 @@ class LogMelSpec:
         win_length: frame length in samples.
         hop_length: step between frames in samples.
         preemphasis: coefficient of the first-order filter, applied inside each frame.
-        n_mels: mel bands.
-        mel_min_hz: lower edge of the filter bank.
-        mel_max_hz: upper edge of the filter bank.
+        n_mels: number of mel bands.
+        mel_min_hz: lower edge of the filter bank in Hz.
+        mel_max_hz: upper edge of the filter bank in Hz.
         compression_rate: frames per encoder step (convolutional subsampling).
         downsample_rate: encoder steps stacked into one feature row.
-        window_steps: encoder steps that attend to each other; longer input is cut into windows of this size.
+        window_steps: encoder steps that attend to each other; longer input is cut into windows of this length.
     """
 
     kind: str = one_of("log_mel", default="log_mel")
@@ -106,7 +106,7 @@ GENERATION = {  # name: least, most, whole number
 
 
 def wrong_generation(name: str, value: object) -> str | None:
-    """What was expected in the place of a generation setting; None for one that can be used."""
+    """Return the expected form of a generation setting, for an error; None for a valid value."""
     if name not in GENERATION:
         return f"one of {', '.join(GENERATION)}"
     least, most, is_whole = GENERATION[name]
@@ -117,20 +117,19 @@ def wrong_generation(name: str, value: object) -> str | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextSpec:
-    """How messages become token ids.
+    """Settings of tokenization and generation.
 
     Attributes:
-        bos_id: first id of a prompt when ``adds_bos``, else only a name.
+        bos_id: first id of a prompt if ``adds_bos``.
         eos_ids: ids that end an answer.
         end_of_turn_id: id that the chat template puts after every message.
-        pad_id: filler.
-        adds_bos: whether the tokenizer puts ``bos_id`` in front.
-        image_placeholder: text with ``{n}`` (1-based) that stands for the n-th image in a rendered prompt.
-        audio_placeholder: likewise for sounds.
-        thinking: texts that open and close the thinking with which an answer may begin; None for a model that
-            does not think aloud.
-        generation: how the checkpoint's own ``generation_config.json`` wants answers to be sampled, by the names of
-            ``GENERATION``; None where it says nothing.
+        pad_id: id for padding.
+        adds_bos: whether the tokenizer puts ``bos_id`` first.
+        image_placeholder: text with ``{n}`` (1-based) for the n-th image in a rendered prompt.
+        audio_placeholder: text with ``{n}`` (1-based) for the n-th sound in a rendered prompt.
+        thinking: texts that open and close the thinking at the start of an answer; None for a model without thinking.
+        generation: sampling settings of the checkpoint's ``generation_config.json``, by the names of ``GENERATION``;
+            None for missing ones.
     """
 
     bos_id: int | None = limited(0, MAX_ID)
@@ -149,9 +148,9 @@ class ProcessorSpec:
     """Preprocessing of text, images and sounds.
 
     Attributes:
-        text: how messages become token ids.
-        image: how images become encoder inputs, None where the model takes none.
-        audio: how sounds become encoder inputs, None where the model takes none.
+        text: settings of tokenization and generation.
+        image: settings of images; None if the model takes none.
+        audio: settings of sounds; None if the model takes none.
     """
 
     text: TextSpec
@@ -159,12 +158,12 @@ class ProcessorSpec:
     audio: AudioSpec | None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
+        """Return the settings as plain JSON types."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> ProcessorSpec:
-        """Inverse of ``to_dict``.
+        """Make the settings from a dictionary, the inverse of ``to_dict``.
 
         Raises:
             BundleError: a key is missing or unknown, or a value of the wrong type or impossible.
@@ -200,7 +199,7 @@ def _read_kind(kinds: Mapping[str, type[SpecT]], data: object, where: str) -> Sp
 
 
 def _check_image(spec: ImageSpec) -> None:
-    """Sizes that only make sense together."""
+    """Check sizes of images that depend on each other."""
     if spec.patch_size > spec.crop_size:
         raise refuse("processor.image.patch_size", spec.patch_size, f"at most crop_size, {spec.crop_size}")
     if (spec.max_tiles + 1) * spec.crop_size**2 > MAX_TILE_PIXELS:
@@ -209,7 +208,7 @@ def _check_image(spec: ImageSpec) -> None:
 
 
 def _check_audio(spec: AudioSpec) -> None:
-    """Sizes that only make sense together."""
+    """Check sizes of sounds that depend on each other."""
     if spec.win_length > spec.n_fft:
         raise refuse("processor.audio.win_length", spec.win_length, f"at most n_fft, {spec.n_fft}")
     if not spec.mel_min_hz < spec.mel_max_hz <= spec.rate_hz / 2:

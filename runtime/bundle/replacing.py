@@ -1,8 +1,8 @@
-"""Change files of a bundle so that a kill at any moment leaves the old one or the new one, never a mixture.
+"""Atomic change of a bundle's files: a kill at any moment leaves the old bundle or the new one.
 
 New files are written into a hidden folder inside the bundle. One rename makes that folder final; from then on the
-change counts, and whoever opens the bundle next moves its files into place, as the change itself does at once.
-Knows folders and names; knows no manifest.
+change is valid, and the change itself, or the next process that opens the bundle, moves the files into place. Uses
+folders and names only.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from pathlib import Path
 
 from palmtop.errors import BundleError, InputError
 
-STAGING = ".change-"  # and the process id; a dot keeps it from being taken for a file of the bundle
+STAGING = ".change-"  # followed by the process id; the dot marks it as no file of the bundle
 READY = ".changed"
 JOURNAL = "journal.json"
-_mine: set[Path] = set()  # staging folders of this process: a process id may come back
+_mine: set[Path] = set()  # staging folders of this process: process ids are reused
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A change being written.
+    """A change that is being written.
 
     Attributes:
-        folder: the bundle.
-        staging: where new files go, under the paths they shall have in the bundle.
-        deleted: paths of files that shall go.
+        folder: folder of the bundle.
+        staging: folder for new files, under their paths in the bundle.
+        deleted: paths of files to delete.
     """
 
     folder: Path
@@ -40,7 +40,7 @@ class Change:
 
 @contextmanager
 def changed(folder: Path) -> Iterator[Change]:
-    """A change that counts when the block ends well, and leaves nothing when it does not.
+    """Yield a change that becomes valid when the block ends, and leaves nothing after an error.
 
     Raises:
         InputError: the bundle cannot be written, or another process is changing it.
@@ -65,10 +65,10 @@ def changed(folder: Path) -> Iterator[Change]:
 
 
 def finish_change(folder: Path) -> None:
-    """Move the files of a change that counts into their places; nothing where there is none.
+    """Move the files of a valid change into their places; do nothing without one.
 
     Raises:
-        BundleError: the folder cannot be written, or the change names a place outside it.
+        BundleError: the folder cannot be written, or the change names a path outside it.
     """
     ready = folder / READY
     try:
@@ -86,7 +86,7 @@ def finish_change(folder: Path) -> None:
             _inside(folder, name).unlink(missing_ok=True)
         shutil.rmtree(ready)
     except FileNotFoundError:
-        return  # somebody else has finished it meanwhile
+        return  # another process has finished it meanwhile
     except OSError as error:
         raise BundleError(
             f"{folder}: holds a change that was interrupted and cannot be finished ({error.strerror or error}),"
@@ -112,10 +112,10 @@ def _inside(folder: Path, name: str) -> Path:
 
 
 def _claim(folder: Path, staging: Path) -> None:
-    """Make the staging folder; two processes that try at once see each other's."""
+    """Make the staging folder; of two processes at a time, each sees the other's."""
     if staging in _mine:
         raise InputError(f"{folder}: is being changed by this process, expected one change at a time")
-    shutil.rmtree(staging, ignore_errors=True)  # of a process that had our id
+    shutil.rmtree(staging, ignore_errors=True)  # of an ended process with the same id
     staging.mkdir()
     _mine.add(staging)
     for other in folder.glob(f"{STAGING}*"):
@@ -133,13 +133,13 @@ def _is_alive(pid: str) -> bool:
         os.kill(int(pid), 0)
     except (ProcessLookupError, OverflowError):
         return False
-    except OSError:  # not ours to signal, so it is there
+    except OSError:  # the process exists, but belongs to another user
         return True
     return True
 
 
 def _flush(folder: Path) -> None:
-    """Bytes reach the disk before the rename that makes them count."""
+    """Flush bytes to the disk before the rename that makes them valid."""
     for path in folder.rglob("*"):
         if path.is_file():
             with path.open("rb+") as file:

@@ -17,19 +17,19 @@ MAX_SIZE_BYTES = 1 << 48
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecoderSpec:
-    """The decoder graph's sizes, as genai and the memory plan need them.
+    """Sizes of the decoder graph, for genai and the memory plan.
 
     Attributes:
         file: path inside the bundle.
         vocab_size: V, width of the logits.
         hidden_size: width of embeddings and of media feature rows.
-        num_layers: decoder layers.
-        num_heads: query heads.
-        context_length: longest sequence the bundle serves, in tokens.
+        num_layers: number of decoder layers.
+        num_heads: number of query heads.
+        context_length: longest sequence of the bundle, in tokens.
         original_context: beyond this many tokens the long LongRoPE factors apply; None without LongRoPE.
         sampled_never: ids that must not be sampled or come from user text: the media placeholders.
-        draft_rows: longest step whose positions all get logits; 1 where the bundle was not exported for speculation.
-        states: what its graph carries from one run to the next.
+        draft_rows: longest step with logits of all positions; 1 without support for prompt lookup.
+        states: states that its graph carries from one run to the next.
     """
 
     file: str
@@ -49,10 +49,10 @@ class DecoderSpec:
         return max((state.bits for state in self.states if state.is_per_token), default=32)
 
     def state(self, name: str) -> StateSpec:
-        """The state of this name.
+        """Return the state of this name.
 
         Raises:
-            BundleError: there is none.
+            BundleError: there is no such state.
         """
         for state in self.states:
             if state.name == name:
@@ -62,11 +62,11 @@ class DecoderSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncoderSpec:
-    """One encoder graph: its file and what a pass through it costs, for the memory plan.
+    """File and memory of one encoder graph.
 
     Attributes:
         file: path inside the bundle.
-        bytes_per_item: float32 activations alive at the peak for one tile (vision) or one window (audio).
+        bytes_per_item: bytes of float32 activations at the peak for one tile (vision) or one window (audio).
     """
 
     file: str
@@ -78,15 +78,15 @@ class AdapterSpec:
     """One LoRA adapter inside the decoder graph.
 
     Attributes:
-        name: as users write it.
-        rank: r.
+        name: name of the adapter.
+        rank: r, the LoRA rank.
         alpha: LoRA's alpha; alpha / r is folded into the stored B.
         gate: index into the graph's ``adapter_gates`` input.
-        base_sha256: hash of the base weights it was trained for.
-        file: its own external data file, None where its weights came with the checkpoint and lie among the decoder's.
-        combine: what naming it in a request does to the route's adapters: "replace" switches them off, "add" leaves
+        base_sha256: hash of the base weights that it was trained for.
+        file: its own external data file; None where its weights are part of the checkpoint, in the decoder's file.
+        combine: effect on the route's adapters of a request that names it: "replace" switches them off, "add" leaves
             them on.
-        merged_from: what ``palmtop adapter merge`` made it of, with the coefficients; empty for a trained one.
+        merged_from: adapters it was merged from, with the coefficients; empty for a trained one.
     """
 
     name: str
@@ -101,11 +101,11 @@ class AdapterSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
-    """What a mode of input, or a task that a request names, switches on; held for the whole generation.
+    """Adapters and projector of a mode of input, or of a task, for a whole answer.
 
     Attributes:
-        adapters: adapter name to gate weight; empty means the base alone.
-        audio_projector: "speech" or "vision"; meaningless without audio.
+        adapters: gate weights by adapter name; empty for the base alone.
+        audio_projector: "speech" or "vision"; not used without audio.
     """
 
     adapters: dict[str, float]
@@ -114,14 +114,14 @@ class Route:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartSpec:
-    """One class of tensors and how it is stored, for ``palmtop inspect`` and the reader's trust.
+    """Storage of one class of tensors, for ``palmtop inspect``.
 
     Attributes:
-        name: e.g. "decoder linears", "adapter vision".
-        bits: 4, 8 or 32.
-        group: weights that share a scale; None for float.
+        name: name, such as "decoder linears", "adapter vision".
+        bits: bits of a weight: 4, 8 or 32.
+        group: number of weights that share a scale; None for float.
         parameters: number of weights.
-        size_bytes: on disk, scales counted.
+        size_bytes: bytes on disk, scales included.
     """
 
     name: str
@@ -136,8 +136,8 @@ class FileSpec:
     """Size and hash of one file of the bundle.
 
     Attributes:
-        size_bytes: exact size.
-        sha256: of the content, 64 lower-case hexadecimal digits.
+        size_bytes: exact size in bytes.
+        sha256: hash of the content, 64 lower-case hexadecimal digits.
     """
 
     size_bytes: int = limited(0, MAX_SIZE_BYTES)

@@ -1,6 +1,6 @@
-"""What a decoder carries from one run to the next, as data: names, shapes and types of its graph's states.
+"""States that a decoder carries from one run to the next: names, shapes and types.
 
-Everything that allocates, counts, renames or rewinds a cache derives it from this list: the memory plan, genai's
+All code that allocates, counts, renames or rewinds a cache derives it from this list: the memory plan, genai's
 configuration, the token loop over graphs of fixed shapes, and the phone.
 """
 
@@ -26,19 +26,18 @@ MAX_FIXED_ELEMENTS = 1 << 26
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StateSpec:
-    """One kind of state of a decoder's layers: keys, values, or what a recurrent layer keeps.
+    """One kind of state of a decoder's layers: keys, values, or a recurrent layer's state.
 
     Attributes:
-        name: e.g. "key", "value"; in a target's graphs layer N's is ``past_NAME.N`` and ``present_NAME.N``.
-        input: the graph's input, with ``%d`` for the layer.
-        output: the graph's output, likewise.
-        shape: axes of one layer's state; "batch" and "tokens" are symbolic. With "tokens" the state grows by a row a
-            token, without it the size is fixed.
+        name: name such as "key", "value"; in a target's graphs layer N's is ``past_NAME.N`` and ``present_NAME.N``.
+        input: name of the graph's input, with ``%d`` for the layer.
+        output: name of the graph's output, with ``%d`` for the layer.
+        shape: axes of one layer's state; "batch" and "tokens" are symbolic. With "tokens" the state grows by one row
+            per token, otherwise its size is fixed.
         dtype: "float32", "int8" or "int4". Two neighbours on the last axis of int4 share a byte, the even one in the
             low half: the graph's tensor is uint8, half as wide.
-        layers: numbers of the layers that have one, ascending.
-        rewind: "cut" where forgetting tokens is cutting rows off; "checkpoint" where only a copy kept from that moment
-            brings it back.
+        layers: numbers of the layers with this state, ascending.
+        rewind: "cut" if tokens are removed by cutting rows; "checkpoint" if only an earlier copy can restore it.
     """
 
     name: str
@@ -51,43 +50,43 @@ class StateSpec:
 
     @property
     def is_per_token(self) -> bool:
-        """Whether it grows with the sequence."""
+        """Whether the state grows with the sequence."""
         return TOKENS in self.shape
 
     @property
     def bits(self) -> int:
-        """Of an element."""
+        """Bits of an element."""
         return STATE_BITS[self.dtype]
 
     @property
     def elements(self) -> int:
-        """Of one layer and one sequence: for each token where it grows, of the whole state where it does not."""
+        """Elements of one layer and one sequence: per token if it grows, otherwise of the whole state."""
         return prod(axis for axis in self.shape if isinstance(axis, int))
 
     @property
     def size_bytes(self) -> int:
-        """Of all layers and one sequence: for each token where it grows, of the whole state where it does not."""
+        """Bytes of all layers and one sequence: per token if it grows, otherwise of the whole state."""
         return len(self.layers) * self.elements * self.bits // 8
 
     def stored_shape(self, tokens: int) -> tuple[int, ...]:
-        """Shape of the graph's tensor for one sequence of so many tokens."""
+        """Return the shape of the graph's tensor for one sequence of ``tokens`` tokens."""
         sizes = {BATCH: 1, TOKENS: tokens}
         axes = [axis if isinstance(axis, int) else sizes[axis] for axis in self.shape]
         return (*axes[:-1], axes[-1] // 2 if self.bits == 4 else axes[-1])
 
     def inputs(self) -> Iterator[str]:
-        """The graph's inputs, by layer."""
+        """Return the graph's inputs, by layer."""
         return (self.input % layer for layer in self.layers)
 
 
 def kv_states(layers: Sequence[int], kv_heads: int, head_size: int, bits: int = 32) -> tuple[StateSpec, StateSpec]:
-    """Keys and values of attention layers, as genai names them.
+    """Return keys and values of attention layers, with genai's names.
 
     Args:
         layers: numbers of the layers that have a cache.
-        kv_heads: key/value heads.
-        head_size: of the cache.
-        bits: 32, 8 or 4.
+        kv_heads: number of key/value heads.
+        head_size: head size of the cache.
+        bits: bits of an element: 32, 8 or 4.
     """
     dtype = next(name for name, width in STATE_BITS.items() if width == bits)
     key, value = (
@@ -109,7 +108,7 @@ def check_states(states: Sequence[StateSpec], num_layers: int, where: str) -> No
     """Refuse states that no graph can have.
 
     Raises:
-        BundleError: with the place of the first.
+        BundleError: names the path of the first one.
     """
     if not 1 <= len(states) <= MAX_STATES:
         raise refuse(where, len(states), f"1 to {MAX_STATES} states")

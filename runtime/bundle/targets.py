@@ -1,4 +1,4 @@
-"""What a bundle holds for providers that compile ahead: values of the manifest's ``targets``. Computes nothing.
+"""Targets of a bundle: graphs for providers that compile ahead, as values of the manifest. Computes nothing.
 
 A target is a set of graphs of fixed shapes for one provider, beside the bundle's own.
 """
@@ -20,14 +20,14 @@ BASE_ROUTE = "none"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RopeSpec:
-    """Rotary positions, computed outside the graphs.
+    """Rotary positions, which are computed outside the graphs.
 
     Attributes:
         theta: base of the wavelengths.
         rotary_size: R, leading dimensions of a head that rotate, even.
-        attention_factor: multiplies cos and sin.
-        short_factor: [R/2] divisors of the frequencies; empty where nothing is scaled.
-        long_factor: likewise beyond the original context; empty without LongRoPE.
+        attention_factor: factor of cos and sin.
+        short_factor: [R/2] divisors of the frequencies; empty without scaling.
+        long_factor: [R/2] divisors beyond the original context; empty without LongRoPE.
     """
 
     theta: float = limited(1e-6, 1e12)
@@ -39,10 +39,10 @@ class RopeSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StaticRoute:
-    """The two graphs of one mix of adapters.
+    """Prefill and decode graph of one mix of adapters.
 
     Attributes:
-        adapters: name to weight, as the routes of the manifest switch them on; empty for the base.
+        adapters: weights by adapter name, as in the manifest's routes; empty for the base.
         prefill: file of the graph that reads a chunk.
         decode: file of the graph that reads one token.
     """
@@ -59,10 +59,10 @@ class StaticSpec:
     Attributes:
         context: C, positions of the cache.
         chunk: S, rows of the prefill graphs.
-        masked: what is added to scores that a row must not see.
-        window: tokens that a row sees, itself included; None sees all.
+        masked: number that is added to masked scores.
+        window: keys that a row attends to, itself included; None for all.
         rope: rotary positions.
-        embedding: file of the graph that gives rows for ids; runs on the CPU.
+        embedding: file of the graph from ids to rows; runs on the CPU.
         routes: one for each mix of adapters.
     """
 
@@ -77,15 +77,15 @@ class StaticSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TargetSpec:
-    """Graphs for one provider.
+    """Graphs for one execution provider.
 
     Attributes:
-        provider: "openvino", "qnn".
-        soc: what was compiled for, None where the provider compiles when it loads.
-        versions: of what made the graphs, by name; a device with others compiles again or refuses.
-        decoder: None where the target has encoders alone.
-        encoders: "vision" and "audio" to files of graphs for the provider; those left out run as they are. A graph
-            for shorter windows is "audio.64", by its steps.
+        provider: "openvino" or "qnn".
+        soc: SoC of the compiled graphs; None where the provider compiles when it loads.
+        versions: versions of the tools that made the graphs, by name; a device with others compiles again or refuses.
+        decoder: the decoder; None if the target has encoders only.
+        encoders: files of the provider's graphs for "vision" and "audio"; others run as they are. A graph for shorter
+            windows is "audio.64", by its steps.
     """
 
     provider: str
@@ -96,7 +96,7 @@ class TargetSpec:
 
     @property
     def files(self) -> tuple[str, ...]:
-        """Every graph of the target."""
+        """Names of all graphs of the target."""
         found = list(self.encoders.values())
         if self.decoder is not None:
             found.append(self.decoder.embedding)
@@ -105,7 +105,7 @@ class TargetSpec:
 
 
 def read_target(data: object, where: str) -> TargetSpec:
-    """One entry of the manifest's ``targets``.
+    """Read one entry of the manifest's ``targets``.
 
     Raises:
         BundleError: a key is missing or unknown, or a value is of the wrong type or impossible.
