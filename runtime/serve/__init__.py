@@ -1,1 +1,1 @@
-"""An HTTP server with OpenAI's interface, and a page, over bundles on this machine."""
+"""HTTP server with OpenAI's interface, and a page, over bundles on this machine."""

@@ -1,4 +1,4 @@
-"""The application: its routes, and what each of them answers."""
+"""ASGI application of the server: its routes and their handlers."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ from .page import page_response
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServeOptions:
-    """How a server behaves.
+    """Options of a server.
 
     Attributes:
-        guard: whom it answers.
-        max_body: bytes of a request.
-        timeout_s: that an answer may take.
-        allow_remote_media: pictures at addresses of the network are fetched.
+        guard: checks of requests.
+        max_body: most bytes of a request.
+        timeout_s: longest duration of an answer in seconds.
+        allow_remote_media: whether images at network addresses are fetched.
     """
 
     guard: Guard
@@ -51,11 +51,11 @@ class ServeOptions:
 
 
 class Service:
-    """The handlers of one server.
+    """Handlers of one server's routes.
 
     Args:
-        models: that answer.
-        options: of the server.
+        models: models of the server.
+        options: options of the server.
     """
 
     def __init__(self, models: Models, options: ServeOptions) -> None:
@@ -66,7 +66,7 @@ class Service:
         self._fetch: FetchImage | None = fetch_image if options.allow_remote_media else None
 
     def app(self) -> Starlette:
-        """The ASGI application; it frees the models when it is shut down."""
+        """Return the ASGI application; it frees the models when it is shut down."""
 
         @asynccontextmanager
         async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -94,7 +94,7 @@ class Service:
         return Route(path, endpoint, methods=[method])
 
     async def no_route(self, request: Request, error: Exception) -> Response:
-        """An unknown path or method, in OpenAI's shape."""
+        """Answer an unknown path or method, with OpenAI's error object."""
         assert isinstance(error, HTTPException)
         try:
             self.options.guard.check(request)
@@ -108,28 +108,28 @@ class Service:
         return error_response(answer)
 
     async def page(self, _: Request) -> Response:
-        """The page."""
+        """Answer with the page."""
         return page_response()
 
     async def health(self, _: Request) -> Response:
-        """Whether the server answers."""
+        """Answer that the server is running."""
         return JSONResponse({"status": "ok"})
 
     async def show_metrics(self, _: Request) -> Response:
-        """Counters, for Prometheus."""
+        """Answer with the counters for Prometheus."""
         return PlainTextResponse(self.metrics.text(self.models), media_type="text/plain; version=0.0.4")
 
     async def list_models(self, _: Request) -> Response:
-        """Every name that requests may use."""
+        """Answer with every name that requests may use."""
         names = [name for model in self.models.models.values() for name in model.names()]
         return JSONResponse({"object": "list", "data": [self.models.listed(name) for name in names]})
 
     async def show_model(self, request: Request) -> Response:
-        """One model."""
+        """Answer with one model."""
         return JSONResponse(self.models.listed(request.path_params["name"]))
 
     async def chat(self, request: Request) -> Response:
-        """A chat completion."""
+        """Answer with a chat completion."""
         body = await request_json(request)
         question = await asyncio.to_thread(read_chat_request, body, self.options.timeout_s, self._fetch)
         if not question.streams:
@@ -146,7 +146,7 @@ class Service:
         return await self._stream(request, question, events)
 
     async def responses(self, request: Request) -> Response:
-        """A response of the Responses API."""
+        """Answer with a response of the Responses API."""
         body = await request_json(request)
         question = await asyncio.to_thread(read_response_request, body, self.options.timeout_s, self._fetch)
         response = ResponseObject(question)
@@ -163,7 +163,7 @@ class Service:
         return await self._stream(request, question, events)
 
     async def transcriptions(self, request: Request) -> Response:
-        """A recording as text."""
+        """Answer with the text of a recording."""
         recording = await transcription.read_recording(request, self.options.timeout_s)
         self._note(request, recording.model)
         parts = await transcription.segments(self.models, recording, address(request))
@@ -182,7 +182,7 @@ class Service:
     async def _stream(
         self, request: Request, question: Question, events: Callable[[AsyncIterator[Piece]], AsyncIterator[str]]
     ) -> Response:
-        """A stream of events, once the first piece is there: until then a request can be refused with a status."""
+        """Return a stream of events after the first piece; until then a request can be refused with a status."""
         self._note(request, question.model)
         pieces = self._ahead(request, question)
         try:
@@ -199,7 +199,7 @@ class Service:
         return EventStream(events(all_pieces()), pieces)
 
     async def _ahead(self, request: Request, question: Question) -> AsyncIterator[Piece]:
-        """Pieces as they are given, whether or not the client takes them: a slow one does not hold the model's turn."""
+        """Yield pieces read ahead of the client, so that a slow one does not hold the model's turn."""
         given: asyncio.Queue[Piece | BaseException | None] = asyncio.Queue()
 
         async def run() -> None:
@@ -224,7 +224,7 @@ class Service:
             task.cancel()
 
     def _note(self, request: Request, name: str) -> None:
-        """Put a model into the log's line; a name that there is not never gets there.
+        """Put a model's name into the log's line; unknown names are not logged.
 
         Raises:
             ApiError: there is no such model (404).
@@ -240,10 +240,10 @@ class Service:
 
 
 async def request_json(request: Request) -> dict[str, Any]:
-    """The JSON object of a request.
+    """Return the JSON object of a request.
 
     Raises:
-        ApiError: it has none.
+        ApiError: the body is not a JSON object.
     """
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise ApiError(415, "Content-Type: expected application/json", code="unsupported_media_type")

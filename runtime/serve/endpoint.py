@@ -1,4 +1,4 @@
-"""One request from its first byte to its line in the log: checks, body, work while the client is there, errors."""
+"""Handling of one request: checks, body, work while the client is connected, errors, log."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ logger = logging.getLogger(__name__)
 access = logging.getLogger("palmtop.serve.access")
 
 STALLED_S = 60.0
-"""A client that takes none of its answer for so long is taken for gone."""
+"""Seconds after which a client that reads nothing of its answer counts as disconnected."""
 Handler = Callable[[Request], Awaitable[Response]]
 
 
 class Endpoint:
-    """One path: checks, body, handler, errors, log. The handler is cancelled when its client goes away.
+    """ASGI endpoint of one path. The handler is cancelled when its client disconnects.
 
     Args:
         guard: checks the request before its body is read.
-        bodies: reads that.
-        metrics: count the outcome.
-        handler: of the request.
-        path: as the log names it; what a client writes in its place never gets there.
+        bodies: reader of bodies.
+        metrics: counters of outcomes.
+        handler: handler of the request.
+        path: path in the log; the client's own text is never logged.
     """
 
     def __init__(self, guard: Guard, bodies: Bodies, metrics: Metrics, handler: Handler, path: str) -> None:
@@ -81,7 +81,7 @@ class Endpoint:
             return {"type": "http.request", "body": body, "more_body": False}
 
         request = Request(scope, again)
-        request._state = state  # what the handler notes goes into the log's line
+        request._state = state  # notes of the handler go into the log's line
         try:
             response = await self._handler(request)
         except Exception as error:
@@ -94,7 +94,7 @@ class Endpoint:
     async def _fail(self, error: Exception, scope: Scope, receive: Receive, send: Send) -> None:
         self._log_bug(error)
         response = error_response(api_error(error))
-        response.headers["connection"] = "close"  # what is left of the body is not read
+        response.headers["connection"] = "close"  # the rest of the body is not read
         with suppress(OSError, TimeoutError):
             await response(scope, receive, send)
 
@@ -116,10 +116,10 @@ class Endpoint:
 
 
 async def while_connected(receive: Receive, work: Awaitable[None]) -> None:
-    """Do something for a client, and stop when the client goes away.
+    """Run a coroutine for a client, and stop it when the client disconnects.
 
     Raises:
-        ClientGoneError: it went.
+        ClientGoneError: the client disconnected.
     """
 
     async def gone() -> None:
@@ -139,11 +139,11 @@ async def while_connected(receive: Receive, work: Awaitable[None]) -> None:
 
 
 class EventStream(Response):
-    """Server-sent events.
+    """Response of server-sent events.
 
     Args:
-        events: as text.
-        pieces: closed at the end, which gives the model's turn back.
+        events: events as text.
+        pieces: iterator that is closed at the end, which ends the model's turn.
     """
 
     def __init__(self, events: AsyncIterator[str], pieces: AsyncIterator[Piece]) -> None:
@@ -169,12 +169,12 @@ class EventStream(Response):
 
 
 def error_response(error: ApiError) -> Response:
-    """An error in OpenAI's shape."""
+    """Return an error response in OpenAI's format."""
     return JSONResponse(error.body(), status_code=error.status, headers=error.headers)
 
 
 def address(request: Request) -> str:
-    """The client's address, without its port."""
+    """Return the client's address, without its port."""
     return request.client.host if request.client is not None else "local"
 
 

@@ -1,7 +1,7 @@
-"""Who may ask: the names this server answers to, pages of other origins, the key, and how much a request may be.
+"""Checks of requests before the body is read: host names, origins, key and size.
 
 A page of another site can send requests to a server on its visitor's machine (cross-site request forgery), and a name
-that its owner points at 127.0.0.1 makes its page an own origin (DNS rebinding). Browsers tell both in headers that no
+that its owner points at 127.0.0.1 makes its page an own origin (DNS rebinding). Browsers report both in headers that no
 page can change: Host, Origin and Sec-Fetch-Site.
 """
 
@@ -22,7 +22,7 @@ from palmtop.runtime.serve.wire.api_error import ApiError
 
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 OPEN_PATHS = ("/", "/health")
-"""Without a key: what tells nothing, and the page, which asks for the key itself."""
+"""Paths without a key: the health check, and the page, which asks for the key itself."""
 HEADERS = {
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
@@ -36,7 +36,7 @@ BODIES_AT_ONCE = 8  # of the largest size
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address can be reached from this machine alone."""
+    """Return whether an address can be reached from this machine only."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -45,12 +45,12 @@ def is_loopback(host: str) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Guard:
-    """What is checked of a request before its body is read.
+    """Checks of a request before its body is read.
 
     Attributes:
         host: address that the server listens on.
-        key: that requests must have; None for no key.
-        names: further names that the server answers to.
+        key: key that requests must have; None for no key.
+        names: further host names of the server.
     """
 
     host: str
@@ -58,7 +58,7 @@ class Guard:
     names: Sequence[str] = ()
 
     def check(self, request: Request) -> None:
-        """Refuse a request that should not be answered.
+        """Refuse a request with a wrong name, origin or key.
 
         Raises:
             ApiError: 403 for a foreign name or origin, 401 for a wrong key.
@@ -85,7 +85,7 @@ class Guard:
 
 
 def _name(host: str) -> str | None:
-    """A host without its port; None if it is no host."""
+    """A host without its port; None if it is not a host."""
     try:
         return urlsplit(f"//{host}").hostname if host and not set(host) & set("/?#@\\") else None
     except ValueError:
@@ -98,10 +98,10 @@ def _is_same(origin: str, host: str) -> bool:
 
 
 class Bodies:
-    """Reads bodies, each within a limit of bytes and of time, and all that are in work within a limit of memory.
+    """Reader of bodies, with limits of bytes and time for each, and of memory for all together.
 
     Args:
-        most_bytes: of one body.
+        most_bytes: most bytes of one body.
     """
 
     def __init__(self, most_bytes: int) -> None:
@@ -110,11 +110,11 @@ class Bodies:
 
     @asynccontextmanager
     async def read(self, request: Request, receive: Receive) -> AsyncIterator[bytes]:
-        """A request's body; it counts until the block is left.
+        """Yield a request's body; it counts until the block is left.
 
         Raises:
             ApiError: 413 for a body that is too long, 408 for one that does not come, 503 where too many come at once.
-            ClientGoneError: the client went away before its end.
+            ClientGoneError: the client disconnected before its end.
         """
         stated = request.headers.get("content-length", "")
         if stated.isdigit() and int(stated[:20]) > self.most_bytes:
@@ -149,4 +149,4 @@ class Bodies:
 
 
 class ClientGoneError(Exception):
-    """The client closed its connection; nobody is there to be answered."""
+    """A request whose client has closed its connection."""

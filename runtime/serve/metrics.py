@@ -1,4 +1,4 @@
-"""What the server counts, as Prometheus reads it. Names and numbers only: no content of any request."""
+"""Counters of the server in Prometheus' format. Names and numbers only: no content of any request."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Metrics:
         self._counts: dict[str, Counter[Labels]] = {}
 
     def add(self, name: str, amount: float = 1, **labels: str) -> None:
-        """Count something; ``name`` is one of ``MEANINGS``."""
+        """Add to a counter; ``name`` is one of ``MEANINGS``."""
         key = tuple(sorted(labels.items()))
         self._counts.setdefault(name, Counter())[key] += amount  # type: ignore[assignment]
 
@@ -46,7 +46,7 @@ class Metrics:
         self.add("palmtop_ttft_seconds_total", reply.usage.ttft_s, model=model)
 
     def text(self, models: Models) -> str:
-        """All of it in Prometheus' text format 0.0.4."""
+        """Return all counters in Prometheus' text format 0.0.4."""
         values: dict[str, dict[Labels, float]] = {name: dict(counts) for name, counts in self._counts.items()}
         for model in models.models.values():
             key = (("model", model.name),)

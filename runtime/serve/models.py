@@ -1,4 +1,4 @@
-"""The bundles that are served: names, loading and unloading by use within a limit of memory, and their answers."""
+"""Served bundles: names, loading and unloading by use within a limit of memory, and their answers."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ logger = logging.getLogger(__name__)
 
 @dataclass(slots=True, eq=False)
 class Model:
-    """One bundle.
+    """One served bundle and its session.
 
     Attributes:
-        name: of its folder.
-        path: of its folder.
-        manifest: read at the start.
-        turns: the line before it.
-        has_marks: its tokenizer has tokens for calls of tools.
-        session: None while it is not loaded.
+        name: name of its folder.
+        path: path of its folder.
+        manifest: manifest, read at the start.
+        turns: queue of its requests.
+        has_marks: whether its tokenizer has tokens for tool calls.
+        session: the session; None while it is not loaded.
         slots: conversations, each with a KV cache of its own.
-        answer: the last one; it may still be ending.
-        used_at: when it last had a turn, by ``monotonic``.
+        answer: the last answer, which may still be ending.
+        used_at: time of its last turn, by ``monotonic``.
     """
 
     name: str
@@ -59,18 +59,18 @@ class Model:
     created: int = field(default_factory=lambda: int(time()))
 
     def names(self) -> list[str]:
-        """The model's own name, and one for each adapter and route that can be asked for."""
+        """The model's own name, and one for each adapter and route that can be requested."""
         switched = [a.name for a in self.manifest.adapters] if self.manifest.adapter_mode == "gated" else []
         return [self.name, *(f"{self.name}:{part}" for part in dict.fromkeys([*switched, *self.manifest.routes]))]
 
     def choice(self, part: str) -> AdapterRequest | None:
-        """What the part of a name behind the colon asks for; an adapter goes before a route of the same name."""
+        """Return the adapters that a name asks for behind its colon; an adapter is preferred to a route."""
         if self.manifest.adapter(part) is not None and self.manifest.adapter_mode == "gated":
             return AdapterRequest({part: 1.0})
         return AdapterRequest(None, part) if part in self.manifest.routes else None
 
     def close(self) -> None:
-        """Free the native model, behind the last step of an answer that was dropped."""
+        """Free the native model, after the last step of an answer that was dropped."""
         session, self.session = self.session, None
         self.slots.clear()
         answer, self.answer = self.answer, None
@@ -81,17 +81,17 @@ class Model:
 
 
 class Models:
-    """All bundles of a server.
+    """All served bundles of a server.
 
     Args:
-        paths: of bundles; the folder's name is the model's.
-        loading: how each is loaded; its ``memory_limit`` holds for all together.
-        queue: requests that may wait for each.
-        conversations: whose KV caches are kept for each, where there is memory.
+        paths: paths of bundles; the folder's name is the model's.
+        loading: options for loading; ``memory_limit`` is the limit of all together.
+        queue: most requests that may wait for each.
+        conversations: most conversations of each model whose KV caches are kept, memory permitting.
 
     Raises:
         BundleError: a bundle is damaged.
-        InputError: two have the same name.
+        InputError: two bundles have the same name.
     """
 
     def __init__(self, paths: Sequence[Path], loading: SessionOptions, queue: int, conversations: int = 1) -> None:
@@ -111,10 +111,10 @@ class Models:
             self.models[name] = Model(name, path, bundle.manifest, Turns(queue), has_marks, Slots(conversations))
 
     def find(self, name: str) -> tuple[Model, AdapterRequest | None]:
-        """The model of a name, and what the name says about adapters.
+        """Return the model of a name, and the name's choice of adapters.
 
         Raises:
-            ApiError: there is none (404).
+            ApiError: there is no such model (404).
         """
         base, _, part = name.partition(":")
         model = self.models.get(base)
@@ -126,22 +126,22 @@ class Models:
         return model, choice
 
     def listed(self, name: str) -> dict[str, Any]:
-        """A model as ``/v1/models`` shows it.
+        """Return a model as ``/v1/models`` lists it.
 
         Raises:
-            ApiError: there is none (404).
+            ApiError: there is no such model (404).
         """
         model, _ = self.find(name)
         return {"id": name, "object": "model", "created": model.created, "owned_by": "palmtop"}
 
     async def load(self, model: Model) -> Session:
-        """A model's session, loaded if need be; those that nobody uses give way to it, longest unused first.
+        """Return a model's session, loaded if needed; idle sessions are closed for it, longest unused first.
 
-        Whoever waits may go away: loading goes on.
+        Loading continues if the waiting client disconnects.
 
         Raises:
-            BundleError: it is damaged.
-            MemoryPlanError: it does not fit beside those that are in use.
+            BundleError: the bundle is damaged.
+            MemoryPlanError: the model does not fit beside those in use.
         """
         if model.session is not None:
             return model.session
@@ -155,11 +155,11 @@ class Models:
         return await asyncio.shield(task)
 
     async def pieces(self, question: Question, client: str) -> AsyncIterator[Piece]:
-        """The answer to a question, in its turn. Close the iterator to give the turn back.
+        """Yield the answer to a question, in its turn. Closing the iterator ends the turn.
 
         Raises:
-            ApiError: no such model, or the line before it is full.
-            PalmtopError: see ``Conversation.respond``.
+            ApiError: there is no such model, or its queue is full.
+            PalmtopError: as for ``Conversation.respond``.
         """
         model, choice = self.find(question.model)
         options = question.options
@@ -188,11 +188,11 @@ class Models:
 
     @asynccontextmanager
     async def turn(self, model: Model, client: str) -> AsyncIterator[Session]:
-        """A turn with a model, loaded if need be.
+        """Yield a turn with a model, loaded if needed.
 
         Raises:
-            ApiError: the line is full.
-            PalmtopError: see ``load``.
+            ApiError: the queue is full.
+            PalmtopError: as for ``load``.
         """
         async with model.turns.turn(client):
             try:
@@ -203,13 +203,13 @@ class Models:
     async def conversation(
         self, model: Model, session: Session, beginning: Beginning, *, may_grow: bool
     ) -> Conversation:
-        """The conversation to answer a request with, when the step of an answer that was dropped has ended.
+        """Return the conversation for a request, after the last step of an answer that was dropped.
 
         Args:
-            model: whose turn it is.
-            session: of the model.
-            beginning: of the request.
-            may_grow: another KV cache may be opened for it, where there is memory.
+            model: model whose turn it is.
+            session: session of the model.
+            beginning: beginning of the request.
+            may_grow: whether another KV cache may be opened, memory permitting.
         """
         last, model.answer = model.answer, None
         if last is not None:
@@ -220,15 +220,15 @@ class Models:
 
     @asynccontextmanager
     async def answering(self, model: Model, answer: Answer) -> AsyncIterator[Answer]:
-        """An answer that ends when the block is left, whatever of it was asked for."""
+        """Yield an answer that ends when the block is left, read or not."""
         model.answer = answer
         try:
             yield answer
         finally:
-            answer.cancel()  # at once: the next answer waits for a step at work
+            answer.cancel()  # at once: the next answer waits for a running step
 
     async def close(self) -> None:
-        """Free every model."""
+        """Free all models."""
         for task in list(self._tasks.values()):
             await asyncio.wait({task})
         for model in self.models.values():
@@ -258,13 +258,13 @@ class Models:
         return replace(self._loading, memory_limit=max(0, limit - self._taken()))
 
     def _taken(self) -> int:
-        """Bytes planned for what is loaded; a plan has one conversation in it."""
+        """Planned bytes of the loaded models; a plan includes one conversation."""
         plans = [(m.session.plan, len(m.slots)) for m in self.models.values() if m.session is not None]
         return sum(plan.total + max(0, count - 1) * plan.conversation for plan, count in plans)
 
 
 async def collect(pieces: AsyncIterator[Piece]) -> Piece:
-    """The last piece, which carries the reply."""
+    """Return the last piece, which has the reply."""
     last = None
     async with aclosing(pieces) as given:  # type: ignore[type-var]  # async generators, all of them
         async for piece in given:

@@ -1,4 +1,4 @@
-"""The page at ``/``: one file, whose own script and style are the only ones that a browser may run with it."""
+"""The page at ``/``: one file; a browser may run only its own script and style."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from starlette.responses import HTMLResponse, Response
 
 @cache
 def page() -> tuple[str, str]:
-    """The page, and the content security policy that goes with it."""
+    """Return the page and its content security policy."""
     html = (files(__package__) / "page.html").read_text("utf-8")
     policy = (
         "default-src 'none'; "
@@ -25,7 +25,7 @@ def page() -> tuple[str, str]:
 
 
 def page_response() -> Response:
-    """The page, with its policy."""
+    """Return the page with its policy as a response."""
     html, policy = page()
     return HTMLResponse(html, headers={"content-security-policy": policy})
 

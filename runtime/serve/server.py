@@ -1,4 +1,4 @@
-"""A running server: a socket, uvicorn on it, and a stop that lets answers end."""
+"""A running server: a socket with uvicorn, and a stop that lets answers end."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from .app import ServeOptions, Service
 from .models import Models
 
 GRACE_S = 10
-"""Answers in work have so long to end after the server is told to stop."""
+"""Seconds for running answers to end after the server is stopped."""
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """A listening socket; port 0 takes any that is free.
+    """Return a listening socket; port 0 takes any free port.
 
     Raises:
-        InputError: the address cannot be had.
+        InputError: the address cannot be used.
     """
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
@@ -34,14 +34,14 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 class Server:
-    """Bundles behind a socket.
+    """Bundles served at a socket.
 
     Args:
-        paths: of bundles.
-        loading: how each is loaded.
-        options: whom and how to answer.
-        queue: requests that may wait before each model.
-        conversations: whose KV caches are kept for each model.
+        paths: paths of bundles.
+        loading: options for loading.
+        options: options of the server.
+        queue: most requests that may wait for each model.
+        conversations: most conversations of each model whose KV caches are kept.
 
     Raises:
         BundleError: a bundle is damaged.
@@ -58,7 +58,7 @@ class Server:
             log_config=None,
             access_log=False,
             server_header=False,
-            proxy_headers=False,  # what a client writes there is not where it comes from
+            proxy_headers=False,  # a client's header is not its address
             timeout_graceful_shutdown=GRACE_S,
             ws="none",
         )
@@ -66,11 +66,11 @@ class Server:
         logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
 
     def run(self, listening: socket.socket) -> None:
-        """Answer until SIGINT or SIGTERM, or ``stop``."""
+        """Serve until SIGINT or SIGTERM, or ``stop``."""
         self._server.run(sockets=[listening])
 
     def stop(self) -> None:
-        """End ``run`` when the answers in work have ended; from any thread."""
+        """End ``run`` when the running answers have ended; from any thread."""
         self._server.should_exit = True
 
     @property

@@ -1,7 +1,7 @@
-"""KV caches of one model, and the choice among them: a beginning that one of them holds is not read again.
+"""KV caches of one model, and the choice among them by the beginning of a request.
 
 A beginning is compared by messages: their text, their media by hash, the tools before them. Requests under different
-adapters share nothing. The cache itself compares tokens: a wrong choice here costs time and changes no answer.
+adapters share nothing. The cache itself compares tokens: a wrong choice here takes time and changes no answer.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
 SHARED_ENOUGH = 0.5
-"""A request takes over a cache if they share this part of the request, or of what the cache holds."""
+"""Share of the request, or of the cache's content, that a request must have in common with a cache to use it."""
 
 
 class Closable(Protocol):
-    """What a slot holds: a conversation."""
+    """Interface of a slot's conversation."""
 
     def close(self) -> None:
-        """Free the cache."""
+        """Free the KV cache."""
 
 
 CacheT = TypeVar("CacheT", bound=Closable)
@@ -27,11 +27,11 @@ CacheT = TypeVar("CacheT", bound=Closable)
 
 @dataclass(frozen=True, slots=True)
 class Beginning:
-    """What a request asks, as far as caches are compared.
+    """Beginning of a request, for the comparison of caches.
 
     Attributes:
         under: adapters and kinds of media; other values share no cache.
-        parts: of the prompt in order: hash and size in bytes.
+        parts: hash and size in bytes of the prompt's parts, in order.
     """
 
     under: Hashable
@@ -43,7 +43,7 @@ class Beginning:
         return sum(size for _, size in self.parts)
 
     def shared_with(self, other: Beginning) -> int:
-        """Bytes of the parts that both begin with."""
+        """Return the bytes of the parts that both begin with."""
         if self.under != other.under:
             return 0
         shared = 0
@@ -57,12 +57,12 @@ class Beginning:
 def beginning_of(
     messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]], choice: object
 ) -> Beginning:
-    """The beginning of a request.
+    """Return the beginning of a request.
 
     Args:
-        messages: of the request, media as bytes.
-        tools: of the request.
-        choice: what it says about adapters.
+        messages: messages of the request, media as bytes.
+        tools: tools of the request.
+        choice: adapters of the request.
     """
     kinds = sorted({part["type"] for m in messages if isinstance(m["content"], list) for part in m["content"]})
     kinds = [kind for kind in kinds if kind != "text"]
@@ -71,7 +71,7 @@ def beginning_of(
 
 
 def _parts(messages: Sequence[Mapping[str, Any]]) -> Iterator[object]:
-    """Content parts one by one: a picture is shared whatever is asked about it."""
+    """Content parts one by one: an image is shared for any question about it."""
     for message in messages:
         content = message["content"]
         yield {key: value for key, value in message.items() if key != "content"}
@@ -107,10 +107,10 @@ class _Slot(Generic[CacheT]):
 
 
 class Slots(Generic[CacheT]):
-    """The caches of one model, least recently used first.
+    """Caches of one model, least recently used first.
 
     Args:
-        most: caches to keep.
+        most: most caches to keep.
     """
 
     def __init__(self, most: int) -> None:
@@ -121,12 +121,12 @@ class Slots(Generic[CacheT]):
         return len(self._slots)
 
     def take(self, wanted: Beginning, make: Callable[[], CacheT], *, may_grow: bool) -> CacheT:
-        """The cache for a request; it is the most recently used one then.
+        """Return the cache for a request; it becomes the most recently used one.
 
         Args:
-            wanted: what the request asks.
+            wanted: beginning of the request.
             make: opens another cache.
-            may_grow: there is memory for one.
+            may_grow: whether there is memory for one.
         """
         best = max(self._slots, key=lambda slot: wanted.shared_with(slot.holds), default=None)
         if best is None or not _shares_enough(wanted, best.holds):
@@ -141,7 +141,7 @@ class Slots(Generic[CacheT]):
         return best.cache
 
     def give_up(self, cache: CacheT) -> bool:
-        """Close a cache that there is no memory for, and open no more; False if it is the only one."""
+        """Close a cache for lack of memory, and open no more; False if it is the only one."""
         if len(self._slots) < 2:
             return False
         self._slots = [slot for slot in self._slots if slot.cache is not cache]
@@ -150,7 +150,7 @@ class Slots(Generic[CacheT]):
         return True
 
     def clear(self) -> None:
-        """Forget all caches."""
+        """Remove all caches."""
         self._slots.clear()
 
 

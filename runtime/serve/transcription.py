@@ -20,7 +20,7 @@ from .slots import Beginning
 
 FORMATS = ("json", "text", "srt", "verbose_json", "vtt")
 RECORDINGS = Beginning("recordings", ((b"", 1),))
-"""Windows of recordings follow each other in one cache."""
+"""Beginning of all recordings: their windows follow each other in one cache."""
 FIELDS = ("file", "model", "language", "prompt", "response_format", "temperature", "stream")
 GRANULARITIES = ("timestamp_granularities[]", "timestamp_granularities")
 MOST_FIELDS = 32
@@ -28,15 +28,15 @@ MOST_FIELDS = 32
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recording:
-    """What is to be written down.
+    """A recording to transcribe.
 
     Attributes:
-        model: its name.
+        model: name of the model.
         sound: bytes of a file.
-        prompt: what the model is asked about each window.
-        language: as the request states it; told back, the model hears it by itself.
-        form: of the response.
-        options: of each window's answer.
+        prompt: prompt for each window.
+        language: language of the request, which is only returned; the model detects it.
+        form: format of the response.
+        options: generation options of each window's answer.
     """
 
     model: str
@@ -51,14 +51,14 @@ async def read_recording(request: Request, timeout_s: float) -> Recording:
     """Read the form of a request.
 
     Raises:
-        ApiError: it is no form, or a field is missing, of another shape, or not offered.
+        ApiError: the body is not a form, or a field is missing, of another shape, or not offered.
     """
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "multipart/form-data":
         raise ApiError(415, "Content-Type: expected multipart/form-data", code="unsupported_media_type")
     async with request.form(max_files=1, max_fields=MOST_FIELDS) as form:
         for key in form:
             if key not in (*FIELDS, *GRANULARITIES):
-                raise ApiError(400, f"{key:.60}: this server knows no such field", code="unknown_parameter", param=key)
+                raise ApiError(400, f"{key:.60}: this server has no such field", code="unknown_parameter", param=key)
         texts: dict[str, str] = {}
         for key, value in form.multi_items():
             if key != "file" and not isinstance(value, str):
@@ -92,11 +92,11 @@ async def read_recording(request: Request, timeout_s: float) -> Recording:
 
 
 async def segments(models: Models, recording: Recording, client: str) -> list[Segment]:
-    """Write a recording down in one turn of its model.
+    """Transcribe a recording in one turn of its model.
 
     Raises:
-        ApiError: no such model, or the line before it is full.
-        PalmtopError: it is no sound, or the model does not hear.
+        ApiError: there is no such model, or its queue is full.
+        PalmtopError: the file is not a sound, or the model has no audio encoder.
     """
     model, choice = models.find(recording.model)
     done: list[Segment] = []
@@ -109,7 +109,7 @@ async def segments(models: Models, recording: Recording, client: str) -> list[Se
             answer = conversation.respond([message], adapters=choice, options=recording.options)
             async with models.answering(model, answer):
                 reply = (await collect(answer)).reply
-            assert reply is not None  # the last piece carries it
+            assert reply is not None  # the last piece has it
             part = Segment(
                 start_s=window.start_s,
                 end_s=window.end_s,
@@ -122,7 +122,7 @@ async def segments(models: Models, recording: Recording, client: str) -> list[Se
 
 
 def shown(recording: Recording, parts: Sequence[Segment]) -> dict[str, Any] | str:
-    """The response: an object, or text for "text", "srt" and "vtt"."""
+    """Return the response: an object, or text for "text", "srt" and "vtt"."""
     text = " ".join(part.text for part in parts if part.text)
     if recording.form == "text":
         return text + "\n"
@@ -153,7 +153,7 @@ def shown(recording: Recording, parts: Sequence[Segment]) -> dict[str, Any] | st
 
 
 def clock(seconds: float, mark: str) -> str:
-    """Hours, minutes, seconds and thousandths, as subtitles have them.
+    """Format hours, minutes, seconds and thousandths, as in subtitles.
 
     >>> clock(3723.5, ",")
     '01:02:03,500'
@@ -164,7 +164,7 @@ def clock(seconds: float, mark: str) -> str:
 
 
 def _segment(number: int, part: Segment, recording: Recording) -> dict[str, Any]:
-    """A window; what this server does not measure is 0, as clients expect a number there."""
+    """Return a window; values that are not measured are 0, as clients expect a number."""
     return {
         "id": number,
         "seek": 0,

@@ -1,4 +1,4 @@
-"""Whose request a model answers next: one at a time, clients in rotation, a line of stated length."""
+"""Order of a model's requests: one at a time, clients in rotation, a queue of limited length."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ LONGEST_RETRY_S = 60
 
 
 class Turns:
-    """The line before one model.
+    """Queue of requests before one model.
 
     Clients take turns; the requests of one client keep their order.
 
     Args:
-        limit: how many may wait.
+        limit: most requests that may wait.
     """
 
     def __init__(self, limit: int) -> None:
@@ -31,15 +31,15 @@ class Turns:
 
     @property
     def waiting(self) -> int:
-        """Requests in line."""
+        """Number of requests in the queue."""
         return sum(len(line) for line in self._lines.values())
 
     @asynccontextmanager
     async def turn(self, client: str) -> AsyncIterator[None]:
-        """Wait for a turn, and have it until the block is left.
+        """Wait for a turn, and hold it until the block is left.
 
         Raises:
-            ApiError: the line is full.
+            ApiError: the queue is full.
         """
         await self._enter(client)
         started = monotonic()

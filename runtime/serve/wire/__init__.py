@@ -1,1 +1,1 @@
-"""OpenAI's HTTP interface as data: requests become ours, answers become its objects and events."""
+"""OpenAI's HTTP interface as data: from requests to messages and options, from answers to its objects and events."""

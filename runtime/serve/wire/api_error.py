@@ -1,4 +1,4 @@
-"""What is answered when a request cannot be: OpenAI's error object and status for each error we explain."""
+"""OpenAI's error object and status for each error."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ RETRY_S = 5
 
 
 class ApiError(Exception):
-    """A request that is refused.
+    """A request that is refused with a status.
 
     Args:
-        status: of HTTP.
+        status: HTTP status.
         message: one sentence.
-        code: for programs.
-        param: field of the request that is wrong.
-        retry_after_s: when another try may succeed; sent as ``Retry-After``.
-        headers: others.
+        code: code for programs.
+        param: name of the wrong field.
+        retry_after_s: seconds until another try may succeed; sent as ``Retry-After``.
+        headers: other headers.
     """
 
     def __init__(
@@ -41,18 +41,18 @@ class ApiError(Exception):
 
     @property
     def kind(self) -> str:
-        """OpenAI's ``type``."""
+        """Value of OpenAI's ``type`` field."""
         if self.status >= 500:
             return "server_error"
         return {401: "authentication_error", 403: "permission_error"}.get(self.status, "invalid_request_error")
 
     def body(self) -> dict[str, Any]:
-        """The error as JSON."""
+        """Return the error as JSON."""
         return {"error": {"message": str(self), "type": self.kind, "param": self.param, "code": self.code}}
 
 
 def api_error(error: Exception) -> ApiError:
-    """The answer to an error of any kind; one that is our bug tells the client nothing."""
+    """Return the answer to an error of any kind; an internal one reveals nothing to the client."""
     if isinstance(error, ApiError):
         return error
     message = " ".join(str(error).split())
@@ -68,6 +68,6 @@ def api_error(error: Exception) -> ApiError:
 
 
 def refused(param: str, found: object, expected: str, code: str = "invalid_value") -> ApiError:
-    """A field with a value that cannot be used."""
+    """Return the error for a field with an invalid value."""
     text = repr(found) if isinstance(found, (str, int, float, bool, type(None))) else type(found).__name__
     return ApiError(400, f"{param}: found {text:.60}, expected {expected}", code=code, param=param)

@@ -1,4 +1,4 @@
-"""Answers in the shape of chat completions, whole and in chunks."""
+"""Answers in the form of chat completions, whole and in chunks."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from .chat_request import Question
 from .tools import HeldCalls, ToolUse, text_beside_calls
 
 SMALLEST_LOGPROB = -9999.0
-"""What OpenAI's interface reports for a token without a probability; JSON has no infinity."""
+"""Value of OpenAI's interface for a token without a probability; JSON has no infinity."""
 
 
 def new_id(prefix: str) -> str:
-    """An identity nobody can guess."""
+    """Return an identifier that cannot be guessed."""
     return f"{prefix}{secrets.token_hex(12)}"
 
 
 def finish_reason(reply: Reply, calls: Sequence[object]) -> str:
-    """OpenAI's word for the end of an answer: "length" for every end that this side or the request's limits set."""
+    """Return OpenAI's name for the end of an answer: "length" for ends by limits of the server or the request."""
     if calls:
         return "tool_calls"
     return "length" if reply.was_cut else "stop"
 
 
 def usage(reply: Reply) -> dict[str, Any]:
-    """Tokens of an answer."""
+    """Return the token counts of an answer."""
     cost = reply.usage
     return {
         "prompt_tokens": cost.prompt_tokens,
@@ -42,7 +42,7 @@ def usage(reply: Reply) -> dict[str, Any]:
 
 
 def told(reply: Reply) -> dict[str, Any]:
-    """What only palmtop tells, ``palmtop`` in answers and last chunks: adapters that answered, and how fast."""
+    """Return palmtop's own field ``palmtop`` of answers and last chunks: adapters and speed."""
     cost = reply.usage
     return {
         "mode": reply.mode,
@@ -59,7 +59,7 @@ def told(reply: Reply) -> dict[str, Any]:
 
 
 def tool_calls(reply: Reply, use: ToolUse) -> list[dict[str, Any]]:
-    """Calls in an answer, arguments as JSON text; none where the request has no tools."""
+    """Return calls in an answer, arguments as JSON text; empty if the request has no tools."""
     calls: Sequence[ToolCall] = reply.tool_calls if use.tools else ()
     if use.forced and not calls and not reply.was_cut:
         calls = tuple(parse_calls(reply.text))  # a tokenizer without the marks of calls
@@ -74,14 +74,14 @@ def tool_calls(reply: Reply, use: ToolUse) -> list[dict[str, Any]]:
 
 
 def logprobs(question: Question, tokens: Sequence[TokenLogprob]) -> dict[str, Any] | None:
-    """Log-probabilities of tokens; None where the request asks for none."""
+    """Return log-probabilities of tokens; None unless the request asks for them."""
     if question.options.top_logprobs is None:
         return None
     return {"content": [{**_token(t), "top_logprobs": [_token(o) for o in t.top]} for t in tokens], "refusal": None}
 
 
 def _token(token: TokenLogprob) -> dict[str, Any]:
-    is_whole = "\ufffd" not in token.text  # else a part of a character
+    is_whole = "\ufffd" not in token.text  # otherwise a part of a character
     return {
         "token": token.text,
         "logprob": max(token.logprob, SMALLEST_LOGPROB),
@@ -90,7 +90,7 @@ def _token(token: TokenLogprob) -> dict[str, Any]:
 
 
 def completion(question: Question, reply: Reply) -> dict[str, Any]:
-    """A whole answer: a ``chat.completion``."""
+    """Return a whole answer: a ``chat.completion``."""
     calls = tool_calls(reply, question.tools)
     message: dict[str, Any] = {
         "role": "assistant",
@@ -120,7 +120,7 @@ def completion(question: Question, reply: Reply) -> dict[str, Any]:
 
 
 class Chunks:
-    """A streamed answer: ``chat.completion.chunk`` objects."""
+    """Chunks of a streamed answer: ``chat.completion.chunk`` objects."""
 
     def __init__(self, question: Question) -> None:
         self._question = question
@@ -130,7 +130,7 @@ class Chunks:
         self._begun = False
 
     def of(self, piece: Piece) -> Iterator[dict[str, Any]]:
-        """The chunks of one piece."""
+        """Return the chunks of one piece."""
         if not self._begun:
             self._begun = True
             yield self._chunk({"role": "assistant", "content": "", "refusal": None})

@@ -1,4 +1,4 @@
-"""The body of ``POST /v1/chat/completions`` becomes messages and options of ours."""
+"""Body of ``POST /v1/chat/completions``, read as messages and options."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ MAX_TOKENS = 1 << 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """What a request asks of a model.
+    """Request to a model.
 
     Attributes:
-        model: its name, as ``Models.find`` takes it.
-        messages: the dialogue.
-        options: of the answer; a form that tools force is not in them.
-        tools: that the model may call.
-        adapters: what the request itself says about adapters.
-        client: who asks, beside the address: the request's own name for its user.
-        streams: the answer is wanted in pieces.
-        wants_usage: a streamed answer ends with what it cost.
+        model: name of the model, for ``Models.find``.
+        messages: messages of the dialogue.
+        options: generation options; without a grammar that tools force.
+        tools: tools that the model may call.
+        adapters: adapters in the request's own fields.
+        client: the request's name for its user, in addition to the address.
+        streams: whether the answer is streamed.
+        wants_usage: whether a streamed answer ends with its usage.
     """
 
     model: str
@@ -49,12 +49,12 @@ def read_chat_request(body: Mapping[str, Any], timeout_s: float, fetch: FetchIma
     """Read and check a request.
 
     Args:
-        body: of the request.
-        timeout_s: that any answer may take.
-        fetch: see ``read_chat_messages``.
+        body: body of the request.
+        timeout_s: longest duration of any answer in seconds.
+        fetch: as for ``read_chat_messages``.
 
     Raises:
-        ApiError: a field of another shape, or one that this server does not offer.
+        ApiError: a field has another shape, or is not offered by this server.
     """
     fields = Fields(body)
     model = read_model(fields)
@@ -99,10 +99,10 @@ def read_chat_request(body: Mapping[str, Any], timeout_s: float, fetch: FetchIma
 
 
 def read_model(fields: Fields) -> str:
-    """The model's name.
+    """Return the model's name.
 
     Raises:
-        ApiError: there is none.
+        ApiError: there is no name.
     """
     model = fields.text("model")
     if not model:
@@ -111,17 +111,17 @@ def read_model(fields: Fields) -> str:
 
 
 def read_client(fields: Fields) -> str:
-    """Who asks; fields about storing and billing have no meaning here, and are passed over."""
+    """Return the client's name; fields about storing and billing are ignored."""
     fields.pass_over("metadata", "store", "service_tier", "prompt_cache_key", "prompt_cache_retention")
     user = fields.text("user")
     return fields.text("safety_identifier") or user or ""
 
 
 def read_adapters(fields: Fields) -> AdapterRequest | None:
-    """Our own fields ``adapters`` (name to weight) and ``route``.
+    """Read palmtop's own fields ``adapters`` (name to weight) and ``route``.
 
     Raises:
-        ApiError: a weight is no number.
+        ApiError: a weight is not a number.
     """
     weights, route = fields.any("adapters"), fields.text("route")
     if weights is not None:
@@ -136,10 +136,10 @@ def read_adapters(fields: Fields) -> AdapterRequest | None:
 def read_options(
     fields: Fields, max_tokens: int | None, grammar: Grammar | None, timeout_s: float
 ) -> GenerationOptions:
-    """Length, sampling, stop strings and seed.
+    """Read length, sampling, stop strings and seed.
 
     Raises:
-        ApiError: out of its range.
+        ApiError: a value is out of its range.
     """
     stop = fields.any("stop")
     stops = [stop] if isinstance(stop, str) else stop or []
@@ -150,7 +150,7 @@ def read_options(
     return GenerationOptions(
         max_tokens=max_tokens,
         temperature=fields.number("temperature", 0, 2),
-        top_p=1e-9 if top_p == 0 else top_p,  # OpenAI takes 0: the likeliest token alone
+        top_p=1e-9 if top_p == 0 else top_p,  # OpenAI accepts 0: the most probable token alone
         top_k=fields.whole("top_k", 0, MAX_TOKENS),
         repetition_penalty=fields.number("repetition_penalty", 0.01, 100),
         seed=None if seed is None else seed & MAX_SEED,
@@ -161,10 +161,10 @@ def read_options(
 
 
 def read_form(fields: Fields | None) -> Grammar | None:
-    """``response_format``: text, json_object, or json_schema.
+    """Read ``response_format``: text, json_object, or json_schema.
 
     Raises:
-        ApiError: another shape.
+        ApiError: the field has another shape.
     """
     if fields is None:
         return None
@@ -184,10 +184,10 @@ def read_form(fields: Fields | None) -> Grammar | None:
 
 
 def read_schema(fields: Fields) -> Grammar:
-    """``name``, ``schema``, ``strict`` and ``description``; the answer follows the schema strictly in any case.
+    """Read ``name``, ``schema``, ``strict`` and ``description``; the answer always follows the schema strictly.
 
     Raises:
-        ApiError: another shape.
+        ApiError: the field has another shape.
     """
     if not fields.text("name"):
         raise refused(fields.name("name"), None, "a name")

@@ -1,4 +1,4 @@
-"""JSON bodies, read field by field: each of its type, and none left unread."""
+"""JSON bodies, read field by field with types; unread fields are refused."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ MAX_DEPTH = 64
 
 
 def read_json(body: bytes) -> dict[str, Any]:
-    """The object in a request's body.
+    """Return the object in a request's body.
 
     Raises:
-        ApiError: it is not JSON by RFC 8259, is nested too deeply, holds a lone surrogate, or is no object.
+        ApiError: the body is not JSON by RFC 8259, is nested too deeply, has a lone surrogate, or is not an object.
     """
 
     def no_constant(name: str) -> NoReturn:
@@ -39,7 +39,7 @@ def _check(value: object, depth: int) -> None:
     if depth == 0:
         raise RecursionError
     if isinstance(value, str):
-        value.encode()  # a lone surrogate is a ValueError here
+        value.encode()  # a lone surrogate raises ValueError here
     elif isinstance(value, dict):
         for key, item in value.items():
             key.encode()
@@ -50,11 +50,11 @@ def _check(value: object, depth: int) -> None:
 
 
 class Fields:
-    """An object of a request. Every field is taken once; ``done`` refuses what nobody took.
+    """An object of a request; every field is read once, and ``done`` refuses unread ones.
 
     Args:
         data: the object.
-        where: its place, "" for the body.
+        where: path of the object, "" for the body.
     """
 
     def __init__(self, data: Mapping[str, Any], where: str = "") -> None:
@@ -63,19 +63,19 @@ class Fields:
         self._left = set(data)
 
     def name(self, key: str) -> str:
-        """Place of a field, as in errors."""
+        """Return the path of a field, for errors."""
         return f"{self._where}.{key}" if self._where else key
 
     def any(self, key: str) -> Any:
-        """A value of any type; None where it is null or missing."""
+        """Return a value of any type; None if it is null or missing."""
         self._left.discard(key)
         return self._data.get(key)
 
     def text(self, key: str) -> str | None:
-        """A string.
+        """Return a string value.
 
         Raises:
-            ApiError: something else.
+            ApiError: the value is of another type.
         """
         value = self.any(key)
         if value is not None and not isinstance(value, str):
@@ -83,10 +83,10 @@ class Fields:
         return value
 
     def word(self, key: str, *choices: str) -> str | None:
-        """One of some strings.
+        """Return one of several strings.
 
         Raises:
-            ApiError: something else.
+            ApiError: the value is another one.
         """
         value = self.text(key)
         if value is not None and value not in choices:
@@ -94,10 +94,10 @@ class Fields:
         return value
 
     def flag(self, key: str) -> bool:
-        """True or false; false where it is missing.
+        """Return a boolean; false if it is missing.
 
         Raises:
-            ApiError: something else.
+            ApiError: the value is of another type.
         """
         value = self.any(key)
         if value is not None and not isinstance(value, bool):
@@ -105,10 +105,10 @@ class Fields:
         return bool(value)
 
     def number(self, key: str, least: float, most: float) -> float | None:
-        """A number of a range.
+        """Return a number in a range.
 
         Raises:
-            ApiError: something else.
+            ApiError: the value is another one.
         """
         value = self.any(key)
         if value is None:
@@ -118,10 +118,10 @@ class Fields:
         return float(value)
 
     def whole(self, key: str, least: int, most: int) -> int | None:
-        """A whole number of a range.
+        """Return a whole number in a range.
 
         Raises:
-            ApiError: something else.
+            ApiError: the value is another one.
         """
         value = self.any(key)
         if value is None:
@@ -131,10 +131,10 @@ class Fields:
         return value
 
     def items(self, key: str) -> list[Any] | None:
-        """A list.
+        """Return a list value.
 
         Raises:
-            ApiError: something else.
+            ApiError: the value is of another type.
         """
         value = self.any(key)
         if value is not None and not isinstance(value, list):
@@ -142,10 +142,10 @@ class Fields:
         return value
 
     def nested(self, key: str) -> Fields | None:
-        """An object, to be read likewise.
+        """Return an object to be read in the same way.
 
         Raises:
-            ApiError: something else.
+            ApiError: the value is of another type.
         """
         value = self.any(key)
         if value is None:
@@ -155,14 +155,14 @@ class Fields:
         return Fields(value, self.name(key))
 
     def pass_over(self, *keys: str) -> None:
-        """Fields without an influence on the answer."""
+        """Ignore fields without an influence on the answer."""
         self._left.difference_update(keys)
 
     def only(self, key: str, *neutral: object) -> None:
-        """A field that is not offered: taken where its value asks for nothing.
+        """Accept a field that is not offered only with a neutral value.
 
         Raises:
-            ApiError: it asks for something.
+            ApiError: it has another value.
         """
         value = self.any(key)
         if value is not None and not any(value == choice and type(value) is type(choice) for choice in neutral):
@@ -170,21 +170,21 @@ class Fields:
             raise refused(self.name(key), value, expected, code="unsupported_parameter")
 
     def done(self) -> None:
-        """Refuse a field that nobody took.
+        """Refuse fields that were not read.
 
         Raises:
-            ApiError: there is one.
+            ApiError: there is an unread field.
         """
         if self._left:
             key = self.name(min(self._left))
-            raise ApiError(400, f"{key:.100}: this server knows no such field", code="unknown_parameter", param=key)
+            raise ApiError(400, f"{key:.100}: this server has no such field", code="unknown_parameter", param=key)
 
 
 def as_fields(value: object, where: str) -> Fields:
-    """An object in a list.
+    """Return an object in a list.
 
     Raises:
-        ApiError: it is something else.
+        ApiError: the item is of another type.
     """
     if not isinstance(value, dict):
         raise refused(where, value, "an object")

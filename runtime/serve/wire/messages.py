@@ -1,4 +1,4 @@
-"""OpenAI's chat messages become ours: text, and pictures and sounds as bytes. No path or address in them is opened."""
+"""OpenAI's chat messages, read as text, and media as bytes. No path or address in them is opened."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from .api_error import ApiError, refused
 from .json_fields import Fields, as_fields
 
 FetchImage = Callable[[str, str], bytes]
-"""Gives the bytes at an address; the second argument is the field's place, for errors."""
+"""Function that returns the bytes at an address; the second argument is the field's path, for errors."""
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 MAX_MESSAGES = 4096
 
 
 def read_chat_messages(value: Any, fetch: FetchImage | None) -> list[dict[str, Any]]:
-    """The messages of a chat completion.
+    """Read the messages of a chat completion.
 
     Args:
-        value: of the field.
-        fetch: for pictures at addresses of the network; None refuses these.
+        value: value of the field.
+        fetch: function for images at network addresses; None refuses them.
 
     Raises:
-        ApiError: a message or a part of another shape; ``param`` names its place.
+        ApiError: a message or a part has another shape; ``param`` names its path.
     """
     if not isinstance(value, list) or not 1 <= len(value) <= MAX_MESSAGES:
         raise refused("messages", value, f"a list of 1 to {MAX_MESSAGES} messages")
@@ -58,7 +58,7 @@ def _message(fields: Fields, fetch: FetchImage | None) -> dict[str, Any]:
     if role == "assistant":
         for key in ("refusal", "audio", "function_call"):
             fields.only(key)
-        fields.pass_over("annotations", "reasoning_content", "parsed")  # as answers have them
+        fields.pass_over("annotations", "reasoning_content", "parsed")  # as in answers
         calls = fields.items("tool_calls")
         if calls:
             place = fields.name("tool_calls")
@@ -78,10 +78,10 @@ def _message(fields: Fields, fetch: FetchImage | None) -> dict[str, Any]:
 
 
 def read_call(fields: Fields) -> dict[str, Any]:
-    """A tool call of an earlier answer, its arguments as an object.
+    """Read a tool call of an earlier answer, its arguments as an object.
 
     Raises:
-        ApiError: it has another shape.
+        ApiError: the call has another shape.
     """
     fields.word("type", "function")
     identity, function = fields.text("id"), fields.nested("function")
@@ -90,7 +90,7 @@ def read_call(fields: Fields) -> dict[str, Any]:
     name, text = function.text("name"), function.text("arguments")
     if not name:
         raise refused(function.name("name"), name, "the name of a function")
-    function.pass_over("parsed_arguments")  # as OpenAI's client gives an answer back
+    function.pass_over("parsed_arguments")  # as OpenAI's client sends an answer back
     function.done()
     fields.pass_over("index")
     fields.done()
@@ -99,10 +99,10 @@ def read_call(fields: Fields) -> dict[str, Any]:
 
 
 def read_arguments(text: str, place: str) -> dict[str, Any]:
-    """Arguments of a call from JSON text.
+    """Read the arguments of a call from JSON text.
 
     Raises:
-        ApiError: it is no JSON object.
+        ApiError: the text is not a JSON object.
     """
     try:
         arguments = json.loads(text)
@@ -126,7 +126,7 @@ def _part(fields: Fields, role: str, fetch: FetchImage | None) -> dict[str, Any]
         image = fields.nested("image_url")
         if image is None:
             raise refused(fields.name("image_url"), None, "an object with url")
-        image.word("detail", "auto", "low", "high")  # a picture is always read in full
+        image.word("detail", "auto", "low", "high")  # an image is always read in full
         part = {"type": "image", "image": image_bytes(image.text("url"), image.name("url"), fetch)}
         image.done()
     elif kind == "input_audio":
@@ -138,10 +138,10 @@ def _part(fields: Fields, role: str, fetch: FetchImage | None) -> dict[str, Any]
 
 
 def image_bytes(url: str | None, place: str, fetch: FetchImage | None) -> bytes:
-    """A picture from a data: address, or from the network where that is allowed.
+    """Return an image from a data: address, or from the network if allowed.
 
     Raises:
-        ApiError: it is neither.
+        ApiError: the address is neither.
     """
     if url is not None and url[:5].lower() == "data:":
         head, _, body = url.partition(",")
@@ -155,10 +155,10 @@ def image_bytes(url: str | None, place: str, fetch: FetchImage | None) -> bytes:
 
 
 def audio_bytes(fields: Fields | None, place: str) -> bytes:
-    """A sound of an ``input_audio`` part; its bytes say of what format it is.
+    """Return the sound of an ``input_audio`` part; its format follows from its bytes.
 
     Raises:
-        ApiError: it is not base64.
+        ApiError: the text is not base64.
     """
     if fields is None:
         raise refused(place, None, "an object with data and format")

@@ -1,7 +1,7 @@
-"""Pictures at addresses of the network, where ``--allow-remote-media`` permits them.
+"""Images at network addresses, if ``--allow-remote-media`` permits them.
 
-Only public addresses are asked: a request must not make the server read what its own network keeps to itself. A name is
-looked up once, and the connection goes to the address that was checked.
+Only public addresses are fetched: a request must not make the server read its own network. A name is looked up once,
+and the connection goes to the address that was checked.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ MOST_HOPS = 3
 
 
 def fetch_image(url: str, place: str) -> bytes:
-    """The bytes at an http or https address.
+    """Return the bytes at an http or https address.
 
     Args:
-        url: of the request.
-        place: of the field, for errors.
+        url: address in the request.
+        place: path of the field, for errors.
 
     Raises:
-        ApiError: it cannot be had, is too large, or lies in a network that is not public.
+        ApiError: the address cannot be fetched, is too large, or is not public.
     """
     for _ in range(MOST_HOPS + 1):
         try:
@@ -41,7 +41,7 @@ def fetch_image(url: str, place: str) -> bytes:
 
 
 def _get(url: str, place: str) -> tuple[str | None, bytes]:
-    """Where the address leads on to, or its bytes."""
+    """Return the redirection of an address, or its bytes."""
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ApiError(400, f"{place}: found another kind of address, expected http or https", param=place)

@@ -1,6 +1,7 @@
-"""``POST /v1/responses``, the part that OpenAI's clients use by default. Nothing is stored: the whole dialogue is sent.
+"""``POST /v1/responses``, the part that OpenAI's clients use by default. Nothing is stored.
 
-The input becomes messages of a chat completion; the answer becomes output items, or the events of a stream.
+The whole dialogue is in each request. The input becomes messages of a chat completion; the answer becomes output items,
+or the events of a stream.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ def read_response_request(body: Mapping[str, Any], timeout_s: float, fetch: Fetc
     """Read and check a request.
 
     Raises:
-        ApiError: a field of another shape, or one that this server does not offer.
+        ApiError: a field has another shape, or is not offered by this server.
     """
     fields = Fields(body)
     model = read_model(fields)
@@ -150,7 +151,7 @@ def _part(fields: Fields, role: str, fetch: FetchImage | None) -> dict[str, Any]
 
 
 class Response:
-    """One response while it is given: events, and the whole object at the end."""
+    """A response while it is generated: events, and the whole object at the end."""
 
     def __init__(self, question: Question) -> None:
         self._question = question
@@ -162,7 +163,7 @@ class Response:
         self._has_text = False
 
     def whole(self, reply: Reply) -> dict[str, Any]:
-        """The finished response."""
+        """Return the finished response."""
         calls = [self._call_item(call) for call in tool_calls(reply, self._question.tools)]
         if calls:
             held = HeldCalls()
@@ -173,12 +174,12 @@ class Response:
         return self._object(reply, self._items(text, calls, has_text=bool(text) or not calls))
 
     def begin(self) -> Iterator[dict[str, Any]]:
-        """The events before the first piece."""
+        """Return the events before the first piece."""
         yield self._event("response.created", response=self._object(None, []))
         yield self._event("response.in_progress", response=self._object(None, []))
 
     def of(self, piece: Piece) -> Iterator[dict[str, Any]]:
-        """The events of one piece."""
+        """Return the events of one piece."""
         if piece.kind == "answer" and piece.text:
             text = self._held.feed(piece.text) if self._question.tools.tools else self._show(piece.text)
             yield from self._delta(text)

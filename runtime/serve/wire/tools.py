@@ -1,7 +1,7 @@
-"""Tools of a request: what the model is told, the form that ``tool_choice`` forces, text held back in a stream.
+"""Tools of a request: their presentation, the grammar of a forced call, text held back in a stream.
 
-A forced call follows a grammar: the marks of a call where the tokenizer has them, around JSON with a name and arguments
-by that tool's schema, each schema with a root of its own, so that its references hold.
+A forced call follows a grammar: the marks of a call if the tokenizer has them, around JSON with a name and arguments by
+that tool's schema, each schema with a root of its own, so that its references work.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ ANY_OBJECT: dict[str, Any] = {"type": "object"}
 
 @dataclass(frozen=True, slots=True)
 class ToolUse:
-    """What a request says about tools.
+    """Tools and tool choice of a request.
 
     Attributes:
-        tools: {"name", "description", "parameters"}, as they are told to the model; none where it may not call.
-        forced: names of which one has to be called; empty where the model chooses.
-        most_calls: in one answer.
+        tools: {"name", "description", "parameters"} for the model; empty if it may not call any.
+        forced: names of which one has to be called; empty if the model chooses.
+        most_calls: most calls in one answer.
     """
 
     tools: tuple[dict[str, Any], ...] = ()
@@ -40,7 +40,7 @@ class ToolUse:
     most_calls: int = MAX_PARALLEL_CALLS
 
     def grammar(self, *, has_marks: bool) -> Grammar | None:
-        """The form of a forced call; None where none is forced."""
+        """Return the grammar of a forced call; None without one."""
         if not self.forced:
             return None
         called = [tool for tool in self.tools if tool["name"] in self.forced]
@@ -58,14 +58,14 @@ class ToolUse:
 
 
 def read_tools(fields: Fields, *, is_flat: bool = False) -> ToolUse:
-    """``tools``, ``tool_choice`` and ``parallel_tool_calls``.
+    """Read ``tools``, ``tool_choice`` and ``parallel_tool_calls``.
 
     Args:
-        fields: of the request.
-        is_flat: tools have their name beside their type, as in the Responses API.
+        fields: fields of the request.
+        is_flat: whether tools have their name beside their type, as in the Responses API.
 
     Raises:
-        ApiError: another shape, or a choice of a tool that is not there.
+        ApiError: a field has another shape, or the choice is not among the tools.
     """
     given = fields.items("tools") or []
     if len(given) > MAX_TOOLS:
@@ -106,14 +106,14 @@ def _tool(fields: Fields, is_flat: bool) -> dict[str, Any]:
     if parameters is not None and not isinstance(parameters, dict):
         raise refused(function.name("parameters"), parameters, "a JSON schema")
     tool = {"name": name, "description": function.text("description") or "", "parameters": parameters or ANY_OBJECT}
-    function.pass_over("strict")  # a forced call follows its schema always
+    function.pass_over("strict")  # a forced call always follows its schema
     function.done()
     fields.done()
     return tool
 
 
 def closed(schema: Any) -> Any:
-    """A schema of arguments that has no other properties than those it names, unless it says otherwise.
+    """Return a schema of arguments without properties other than those it names, unless it allows them.
 
     >>> closed({"type": "object", "properties": {"a": {"type": "integer"}}})["additionalProperties"]
     False
@@ -135,7 +135,7 @@ def closed(schema: Any) -> Any:
 
 
 class HeldCalls:
-    """Text of an answer that may call tools: from where a call may begin on it is held back until the end.
+    """Text of an answer that may call tools; it is held back from a possible call to the end.
 
     >>> held = HeldCalls()
     >>> held.feed("Sure. "), held.feed('[{"name": '), held.rest(has_calls=True), held.shown
@@ -148,12 +148,12 @@ class HeldCalls:
         self._marks = StopStrings(("[", "{", CALL_PREFIX, CALL_START))
 
     def feed(self, text: str) -> str:
-        """What may be shown of the text so far and was not shown before."""
+        """Add text; return the part that can be shown now."""
         self._text += text
         return self._show(self._marks.feed(text))
 
     def rest(self, *, has_calls: bool) -> str:
-        """What is still to be shown at the end: the held text, unless it was a call."""
+        """Return the rest at the end: the held text, unless it was a call."""
         return "" if has_calls else self._show(self._text[len(self.shown) :])
 
     def _show(self, text: str) -> str:
@@ -162,7 +162,7 @@ class HeldCalls:
 
 
 def text_beside_calls(text: str, texts_of_calls: Sequence[object]) -> str | None:
-    """The content of a whole answer; None where it is calls alone."""
+    """Return the content of a whole answer; None if it is calls alone."""
     if not texts_of_calls:
         return text
     held = HeldCalls()
