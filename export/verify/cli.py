@@ -85,6 +85,8 @@ def verify_command(
         raise InputError("samples are asked of bundle and checkpoint, expected --against CHECKPOINT")
     if checkpoint is None and page is not None:
         raise InputError("a report compares with the checkpoint, expected --against CHECKPOINT")
+    if page is not None and (page.is_dir() or not page.parent.is_dir()):  # before minutes of work
+        raise InputError(f"{page}: cannot be written, expected a file in a folder that exists")
     if checkpoint is None:
         found = {"passed": True, "verdict": "passed", "files": len(opened.manifest.files), "checks": []}
         click.echo(

@@ -31,12 +31,16 @@ def palmtop(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]
         (["chat", "b", "--provider", "cuda"], "palmtop: --provider: found 'cuda', expected one of cpu"),
         (["run", "b", "hi", "--provider", "vision=x"], "palmtop: --provider: for vision found 'x', expected one of"),
         (["bench", "b", "--memory-limit", "lots"], "palmtop: --memory-limit: found 'lots', expected a size"),
+        (
+            ["verify", "BUNDLE", "--against", "c", "--report", "/no/folder/x.html"],
+            "/no/folder/x.html: cannot be written",
+        ),
         (["export", "c", "--ram", "9" * 400], "palmtop: --ram: found '9999"),
         (["run", "no-such-bundle", "hi"], "no-such-bundle"),
     ],
 )
-def test_mistakes_are_one_sentence(arguments: list[str], message: str) -> None:
-    done = palmtop(*arguments)
+def test_mistakes_are_one_sentence(arguments: list[str], message: str, int4_bundle: Path) -> None:
+    done = palmtop(*(str(int4_bundle) if each == "BUNDLE" else each for each in arguments))
     assert done.returncode == 2
     assert done.stdout == ""
     assert message in done.stderr
