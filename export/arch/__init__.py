@@ -5,6 +5,7 @@ A file offers ``read_model(checkpoint) -> Model`` and may list other model_types
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import importlib.util
 import pkgutil
@@ -96,7 +97,9 @@ def find(model_type: str) -> Architecture:
         module = importlib.import_module(f"{__name__}.{known}")
         if model_type in getattr(module, "ALIASES", ()):
             return cast(Architecture, module)
-    raise UnsupportedModelError(f"model_type is '{model_type}', expected one of {', '.join(names())}")
+    nearest = difflib.get_close_matches(name, names(), n=1, cutoff=0.5)
+    hint = f"; the nearest is '{nearest[0]}'" if nearest else ""
+    raise UnsupportedModelError(f"model_type is '{model_type}', expected one of {', '.join(names())}{hint}")
 
 
 def read_model(checkpoint: Checkpoint, recipe: Recipe) -> Model:

@@ -58,7 +58,8 @@ def chat_command(
 ) -> None:
     """Talk with the BUNDLE; each turn reads only what is new, and may include images and sounds.
 
-    A GGUF file or a checkpoint folder in the bundle's place is exported to INT4 into the user's cache on first use.
+    A GGUF file or a checkpoint folder in the bundle's place is exported into the user's cache on first use, to INT4,
+    or to INT8 below 1 billion weights.
     In the dialogue, /help lists the commands. Exit code 2 when a turn was refused and input is a pipe.
     """
     talk(bundle, loading, options, system=system, adapters=adapters, hide_thinking=hide_thinking)

@@ -29,7 +29,7 @@ Examples:
   palmtop run phi4mm-int4 "Read the receipt." --image receipt.jpg --schema receipt.schema.json
   palmtop run phi4mm-int4 "Hello" --adapter vision=0.5 --json
   cat letter.txt | palmtop run phi4mm-int4 -
-  palmtop run SmolLM2-135M-Instruct.Q4_1.gguf "What is the capital of France?"
+  palmtop run SmolLM2-135M-Instruct.Q4_1.gguf "Why is the sky blue?"
 """
 
 UNFINISHED_EXIT = 3
@@ -60,7 +60,8 @@ def run_command(
 ) -> None:
     """Ask the BUNDLE one question; PROMPT "-" reads it from standard input.
 
-    A GGUF file or a checkpoint folder in the bundle's place is exported to INT4 into the user's cache on first use.
+    A GGUF file or a checkpoint folder in the bundle's place is exported into the user's cache on first use, to INT4,
+    or to INT8 below 1 billion weights.
     The bundle's routing table selects the adapters (see: palmtop inspect). Exit code 3 when the answer was cut before
     its grammar was complete, or during thinking.
     """

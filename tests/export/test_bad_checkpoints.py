@@ -136,6 +136,11 @@ BREAKAGES: dict[str, tuple[Callable[[Path], object], type[PalmtopError], str]] =
         UnsupportedModelError,
         f"model_type is 'bert', expected one of {', '.join(names())}",
     ),
+    "near model_type": (
+        lambda f: edit_config(f, model_type="phi3small"),
+        UnsupportedModelError,
+        "the nearest is 'phi3'",
+    ),
     "no model_type": (lambda f: edit_config(f, model_type=None), UnsupportedModelError, "model_type is 'None'"),
     "model_type is a path": (lambda f: edit_config(f, model_type="../cli"), UnsupportedModelError, "expected one of"),
     "no config": (lambda f: (f / "config.json").unlink(), CheckpointError, "'config.json' is missing"),

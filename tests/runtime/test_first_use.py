@@ -44,7 +44,7 @@ def test_a_file_is_exported_once_and_answers(file: Path) -> None:
     first, second = run(file), run(file)
     assert first.exit_code == second.exit_code == 0
     assert first.stdout == second.stdout != ""
-    assert "first use of a name.gguf: exporting it to INT4 once, about" in first.stderr
+    assert "first use of a name.gguf: exporting it to INT8 once, about" in first.stderr
     assert "first use" not in second.stderr
     assert [name.rsplit("-", 2)[0] for name in bundles()] == ["a-name"]
 
