@@ -120,13 +120,17 @@ class ChatTemplate:
 
     @cached_property
     def shows_calls(self) -> bool:
-        """Whether an assistant's ``tool_calls`` become part of the prompt."""
+        """Whether an assistant's ``tool_calls`` become part of the prompt, beside a text or beside null."""
         call = {"id": "0", "type": "function", "function": {"name": _PROBE, "arguments": {}}}
-        calling = {"role": "assistant", "content": "", "tool_calls": [call]}
-        try:
-            return _PROBE in self.render([{"role": "user", "content": "?"}, calling])
-        except InputError:
-            return False
+
+        def shows(content: str | None) -> bool:
+            calling = {"role": "assistant", "content": content, "tool_calls": [call]}
+            try:
+                return _PROBE in self.render([{"role": "user", "content": "?"}, calling])
+            except InputError:
+                return False
+
+        return shows("") or shows(None)
 
     def takes_null(self, *, calls_tools: bool) -> bool:
         """Return whether an assistant's content may be null; otherwise templates get an empty text instead.
