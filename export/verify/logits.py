@@ -159,9 +159,9 @@ class Comparison:
         """Return the logits of another decoder by place, in the questions' own modes on the bundle's feature rows.
 
         Args:
-            graph: of the decoder.
+            graph: stages of the decoder.
             manifest: its adapters.
-            report: told how far it is.
+            report: called with the progress.
             what: name of the decoder.
         """
         wanted = [(place, _key(self.weights_of(asked.mode))) for place, asked in enumerate(self.asked)]

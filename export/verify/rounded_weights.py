@@ -1,4 +1,4 @@
-"""The exporter's float graph on the weights that a bundle stores: what rounding them does, exactly and nothing else.
+"""The exporter's float graph on a bundle's stored weights: the effect of rounding them, and nothing else.
 
 A bundle's decoder with float activations must compute the same up to float32's rounding, however much its weights have
 lost. So a wrong graph is distinguished from a loss without a limit on losses, in a bundle of another version, too.
@@ -32,11 +32,11 @@ from palmtop.runtime.bundle.opening import Bundle
 from .quality import Check
 from .tensors import EMBEDDING, stored_tensors
 
-MAX_SHARE = 1e-3  # largest difference of a logit, of the range: sums in another order
+MAX_SHARE = 1e-3  # largest difference of a logit, as a share of the range: sums in another order
 
 
 class _StoredSink(LazySink):
-    """Makes every float tensor of what a bundle stores under its name."""
+    """Weight sink that makes every float tensor from the bundle's stored one."""
 
     def __init__(self, graph: Path, workers: Workers | None) -> None:
         super().__init__(workers)
@@ -45,7 +45,7 @@ class _StoredSink(LazySink):
     def add(
         self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any], blocks: Iterable[NDArray[Any]]
     ) -> ir.ExternalTensor:
-        """Keep how a tensor is read from the bundle; the checkpoint's blocks are not read.
+        """Store how a tensor is read from the bundle; the checkpoint's blocks are not read.
 
         Raises:
             BundleError: the bundle has no such tensor.
@@ -69,7 +69,7 @@ class _StoredSink(LazySink):
 def rounded_decoder(
     bundle: Bundle, model: Model, recipe: Recipe, workers: Workers | None = None
 ) -> tuple[StagedGraph, Manifest]:
-    """The float decoder on a bundle's rounded weights, its cache as the bundle has it, and a manifest of its gates.
+    """Return the float decoder on a bundle's rounded weights, with the bundle's cache, and a manifest of its gates.
 
     Adapters that were added to the bundle are left out.
 
@@ -92,10 +92,10 @@ def rounded_decoder(
 def judge_rounded(
     modes: Sequence[str], expected: Sequence[NDArray[np.float32]], found: Sequence[NDArray[np.float32]]
 ) -> list[Check]:
-    """Whether a decoder with float activations computes what its rounded weights predict: one check a mode.
+    """Check that a decoder with float activations computes the result of its rounded weights: one check for each mode.
 
     Args:
-        modes: of input, of each question.
+        modes: mode of the input of each question.
         expected: [T, V] logits of the float graph on the rounded weights.
         found: [T, V] logits of the bundle's decoder.
     """

@@ -66,7 +66,7 @@ class OptionError(InputError):
 
     Args:
         option: its name in Python; the command line prints its flag instead.
-        reason: what was found and what was expected.
+        reason: sentence on the value found and the expected one.
     """
 
     def __init__(self, option: str, reason: str) -> None:

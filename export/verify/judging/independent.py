@@ -1,4 +1,4 @@
-"""What an independent reference is asked, and what its answers are compared by; nothing here loads torch."""
+"""Interface of an independent reference, and the comparison with its logits; loads no torch."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from palmtop.runtime.processor import Processor
 from palmtop.runtime.processor.images.dynamic_hd import ImageTiles
 from palmtop.runtime.processor.sounds.sound_file import read_sound
 
-MAX_SHARE = 1e-3  # largest difference of a logit, of the range
+MAX_SHARE = 1e-3  # largest difference of a logit, as a share of the range
 
 
 class MismatchError(Exception):
-    """The reference makes something of another size than the exporter: the comparison has failed."""
+    """A size that differs between reference and exporter: the comparison has failed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Sound:
-    """A sound as samples where the reference takes them.
+    """A sound with its samples for the reference.
 
     Attributes:
-        samples: [N] mono at the model's rate; None of a sound of another rate, which transformers refuses.
-        rate_hz: of the samples.
-        log_mel: [T, n_mels] of the bundle's processor.
+        samples: [N] mono at the model's rate; None at another rate, which transformers refuses.
+        rate_hz: samples per second.
+        log_mel: [T, n_mels] frames of the bundle's processor.
         rows: the exporter's number of feature rows.
     """
 
@@ -44,11 +44,11 @@ class Prompt:
     """A question and its continuation.
 
     Attributes:
-        mode: of input.
-        ids: [S] of the prompt, media expanded.
-        tokens: [T] that follow it.
+        mode: mode of the input.
+        ids: [S] ids of the prompt, media expanded.
+        tokens: [T] tokens that follow it.
         places: [S] 0 for text, k for row k of the media.
-        media: pictures and sounds in their order.
+        media: images and sounds in their order.
     """
 
     mode: str
@@ -59,17 +59,17 @@ class Prompt:
 
 
 class Reference(Protocol):
-    """A checkpoint as another implementation runs it."""
+    """Interface of a checkpoint in another implementation."""
 
     def use(self, weights: Mapping[str, float]) -> None:
         """Switch adapters on by their weights, all others off."""
 
     def logits(self, prompt: Prompt) -> NDArray[np.float32]:
-        """[T, V]: row t predicts token t of what follows the prompt."""
+        """Return the logits, [T, V]: row t predicts token t behind the prompt."""
 
 
 def read_media(processor: Processor, messages: Sequence[Mapping[str, Any]]) -> tuple[ImageTiles | Sound, ...]:
-    """Pictures as the bundle's tiles, sounds as samples.
+    """Return images as the bundle's tiles, and sounds as samples.
 
     Raises:
         InputError: one of them cannot be read.
@@ -78,7 +78,7 @@ def read_media(processor: Processor, messages: Sequence[Mapping[str, Any]]) -> t
     for place in processor.prompt(messages).media:
         if place.item.kind == "image":
             picture = processor.tiles(place.item)
-            assert isinstance(picture, ImageTiles)  # the kind of the models that are compared
+            assert isinstance(picture, ImageTiles)  # the models compared have this kind
             found.append(picture)
             continue
         assert processor.spec.audio is not None  # the prompt was read
@@ -91,7 +91,7 @@ def read_media(processor: Processor, messages: Sequence[Mapping[str, Any]]) -> t
 
 
 def routed(mode: str, merged: Mapping[str, float], *, is_gated: bool) -> dict[str, float]:
-    """Adapters that upstream's model code switches on: vision wherever there is a picture, else speech for a sound."""
+    """Return the adapters of upstream's model code: vision if there is an image, else speech if there is a sound."""
     if not is_gated:
         return dict(merged)
     name = "vision" if "image" in mode else "speech" if "audio" in mode else None
@@ -102,7 +102,7 @@ def judge_reference(
     reference: Reference,
     prompts: Iterable[tuple[Prompt, Mapping[str, float], NDArray[np.float32]]],
 ) -> list[Check]:
-    """Whether the exporter's float graphs compute what the reference does: one check a mode.
+    """Check that the exporter's float graphs compute the same as the reference: one check for each mode.
 
     Args:
         reference: the independent model.

@@ -1,4 +1,4 @@
-"""Phi-4-multimodal as transformers and PEFT run it in float32: towers, projectors, decoder and adapters.
+"""Phi-4-multimodal in transformers and PEFT, in float32: towers, projectors, decoder and adapters.
 
 The decoder, both encoders, the projectors and the log-mel features are transformers' own code, the adapters PEFT's.
 transformers cuts pictures with torchvision, which ``dev`` does not bring: tiles and their masks come from the bundle's
@@ -57,10 +57,10 @@ SMALLEST = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 2, "n
 
 
 class MultimodalReference:
-    """A checkpoint of either layout; ``use`` switches adapters."""
+    """A checkpoint of either layout in transformers; ``use`` switches adapters."""
 
     def __init__(self, path: Path, architecture: str) -> None:
-        """Load it; whatever transformers or PEFT raise is passed on.
+        """Load the checkpoint; exceptions of transformers or PEFT are passed on.
 
         Args:
             path: folder of the checkpoint.
@@ -113,10 +113,10 @@ class MultimodalReference:
             module.scaling[name] = value * weights.get(name, 0.0)
 
     def logits(self, prompt: Prompt) -> NDArray[np.float32]:
-        """[T, V]: row t predicts token t of what follows the prompt.
+        """Return the logits, [T, V]: row t predicts token t behind the prompt.
 
         Raises:
-            MismatchError: transformers makes another number of rows of a picture or sound.
+            MismatchError: transformers makes another number of rows of an image or a sound.
         """
         torch = self._torch
         ids = torch.tensor(np.concatenate([prompt.ids, prompt.tokens[:-1]]))[None]
@@ -132,7 +132,7 @@ class MultimodalReference:
         return np.asarray(found[len(prompt.ids) - 1 :].numpy())
 
     def _rows(self, item: ImageTiles | Sound, tiles: list[ImageTiles]) -> Any:
-        """[rows, H] of one picture or sound; that there are pictures too chooses the projector of a sound."""
+        """Feature rows of one image or sound, [rows, H]; images beside it choose the projector of a sound."""
         torch, config = self._torch, self._model.config
         pictures = self._picture(item if isinstance(item, ImageTiles) else tiles[0]) if tiles else {}
         sounds: dict[str, Any] = {}
@@ -167,10 +167,10 @@ class MultimodalReference:
 
 
 def port_config(upstream: Mapping[str, Any], *, has_vision: bool = True, has_audio: bool = True) -> Any:
-    """The transformers config that means the same as upstream's ``config.json``.
+    """Return the transformers config with the meaning of upstream's ``config.json``.
 
     Args:
-        upstream: the file's content.
+        upstream: content of the file.
         has_vision: whether the checkpoint has the vision encoder; a tiny one stands for one that was dropped.
         has_audio: whether it has the audio encoder.
     """
@@ -205,12 +205,12 @@ def port_config(upstream: Mapping[str, Any], *, has_vision: bool = True, has_aud
 
 
 def to_port_key(key: str) -> str:
-    """Transformers' spelling, adapters injected, of upstream's name of a tensor."""
+    """Return transformers' name of an upstream tensor, with adapters injected."""
     return renamed(key, RENAMES)
 
 
 def renamed(key: str, pairs: tuple[tuple[str, str], ...]) -> str:
-    """A name with the first part that fits exchanged."""
+    """Return a name with the first matching part replaced."""
     for old, new in pairs:
         pattern, replacement = re.escape(old).replace(r"\{", "{").replace(r"\}", "}"), new
         for field, group in _FIELDS.items():
@@ -313,7 +313,7 @@ def _port(path: Path) -> tuple[Any, Loras]:
 
 
 def _check(missing: Any, unexpected: Any, model: Any) -> None:
-    """Nothing of the checkpoint is left over, and only an encoder that it has not is left untrained."""
+    """Check that all tensors were used, and that only an encoder that the checkpoint lacks has none."""
     tied = {"lm_head.weight"} if model.config.tie_word_embeddings else set()
     dropped = [prefix for prefix in (_IMAGE, _AUDIO) if any(key.startswith(prefix) for key in missing)]
     own = {key for key, _ in model.named_parameters()}
@@ -326,7 +326,7 @@ def _check(missing: Any, unexpected: Any, model: Any) -> None:
 
 
 def _attach(model: Any, name: str, settings: dict[str, Any], tensors: dict[str, Any]) -> None:
-    """An adapter on the linears that its tensors name, its strength by PEFT."""
+    """Add an adapter to the linears of its tensors, with PEFT's scale."""
     from peft import LoraConfig
 
     known = {key for key in LoraConfig.__dataclass_fields__ if not key.startswith("_")}

@@ -24,15 +24,15 @@ MULTIMODAL = ("phi4mm", "phi4_multimodal")
 
 
 def transformers_reference(path: Path, architecture: str, parameters: int) -> Reference:
-    """Load a checkpoint as transformers runs it, in float32.
+    """Load a checkpoint in transformers, in float32.
 
     Args:
-        path: its folder.
-        architecture: its model_type.
-        parameters: that it has.
+        path: folder of the checkpoint.
+        architecture: model_type of the checkpoint.
+        parameters: number of its parameters.
 
     Raises:
-        InputError: transformers cannot be the reference of this architecture, refuses the checkpoint, or has no room.
+        InputError: transformers does not support this architecture, refuses the checkpoint, or memory is too small.
         RuntimeMissingError: torch, transformers or PEFT is not installed.
     """
     if architecture not in TEXT + MULTIMODAL:
@@ -65,10 +65,10 @@ def transformers_reference(path: Path, architecture: str, parameters: int) -> Re
 
 
 class TextReference:
-    """A text model, by the class that its config names."""
+    """A text model in transformers, of the class in its config."""
 
     def __init__(self, path: Path) -> None:
-        """Load it; whatever transformers raises is passed on."""
+        """Load the model; exceptions of transformers are passed on."""
         import torch
         from transformers import AutoModelForCausalLM
 
@@ -79,10 +79,10 @@ class TextReference:
         self._model.eval()  # type: ignore[no-untyped-call]
 
     def use(self, weights: Mapping[str, float]) -> None:
-        """A text checkpoint has no adapters."""
+        """Do nothing: a text checkpoint has no adapters."""
 
     def logits(self, prompt: Prompt) -> NDArray[np.float32]:
-        """[T, V]: row t predicts token t of what follows the prompt."""
+        """Return the logits, [T, V]: row t predicts token t behind the prompt."""
         whole = np.concatenate([prompt.ids, prompt.tokens[:-1]])
         with self._torch.no_grad():
             found = self._model(self._torch.tensor(whole)[None], use_cache=False).logits[0]

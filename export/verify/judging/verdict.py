@@ -1,8 +1,8 @@
-"""What the logits of a mode say: float32 must agree, a quantised bundle that loses much is said to be lossy.
+"""Verdict on the logits of each mode: float32 must agree; a quantised bundle with a large loss is lossy.
 
-A wrong graph is found elsewhere and needs no threshold (``graphs``, ``tensors``). Here a right one is judged: how much
-its weights lose, how much the 8-bit activations of its kernels lose on top. What plain rounding loses decides what to
-do about it and not whether it is said: answers are as bad where no recipe of these bits gives better ones.
+Wrong graphs are found elsewhere, without a threshold (``graphs``, ``tensors``). Here the loss of a right one is
+measured: that of its weights, and that of its kernels' 8-bit activations. The loss of plain rounding determines the
+advice, not the verdict.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def _loss_check(mode: str, found: Agreement, losses: Mapping[str, float], plain:
 
 
 def _advice(found: Agreement, losses: Mapping[str, float], plain: float | None) -> str:
-    """What loses less."""
+    """Advice on a recipe with less loss."""
     if losses.get("activations", 0.0) > losses.get("weights", 0.0):
         return "most of it of 8-bit activations: export with --set accuracy_level=0"
     beside = "" if plain is None else f" plain rounding to 4 bits in groups of 32 loses {plain:.4f}:"
