@@ -129,7 +129,7 @@ def verify(
     kv_cache: dict[str, Any] = {}
     if bundle.manifest.decoder.kv_bits != 32:
         tell("KV cache")
-        loss, shortened = cache_loss(bundle, items, tell, ram_bytes)
+        loss, shortened = cache_loss(bundle, items, tell, ram_bytes, samples)
         checks += judge_cache(loss) if loss else []
         kv_cache, skipped = loss.to_dict() if loss else {}, (*skipped, *filter(None, [shortened]))
     if reason := _not_comparable(graph_checks, tensors):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from palmtop.export.graph.kv_cache import KvCache
 from palmtop.export.kv.stored_cache import stored_cache, with_float_cache
-from palmtop.export.measure.decoder_prompts import SampleReader, packaged_messages
+from palmtop.export.measure.decoder_prompts import SampleReader, chosen_questions
 from palmtop.export.measure.divergence import Agreement, agreement, ratio_db
 from palmtop.export.measure.onnx_decoder import DecoderPrompt, OnnxDecoder
 from palmtop.runtime.bundle.opening import Bundle
@@ -70,15 +71,16 @@ class CacheLoss:
 
 
 def cache_loss(
-    bundle: Bundle, items: int, report: Report, ram_bytes: int | None = None
+    bundle: Bundle, items: int, report: Report, ram_bytes: int | None = None, samples: Path | None = None
 ) -> tuple[CacheLoss | None, str | None]:
     """Measure a bundle whose cache is quantised.
 
     Args:
         bundle: the opened bundle.
-        items: number of packaged questions of each mode.
+        items: number of questions of each mode.
         report: called with the progress.
         ram_bytes: memory limit of this process.
+        samples: JSONL of questions instead of those that fit the model's vocabulary.
 
     Returns:
         The loss, and the reason why the long text was shortened or left out, or None. No loss if not even the decoder
@@ -97,7 +99,7 @@ def cache_loss(
         return None, reason
     text = long_text(bundle, tokens) if tokens else np.zeros(0, np.int64)
     reader = SampleReader(bundle.path, bundle.manifest)
-    prompts = [reader.read(mode, m) for mode, m, _ in packaged_messages(bundle.manifest.modes, items)]
+    prompts = [reader.read(mode, m) for mode, m, _ in chosen_questions(bundle, items, samples)]
     clock = _Clock(2 * len(text), report)
     exact = _Probed(bundle, clock, is_float=True)
     tokens_of = [exact.greedy(prompt) for prompt in prompts]

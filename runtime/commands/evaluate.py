@@ -27,7 +27,8 @@ Examples:
   palmtop evaluate reference-int4 --task image --items 500 --adapter none
   palmtop evaluate phi4mm-int4 questions.jsonl --json
 \b
-A line of questions.jsonl (paths are relative to the file, "task" and "group" may be left out):
+DATA is a file of questions; palmtop verify --samples takes the same. A line
+(paths are relative to the file, "task" and "group" may be left out):
   {"task": "digits", "group": "photo", "expected": "407", "messages": [{"role": "user", "content":
    [{"type": "image", "image": "407.png"}, {"type": "text", "text": "Read the number."}]}]}
 """
