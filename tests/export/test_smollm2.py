@@ -42,6 +42,7 @@ def file() -> Path:
 
 def reference(file: Path) -> tuple[PreTrainedModel, Any]:
     """Transformers' own reading of the file: weights and tokenizer."""
+    torch.set_num_threads(1)  # on a busy machine threads that wait for each other take minutes
     model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
     return model.eval(), AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
 
