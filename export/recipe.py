@@ -112,8 +112,8 @@ class Recipe:
             raise InputError(f"draft-rows is {self.draft_rows}, expected 1 to {MAX_DRAFT_ROWS}")
         if self.target is not None and self.target not in TARGETS:
             raise InputError(f"target is '{self.target}', expected one of {', '.join(TARGETS)}")
-        longest = self.context or self.target_context
-        if self.target_context is not None and longest and not 16 <= self.target_context <= longest:
+        longest = self.context or max(16, self.target_context or 16)
+        if self.target_context is not None and not 16 <= self.target_context <= longest:
             raise InputError(
                 f"target-context is {self.target_context}, expected 16 to {longest}, the context of the bundle"
             )

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from palmtop.errors import InputError
 from palmtop.export.measure.float_reference import FloatReference
+from palmtop.export.measure.layerwise import StagedGraph
 from palmtop.quantize.budget import Option, Solution, fastest, frontier, within_bytes, within_loss
 from palmtop.quantize.rtn import dequantize
 from palmtop.quantize.scheme import Scheme
@@ -122,6 +123,30 @@ def measure(
     return found
 
 
+def fastest_decode(decoder: StagedGraph, accuracy_level: int) -> float:
+    """Seconds of one token of text in the fastest kernels of the decoder's matrices on this machine."""
+    linears, schemes = decoder.linears(), with_kernel(SCHEMES, accuracy_level)
+    shapes = [decoder.shape(linear) for name, (_, linear) in linears.items() if _is_decoded(name, linears)]
+    return sum(min(decode_seconds(scheme, *shape, accuracy_level) for scheme in schemes) for shape in shapes)
+
+
+def refuse_speed(least_seconds: float, limit_seconds: float | None) -> None:
+    """Refuse a speed that no scheme reaches.
+
+    Args:
+        least_seconds: of one token in the fastest kernels.
+        limit_seconds: that it may take; None for any.
+
+    Raises:
+        InputError: names the fastest speed.
+    """
+    if limit_seconds is not None and least_seconds > limit_seconds:
+        raise InputError(
+            f"speed is {1 / limit_seconds:.3g} tokens/s, expected at most {1 / least_seconds:.3g} for this model on"
+            " this machine"
+        )
+
+
 def _is_decoded(name: str, linears: Collection[str]) -> bool:
     """Return whether every token of text passes through it: no table that is only looked up, no adapter."""
     return ".lora_" not in name and (name != "embed_tokens" or "lm_head" not in linears)
@@ -182,7 +207,7 @@ class Allocator:
         Raises:
             InputError: no plan fits or is fast enough; names the smallest size or the highest speed.
         """
-        self._refuse_speed()
+        refuse_speed(fastest(self._options), self._limit_seconds)
         plain = self._uniform_within(limit_bytes)
         found = [*plain, *(self._fitting(limit_bytes, fewest) for fewest in (2, 4))]
         candidates = list(dict.fromkeys(solution for solution in found if solution is not None))
@@ -210,7 +235,7 @@ class Allocator:
         Raises:
             InputError: the most exact plan loses more, or none is both as exact and as fast.
         """
-        self._refuse_speed()
+        refuse_speed(fastest(self._options), self._limit_seconds)
         correction = 1.0
         best: tuple[Solution, float] | None = None
         for _ in range(ROUNDS):
@@ -297,15 +322,6 @@ class Allocator:
             if len(fitting) == UNIFORM:
                 break
         return fitting
-
-    def _refuse_speed(self) -> None:
-        """Refuse a speed above the highest possible one, and name that one."""
-        least = fastest(self._options)
-        if self._limit_seconds is not None and least > self._limit_seconds:
-            raise InputError(
-                f"speed is {1 / self._limit_seconds:.3g} tokens/s, expected at most {1 / least:.3g} for this model on"
-                " this machine"
-            )
 
     def _lost(self, solution: Solution) -> float:
         return self.measured(self._schemes(solution)).mean_kl

@@ -21,7 +21,7 @@ from palmtop.runtime.bundle.manifest import Manifest
 from palmtop.runtime.memory.machine import rss_bytes
 
 from .allocation import BitAllocation, Planned, with_fallback
-from .allocator import Allocator, measure
+from .allocator import Allocator, fastest_decode, measure, refuse_speed
 from .budget import Request
 from .bundle_size import bundle_bytes, linear_names
 from .calibrate import StatisticsFolder, calibrate
@@ -67,6 +67,8 @@ def prepared(
         workers = plan_workers(ram_bytes, rss_bytes() or 0)
         float_model = FloatReference(folder / "float", checkpoint, model, recipe, workers=workers)
         manifest = float_model.manifest
+        if request.speed is not None:  # before the hours of calibration
+            refuse_speed(fastest_decode(float_model.graphs["decoder"], recipe.accuracy_level), 1 / request.speed)
         samples = _samples(folder / "float", manifest, request)
         judged = judged_of(samples) if request.is_solved else []
         more = judged_beside(folder / "float", manifest, request.items) if judged and request.samples is None else []

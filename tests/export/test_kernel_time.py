@@ -122,6 +122,12 @@ def test_a_speed_holds_beside_a_size_and_beside_a_loss() -> None:
         Timed(1e-3).for_size(1 << 62)
 
 
+def test_a_speed_that_no_kernel_reaches_is_refused_before_calibration() -> None:
+    found = CliRunner().invoke(export_command, [str(checkpoint_path()), "--plan", "--speed", "1e12"])
+    assert isinstance(found.exception, InputError)
+    assert "speed is 1e+12 tokens/s, expected at most" in str(found.exception)
+
+
 @pytest.mark.parametrize("speed", ["0", "-3", "nan"])
 def test_a_speed_that_is_no_speed_is_refused(speed: str, tmp_path: Path) -> None:
     found = CliRunner().invoke(export_command, [str(checkpoint_path()), "--plan", "--speed", speed])
