@@ -34,6 +34,7 @@ from tests.export.test_phi3 import write_phi3
 from tests.reference.port import random_checkpoint
 
 CONTEXT = 1024
+TEXT_CONTEXT = 256  # of the random text models
 TRUE_VOCABULARY = Dimensions(
     hidden=96,
     intermediate=192,
@@ -131,7 +132,9 @@ def main(seeds: int, first: int, smollm2: Path | None, only: tuple[str, ...]) ->
                 checkpoint, samples = trained.get(name, work / f"c{seed}"), None
                 if name in RANDOM:
                     RANDOM[name](checkpoint, seed)
-                    bundle = export_model(checkpoint, work / f"b{seed}", Recipe(context=CONTEXT))
+                    bundle = export_model(
+                        checkpoint, work / f"b{seed}", Recipe(context=TEXT_CONTEXT if name == "text" else CONTEXT)
+                    )
                 elif name != "packaged":
                     samples = _questions(work / f"{seed}.jsonl", seed)
                 with mock.patch(SEED, seed):
