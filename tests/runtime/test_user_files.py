@@ -18,7 +18,7 @@ from palmtop.errors import BundleError, InputError
 from palmtop.export.adapters.peft_writer import export_adapter
 from palmtop.export.convert import export_model
 from palmtop.export.measure.samples import read_questions as read_samples
-from palmtop.export.mixed_precision.allocation import Plan
+from palmtop.export.mixed_precision.allocation import BitAllocation
 from palmtop.export.recipe import Recipe
 from palmtop.runtime.bundle.json_fields import kind_of
 from palmtop.runtime.bundle.opening import open_bundle
@@ -43,8 +43,8 @@ def test_a_byte_order_mark_is_no_part_of_a_file(int4_bundle: Path, tmp_path: Pat
     assert [q.expected for q in read_questions(marked(tmp_path / "e.jsonl", lines))] == ["x"]
     assert [q.answer for q in read_samples(marked(tmp_path / "s.jsonl", lines))] == ["x"]
     assert Recipe.from_toml(marked(tmp_path / "r.toml", "bits = 8\n")).bits == 8
-    plan = Plan(method="rtn", tensors={"a": None}).text()
-    assert Plan.read(marked(tmp_path / "p.json", plan)).method == "rtn"
+    plan = BitAllocation(method="rtn", tensors={"a": None}).text()
+    assert BitAllocation.read(marked(tmp_path / "p.json", plan)).method == "rtn"
     bundle = Path(shutil.copytree(int4_bundle, tmp_path / "bundle"))
     marked(bundle / "bundle.json", (bundle / "bundle.json").read_text("utf-8"))
     open_bundle(bundle)
@@ -149,7 +149,7 @@ def test_files_and_folders_of_another_kind_are_named_once(tmp_path: Path) -> Non
         lambda path: list(read_questions(path)),
         lambda path: list(read_samples(path)),
         Recipe.from_toml,
-        Plan.read,
+        BitAllocation.read,
     )
     for read in readers:
         for place, reason in ((tmp_path, "Is a directory"), (tmp_path / "none", "No such file or directory")):

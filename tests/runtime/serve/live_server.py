@@ -13,7 +13,7 @@ from pathlib import Path
 from time import sleep
 from typing import Any
 
-import httpx
+import httpx2 as httpx
 import openai
 
 from palmtop.runtime.reference import samples_path

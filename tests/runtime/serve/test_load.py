@@ -19,7 +19,7 @@ from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
 
-import httpx
+import httpx2 as httpx
 import openai
 import pytest
 

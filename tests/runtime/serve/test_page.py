@@ -10,7 +10,7 @@ import hashlib
 import re
 from html.parser import HTMLParser
 
-import httpx
+import httpx2 as httpx
 
 from tests.runtime.serve.live_server import Running
 
