@@ -117,27 +117,46 @@ def mark_in(node: Any) -> Mark | None:
 def cut(
     nodes: list[Any], weights: set[str], outputs: tuple[str, ...], conditions: dict[str, tuple[str, bool]]
 ) -> Iterable[Stage]:
-    """Cut at the first linear layer of every layer and at the last position."""
+    """Cut at the first linear layer of every layer and at the last position.
+
+    What is computed of weights alone, as scales that are stored in float16, is computed in every stage that reads it:
+    onnxruntime multiplies wrongly, without an error, where a quantised matrix's scales come from outside the graph.
+    """
+    constant = _constants(nodes, weights, outputs)
     parts: list[list[Any]] = [[]]
     seen: set[str] = set()
     for node in nodes:
+        if node.output[0] in constant:
+            continue
         match = LAYER.search(node.name) if _weight_of(node, weights) else None
         key = match[0] if match else LAST_POSITION if node.name == LAST_POSITION else None
         if key is not None and key not in seen:
             seen.add(key)
             parts.append([])
         parts[-1].append(node)
+    makers = list({id(node): node for node in constant.values()}.values())
+    parts = [[*needed(makers, set[str]().union(*map(read_by, part))), *part] for part in parts]
     made = [{name for node in part for name in node.output} for part in parts]
-    read = [set[str]().union(*(read_by(node) for node in part)) - weights for part in parts]
+    read = [set[str]().union(*map(read_by, part)) - weights - made[at] for at, part in enumerate(parts)]
     for number, part in enumerate(parts):
         later = set(outputs).union(*read[number + 1 :])
         yield Stage(
             nodes=tuple(part),
-            inputs=tuple(sorted(read[number] - made[number])),
+            inputs=tuple(sorted(read[number])),
             outputs=tuple(sorted(made[number] & later)),
             made=frozenset(made[number]),
             linears=tuple(linear for node in part if (linear := _linear(node, weights, conditions)) is not None),
         )
+
+
+def _constants(nodes: Sequence[Any], weights: set[str], outputs: Collection[str]) -> dict[str, Any]:
+    """Return the nodes that read nothing but weights, by the values that they compute."""
+    found: dict[str, Any] = {}
+    for node in nodes:
+        read = read_by(node)
+        if read and read <= weights | found.keys() and not set(node.output) & set(outputs):
+            found.update(dict.fromkeys(node.output, node))
+    return found
 
 
 def _weight_of(node: Any, weights: set[str]) -> str | None:

@@ -105,7 +105,7 @@ def test_impossible_settings_of_a_manifest_are_refused_by_name(toy_bundle: Path,
 
 def test_a_checkpoint_that_says_nothing_gives_the_bundle_of_before(toy_bundle: Path) -> None:
     manifest = open_bundle(toy_bundle).manifest
-    assert "generation" not in manifest.to_dict()["processor"]["text"]
+    assert manifest.to_dict()["processor"]["text"]["generation"] is None
     options = GenerationOptions().resolved(manifest.processor.text.generation)
     assert (options.max_tokens, options.temperature, options.top_k) == (DEFAULT_MAX_TOKENS, 0.0, 0)
     assert options.resolved({"temperature": 2.0}) == options

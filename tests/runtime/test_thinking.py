@@ -248,7 +248,7 @@ def test_the_marks_are_data_of_the_bundle(bundle: Path, tmp_path: Path) -> None:
 def test_a_bundle_without_marks_is_as_before(tmp_path: Path) -> None:
     manifest = open_bundle(write_toy_bundle(tmp_path)).manifest
     assert manifest.processor.text.thinking is None
-    assert "thinking" not in manifest.to_dict()["processor"]["text"]
+    assert manifest.to_dict()["processor"]["text"]["thinking"] is None
 
 
 PHI3_TEMPLATE = (  # of Phi-3-mini and Phi-3.5-mini
