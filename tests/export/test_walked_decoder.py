@@ -9,6 +9,7 @@ import pytest
 
 from palmtop.export.arch import read_model
 from palmtop.export.checkpoint.folder import Checkpoint
+from palmtop.export.convert import export_model
 from palmtop.export.measure import layerwise
 from palmtop.export.measure.decoder_runner import DecoderRunner, Run
 from palmtop.export.measure.float_reference import FloatReference
@@ -57,9 +58,19 @@ def test_the_walked_reference_is_a_session_of_the_float_bundle(reference: FloatR
 
 
 def test_a_walked_bundle_is_its_own_session(int4_bundle: Path) -> None:
-    graph = StagedGraph.of_file(int4_bundle / "decoder.onnx", laid_open=False)
-    found = DecoderRunner(graph).logits(runs(open_bundle(int4_bundle).manifest.decoder.hidden_size))
-    for expected, own in zip(whole(int4_bundle), found, strict=True):
+    check_walk(int4_bundle)
+
+
+def test_a_walked_bundle_with_scales_in_float16_is_its_own_session(reference_checkpoint: Path, tmp_path: Path) -> None:
+    """Their Cast stands before the layer that reads them, the tied table's before the first one."""
+    export_model(reference_checkpoint, tmp_path / "b", Recipe(method="rtn", scale_bits=16), verify=False)
+    check_walk(tmp_path / "b")
+
+
+def check_walk(bundle: Path) -> None:
+    graph = StagedGraph.of_file(bundle / "decoder.onnx", laid_open=False)
+    found = DecoderRunner(graph).logits(runs(open_bundle(bundle).manifest.decoder.hidden_size))
+    for expected, own in zip(whole(bundle), found, strict=True):
         assert np.abs(own - expected).max() <= 1e-5 * np.ptp(expected)
 
 
