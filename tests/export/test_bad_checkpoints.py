@@ -278,7 +278,10 @@ def test_a_checkpoint_is_never_replaced_by_its_bundle(copy: Path) -> None:
 
 
 def test_the_command_line_says_what_was_measured(copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    quality = {"checks": [{"name": "names"}, {"name": "tensors"}], "skipped": ["logits: too large"]}
+    quality = {
+        "checks": [{"name": name, "passed": True} for name in ("names", "tensors")],
+        "skipped": ["logits: too large"],
+    }
     quality |= {"tensors": {"a": {}}, "modes": {}, "adapters": {}, "kv_cache": None}
 
     def export(source: Path, target: Path, *_: object, **__: object) -> Path:

@@ -91,7 +91,7 @@ def test_a_schema_may_say_itself_what_white_space_is(guides: GuidedDecoders) -> 
         (Grammar.regex("[0-9]{5,30}"), ("max_tokens", None), {"max_tokens": 5}),  # may end there: the form is whole
         (Grammar.regex("[0-9]{5}"), ("eos", None), {"max_tokens": 50}),
         (Grammar.regex("[0-9]{500}"), ("context_full", "form"), {"max_tokens": 500}),
-        (Grammar.regex("[0-9]{500}"), ("timeout", "form"), {"max_tokens": 200, "timeout_s": 0.03}),
+        (Grammar.regex("[0-9]{500}"), ("timeout", "form"), {"max_tokens": 200, "timeout_s": 0.001}),
         (Grammar.regex("ab[0-9]{30}"), ("stop_string", "form"), {"stop": ("b",)}),
         (None, ("max_tokens", None), {"max_tokens": 5}),
     ],

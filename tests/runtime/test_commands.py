@@ -96,7 +96,7 @@ def test_run_reads_the_prompt_from_a_pipe(toy_bundle: Path) -> None:
         (("hi", "--image", __file__), "expected a PNG"),
         (("hi", "--audio", __file__), "expected a WAV"),
         (("hi", "--image", "/nowhere.png"), "/nowhere.png"),
-        (("hi", "--temperature", "-1"), "option temperature"),
+        (("hi", "--temperature", "-1"), "--temperature: found -1.0, expected 0 or more"),
         (("hi", "--context", "100000"), "serves at most 256"),
         (("x " * 400,), "session's context is 256"),
         (("hi", "--memory-limit", "1MB"), "no context would fit"),
@@ -302,7 +302,7 @@ def test_inspect_plans_for_no_impossible_context(
     toy_bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], context: str
 ) -> None:
     shown = refusal(monkeypatch, capsys, "inspect", toy_bundle, "--context", context)
-    assert f"option context: found {context}, expected at least 1" in shown
+    assert f"--context: found {context}, expected at least 1" in shown
 
 
 def test_chat_needs_no_readline(toy_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,7 +49,7 @@ def test_it_says_where_it_is_answers_and_stops(int4_bundle: Path, tmp_path: Path
         (["--host", "203.0.113.7", "--api-key-file", "{folder}/good"], "cannot listen"),
         (["--host", "no such host", "--api-key-file", "{folder}/good"], "cannot listen"),
         (["--port", "70000"], "--port"),
-        (["--max-body", "much"], "max_body"),
+        (["--max-body", "much"], "--max-body"),
         (["--timeout", "0"], "--timeout"),
     ],
 )

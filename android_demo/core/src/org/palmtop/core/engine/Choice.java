@@ -57,7 +57,7 @@ public final class Choice {
     }
 
     private static Manifest.Route route(Manifest manifest, String mode, String name) {
-        Manifest.Route route = manifest.routes.get(name == null || name.isEmpty() ? mode : name);
+        Manifest.Route route = manifest.routes.get(name == null ? mode : name);
         if (name != null && route == null) {
             String there = join(new ArrayList<String>(manifest.routes.keySet()));
             throw PalmtopException.input("route '" + name + "' is not in this bundle, expected one of "
