@@ -103,6 +103,10 @@ class AnswerSteps:
                 self._worker = None
                 self._lock.release()
 
+    def is_ending(self) -> bool:
+        """Return whether it was stopped while another thread ran it: that thread, or the next ``settle``, ends it."""
+        return self._is_due() and self._worker != threading.get_ident()
+
     def _is_due(self) -> bool:
         return not self._ended and (self._dropped or (self._begun and self.interruption()))
 

@@ -277,7 +277,8 @@ class Conversation:
             other = self._answering
             if other is not None:
                 other.settle()  # its time limit may have passed without a reader
-                if self._answering is other and would_wait_for_itself(steps.asked_by, other.asked_by):
+                waits_for_itself = would_wait_for_itself(steps.asked_by, other.asked_by)
+                if self._answering is other and waits_for_itself and not other.is_ending():
                     raise InputError(
                         "the conversation is still answering; finish, cancel or close that answer's iterator first"
                     )

@@ -13,6 +13,7 @@ import pytest
 from palmtop.errors import InputError
 from palmtop.runtime.chat.stream import Answer
 from palmtop.runtime.decoding.generation_options import GenerationOptions
+from palmtop.runtime.decoding.sampling import Sampler
 from palmtop.runtime.session import Session
 
 LONG = GenerationOptions(max_tokens=60, temperature=1.0, seed=1)
@@ -201,3 +202,33 @@ def test_no_thread_stays_behind_a_dropped_answer(toy_session: Session) -> None:
     for thread in waiting:
         thread.join(5)
     assert not [thread for thread in waiting if thread.is_alive()]
+
+
+def test_a_question_waits_for_a_thread_that_is_ending_a_cancelled_answer(
+    toy_session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread that computed the next piece is still inside native code when its task has been cancelled."""
+    expected = toy_session.answer(QUESTION, options=SHORT).text
+    draw, entered, go_on = Sampler.draw, threading.Event(), threading.Event()
+
+    def slow(self: Sampler, *arguments: Any) -> int:
+        if threading.current_thread() is not threading.main_thread():
+            entered.set()
+            go_on.wait(10)
+        return draw(self, *arguments)
+
+    async def cancel() -> None:
+        task = asyncio.create_task(anext(aiter(session_answer)))
+        while not entered.is_set():
+            await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    monkeypatch.setattr("palmtop.runtime.decoding.generate.Sampler.draw", slow)
+    session_answer = toy_session.chat(QUESTION, options=LONG)
+    threading.Timer(1.0, go_on.set).start()
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(cancel())
+    assert toy_session.answer(QUESTION, options=SHORT).text == expected
+    loop.close()
