@@ -35,6 +35,8 @@ def _paint(view: View, image: Image.Image, clip: tuple[int, int, int, int]) -> N
         _background(view, draw, box)
     if view.kind in TEXTS:
         _text(view, draw)
+    if view.kind == "CheckBox":
+        _check_box(view, draw)
     elif view.kind in ("ImageView", "ImageButton"):
         _picture(view, layer)
     elif view.kind in ("ProgressBar", "SeekBar"):
@@ -87,6 +89,17 @@ def _text(view: View, draw: ImageDraw.ImageDraw) -> None:
         is_centered = bool({"center", "center_horizontal"} & set(words))
         draw.text((left + (free / 2 if is_centered else 0), y), line, font=typeface, fill=color)
         y += line_height(typeface)
+
+
+def _check_box(view: View, draw: ImageDraw.ImageDraw) -> None:
+    resources, accent = view.resources, view.resources.color("@color/accent")
+    side, left, middle = resources.pixels("18dp"), view.x + resources.pixels("4dp"), view.y + view.height // 2
+    box = (left, middle - side // 2, left + side, middle + side // 2)
+    is_checked = view.get("checked") == "true"
+    draw.rounded_rectangle(box, resources.pixels("2dp"), accent if is_checked else None, accent, resources.pixels("2dp"))
+    if is_checked:
+        points = [(box[0] + side * x // 100, box[1] + side * y // 100) for x, y in ((22, 52), (42, 72), (78, 30))]
+        draw.line(points, (255, 255, 255, 255), resources.pixels("2dp"))
 
 
 def _bar(view: View, draw: ImageDraw.ImageDraw) -> None:

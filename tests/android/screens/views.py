@@ -17,7 +17,8 @@ from PIL import ImageFont
 from tests.android.screens.resources import ANDROID, TOOLS, Resources
 
 Item = tuple[str, Mapping[str, Any]]  # a layout's name and what the app sets in it
-TEXTS = ("TextView", "Button", "EditText")
+TEXTS = ("TextView", "Button", "EditText", "CheckBox")
+BOX = "32dp"  # room of a CheckBox's box, before its text
 FILL = "match_parent"
 WRAP = "wrap_content"
 UNLIMITED = 1 << 20
@@ -51,7 +52,8 @@ class View:
 
     def edge(self, kind: str, side: str) -> int:
         """A padding or margin; ``kind`` is "padding" or "layout_margin"."""
-        return self.dimension(kind + side) or self.dimension(kind)
+        own = self.dimension(kind + side) or self.dimension(kind)
+        return own + (self.resources.pixels(BOX) if (self.kind, kind, side) == ("CheckBox", "padding", "Start") else 0)
 
     @property
     def is_gone(self) -> bool:
