@@ -96,7 +96,8 @@ def _check_box(view: View, draw: ImageDraw.ImageDraw) -> None:
     side, left, middle = resources.pixels("18dp"), view.x + resources.pixels("4dp"), view.y + view.height // 2
     box = (left, middle - side // 2, left + side, middle + side // 2)
     is_checked = view.get("checked") == "true"
-    draw.rounded_rectangle(box, resources.pixels("2dp"), accent if is_checked else None, accent, resources.pixels("2dp"))
+    edge = resources.pixels("2dp")
+    draw.rounded_rectangle(box, edge, accent if is_checked else None, accent, edge)
     if is_checked:
         points = [(box[0] + side * x // 100, box[1] + side * y // 100) for x, y in ((22, 52), (42, 72), (78, 30))]
         draw.line(points, (255, 255, 255, 255), resources.pixels("2dp"))
