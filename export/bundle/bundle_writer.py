@@ -187,7 +187,7 @@ def build_graph(
 
 def decoder_precision(recipe: Recipe, planned: PlannedTensors | None) -> GraphPrecision:
     """Return the precision of the decoder's matrices by a recipe or a plan."""
-    level, method = recipe.accuracy_level, METHODS[recipe.method]
+    level, method = accuracy_level_of("decoder", recipe), METHODS[recipe.method]
     linears = Precision(scheme=recipe.decoder_scheme, accuracy_level=level, quantizer=method)
     head = Precision(scheme=recipe.head_scheme, accuracy_level=level, quantizer=method)
     if planned is None:
@@ -195,8 +195,17 @@ def decoder_precision(recipe: Recipe, planned: PlannedTensors | None) -> GraphPr
     return GraphPrecision(*(planned.precision("decoder", default) for default in (linears, head, linears)))
 
 
+def accuracy_level_of(part: str, recipe: Recipe) -> int:
+    """Return the accuracy level of one graph's linear layers.
+
+    Activations of encoders have outliers that int8 would clip, so encoders compute in float32.
+    """
+    return recipe.accuracy_level if part == "decoder" else 0
+
+
 def _encoder_precision(recipe: Recipe, part: str, planned: PlannedTensors | None) -> GraphPrecision:
-    """Precision of the encoders: their activations have outliers that int8 would clip, so they compute in float32."""
-    own = Precision(scheme=recipe.encoder_scheme, quantizer=METHODS[recipe.method])
+    """Precision of an encoder's matrices by a recipe or a plan."""
+    level = accuracy_level_of(part, recipe)
+    own = Precision(scheme=recipe.encoder_scheme, accuracy_level=level, quantizer=METHODS[recipe.method])
     linears: Precisions = own if planned is None else planned.precision(part, own)
     return GraphPrecision(linears=linears, head=linears, adapters=linears)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from palmtop.errors import InputError
 from palmtop.export.arch import Model
+from palmtop.export.bundle.bundle_writer import accuracy_level_of
 from palmtop.export.checkpoint.folder import Checkpoint
 from palmtop.export.measure.float_reference import FloatReference
 from palmtop.export.measure.samples import Sample, SampleReader, packaged_questions, read_questions
@@ -188,11 +189,6 @@ def _uniform(model: FloatReference, recipe: Recipe) -> dict[str, Scheme | None]:
             scheme = recipe.head_scheme if is_head else recipe.decoder_scheme
             found[f"{part}: {name}"] = recipe.encoder_scheme if part != "decoder" else scheme
     return found
-
-
-def accuracy_level_of(part: str, recipe: Recipe) -> int:
-    """Return the accuracy level of a graph's linear layers (``bundle_writer.build_graph``)."""
-    return recipe.accuracy_level if part == "decoder" else 0
 
 
 def _check_names(plan: BitAllocation, model: Model, recipe: Recipe) -> None:
