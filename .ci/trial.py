@@ -83,7 +83,8 @@ class Trial:
         noted.write_text("")
         paths = f"{lock.ROOT / '.ci'}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
         settings = {"PYTHONPATH": paths, FAILED_FILE: str(noted), "XDG_CACHE_HOME": str(self.folder / "cache")}
-        command = [self.python, "-m", "pytest", "-q", "-p", "trial", "--tb=line", *tests]
+        pytest = ["-m", "pytest", "-q", "-p", "trial", "--tb=line", "--continue-on-collection-errors"]
+        command = [self.python, *pytest, *tests]
         subprocess.run(command, cwd=self.copy, env=os.environ | settings, check=False)
         return list(dict.fromkeys(json.loads(line) for line in noted.read_text("utf-8").splitlines()))
 

@@ -51,8 +51,8 @@ from palmtop.runtime.providers.static_decoder import StaticDecoder
 from palmtop.runtime.providers.static_sessions import StaticSessions
 
 from .processor import Processor
+from .session_options import LARGEST_CHUNK, chunk_for
 from .session_options import SessionOptions as SessionOptions
-from .session_options import chunk_for
 
 logger = logging.getLogger(__name__)
 
@@ -93,6 +93,7 @@ class Session:
             release_mapped_pages(bundle.path, bundle.manifest.files)
             bits, size = self.manifest.decoder.kv_bits, megabytes(self.plan.kv_cache)
             logger.info("%s: KV cache of %d bits, %s for %d tokens", self.manifest.model, bits, size, self.plan.context)
+        self._chunk = options.prefill_chunk or (chunk_for(self.manifest) if static is None else static.spec.chunk)
         self._default: Conversation | None = None
         self._decoders: WeakSet[GenaiDecoder | StaticDecoder] = WeakSet()
 
@@ -115,8 +116,7 @@ class Session:
             self._open_decoder,
             context=self.context,
             original_context=self.manifest.decoder.original_context,
-            chunk=self._options.prefill_chunk
-            or (chunk_for(self.manifest) if self._static is None else self._static.spec.chunk),
+            chunk=self._chunk,
             draft_rows=self.manifest.decoder.draft_rows if self._static is None else 1,
         )
         media = MediaReader(self._processor, self._encoders)
@@ -267,7 +267,7 @@ def _plan(manifest: Manifest, options: SessionOptions, static: StaticSessions | 
             manifest,
             context=context,
             media_rows=options.media_rows,
-            chunk=options.prefill_chunk or chunk_for(manifest),
+            chunk=options.prefill_chunk or LARGEST_CHUNK,
             keep_encoders=options.keep_encoders,
         )
         return needs if static is None else with_copies(manifest, needs, static.copies)

@@ -6,16 +6,16 @@ from dataclasses import dataclass
 
 from palmtop.runtime.bundle.manifest import Manifest
 from palmtop.runtime.bundle.option_checks import check_threads, check_whole, wrong
+from palmtop.runtime.decoding.prefill import PrefillChunk
 from palmtop.runtime.memory.plan import ENCODER_PARTS
 from palmtop.runtime.providers.assignment import CPU, Provider, placement
 
 LARGEST_CHUNK, SMALLEST_CHUNK = 128, 8
-"""Largest and smallest number of prompt tokens read at a time. genai holds Python's lock meanwhile: cancelling,
-timeouts and other threads wait for the end of a chunk. INT4 kernels take as long per token from 8 tokens on: the whole
-5.6 B model 139 ms of processor time at 8, 134 at 16, 136 at 64 (docs/event-loop.md); 4 tokens take a third more each.
+"""Largest and smallest number of prompt tokens read at a time. INT4 kernels take equal times per token from 8 tokens on with
+AVX2, and gain up to 128 with AVX512-VNNI; 4 tokens take a third more each (docs/event-loop.md).
 """
-CHUNK_MULTIPLICATIONS = 64e9
-"""Multiplications of a chunk: about a second of two x86 cores with AVX2 (35e9 a second each, measured as above)."""
+CHUNK_MULTIPLICATIONS = 80e9
+"""Multiplications of the first chunk: a second of two x86 cores with AVX2."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +33,7 @@ class SessionOptions:
         fallback: whether operators that a provider does not support may run on the CPU; they are reported.
         recompile: whether graphs that another version compiled are compiled again on this machine.
         prefill_chunk: prompt tokens read at a time; cancellation acts between two chunks, and other threads of the
-            process wait for the end of one. None chooses by the size of the model (``chunk_for``).
+            process wait for the end of one. None: 8 to 128, such that one takes less than a second (``chunk_for``).
 
     Raises:
         InputError: a value has the wrong type or is out of its range.
@@ -64,14 +64,15 @@ class SessionOptions:
                 raise wrong(name, getattr(self, name), "True or False")
 
 
-def chunk_for(manifest: Manifest) -> int:
-    """Return the prompt tokens to read at a time, such that a chunk takes about a second: a power of two, 8 to 128.
+def chunk_for(manifest: Manifest) -> PrefillChunk:
+    """Return the prompt tokens to read at a time: by the size of the model at first, by measured time then.
 
-    The result is larger than ``draft_rows``; otherwise the LM head would run on every position of a prompt.
+    Always more than ``draft_rows``; otherwise the LM head would run on every position of a prompt.
     """
+    smallest = SMALLEST_CHUNK
+    while smallest <= manifest.decoder.draft_rows:
+        smallest *= 2
     weights = sum(part.parameters for part in manifest.parts if not part.name.startswith(ENCODER_PARTS))
-    fits = CHUNK_MULTIPLICATIONS / max(1, weights)
-    chunk = LARGEST_CHUNK
-    while chunk > max(fits, SMALLEST_CHUNK) and chunk // 2 > manifest.decoder.draft_rows:
-        chunk //= 2
-    return chunk
+    first = PrefillChunk(LARGEST_CHUNK, smallest=smallest, largest=LARGEST_CHUNK)
+    first.note(LARGEST_CHUNK, LARGEST_CHUNK * weights / CHUNK_MULTIPLICATIONS)
+    return first

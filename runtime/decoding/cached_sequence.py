@@ -8,7 +8,7 @@ Invariant: the cache holds exactly the ids in ``ids``, computed under the curren
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from palmtop.errors import InputError, PalmtopError
 
+from .prefill import PrefillChunk, prefill_step
 from .reasons import ReprefillReason
 
 Cancelled = Callable[[], bool]
@@ -114,11 +115,12 @@ class CachedSequence:
         open_decoder: creates the decoder; called at first use and again after a native failure.
         context: largest number of tokens in the KV cache.
         original_context: sequences longer than this use the long LongRoPE factors; None without LongRoPE.
-        chunk: most tokens of one prefill step; cancellation is checked between steps.
+        chunk: most tokens of one prefill step; cancellation is checked between steps. A ``PrefillChunk`` may be shared
+            by the sequences of a session.
         draft_rows: most tokens of a step that returns the logits of each. Above 1, no token is read alone: it is read
             again together with the token before it, so that draft tokens do not change the text (docs/speculation.md).
 
-    A prompt is never read in a step of one token, cached or not (``prefill_steps``), so the same prompt gives
+    A prompt is never read in a step of one token, cached or not (``prefill_step``), so the same prompt gives
     bit-identical logits. Only the tokens of an answer are read alone, and only in a bundle without draft rows.
     """
 
@@ -128,16 +130,16 @@ class CachedSequence:
         *,
         context: int,
         original_context: int | None,
-        chunk: int,
+        chunk: int | PrefillChunk,
         draft_rows: int = 1,
     ) -> None:
         self.context = context
         self._open = open_decoder
         self._decoder: Decoder | None = None
         self._original_context = original_context
-        self._chunk = chunk
+        self._chunk = chunk if isinstance(chunk, PrefillChunk) else PrefillChunk(chunk)
         self._draft_rows = draft_rows
-        self._never_alone = draft_rows > 1 and chunk > 1
+        self._never_alone = draft_rows > 1 and self._chunk.smallest > 1
         self._held = NOTHING
         self._length = 0  # of the text; positions behind it are draft tokens
         self._alone: int | None = None  # position of the first token in the cache that was read alone
@@ -236,7 +238,7 @@ class CachedSequence:
     def draft_room(self) -> int:
         """Most draft tokens of the next step: none may cross the LongRoPE boundary."""
         length = self._length + 1
-        room = min(self._draft_rows, self._chunk, self.room()) - 1
+        room = min(self._draft_rows, self._chunk.smallest, self.room()) - 1
         if self._original_context is not None and length <= self._original_context + 1:
             room = min(room, self._original_context - length)
         return max(0, room)
@@ -297,7 +299,7 @@ class CachedSequence:
         """Rewind to ``common`` and append the rest in chunks; ``together``: never read the last token alone."""
         decoder = self._ready()
         length = len(passage.ids)
-        is_alone = common == length - 1 and self._chunk > 1
+        is_alone = common == length - 1 and self._chunk.smallest > 1
         if is_alone and together and common > 0:
             common, is_alone = common - 1, False
         if self._alone is not None and self._alone >= common:
@@ -309,10 +311,14 @@ class CachedSequence:
                 decoder.rewind_to(common)
             if decoder.inputs.media_index is not None:
                 decoder.inputs.media_index[common:length] = passage.places[common:]
-            for start, end in prefill_steps(common, length, self._chunk):
+            start = common
+            while start < length:
                 if cancelled():
                     raise CancelledError
-                decoder.append(passage.ids[start:end])
+                end = start + prefill_step(length - start, self._chunk.tokens)
+                with self._chunk.measured(end - start):
+                    decoder.append(passage.ids[start:end])
+                start = end
         except (CancelledError, KeyboardInterrupt):
             raise
         except BaseException:
@@ -326,30 +332,6 @@ class CachedSequence:
     def _hold(self, passage: TokenSequence) -> None:
         """Record this sequence as the cache's content, without draft tokens."""
         self._held, self._length, self._rows = passage, len(passage.ids), None
-
-
-ROWS_OF_A_TILE = 128
-"""Rows that onnxruntime's 4-bit kernels process at a time; a step with one row left over rounds differently. Measured
-on 1.32, x86 with AVX512-VNNI, in steps of 129 and of 513; all other lengths from two on agree bit for bit.
-"""
-
-
-def prefill_steps(start: int, end: int, chunk: int) -> Iterator[tuple[int, int]]:
-    """Cut a range of a prompt into steps of at most ``chunk`` tokens, without a tile of a single row.
-
-    >>> list(prefill_steps(0, 129, 128)), list(prefill_steps(10, 21, 4)), list(prefill_steps(5, 6, 128))
-    ([(0, 127), (127, 129)], [(10, 14), (14, 18), (18, 21)], [(5, 6)])
-    >>> list(prefill_steps(0, 5, 2)), list(prefill_steps(0, 2, 1))
-    ([(0, 2), (2, 5)], [(0, 1), (1, 2)])
-    """
-    while start < end:
-        left = end - start
-        size = min(chunk, left)
-        if chunk > 1:
-            fits = (n for n in range(size, 1, -1) if n % ROWS_OF_A_TILE != 1 and left - n != 1)
-            size = next(fits, min(left, size + 1))
-        yield start, start + size
-        start += size
 
 
 def _common_prefix(held: TokenSequence, wanted: TokenSequence) -> int:

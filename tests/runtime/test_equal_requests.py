@@ -10,8 +10,8 @@ import pytest
 from numpy.typing import NDArray
 
 import palmtop
-from palmtop.runtime.decoding.cached_sequence import ROWS_OF_A_TILE, prefill_steps
 from palmtop.runtime.decoding.generation_options import GenerationOptions
+from palmtop.runtime.decoding.prefill import ROWS_OF_A_TILE, PrefillChunk, prefill_step
 from palmtop.runtime.session import Session
 
 SEEDED = GenerationOptions(max_tokens=8, temperature=1.5, seed=3)
@@ -82,11 +82,40 @@ def test_without_a_seed_an_earlier_answer_is_not_read_again(session: Session) ->
 
 @pytest.mark.parametrize("length", [2, 3, 8, 9, 10, 16, 17, 33, 128, 129, 130, 257, 385, 513])
 @pytest.mark.parametrize("chunk", [2, 3, 8, 128, 129, 256, 512])
-@pytest.mark.parametrize("start", [0, 1, 100])
-def test_no_step_of_a_prompt_leaves_a_row_alone(length: int, chunk: int, start: int) -> None:
-    steps = list(prefill_steps(start, start + length, chunk))
-    assert [s for s, _ in steps] == [start, *[e for _, e in steps[:-1]]]
-    assert steps[-1][1] == start + length
-    for begin, end in steps:
-        assert (end - begin) % ROWS_OF_A_TILE != 1
-        assert end - begin <= chunk + 1
+def test_no_step_of_a_prompt_leaves_a_row_alone(length: int, chunk: int) -> None:
+    left = length
+    while left:
+        size = prefill_step(left, chunk)
+        assert size % ROWS_OF_A_TILE != 1
+        assert 0 < size <= chunk + 1
+        left -= size
+    assert left == 0
+
+
+def test_a_step_is_as_long_as_its_time_allows() -> None:
+    chunk = PrefillChunk(16, smallest=8, largest=128)
+    for tokens, seconds, wanted in (
+        (16, 0.05, 128),  # 320 tokens a second
+        (128, 0.4, 128),
+        (128, 3.0, 32),  # another process came
+        (3, 2.0, 32),  # too short to tell
+        (32, 60.0, 8),
+        (8, 5.0, 8),
+        (8, 0.15, 32),
+    ):
+        chunk.note(tokens, seconds)
+        assert chunk.tokens == wanted
+
+
+def test_a_chunk_that_was_asked_for_stays() -> None:
+    chunk = PrefillChunk(24)
+    for seconds in (0.001, 30.0):
+        chunk.note(24, seconds)
+        assert (chunk.tokens, chunk.smallest) == (24, 24)
+
+
+def test_a_failed_step_says_nothing_of_its_time() -> None:
+    chunk = PrefillChunk(16, smallest=8, largest=128)
+    with pytest.raises(RuntimeError), chunk.measured(16):
+        raise RuntimeError
+    assert chunk.tokens == 16
