@@ -11,7 +11,7 @@ from palmtop.runtime.memory.plan import ENCODER_PARTS
 from palmtop.runtime.providers.assignment import CPU, Provider, placement
 
 LARGEST_CHUNK, SMALLEST_CHUNK = 128, 8
-"""Largest and smallest number of prompt tokens read at a time. INT4 kernels take equal times per token from 8 tokens on with
+"""Largest and smallest number of prompt tokens read at a time. INT4 kernels take equal times per token from 8 tokens with
 AVX2, and gain up to 128 with AVX512-VNNI; 4 tokens take a third more each (docs/event-loop.md).
 """
 CHUNK_MULTIPLICATIONS = 80e9
