@@ -11,8 +11,8 @@ from palmtop.runtime.memory.plan import ENCODER_PARTS
 from palmtop.runtime.providers.assignment import CPU, Provider, placement
 
 LARGEST_CHUNK, SMALLEST_CHUNK = 128, 8
-"""Largest and smallest number of prompt tokens read at a time. INT4 kernels take equal times per token from 8 tokens with
-AVX2, and gain up to 128 with AVX512-VNNI; 4 tokens take a third more each (docs/event-loop.md).
+"""Largest and smallest number of prompt tokens read at a time. A token takes as long in 8 as in more with AVX2; with
+AVX512-VNNI it gains up to 128; in steps of 4 it takes a third more (docs/event-loop.md).
 """
 CHUNK_MULTIPLICATIONS = 80e9
 """Multiplications of the first chunk: a second of two x86 cores with AVX2."""
