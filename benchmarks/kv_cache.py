@@ -33,7 +33,7 @@ from palmtop.export.mixed_precision.budget import Request
 from palmtop.export.recipe import Recipe
 from palmtop.export.verify.kv_loss import CacheLoss, cache_loss
 from palmtop.runtime.bundle.opening import open_bundle
-from palmtop.runtime.decoding.cached_sequence import TokenSequence
+from palmtop.runtime.decoding.decoder import TokenSequence
 from palmtop.runtime.memory.plan import kv_bytes_per_token, largest_context, plan_memory
 from palmtop.runtime.reference import checkpoint_path
 

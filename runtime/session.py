@@ -1,6 +1,7 @@
 """A loaded bundle that answers questions. The only file that imports onnxruntime_genai.
 
-A ``Session`` owns one native model; every ``Conversation`` made from it owns a generator with its KV cache.
+A ``Session`` owns one native model; every ``Conversation`` made from it owns a decoder with its KV cache. The model is
+genai's until a conversation is restored or forked, which genai cannot do: from then on it is onnxruntime's own.
 """
 
 from __future__ import annotations
@@ -8,13 +9,16 @@ from __future__ import annotations
 import json
 import logging
 import os
+import threading
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any
 from weakref import WeakSet
 
-from palmtop.errors import InputError, MemoryPlanError, OptionError, RuntimeMissingError
+from palmtop.errors import InputError, MemoryPlanError, RuntimeMissingError
 from palmtop.packages import install_command
 from palmtop.runtime.bundle.genai_config import GENAI_CONFIG_FILE, check_genai_config
 from palmtop.runtime.bundle.manifest import Manifest
@@ -24,25 +28,21 @@ from palmtop.runtime.chat.conversation import DEFAULTS, Conversation
 from palmtop.runtime.chat.prompt_builder import Message
 from palmtop.runtime.chat.reply import Reply
 from palmtop.runtime.chat.routing import Wanted
+from palmtop.runtime.chat.saved_conversation import Binding, ConversationState, open_conversation
 from palmtop.runtime.chat.stream import Answer
 from palmtop.runtime.chat.tools import Tool
 from palmtop.runtime.decoding.cached_sequence import CachedSequence
 from palmtop.runtime.decoding.genai_decoder import GenaiDecoder, decoder_inputs, native_errors
 from palmtop.runtime.decoding.generation_options import GenerationOptions
 from palmtop.runtime.decoding.guided_decoding import GuidedDecoders
+from palmtop.runtime.decoding.loop_decoder import LoopDecoder, open_decoder_session, runtime_version
 from palmtop.runtime.media.conversation_media import FeatureSource, MediaReader
 from palmtop.runtime.media.encoder_runner import Encoders, open_session
 from palmtop.runtime.memory.machine import available_memory
 from palmtop.runtime.memory.mapped_pages import release_mapped_pages
 from palmtop.runtime.memory.plan import (
-    MINIMUM_CONTEXT,
-    MemoryPlan,
     check_encoder,
-    check_plan,
-    largest_context,
     megabytes,
-    plan_memory,
-    with_copies,
 )
 from palmtop.runtime.providers.assignment import CPU, OPENVINO, QNN, placement
 from palmtop.runtime.providers.openvino import open_on_openvino, openvino_decoder, openvino_device
@@ -51,8 +51,9 @@ from palmtop.runtime.providers.static_decoder import StaticDecoder
 from palmtop.runtime.providers.static_sessions import StaticSessions
 
 from .processor import Processor
-from .session_options import LARGEST_CHUNK, chunk_for
 from .session_options import SessionOptions as SessionOptions
+from .session_options import chunk_for
+from .session_plan import plan_session
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +76,7 @@ class Session:
         self.bundle = bundle
         self.manifest: Manifest = bundle.manifest
         self._static = static
-        self.plan = _plan(self.manifest, options, static)
+        self.plan = plan_session(self.manifest, options, static)
         self._options = options
         self._processor = Processor(self.manifest.processor, bundle.path)
         self._encoders: FeatureSource = encoders or _encoders(bundle, options, self._check_encoder, self.fell_back)
@@ -86,16 +87,20 @@ class Session:
             bundle.file("tokenizer.json"), self.manifest.decoder.vocab_size, self.manifest.processor.text.eos_ids
         )
         self._model: Any = static  # None once the session is closed
+        self._loop = False
+        self._engine = threading.Lock()
         if static is None:
             self._native = import_genai()
             check_genai_config(bundle)
-            self._model = _open_model(self._native, bundle, self.plan.context, options.threads)
-            release_mapped_pages(bundle.path, bundle.manifest.files)
+            self._load(loop=options.engine != "genai")
             bits, size = self.manifest.decoder.kv_bits, megabytes(self.plan.kv_cache)
             logger.info("%s: KV cache of %d bits, %s for %d tokens", self.manifest.model, bits, size, self.plan.context)
         self._chunk = options.prefill_chunk or (chunk_for(self.manifest) if static is None else static.spec.chunk)
         self._default: Conversation | None = None
-        self._decoders: WeakSet[GenaiDecoder | StaticDecoder] = WeakSet()
+        self._decoders: WeakSet[GenaiDecoder | LoopDecoder | StaticDecoder] = WeakSet()
+        self._conversations: WeakSet[Conversation] = WeakSet()
+        states = self.manifest.decoder.states
+        self.states = states if static is None else tuple(replace(state, dtype="float32") for state in states)
 
     @property
     def context(self) -> int:
@@ -120,7 +125,60 @@ class Session:
             draft_rows=self.manifest.decoder.draft_rows if self._static is None else 1,
         )
         media = MediaReader(self._processor, self._encoders)
-        return Conversation(self.manifest, track, self._processor.text, media, self._guides, system=system, tools=tools)
+        text, guides = self._processor.text, self._guides
+        made = Conversation(self.manifest, track, text, media, guides, system=system, tools=tools, home=self)
+        self._conversations.add(made)
+        return made
+
+    def restore(self, path: str | os.PathLike[str]) -> Conversation:
+        """Continue a conversation that ``Conversation.save`` wrote; its images and sounds are in the file.
+
+        Nothing is read or encoded again, and the next answer is the one that the saved conversation would have given.
+
+        Args:
+            path: the file. It belongs to this bundle, as it was, and to this version of onnxruntime.
+
+        Raises:
+            InputError: the file is missing, foreign, damaged, cut, of another version, or too long for this session; or
+                an answer of this session is being given.
+            MemoryPlanError: another KV cache does not fit into memory.
+        """
+        with open_conversation(path, self.binding(), self.manifest, self.states, self.context) as state:
+            self.own_loop()
+            return self.resumed(state)
+
+    def resumed(self, state: ConversationState) -> Conversation:
+        """Return a conversation of its own that continues a state (``Conversation.fork``, ``restore``)."""
+        made = self.conversation()
+        made.resume(state)
+        return made
+
+    def binding(self) -> Binding:
+        """Return what the numbers of this session's conversations depend on."""
+        where = placement(self._options.provider).decoder
+        runtime = f"onnxruntime {runtime_version()}"
+        return Binding.of(self.manifest, where if self._static is not None else CPU, runtime)
+
+    def own_loop(self) -> None:
+        """Make the decoders take states: replace genai by palmtop's own loop. Open conversations keep their caches.
+
+        Raises:
+            InputError: an answer of this session is being given.
+        """
+        with self._engine, ExitStack() as stack:
+            if self._loop or self._static is not None or self._model is None:
+                return
+            open_ones = list(self._conversations)
+            for one in open_ones:
+                one.check_between_turns()  # before any cache is taken apart
+            for one in open_ones:
+                stack.enter_context(one.parked(self.states))
+            self._model = None  # frees the weights before they are loaded again
+            try:
+                self._load(loop=True)
+            except BaseException:
+                self._load(loop=False)
+                raise
 
     def chat(
         self,
@@ -185,14 +243,26 @@ class Session:
             self._static.close()
         self._model = None
 
-    def _open_decoder(self) -> GenaiDecoder | StaticDecoder:
+    def _load(self, *, loop: bool) -> None:
+        """Load the decoder's graph, in onnxruntime itself or in genai."""
+        bundle, threads = self.bundle, self._options.threads
+        if loop:
+            self._model = open_decoder_session(bundle, threads)
+        else:
+            self._model = _open_model(self._native, bundle, self.plan.context, threads)
+        self._loop = loop
+        release_mapped_pages(bundle.path, bundle.manifest.files)
+
+    def _open_decoder(self) -> GenaiDecoder | LoopDecoder | StaticDecoder:
         if self._model is None:
             raise InputError(f"{self.bundle.path}: the session is closed, expected an open one")
         self._check_room()
         inputs = decoder_inputs(self.manifest, self.plan)
-        decoder: GenaiDecoder | StaticDecoder
+        decoder: GenaiDecoder | LoopDecoder | StaticDecoder
         if self._static is not None:
             decoder = self._static.decoder(self.manifest, inputs)
+        elif self._loop:
+            decoder = LoopDecoder(self._model, inputs, self.context, self.bundle)
         else:
             decoder = GenaiDecoder(self._native, self._model, inputs, self.context, self.bundle)
         self._decoders.add(decoder)
@@ -251,37 +321,6 @@ def load_session(path: str | os.PathLike[str], options: SessionOptions) -> Sessi
     for provider in {where.vision, where.audio} - {CPU, QNN}:
         openvino_device(provider)  # what is missing is said now, not at the first picture
     return Session(bundle, options, static=static, placed=placed, fell_back=fell_back)
-
-
-def _plan(manifest: Manifest, options: SessionOptions, static: StaticSessions | None = None) -> MemoryPlan:
-    """Return the plan for the requested context, or for the longest that fits; refuse one that does not fit.
-
-    Graphs of fixed shapes always allocate the cache that they were exported with.
-    """
-    serves = manifest.decoder.context_length if static is None else static.spec.context
-    if options.context is not None and options.context > serves:
-        raise OptionError("context", f"found {options.context}, this bundle serves at most {serves} tokens")
-
-    def plan(context: int) -> MemoryPlan:
-        needs = plan_memory(
-            manifest,
-            context=context,
-            media_rows=options.media_rows,
-            chunk=options.prefill_chunk or LARGEST_CHUNK,
-            keep_encoders=options.keep_encoders,
-        )
-        return needs if static is None else with_copies(manifest, needs, static.copies)
-
-    available = available_memory()
-    if options.memory_limit is not None:
-        available = options.memory_limit if available is None else min(available, options.memory_limit)
-    wanted = plan(options.context or serves if static is None else serves)
-    if static is None and options.context is None and available is not None and wanted.text > available:
-        fits = largest_context(manifest, wanted, available)
-        logger.info("%s: a context of %d instead of %d fits into memory", manifest.model, fits, serves)
-        wanted = plan(fits or MINIMUM_CONTEXT)
-    check_plan(manifest, wanted, available)
-    return wanted
 
 
 def _encoders(

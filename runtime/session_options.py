@@ -16,6 +16,7 @@ AVX512-VNNI it gains up to 128; in steps of 4 it takes a third more (docs/event-
 """
 CHUNK_MULTIPLICATIONS = 80e9
 """Multiplications of the first chunk: a second of two x86 cores with AVX2."""
+ENGINES = ("genai", "onnxruntime")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +35,9 @@ class SessionOptions:
         recompile: whether graphs that another version compiled are compiled again on this machine.
         prefill_chunk: prompt tokens read at a time; cancellation acts between two chunks, and other threads of the
             process wait for the end of one. None: 8 to 128, such that one takes less than a second (``chunk_for``).
+        engine: library that runs the decoder on the CPU: "genai" (onnxruntime-genai), or "onnxruntime" (palmtop's own
+            loop over onnxruntime: the same logits, bit for bit). Conversations are restored and forked with the second;
+            a session changes to it when that is first asked for.
 
     Raises:
         InputError: a value has the wrong type or is out of its range.
@@ -48,6 +52,7 @@ class SessionOptions:
     fallback: bool = False
     recompile: bool = False
     prefill_chunk: int | None = None
+    engine: str = "genai"
 
     def __post_init__(self) -> None:
         for name, least in (
@@ -59,6 +64,8 @@ class SessionOptions:
             check_whole(name, getattr(self, name), least, optional=True)
         check_threads(self.threads)
         placement(self.provider)
+        if self.engine not in ENGINES:
+            raise wrong("engine", self.engine, " or ".join(ENGINES))
         for name in ("keep_encoders", "fallback", "recompile"):
             if not isinstance(getattr(self, name), bool):
                 raise wrong(name, getattr(self, name), "True or False")

@@ -23,6 +23,7 @@ FLOORS = (
     "palmtop.packages",
     "palmtop.runtime.bundle",
     "palmtop.runtime.memory",
+    "palmtop.runtime.saved",
     "palmtop.runtime.processor",
     "palmtop.runtime.decoding",
     "palmtop.runtime.media",
@@ -63,6 +64,7 @@ NATIVE = {
     "PIL": {"palmtop.runtime.processor.images.image_file"},
     "soundfile": {"palmtop.runtime.processor.sounds.stream", "palmtop.runtime.reference.heldout"},
     "onnxruntime": {
+        "palmtop.runtime.decoding.loop_decoder",
         "palmtop.runtime.media.encoder_runner",
         "palmtop.runtime.providers.plugins",
         "palmtop.export.providers.qnn.ranges",

@@ -7,15 +7,15 @@ retrying and starting over are one operation. This module keeps the messages and
 
 from __future__ import annotations
 
-import threading
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from time import sleep
-from typing import Any
+from typing import Any, Protocol
 
 from palmtop.errors import InputError
 from palmtop.runtime.bundle.manifest import Manifest
+from palmtop.runtime.bundle.states import StateSpec
 from palmtop.runtime.decoding.cached_sequence import CachedSequence
 from palmtop.runtime.decoding.cancellation import Cancellation
 from palmtop.runtime.decoding.generation_options import GenerationOptions
@@ -24,18 +24,35 @@ from palmtop.runtime.decoding.timings import Timings
 from palmtop.runtime.media.conversation_media import MediaReader
 from palmtop.runtime.processor.text import TextProcessor
 
-from .answer_steps import AnswerSteps, Pieces, would_wait_for_itself
+from .answer_steps import AnswerSteps, Pieces
 from .prompt_builder import Message, PromptBuilder, ReadingCancelledError, without_front
 from .reasoning import separate_thinking
 from .reply import Piece
 from .responder import Responder, unread
 from .routing import Wanted
 from .sampled_history import SampledHistory
+from .saved_conversation import Binding, ConversationState, write_conversation
 from .stream import Answer
 from .tools import Tool, check_tools, first_messages, with_tools
+from .turn_lock import TurnLock
 
 DEFAULTS = GenerationOptions()
-POLL_S = 0.02  # interval at which an answer that waits for its turn checks for its cancellation
+FIRST = "the session's first restore or fork"
+
+
+class Home(Protocol):
+    """The session of a conversation, for what outlives one decoder."""
+
+    states: tuple[StateSpec, ...]
+
+    def binding(self) -> Binding:
+        """Return what the conversation's numbers depend on."""
+
+    def resumed(self, state: ConversationState) -> Conversation:
+        """Return a conversation of its own that continues a state."""
+
+    def own_loop(self) -> None:
+        """Make the session's decoders take states."""
 
 
 class Conversation:
@@ -58,6 +75,7 @@ class Conversation:
         *,
         system: str | None = None,
         tools: Sequence[Tool] = (),
+        home: Home | None = None,
     ) -> None:
         check_tools(tools, text)
         self.messages: list[Message] = []
@@ -70,8 +88,8 @@ class Conversation:
         self._spoken = SampledHistory(text.decode, manifest.processor.text.eos_ids)
         self._reader = PromptBuilder(manifest, text, media, self._spoken, track.context)
         self._talk = Responder(manifest, track, text, media, self._spoken)
-        self._turn = threading.Lock()
-        self._answering: AnswerSteps | None = None
+        self._turns = TurnLock()
+        self._home = home
         self.reset()
 
     def reset(self) -> None:
@@ -84,8 +102,7 @@ class Conversation:
 
         The conversation can then give the next answer, whether the rest of this one is read or not.
         """
-        answering = self._answering
-        if answering is not None:
+        if (answering := self._turns.answering) is not None:
             answering.cancel()
 
     def count_tokens(self, messages: Sequence[Message] | None = None) -> int:
@@ -167,12 +184,101 @@ class Conversation:
         """
         if isinstance(turns, bool) or not isinstance(turns, int) or turns < 1:
             raise InputError(f"rewind: found {turns!r} turns, expected a number from 1 on")
-        if self._answering is not None:
+        if self._turns.answering is not None:
             raise InputError("rewind: an answer is being given; finish or close it first")
         left = list(self.messages)
         for _ in range(turns):
             del left[_last_question(left) :]
         self.messages = left
+
+    def save(self, path: str | os.PathLike[str]) -> int:
+        """Write the conversation to a file: messages, media, and all that was computed for them.
+
+        ``Session.restore`` continues it, in another process too, without reading anything again: the next answer is
+        the one that this conversation would give. The file is written beside its destination, flushed and renamed.
+
+        Args:
+            path: the file; an existing one is replaced.
+
+        Returns:
+            The file's size in bytes, mostly keys and values (``palmtop inspect`` shows their bytes per token).
+
+        Raises:
+            InputError: an answer is being given, a file of the dialogue's media is missing, a message is not JSON, or
+                the file cannot be written.
+        """
+        home = self._session()
+        with self._turns.between("save"):
+            return write_conversation(path, self.state(home.states), home.binding())
+
+    def fork(self) -> Conversation:
+        """Return a second conversation that continues this one, with a KV cache of its own; nothing is read again.
+
+        Raises:
+            InputError: an answer of this session is being given.
+            MemoryPlanError: another KV cache does not fit into memory.
+        """
+        home = self._session()
+        home.own_loop()
+        with self._turns.between("fork"):
+            return home.resumed(self.state(home.states))
+
+    def state(self, specs: tuple[StateSpec, ...]) -> ConversationState:
+        """Return the conversation as values; what the decoder computed is valid until the next turn.
+
+        Args:
+            specs: kinds of the decoder's states.
+        """
+        return ConversationState(
+            messages=list(self.messages),
+            first=list(self._first),
+            tools=self._tools,
+            answers=list(self._spoken.answers),
+            segments=self._media.segments,
+            sequence=self._track.snapshot(specs),
+        )
+
+    def resume(self, state: ConversationState) -> None:
+        """Become a conversation that was saved or forked; used by the session.
+
+        Raises:
+            InputError: the state does not fit into this session.
+        """
+        if state.tools:
+            check_tools(state.tools, self._text)
+        if state.sequence is not None:
+            self._track.resume(state.sequence)
+        self.messages, self._first = list(state.messages), list(state.first)
+        self._tools = list(state.tools) if state.tools else None
+        self._spoken.answers = list(state.answers)
+        self._media.remember(state.segments)
+
+    def check_between_turns(self) -> None:
+        """Refuse while an answer is being given; used by the session.
+
+        Raises:
+            InputError: an answer is being given.
+        """
+        with self._turns.between(FIRST):
+            pass
+
+    @contextmanager
+    def parked(self, specs: tuple[StateSpec, ...]) -> Iterator[None]:
+        """Close the decoder while the block runs, and continue in another one; used by the session.
+
+        Raises:
+            InputError: an answer is being given.
+        """
+        with self._turns.between(FIRST):
+            sequence = self._track.park(specs)
+            yield
+            if sequence is not None:
+                self._track.resume(sequence)
+
+    def _session(self) -> Home:
+        if self._home is None:
+            raise InputError("the conversation belongs to no session, expected one that Session.conversation made")
+        return self._home
 
     def respond(
         self,
@@ -202,7 +308,7 @@ class Conversation:
         options = _limit(options, max_tokens)
 
         def give(steps: AnswerSteps) -> Pieces:
-            with self._my_turn(steps):
+            with self._turns.hold(steps):
                 asked = messages if tools is None else with_tools(messages, tools, self._text)
                 yield from self._answer(asked, adapters, options, steps.interruption, None, tools)
 
@@ -217,7 +323,7 @@ class Conversation:
         """Change the dialogue, answer it, and add the answer; undo the change after a failure."""
 
         def give(steps: AnswerSteps) -> Pieces:
-            with self._my_turn(steps):  # first: the message of a waiting thread comes after this answer
+            with self._turns.hold(steps):  # first: the message of a waiting thread comes after this answer
                 messages = self.messages  # ``reset`` makes another list; this turn keeps its own
                 before = list(messages)
                 shown: list[str] = []
@@ -269,28 +375,6 @@ class Conversation:
             yield from pieces  # the grammar leaves no room for thinking, though the template has opened it
             return
         yield from separate_thinking(pieces, self._text.spec.thinking, is_open=self._text.starts_thinking)
-
-    @contextmanager
-    def _my_turn(self, steps: AnswerSteps) -> Iterator[None]:
-        steps.interruption.start()
-        while not self._turn.acquire(blocking=False):
-            other = self._answering
-            if other is not None:
-                other.settle()  # its time limit may have passed without a reader
-                waits_for_itself = would_wait_for_itself(steps.asked_by, other.asked_by)
-                if self._answering is other and waits_for_itself and not other.is_ending():
-                    raise InputError(
-                        "the conversation is still answering; finish, cancel or close that answer's iterator first"
-                    )
-            if steps.interruption():
-                raise InputError("the answer was stopped while it waited for another one of this conversation")
-            sleep(POLL_S)
-        self._answering = steps
-        try:
-            yield
-        finally:
-            self._answering = None
-            self._turn.release()
 
 
 def _limit(options: GenerationOptions, max_tokens: int | None) -> GenerationOptions:

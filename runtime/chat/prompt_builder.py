@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from palmtop.errors import InputError, PromptTooLongError
 from palmtop.runtime.bundle.manifest import Manifest
-from palmtop.runtime.decoding.cached_sequence import Cancelled, CancelledError, MediaSpan, TokenSequence
+from palmtop.runtime.decoding.cached_sequence import Cancelled, CancelledError
+from palmtop.runtime.decoding.decoder import MediaSpan, TokenSequence
 from palmtop.runtime.decoding.generation_options import GenerationOptions
 from palmtop.runtime.media.conversation_media import MeasuredItem, MediaReader
 from palmtop.runtime.processor.text import TextProcessor

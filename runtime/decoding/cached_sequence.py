@@ -9,14 +9,15 @@ Invariant: the cache holds exactly the ids in ``ids``, computed under the curren
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from palmtop.errors import InputError, PalmtopError
+from palmtop.runtime.bundle.states import StateSpec
 
+from .decoder import NOTHING, Decoder, SequenceState, TokenSequence
 from .prefill import PrefillChunk, prefill_step
 from .reasons import ReprefillReason
 
@@ -25,87 +26,6 @@ Cancelled = Callable[[], bool]
 
 class CancelledError(Exception):
     """A request to stop between two steps; the cached sequence stays usable."""
-
-
-@dataclass(slots=True)
-class DecoderInputs:
-    """Arrays that the graph reads in place; None where the graph lacks the input.
-
-    Attributes:
-        media_index: [L] int64 by position: 0 = text token, k = row k - 1 of ``media_features``.
-        media_features: [M, H] float32 rows of the encoders.
-        adapter_gates: [A] float32 weight of each adapter.
-        rope_long: [1] bool, True for the long LongRoPE factors.
-    """
-
-    media_index: NDArray[np.int64] | None
-    media_features: NDArray[np.float32] | None
-    adapter_gates: NDArray[np.float32] | None
-    rope_long: NDArray[np.bool_] | None
-
-
-class Decoder(Protocol):
-    """A native generator and the arrays it reads."""
-
-    inputs: DecoderInputs
-
-    @property
-    def token_count(self) -> int:
-        """Number of tokens in the KV cache."""
-
-    def append(self, ids: NDArray[np.int32]) -> None:
-        """Run the graph over more tokens, [S]."""
-
-    def logits(self) -> NDArray[np.float32]:
-        """Return the logits of the last token, [V]."""
-
-    def draft_logits(self, count: int) -> NDArray[np.float32]:
-        """Return the logits of the last ``count`` tokens, which were appended together: [count, V]."""
-
-    def rewind_to(self, count: int) -> None:
-        """Remove all tokens from the cache but the first ``count``."""
-
-    def close(self) -> None:
-        """Free the KV cache."""
-
-
-@dataclass(frozen=True, slots=True)
-class MediaSpan:
-    """Position of an image or a sound in a sequence.
-
-    Attributes:
-        start: position of its first feature row.
-        rows: number of positions, one for each feature row.
-        key: identity of the features; equal keys have equal features.
-    """
-
-    start: int
-    rows: int
-    key: str
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class TokenSequence:
-    """Token ids of a prompt and the positions of its media.
-
-    Attributes:
-        ids: [S] int32 token ids.
-        places: [S] int64 feature row of each position, as ``DecoderInputs.media_index``; rows are numbered from 1 in
-            order of appearance.
-        media: spans of ``places``, in order of their positions.
-    """
-
-    ids: NDArray[np.int32]
-    places: NDArray[np.int64]
-    media: tuple[MediaSpan, ...]
-
-    @property
-    def media_rows(self) -> int:
-        """Number of positions that are feature rows of images and sounds."""
-        return sum(span.rows for span in self.media)
-
-
-NOTHING = TokenSequence(np.zeros(0, np.int32), np.zeros(0, np.int64), ())
 
 
 class CachedSequence:
@@ -260,6 +180,79 @@ class CachedSequence:
                 "the decoder's logits are not finite: an adapter weight is too large, or weights are damaged"
             )
         return logits
+
+    def snapshot(self, specs: tuple[StateSpec, ...]) -> SequenceState | None:
+        """Return what was computed; valid until the next step. None before the first token.
+
+        Args:
+            specs: kinds of the decoder's states.
+        """
+        decoder = self._decoder
+        if decoder is None or not len(self._held.ids):
+            return None
+        inputs, features = decoder.inputs, decoder.inputs.media_features
+        written = 0  # a question that was stopped may have overwritten the rows of later media
+        for span, key in zip(self._held.media, self._rows_of, strict=False):
+            if span.key != key:
+                break
+            written += 1
+        used = sum(span.rows for span in self._held.media[:written])
+        return SequenceState(
+            held=self._held,
+            length=self._length,
+            alone=self._alone,
+            row_keys=tuple(self._rows_of[:written]),
+            rows=None if features is None else features[:used],
+            gates=inputs.adapter_gates,
+            rope_long=None if inputs.rope_long is None else bool(inputs.rope_long[0]),
+            specs=specs,
+            states=((spec, layer, decoder.read_state(spec, layer)) for spec in specs for layer in spec.layers),
+        )
+
+    def park(self, specs: tuple[StateSpec, ...]) -> SequenceState | None:
+        """Close the decoder, and return a copy of what it computed, for ``resume``; None before the first token."""
+        found = self.snapshot(specs)
+        if found is not None:
+            states = [(spec, layer, np.array(content)) for spec, layer, content in found.states]
+            rows, gates = (None if a is None else np.array(a) for a in (found.rows, found.gates))
+            found = replace(found, states=states, rows=rows, gates=gates)
+        self.close()
+        return found
+
+    def resume(self, saved: SequenceState) -> None:
+        """Continue a sequence of another decoder of the same bundle, as if it had been read here.
+
+        Raises:
+            InputError: the sequence or its media do not fit into this session.
+            PalmtopError: raised by ``saved.states``; the sequence is then empty.
+        """
+        count = len(saved.held.ids)
+        self.close()
+        decoder = self._ready()
+        inputs = decoder.inputs
+        rows = 0 if saved.rows is None else len(saved.rows)
+        needed = max(rows, int(saved.held.places.max(initial=0)))
+        room = 0 if inputs.media_features is None else len(inputs.media_features)
+        if count > self.context or needed > room:
+            raise InputError(
+                f"the saved conversation has {count} tokens and {needed} rows of images and sounds, this session has "
+                f"places for {self.context} and {room}; load with a longer context"
+            )
+        try:
+            if inputs.media_features is not None and saved.rows is not None:
+                inputs.media_features[:rows] = saved.rows
+            if inputs.media_index is not None:
+                inputs.media_index[:count] = saved.held.places
+            if inputs.adapter_gates is not None and saved.gates is not None:
+                inputs.adapter_gates[:] = saved.gates
+            if inputs.rope_long is not None:
+                inputs.rope_long[0] = bool(saved.rope_long)
+            decoder.write_states(saved.states, count)
+        except BaseException:
+            self.close()
+            raise
+        self._hold(saved.held)
+        self._length, self._alone, self._rows_of = saved.length, saved.alone, list(saved.row_keys)
 
     def close(self) -> None:
         """Free the decoder; the next use opens another one."""

@@ -6,7 +6,7 @@ class keeps them as long as the generator.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -18,13 +18,15 @@ from numpy.typing import NDArray
 from palmtop.errors import BundleError, InputError
 from palmtop.runtime.bundle.manifest import DRAFT_LOGITS, Manifest
 from palmtop.runtime.bundle.opening import Bundle
+from palmtop.runtime.bundle.states import StateSpec
 from palmtop.runtime.memory.plan import MemoryPlan
 
-from .cached_sequence import DecoderInputs
+from .decoder import DecoderInputs, LayerState
+from .loop_decoder import cut_state
 
 
 class GenaiDecoder:
-    """Decoder of onnxruntime-genai (``cached_sequence.Decoder``).
+    """Decoder of onnxruntime-genai (``decoder.Decoder``).
 
     Raises:
         BundleError: in the constructor, in ``append`` or where logits are read: the graph differs from the manifest.
@@ -89,6 +91,20 @@ class GenaiDecoder:
     def rewind_to(self, count: int) -> None:
         """Remove all tokens from the cache but the first ``count``."""
         self._live.rewind_to(count)
+
+    def read_state(self, state: StateSpec, layer: int) -> NDArray[np.generic]:
+        """Return a copy of one layer's state, cut to the tokens read."""
+        generator = self._live
+        with native_errors(self._folder, "give its states"):
+            return cut_state(state, np.asarray(generator.get_output(state.output % layer)), self.token_count)
+
+    def write_states(self, states: Iterable[LayerState], count: int) -> None:
+        """Raise an error: genai takes no states back.
+
+        Raises:
+            BundleError: always.
+        """
+        raise BundleError(f"{self._folder}: onnxruntime-genai takes no states back, expected another decoder")
 
     def close(self) -> None:
         """Free the generator, and after it its arrays."""

@@ -13,10 +13,9 @@ import numpy as np
 from .cached_sequence import CachedSequence, Cancelled, CancelledError
 from .generation_options import GenerationOptions
 from .guided_decoding import GuidedDecoder
-from .logprobs import logprobs_of
 from .prompt_lookup import PromptLookup
 from .reasons import FinishReason, ReprefillReason
-from .sampling import Sampler
+from .sampling import Sampler, logprobs_of
 
 
 class TokenStream:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -79,7 +79,7 @@ class MediaReader:
             InputError: the item is not usable, or of a kind that the model does not take.
             CancelledError: stopped while decoding.
         """
-        key = f"{item.kind}:{source_key(item.source)}"
+        key = item_key(item)
         if key not in self._segments:
             self._segments[key] = self._prepare(key, item, cancelled)
         return MeasuredItem(item, key, self._segments[key])
@@ -100,6 +100,15 @@ class MediaReader:
         except EncodingStopped as stop:
             raise CancelledError from stop
 
+    @property
+    def segments(self) -> dict[str, tuple[Segment, ...]]:
+        """Segments of the prompt for each medium that was measured, by key."""
+        return dict(self._segments)
+
+    def remember(self, segments: Mapping[str, tuple[Segment, ...]]) -> None:
+        """Take over segments of media that were measured elsewhere, by key."""
+        self._segments.update(segments)
+
     def forget_pixels(self) -> None:
         """Free decoded tiles and frames; row counts stay known."""
         self._tiles.clear()
@@ -119,6 +128,11 @@ class MediaReader:
         frames = self._processor.log_mel(item, between)
         self._frames[key] = frames
         return self._processor.sound_segments(len(frames))
+
+
+def item_key(item: MediaItem) -> str:
+    """Return the key of a medium: equal keys have equal content."""
+    return f"{item.kind}:{source_key(item.source)}"
 
 
 def source_key(source: Any) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -85,20 +85,34 @@ def media_beside(messages: Sequence[Mapping[str, Any]], folder: Path) -> tuple[l
     Raises:
         InputError: as for ``read_messages``.
     """
-    found, kinds = [], set[Kind]()
+    kinds = set[Kind]()
+
+    def located(item: MediaItem) -> Any:
+        kinds.add(item.kind)
+        return str(folder / item.source) if isinstance(item.source, (str, Path)) else item.source
+
+    return with_sources(messages, located), kinds
+
+
+def with_sources(messages: Sequence[Mapping[str, Any]], source_of: Callable[[MediaItem], Any]) -> list[dict[str, Any]]:
+    """Return messages in which every medium has the source that a function gives for it.
+
+    Raises:
+        InputError: as for ``read_messages``.
+    """
+    found = []
     for message, turn in zip(messages, read_messages(messages), strict=True):
         media = iter(turn.media)
         content = message.get("content")
         if isinstance(content, (list, tuple)):
-            content = [part if part["type"] in _TEXT_TYPES else _located(next(media), folder) for part in content]
+            content = [
+                part
+                if part["type"] in _TEXT_TYPES
+                else {"type": (item := next(media)).kind, item.kind: source_of(item)}
+                for part in content
+            ]
         found.append({**message, "content": content} if "content" in message else dict(message))
-        kinds |= {item.kind for item in turn.media}
-    return found, kinds
-
-
-def _located(item: MediaItem, folder: Path) -> dict[str, Any]:
-    source = str(folder / item.source) if isinstance(item.source, (str, Path)) else item.source
-    return {"type": item.kind, item.kind: source}
+    return found
 
 
 def _read_message(message: Mapping[str, Any], where: str, counts: dict[Kind, int]) -> Turn:

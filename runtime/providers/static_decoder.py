@@ -7,7 +7,7 @@ same for every provider.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Protocol
 
@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from palmtop.errors import BundleError, InputError
 from palmtop.runtime.bundle.json_fields import refuse
 from palmtop.runtime.bundle.manifest import Manifest
-from palmtop.runtime.bundle.states import TOKENS
+from palmtop.runtime.bundle.states import TOKENS, StateSpec
 from palmtop.runtime.bundle.targets import StaticRoute, StaticSpec
-from palmtop.runtime.decoding.cached_sequence import DecoderInputs
+from palmtop.runtime.decoding.decoder import DecoderInputs, LayerState
 
 from .static_rope import RopeTables
 
@@ -37,7 +37,7 @@ class StaticGraphs(Protocol):
 
 
 class StaticDecoder:
-    """One sequence and its KV cache over graphs of fixed shapes (``cached_sequence.Decoder``).
+    """One sequence and its KV cache over graphs of fixed shapes (``decoder.Decoder``).
 
     Args:
         graphs: graphs of this bundle; several decoders may share them.
@@ -105,6 +105,30 @@ class StaticDecoder:
     def rewind_to(self, count: int) -> None:
         """Remove all tokens but the first ``count``; keys and values of later ones are masked until overwritten."""
         self._count = min(count, self._count)
+        self._logits = None
+
+    def read_state(self, state: StateSpec, layer: int) -> NDArray[np.generic]:
+        """Return a view of one layer's state, cut to the tokens read."""
+        name = f"past_{state.name}.{layer}"
+        return self._cache[name][(*(slice(None),) * self._axis[name], slice(self._count))]
+
+    def write_states(self, states: Iterable[LayerState], count: int) -> None:
+        """Take over the states of ``count`` tokens.
+
+        Raises:
+            BundleError: a state is missing, or of another shape or type.
+        """
+        self._count = count
+        missing = set(self._cache)
+        for state, layer, array in states:
+            target = self.read_state(state, layer)
+            if array.shape != target.shape or array.dtype != target.dtype:
+                found, expected = (f"{a.dtype.name} {list(a.shape)}" for a in (array, target))
+                raise BundleError(f"state '{state.name}.{layer}' is {found}, expected {expected}")
+            target[...] = array
+            missing.discard(f"past_{state.name}.{layer}")
+        if missing:
+            raise BundleError(f"state '{min(missing)}' is missing, expected one of every layer")
         self._logits = None
 
     def close(self) -> None:

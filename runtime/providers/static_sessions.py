@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from palmtop.errors import BundleError
 from palmtop.runtime.bundle.manifest import Manifest
 from palmtop.runtime.bundle.targets import StaticRoute, StaticSpec
-from palmtop.runtime.decoding.cached_sequence import DecoderInputs
+from palmtop.runtime.decoding.decoder import DecoderInputs
 
 from .static_decoder import Feeds, StaticDecoder
 

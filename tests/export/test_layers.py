@@ -16,7 +16,7 @@ from palmtop.export.checkpoint.opening import open_checkpoint
 from palmtop.export.providers.fixed_shape.graphs import write_float_graphs
 from palmtop.export.recipe import Recipe
 from palmtop.runtime.bundle.opening import open_bundle
-from palmtop.runtime.decoding.cached_sequence import DecoderInputs
+from palmtop.runtime.decoding.decoder import DecoderInputs
 from palmtop.runtime.providers.static_decoder import StaticDecoder
 from palmtop.runtime.providers.static_sessions import StaticSessions
 from tests.export.test_llama import logits_of, write_llama

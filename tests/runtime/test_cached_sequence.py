@@ -7,13 +7,8 @@ import pytest
 from numpy.typing import NDArray
 
 from palmtop.errors import InputError, PalmtopError
-from palmtop.runtime.decoding.cached_sequence import (
-    CachedSequence,
-    CancelledError,
-    DecoderInputs,
-    MediaSpan,
-    TokenSequence,
-)
+from palmtop.runtime.decoding.cached_sequence import CachedSequence, CancelledError
+from palmtop.runtime.decoding.decoder import DecoderInputs, MediaSpan, TokenSequence
 
 CONTEXT, HIDDEN = 64, 4
 OFF = np.zeros(2, np.float32)

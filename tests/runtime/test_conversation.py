@@ -16,7 +16,7 @@ from palmtop.errors import InputError, MemoryPlanError
 from palmtop.runtime.bundle.opening import open_bundle
 from palmtop.runtime.chat.conversation import Conversation
 from palmtop.runtime.chat.reply import Piece, Reply
-from palmtop.runtime.decoding.cached_sequence import TokenSequence
+from palmtop.runtime.decoding.decoder import TokenSequence
 from palmtop.runtime.decoding.generation_options import GenerationOptions
 from palmtop.runtime.session import Session, SessionOptions
 from tests.runtime.toy import AUDIO, CONTEXT, END, IMAGE, ORIGINAL_CONTEXT, VOCAB, FakeEncoders

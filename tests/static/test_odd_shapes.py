@@ -13,7 +13,7 @@ from palmtop.export.convert import export_model
 from palmtop.export.recipe import Recipe
 from palmtop.runtime.bundle.opening import open_bundle
 from palmtop.runtime.bundle.targets import RopeSpec, StaticSpec
-from palmtop.runtime.decoding.cached_sequence import DecoderInputs
+from palmtop.runtime.decoding.decoder import DecoderInputs
 from palmtop.runtime.providers.static_decoder import StaticDecoder, attention_bias
 from palmtop.runtime.providers.static_sessions import StaticSessions
 from tests.export.test_phi3 import longrope, write_phi3

@@ -15,7 +15,7 @@ from palmtop.export.measure.samples import MediaInput, Sample
 from palmtop.runtime.bundle.manifest import Manifest
 from palmtop.runtime.bundle.processor_config import AudioSpec, ProcessorSpec
 from palmtop.runtime.bundle.targets import StaticRoute, StaticSpec
-from palmtop.runtime.decoding.cached_sequence import DecoderInputs
+from palmtop.runtime.decoding.decoder import DecoderInputs
 from palmtop.runtime.providers.static_decoder import StaticDecoder
 from palmtop.runtime.providers.static_inputs import static_audio_feeds, static_tile_feeds, steps_of
 

@@ -1,0 +1,1 @@
+"""Files that hold a conversation with everything that was computed for it."""
