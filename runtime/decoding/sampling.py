@@ -7,7 +7,7 @@ among very many tokens behind a grammar's mask, less than two (``benchmarks/samp
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 from numpy.typing import NDArray

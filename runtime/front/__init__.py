@@ -48,6 +48,7 @@ def load(
     fallback: bool = False,
     recompile: bool = False,
     prefill_chunk: int | None = None,
+    engine: str = "genai",
 ) -> Session:
     """Open a bundle and load it as a session.
 
@@ -65,6 +66,8 @@ def load(
         recompile: whether graphs that another version compiled are compiled again on this machine.
         prefill_chunk: prompt tokens read at a time; with smaller chunks cancelling, timeouts and other threads act
             sooner; None chooses 8 to 128 by the measured time of the steps before, less than a second each.
+        engine: "genai" (onnxruntime-genai) or "onnxruntime" (palmtop's own loop over onnxruntime, with the same logits)
+            for a decoder on the CPU; a session changes to the second when it first restores or forks a conversation.
 
     Raises:
         BundleError: the bundle is missing or damaged; the message names file, found and expected.
@@ -88,6 +91,7 @@ def load(
         fallback=fallback,
         recompile=recompile,
         prefill_chunk=prefill_chunk,
+        engine=engine,
     )
     return load_session(path, options)
 
