@@ -135,8 +135,8 @@ def _open(source: str | os.PathLike[str], recipe: Recipe) -> tuple[Checkpoint, M
         CheckpointError: as for reading, or an adapter of the recipe is missing.
     """
     checkpoint = open_checkpoint(source)
-    recipe = recipe.with_context(checkpoint.config.get("max_position_embeddings"))
     model = read_model(checkpoint, recipe)
+    recipe = recipe.with_context(model.decoder.max_tokens)
     if recipe.adapter_mode == "gated" and model.missing_adapters:
         name = model.missing_adapters[0]
         raise CheckpointError(

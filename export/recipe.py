@@ -186,16 +186,15 @@ class Recipe:
             return self.target_context
         return min(self.context or DEFAULT_CONTEXT, TARGET_CONTEXT)
 
-    def with_context(self, served: object) -> Recipe:
+    def with_context(self, served: int) -> Recipe:
         """Return the same recipe with its context set.
 
         Args:
-            served: ``max_position_embeddings`` of the model; other values than numbers are refused by the reader of the
-                model.
+            served: longest sequence of the model, in tokens.
         """
         if self.context is not None:
             return self
-        if isinstance(served, int) and 16 <= served < DEFAULT_CONTEXT:
+        if 16 <= served < DEFAULT_CONTEXT:
             return replace(self, context=served)
         return replace(self, context=DEFAULT_CONTEXT)
 

@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from palmtop.errors import BundleError
 from palmtop.export.graph.building.builder import GraphBuilder, WeightSink, remove_unused
-from palmtop.export.graph.building.mark import ADAPTABLE, ADAPTER, Mark, mark_of
+from palmtop.export.graph.building.mark import ADAPTABLE, ADAPTER, HEAD_SIZE, Mark, mark_of
 from palmtop.export.graph.head_padding import Heads
 from palmtop.export.graph.linear import Precision
 from palmtop.export.graph.lora import GATES, add_branch, add_gate
@@ -100,13 +100,18 @@ class DecoderGraph:
         return Precision(scheme=stored.scheme, accuracy_level=stored.accuracy_level, quantizer=quantizer)
 
     def heads(self, spec: DecoderSpec) -> Heads:
-        """Return the heads of the checkpoint: the cache's head size may be padded, the kernel's scale is not."""
+        """Return the heads of the checkpoint: the cache's head size may be padded.
+
+        The kernel's scale gives the size where it is ``head_size ** -0.5``, a note at the node where it is not.
+        """
         node = next((n for n in self.model.graph if n.op_type == "GroupQueryAttention"), None)
         scale = None if node is None else node.attributes.get("scale")
         if scale is None:
             raise BundleError(f"{self.path}: has no attention layer with a scale, expected a decoder of palmtop's")
         kv_heads = spec.state("key").stored_shape(0)[1]
-        return Heads(num_heads=spec.num_heads, num_kv_heads=kv_heads, head_size=round(scale.as_float() ** -2))
+        noted = "" if node is None else node.metadata_props.get(HEAD_SIZE, "")
+        head_size = int(noted) if noted.isdecimal() else round(scale.as_float() ** -2)
+        return Heads(num_heads=spec.num_heads, num_kv_heads=kv_heads, head_size=head_size)
 
     def deltas(self, adapter: str) -> dict[str, Delta]:
         """Return the deltas of an adapter of this graph, by linear."""

@@ -10,16 +10,20 @@ import importlib
 import importlib.util
 import pkgutil
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 from palmtop.errors import CheckpointError, UnsupportedModelError
+from palmtop.export.checkpoint.config_section import ConfigSection
 from palmtop.export.checkpoint.folder import Checkpoint
 from palmtop.export.checkpoint.lazy_tensor import StateDict
 from palmtop.export.checkpoint.lora import Adapter
 from palmtop.export.graph.building.source import EncoderSource, GraphSource
 from palmtop.export.graph.decoder import Decoder
+from palmtop.export.reading.settings import refuse_unread
+from palmtop.export.reading.tensors import PARTS, TABLE, Head, parts_of, refuse_other_tensors, stacked_weights
+from palmtop.export.reading.text import THINKING, chat_template, text_spec
 from palmtop.export.recipe import Recipe
 from palmtop.runtime.bundle.manifest import Route
 from palmtop.runtime.bundle.processor_config import ProcessorSpec
@@ -69,6 +73,23 @@ class Model:
         return {name: cast(EncoderSource, graph) for name, graph in self.graphs.items() if name != "decoder"}
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class About:
+    """Facts about an architecture file, for ``palmtop export --list``.
+
+    Attributes:
+        models: models that have this form.
+        sources: files of weights that are read.
+        tested: weights that tests use.
+        refused: what is refused, and why.
+    """
+
+    models: str
+    sources: str = "transformers folder"
+    tested: str = "random weights"
+    refused: tuple[str, ...] = ()
+
+
 class Architecture(Protocol):
     """Interface of an architecture file."""
 
@@ -82,6 +103,45 @@ class Architecture(Protocol):
             CheckpointError: a key or tensor is missing or contradicts another.
         """
         ...
+
+
+def text_model(
+    architecture: str,
+    checkpoint: Checkpoint,
+    config: ConfigSection,
+    decoder: Decoder,
+    head: Head,
+    *,
+    parts: Mapping[str, Sequence[str]] = PARTS,
+) -> Model:
+    """Return a model that is one dense decoder, and refuse what the decoder does not read.
+
+    Args:
+        architecture: name of the architecture file.
+        checkpoint: an open checkpoint.
+        config: its config, with every key looked up that the decoder depends on.
+        decoder: the decoder.
+        head: embedding and head.
+        parts: linears of the decoder that the checkpoint has under other names, and the names of those that are
+            stacked for each.
+
+    Raises:
+        CheckpointError: a key or tensor is missing, or would not be read.
+    """
+    text = text_spec(checkpoint, config, thinking=THINKING)
+    refuse_unread(config)
+    inner = {f"model.{part}" for name in decoder.tensors - {TABLE} for part in parts_of(name, parts)}
+    refuse_other_tensors(checkpoint, inner | head.names, f"a {architecture} model of {decoder.num_layers} layers")
+    return Model(
+        architecture=architecture,
+        graphs={"decoder": decoder},
+        weights=stacked_weights(checkpoint, head, parts),
+        adapters=(),
+        processor=ProcessorSpec(text=text, image=None, audio=None),
+        routes={"text": Route(adapters={}, audio_projector="speech")},
+        chat_template=chat_template(checkpoint),
+        notes=head.notes,
+    )
 
 
 def find(model_type: str) -> Architecture:
@@ -110,14 +170,22 @@ def read_model(checkpoint: Checkpoint, recipe: Recipe) -> Model:
         CheckpointError: a key or tensor is missing, contradicts another, or would not be read, or the model's context
             is shorter than the recipe's.
     """
-    model = find(str(checkpoint.config.get("model_type"))).read_model(checkpoint)
+    model = find(_model_type(checkpoint.config)).read_model(checkpoint)
     limit = model.decoder.max_tokens
     if model.tokens(recipe) > limit:
         raise CheckpointError(
-            f"config.json: max_position_embeddings is {limit}, expected at least {model.tokens(recipe)}, the context of"
+            f"config.json: {model.decoder.limit} is {limit}, expected at least {model.tokens(recipe)}, the context of"
             " the bundle"
         )
     return model
+
+
+def _model_type(config: Mapping[str, Any]) -> str:
+    """Model type of a config; old files of remote code name only the class, such as MiniCPMForCausalLM."""
+    stated, classes = config.get("model_type"), config.get("architectures")
+    if stated is None and isinstance(classes, list) and classes:
+        return str(classes[0]).removesuffix("ForCausalLM").lower()
+    return str(stated)
 
 
 def names() -> list[str]:

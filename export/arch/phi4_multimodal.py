@@ -16,9 +16,15 @@ from palmtop.export.reading.modalities import Modalities
 from palmtop.export.reading.settings import check_values, refuse_unread
 from palmtop.export.reading.tensors import HEAD
 
-from . import Model
+from . import About, Model
 from .phi4mm import ADAPTERS, interpret
 
+ABOUT = About(
+    models="Phi-4-multimodal-instruct as transformers saves it, its adapters in folders",
+    sources="transformers folder",
+    tested="the packaged reference model; random weights",
+    refused=("other towers than SigLIP and the conformer",),
+)
 VISION_KEYS = (
     "hidden_size",
     "intermediate_size",

@@ -30,9 +30,14 @@ from palmtop.export.reading.text import chat_template, special_tokens, text_spec
 from palmtop.runtime.bundle.manifest import Route
 from palmtop.runtime.bundle.processor_config import AudioSpec, ImageSpec, ProcessorSpec, TextSpec
 
-from . import Model
+from . import About, Model
 from .phi3 import ROPE
 
+ABOUT = About(
+    models="Phi-4-multimodal-instruct as Microsoft publishes it, and fine-tunes of it",
+    tested="the packaged reference model; random weights",
+    refused=("other towers than SigLIP and the conformer",),
+)
 IMAGE_TOKEN_ID, AUDIO_TOKEN_ID = 200010, 200011  # <|endoftext10|>, <|endoftext11|>; not in upstream's config
 # Preprocessing of images and sounds in the runtime, with the keys of the checkpoint's preprocessor.
 IMAGES = {

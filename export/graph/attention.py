@@ -12,11 +12,14 @@ import onnx_ir as ir
 
 from palmtop.export.checkpoint.lazy_tensor import StateDict
 from palmtop.export.graph.building.builder import MICROSOFT, GraphBuilder
-from palmtop.export.graph.building.mark import MIXER
+from palmtop.export.graph.building.mark import HEAD_SIZE, MIXER
 from palmtop.export.graph.building.run import Run, StaticRun
 
+from .head_norm import HeadNorm
 from .head_padding import HEAD_STEP, Heads
 from .rope import RopeConfig, rotate, rotate_halves
+
+NORM_OF = {"query": "q_norm", "key": "k_norm"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,11 +30,29 @@ class Attention(Heads):
         window: keys that a query attends to, itself included; None for all.
         has_bias: whether the fused projection of queries, keys and values has a bias.
         has_output_bias: whether the output projection has a bias.
+        scale: factor of the scores; None for ``head_size ** -0.5``.
+        norm_eps: number added to the mean in the norms of each head's query and key, before the rotation; None for no
+            such norms.
     """
 
     window: int | None = None
     has_bias: bool = False
     has_output_bias: bool = False
+    scale: float | None = None
+    norm_eps: float | None = None
+
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        """Names of its tensors inside a layer."""
+        linears = {"qkv_proj": self.has_bias, "o_proj": self.has_output_bias}
+        biases = [f"self_attn.{name}.bias" for name, has_bias in linears.items() if has_bias]
+        norms = [] if self.norm_eps is None else [f"self_attn.{norm}.weight" for norm in NORM_OF.values()]
+        return (*(f"self_attn.{name}.weight" for name in linears), *biases, *norms)
+
+    @property
+    def score_scale(self) -> float:
+        """Factor of the scores."""
+        return float(self.head_size**-0.5 if self.scale is None else self.scale)
 
     def window_in(self, tokens: int) -> int | None:
         """Return the window; None if sequences of at most ``tokens`` tokens never exceed it."""
@@ -48,7 +69,8 @@ class Attention(Heads):
         weights = run.weights.within(f"{name}.")
         qkv = self._project(g, run, name, weights, x)
         is_fused = self.fuses_rotary(run.rope)
-        query, new_key, new_value = (qkv, None, None) if is_fused else self._rotated(g, name, qkv, run)
+        is_whole = is_fused and self.norm_eps is None
+        query, new_key, new_value = (qkv, None, None) if is_whole else self._parts(g, name, qkv, run, is_fused=is_fused)
         window = self.window_in(run.tokens)
         mixed, key, value = g.ops(
             "GroupQueryAttention",
@@ -65,12 +87,15 @@ class Attention(Heads):
             name=f"{name}/attention",
             num_heads=self.num_heads,
             kv_num_heads=self.num_kv_heads,
-            scale=self.head_size**-0.5,
+            scale=self.score_scale,
             do_rotary=int(is_fused),
             rotary_interleaved=0,
             local_window_size=-1 if window is None else window,
             **run.cache.attributes(),
         )
+        node = mixed.producer()
+        if self.scale is not None and node is not None:
+            node.metadata_props[HEAD_SIZE] = str(self.head_size)
         run.present.append((key, value))
         return self._output(g, run, name, weights, mixed)
 
@@ -88,11 +113,12 @@ class Attention(Heads):
 
         query, key, value = (by_head(*each) for each in zip(parts, (heads, kv_heads, kv_heads), strict=True))
         tables, rotary_size = (run.cos, run.sin), run.rope.rotary_size
+        query, key = (self._normed(g, run, name, *each) for each in (("query", query), ("key", key)))
         query = rotate_halves(g, f"{name}/query", query, tables, rotary_size, size)
         key = rotate_halves(g, f"{name}/key", key, tables, rotary_size, size)
 
         # Heads that share a key are rows of one product: no key is copied for each of them.
-        scaled = g.op("Mul", query, g.constant(float(self.head_size**-0.5)), name=f"{name}/scale")
+        scaled = g.op("Mul", query, g.constant(self.score_scale), name=f"{name}/scale")
         stacked = g.op("Reshape", scaled, g.constant([1, kv_heads, group * rows, size]))
         past_key, past_value = run.past[layer]
         if shape.is_apart:
@@ -133,17 +159,29 @@ class Attention(Heads):
         query, key, value = g.ops("Split", qkv, widths, outputs=3, axis=-1, name=f"{name}/split")
         return query, key, value
 
-    def _rotated(self, g: GraphBuilder, name: str, qkv: ir.Value, run: Run) -> tuple[ir.Value, ir.Value, ir.Value]:
-        """Queries, keys and values, the first two rotated by plain operators."""
+    def _parts(
+        self, g: GraphBuilder, name: str, qkv: ir.Value, run: Run, *, is_fused: bool
+    ) -> tuple[ir.Value, ir.Value, ir.Value]:
+        """Queries, keys and values; the first two normalised, and rotated unless the fused operator does that."""
         query, key, value = self._split(g, name, qkv)
         size = self.cache_head_size
 
         def turned(x: ir.Value, count: int, which: str) -> ir.Value:
-            by_head = g.op("Reshape", x, g.constant([0, 0, count, size]))  # [B, S, N, D]
-            done = rotate(g, f"{name}/{which}", by_head, run.positions, run.tables, run.rope.rotary_size)
-            return g.op("Reshape", done, g.constant([0, 0, count * size]))
+            x = g.op("Reshape", x, g.constant([0, 0, count, size]))  # [B, S, N, D]
+            x = self._normed(g, run, name, which, x)
+            if not is_fused:
+                x = rotate(g, f"{name}/{which}", x, run.positions, run.tables, run.rope.rotary_size)
+            return g.op("Reshape", x, g.constant([0, 0, count * size]))
 
         return turned(query, self.num_heads, "query"), turned(key, self.num_kv_heads, "key"), value
+
+    def _normed(self, g: GraphBuilder, run: Run | StaticRun, name: str, which: str, x: ir.Value) -> ir.Value:
+        """Queries or keys behind the norm of each head, [..., D] -> [..., D]."""
+        if self.norm_eps is None:
+            return x
+        norm = HeadNorm(NORM_OF[which], self.head_size, self.cache_head_size, self.norm_eps)
+        emit = norm.emit_static if isinstance(run, StaticRun) else norm.emit
+        return emit(g, f"{name}.", run.weights.within(f"{name}."), x)
 
 
 def _products(g: GraphBuilder, queries: ir.Value, keys: ir.Value, name: str = "") -> ir.Value:

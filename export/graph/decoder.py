@@ -23,7 +23,7 @@ from palmtop.runtime.bundle.states import StateSpec, kv_states
 
 from .attention import Attention
 from .cache_inputs import begin_run, begin_static_run, declare_present, declare_static_present
-from .embedding import EMBEDDING, add_table, embed
+from .embedding import EMBEDDING, EMBEDDING_WEIGHT, add_table, embed
 from .lm_head import add_logits
 from .norm import RmsNorm
 from .rope import RopeConfig
@@ -31,6 +31,11 @@ from .rope import RopeConfig
 
 class Sublayer(Protocol):
     """Mixer or feed-forward network: from normalised hidden states to the addend of the residual stream."""
+
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        """Names of its tensors inside a layer."""
+        ...
 
     def emit(self, g: GraphBuilder, run: Run, prefix: str, x: ir.Value) -> ir.Value:
         """Add the layer with dynamic shapes and fused operators: [B, S, H] -> [B, S, H]."""
@@ -59,7 +64,12 @@ class Layer:
 
     def scaled(self, g: GraphBuilder, x: ir.Value) -> ir.Value:
         """Return a value with the factor of the residual stream."""
-        return x if self.residual_scale == 1.0 else g.op("Mul", x, g.constant(float(self.residual_scale)))
+        return scaled(g, x, self.residual_scale)
+
+
+def scaled(g: GraphBuilder, x: ir.Value, by: float, name: str = "") -> ir.Value:
+    """Return ``x * by``; x itself for a factor of 1."""
+    return x if by == 1.0 else g.op("Mul", x, g.constant(float(by)), name=name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +85,9 @@ class Decoder:
         is_tied: whether the head is the embedding table.
         has_media: whether the graph takes media rows.
         max_tokens: longest sequence of the model, in tokens.
+        limit: setting that ``max_tokens`` comes from, for errors.
+        embedding_scale: factor of the rows that enter the first layer, media rows included.
+        logit_scale: factor of the logits.
     """
 
     vocab_size: int
@@ -85,6 +98,9 @@ class Decoder:
     is_tied: bool
     has_media: bool
     max_tokens: int
+    limit: str = "max_position_embeddings"
+    embedding_scale: float = 1.0
+    logit_scale: float = 1.0
 
     @property
     def num_layers(self) -> int:
@@ -95,6 +111,15 @@ class Decoder:
     def attention(self) -> Attention:
         """Attention of the first layer, whose sizes all layers share."""
         return self.layers[0].mixer
+
+    @property
+    def tensors(self) -> set[str]:
+        """Canonical names of the tensors that the graph reads; of the two ends the table and the norm."""
+        names = {EMBEDDING_WEIGHT, f"{self.norm.name}.weight"}
+        for number, layer in enumerate(self.layers):
+            norms = [f"{norm.name}.weight" for norm in layer.norms]
+            names |= {f"layers.{number}.{name}" for name in (*norms, *layer.mixer.tensors, *layer.ffn.tensors)}
+        return names
 
     def states(self, kv_bits: int) -> tuple[StateSpec, ...]:
         """Return the states carried from one run to the next, with the cache stored in ``kv_bits`` bits."""
@@ -108,6 +133,7 @@ class Decoder:
         head = context.precision.head
         table = add_table(g, context.weights, self.vocab_size, self.hidden_size, self.is_tied, head)
         x = embed(g, table, input_ids, run.positions, self.hidden_size, has_media=self.has_media)
+        x = scaled(g, x, self.embedding_scale, "embedding_scale")
         skip: ir.Value | None = None
         for number, layer in enumerate(self.layers):
             prefix = f"layers.{number}."
@@ -119,7 +145,7 @@ class Decoder:
         hidden = x if skip is None else g.op("Add", x, skip, name="last_residual")
 
         def last_norm(rows: ir.Value) -> ir.Value:
-            return self.norm.emit(g, "", context.weights, rows)[0]
+            return scaled(g, self.norm.emit(g, "", context.weights, rows)[0], self.logit_scale, "logit_scale")
 
         add_logits(g, hidden, input_ids, table, context.weights, last_norm, head, context.draft_rows)
         declare_present(g, run, self.attention)
@@ -133,6 +159,7 @@ class Decoder:
         """
         shape, weights = context.shape, context.weights
         x = g.input("inputs_embeds", ir.DataType.FLOAT, [1, shape.rows, self.hidden_size])
+        x = scaled(g, x, self.embedding_scale, "embedding_scale")
         run = begin_static_run(g, self.attention, self.num_layers, self.rope, self.hidden_size, context)
         last_row = g.input("last_row", ir.DataType.INT32, [1]) if shape.rows > 1 else None
         for number, layer in enumerate(self.layers):
@@ -144,7 +171,7 @@ class Decoder:
             x = g.op("Add", x, layer.scaled(g, fed), name=f"{prefix}after_mlp")
         if last_row is not None:
             x = g.op("Gather", x, last_row, axis=1, name="last_position")  # [1, S, H] -> [1, 1, H]
-        x = self.norm.emit_static(g, "", weights, x)
+        x = scaled(g, self.norm.emit_static(g, "", weights, x), self.logit_scale, "logit_scale")
         name = EMBEDDING if self.is_tied else "lm_head"
         matrix = weights.get(f"{name}.weight", self.vocab_size, self.hidden_size)
         logits = context.linear(g, name, x, matrix, HEAD)

@@ -14,6 +14,7 @@ from palmtop.export.graph.building.mark import HEAD, TABLE, Mark
 from .linear import Precisions, QuantizedValues, finite, gather_quantized, linear, matmul_nbits, quantized
 
 EMBEDDING = "embed_tokens"
+EMBEDDING_WEIGHT = f"{EMBEDDING}.weight"
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,12 @@ class GatedMlp:
     size: int
     has_bias: bool = False
 
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        """Names of its tensors inside a layer."""
+        kinds = ("weight", "bias") if self.has_bias else ("weight",)
+        return tuple(f"mlp.{name}.{kind}" for kind in kinds for name in ("gate_up_proj", "down_proj"))
+
     def emit(self, g: GraphBuilder, run: Run | StaticRun, prefix: str, x: ir.Value) -> ir.Value:
         """Add the network, [..., H] -> [..., H].
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from palmtop.errors import CheckpointError
 from palmtop.export.checkpoint.config_section import ConfigSection
 from palmtop.export.graph.attention import Attention
@@ -19,7 +21,9 @@ def read_decoder(
     is_tied: bool,
     has_media: bool = False,
     has_attention_bias: bool = False,
+    has_qkv_bias: bool = False,
     has_mlp_bias: bool = False,
+    has_head_norms: bool = False,
 ) -> Decoder:
     """Return the decoder that a config describes.
 
@@ -28,8 +32,10 @@ def read_decoder(
         rules: rotary settings of the architecture.
         is_tied: whether the head is the embedding table.
         has_media: whether the graph takes media rows.
-        has_attention_bias: whether the projections of attention have biases.
+        has_attention_bias: whether all projections of attention have biases.
+        has_qkv_bias: whether those of queries, keys and values have biases.
         has_mlp_bias: whether the linears of the feed-forward network have biases.
+        has_head_norms: whether each head's query and key are normalised before the rotation.
 
     Raises:
         CheckpointError: a key is missing, impossible, or contradicts another.
@@ -49,8 +55,9 @@ def read_decoder(
         num_kv_heads=kv_heads,
         head_size=head_size,
         window=_window(config, max_tokens),
-        has_bias=has_attention_bias,
+        has_bias=has_attention_bias or has_qkv_bias,
         has_output_bias=has_attention_bias,
+        norm_eps=eps if has_head_norms else None,
     )
     mlp = GatedMlp(size=config.size("intermediate_size"), has_bias=has_mlp_bias)
     return Decoder(
@@ -63,6 +70,24 @@ def read_decoder(
         has_media=has_media,
         max_tokens=max_tokens,
     )
+
+
+def with_multipliers(
+    decoder: Decoder, *, embedding: float, residual: float, logits: float, scores: float | None = None
+) -> Decoder:
+    """Return the decoder with factors at four places, as models have whose widths were scaled by muP.
+
+    Args:
+        decoder: a decoder.
+        embedding: factor of the rows that enter the first layer.
+        residual: factor of what each half of a layer adds to the residual stream.
+        logits: factor of the logits.
+        scores: factor of the attention scores; None for the usual one.
+    """
+    layers = [
+        replace(layer, residual_scale=residual, mixer=replace(layer.mixer, scale=scores)) for layer in decoder.layers
+    ]
+    return replace(decoder, layers=tuple(layers), embedding_scale=embedding, logit_scale=logits)
 
 
 def pre_norm_layer(attention: Attention, mlp: GatedMlp, hidden_size: int, eps: float) -> Layer:

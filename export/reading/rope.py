@@ -43,12 +43,14 @@ class RopeRules:
         theta: base of the wavelengths if the config has none.
         original_context: length of the first training if the config has none; None for ``max_position_embeddings``.
         has_mscale: whether LongRoPE reads ``short_mscale`` and ``long_mscale`` instead of an attention factor.
+        rotates_part: whether the model can rotate a part of each head's dimensions.
     """
 
     kinds: Mapping[str, str]
     theta: float = 10000.0
     original_context: int | None = None
     has_mscale: bool = False
+    rotates_part: bool = True
 
 
 def read_rope(config: ConfigSection, head_size: int, rules: RopeRules) -> RopeConfig:
@@ -80,6 +82,11 @@ def read_rope(config: ConfigSection, head_size: int, rules: RopeRules) -> RopeCo
     if rotary_size % 2 or not 2 <= rotary_size <= head_size:
         raise CheckpointError(
             f"{config.where}: heads rotate {rotary_size} dimensions, expected an even number up to {head_size}"
+        )
+    if rotary_size != head_size and not rules.rotates_part:
+        raise CheckpointError(
+            f"{config.where}: partial_rotary_factor rotates {rotary_size} of a head's {head_size} dimensions, expected"
+            " all"
         )
     short, long, original, attention_factor = _scaled(kind, settings, config, rules, theta, rotary_size)
     return RopeConfig(
@@ -117,7 +124,10 @@ def _scaled(
         raise CheckpointError(f"{config.where}: original_max_position_embeddings is {original}, expected at least 2")
     if kind == "longrope":
         factors = [settings.numbers(key, rotary_size // 2) for key in ("short_factor", "long_factor")]
-        return factors[0], factors[1], original, _longrope_attention_factor(settings, limit, original)
+        scale = _longrope_attention_factor(settings, limit, original)
+        if factors[0] == factors[1]:  # as MiniCPM4's: nothing changes with the length
+            return factors[0], None, None, scale
+        return factors[0], factors[1], original, scale
     if kind == "yarn" and settings.data.get("factor") is None:
         factor = limit / original
     else:

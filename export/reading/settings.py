@@ -100,6 +100,18 @@ def check_values(config: ConfigSection, expected: Mapping[tuple[str, ...], tuple
             _check(section, path[-1], allowed)
 
 
+def positive(config: ConfigSection, key: str, *, default: float) -> float:
+    """Return a factor.
+
+    Raises:
+        CheckpointError: the value is not a positive number.
+    """
+    value = default if config.raw(key) is None else config.number(key)
+    if value <= 0:
+        raise CheckpointError(f"{config.named(key)} is {value}, expected a positive number")
+    return value
+
+
 def refuse_unread(config: ConfigSection) -> None:
     """Refuse keys of a config that were not looked up, unless they are known to be without effect.
 

@@ -7,7 +7,7 @@ compares the lists with what an export reads.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from palmtop.errors import CheckpointError
@@ -35,27 +35,27 @@ DERIVED = (
 VISION, AUDIO = "embed_tokens_extend.image_embed.", "embed_tokens_extend.audio_embed."
 
 
-def decoder_names(num_layers: int, biased: Iterable[str] = ()) -> set[str]:
-    """Return the canonical names of a dense decoder's tensors, without the head's; ``biased``: linears with a bias."""
-    tensors = [*(f"{name}.weight" for name in (*NORMS, *LINEARS)), *(f"{name}.bias" for name in biased)]
+def decoder_names(num_layers: int) -> set[str]:
+    """Return the canonical names of the tensors of a dense decoder without biases, without the head's."""
+    tensors = [f"{name}.weight" for name in (*NORMS, *LINEARS)]
     return {TABLE, "norm.weight"} | {f"layers.{i}.{tensor}" for i in range(num_layers) for tensor in tensors}
 
 
-def parts_of(name: str) -> list[str]:
-    """Return the names of the separate tensors that a fused tensor is stacked from."""
+def parts_of(name: str, parts: Mapping[str, Sequence[str]] = PARTS) -> list[str]:
+    """Return the checkpoint's names of the tensors that a tensor is stacked from: its own if it is not in ``parts``."""
     module, _, kind = name.rpartition(".")
-    for fused, parts in PARTS.items():
+    for fused, others in parts.items():
         if module.endswith(f".{fused}"):
-            return [f"{module.removesuffix(fused)}{part}.{kind}" for part in parts]
+            return [f"{module.removesuffix(fused)}{part}.{kind}" for part in others]
     return [name]
 
 
-def separate_weights(checkpoint: Checkpoint, head: Head) -> StateDict:
-    """Return the tensors of a checkpoint of separate linears below ``model.``, by canonical name."""
+def stacked_weights(checkpoint: Checkpoint, head: Head, parts: Mapping[str, Sequence[str]]) -> StateDict:
+    """Return the tensors of a checkpoint below ``model.``, by canonical name."""
 
     def find(name: str) -> LazyTensor:
-        parts = [checkpoint.weight(head.place(part, f"model.{part}")) for part in parts_of(name)]
-        return parts[0] if len(parts) == 1 else stacked(name, parts)
+        found = [checkpoint.weight(head.place(part, f"model.{part}")) for part in parts_of(name, parts)]
+        return found[0] if len(found) == 1 else stacked(name, found)
 
     return StateDict(find)
 

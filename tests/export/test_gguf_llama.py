@@ -25,7 +25,8 @@ from palmtop.export.convert import export_model
 from palmtop.export.recipe import Recipe
 from palmtop.quantize.rtn import dequantize
 from palmtop.quantize.scheme import Scheme
-from tests.export.test_llama import CHATML, LINEAR, LLAMA3, SHAPES, logits_of, tokenizer, write_llama
+from tests.export.families import CHATML, LINEAR, LLAMA3, logits_of, tokenizer
+from tests.export.test_llama import SHAPES, write_llama
 
 KINDS = gguf.GGMLQuantizationType
 NAMES = {

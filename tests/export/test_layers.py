@@ -19,7 +19,8 @@ from palmtop.runtime.bundle.opening import open_bundle
 from palmtop.runtime.decoding.decoder import DecoderInputs
 from palmtop.runtime.providers.static_decoder import StaticDecoder
 from palmtop.runtime.providers.static_sessions import StaticSessions
-from tests.export.test_llama import logits_of, write_llama
+from tests.export.families import logits_of
+from tests.export.test_llama import write_llama
 from tests.static.conftest import open_on_cpu
 
 SCALE, CONTEXT = 0.375, 64

@@ -3,55 +3,37 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 from peft import LoraConfig, get_peft_model
-from tokenizers import Tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import palmtop
 from palmtop.errors import CheckpointError
 from palmtop.export.adapters.install import add_adapter
 from palmtop.export.convert import export_model
-from palmtop.export.measure.onnx_decoder import DecoderPrompt, OnnxDecoder
 from palmtop.export.recipe import Recipe
 from palmtop.runtime.bundle.opening import open_bundle
 from palmtop.runtime.decoding.generation_options import GenerationOptions
+from tests.export.families import (
+    LINEAR,
+    LLAMA3,
+    MESSAGES,
+    SMALL,
+    YARN,
+    Family,
+    ends,
+    logits_of,
+    tokenizer,
+    write_model,
+)
 from tests.export.test_phi3 import edit_config
-from tests.reference.vocabulary import build_tokenizer, write_tokenizer
 from tests.static.intel_device import register_openvino, tolerance
 
-CHATML = (
-    "{% if messages[0]['role'] != 'system' %}{{ '<|im_start|>system\nYou are helpful.<|im_end|>\n' }}{% endif %}"
-    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
-MESSAGES = [{"role": "user", "content": "what is 12 plus 7?"}]
-SMALL = {
-    "vocab_size": 517,
-    "hidden_size": 64,
-    "intermediate_size": 72,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 256,
-}
-LLAMA3 = {
-    "rope_type": "llama3",
-    "rope_theta": 5000.0,
-    "factor": 8.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 32,
-}
-LINEAR = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.5}
-YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 64}
 SHAPES: dict[str, dict[str, Any]] = {
     "as Llama 3.2": {"tie_word_embeddings": True, "rope_parameters": LLAMA3},
     "as Llama 3.1": {"rope_parameters": LLAMA3, "num_key_value_heads": 1},
@@ -68,68 +50,12 @@ SHAPES: dict[str, dict[str, Any]] = {
 }
 
 
-def tokenizer() -> Tokenizer:
-    made = build_tokenizer()
-    made.add_special_tokens(["<|im_start|>", "<|im_end|>"])
-    return made
-
-
 def write_llama(folder: Path, seed: int, **changes: Any) -> LlamaForCausalLM:
     """Save a random model as transformers 5 does, with a ChatML template, and give it back in float32."""
-    words = tokenizer()
-    ends = {name: words.token_to_id("<|endoftext|>") for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    config = LlamaConfig(**{**SMALL, **ends, **changes})
-    model = LlamaForCausalLM(config).eval()
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for key, tensor in sorted(model.state_dict().items()):
-            noise = torch.randn(tensor.shape, generator=generator)
-            gain = 4.0 if key.endswith(("embed_tokens.weight", "lm_head.weight")) else 1.0
-            values = 1.0 + 0.1 * noise if "norm" in key else noise * gain / math.sqrt(tensor.shape[-1])
-            if not (config.tie_word_embeddings and key == "lm_head.weight"):
-                tensor.copy_(values)
-    model.save_pretrained(folder)
-    write_tokenizer(words, folder)
-    path = folder / "tokenizer_config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "chat_template": CHATML, "eos_token": "<|im_end|>"}))
-    return model
+    return write_model(folder, seed, LlamaForCausalLM(LlamaConfig(**{**SMALL, **ends(), **changes})))
 
 
-def logits_of(folder: Path, ids: NDArray[np.int64], split: int, gates: tuple[float, ...] = ()) -> NDArray[np.float32]:
-    """Behind a prompt of ``split`` tokens, then token by token."""
-    bundle = open_bundle(folder)
-    decoder = bundle.manifest.decoder
-    probe = OnnxDecoder(bundle.file("decoder.onnx"), decoder, threads=1)
-    empty = np.zeros((1, decoder.hidden_size), np.float32)
-    prompt = DecoderPrompt(mode="text", input_ids=ids[:split], media_places=np.zeros(split, np.int64), features=empty)
-    found: NDArray[np.float32] = probe.logits(prompt, np.array(gates, np.float32), ids[split:])
-    return found
-
-
-def greedy(model: LlamaForCausalLM, ids: list[int], ends: tuple[int, ...], count: int) -> list[int]:
-    said: list[int] = []
-    while len(said) < count and not (said and said[-1] in ends):
-        with torch.no_grad():
-            said.append(int(model(torch.tensor([ids + said]), use_cache=False).logits[0, -1].argmax()))
-    return said
-
-
-@pytest.mark.parametrize("shape", SHAPES)
-def test_odd_shapes_match_transformers(shape: str, tmp_path: Path) -> None:
-    """Logits of a long text, and a greedy answer to a rendered chat."""
-    model = write_llama(tmp_path / "checkpoint", 3, **SHAPES[shape])
-    folder = export_model(tmp_path / "checkpoint", tmp_path / "bundle", Recipe(bits=32, context=128))
-    ids = np.random.default_rng(3).integers(0, 480, 80)
-    with torch.no_grad():
-        expected = model(torch.tensor(ids[:-1])[None], use_cache=False).logits[0, 59:].numpy()
-    assert np.abs(logits_of(folder, ids, 60) - expected).max() < 1e-4 * np.ptp(expected)
-    with palmtop.load(folder, threads=1) as session:
-        prompt = session._processor.prompt(MESSAGES).ids.tolist()
-        reply = session.answer(MESSAGES, options=GenerationOptions(max_tokens=16))
-    ends = open_bundle(folder).manifest.processor.text.eos_ids
-    said = greedy(model, prompt, ends, 16)
-    assert len(said) > 2
-    assert list(reply.token_ids) == [i for i in said if i not in ends]
+FAMILY = Family(write=write_llama, shapes=SHAPES)
 
 
 def test_the_comparison_can_tell(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from palmtop.export.measure.onnx_decoder import DecoderPrompt, OnnxDecoder
 from palmtop.export.recipe import Recipe
 from palmtop.runtime.bundle.opening import open_bundle
 from palmtop.runtime.decoding.generation_options import GenerationOptions
+from tests.export.families import Family
 from tests.reference.vocabulary import build_tokenizer, token_ids, write_tokenizer
 
 TOKENIZER = build_tokenizer()
@@ -62,6 +63,16 @@ def write_phi3(folder: Path, seed: int, **changes: Any) -> Phi3ForCausalLM:
     model.save_pretrained(folder)
     write_tokenizer(TOKENIZER, folder)
     return model
+
+
+FAMILY = Family(
+    write=write_phi3,
+    shapes={
+        "as Phi-4-mini": {"tie_word_embeddings": True, "rope_parameters": {"partial_rotary_factor": 4 / 7}},
+        "a window": {"sliding_window": 7, "num_key_value_heads": 1},
+        "long": {"original_max_position_embeddings": 48, "rope_parameters": longrope(7), "num_hidden_layers": 3},
+    },
+)
 
 
 def edit_config(folder: Path, change: Callable[[dict[str, Any]], None], name: str = "config.json") -> None:

@@ -18,7 +18,7 @@ from palmtop.export.convert import export_model
 from palmtop.export.recipe import Recipe
 from palmtop.models import smollm2_file
 from palmtop.runtime.session import Session
-from tests.export.test_llama import logits_of
+from tests.export.families import logits_of
 
 TOKENS = 24
 SUBJECTS = ("rain", "a cat", "the sea", "bread", "Paris", "a bicycle", "the moon", "chess", "coffee", "a library")

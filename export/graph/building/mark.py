@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 KEY = "palmtop.linear"
+HEAD_SIZE = "palmtop.head_size"  # of an attention whose scores have another factor than head_size ** -0.5
 MIXER, FFN, ADAPTER, HEAD, TABLE, ENCODER = "mixer", "ffn", "adapter", "head", "table", "encoder"
 ROLES = (MIXER, FFN, ADAPTER, HEAD, TABLE, ENCODER)
 ADAPTABLE = (MIXER, FFN)  # linears that an adapter may be added to
