@@ -78,7 +78,7 @@ def main() -> None:
     plan = plan_memory(session.manifest, context=context, media_rows=max(1, rows), encoder=encoder)
     found["planned"] = plan.text if encoder is None else plan.total
     conversation = session.conversation()
-    *_, last = conversation.say("a b c d e f g h " * 16, max_tokens=16)
+    *_, last = conversation.chat("a b c d e f g h " * 16, max_tokens=16)
     reply = last.reply
     assert reply is not None  # the last piece always has it
     found |= {"ttft_s": reply.usage.ttft_s, "tokens_per_s": reply.usage.tokens_per_s, "after_text": memory()}
@@ -87,7 +87,7 @@ def main() -> None:
     else:
         content = [noise(arguments.workload), {"type": "text", "text": "What is it?"}]
         encoders.stop = conversation.cancel
-        for _ in conversation.say(content, max_tokens=1):
+        for _ in conversation.chat(content, max_tokens=1):
             pass
         found["media_s"] = encoders.seconds
     print(json.dumps(found | {"memory": memory()}))
@@ -137,7 +137,7 @@ def touched_by_mode(session: Session, conversation: Conversation, folder: Path) 
     """What decoding reads with each adapter on: text must not touch an adapter's bytes."""
     found = {}
     for name, adapters in {"none": {}, **{a.name: {a.name: 1.0} for a in session.manifest.adapters}}.items():
-        pieces = conversation.say("a b c", max_tokens=6, adapters=adapters)
+        pieces = conversation.chat("a b c", max_tokens=6, adapters=adapters)
         next(iter(pieces))
         Path("/proc/self/clear_refs").write_text(CLEAR_REFERENCED)
         for _ in pieces:

@@ -48,7 +48,7 @@ def main() -> None:
 def _saved(session: Session, tokens: int, path: Path, bundle: str, load: dict[str, Any]) -> dict[str, Any]:
     content = _content(session, tokens)
     conversation = session.conversation()
-    read = _timed(lambda: conversation.say(content, options=FIRST).result().usage)
+    read = _timed(lambda: conversation.chat(content, options=FIRST).result().usage)
     written = _timed(lambda: conversation.save(path))
     with palmtop.load(bundle, engine="onnxruntime", **load) as later:
         restored: dict[str, Any] = _timed(lambda: later.restore(path))
@@ -90,7 +90,7 @@ def _shared(session: Session, tokens: int) -> dict[str, Any]:
 
 def _next(conversation: Conversation) -> tuple[Any, ...]:
     """The next answer: its ids, the tokens that were cached, and the log-probabilities of its tokens."""
-    reply = conversation.say("And then?", options=GenerationOptions(max_tokens=8, top_logprobs=5)).result()
+    reply = conversation.chat("And then?", options=GenerationOptions(max_tokens=8, top_logprobs=5)).result()
     return reply.token_ids, reply.usage.cached_tokens, reply.logprobs
 
 

@@ -51,8 +51,8 @@ def _count(session: Session, pictures: int, side: int) -> int:
 def _run(session: Session, pictures: int, side: int, seed: int) -> dict[str, Any]:
     conversation = session.conversation()
     content = [*_pictures(pictures, side, seed), {"type": "text", "text": "Read the number."}]
-    first = conversation.say(content, options=OPTIONS).result().usage
-    second = conversation.say("And what colour is it?", options=OPTIONS).result().usage
+    first = conversation.chat(content, options=OPTIONS).result().usage
+    second = conversation.chat("And what colour is it?", options=OPTIONS).result().usage
     conversation.close()
     return {
         "media_rows": first.media_rows,

@@ -80,7 +80,7 @@ def _turn(conversation: Conversation, random: np.random.Generator) -> str:
     content.append({"type": "text", "text": "one two three " * int(random.integers(1, 12))})
     seed = int(random.integers(1 << 31))
     options = GenerationOptions(max_tokens=int(random.integers(1, 17)), temperature=1.0, seed=seed, on_overflow="trim")
-    answer = conversation.say(content, options=options)
+    answer = conversation.chat(content, options=options)
     if random.random() < 0.1:
         next(answer)
         answer.cancel()

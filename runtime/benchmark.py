@@ -169,7 +169,7 @@ def _ask(
         if room < 1:
             raise InputError(f"a question with {mode} and its answer do not fit into a context of {session.context}")
         content[-1]["text"] = _words(session, min(prompt_tokens, room), random)
-        return conversation.say(content, options=options).result().usage
+        return conversation.chat(content, options=options).result().usage
     finally:
         conversation.close()
 

@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, TracebackType
-from typing import Any
+from typing import Any, Unpack
 from weakref import WeakSet
 
 from palmtop.errors import InputError, MemoryPlanError, RuntimeMissingError
@@ -25,7 +25,9 @@ from palmtop.runtime.bundle.manifest import Manifest
 from palmtop.runtime.bundle.native_files import WEIGHTS_FOLDER, genai_source
 from palmtop.runtime.bundle.opening import Bundle, open_bundle
 from palmtop.runtime.chat.conversation import DEFAULTS, Conversation
-from palmtop.runtime.chat.prompt_builder import Message
+from palmtop.runtime.chat.forms.call_options import ChatOptions
+from palmtop.runtime.chat.forms.message_forms import Asked, as_messages
+from palmtop.runtime.chat.forms.other_names import no_attribute
 from palmtop.runtime.chat.reply import Reply
 from palmtop.runtime.chat.routing import Wanted
 from palmtop.runtime.chat.saved_conversation import Binding, ConversationState, open_conversation
@@ -182,44 +184,51 @@ class Session:
 
     def chat(
         self,
-        messages: Sequence[Message],
+        messages: Asked,
         *,
-        max_tokens: int | None = None,
+        image: Any = None,
+        audio: Any = None,
+        system: str | None = None,
+        tools: Sequence[Tool] | None = None,
         adapters: Wanted = None,
         options: GenerationOptions = DEFAULTS,
+        **keywords: Unpack[ChatOptions],
     ) -> Answer:
-        """Stream the answer to a list of messages (OpenAI / Hugging Face content parts).
+        """Stream the answer to a text or to a list of messages (OpenAI / Hugging Face content parts).
 
-        Tokens that the messages share with those of the previous call are not read again.
+        Each call stands alone: earlier answers are part of a dialogue only if the messages hold them; ``conversation``
+        keeps them by itself. Tokens that the messages share with those of the previous call are not read again.
 
         Args:
-            messages: the whole dialogue, the last one the user's.
-            max_tokens: longest answer in tokens; None takes ``options``.
+            messages: text, or the whole dialogue. A last message of the assistant is the beginning of the answer,
+                which continues it.
+            image: picture or list of pictures for the last message: a path, bytes, pixels or a picture of Pillow.
+            audio: sound or list of sounds for it: a path, bytes, (samples, rate in Hz) or {"array", "sampling_rate"}.
+            system: text of the system message.
+            tools: functions that the model may call: {"name", "description", "parameters": JSON schema}.
             adapters: weights by name, a route's name, or both (``routing``); an empty mapping for none.
             options: length, sampling, stop strings, grammar, time limit.
+            **keywords: fields of ``options`` by name, such as ``max_tokens=100`` or ``temperature=0.7``.
 
         Returns:
-            an iterator of pieces of text, for ``for`` or ``async for``; the last one has the complete reply.
+            an iterator of pieces of text, for ``for`` or ``async for``; its ``text`` is the whole text, ``result()``
+            and ``await`` return the complete reply.
 
         Raises:
-            InputError: during iteration: messages, media or adapters are not usable, or the prompt does not fit.
+            InputError: an option, or during iteration a message, a medium or an adapter is not usable.
+
+        >>> print(session.chat("What is this?", image="cat.jpg").text)  # doctest: +SKIP
         """
         if self._default is None:
             self._default = self.conversation()
-        return self._default.respond(messages, max_tokens=max_tokens, adapters=adapters, options=options)
+        asked = as_messages(messages, system=system, image=image, audio=audio)
+        return self._default.respond(asked, adapters=adapters, options=options, tools=tools, **keywords)
 
-    def answer(
-        self,
-        messages: Sequence[Message],
-        *,
-        max_tokens: int | None = None,
-        adapters: Wanted = None,
-        options: GenerationOptions = DEFAULTS,
-    ) -> Reply:
+    def answer(self, messages: Asked, **given: Any) -> Reply:
         """Return the complete answer; arguments and errors as for ``chat``."""
-        return self.chat(messages, max_tokens=max_tokens, adapters=adapters, options=options).result()
+        return self.chat(messages, **given).result()
 
-    def count_tokens(self, messages: Sequence[Message]) -> int:
+    def count_tokens(self, messages: Asked) -> int:
         """Count the tokens of a prompt, images and sounds included; nothing is encoded or read.
 
         Raises:
@@ -252,6 +261,9 @@ class Session:
             self._model = _open_model(self._native, bundle, self.plan.context, threads)
         self._loop = loop
         release_mapped_pages(bundle.path, bundle.manifest.files)
+
+    def __getattr__(self, name: str) -> Any:
+        raise no_attribute(name)
 
     def _open_decoder(self) -> GenaiDecoder | LoopDecoder | StaticDecoder:
         if self._model is None:

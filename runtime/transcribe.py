@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from palmtop.errors import OptionError
 from palmtop.runtime.chat.conversation import DEFAULTS
+from palmtop.runtime.chat.forms.call_options import ChatOptions, call_options
 from palmtop.runtime.chat.reply import Reply
 from palmtop.runtime.decoding.generation_options import GenerationOptions
 from palmtop.runtime.processor.sounds.recording import read_windows
@@ -17,6 +18,7 @@ from .session import Session
 
 PROMPT = "Transcribe the audio clip into text."
 WINDOW_S = 30.0
+TOKENS_PER_S = 12  # of an answer about speech: more than twice what fast speech needs; noise can make a model loop
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +30,7 @@ class Segment:
         end_s: end of the part in seconds.
         total_s: length of the whole recording in seconds.
         text: text of the answer.
-        reply: the complete reply; if its ``finish_reason`` is "max_tokens", words may be missing.
+        reply: the complete reply; if its ``finish_reason`` is "length", words may be missing.
     """
 
     start_s: float
@@ -54,6 +56,7 @@ def transcribe(
     prompt: str = PROMPT,
     window_s: float = WINDOW_S,
     options: GenerationOptions = DEFAULTS,
+    **keywords: Unpack[ChatOptions],
 ) -> Iterator[Segment]:
     """Transcribe a recording of any length in bounded memory: one window of it is held at a time.
 
@@ -62,7 +65,8 @@ def transcribe(
         path: path of a WAV, FLAC, Ogg or MP3 file.
         prompt: text of the question about each window; by default the one used in training.
         window_s: longest window in seconds; it ends after the quietest moment of its last quarter.
-        options: generation options of each answer.
+        options: generation options of each answer; of at most 12 tokens for each second without ``max_tokens``.
+        **keywords: fields of ``options`` by name, such as ``max_tokens=100``.
 
     Yields:
         a segment for each window, in order.
@@ -72,12 +76,14 @@ def transcribe(
     """
     if isinstance(window_s, bool) or not isinstance(window_s, (int, float)) or not 0.1 <= window_s <= 3600:
         raise OptionError("window_s", f"found {window_s!r:.60}, expected 0.1 to 3600 seconds")
+    options = call_options(options, keywords)
     conversation = session.conversation()
     try:
         for window in read_windows(Path(path), window_s):
             sound = {"type": "audio", "audio": (window.samples, window.rate_hz)}
             message = {"role": "user", "content": [sound, {"type": "text", "text": prompt}]}
-            reply = conversation.respond([message], options=options).result()
+            length_s = len(window.samples) / window.rate_hz
+            reply = conversation.respond([message], options=speech_options(options, length_s)).result()
             yield Segment(
                 start_s=window.start_s,
                 end_s=window.end_s,
@@ -87,3 +93,10 @@ def transcribe(
             )
     finally:
         conversation.close()
+
+
+def speech_options(options: GenerationOptions, length_s: float) -> GenerationOptions:
+    """Return options whose longest answer follows from the length of a sound, where they do not have one."""
+    if options.max_tokens is not None:
+        return options
+    return replace(options, max_tokens=max(32, int(TOKENS_PER_S * length_s)))

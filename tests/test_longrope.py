@@ -75,13 +75,13 @@ def check_turns(
     session: Session, reference: Reference, content: list[Any], feeds: dict[str, Any], *, later: bool
 ) -> None:
     conversation = session.conversation()
-    *_, last = conversation.say(content, options=OPTIONS)
+    *_, last = conversation.chat(content, options=OPTIONS)
     assert last.reply is not None
     ids = feeds["input_ids"][0].tolist()
     assert without_end(last.reply, reference) == greedy_without_cache(reference, feeds, ids)
     if not later:
         return
-    *_, last = conversation.say(FOLLOW_UP, options=OPTIONS)
+    *_, last = conversation.chat(FOLLOW_UP, options=OPTIONS)
     assert last.reply is not None
     assert last.reply.usage.reprefilled == "rope"
     ids = conversation._reader.read(

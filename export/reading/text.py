@@ -55,7 +55,7 @@ def generation_defaults(checkpoint: Checkpoint) -> dict[str, float] | None:
     given = checkpoint.json("generation_config.json")
     names = {"max_tokens": "max_new_tokens", "repetition_penalty": "repetition_penalty"}
     if given.get("do_sample") is True:
-        names |= {"temperature": "temperature", "top_k": "top_k", "top_p": "top_p"}
+        names |= {"temperature": "temperature", "top_k": "top_k", "top_p": "top_p", "min_p": "min_p"}
         given = {"temperature": 1.0, **{key: value for key, value in given.items() if value is not None}}
     found = {ours: given[theirs] for ours, theirs in names.items() if given.get(theirs) is not None}
     for name, value in found.items():

@@ -101,6 +101,7 @@ GENERATION = {  # name: least, most, whole number
     "temperature": (0, 100, False),
     "top_k": (0, MAX_ID, True),
     "top_p": (1e-6, 1, False),
+    "min_p": (0, 1, False),
     "repetition_penalty": (0.01, 100, False),
 }
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
-from typing import Any, Protocol
+from types import TracebackType
+from typing import Any, Protocol, Unpack
 
 from palmtop.errors import InputError
 from palmtop.runtime.bundle.manifest import Manifest
@@ -25,7 +25,9 @@ from palmtop.runtime.media.conversation_media import MediaReader
 from palmtop.runtime.processor.text import TextProcessor
 
 from .answer_steps import AnswerSteps, Pieces
-from .prompt_builder import Message, PromptBuilder, ReadingCancelledError, without_front
+from .forms.call_options import ChatOptions, call_options
+from .forms.message_forms import Asked, as_content, as_messages
+from .prompt_builder import Message, PromptBuilder, ReadingCancelledError, last_question, without_front
 from .reasoning import separate_thinking
 from .reply import Piece
 from .responder import Responder, unread
@@ -57,6 +59,8 @@ class Home(Protocol):
 
 class Conversation:
     """A dialogue and the decoder that holds its tokens. Made by ``Session.conversation``.
+
+    Close it, or use it in a ``with`` statement.
 
     Turns of one conversation run one after the other: a second thread waits for its turn. ``cancel`` may be called from
     any thread.
@@ -105,7 +109,7 @@ class Conversation:
         if (answering := self._turns.answering) is not None:
             answering.cancel()
 
-    def count_tokens(self, messages: Sequence[Message] | None = None) -> int:
+    def count_tokens(self, messages: Asked | None = None) -> int:
         """Count the tokens of a prompt, images and sounds included; media are decoded for it, not encoded.
 
         Args:
@@ -115,7 +119,7 @@ class Conversation:
             InputError: messages or media are not usable.
         """
         try:
-            return self._reader.length(self.messages if messages is None else messages, self._tools)
+            return self._reader.length(self.messages if messages is None else as_messages(messages), self._tools)
         finally:
             self._media.forget_pixels()
 
@@ -123,55 +127,60 @@ class Conversation:
         """Free the KV cache; the next turn reads everything again."""
         self._track.close()
 
-    def say(
+    def __enter__(self) -> Conversation:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def chat(
         self,
-        content: str | Sequence[Mapping[str, Any]],
+        content: str | Sequence[Any] | Mapping[str, Any],
         *,
         role: str = "user",
-        max_tokens: int | None = None,
+        image: Any = None,
+        audio: Any = None,
         adapters: Wanted = None,
         options: GenerationOptions = DEFAULTS,
+        **keywords: Unpack[ChatOptions],
     ) -> Answer:
         """Add a message to the dialogue, stream the answer and add it too.
 
         Args:
-            content: text, or a list of parts: {"type": "image", "image": path}, {"type": "audio", ...}, text.
+            content: text, or a list of parts: texts, pictures, or {"type": "image", "image": path}.
             role: "user", or "tool" for the result of a tool call.
-            max_tokens: longest answer in tokens; None takes ``options``.
+            image: picture or list of pictures before the content: a path, bytes, pixels or a picture of Pillow.
+            audio: sound or list of sounds before the content: a path, bytes or (samples, rate in Hz).
             adapters: mapping of names to weights, name of a route, or both (``routing``).
             options: generation options of this turn.
+            **keywords: fields of ``options`` by name, such as ``max_tokens=100``.
 
         Returns:
-            an iterator of pieces; nothing runs before the first is asked for.
+            an iterator of pieces; nothing runs before the first is asked for. Its ``result()`` is the whole reply.
 
         Raises:
-            InputError: during iteration: the turn is not usable; the conversation is then unchanged.
+            InputError: an option is not usable; during iteration: the turn is not; the conversation is then unchanged.
         """
-
-        def add(messages: list[Message]) -> None:
-            messages.append({"role": role, "content": content})
-
-        return self._keep(add, adapters, _limit(options, max_tokens))
+        message = {"role": role, "content": as_content(content, image, audio)}
+        return self._keep(lambda messages: messages.append(message), adapters, call_options(options, keywords))
 
     def retry(
-        self,
-        *,
-        max_tokens: int | None = None,
-        adapters: Wanted = None,
-        options: GenerationOptions = DEFAULTS,
+        self, *, adapters: Wanted = None, options: GenerationOptions = DEFAULTS, **keywords: Unpack[ChatOptions]
     ) -> Answer:
         """Answer the last question again, for instance with another seed; the earlier answer is dropped.
 
         Only the question's last token is read again.
 
         Raises:
-            InputError: during iteration: there is no question, or as for ``say``.
+            InputError: during iteration: there is no question, or as for ``chat``.
         """
 
         def drop_answer(messages: list[Message]) -> None:
-            del messages[_last_question(messages) + 1 :]
+            del messages[last_question(messages) + 1 :]
 
-        return self._keep(drop_answer, adapters, _limit(options, max_tokens))
+        return self._keep(drop_answer, adapters, call_options(options, keywords))
 
     def rewind(self, turns: int = 1) -> None:
         """Remove the last questions and their answers; the next turn continues from there.
@@ -188,7 +197,7 @@ class Conversation:
             raise InputError("rewind: an answer is being given; finish or close it first")
         left = list(self.messages)
         for _ in range(turns):
-            del left[_last_question(left) :]
+            del left[last_question(left) :]
         self.messages = left
 
     def save(self, path: str | os.PathLike[str]) -> int:
@@ -282,34 +291,36 @@ class Conversation:
 
     def respond(
         self,
-        messages: Sequence[Message],
+        messages: Asked,
         *,
-        max_tokens: int | None = None,
         adapters: Wanted = None,
         options: GenerationOptions = DEFAULTS,
         tools: Sequence[Tool] | None = None,
+        **keywords: Unpack[ChatOptions],
     ) -> Answer:
         """Stream the answer to a list of messages, independent of the earlier dialogue.
 
         The last piece carries the reply. Closing the answer early ends it.
 
         Args:
-            messages: the whole dialogue.
-            max_tokens: longest answer; None as in ``options``.
+            messages: the whole dialogue; text alone is one question. A last message of the assistant is the beginning
+                of the answer, which continues it.
             adapters: name to weight, or a route's name, or both (``routing``).
             options: generation options of this answer.
             tools: functions that the model may call in this answer, written into the messages' system message; None
                 for those that the conversation was made with, which the messages hold already.
+            **keywords: fields of ``options`` by name, such as ``max_tokens=100``.
 
         Raises:
             InputError: during iteration: messages, media or adapters are not usable, or the prompt does not fit the
                 context.
         """
-        options = _limit(options, max_tokens)
+        options = call_options(options, keywords)
+        given = as_messages(messages)
 
         def give(steps: AnswerSteps) -> Pieces:
             with self._turns.hold(steps):
-                asked = messages if tools is None else with_tools(messages, tools, self._text)
+                asked = given if tools is None else with_tools(given, tools, self._text)
                 yield from self._answer(asked, adapters, options, steps.interruption, None, tools)
 
         return Answer(give, options.timeout_s)
@@ -355,7 +366,7 @@ class Conversation:
         """Answer one turn; messages that were trimmed are removed from ``history``."""
         clock = Timings()
         spec = self._text.spec
-        options = options.resolved(spec.generation, thinks=spec.thinking is not None)
+        options = options.resolved(spec.generation)
         guide, drafter = self._guides.guide(options.grammar), self._talk.drafter(options)
         try:
             as_new = history is None and options.seed is not None  # "equal seeds": independent of earlier answers
@@ -371,25 +382,7 @@ class Conversation:
         if history is not None and question.trimmed:
             history[:] = without_front(history, question.trimmed)
         pieces = self._talk.answer(question, options, guide, drafter, stop, clock)
-        if guide is not None and self._text.starts_thinking:
+        if guide is not None and question.opens_thinking:
             yield from pieces  # the grammar leaves no room for thinking, though the template has opened it
             return
-        yield from separate_thinking(pieces, self._text.spec.thinking, is_open=self._text.starts_thinking)
-
-
-def _limit(options: GenerationOptions, max_tokens: int | None) -> GenerationOptions:
-    if not isinstance(options, GenerationOptions):
-        raise InputError(f"options: found {type(options).__name__}, expected GenerationOptions")
-    return options if max_tokens is None else replace(options, max_tokens=max_tokens)
-
-
-def _last_question(messages: Sequence[Message]) -> int:
-    """Return the index of the last user message.
-
-    Raises:
-        InputError: there is no user message.
-    """
-    for index in range(len(messages) - 1, -1, -1):
-        if messages[index].get("role") == "user":
-            return index
-    raise InputError("the conversation holds no question, expected one to go back to")
+        yield from separate_thinking(pieces, self._text.spec.thinking, is_open=question.opens_thinking)

@@ -35,6 +35,7 @@ class PreparedPrompt:
         choice: adapters and audio projector.
         items: media, in the order of ``passage.media``.
         trimmed: number of the oldest messages left out to fit the context.
+        opens_thinking: whether the answer begins inside thinking.
         as_new: read the prompt as if the cache were empty: equal messages then give bit-identical logits.
     """
 
@@ -42,6 +43,7 @@ class PreparedPrompt:
     choice: Choice
     items: tuple[MeasuredItem, ...]
     trimmed: int
+    opens_thinking: bool = False
     as_new: bool = False
 
 
@@ -150,7 +152,8 @@ class PromptBuilder:
         ids, places = template_ids.astype(np.int32), template_places
         if not as_new:
             ids, places = self._spoken.put_back(ids, places)
-        return PreparedPrompt(TokenSequence(ids, places, _spans(places, items, choice)), choice, items, trimmed, as_new)
+        sequence = TokenSequence(ids, places, _spans(places, items, choice))
+        return PreparedPrompt(sequence, choice, items, trimmed, prompt.opens_thinking, as_new)
 
     def _too_long(self, question: PreparedPrompt) -> PromptTooLongError:
         passage = question.passage
@@ -164,6 +167,18 @@ class PromptBuilder:
 def without_front(messages: Sequence[Message], trimmed: int) -> list[Message]:
     """Return a dialogue without ``count`` messages behind its leading system messages."""
     return _drop(list(messages), trimmed)
+
+
+def last_question(messages: Sequence[Message]) -> int:
+    """Return the index of the last user message.
+
+    Raises:
+        InputError: there is no user message.
+    """
+    for index in range(len(messages) - 1, -1, -1):
+        if messages[index].get("role") == "user":
+            return index
+    raise InputError("the conversation holds no question, expected one to go back to")
 
 
 def _without_oldest(messages: Sequence[Message]) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from palmtop.runtime.decoding.reasons import FinishReason, ReprefillReason
+from palmtop.runtime.decoding.reasons import EndReason, FinishReason, ReprefillReason
 
 PieceKind = Literal["answer", "thinking"]
 Unfinished = Literal["form", "thinking"]
@@ -79,12 +79,12 @@ class TokenLogprob:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """A complete answer with its token ids, finish reason and usage.
+    """A complete answer with its token ids, finish reason and usage; ``str()`` of it is its text.
 
     Attributes:
         text: the text, without the stop string and without thinking.
         token_ids: sampled ids, without the end token.
-        finish_reason: reason why the answer ended.
+        ended_by: reason why the answer ended, in detail; ``finish_reason`` has OpenAI's word for it.
         mode: "text", "image", "audio" or "image+audio", by the media of the conversation.
         adapters: weights of the active adapters by name.
         tool_calls: functions that the model asks to be called, in order.
@@ -97,7 +97,7 @@ class Reply:
 
     text: str
     token_ids: tuple[int, ...] = field(repr=False)
-    finish_reason: FinishReason
+    ended_by: EndReason
     mode: str
     adapters: dict[str, float]
     tool_calls: tuple[ToolCall, ...] = ()
@@ -106,20 +106,47 @@ class Reply:
     unfinished: Unfinished | None = None
     logprobs: tuple[TokenLogprob, ...] = field(default=(), repr=False)
 
+    def __str__(self) -> str:
+        return self.text
+
+    @property
+    def finish_reason(self) -> FinishReason:
+        """OpenAI's word for the end of the answer.
+
+        "tool_calls" if the model asks for calls, "stop" for its end token or a stop string, "cancelled" after
+        ``cancel``, "length" for every limit: tokens, context, time.
+        """
+        if self.ended_by == "cancelled":
+            return "cancelled"
+        if self.tool_calls:
+            return "tool_calls"
+        return "length" if self.was_cut else "stop"
+
+    @property
+    def message(self) -> dict[str, Any]:
+        """The answer as an assistant's message, to be added to a list of messages."""
+        message: dict[str, Any] = {"role": "assistant", "content": self.text}
+        if self.tool_calls:
+            message["tool_calls"] = [{"type": "function", "function": asdict(call)} for call in self.tool_calls]
+        return message
+
     @property
     def was_cut(self) -> bool:
         """Whether the answer was ended by something other than the model or a stop string."""
-        return self.finish_reason not in ("eos", "stop_string")
+        return self.ended_by not in ("eos", "stop_string")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the reply as plain JSON types."""
         calls = [asdict(call) for call in self.tool_calls]
-        return {**asdict(self), "token_ids": list(self.token_ids), "tool_calls": calls}
+        changed = {"finish_reason": self.finish_reason, "token_ids": list(self.token_ids), "tool_calls": calls}
+        return {**asdict(self), **changed}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Piece:
     """A part of an answer, complete in UTF-8; the last one may be empty and has the whole reply.
+
+    ``str()`` of it is its text.
 
     Attributes:
         text: text to show.
@@ -130,3 +157,6 @@ class Piece:
     text: str
     reply: Reply | None = None
     kind: PieceKind = "answer"
+
+    def __str__(self) -> str:
+        return self.text

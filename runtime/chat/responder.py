@@ -16,7 +16,7 @@ from palmtop.runtime.decoding.generate import TokenStream
 from palmtop.runtime.decoding.generation_options import GenerationOptions
 from palmtop.runtime.decoding.guided_decoding import GuidedDecoder
 from palmtop.runtime.decoding.prompt_lookup import MeasuredPace, PromptLookup, drafter_for
-from palmtop.runtime.decoding.reasons import FinishReason, ReprefillReason
+from palmtop.runtime.decoding.reasons import EndReason, ReprefillReason
 from palmtop.runtime.decoding.timings import Timings
 from palmtop.runtime.media.conversation_media import MediaReader
 from palmtop.runtime.memory.machine import peak_rss_bytes
@@ -73,7 +73,7 @@ class Responder:
         """Yield the pieces of the answer; the last one has the reply."""
         self._encode_s = 0.0
         transcript = Transcript(self._text.pieces(), options.stop)
-        reason: FinishReason = "cancelled"
+        reason: EndReason = "cancelled"
         cached = 0
         reprefilled: ReprefillReason | None = None
         stream: TokenStream | None = None
@@ -86,7 +86,7 @@ class Responder:
                     yield Piece(text=text)
                 if transcript.stopped:
                     break
-            reason = "stop_string" if transcript.stopped else stream.finish_reason
+            reason = "stop_string" if transcript.stopped else stream.ended_by
             reprefilled = stream.reprefilled or reprefilled
             if reason == "eos":
                 clock.token()  # the end token was sampled as well, and took as long
@@ -118,7 +118,7 @@ class Responder:
         reply = Reply(
             text=transcript.text,
             token_ids=tuple(transcript.ids),
-            finish_reason=reason,
+            ended_by=reason,
             mode=question.choice.mode,
             adapters={name: weight for name, weight in question.choice.adapters.items() if weight},
             tool_calls=find_tool_calls(transcript.text, transcript.ids, self._text),
@@ -177,7 +177,7 @@ def unread(choice: Choice, interruption: Cancellation, clock: Timings) -> Reply:
     return Reply(
         text="",
         token_ids=(),
-        finish_reason=interruption.reason or "cancelled",
+        ended_by=interruption.reason or "cancelled",
         mode=choice.mode,
         adapters={name: weight for name, weight in choice.adapters.items() if weight},
         tool_calls=(),

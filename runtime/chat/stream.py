@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
+from typing import Any
 
 from palmtop.errors import InputError
 
@@ -24,10 +25,11 @@ class Answer:
     An answer ends early when it is closed, when its ``with`` statement is left, or when no reference to it remains, as
     after a ``break`` out of a loop over ``session.chat(...)``.
 
-    >>> for piece in conversation.say("Hello"):  # doctest: +SKIP
+    >>> for piece in conversation.chat("Hello"):  # doctest: +SKIP
     ...     print(piece.text, end="", flush=True)
-    >>> async for piece in conversation.say("Hello"):  # doctest: +SKIP
+    >>> async for piece in conversation.chat("Hello"):  # doctest: +SKIP
     ...     await send(piece.text)
+    >>> reply = await conversation.chat("Hello")  # doctest: +SKIP
 
     Attributes:
         reply: the complete answer, after the last piece; None before.
@@ -54,6 +56,11 @@ class Answer:
         if self.reply is None:
             raise InputError("the answer was closed before its end, expected an open one")
         return self.reply
+
+    @property
+    def text(self) -> str:
+        """Text of the complete reply; waits for it."""
+        return self.result().text
 
     def close(self) -> None:
         """End the answer; text so far stays in the conversation."""
@@ -101,6 +108,16 @@ class Answer:
             self._dismiss()
             raise StopAsyncIteration
         return self._seen(piece)
+
+    def __await__(self) -> Generator[Any, None, Reply]:
+        return self._whole().__await__()
+
+    async def _whole(self) -> Reply:
+        async for _ in self:
+            pass
+        if self.reply is None:
+            raise InputError("the answer was closed before its end, expected an open one")
+        return self.reply
 
     async def aclose(self) -> None:
         """End the answer as ``close`` does, without blocking the event loop."""

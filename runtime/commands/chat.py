@@ -158,7 +158,7 @@ class Dialogue:
     def _turn(self, text: str) -> None:
         content = user_content(text, tuple(self._images), tuple(self._sounds))
         self._images, self._sounds = [], []
-        self._stream(self._conversation.say(content, adapters=self._adapters, options=self._options))
+        self._stream(self._conversation.chat(content, adapters=self._adapters, options=self._options))
 
     def _stream(self, answer: Answer) -> None:
         writer = PieceWriter(hide_thinking=self._hide_thinking)

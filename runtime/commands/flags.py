@@ -12,7 +12,7 @@ import click
 from palmtop.errors import InputError
 from palmtop.runtime.bundle.option_checks import reason_of
 from palmtop.runtime.chat.routing import AdapterRequest, parse_adapters
-from palmtop.runtime.decoding.generation_options import DEFAULT_MAX_TOKENS, GenerationOptions, OverflowRule
+from palmtop.runtime.decoding.generation_options import GenerationOptions, OverflowRule
 from palmtop.runtime.decoding.grammar import Grammar
 from palmtop.runtime.memory.size_option import Size
 from palmtop.runtime.providers.assignment import parse_provider
@@ -75,12 +75,13 @@ def generation_flags(command: Command) -> Command:
     @click.option(
         "--max-tokens",
         type=int,
-        help=f"Longest answer (default: {DEFAULT_MAX_TOKENS}; the context for a reasoning model). This "
-        "and the next four: the checkpoint's generation_config.json goes before the default.",
+        help="Longest answer in tokens (default: until the context is full). This and the next five: the "
+        "checkpoint's generation_config.json goes before the default.",
     )
     @click.option("--temperature", type=float, help="0 (default): always the most probable token.")
     @click.option("--top-k", type=int, help="Sample from this many most probable tokens (default: all).")
     @click.option("--top-p", type=float, help="Sample from the most probable up to this sum (default: 1).")
+    @click.option("--min-p", type=float, help="Sample only from this share of the best one's up (default: 0).")
     @click.option("--repetition-penalty", type=float, help="Above 1: fewer repetitions (default: 1).")
     @click.option("--seed", type=int, help="Same question, options and seed: same answer.")
     @click.option("--stop", multiple=True, metavar="TEXT", help="End before this text; repeatable.")
@@ -112,6 +113,7 @@ def generation_flags(command: Command) -> Command:
         temperature: float | None,
         top_k: int | None,
         top_p: float | None,
+        min_p: float | None,
         repetition_penalty: float | None,
         seed: int | None,
         stop: tuple[str, ...],
@@ -128,6 +130,7 @@ def generation_flags(command: Command) -> Command:
             temperature=temperature,
             top_k=top_k,
             top_p=top_p,
+            min_p=min_p,
             repetition_penalty=repetition_penalty,
             seed=seed,
             stop=stop,

@@ -117,6 +117,6 @@ def summary(reply: Reply) -> str:
         line += f"; {usage.trimmed_messages} oldest messages left out"
     if usage.reprefilled is not None:
         line += f"; read again: {usage.reprefilled}"
-    if reply.finish_reason not in ("eos", "stop_string"):
-        line += f"; ended by {reply.finish_reason}"
+    if reply.ended_by not in ("eos", "stop_string"):
+        line += f"; ended by {reply.ended_by}"
     return line + "]"

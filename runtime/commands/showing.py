@@ -60,4 +60,4 @@ def cut_note(reply: Reply) -> str | None:
         "eos": "by the model itself",
     }
     lacks = {"form": ", before its grammar was complete", "thinking": " while the model was still thinking", None: ""}
-    return f"palmtop: the answer was cut {causes[reply.finish_reason]}{lacks[reply.unfinished]}"
+    return f"palmtop: the answer was cut {causes[reply.ended_by]}{lacks[reply.unfinished]}"

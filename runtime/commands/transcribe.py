@@ -57,8 +57,8 @@ def transcribe_command(
             else:
                 click.echo(f"[{_time(part.start_s, '.')} - {_time(part.end_s, '.')}] {part.text}")
             sys.stdout.flush()
-            if part.reply.finish_reason in ("max_tokens", "context_full", "timeout"):
-                click.echo(f"part {number} was cut short by {part.reply.finish_reason}", err=True)
+            if part.reply.ended_by in ("max_tokens", "context_full", "timeout"):
+                click.echo(f"part {number} was cut short by {part.reply.ended_by}", err=True)
             if progress is not None:
                 progress(part.end_s, part.total_s)
 

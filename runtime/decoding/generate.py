@@ -14,7 +14,7 @@ from .cached_sequence import CachedSequence, Cancelled, CancelledError
 from .generation_options import GenerationOptions
 from .guided_decoding import GuidedDecoder
 from .prompt_lookup import PromptLookup
-from .reasons import FinishReason, ReprefillReason
+from .reasons import EndReason, ReprefillReason
 from .sampling import Sampler, logprobs_of
 
 
@@ -26,7 +26,7 @@ class TokenStream:
     no step of their own.
 
     Attributes:
-        finish_reason: reason why the answer ended; None before the end.
+        ended_by: reason why the answer ended; None before the end.
         logprobs: those of each token so far (``logprobs_of``); empty unless ``options.top_logprobs`` is set.
         reprefilled: "rope" if the LongRoPE boundary was crossed during the answer, otherwise None.
     """
@@ -42,7 +42,7 @@ class TokenStream:
         drafter: PromptLookup | None = None,
         cancelled: Cancelled,
     ) -> None:
-        self.finish_reason: FinishReason = "max_tokens"
+        self.ended_by: EndReason = "max_tokens"
         self.reprefilled: ReprefillReason | None = None
         self.logprobs: list[list[tuple[int, float]]] = []
         self._never = tuple(never)
@@ -57,24 +57,24 @@ class TokenStream:
     def __iter__(self) -> Iterator[int]:
         for left in range(self._options.max_tokens - 1, -1, -1):
             if self._cancelled():
-                self.finish_reason = "cancelled"
+                self.ended_by = "cancelled"
                 return
             token = self._draw()
             if self._drafter is not None:
                 self._drafter.sampled(token, was_read=self._track.expects(token))
             if token in self._eos_ids:
-                self.finish_reason = "eos"
+                self.ended_by = "eos"
                 return
             yield token
             if left == 0:
                 return
             if self._track.room() == 0:
-                self.finish_reason = "context_full"
+                self.ended_by = "context_full"
                 return
             try:
                 self._extend(token, left)
             except CancelledError:
-                self.finish_reason = "cancelled"
+                self.ended_by = "cancelled"
                 return
 
     def _extend(self, token: int, left: int) -> None:

@@ -10,7 +10,6 @@ from palmtop.runtime.bundle.option_checks import check_choice, check_number, che
 
 from .grammar import Grammar
 
-DEFAULT_MAX_TOKENS = 256
 UNTIL_THE_CONTEXT_IS_FULL = 1 << 20
 MAX_TOP_LOGPROBS = 20
 OverflowRule = Literal["refuse", "trim"]
@@ -21,13 +20,14 @@ class GenerationOptions:
     """Generation options of one answer, chosen for each turn.
 
     None in length or sampling stands for the bundle's value: the checkpoint's ``generation_config.json``. Where that
-    has no value: at most 256 tokens (the whole context for a reasoning model), greedy sampling.
+    has no value: as many tokens as the context has room for, greedy sampling.
 
     Attributes:
         max_tokens: longest answer in tokens.
         temperature: 0 takes the most probable token each time; 1 samples from the model's own distribution.
         top_k: sample only from this many most probable tokens; 0 for all.
         top_p: sample only from the fewest tokens whose probabilities reach this sum.
+        min_p: sample only from tokens whose probability is at least this share of the most probable one's; 0 for all.
         repetition_penalty: above 1 makes tokens that the sequence already holds less probable.
         seed: seed of the sampler; None draws one from the operating system. Equal requests with equal seeds give equal
             text within a session: for this ``Session.chat`` reads an earlier answer's tokens again as a new prompt.
@@ -50,6 +50,7 @@ class GenerationOptions:
     temperature: float | None = None
     top_k: int | None = None
     top_p: float | None = None
+    min_p: float | None = None
     repetition_penalty: float | None = None
     seed: int | None = None
     stop: tuple[str, ...] = ()
@@ -64,6 +65,9 @@ class GenerationOptions:
         check_number("temperature", self.temperature, "0 or more", optional=True)
         check_whole("top_k", self.top_k, 0, optional=True)
         check_number("top_p", self.top_p, "above 0, at most 1", optional=True)
+        check_number("min_p", self.min_p, "0 or more", optional=True)
+        if self.min_p is not None and self.min_p > 1:
+            raise wrong("min_p", self.min_p, "0 to 1")
         check_number("repetition_penalty", self.repetition_penalty, "above 0", optional=True)
         check_whole("seed", self.seed, 0, optional=True)
         check_whole("top_logprobs", self.top_logprobs, 0, optional=True)
@@ -79,18 +83,18 @@ class GenerationOptions:
             raise wrong("stop", self.stop, "non-empty strings in a tuple")
         object.__setattr__(self, "stop", tuple(self.stop))
 
-    def resolved(self, own: Mapping[str, float] | None = None, *, thinks: bool = False) -> ResolvedOptions:
+    def resolved(self, own: Mapping[str, float] | None = None) -> ResolvedOptions:
         """Return the same options with a value for each None in length and sampling.
 
         Args:
             own: the bundle's defaults (``processor.text.generation``).
-            thinks: True for a reasoning model, which may think at any length before it answers.
         """
         plain = {
-            "max_tokens": UNTIL_THE_CONTEXT_IS_FULL if thinks else DEFAULT_MAX_TOKENS,
+            "max_tokens": UNTIL_THE_CONTEXT_IS_FULL,
             "temperature": 0.0,
             "top_k": 0,
             "top_p": 1.0,
+            "min_p": 0.0,
             "repetition_penalty": 1.0,
         }
         values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
@@ -108,4 +112,5 @@ class ResolvedOptions(GenerationOptions):
     temperature: float
     top_k: int
     top_p: float
+    min_p: float
     repetition_penalty: float

@@ -2,5 +2,6 @@
 
 from typing import Literal
 
-FinishReason = Literal["eos", "stop_string", "max_tokens", "context_full", "cancelled", "timeout"]
+EndReason = Literal["eos", "stop_string", "max_tokens", "context_full", "cancelled", "timeout"]
+FinishReason = Literal["stop", "length", "tool_calls", "cancelled"]
 ReprefillReason = Literal["adapters", "rope"]

@@ -80,9 +80,11 @@ class Sampler:
             scores = scores[ids]
         scores -= best
         scores /= np.float32(max(options.temperature, 1e-30))
-        weights = np.exp(scores, out=scores)
+        weights = np.exp(scores, out=scores)  # the most probable token's is 1
         if options.top_p < 1:
             keep_fewest(weights, options.top_p, self._bits)
+        if options.min_p > 0:
+            weights *= weights >= np.float32(options.min_p)
         place = draw_by_weight(weights, self._random.random())
         return place if ids is None else int(ids[place])
 

@@ -34,7 +34,7 @@ Examples:
   palmtop demo
   palmtop demo --json
   palmtop demo --chat
-  palmtop run "$(palmtop demo --where)" "Write 7 as a word. Answer only."
+  palmtop run "$(palmtop demo --where)" "words: 789. What is it?"
   palmtop export "$(palmtop demo --checkpoint)" -o reference-fp32 --bits 32
 """
 OPTIONS = GenerationOptions(max_tokens=64)

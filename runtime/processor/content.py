@@ -1,7 +1,7 @@
 """Chat messages of the OpenAI / Hugging Face form, parsed to turns: one text and the media before it.
 
-A content is a string or a list of parts. This file reads the spellings of a part and of its source; it opens no file
-and no network address.
+A content is a string, a part, or a list of parts. This file reads the spellings of a part and of its source; it opens
+no file and no network address.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import binascii
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from os import PathLike, fsdecode
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
@@ -104,10 +105,12 @@ def with_sources(messages: Sequence[Mapping[str, Any]], source_of: Callable[[Med
     for message, turn in zip(messages, read_messages(messages), strict=True):
         media = iter(turn.media)
         content = message.get("content")
+        if isinstance(content, Mapping) or is_picture(content):
+            content = [content]
         if isinstance(content, (list, tuple)):
             content = [
                 part
-                if part["type"] in _TEXT_TYPES
+                if isinstance(part, str) or (isinstance(part, Mapping) and part["type"] in _TEXT_TYPES)
                 else {"type": (item := next(media)).kind, item.kind: source_of(item)}
                 for part in content
             ]
@@ -124,6 +127,8 @@ def _read_message(message: Mapping[str, Any], where: str, counts: dict[Kind, int
     content = message.get("content")
     texts: list[str] = []
     media: list[MediaItem] = []
+    if isinstance(content, Mapping) or is_picture(content):
+        content = [content]
     if isinstance(content, str):
         texts.append(content)
     elif isinstance(content, (list, tuple)):
@@ -137,6 +142,10 @@ def _read_message(message: Mapping[str, Any], where: str, counts: dict[Kind, int
 
 
 def _read_part(part: Any, where: str, texts: list[str], media: list[MediaItem], counts: dict[Kind, int]) -> None:
+    if isinstance(part, str):
+        part = {"type": "text", "text": part}
+    elif is_picture(part):
+        part = {"type": "image", "image": part}
     kind = part.get("type") if isinstance(part, Mapping) else None
     if kind in _TEXT_TYPES:
         if not isinstance(part.get("text"), str):
@@ -151,18 +160,28 @@ def _read_part(part: Any, where: str, texts: list[str], media: list[MediaItem], 
     if key is None:
         raise InputError(f"{where}: the {modality} part has no source, expected a key {' or '.join(map(repr, keys))}")
     counts[modality] += 1
-    source = _read_source(part[key], f"{where}.{key}")
+    source = _plain(modality, _read_source(part[key], f"{where}.{key}"), f"{where}.{key}")
     _check_source(modality, source, f"{where}.{key}")
     media.append(MediaItem(kind=modality, number=counts[modality], source=source))
 
 
 def _read_source(value: Any, where: str) -> Any:
-    """Unpack {"url": ...} and {"data": base64}, data: and file: addresses; leave paths, bytes and arrays."""
+    """Unpack {"url": ...} and {"data": base64}, data: and file: addresses; leave paths, bytes and arrays.
+
+    Rows of Hugging Face data sets are unpacked as well: {"array", "sampling_rate"}, and {"bytes", "path"}.
+    """
     if isinstance(value, Mapping):
+        if value.get("array") is not None and value.get("sampling_rate") is not None:
+            return value["array"], value["sampling_rate"]
+        if isinstance(value.get("bytes"), bytes):
+            return value["bytes"]
+        if value.get("path") is not None:
+            return _read_source(value["path"], f"{where}.path")
         if isinstance(value.get("data"), str):
             return _decode_base64(value["data"], f"{where}.data")
         if value.get("url") is None:
-            raise InputError(f"{where}: found keys {_brief(str(sorted(map(str, value))))}, expected 'url' or 'data'")
+            found = _brief(str(sorted(map(str, value))))
+            raise InputError(f"{where}: found keys {found}, expected 'url', 'data', or 'array' and 'sampling_rate'")
         if isinstance(value["url"], Mapping):
             raise InputError(f"{where}.url: found an object, expected a path or an address")
         return _read_source(value["url"], f"{where}.url")
@@ -183,6 +202,43 @@ def _read_source(value: Any, where: str) -> Any:
     return value
 
 
+def is_picture(value: object) -> bool:
+    """Return whether a value is a picture of Pillow, which is not imported for this."""
+    return any(kind.__module__ == "PIL.Image" and kind.__name__ == "Image" for kind in type(value).__mro__)
+
+
+def _plain(kind: Kind, source: Any, where: str) -> Any:
+    """Return a source as a path, bytes, pixels, or (samples, rate): from Pillow, an open file, a tensor or a list."""
+    if is_picture(source):
+        from .images.image_file import pixels_of
+
+        return pixels_of(source, where)
+    if isinstance(source, (bytearray, memoryview)):
+        return bytes(source)
+    if isinstance(source, PathLike) and not isinstance(source, Path):
+        return Path(fsdecode(source))
+    if callable(getattr(source, "read", None)):
+        try:
+            start = source.tell() if source.seekable() else None
+            data = source.read()
+            if start is not None:
+                source.seek(start)  # a conversation reads its messages at each turn
+        except (OSError, ValueError, AttributeError) as error:  # ValueError: it is closed
+            raise InputError(f"{where}: the open file cannot be read ({error!s:.100})") from error
+        if not data:
+            raise InputError(f"{where}: the open file has nothing left to read, expected it at its beginning")
+        return data
+    try:
+        if kind == "image" and hasattr(source, "__array__"):
+            return np.asarray(source)
+        if kind == "audio" and isinstance(source, (tuple, list)) and len(source) == 2:
+            samples, rate = source
+            return np.asarray(samples), getattr(rate, "item", lambda: rate)()
+    except (TypeError, ValueError, RuntimeError) as error:  # RuntimeError: a tensor on another device
+        raise InputError(f"{where}: is no array ({error!s:.100})") from error
+    return source
+
+
 def _check_source(kind: Kind, source: Any, where: str) -> None:
     """Refuse a source that neither ``load_image`` nor ``load_audio`` accepts, while its position is known."""
     if isinstance(source, (str, Path)):
@@ -190,9 +246,9 @@ def _check_source(kind: Kind, source: Any, where: str) -> None:
             raise InputError(f"{where}: found a NUL byte in {_brief(str(source))}, expected a path")
     elif not isinstance(source, bytes):
         wanted: type = np.ndarray if kind == "image" else tuple
-        array = "an array of pixels" if kind == "image" else "(samples, rate in Hz)"
+        array = "a picture of Pillow, or pixels" if kind == "image" else "(samples, rate in Hz)"
         if not isinstance(source, wanted):
-            raise InputError(f"{where}: found {type(source).__name__}, expected a path, bytes, or {array}")
+            raise InputError(f"{where}: found {type(source).__name__}, expected a path, bytes, {array}")
 
 
 def _decode_base64(text: str, where: str) -> bytes:

@@ -28,10 +28,12 @@ class Prompt:
     Attributes:
         ids: [S] ids, with one placeholder id per media item.
         media: items in the order of the messages, which is the order of feature rows.
+        opens_thinking: whether the prompt ends inside a model's thinking.
     """
 
     ids: NDArray[np.int64]
     media: tuple[MediaPlace, ...]
+    opens_thinking: bool = False
 
 
 Segment = int | str

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -76,10 +77,13 @@ class TextProcessor:
     ) -> Prompt:
         """Render and tokenise a conversation; the media of a message come before its text.
 
+        A last message of the assistant is a beginning that the answer continues, as with transformers'
+        ``continue_final_message``: nothing of the template follows its text.
+
         Args:
             messages: messages of the OpenAI or Hugging Face form.
             tools: JSON schemas of functions, for templates that take them.
-            add_generation_prompt: whether to end with the opening of an answer.
+            add_generation_prompt: whether to end with the opening of an answer, or with the last message's text.
 
         Raises:
             InputError: a message of an unknown shape, media that the model does not take, or a template that
@@ -91,18 +95,25 @@ class TextProcessor:
         for text in texts:
             _check_unicode(text)
         marks = TypedText.unused_in([*texts, self._template.literal_text])
+        continues = add_generation_prompt and turns[-1].role == "assistant" and not turns[-1].extra.get("tool_calls")
+        end = TypedText.unused_in([*texts, self._template.literal_text, marks.start + marks.end]).start
+        if continues:
+            turns[-1] = replace(turns[-1], text=f"{turns[-1].text or ''}{end} ")
         rendered = self._template.render(
             [self._message(turn, i, marks) for i, turn in enumerate(turns)],
             tools=plain(tools, lambda text: self._guard.mark(text, marks)),
-            add_generation_prompt=add_generation_prompt,
+            add_generation_prompt=add_generation_prompt and not continues,
             special_tokens=self._special_tokens(),
         )
+        if continues:
+            rendered = _until(rendered, end)
+        opens = self._opens_thinking(rendered) if continues else add_generation_prompt and self.starts_thinking
         segments, places = self._guard.split(rendered, marks)
         ids = self._tokens.encode_segments(segments)
         if self.spec.adds_bos and self.spec.bos_id is not None and ids[:1] != [self.spec.bos_id]:
             ids.insert(0, self.spec.bos_id)
         items = [item for turn in turns for item in turn.media]
-        return Prompt(ids=np.array(ids, np.int64), media=self._find_media(ids, items, places))
+        return Prompt(ids=np.array(ids, np.int64), media=self._find_media(ids, items, places), opens_thinking=opens)
 
     def expand(self, prompt: Prompt, media: Sequence[Sequence[Segment]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Put the segments of every medium in the place of its placeholder; see ``expand_media``."""
@@ -141,6 +152,13 @@ class TextProcessor:
             return False
         rendered = self._template.render([{"role": "user", "content": "?"}], special_tokens=self._special_tokens())
         return rendered.rstrip().endswith(self.spec.thinking[0])
+
+    def _opens_thinking(self, rendered: str) -> bool:
+        """Return whether a text ends inside thinking."""
+        if self.spec.thinking is None:
+            return False
+        start, end = self.spec.thinking
+        return rendered.rfind(start) > rendered.rfind(end)
 
     def _placeholder(self, text: str, token_id: int) -> Placeholder:
         token = self._tokens.text_of(token_id)
@@ -210,6 +228,22 @@ class TextProcessor:
                 f" expected {len(items)}: one for each image and sound of the messages"
             )
         return tuple(MediaPlace(item=item, position=found[item.kind, item.number]) for item in items)
+
+
+def _until(rendered: str, end: str) -> str:
+    """Return a rendered conversation up to the mark behind its last message's text.
+
+    Raises:
+        InputError: the template has left the message out.
+    """
+    place = rendered.rfind(end)
+    if place < 0:
+        raise InputError(
+            "chat_template.jinja: the template leaves out the assistant's last message, which the answer "
+            "continues; expected the user's message as the last"
+        )
+    is_trimmed = rendered[place + len(end) : place + len(end) + 1] != " "
+    return rendered[:place].rstrip() if is_trimmed else rendered[:place]
 
 
 def _strings(value: object) -> Iterator[str]:

@@ -39,7 +39,7 @@ class Metrics:
 
     def answered(self, model: str, reply: Reply) -> None:
         """Count an answer of a model."""
-        self.add("palmtop_answers_total", model=model, finish_reason=reply.finish_reason)
+        self.add("palmtop_answers_total", model=model, ended_by=reply.ended_by)
         self.add("palmtop_prompt_tokens_total", reply.usage.prompt_tokens, model=model)
         self.add("palmtop_cached_tokens_total", reply.usage.cached_tokens, model=model)
         self.add("palmtop_completion_tokens_total", reply.usage.completion_tokens, model=model)

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from palmtop.runtime.decoding.generation_options import GenerationOptions
 from palmtop.runtime.processor.sounds.recording import Window, read_windows
 from palmtop.runtime.serve.wire.api_error import ApiError, refused
-from palmtop.runtime.transcribe import PROMPT, WINDOW_S, Segment
+from palmtop.runtime.transcribe import PROMPT, WINDOW_S, Segment, speech_options
 
 from .models import Models, collect
 from .slots import Beginning
@@ -106,7 +106,8 @@ async def segments(models: Models, recording: Recording, client: str) -> list[Se
         while (window := await asyncio.to_thread(_next, windows)) is not None:
             sound = {"type": "audio", "audio": (window.samples, window.rate_hz)}
             message = {"role": "user", "content": [sound, {"type": "text", "text": recording.prompt}]}
-            answer = conversation.respond([message], adapters=choice, options=recording.options)
+            options = speech_options(recording.options, len(window.samples) / window.rate_hz)
+            answer = conversation.respond([message], adapters=choice, options=options)
             async with models.answering(model, answer):
                 reply = (await collect(answer)).reply
             assert reply is not None  # the last piece has it

@@ -283,6 +283,7 @@ CHOICES: list[dict[str, Any]] = [
     {"temperature": 1.0},
     {"temperature": 0.7, "top_k": 3},
     {"temperature": 1.5, "top_p": 0.6},
+    {"temperature": 1.5, "min_p": 0.4},
     {"temperature": 1.0, "top_k": 5, "top_p": 0.8, "repetition_penalty": 1.4},
 ]
 
@@ -322,6 +323,8 @@ def test_greedy_sampling_takes_the_first_of_the_best(core: Core) -> None:
         ("top_k", -1),
         ("top_p", 0.0),
         ("top_p", 1.5),
+        ("min_p", -0.5),
+        ("min_p", 1.5),
         ("seed", -1),
         ("repetition_penalty", 0.0),
     ],

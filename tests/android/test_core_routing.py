@@ -155,7 +155,7 @@ def test_the_rule_is_that_of_the_python_runtime(core: Core, newer: Path, name: s
     [
         None,
         {"temperature": 0.6, "top_p": 0.95},
-        {"max_tokens": 40, "temperature": 1.0, "top_k": 20, "top_p": 0.5, "repetition_penalty": 1.25},
+        {"max_tokens": 40, "temperature": 1.0, "top_k": 20, "top_p": 0.5, "min_p": 0.1, "repetition_penalty": 1.25},
     ],
 )
 @pytest.mark.parametrize("given", [{}, {"temperature": 0.0, "max_tokens": 7}, {"top_k": 0, "top_p": 1.0}])
@@ -167,6 +167,6 @@ def test_length_and_sampling_are_chosen_by_the_same_rule(
     data["processor"]["text"] |= {"generation": own, "thinking": thinking}
     (bundle / "bundle.json").write_text(json.dumps(data))
     text = open_bundle(bundle).manifest.processor.text
-    wanted = GenerationOptions(**given).resolved(text.generation, thinks=text.thinking is not None)
-    names = ("max_tokens", "temperature", "top_k", "top_p", "repetition_penalty")
+    wanted = GenerationOptions(**given).resolved(text.generation)
+    names = ("max_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty")
     assert core.ask("resolved", folder=str(bundle), **given) == [getattr(wanted, name) for name in names]

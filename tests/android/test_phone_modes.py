@@ -78,7 +78,7 @@ def test_tokens_are_those_of_the_python_runtime(exact: Both, task: Task) -> None
     for number, item in enumerate(held_out_items(task, ITEMS, 0)):
         ours, theirs = exact.phone(item), exact.python(task, number, item)
         assert ours["ids"] == list(theirs.token_ids), (task, number)
-        assert (ours["text"], ours["finish_reason"]) == (theirs.text, theirs.finish_reason)
+        assert (ours["text"], ours["finish_reason"]) == (theirs.text, theirs.ended_by)
         assert (ours["mode"], ours["adapters"]) == (theirs.mode, theirs.adapters)
         assert (ours["prompt_tokens"], ours["media_rows"]) == (theirs.usage.prompt_tokens, theirs.usage.media_rows)
         assert "".join(ours["pieces"]) == ours["text"]

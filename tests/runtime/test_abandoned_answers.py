@@ -167,7 +167,7 @@ def test_a_server_lives_on_after_one_disconnect(way: Callable[[Session], None], 
 
 def test_a_dropped_answer_leaves_what_it_said_in_the_dialogue(toy_session: Session) -> None:
     conversation = toy_session.conversation()
-    for piece in conversation.say("one", options=LONG):
+    for piece in conversation.chat("one", options=LONG):
         said = piece.text
         break
     assert conversation.messages[1:] == [{"role": "assistant", "content": said}]
@@ -177,12 +177,12 @@ def test_a_dropped_answer_leaves_what_it_said_in_the_dialogue(toy_session: Sessi
 
 def test_a_cancelled_answer_still_gives_its_last_piece(toy_session: Session) -> None:
     conversation = toy_session.conversation()
-    answer = conversation.say("one", options=LONG)
+    answer = conversation.chat("one", options=LONG)
     first = next(answer).text
     conversation.cancel()
-    assert conversation.say("two", options=SHORT).result().finish_reason == "max_tokens"
+    assert conversation.chat("two", options=SHORT).result().ended_by == "max_tokens"
     reply = answer.result()
-    assert (reply.finish_reason, reply.text[: len(first)]) == ("cancelled", first)
+    assert (reply.ended_by, reply.text[: len(first)]) == ("cancelled", first)
 
 
 def test_an_answer_that_is_still_wanted_is_not_ended_by_the_next(toy_session: Session) -> None:
@@ -190,7 +190,7 @@ def test_an_answer_that_is_still_wanted_is_not_ended_by_the_next(toy_session: Se
     next(answer)
     with pytest.raises(InputError, match="finish, cancel or close"):
         toy_session.answer(QUESTION)
-    assert answer.result().finish_reason in ("eos", "max_tokens")
+    assert answer.result().ended_by in ("eos", "max_tokens")
 
 
 def test_no_thread_stays_behind_a_dropped_answer(toy_session: Session) -> None:

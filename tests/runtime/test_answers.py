@@ -41,7 +41,7 @@ def slow_down(conversation: Conversation, monkeypatch: pytest.MonkeyPatch, secon
 
 def test_retry_answers_the_last_question_again_and_reads_one_token(toy_session: Session) -> None:
     conversation = toy_session.conversation()
-    first = conversation.say("one", options=RANDOM).result()
+    first = conversation.chat("one", options=RANDOM).result()
     again = conversation.retry(options=RANDOM).result()
     other = conversation.retry(options=GenerationOptions(max_tokens=12, temperature=3.0, seed=9)).result()
     assert again.token_ids == first.token_ids != other.token_ids
@@ -52,13 +52,13 @@ def test_retry_answers_the_last_question_again_and_reads_one_token(toy_session: 
 
 def test_rewind_takes_turns_back_and_keeps_the_cache(toy_session: Session) -> None:
     conversation = toy_session.conversation(system="be brief")
-    conversation.say("first question", options=SHORT).result()
+    conversation.chat("first question", options=SHORT).result()
     before = list(conversation.messages)
-    conversation.say("second", options=SHORT).result()
-    conversation.say("third", options=SHORT).result()
+    conversation.chat("second", options=SHORT).result()
+    conversation.chat("third", options=SHORT).result()
     conversation.rewind(2)
     assert conversation.messages == before
-    edited = conversation.say("edited", options=SHORT).result()
+    edited = conversation.chat("edited", options=SHORT).result()
     assert edited.usage.cached_tokens > 30
     fresh = toy_session.conversation().respond(conversation.messages[:-1], options=SHORT).result()
     assert fresh.usage.cached_tokens == 0
@@ -75,7 +75,7 @@ def test_rewinding_by_nonsense_is_refused(toy_session: Session, turns: Any) -> N
 
 def test_rewinding_under_an_answer_is_refused(toy_session: Session) -> None:
     conversation = toy_session.conversation()
-    answer = conversation.say("one", options=RANDOM)
+    answer = conversation.chat("one", options=RANDOM)
     next(answer)
     with pytest.raises(InputError, match="an answer is being given"):
         conversation.rewind()
@@ -88,7 +88,7 @@ def test_a_failed_retry_leaves_the_dialogue_as_it_was(toy_session: Session) -> N
     conversation = toy_session.conversation()
     with pytest.raises(InputError, match="holds no question"):
         conversation.retry().result()
-    conversation.say("one", options=SHORT).result()
+    conversation.chat("one", options=SHORT).result()
     before = list(conversation.messages)
     with pytest.raises(InputError, match="adapter 'smell'"):
         conversation.retry(adapters={"smell": 1.0}).result()
@@ -98,19 +98,19 @@ def test_a_failed_retry_leaves_the_dialogue_as_it_was(toy_session: Session) -> N
 def test_a_timeout_ends_the_answer_where_it_is(toy_session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     conversation = toy_session.conversation()
     slow_down(conversation, monkeypatch, 0.02)
-    reply = conversation.say("one", options=GenerationOptions(max_tokens=200, timeout_s=0.3)).result()
-    assert reply.finish_reason == "timeout"
+    reply = conversation.chat("one", options=GenerationOptions(max_tokens=200, timeout_s=0.3)).result()
+    assert reply.ended_by == "timeout"
     assert 0 < reply.usage.completion_tokens < 30
     monkeypatch.undo()
-    assert conversation.say("two", options=SHORT).result().usage.cached_tokens > 0
+    assert conversation.chat("two", options=SHORT).result().usage.cached_tokens > 0
 
 
 def test_an_answer_cancelled_before_it_began_reads_nothing(toy_session: Session) -> None:
     conversation = toy_session.conversation()
-    answer = conversation.say("one", options=SHORT)
+    answer = conversation.chat("one", options=SHORT)
     answer.cancel()
     reply = answer.result()
-    assert (reply.finish_reason, reply.text, len(conversation._track.ids)) == ("cancelled", "", 0)
+    assert (reply.ended_by, reply.text, len(conversation._track.ids)) == ("cancelled", "", 0)
 
 
 def test_cancelling_at_200_random_moments_leaves_the_next_answer_right(toy_session: Session) -> None:
@@ -130,7 +130,7 @@ def test_cancelling_at_200_random_moments_leaves_the_next_answer_right(toy_sessi
         reply = answer.result()
         timer.cancel()
         timer.join()
-        reasons.append(reply.finish_reason)
+        reasons.append(reply.ended_by)
         assert reply.token_ids == expected[: len(reply.token_ids)]
         if len(reasons) % 20 == 0:
             assert conversation.respond(question, options=RANDOM).result().token_ids == expected
@@ -140,9 +140,9 @@ def test_cancelling_at_200_random_moments_leaves_the_next_answer_right(toy_sessi
 
 def test_an_answer_stopped_while_it_waits_lets_its_thread_go(toy_session: Session) -> None:
     conversation = toy_session.conversation()
-    first = conversation.say("one", options=SHORT)
+    first = conversation.chat("one", options=SHORT)
     next(first)
-    second = conversation.say("two", options=SHORT)
+    second = conversation.chat("two", options=SHORT)
     errors: list[Exception] = []
 
     def wait() -> None:
@@ -162,7 +162,7 @@ def test_an_answer_stopped_while_it_waits_lets_its_thread_go(toy_session: Sessio
 
 def test_ctrl_c_in_the_middle_takes_the_turn_back(toy_session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     conversation = toy_session.conversation()
-    expected = conversation.say("one", options=RANDOM).result()
+    expected = conversation.chat("one", options=RANDOM).result()
     decoder: Any = conversation._track._ready()
     append = decoder.append
 
@@ -173,11 +173,11 @@ def test_ctrl_c_in_the_middle_takes_the_turn_back(toy_session: Session, monkeypa
     monkeypatch.setattr(decoder, "append", interrupted)
     before = list(conversation.messages)
     with pytest.raises(KeyboardInterrupt):
-        conversation.say("two", options=RANDOM).result()
+        conversation.chat("two", options=RANDOM).result()
     assert conversation.messages == before
     monkeypatch.undo()
     conversation.rewind()
-    assert conversation.say("one", options=RANDOM).result().token_ids == expected.token_ids
+    assert conversation.chat("one", options=RANDOM).result().token_ids == expected.token_ids
 
 
 def test_async_pieces_equal_the_others_and_the_loop_stays_free(
@@ -196,7 +196,7 @@ def test_async_pieces_equal_the_others_and_the_loop_stays_free(
 
     async def ask() -> Any:
         ticking = asyncio.create_task(tick())
-        answer = conversation.say("one", options=RANDOM)
+        answer = conversation.chat("one", options=RANDOM)
         text = "".join([piece.text async for piece in answer])
         ticking.cancel()
         assert answer.reply is not None
@@ -211,7 +211,7 @@ def test_two_tasks_of_one_conversation_take_turns(toy_session: Session) -> None:
     conversation = toy_session.conversation()
 
     async def ask(text: str) -> None:
-        async for _ in conversation.say(text, options=SHORT):
+        async for _ in conversation.chat(text, options=SHORT):
             await asyncio.sleep(0)
 
     async def both() -> None:
@@ -224,12 +224,12 @@ def test_two_tasks_of_one_conversation_take_turns(toy_session: Session) -> None:
 def test_one_task_cannot_wait_for_itself(toy_session: Session) -> None:
     async def nested() -> None:
         conversation = toy_session.conversation()
-        async with conversation.say("one", options=RANDOM) as first:
+        async with conversation.chat("one", options=RANDOM) as first:
             await anext(first)
             with pytest.raises(InputError, match="still answering"):
-                await anext(conversation.say("two"))
+                await anext(conversation.chat("two"))
             with pytest.raises(InputError, match="still answering"):
-                conversation.say("two").result()
+                conversation.chat("two").result()
         assert roles(conversation) == ["user", "assistant"]
 
     asyncio.run(nested())
@@ -240,10 +240,10 @@ def test_a_cancelled_task_frees_the_conversation(toy_session: Session, monkeypat
     slow_down(conversation, monkeypatch, 0.05)
 
     async def give_up() -> None:
-        answer = conversation.say("one " * 20, options=GenerationOptions(max_tokens=100))
+        answer = conversation.chat("one " * 20, options=GenerationOptions(max_tokens=100))
         with pytest.raises(asyncio.TimeoutError):
             await asyncio.wait_for(anext(answer), 0.1)
-        async for _ in conversation.say("two", options=SHORT):
+        async for _ in conversation.chat("two", options=SHORT):
             pass
 
     asyncio.run(give_up())
@@ -256,7 +256,7 @@ def test_a_long_dialogue_is_refused_or_trimmed_by_whole_questions(toy_session: S
     trim = GenerationOptions(max_tokens=5, on_overflow="trim")
     counts = []
     for number in range(12):
-        reply = conversation.say(f"question number {number} " + "x" * 30, options=trim).result()
+        reply = conversation.chat(f"question number {number} " + "x" * 30, options=trim).result()
         counts.append(reply.usage.trimmed_messages)
         assert reply.usage.prompt_tokens + 5 <= CONTEXT
         assert roles(conversation)[:2] == ["system", "user"]
@@ -265,9 +265,9 @@ def test_a_long_dialogue_is_refused_or_trimmed_by_whole_questions(toy_session: S
     assert set(counts) == {0, 2} or set(counts) == {0, 2, 4}
     before = list(conversation.messages)
     with pytest.raises(InputError, match=r"on_overflow='trim' does"):
-        conversation.say("y" * 120, options=SHORT).result()
+        conversation.chat("y" * 120, options=SHORT).result()
     with pytest.raises(InputError, match="context is 256"):
-        conversation.say("y" * 300, options=trim).result()
+        conversation.chat("y" * 300, options=trim).result()
     assert conversation.messages == before
 
 
@@ -276,8 +276,8 @@ def test_a_trimmed_picture_takes_its_adapter_with_it(toy_session: Session) -> No
     trim = GenerationOptions(max_tokens=5, on_overflow="trim")
     picture = np.random.default_rng(0).integers(0, 255, (60, 60, 3), dtype=np.uint8)
     content = [{"type": "image", "image": picture}, {"type": "text", "text": "x" * 100}]
-    assert conversation.say(content, options=trim).result().mode == "image"
-    reply = conversation.say("y" * 150, options=trim).result()
+    assert conversation.chat(content, options=trim).result().mode == "image"
+    reply = conversation.chat("y" * 150, options=trim).result()
     assert (reply.mode, reply.adapters, reply.usage.trimmed_messages) == ("text", {}, 2)
     assert reply.usage.reprefilled == "adapters"
 
@@ -286,12 +286,12 @@ def test_the_cost_of_an_answer_is_told(toy_session: Session) -> None:
     conversation = toy_session.conversation()
     picture = np.random.default_rng(0).integers(0, 255, (60, 60, 3), dtype=np.uint8)
     content = [{"type": "image", "image": picture}, {"type": "text", "text": "what"}]
-    usage = conversation.say(content, options=SHORT).result().usage
+    usage = conversation.chat(content, options=SHORT).result().usage
     assert usage.completion_tokens == 5
     assert 0 < usage.encode_s < usage.ttft_s
     assert usage.tokens_per_s > 0
     assert usage.peak_rss_bytes is None or usage.peak_rss_bytes > 1 << 20
-    assert conversation.say("and", options=SHORT).result().usage.encode_s < usage.encode_s
+    assert conversation.chat("and", options=SHORT).result().usage.encode_s < usage.encode_s
 
 
 @pytest.mark.parametrize(
@@ -329,7 +329,7 @@ def test_a_system_message_must_be_text(toy_session: Session) -> None:
 def test_conversations_of_one_session_in_several_threads_never_mix(toy_bundle: Path, encoders: FakeEncoders) -> None:
     with Session(open_bundle(toy_bundle), SessionOptions(threads=1, prefill_chunk=16), encoders=encoders) as session:
         texts = [f"question number {i} " + "z" * 7 * i for i in range(4)]
-        alone = [session.conversation().say(text, options=RANDOM).result().token_ids for text in texts]
+        alone = [session.conversation().chat(text, options=RANDOM).result().token_ids for text in texts]
         found: list[list[tuple[int, ...]]] = [[] for _ in texts]
         conversations = [session.conversation() for _ in range(2)]
 

@@ -101,7 +101,7 @@ def test_the_reply_says_what_is_unfinished(
 ) -> None:
     question = [{"role": "user", "content": "hi"}]
     reply = toy_session.answer(question, options=GenerationOptions(grammar=grammar, **options))
-    assert (reply.finish_reason, reply.unfinished) == reply_is
+    assert (reply.ended_by, reply.unfinished) == reply_is
     assert reply.to_dict()["unfinished"] == reply_is[1]
 
 
@@ -196,6 +196,6 @@ def test_a_oneof_that_can_be_kept_apart_is_followed(guides: GuidedDecoders) -> N
 def test_a_refused_grammar_costs_no_prefill(toy_session: Session) -> None:
     conversation = toy_session.conversation()
     with pytest.raises(InputError, match="no text can match"):
-        conversation.say("hi", options=GenerationOptions(grammar=Grammar.lark("start: start"))).result()
+        conversation.chat("hi", options=GenerationOptions(grammar=Grammar.lark("start: start"))).result()
     assert len(conversation._track.ids) == 0
     assert conversation.messages == []

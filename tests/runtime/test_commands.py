@@ -77,7 +77,7 @@ def test_run_json_is_the_whole_reply(toy_bundle: Path) -> None:
     assert len(reply["token_ids"]) == 5
     assert reply["adapters"] == {"speech": 0.5}
     assert reply["usage"]["prompt_tokens"] >= 5
-    assert reply["finish_reason"] == "max_tokens"
+    assert (reply["finish_reason"], reply["ended_by"]) == ("length", "max_tokens")
 
 
 def test_run_reads_the_prompt_from_a_pipe(toy_bundle: Path) -> None:
@@ -232,7 +232,7 @@ class Parrot:
             peak_rss_bytes=None,
         )
         text = messages[-1]["content"]
-        return Reply(text=text, token_ids=(), finish_reason="eos", mode="text", adapters={}, usage=usage)
+        return Reply(text=text, token_ids=(), ended_by="eos", mode="text", adapters={}, usage=usage)
 
 
 def question(said: str, expected: str, group: str = "") -> Question:

@@ -91,8 +91,8 @@ def assert_as_fresh(session: Session, conversation: Conversation, witness: Witne
 
 def test_second_turn_reads_only_what_is_new(toy_session: Session) -> None:
     conversation = toy_session.conversation(system="be brief")
-    first = finish(conversation.say("hi", options=SHORT))
-    second = finish(conversation.say("more", options=SHORT))
+    first = finish(conversation.chat("hi", options=SHORT))
+    second = finish(conversation.chat("more", options=SHORT))
     # all of the first prompt and all but the last sampled token, which the decoder had not read yet
     assert second.usage.cached_tokens == first.usage.prompt_tokens + len(first.token_ids) - 1
     assert second.usage.reprefilled is None
@@ -108,37 +108,37 @@ def test_turns_equal_a_fresh_generator_however_the_last_one_ended(
     if ending == "eos":
         sampled = iter([70, 71, 72, END])
         monkeypatch.setattr("palmtop.runtime.decoding.generate.Sampler.draw", lambda *_: next(sampled))
-        reply = finish(conversation.say("one", options=options))
+        reply = finish(conversation.chat("one", options=options))
         monkeypatch.undo()
-        assert (reply.finish_reason, reply.token_ids) == ("eos", (70, 71, 72))
+        assert (reply.ended_by, reply.token_ids) == ("eos", (70, 71, 72))
     elif ending == "stop_string":
         sampled = iter([70, 71, 72, 73])
         monkeypatch.setattr("palmtop.runtime.decoding.generate.Sampler.draw", lambda *_: next(sampled))
         stop = toy_session._processor.text.decode([72])
-        reply = finish(conversation.say("one", options=GenerationOptions(stop=(stop,))))
+        reply = finish(conversation.chat("one", options=GenerationOptions(stop=(stop,))))
         monkeypatch.undo()
-        assert (reply.finish_reason, reply.token_ids) == ("stop_string", (70, 71, 72))
+        assert (reply.ended_by, reply.token_ids) == ("stop_string", (70, 71, 72))
         assert stop not in reply.text
     elif ending == "cancelled":
         sampled = iter([70, 71, 72, 73])
         monkeypatch.setattr("palmtop.runtime.decoding.generate.Sampler.draw", lambda *_: next(sampled))
-        pieces = conversation.say("one", options=options)
+        pieces = conversation.chat("one", options=options)
         next(pieces)
         conversation.cancel()
-        assert finish(pieces).finish_reason == "cancelled"
+        assert finish(pieces).ended_by == "cancelled"
         monkeypatch.undo()
     elif ending == "closed":
         sampled = iter([70, 71, 72, 73])
         monkeypatch.setattr("palmtop.runtime.decoding.generate.Sampler.draw", lambda *_: next(sampled))
-        pieces = conversation.say("one", options=options)
+        pieces = conversation.chat("one", options=options)
         next(pieces)
         pieces.close()  # type: ignore[attr-defined]
         monkeypatch.undo()
         assert conversation.messages[-1]["role"] == "assistant"
     else:
-        assert finish(conversation.say("one", options=options)).finish_reason == "max_tokens"
+        assert finish(conversation.chat("one", options=options)).ended_by == "max_tokens"
     for text in ("two", "three"):
-        finish(conversation.say(text, options=options))
+        finish(conversation.chat(text, options=options))
     assert len(witness.seen) == 3
     assert_as_fresh(toy_session, conversation, witness)
 
@@ -146,12 +146,12 @@ def test_turns_equal_a_fresh_generator_however_the_last_one_ended(
 def test_images_and_sounds_may_come_in_any_turn(toy_session: Session, encoders: FakeEncoders) -> None:
     conversation = toy_session.conversation()
     witness = Witness(conversation)
-    finish(conversation.say("hi", options=SHORT))
-    image = finish(conversation.say(with_image("what"), options=SHORT))
+    finish(conversation.chat("hi", options=SHORT))
+    image = finish(conversation.chat(with_image("what"), options=SHORT))
     assert (image.mode, image.adapters, image.usage.reprefilled) == ("image", {"vision": 1.0}, "adapters")
-    text = finish(conversation.say("and", options=SHORT))
+    text = finish(conversation.chat("and", options=SHORT))
     assert (text.mode, text.adapters, text.usage.reprefilled) == ("image", {"vision": 1.0}, None)
-    second = finish(conversation.say(with_image("now", seed=1), options=SHORT))
+    second = finish(conversation.chat(with_image("now", seed=1), options=SHORT))
     assert second.usage.reprefilled is None
     assert second.usage.cached_tokens > text.usage.prompt_tokens
     assert encoders.calls == ["image", "image"]
@@ -161,9 +161,9 @@ def test_images_and_sounds_may_come_in_any_turn(toy_session: Session, encoders: 
 def test_an_image_that_joins_a_sound_has_the_sound_encoded_again(toy_session: Session, encoders: FakeEncoders) -> None:
     conversation = toy_session.conversation()
     witness = Witness(conversation)
-    audio = finish(conversation.say(with_audio("what"), options=SHORT))
+    audio = finish(conversation.chat(with_audio("what"), options=SHORT))
     assert (audio.mode, audio.adapters) == ("audio", {"speech": 1.0})
-    both = finish(conversation.say(with_image("and"), options=SHORT))
+    both = finish(conversation.chat(with_image("and"), options=SHORT))
     assert (both.mode, both.adapters, both.usage.reprefilled) == ("image+audio", {"vision": 1.0}, "adapters")
     assert encoders.calls == ["audio:speech", "audio:vision", "image"]
     assert_as_fresh(toy_session, conversation, witness)
@@ -173,23 +173,23 @@ def test_long_rope_in_the_prompt_while_decoding_and_in_a_later_turn(toy_session:
     text = "a b c d e f g h " * 6
     short = toy_session.conversation()
     witness = Witness(short)
-    first = finish(short.say(text, options=GenerationOptions(max_tokens=60)))
+    first = finish(short.chat(text, options=GenerationOptions(max_tokens=60)))
     assert first.usage.prompt_tokens < ORIGINAL_CONTEXT < first.usage.prompt_tokens + 60
     assert first.usage.reprefilled == "rope"
-    finish(short.say("more", options=SHORT))
+    finish(short.chat("more", options=SHORT))
 
     later = toy_session.conversation()
-    finish(later.say(text, options=SHORT))
-    assert finish(later.say(text, options=SHORT)).usage.reprefilled == "rope"
+    finish(later.chat(text, options=SHORT))
+    assert finish(later.chat(text, options=SHORT)).usage.reprefilled == "rope"
 
     long = toy_session.conversation()
-    assert finish(long.say(text * 2, options=SHORT)).usage.reprefilled is None
+    assert finish(long.chat(text * 2, options=SHORT)).usage.reprefilled is None
     assert_as_fresh(toy_session, short, witness)
 
 
 def test_decoding_across_the_boundary_gives_the_tokens_of_a_fresh_prefill(toy_session: Session) -> None:
     conversation = toy_session.conversation()
-    reply = finish(conversation.say("a b c d e f g h " * 6, options=GenerationOptions(max_tokens=60)))
+    reply = finish(conversation.chat("a b c d e f g h " * 6, options=GenerationOptions(max_tokens=60)))
     prompt = conversation._spoken.answers[-1].prompt
     for count in range(ORIGINAL_CONTEXT - len(prompt) - 3, ORIGINAL_CONTEXT - len(prompt) + 4):
         ids = np.concatenate([prompt, np.array(reply.token_ids[:count], np.int32)])
@@ -219,8 +219,8 @@ def test_a_message_list_is_answered_whatever_came_before(toy_session: Session) -
 
 def test_editing_a_turn_rewinds_to_it(toy_session: Session) -> None:
     conversation = toy_session.conversation()
-    finish(conversation.say("first question", options=SHORT))
-    finish(conversation.say("second", options=SHORT))
+    finish(conversation.chat("first question", options=SHORT))
+    finish(conversation.chat("second", options=SHORT))
     edited = [*conversation.messages[:2], {"role": "user", "content": "third"}]
     reply = finish(conversation.respond(edited, options=SHORT))
     assert reply.usage.cached_tokens > 20
@@ -239,39 +239,39 @@ def test_the_users_adapters_change_the_answer_and_are_reported(toy_session: Sess
 
 def test_a_prompt_longer_than_the_context_is_refused_with_numbers(toy_session: Session) -> None:
     conversation = toy_session.conversation()
-    finish(conversation.say("hi", options=SHORT))
+    finish(conversation.chat("hi", options=SHORT))
     with pytest.raises(InputError, match=rf"the prompt has \d+ tokens .* context is {CONTEXT}"):
-        finish(conversation.say("long " * 300))
+        finish(conversation.chat("long " * 300))
     assert len(conversation.messages) == 2
-    assert finish(conversation.say("still here", options=SHORT)).usage.cached_tokens > 0
+    assert finish(conversation.chat("still here", options=SHORT)).usage.cached_tokens > 0
 
 
 def test_an_answer_ends_when_the_context_is_full(toy_session: Session) -> None:
     reply = toy_session.answer(user("x " * 110), options=GenerationOptions(max_tokens=200, stop=("\0\0",)))
-    assert reply.finish_reason in ("context_full", "eos")
-    if reply.finish_reason == "context_full":
+    assert reply.ended_by in ("context_full", "eos")
+    if reply.ended_by == "context_full":
         assert reply.usage.prompt_tokens + len(reply.token_ids) == CONTEXT + 1
 
 
 def test_more_media_rows_than_places_are_refused(toy_bundle: Path, encoders: FakeEncoders) -> None:
     with Session(open_bundle(toy_bundle), SessionOptions(threads=1, media_rows=30), encoders=encoders) as session:
         conversation = session.conversation()
-        assert finish(conversation.say(with_image("one"), options=SHORT)).usage.media_rows == 27
+        assert finish(conversation.chat(with_image("one"), options=SHORT)).usage.media_rows == 27
         with pytest.raises(InputError, match="take 54 rows of features, this session has 30 places"):
-            finish(conversation.say(with_image("two", seed=1), options=SHORT))
-        assert finish(conversation.say("go on", options=SHORT)).text is not None
+            finish(conversation.chat(with_image("two", seed=1), options=SHORT))
+        assert finish(conversation.chat("go on", options=SHORT)).text is not None
 
 
 def test_arrays_shared_with_the_native_side_survive_garbage_collection(toy_session: Session) -> None:
     conversation = toy_session.conversation()
-    first = finish(conversation.say(with_image("what"), options=SHORT))
+    first = finish(conversation.chat(with_image("what"), options=SHORT))
     for _ in range(3):
         gc.collect()
         np.full(1 << 16, 7.0, np.float32)  # reuse what may have been freed
     conversation.reset()
-    finish(conversation.say("another", options=SHORT))
+    finish(conversation.chat("another", options=SHORT))
     conversation.reset()
-    again = finish(conversation.say(with_image("what"), options=SHORT))
+    again = finish(conversation.chat(with_image("what"), options=SHORT))
     assert again.token_ids == first.token_ids
 
 
@@ -289,8 +289,8 @@ def test_cancelling_during_prefill_leaves_the_conversation_usable(toy_session: S
             conversation.cancel()
 
     decoder.append = cancelling  # type: ignore[method-assign]
-    cancelled = finish(conversation.say("x " * 50, options=SHORT))
-    assert (cancelled.finish_reason, cancelled.text, appended) == ("cancelled", "", 32)
+    cancelled = finish(conversation.chat("x " * 50, options=SHORT))
+    assert (cancelled.ended_by, cancelled.text, appended) == ("cancelled", "", 32)
     going_on = finish(conversation.respond(conversation.messages[:1], options=SHORT))
     assert going_on.usage.cached_tokens == 32
     fresh = finish(toy_session.conversation().respond(conversation.messages[:1], options=SHORT))
@@ -303,7 +303,7 @@ def test_a_second_answer_inside_the_first_is_refused(toy_session: Session) -> No
     with pytest.raises(InputError, match="still answering"):
         toy_session.answer(user("hello"))
     finish(pieces)
-    assert toy_session.answer(user("hello"), options=SHORT).finish_reason == "max_tokens"
+    assert toy_session.answer(user("hello"), options=SHORT).ended_by == "max_tokens"
 
 
 def test_threads_take_turns_and_never_mix(toy_session: Session) -> None:
@@ -359,12 +359,12 @@ def test_another_conversation_must_fit_too(toy_bundle: Path, encoders: FakeEncod
     options = SessionOptions(threads=1, memory_limit=limit)
     with Session(open_bundle(toy_bundle), options, encoders=encoders) as session:
         first = session.conversation()
-        finish(first.say("hi", options=SHORT))
+        finish(first.chat("hi", options=SHORT))
         with pytest.raises(MemoryPlanError, match="another conversation of 256 tokens"):
-            finish(session.conversation().say("hi", options=SHORT))
+            finish(session.conversation().chat("hi", options=SHORT))
         first.close()
         del first
-        finish(session.conversation().say("hi", options=SHORT))
+        finish(session.conversation().chat("hi", options=SHORT))
 
 
 def test_a_context_beyond_the_bundles_is_refused(toy_bundle: Path) -> None:
@@ -375,8 +375,8 @@ def test_a_context_beyond_the_bundles_is_refused(toy_bundle: Path) -> None:
 def test_a_closed_session_says_so(toy_bundle: Path, encoders: FakeEncoders) -> None:
     with Session(open_bundle(toy_bundle), SessionOptions(threads=1), encoders=encoders) as session:
         begun = session.conversation()
-        finish(begun.say("hi", options=SHORT))
+        finish(begun.chat("hi", options=SHORT))
     with pytest.raises(InputError, match="session is closed"):
         session.answer(user("hi"))
     with pytest.raises(InputError, match="session of this conversation is closed"):
-        finish(begun.say("more"))
+        finish(begun.chat("more"))

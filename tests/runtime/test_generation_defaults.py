@@ -18,7 +18,7 @@ from palmtop.export.reading.text import generation_defaults
 from palmtop.export.recipe import Recipe
 from palmtop.runtime.bundle.manifest import Manifest
 from palmtop.runtime.bundle.opening import open_bundle
-from palmtop.runtime.decoding.generation_options import DEFAULT_MAX_TOKENS, GenerationOptions
+from palmtop.runtime.decoding.generation_options import UNTIL_THE_CONTEXT_IS_FULL, GenerationOptions
 from tests.runtime.test_thinking import QUESTION, write_chain
 
 THOUGHTS = [chr(0x100 + i) for i in range(300)]  # more than the usual 256 tokens
@@ -55,13 +55,13 @@ def test_a_request_may_still_limit_it(tmp_path: Path) -> None:
         by_checkpoint = session.answer(QUESTION)
         by_request = session.answer(QUESTION, options=GenerationOptions(max_tokens=3))
     assert (len(by_checkpoint.token_ids), by_checkpoint.unfinished) == (7, "thinking")
-    assert (len(by_request.token_ids), by_request.finish_reason) == (3, "max_tokens")
+    assert (len(by_request.token_ids), by_request.ended_by) == (3, "max_tokens")
 
 
 def test_the_checkpoints_sampling_is_the_bundles(tmp_path: Path) -> None:
     text = open_bundle(thinking_bundle(tmp_path, UPSTREAM)).manifest.processor.text
     assert text.generation == {"temperature": 0.8, "top_p": 0.95}
-    options = GenerationOptions(top_k=5).resolved(text.generation, thinks=True)
+    options = GenerationOptions(top_k=5).resolved(text.generation)
     assert (options.temperature, options.top_p, options.top_k) == (0.8, 0.95, 5)
     assert GenerationOptions(temperature=0.0).resolved(text.generation).temperature == 0.0
 
@@ -107,5 +107,5 @@ def test_a_checkpoint_that_says_nothing_gives_the_bundle_of_before(toy_bundle: P
     manifest = open_bundle(toy_bundle).manifest
     assert manifest.to_dict()["processor"]["text"]["generation"] is None
     options = GenerationOptions().resolved(manifest.processor.text.generation)
-    assert (options.max_tokens, options.temperature, options.top_k) == (DEFAULT_MAX_TOKENS, 0.0, 0)
+    assert (options.max_tokens, options.temperature, options.top_k) == (UNTIL_THE_CONTEXT_IS_FULL, 0.0, 0)
     assert options.resolved({"temperature": 2.0}) == options

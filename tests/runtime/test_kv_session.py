@@ -42,13 +42,13 @@ def session(toy: Path) -> Iterator[Session]:
 def test_turns_with_media_a_retry_and_a_cancelled_one_equal_a_fresh_cache(session: Session) -> None:
     conversation = session.conversation()
     witness = Witness(conversation)
-    finish(conversation.say("one", options=SHORT))
-    image = finish(conversation.say(with_image("what"), options=SHORT))
-    pieces = conversation.say("and", options=GenerationOptions(max_tokens=20, temperature=1.0, seed=0))
+    finish(conversation.chat("one", options=SHORT))
+    image = finish(conversation.chat(with_image("what"), options=SHORT))
+    pieces = conversation.chat("and", options=GenerationOptions(max_tokens=20, temperature=1.0, seed=0))
     next(pieces)
     conversation.cancel()
-    assert finish(pieces).finish_reason == "cancelled"
-    after = finish(conversation.say("more", options=SHORT))
+    assert finish(pieces).ended_by == "cancelled"
+    after = finish(conversation.chat("more", options=SHORT))
     assert after.usage.cached_tokens > image.usage.prompt_tokens
     finish(conversation.retry(options=SHORT))
     assert len(witness.seen) == 5
@@ -58,9 +58,9 @@ def test_turns_with_media_a_retry_and_a_cancelled_one_equal_a_fresh_cache(sessio
 def test_crossing_the_longrope_boundary_reads_all_again(session: Session) -> None:
     conversation = session.conversation()
     witness = Witness(conversation)
-    long = finish(conversation.say("a b c d e f g h " * 6, options=GenerationOptions(max_tokens=60)))
+    long = finish(conversation.chat("a b c d e f g h " * 6, options=GenerationOptions(max_tokens=60)))
     assert long.usage.reprefilled == "rope"
-    finish(conversation.say("more", options=SHORT))
+    finish(conversation.chat("more", options=SHORT))
     assert_as_fresh(session, conversation, witness)
 
 
@@ -72,14 +72,14 @@ def test_a_prompt_read_at_once_and_in_chunks_gives_the_same_logits(toy: Path) ->
         ) as opened:
             conversation = opened.conversation()
             witness = Witness(conversation)
-            finish(conversation.say("a prompt of several chunks, to be read", options=SHORT))
+            finish(conversation.chat("a prompt of several chunks, to be read", options=SHORT))
             found.append(witness.seen[0][2])
     assert np.abs(found[0] - found[1]).max() < 1e-4
 
 
 def test_the_plan_counts_the_bytes_that_genai_allocates(session: Session) -> None:
     conversation = session.conversation()
-    finish(conversation.say("hi", options=SHORT))
+    finish(conversation.chat("hi", options=SHORT))
     decoder: Any = conversation._track._ready()
     held = [decoder._generator.get_output(f"present.{n}.{k}") for n in range(LAYERS) for k in ("key", "value")]
     bits = session.manifest.decoder.kv_bits

@@ -127,8 +127,8 @@ def test_a_cancelled_turn_stops_among_the_pieces_and_the_conversation_goes_on(
     toy_session: Session, encoders: FakeEncoders, files: dict[str, Path], kind: str, pieces: int
 ) -> None:
     conversation = toy_session.conversation()
-    before = finish(conversation.say("hi", options=GenerationOptions(max_tokens=4)))
-    answer = conversation.say([{"type": kind, kind: str(files[kind])}, {"type": "text", "text": "what?"}])
+    before = finish(conversation.chat("hi", options=GenerationOptions(max_tokens=4)))
+    answer = conversation.chat([{"type": kind, kind: str(files[kind])}, {"type": "text", "text": "what?"}])
     asked = 0
 
     def wanted() -> bool:
@@ -141,7 +141,7 @@ def test_a_cancelled_turn_stops_among_the_pieces_and_the_conversation_goes_on(
     work = conversation._media.measure
     conversation._media.measure = lambda item, *, cancelled: work(item, cancelled=wanted)  # type: ignore[method-assign]
     reply = answer.result()
-    assert (asked, reply.finish_reason, reply.text) == (pieces, "cancelled", "")
+    assert (asked, reply.ended_by, reply.text) == (pieces, "cancelled", "")
     assert reply.mode == kind
     assert encoders.calls == []
     assert not conversation._media._tiles and not conversation._media._frames
@@ -154,5 +154,5 @@ def test_a_time_limit_ends_the_reading_of_media(toy_session: Session, files: dic
     content = [{"type": "audio", "audio": str(files["audio"])}, {"type": "text", "text": "what?"}]
     options = GenerationOptions(timeout_s=1e-6)
     reply = toy_session.answer([{"role": "user", "content": content}], options=options)
-    assert (reply.finish_reason, reply.usage.prompt_tokens) == ("timeout", 0)
-    assert toy_session.answer(user("hi"), options=GenerationOptions(max_tokens=2)).finish_reason == "max_tokens"
+    assert (reply.ended_by, reply.usage.prompt_tokens) == ("timeout", 0)
+    assert toy_session.answer(user("hi"), options=GenerationOptions(max_tokens=2)).ended_by == "max_tokens"

@@ -38,7 +38,7 @@ def content(task: Any, seed: int = 0) -> list[dict[str, Any]]:
 
 
 def say(conversation: Conversation, parts: Any) -> Reply:
-    *_, last = conversation.say(parts, options=OPTIONS)
+    *_, last = conversation.chat(parts, options=OPTIONS)
     assert last.reply is not None
     return last.reply
 
@@ -172,7 +172,7 @@ def test_cancelling_pictures_and_sounds_at_200_random_moments(session: Session) 
         reply = answer.result()
         timer.cancel()
         timer.join()
-        reasons.append(reply.finish_reason)
+        reasons.append(reply.ended_by)
         assert reply.token_ids == expected.token_ids[: len(reply.token_ids)]
         if number % 10 == 0:
             assert conversation.respond(question, options=options).result().token_ids == expected.token_ids

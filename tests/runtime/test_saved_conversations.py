@@ -51,7 +51,7 @@ def next_turn(conversation: Conversation, text: str = "and then?") -> tuple[Repl
 
     track.logits = noting  # type: ignore[method-assign]
     try:
-        return finish(conversation.say(text, options=RANDOM)), seen
+        return finish(conversation.chat(text, options=RANDOM)), seen
     finally:
         track.logits = logits  # type: ignore[method-assign]
 
@@ -70,13 +70,13 @@ def assert_same_turn(one: Conversation, other: Conversation, text: str = "and th
 
 def talk(conversation: Conversation) -> None:
     """A dialogue with every kind of medium, under three mixes of adapters, and an answer that was stopped."""
-    finish(conversation.say("one", options=SHORT))
-    finish(conversation.say(with_image("what"), options=SHORT))
-    pieces = conversation.say("stop me", options=RANDOM)
+    finish(conversation.chat("one", options=SHORT))
+    finish(conversation.chat(with_image("what"), options=SHORT))
+    pieces = conversation.chat("stop me", options=RANDOM)
     next(pieces)
     pieces.cancel()
     finish(pieces)
-    finish(conversation.say(with_audio("hear"), options=RANDOM))
+    finish(conversation.chat(with_audio("hear"), options=RANDOM))
 
 
 @pytest.mark.parametrize("engine", ["genai", "onnxruntime"])
@@ -101,7 +101,7 @@ def test_the_next_answer_is_the_uninterrupted_ones(tmp_path: Path, engine: str, 
 def test_a_conversation_beyond_the_longrope_boundary_is_restored(toy_bundle: Path, tmp_path: Path) -> None:
     with opened(toy_bundle) as session, opened(toy_bundle) as later:
         conversation = session.conversation()
-        finish(conversation.say("x" * (ORIGINAL_CONTEXT - 20), options=RANDOM))
+        finish(conversation.chat("x" * (ORIGINAL_CONTEXT - 20), options=RANDOM))
         conversation.save(tmp_path / "before")
         before = later.restore(tmp_path / "before")
         reply = assert_same_turn(conversation, before, "over the boundary")
@@ -128,7 +128,7 @@ def test_a_fork_goes_its_own_way(toy_session: Session, encoders: FakeEncoders) -
     calls = list(encoders.calls)
     fork, third = conversation.fork(), conversation.fork()
     held, said = conversation._track.ids.tolist(), list(conversation.messages)
-    finish(fork.say("another way", options=RANDOM))
+    finish(fork.chat("another way", options=RANDOM))
     assert (conversation._track.ids.tolist(), conversation.messages) == (held, said)
     assert_same_turn(conversation, third)
     assert encoders.calls == calls
@@ -136,11 +136,11 @@ def test_a_fork_goes_its_own_way(toy_session: Session, encoders: FakeEncoders) -
 
 def test_open_conversations_keep_their_caches_when_the_first_is_forked(toy_session: Session) -> None:
     conversation, other = toy_session.conversation(), toy_session.conversation()
-    first = finish(other.say("hello", options=SHORT))
-    finish(conversation.say("one", options=SHORT))
+    first = finish(other.chat("hello", options=SHORT))
+    finish(conversation.chat("one", options=SHORT))
     conversation.fork()
     assert isinstance(other._track._decoder, LoopDecoder)
-    second = finish(other.say("more", options=SHORT))
+    second = finish(other.chat("more", options=SHORT))
     assert second.usage.cached_tokens == first.usage.prompt_tokens + len(first.token_ids) - 1
 
 
@@ -152,7 +152,7 @@ def test_what_never_answered_is_saved_too(toy_session: Session, tmp_path: Path) 
 
 def test_tools_and_their_calls_are_saved(toy_session: Session, tmp_path: Path) -> None:
     conversation = toy_session.conversation()
-    finish(conversation.say("one", options=SHORT))
+    finish(conversation.chat("one", options=SHORT))
     call = {"type": "function", "function": {"name": "f", "arguments": {"x": [1, 2.5, None]}}}
     conversation.messages.append({"role": "assistant", "content": None, "tool_calls": [call]})
     conversation.save(tmp_path / "saved")
@@ -164,7 +164,7 @@ def test_the_file_holds_its_media_and_no_path(toy_session: Session, tmp_path: Pa
     Image.fromarray(picture()).save(photo)
     conversation = toy_session.conversation()
     content = [{"type": "image", "image": str(photo)}, {"type": "text", "text": "what?"}]
-    finish(conversation.say(content, options=SHORT))
+    finish(conversation.chat(content, options=SHORT))
     conversation.save(tmp_path / "saved")
     pixels = photo.read_bytes()
     photo.unlink()
@@ -175,9 +175,9 @@ def test_the_file_holds_its_media_and_no_path(toy_session: Session, tmp_path: Pa
     restored = toy_session.restore(tmp_path / "saved")
     restored.save(tmp_path / "again")
     assert (tmp_path / "again").read_bytes() == data
-    reply = finish(restored.say("again", options=SHORT))
+    reply = finish(restored.chat("again", options=SHORT))
     assert reply.usage.cached_tokens > reply.usage.media_rows > 0
-    switched = finish(restored.say("without", options=SHORT, adapters={}))  # reads all again, from the file's picture
+    switched = finish(restored.chat("without", options=SHORT, adapters={}))  # reads all again, from the file's picture
     assert switched.usage.reprefilled == "adapters"
 
 
@@ -185,7 +185,7 @@ def test_a_picture_that_is_gone_refuses_the_saving(toy_session: Session, tmp_pat
     photo = tmp_path / "photo.png"
     Image.fromarray(picture()).save(photo)
     conversation = toy_session.conversation()
-    finish(conversation.say([{"type": "image", "image": photo}], options=SHORT))
+    finish(conversation.chat([{"type": "image", "image": photo}], options=SHORT))
     photo.unlink()
     with pytest.raises(InputError, match=r"photo\.png: cannot be read"):
         conversation.save(tmp_path / "saved")
@@ -194,9 +194,9 @@ def test_a_picture_that_is_gone_refuses_the_saving(toy_session: Session, tmp_pat
 
 def test_while_an_answer_is_given_nothing_is_saved_or_forked(toy_session: Session, tmp_path: Path) -> None:
     conversation, other = toy_session.conversation(), toy_session.conversation()
-    finish(other.say("one", options=SHORT))
+    finish(other.chat("one", options=SHORT))
     other.save(tmp_path / "other")
-    pieces = conversation.say("one", options=RANDOM)
+    pieces = conversation.chat("one", options=RANDOM)
     next(pieces)
     for attempt in (lambda: conversation.save(tmp_path / "x"), conversation.fork, other.fork):
         with pytest.raises(InputError, match="an answer is being given"):
@@ -210,19 +210,19 @@ def test_while_an_answer_is_given_nothing_is_saved_or_forked(toy_session: Sessio
 
 def test_another_cache_has_to_fit_into_memory(toy_bundle: Path, tmp_path: Path) -> None:
     with opened(toy_bundle) as session:
-        finish((conversation := session.conversation()).say("one", options=SHORT))
+        finish((conversation := session.conversation()).chat("one", options=SHORT))
         conversation.save(tmp_path / "saved")
         limit = session.plan.total + session.plan.conversation // 2
     with opened(toy_bundle, memory_limit=limit) as session:
         restored = session.restore(tmp_path / "saved")
         with pytest.raises(MemoryPlanError, match="another conversation"):
             restored.fork()
-        finish(restored.say("two", options=SHORT))
+        finish(restored.chat("two", options=SHORT))
 
 
 def test_a_shorter_context_refuses_a_longer_conversation(toy_bundle: Path, tmp_path: Path) -> None:
     with opened(toy_bundle) as session:
-        finish((conversation := session.conversation()).say("x" * 100, options=SHORT))
+        finish((conversation := session.conversation()).chat("x" * 100, options=SHORT))
         conversation.save(tmp_path / "saved")
     with opened(toy_bundle, context=80) as session, pytest.raises(InputError, match="this session's context is 80"):
         session.restore(tmp_path / "saved")
@@ -338,12 +338,12 @@ def test_mutated_files_are_refused_or_harmless(toy_bundle: Path, saved: Path, tm
             (tmp_path / "mutant").write_bytes(mutant)
             try:
                 restored = session.restore(tmp_path / "mutant")
-                finish(restored.say("and?", options=SHORT))
+                finish(restored.chat("and?", options=SHORT))
             except PalmtopError as error:
                 refused += 1
                 assert "\n" not in str(error)
         assert refused > 700
-        assert finish(session.restore(saved).say("and?", options=SHORT)).usage.cached_tokens > 0
+        assert finish(session.restore(saved).chat("and?", options=SHORT)).usage.cached_tokens > 0
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,7 @@ def options(speculate: bool | None, **others: Any) -> GenerationOptions:
 
 def same(one: Reply, other: Reply) -> None:
     assert other.token_ids == one.token_ids
-    assert (other.text, other.finish_reason) == (one.text, one.finish_reason)
+    assert (other.text, other.ended_by) == (one.text, one.ended_by)
     assert other.usage.reprefilled == one.usage.reprefilled
 
 
@@ -66,8 +66,8 @@ def test_the_answer_is_the_same_with_and_without(speculating: Session, name: str
         replies = []
         for speculate in (False, True, None):
             conversation = speculating.conversation()
-            first = finish(conversation.say(content, options=options(speculate, **OPTIONS[name])))
-            second = finish(conversation.say("more", options=options(speculate, **OPTIONS[name])))
+            first = finish(conversation.chat(content, options=options(speculate, **OPTIONS[name])))
+            second = finish(conversation.chat("more", options=options(speculate, **OPTIONS[name])))
             replies.append((first, second))
             conversation.close()
         plain, every, paced = replies
@@ -94,28 +94,28 @@ def test_retry_rewind_and_edit_find_a_clean_cache(speculating: Session) -> None:
     dialogues = []
     for speculate in (False, True):
         conversation = speculating.conversation()
-        said = [finish(conversation.say("ab ab ab", options=options(speculate, max_tokens=20)))]
+        said = [finish(conversation.chat("ab ab ab", options=options(speculate, max_tokens=20)))]
         said.append(finish(conversation.retry(options=options(speculate, max_tokens=33, temperature=1.0, seed=1))))
-        said.append(finish(conversation.say(with_image("ab"), options=options(speculate, max_tokens=9))))
+        said.append(finish(conversation.chat(with_image("ab"), options=options(speculate, max_tokens=9))))
         conversation.rewind()
-        said.append(finish(conversation.say("cd cd", options=options(speculate, max_tokens=25))))
+        said.append(finish(conversation.chat("cd cd", options=options(speculate, max_tokens=25))))
         conversation.messages[0] = {"role": "user", "content": "ab ab cd"}
-        said.append(finish(conversation.say("ef", options=options(speculate, max_tokens=25))))
+        said.append(finish(conversation.chat("ef", options=options(speculate, max_tokens=25))))
         dialogues.append(said)
     for plain, every in zip(*dialogues, strict=True):
         same(plain, every)
 
 
 def test_an_answer_stopped_at_any_token_leaves_a_conversation_that_goes_on(speculating: Session) -> None:
-    whole = finish(speculating.conversation().say("one two one two", options=options(False)))
+    whole = finish(speculating.conversation().chat("one two one two", options=options(False)))
     for place in range(0, 30, 3):
         conversation = speculating.conversation()
-        answer = conversation.say("one two one two", options=options(True))
+        answer = conversation.chat("one two one two", options=options(True))
         for number, piece in enumerate(answer):
             if number == place:
                 answer.cancel()
             last = piece
-        assert last.reply is not None and last.reply.finish_reason == "cancelled"
+        assert last.reply is not None and last.reply.ended_by == "cancelled"
         assert last.reply.token_ids == whole.token_ids[: len(last.reply.token_ids)]
         assert len(last.reply.token_ids) < len(whole.token_ids)
         same(whole, finish(conversation.retry(options=options(True))))
@@ -128,12 +128,12 @@ def test_the_end_of_the_context_and_the_rope_boundary_are_met_alike(speculating:
     opened = SessionOptions(threads=1, prefill_chunk=16, context=context)
     with Session(speculating.bundle, opened, encoders=FakeEncoders()) as session:
         plain, every = (
-            finish(session.conversation().say("one two " * 4, options=options(speculate, max_tokens=300)))
+            finish(session.conversation().chat("one two " * 4, options=options(speculate, max_tokens=300)))
             for speculate in (False, True)
         )
     same(plain, every)
     assert every.usage.accepted_tokens > 0
-    assert plain.finish_reason == "context_full"
+    assert plain.ended_by == "context_full"
     assert (plain.usage.reprefilled == "rope") == (context > ORIGINAL_CONTEXT)
 
 
@@ -147,7 +147,7 @@ def test_no_step_is_longer_than_a_chunk(speculating: Session, chunk: int) -> Non
         widths: list[int] = []
         append = decoder.append
         decoder.append = lambda ids: (widths.append(len(ids)), append(ids))  # type: ignore[method-assign,func-returns-value,assignment,misc]
-        every = finish(conversation.say("one two one two", options=options(True)))
+        every = finish(conversation.chat("one two one two", options=options(True)))
     assert max(widths) == chunk
     assert (every.usage.drafted_tokens > 0) == (chunk > 1)
 

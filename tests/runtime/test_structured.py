@@ -46,7 +46,7 @@ def ask(session: Session, grammar: Grammar, seed: int | None = None, max_tokens:
 def test_an_answer_is_what_the_schema_allows(toy_session: Session, seed: int | None) -> None:
     reply = ask(toy_session, Grammar.json_schema(SCHEMA), seed)
     found = json.loads(reply.text)
-    assert reply.finish_reason == "eos"
+    assert reply.ended_by == "eos"
     assert set(found) == {"name", "age", "kind"}
     assert len(found["name"]) <= 4
     assert 10 <= found["age"] <= 99
@@ -68,7 +68,7 @@ def test_a_lark_grammar_is_followed(toy_session: Session) -> None:
     grammar = Grammar.lark('start: "(" (start | "x") ")"')
     for seed in range(5):
         reply = ask(toy_session, grammar, seed, max_tokens=200)
-        if reply.finish_reason == "eos":
+        if reply.ended_by == "eos":
             depth = reply.text.count("(")
             assert reply.text == "(" * depth + "x" + ")" * depth
 
@@ -78,14 +78,14 @@ def test_every_turn_may_have_another_form_without_reading_again(toy_session: Ses
     reads = []
     for pattern in ("[0-9]{3}", "[a-c]{4}", None):
         grammar = Grammar.regex(pattern) if pattern else None
-        reply = conversation.say("and", options=GenerationOptions(grammar=grammar, max_tokens=6)).result()
+        reply = conversation.chat("and", options=GenerationOptions(grammar=grammar, max_tokens=6)).result()
         assert pattern is None or re.fullmatch(pattern, reply.text)
         reads.append(reply.usage.prompt_tokens - reply.usage.cached_tokens)
     assert reads[1] == reads[2] < 30
 
 
 def test_a_grammar_cut_by_max_tokens_says_so(toy_session: Session) -> None:
-    assert ask(toy_session, Grammar.regex("[0-9]{30}"), max_tokens=5).finish_reason == "max_tokens"
+    assert ask(toy_session, Grammar.regex("[0-9]{30}"), max_tokens=5).ended_by == "max_tokens"
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_a_grammar_cut_by_max_tokens_says_so(toy_session: Session) -> None:
 def test_unusable_grammars_are_refused_in_a_sentence(toy_session: Session, grammar: Any, message: str) -> None:
     conversation = toy_session.conversation()
     with pytest.raises(InputError, match=message):
-        conversation.say("hi", options=GenerationOptions(grammar=grammar())).result()
+        conversation.chat("hi", options=GenerationOptions(grammar=grammar())).result()
     assert conversation.messages == []
 
 
@@ -140,11 +140,11 @@ def test_tools_are_told_to_the_model_and_its_calls_are_read(int4_bundle: Path) -
         ids = prompt.ids.tolist()
         assert json.loads(text.decode(ids[ids.index(start) + 1 : ids.index(end)])) == [TOOL]
         lark = r'start: <|tool_call|> "[{\"name\": \"add\", \"arguments\": {\"a\": " /[0-9]/ "}}]" <|/tool_call|>'
-        reply = conversation.say("1+1", options=GenerationOptions(grammar=Grammar.lark(lark))).result()
+        reply = conversation.chat("1+1", options=GenerationOptions(grammar=Grammar.lark(lark))).result()
         assert [call.name for call in reply.tool_calls] == ["add"]
         assert set(reply.tool_calls[0].arguments) == {"a"}
         assert reply.to_dict()["tool_calls"][0]["name"] == "add"
-        followed = conversation.say('{"result": 2}', role="tool", options=GenerationOptions(max_tokens=3)).result()
+        followed = conversation.chat('{"result": 2}', role="tool", options=GenerationOptions(max_tokens=3)).result()
         assert followed.usage.cached_tokens >= reply.usage.prompt_tokens
         assert [m["role"] for m in conversation.messages] == ["system", "user", "assistant", "tool", "assistant"]
 

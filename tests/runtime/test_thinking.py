@@ -172,7 +172,7 @@ def test_a_model_that_thinks_answers_without_its_thinking(bundle: Path) -> None:
         pieces = list(session.chat(QUESTION))
     reply = pieces[-1].reply
     assert reply is not None
-    assert (reply.thinking, reply.text, reply.finish_reason) == ("Two more", "\u00e9 is 4", "eos")
+    assert (reply.thinking, reply.text, reply.ended_by) == ("Two more", "\u00e9 is 4", "eos")
     assert "".join(p.text for p in pieces if p.kind == "thinking") == reply.thinking
     assert "".join(p.text for p in pieces if p.kind == "answer") == reply.text
     assert len([p for p in pieces if p.text]) >= 4  # streamed, not kept back
@@ -182,9 +182,9 @@ def test_a_model_that_thinks_answers_without_its_thinking(bundle: Path) -> None:
 def test_later_turns_read_the_answer_without_the_thinking(bundle: Path) -> None:
     with palmtop.load(bundle) as session:
         conversation = session.conversation()
-        list(conversation.say("what is 2 plus 2?"))
+        list(conversation.chat("what is 2 plus 2?"))
         assert conversation.messages[-1] == {"role": "assistant", "content": "\u00e9 is 4"}
-        *_, last = conversation.say("and 3?")
+        *_, last = conversation.chat("and 3?")
         expected = session._processor.prompt(conversation.messages[:-1]).ids
     assert last.reply is not None
     assert last.reply.usage.prompt_tokens == len(expected)
@@ -227,9 +227,7 @@ def test_on_a_terminal_thinking_is_dim_or_hidden(
     writer.write(Piece(text="hm", kind="thinking"))
     writer.write(Piece(text="yes"))
     writer.write(
-        Piece(
-            text="", reply=Reply(text="yes", token_ids=(), finish_reason="eos", mode="text", adapters={}, usage=USAGE)
-        )
+        Piece(text="", reply=Reply(text="yes", token_ids=(), ended_by="eos", mode="text", adapters={}, usage=USAGE))
     )
     assert capsys.readouterr().out == expected
 

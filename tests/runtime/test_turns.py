@@ -16,9 +16,9 @@ SHORT = GenerationOptions(max_tokens=3)
 
 def test_a_waiting_thread_speaks_after_the_answer(toy_session: Session) -> None:
     conversation = toy_session.conversation()
-    first = conversation.say("one", options=SHORT)
+    first = conversation.chat("one", options=SHORT)
     next(first)
-    second = threading.Thread(target=lambda: list(conversation.say("two", options=SHORT)))
+    second = threading.Thread(target=lambda: list(conversation.chat("two", options=SHORT)))
     second.start()
     second.join(0.2)
     waiting = [m["role"] for m in conversation.messages]
@@ -30,12 +30,12 @@ def test_a_waiting_thread_speaks_after_the_answer(toy_session: Session) -> None:
 
 def test_a_failing_turn_takes_back_only_its_own_message(toy_session: Session) -> None:
     conversation = toy_session.conversation()
-    first = conversation.say("one", options=SHORT)
+    first = conversation.chat("one", options=SHORT)
     next(first)
 
     def fail() -> None:
         with pytest.raises(InputError):
-            list(conversation.say("x" * 5000, options=SHORT))
+            list(conversation.chat("x" * 5000, options=SHORT))
 
     second = threading.Thread(target=fail)
     second.start()
@@ -48,6 +48,6 @@ def test_a_refused_prompt_keeps_no_pixels(toy_session: Session) -> None:
     conversation = toy_session.conversation()
     image = {"type": "image", "image": np.zeros((60, 60, 3), np.uint8)}
     with pytest.raises(InputError):
-        list(conversation.say([image, {"type": "text", "text": "x" * 5000}], options=SHORT))
+        list(conversation.chat([image, {"type": "text", "text": "x" * 5000}], options=SHORT))
     assert not conversation._media._tiles
     assert conversation.messages == []

@@ -34,9 +34,9 @@ def test_pieces_are_whole_characters_and_join(toy_session: Session, text: str, s
     assert "".join(piece.text for piece in pieces) == reply.text
     for piece in pieces:
         piece.text.encode("utf-8")
-    if reply.finish_reason == "eos":
+    if reply.ended_by == "eos":
         assert reply.text == text
-    elif reply.finish_reason == "stop_string":
+    elif reply.ended_by == "stop_string":
         assert stop is not None
         assert reply.text == text.partition(stop)[0]
     else:

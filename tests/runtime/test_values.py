@@ -42,6 +42,8 @@ def manifest(toy_bundle: Path) -> Manifest:
         ("top_k", -1),
         ("top_p", 0.0),
         ("top_p", 1.5),
+        ("min_p", -0.1),
+        ("min_p", 1.1),
         ("repetition_penalty", 0.0),
         ("seed", -1),
         ("stop", ("",)),
@@ -343,7 +345,8 @@ def test_one_sampler_takes_logits_of_several_lengths_and_leaves_them_unchanged()
 
 
 @pytest.mark.parametrize(
-    ("options", "kept"), [({}, 5), ({"top_k": 3}, 3), ({"top_p": 0.6}, 2), ({"top_k": 4, "top_p": 0.8}, 3)]
+    ("options", "kept"),
+    [({}, 5), ({"top_k": 3}, 3), ({"top_p": 0.6}, 2), ({"top_k": 4, "top_p": 0.8}, 3), ({"min_p": 0.3}, 3)],
 )
 def test_draws_have_the_probabilities_of_the_options(options: dict[str, Any], kept: int) -> None:
     chances = np.array([0.4, 0.3, 0.15, 0.1, 0.05])
@@ -352,6 +355,22 @@ def test_draws_have_the_probabilities_of_the_options(options: dict[str, Any], ke
     drawn = np.bincount([sampler.draw(logits) for _ in range(4000)], minlength=5) / 4000
     expected = np.where(np.arange(5) < kept, chances, 0)
     np.testing.assert_allclose(drawn, expected / expected.sum(), atol=0.03)
+
+
+@pytest.mark.parametrize("min_p", [0.05, 0.3, 1.0])
+@pytest.mark.parametrize("top_p", [None, 0.7])
+def test_min_p_keeps_the_tokens_that_transformers_keeps(min_p: float, top_p: float | None) -> None:
+    import torch
+    from transformers import MinPLogitsWarper, TemperatureLogitsWarper, TopPLogitsWarper
+
+    logits = np.random.default_rng(3).standard_normal(40).astype(np.float32)
+    warpers = [TemperatureLogitsWarper(1.5), *([TopPLogitsWarper(top_p)] if top_p else []), MinPLogitsWarper(min_p)]
+    scores = torch.tensor(logits)[None]
+    for warper in warpers:
+        scores = warper(torch.zeros(1, 1, dtype=torch.long), scores)
+    expected = {int(i) for i in torch.isfinite(scores[0]).nonzero()}
+    sampler = Sampler(GenerationOptions(temperature=1.5, min_p=min_p, top_p=top_p, seed=1), never=(), seen=())
+    assert {sampler.draw(logits) for _ in range(4000)} == expected
 
 
 def test_a_mask_and_equal_seeds_hold_at_a_real_vocabulary() -> None:

@@ -71,9 +71,9 @@ def test_later_turns_and_rewinding_read_as_on_genai(both: tuple[Session, Session
     replies = []
     for session in both:
         talk = session.conversation()
-        said = [talk.say(items[task].messages[0]["content"], options=OPTIONS).result() for task in TASKS]
+        said = [talk.chat(items[task].messages[0]["content"], options=OPTIONS).result() for task in TASKS]
         talk.rewind(2)
-        said.append(talk.say("add 3 4 What is it?", options=OPTIONS).result())
+        said.append(talk.chat("add 3 4 What is it?", options=OPTIONS).result())
         said.append(talk.retry(options=OPTIONS).result())
         replies.append([(r.token_ids, r.adapters, r.usage.cached_tokens, r.usage.reprefilled) for r in said])
         talk.close()
@@ -98,7 +98,7 @@ def test_the_context_fills_to_its_last_position(both: tuple[Session, Session]) -
     assert np.abs(replies[0] - replies[1]).max() <= SHARE * np.ptp(replies[0])
     with pytest.raises(InputError, match=f"would have {CONTEXT + 1} tokens, the graphs hold {CONTEXT}"):
         decoder.append(ids[:1])
-    assert static.answer(question, options=options).finish_reason in ("context_full", "eos")
+    assert static.answer(question, options=options).ended_by in ("context_full", "eos")
 
 
 @pytest.mark.parametrize("where", ["prompt", "decode", "later turn"])
@@ -134,10 +134,10 @@ def test_a_mix_without_graphs_is_refused(both: tuple[Session, Session]) -> None:
 def test_closed_sessions_say_so(float_bundle: Path, float_graphs: tuple[Path, StaticSpec]) -> None:
     session = static_session(float_bundle, *float_graphs)
     talk = session.conversation()
-    talk.say("hello", max_tokens=1).result()
+    talk.chat("hello", max_tokens=1).result()
     session.close()
     with pytest.raises(InputError, match="session of this conversation is closed"):
-        talk.say("hello again", max_tokens=1).result()
+        talk.chat("hello again", max_tokens=1).result()
 
 
 def test_graphs_have_fixed_shapes_and_plain_operators(float_graphs: tuple[Path, StaticSpec]) -> None:

@@ -68,6 +68,35 @@ def load_image(source: str | Path | bytes | NDArray[np.uint8], between: Between 
     return _from_pixels(pixels, name, between)
 
 
+def pixels_of(picture: Any, name: str) -> NDArray[np.uint8]:
+    """Return the pixels of a picture of Pillow, upright; of an animation, the frame that it shows.
+
+    Args:
+        picture: a ``PIL.Image.Image``.
+        name: name of the picture in errors.
+
+    Returns:
+        The pixels, [H, W], [H, W, 3] RGB or [H, W, 4] RGBA.
+
+    Raises:
+        InputError: the picture cannot be decoded, or is too large.
+    """
+    from PIL import ImageOps
+
+    if picture.width * picture.height > MAX_PIXELS:
+        size = f"{picture.width} x {picture.height} pixels"
+        raise InputError(f"{name}: found a picture of {size}, expected at most {MAX_PIXELS} in all")
+    try:
+        upright: Any = picture
+        picture.load()
+        with contextlib.suppress(Exception):  # broken EXIF is no reason to refuse an image
+            upright = ImageOps.exif_transpose(picture)
+        return _as_pixels(upright, is_bmp=picture.format == "BMP")
+    except Exception as error:  # a closed or truncated file: any exception
+        reason = " ".join(str(error).split())[:100]
+        raise InputError(f"{name}: the picture cannot be decoded ({reason})") from error
+
+
 def _read_file(path: Path, name: str) -> bytes:
     try:
         if path.exists() and not path.is_file() and not path.is_dir():

@@ -24,7 +24,7 @@ def new_id(prefix: str) -> str:
 
 
 def finish_reason(reply: Reply, calls: Sequence[object]) -> str:
-    """Return OpenAI's name for the end of an answer: "length" for ends by limits of the server or the request."""
+    """Return OpenAI's name for the end of an answer; without ``calls`` it is not "tool_calls"."""
     if calls:
         return "tool_calls"
     return "length" if reply.was_cut else "stop"
@@ -47,7 +47,7 @@ def told(reply: Reply) -> dict[str, Any]:
     return {
         "mode": reply.mode,
         "adapters": reply.adapters,
-        "finish_reason": reply.finish_reason,
+        "ended_by": reply.ended_by,
         "unfinished": reply.unfinished,
         "ttft_s": round(cost.ttft_s, 4),
         "tokens_per_s": round(cost.tokens_per_s, 2),

@@ -152,6 +152,7 @@ def read_options(
         temperature=fields.number("temperature", 0, 2),
         top_p=1e-9 if top_p == 0 else top_p,  # OpenAI accepts 0: the most probable token alone
         top_k=fields.whole("top_k", 0, MAX_TOKENS),
+        min_p=fields.number("min_p", 0, 1),
         repetition_penalty=fields.number("repetition_penalty", 0.01, 100),
         seed=None if seed is None else seed & MAX_SEED,
         stop=tuple(stops),

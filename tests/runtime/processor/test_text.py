@@ -191,9 +191,29 @@ def test_ordinary_conversations_get_transformers_ids(
 ) -> None:
     roles = ["system", "user", "assistant", "user"]
     messages = [{"role": role, "content": text} for role, text in zip(roles, texts, strict=False)]
+    continues = generate and messages[-1]["role"] == "assistant"  # the answer continues the last message
+    options = {"add_generation_prompt": generate and not continues, "continue_final_message": continues}
     ours = phi.prompt(messages, add_generation_prompt=generate)
-    assert ours.ids.tolist() == ids_of(oracle, messages, add_generation_prompt=generate)
+    assert ours.ids.tolist() == ids_of(oracle, messages, **options)
     assert ours.ids.dtype == np.int64
+
+
+@pytest.mark.parametrize("template", [PHI, CHATML])
+@pytest.mark.parametrize("beginning", ["Sure", "Sure, ", " Sure,\n\n", "{", "a <", "", "<|end", "Sure, Sure"])
+def test_a_last_assistant_message_is_continued_as_transformers_continues_it(
+    tokenizer_json: Path, template: str, beginning: str
+) -> None:
+    messages = [*user("Sure, Sure?"), {"role": "assistant", "content": beginning}]
+    expected = ids_of(
+        oracle_of(tokenizer_json, template), messages, add_generation_prompt=False, continue_final_message=True
+    )
+    assert processor_of(tokenizer_json, template).prompt(messages).ids.tolist() == expected
+
+
+def test_a_template_without_the_last_message_cannot_continue_it(tokenizer_json: Path) -> None:
+    text = processor_of(tokenizer_json, "{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}")
+    with pytest.raises(InputError, match="leaves out the assistant's last message"):
+        text.prompt([*user("hi"), {"role": "assistant", "content": "Sure"}])
 
 
 @GIVEN

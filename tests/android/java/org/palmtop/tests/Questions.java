@@ -280,6 +280,9 @@ final class Questions {
         if (request.has("top_p")) {
             options.topP(((Number) request.any("top_p")).doubleValue());
         }
+        if (request.has("min_p")) {
+            options.minP(((Number) request.any("min_p")).doubleValue());
+        }
         if (request.has("repetition_penalty")) {
             options.repetitionPenalty(((Number) request.any("repetition_penalty")).doubleValue());
         }
@@ -299,9 +302,9 @@ final class Questions {
     /** What an answer is generated with: of the request, else of the bundle, else the default. */
     private static Object resolved(Request request) {
         ProcessorSpec.Text text = PalmtopBundle.open(request.file("folder")).manifest().processor.text;
-        GenerationOptions all = options(request).or(text.generation, text.isThinking);
+        GenerationOptions all = options(request).or(text.generation);
         return Arrays.<Object>asList(
-                all.maxTokens(), all.temperature(), all.topK(), all.topP(), all.repetitionPenalty());
+                all.maxTokens(), all.temperature(), all.topK(), all.topP(), all.minP(), all.repetitionPenalty());
     }
 
     private static Object draws(Request request) {

@@ -18,9 +18,9 @@ public final class ProcessorSpec {
     private static final List<String> AUDIO_KINDS = Collections.singletonList("log_mel");
 
     private static final List<String> GENERATION =
-            Arrays.asList("max_tokens", "temperature", "top_k", "top_p", "repetition_penalty");
-    private static final double[] LEAST = {1, 0, 0, 1e-6, 0.01};
-    private static final double[] MOST = {1 << 20, 100, 16777215, 1, 100};
+            Arrays.asList("max_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty");
+    private static final double[] LEAST = {1, 0, 0, 1e-6, 0, 0.01};
+    private static final double[] MOST = {1 << 20, 100, 16777215, 1, 1, 100};
 
     public final Text text;
     /** Null where the model takes no images. */
@@ -45,8 +45,6 @@ public final class ProcessorSpec {
         public final String audioPlaceholder;
         /** Sampling settings of the checkpoint, by name; empty without any. */
         public final Map<String, Double> generation;
-        /** The model thinks before it answers, at any length. */
-        public final boolean isThinking;
 
         Text(Map<String, Object> data) {
             bosId = data.get("bos_id") == null ? null : integer(data, "bos_id");
@@ -55,7 +53,6 @@ public final class ProcessorSpec {
             addsBos = (Boolean) data.get("adds_bos");
             imagePlaceholder = (String) data.get("image_placeholder");
             audioPlaceholder = (String) data.get("audio_placeholder");
-            isThinking = data.get("thinking") != null;
             Map<String, Double> given = new LinkedHashMap<String, Double>();
             if (data.get("generation") != null) {
                 for (Map.Entry<String, Object> entry : JsonFields.object(data.get("generation")).entrySet()) {

@@ -15,7 +15,7 @@ final class AnswerLoop {
     AnswerLoop(CachedSequence track, Manifest manifest, GenerationOptions options, CachedSequence.Watch watch) {
         this.track = track;
         this.manifest = manifest;
-        this.options = options.or(manifest.processor.text.generation, manifest.processor.text.isThinking);
+        this.options = options.or(manifest.processor.text.generation);
         this.watch = watch;
         sampler = new Sampler(this.options, manifest.decoder.sampledNever, track.ids());
     }

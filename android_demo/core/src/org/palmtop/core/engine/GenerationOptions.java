@@ -9,12 +9,13 @@ import org.palmtop.core.bundle.PythonText;
 
 /** Generation options of one answer. Setters return the object itself. */
 public final class GenerationOptions {
-    private static final Double UNTIL_THE_CONTEXT_IS_FULL = (double) (1 << 20);
+    private static final int UNTIL_THE_CONTEXT_IS_FULL = 1 << 20;
     // Null for what the bundle says, and where that is silent for the value of the getter.
     private Integer maxTokens;
     private Double temperature;
     private Integer topK;
     private Double topP;
+    private Double minP;
     private Double repetitionPenalty;
     private Long seed;
     private List<String> stop = Collections.emptyList();
@@ -23,19 +24,16 @@ public final class GenerationOptions {
      * A copy in which the bundle's own values stand for what was not chosen; what neither says keeps the getter's.
      *
      * @param own {@code processor.text.generation}.
-     * @param isThinking the model thinks before it answers: nothing but the context ends it then.
      */
-    public GenerationOptions or(Map<String, Double> own, boolean isThinking) {
+    public GenerationOptions or(Map<String, Double> own) {
         GenerationOptions all = new GenerationOptions();
         Double tokens = own.get("max_tokens");
-        if (tokens == null && isThinking) {
-            tokens = UNTIL_THE_CONTEXT_IS_FULL;
-        }
         Double most = own.get("top_k");
         all.maxTokens = maxTokens != null || tokens == null ? maxTokens : Integer.valueOf(tokens.intValue());
         all.temperature = temperature != null ? temperature : own.get("temperature");
         all.topK = topK != null || most == null ? topK : Integer.valueOf(most.intValue());
         all.topP = topP != null ? topP : own.get("top_p");
+        all.minP = minP != null ? minP : own.get("min_p");
         all.repetitionPenalty = repetitionPenalty != null ? repetitionPenalty : own.get("repetition_penalty");
         all.seed = seed;
         all.stop = stop;
@@ -43,7 +41,7 @@ public final class GenerationOptions {
     }
 
     public int maxTokens() {
-        return maxTokens == null ? 256 : maxTokens;
+        return maxTokens == null ? UNTIL_THE_CONTEXT_IS_FULL : maxTokens;
     }
 
     /** Longest answer, in tokens; from 1. */
@@ -83,6 +81,18 @@ public final class GenerationOptions {
     public GenerationOptions topP(double value) {
         check("top_p", value, value > 0 && value <= 1, "above 0, at most 1");
         topP = value;
+        return this;
+    }
+
+    public double minP() {
+        return minP == null ? 0 : minP;
+    }
+
+    /** Sample only from tokens whose probability is at least this share of the most probable one's; 0 for all. */
+    public GenerationOptions minP(double value) {
+        check("min_p", value, value >= 0 && value < Double.POSITIVE_INFINITY, "0 or more");
+        check("min_p", value, value <= 1, "0 to 1");
+        minP = value;
         return this;
     }
 

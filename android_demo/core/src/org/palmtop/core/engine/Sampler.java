@@ -76,6 +76,12 @@ final class Sampler {
         if (options.topP() < 1) {
             sum = keepNucleus(weights, sum);
         }
+        for (int id = 0; id < weights.length && options.minP() > 0; id++) {
+            if (weights[id] < options.minP()) { // the most probable token's is 1
+                sum -= weights[id];
+                weights[id] = 0;
+            }
+        }
         double place = random.nextDouble() * sum;
         int last = best(weights);
         for (int id = 0; id < weights.length; id++) {
