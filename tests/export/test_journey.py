@@ -28,7 +28,7 @@ from palmtop.export.graph.norm import RmsNorm
 from palmtop.export.providers.fixed_shape.graphs import write_float_graphs
 from palmtop.export.recipe import Recipe
 from palmtop.runtime.bundle.opening import open_bundle
-from palmtop.runtime.decoding.cached_sequence import DecoderInputs
+from palmtop.runtime.decoding.decoder import DecoderInputs
 from palmtop.runtime.providers.static_decoder import StaticDecoder
 from palmtop.runtime.providers.static_sessions import StaticSessions
 from tests.export.families import Family, answers_alike, difference, expected_logits, logits_of
