@@ -4,30 +4,41 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
 import click
+from click.core import ParameterSource
 
-from palmtop.errors import PalmtopError
+from palmtop.errors import InputError, MemoryPlanError, PalmtopError
 from palmtop.runtime.chat.conversation import Conversation
 from palmtop.runtime.chat.routing import Wanted
 from palmtop.runtime.chat.stream import Answer
 from palmtop.runtime.decoding.generation_options import GenerationOptions
+from palmtop.runtime.memory.plan import megabytes
 from palmtop.runtime.session import SessionOptions
 
-from .flags import adapter_flag, bundle_argument, generation_flags, open_session, session_flags
+from .flags import adapter_flag, bundle_argument, generation_flags, open_session, ready_bundle, session_flags
 from .run import summary, user_content
+from .serve import open_page
 from .showing import PieceWriter, cut_note, thinking_flag
 from .typed_text import check_text, clean, clean_option, piped_lines
+
+PAGE_PARAMETERS = (
+    *("bundle", "web", "context", "threads", "memory_limit", "keep_encoders", "providers", "fallback", "recompile"),
+)
+"""Parameters of the command that the server of the page takes."""
 
 HELP = """/image FILE   add a picture to the next message
 /audio FILE   add a sound to the next message
 /retry        answer the last question again
 /undo         take the last question and its answer back
 /reset        start over
+/save FILE    save the conversation, its pictures and sounds, and what was computed
+/load FILE    go on with a saved conversation, in place of this one
 /help         this
 /quit         leave (also Ctrl-D); Ctrl-C stops an answer"""
 
@@ -37,6 +48,8 @@ Examples:
   palmtop chat phi4mm-int4
   palmtop chat SmolLM2-135M-Instruct.Q4_1.gguf     # exported on first use
   palmtop chat phi4mm-int4 --system "Answer in one sentence." --temperature 0.7
+  palmtop chat phi4mm-int4 --resume yesterday.conversation
+  palmtop chat phi4mm-int4 --web
   printf '/image cat.jpg\\nWhat is this?\\nAnd its colour?\\n' | palmtop chat phi4mm-int4
 """
 
@@ -44,6 +57,8 @@ Examples:
 @click.command("chat", epilog=EXAMPLES, short_help="Talk with a bundle in the terminal.")
 @bundle_argument
 @click.option("--system", callback=clean_option, help="System message.")
+@click.option("--resume", type=click.Path(path_type=Path), metavar="FILE", help="Go on with what /save wrote.")
+@click.option("--web", is_flag=True, help="Talk on a page in the browser, which has settings of its own.")
 @adapter_flag
 @generation_flags
 @session_flags
@@ -51,6 +66,8 @@ Examples:
 def chat_command(
     bundle: Path,
     system: str | None,
+    resume: Path | None,
+    web: bool,
     adapters: Wanted,
     options: GenerationOptions,
     loading: SessionOptions,
@@ -62,7 +79,13 @@ def chat_command(
     or to INT8 below 1 billion weights.
     In the dialogue, /help lists the commands. Exit code 2 when a turn was refused and input is a pipe.
     """
-    talk(bundle, loading, options, system=system, adapters=adapters, hide_thinking=hide_thinking)
+    if web:
+        _check_flags_of_the_page()
+        open_page(ready_bundle(bundle), loading)
+        return
+    if resume is not None and system is not None:
+        raise InputError(f"--system: {resume} has the system message of its conversation, expected one of both")
+    talk(bundle, loading, options, system=system, adapters=adapters, hide_thinking=hide_thinking, resume=resume)
 
 
 def talk(
@@ -73,10 +96,14 @@ def talk(
     system: str | None = None,
     adapters: Wanted = None,
     hide_thinking: bool = False,
+    resume: Path | None = None,
 ) -> None:
     """Hold a dialogue with a bundle, on a terminal or through a pipe."""
+    if resume is not None:
+        loading = replace(loading, engine="onnxruntime")  # otherwise the weights would be loaded twice
     with open_session(bundle, loading) as session:
-        dialogue = Dialogue(session.conversation(system=system), adapters, options, hide_thinking=hide_thinking)
+        conversation = session.conversation(system=system) if resume is None else session.restore(resume)
+        dialogue = Dialogue(conversation, adapters, options, hide_thinking=hide_thinking, restore=session.restore)
         if dialogue.interactive:
             click.secho(f"{session.manifest.model}, context {session.context} tokens; /help", err=True, dim=True)
         refused = dialogue.run()
@@ -94,7 +121,9 @@ class Dialogue:
         options: GenerationOptions,
         *,
         hide_thinking: bool = False,
+        restore: Callable[[Path], Conversation] | None = None,
     ) -> None:
+        self._restore = restore
         self.interactive = sys.stdin is not None and sys.stdin.isatty()
         self._conversation = conversation
         self._adapters = adapters
@@ -145,13 +174,25 @@ class Dialogue:
         elif name == "/reset":
             self._conversation.reset()
             self._images, self._sounds = [], []
+        elif name == "/save":
+            size = self._conversation.save(_typed_path(argument, name))
+            click.secho(f"saved, {megabytes(size)}", err=True, dim=True)
+        elif name == "/load" and self._restore is not None:
+            path = _typed_path(argument, name)
+            try:
+                restored = self._restore(path)
+            except MemoryPlanError:  # there is room for one
+                self._conversation.close()
+                restored = self._restore(path)
+            self._conversation.close()
+            self._conversation, self._images, self._sounds = restored, [], []
         elif name == "/help":
             click.echo(HELP, err=True)
         elif name == "/quit":
             return False
         else:
             raise PalmtopError(
-                f"'{name}' is no command, expected /image, /audio, /retry, /undo, /reset, /help or /quit"
+                f"'{name}' is no command, expected /image, /audio, /retry, /undo, /reset, /save, /load, /help or /quit"
             )
         return True
 
@@ -185,6 +226,34 @@ def _interrupt_cancels(answer: Answer) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def _check_flags_of_the_page() -> None:
+    """Refuse flags beside --web that the page does not take.
+
+    Raises:
+        InputError: names the first of them.
+    """
+    context = click.get_current_context()
+    for parameter in context.command.params:
+        given = context.get_parameter_source(parameter.name or "") is ParameterSource.COMMANDLINE
+        if given and parameter.name not in PAGE_PARAMETERS:
+            flag = parameter.opts[0]
+            raise InputError(f"{flag}: found beside --web, expected this setting on the page")
+
+
+def _typed_path(argument: str, command: str) -> Path:
+    """Return the path behind a command; ``~`` is expanded.
+
+    Raises:
+        InputError: there is none.
+    """
+    if not argument.strip():
+        raise InputError(f"{command}: found no file behind it, expected {command} FILE")
+    try:
+        return Path(argument.strip()).expanduser()
+    except RuntimeError as error:  # no such home
+        raise InputError(f"{argument:.80}: is no path ({error!s:.80})") from error
 
 
 def _existing(text: str) -> Path:

@@ -190,6 +190,11 @@ def _read(path: Path) -> str:
 
 def open_session(bundle: Path, loading: SessionOptions) -> Session:
     """Load a bundle as a session for a command; the front door, which can export, makes one of a model before."""
+    return load_session(ready_bundle(bundle), loading)
+
+
+def ready_bundle(bundle: Path) -> Path:
+    """Return a bundle's path; the front door, which can export, makes a bundle of a model before."""
     context = click.get_current_context(silent=True)
     ready = None if context is None else context.find_root().obj
-    return load_session(ready(bundle) if callable(ready) else bundle, loading)
+    return Path(ready(bundle)) if callable(ready) else bundle

@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from starlette.applications import Starlette
@@ -31,6 +31,7 @@ from .guard import HEADERS, Bodies, Guard
 from .metrics import Metrics
 from .models import Models, collect
 from .page import page_response
+from .session_store import session_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,6 +133,7 @@ class Service:
         """Answer with a chat completion."""
         body = await request_json(request)
         question = await asyncio.to_thread(read_chat_request, body, self.options.timeout_s, self._fetch)
+        question = replace(question, session=session_of(request.headers))
         if not question.streams:
             reply = await self._reply(request, question)
             return JSONResponse(completion(question, reply))
@@ -149,6 +151,7 @@ class Service:
         """Answer with a response of the Responses API."""
         body = await request_json(request)
         question = await asyncio.to_thread(read_response_request, body, self.options.timeout_s, self._fetch)
+        question = replace(question, session=session_of(request.headers))
         response = ResponseObject(question)
         if not question.streams:
             return JSONResponse(response.whole(await self._reply(request, question)))

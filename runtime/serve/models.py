@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import monotonic, time
 from typing import Any
 
-from palmtop.errors import InputError, MemoryPlanError
+from palmtop.errors import InputError, MemoryPlanError, PalmtopError
 from palmtop.runtime.bundle.manifest import Manifest
 from palmtop.runtime.bundle.opening import open_bundle
 from palmtop.runtime.chat.conversation import Conversation
@@ -25,10 +25,14 @@ from palmtop.runtime.serve.wire.chat_request import Question
 from palmtop.runtime.session import Session, load_session
 from palmtop.runtime.session_options import SessionOptions
 
-from .slots import Beginning, Slots, beginning_of
+from .session_store import SessionStore
+from .slots import Beginning, Slot, Slots, beginning_of
 from .turns import Turns
 
 logger = logging.getLogger(__name__)
+
+SAVE_AFTER_S = 10.0
+"""Seconds without a request after which sessions are saved."""
 
 
 @dataclass(slots=True, eq=False)
@@ -43,6 +47,7 @@ class Model:
         has_marks: whether its tokenizer has tokens for tool calls.
         session: the session; None while it is not loaded.
         slots: conversations, each with a KV cache of its own.
+        store: files of sessions; None to keep none.
         answer: the last answer, which may still be ending.
         used_at: time of its last turn, by ``monotonic``.
     """
@@ -53,6 +58,7 @@ class Model:
     turns: Turns
     has_marks: bool
     slots: Slots[Conversation]
+    store: SessionStore | None = None
     session: Session | None = None
     answer: Answer | None = None
     used_at: float = 0.0
@@ -69,13 +75,45 @@ class Model:
             return AdapterRequest({part: 1.0})
         return AdapterRequest(None, part) if part in self.manifest.routes else None
 
-    def close(self) -> None:
-        """Free the native model, after the last step of an answer that was dropped."""
-        session, self.session = self.session, None
-        self.slots.clear()
+    def save_sessions(self) -> None:
+        """Write the conversations of sessions that have changed since they were saved."""
         answer, self.answer = self.answer, None
         if answer is not None:
             answer.close()
+        for slot in self.slots:
+            self.save(slot)
+
+    def save(self, slot: Slot[Conversation]) -> None:
+        """Write a slot's conversation if it belongs to a session and has changed; a failure is logged."""
+        if self.store is None or slot.session is None or slot.is_saved:
+            return
+        slot.is_saved = True
+        try:
+            slot.cache.save(self.store.path(self.name, slot.session))
+            self.store.trim()
+        except PalmtopError as error:
+            logger.warning("a session of %s was not saved: %s", self.name, error)
+
+    def resume(self, slot: Slot[Conversation], name: str | None) -> None:
+        """Give a slot to a session: save the one before, and continue this one's conversation where it was saved."""
+        if self.store is None or slot.session == name:
+            return
+        self.save(slot)
+        slot.session = name
+        if name is None or self.session is None or not (path := self.store.path(self.name, name)).exists():
+            return
+        slot.cache.close()  # its memory is needed for the other
+        try:
+            slot.cache = self.session.restore(path)
+            self.store.touch(path)
+        except PalmtopError as error:
+            logger.warning("a session of %s was not restored, its request is read again: %s", self.name, error)
+
+    def close(self) -> None:
+        """Free the native model, after the last step of an answer that was dropped."""
+        session, self.session = self.session, None
+        self.save_sessions()
+        self.slots.clear()
         if session is not None:
             session.close()
 
@@ -88,16 +126,26 @@ class Models:
         loading: options for loading; ``memory_limit`` is the limit of all together.
         queue: most requests that may wait for each.
         conversations: most conversations of each model whose KV caches are kept, memory permitting.
+        store: files of sessions; None to keep none.
 
     Raises:
         BundleError: a bundle is damaged.
         InputError: two bundles have the same name.
     """
 
-    def __init__(self, paths: Sequence[Path], loading: SessionOptions, queue: int, conversations: int = 1) -> None:
-        self._loading = loading
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        loading: SessionOptions,
+        queue: int,
+        conversations: int = 1,
+        store: SessionStore | None = None,
+    ) -> None:
+        # genai would hold Python's lock during a step, and takes no saved states back
+        self._loading = replace(loading, engine="onnxruntime")
         self._lock = asyncio.Lock()
         self._tasks: dict[str, asyncio.Task[Session]] = {}
+        self._savers: dict[str, asyncio.Task[None]] = {}
         self.models: dict[str, Model] = {}
         for path in paths:
             bundle = open_bundle(path)
@@ -108,7 +156,7 @@ class Models:
                 raise InputError(f"{path}: the folder's name has a colon, expected one without")
             tokens = Tokens(bundle.file("tokenizer.json")).tokenizer
             has_marks = all(tokens.token_to_id(mark) is not None for mark in (CALL_START, CALL_END))
-            self.models[name] = Model(name, path, bundle.manifest, Turns(queue), has_marks, Slots(conversations))
+            self.models[name] = Model(name, path, bundle.manifest, Turns(queue), has_marks, Slots(conversations), store)
 
     def find(self, name: str) -> tuple[Model, AdapterRequest | None]:
         """Return the model of a name, and the name's choice of adapters.
@@ -165,11 +213,13 @@ class Models:
         options = question.options
         if (forced := question.tools.grammar(has_marks=model.has_marks)) is not None:
             options = replace(options, grammar=forced)
-        beginning = beginning_of(question.messages, question.tools.tools, question.adapters or choice)
+        beginning = await asyncio.to_thread(
+            beginning_of, question.messages, question.tools.tools, question.adapters or choice
+        )
         async with self.turn(model, client) as session:
             has_begun = False
             while True:
-                conversation = await self.conversation(model, session, beginning, may_grow=True)
+                conversation = await self.conversation(model, session, beginning, may_grow=True, name=question.session)
                 answer = conversation.respond(
                     question.messages,
                     adapters=question.adapters or choice,
@@ -199,9 +249,10 @@ class Models:
                 yield await self.load(model)
             finally:
                 model.used_at = monotonic()
+        self._save_soon(model)
 
     async def conversation(
-        self, model: Model, session: Session, beginning: Beginning, *, may_grow: bool
+        self, model: Model, session: Session, beginning: Beginning, *, may_grow: bool, name: str | None = None
     ) -> Conversation:
         """Return the conversation for a request, after the last step of an answer that was dropped.
 
@@ -210,13 +261,17 @@ class Models:
             session: session of the model.
             beginning: beginning of the request.
             may_grow: whether another KV cache may be opened, memory permitting.
+            name: session that the request names.
         """
         last, model.answer = model.answer, None
         if last is not None:
             await asyncio.to_thread(last.close)
         limit = self._loading.memory_limit
         has_room = limit is None or self._taken() + session.plan.conversation <= limit
-        return model.slots.take(beginning, session.conversation, may_grow=may_grow and has_room)
+        slot = model.slots.take(beginning, session.conversation, may_grow=may_grow and has_room, session=name)
+        await to_its_end(model.resume, slot, name)
+        slot.is_saved = name is None
+        return slot.cache
 
     @asynccontextmanager
     async def answering(self, model: Model, answer: Answer) -> AsyncIterator[Answer]:
@@ -227,8 +282,26 @@ class Models:
         finally:
             answer.cancel()  # at once: the next answer waits for a running step
 
+    def _save_soon(self, model: Model) -> None:
+        """Save a model's sessions once it has been idle for a while."""
+        if model.store is None or all(slot.is_saved for slot in model.slots):
+            return
+
+        async def save() -> None:
+            await asyncio.sleep(SAVE_AFTER_S)
+            if not model.turns.is_busy:  # otherwise that turn's end comes back here
+                async with model.turns.turn("sessions"):
+                    await to_its_end(model.save_sessions)
+
+        if (waiting := self._savers.pop(model.name, None)) is not None:
+            waiting.cancel()
+        self._savers[model.name] = asyncio.create_task(save())
+
     async def close(self) -> None:
-        """Free all models."""
+        """Free all models; their sessions are saved."""
+        for saver in self._savers.values():
+            saver.cancel()
+        await asyncio.gather(*self._savers.values(), return_exceptions=True)
         for task in list(self._tasks.values()):
             await asyncio.wait({task})
         for model in self.models.values():
@@ -261,6 +334,16 @@ class Models:
         """Planned bytes of the loaded models; a plan includes one conversation."""
         plans = [(m.session.plan, len(m.slots)) for m in self.models.values() if m.session is not None]
         return sum(plan.total + max(0, count - 1) * plan.conversation for plan, count in plans)
+
+
+async def to_its_end(work: Callable[..., object], *arguments: object) -> None:
+    """Run work in a thread, to its end even when the task is cancelled: two threads may not change a slot."""
+    task = asyncio.create_task(asyncio.to_thread(work, *arguments))
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait({task})
+        raise
 
 
 async def collect(pieces: AsyncIterator[Piece]) -> Piece:

@@ -14,6 +14,7 @@ from palmtop.runtime.session_options import SessionOptions
 
 from .app import ServeOptions, Service
 from .models import Models
+from .session_store import SessionStore
 
 GRACE_S = 10
 """Seconds for running answers to end after the server is stopped."""
@@ -42,6 +43,7 @@ class Server:
         options: options of the server.
         queue: most requests that may wait for each model.
         conversations: most conversations of each model whose KV caches are kept.
+        store: files of sessions; None to keep none.
 
     Raises:
         BundleError: a bundle is damaged.
@@ -49,9 +51,15 @@ class Server:
     """
 
     def __init__(
-        self, paths: Sequence[Path], loading: SessionOptions, options: ServeOptions, queue: int, conversations: int = 1
+        self,
+        paths: Sequence[Path],
+        loading: SessionOptions,
+        options: ServeOptions,
+        queue: int,
+        conversations: int = 1,
+        store: SessionStore | None = None,
     ) -> None:
-        self.models = Models(paths, loading, queue, conversations)
+        self.models = Models(paths, loading, queue, conversations, store)
         self.service = Service(self.models, options)
         config = uvicorn.Config(
             self.service.app(),

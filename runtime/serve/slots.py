@@ -100,10 +100,21 @@ def _pieces(value: object) -> Iterator[bytes]:
         yield repr(value).encode()
 
 
-@dataclass(slots=True)
-class _Slot(Generic[CacheT]):
+@dataclass(slots=True, eq=False)
+class Slot(Generic[CacheT]):
+    """One cache.
+
+    Attributes:
+        cache: the cache.
+        holds: beginning of its content.
+        session: session of its last request; None without a name.
+        is_saved: whether that session's file has its content, or needs none.
+    """
+
     cache: CacheT
     holds: Beginning
+    session: str | None = None
+    is_saved: bool = True
 
 
 class Slots(Generic[CacheT]):
@@ -115,30 +126,40 @@ class Slots(Generic[CacheT]):
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._slots: list[_Slot[CacheT]] = []
+        self._slots: list[Slot[CacheT]] = []
 
     def __len__(self) -> int:
         return len(self._slots)
 
-    def take(self, wanted: Beginning, make: Callable[[], CacheT], *, may_grow: bool) -> CacheT:
-        """Return the cache for a request; it becomes the most recently used one.
+    def __iter__(self) -> Iterator[Slot[CacheT]]:
+        return iter(self._slots)
+
+    def take(
+        self, wanted: Beginning, make: Callable[[], CacheT], *, may_grow: bool, session: str | None = None
+    ) -> Slot[CacheT]:
+        """Return the slot for a request; it becomes the most recently used one.
+
+        Its ``session`` is still that of its last request, which may have to be saved first.
 
         Args:
             wanted: beginning of the request.
             make: opens another cache.
             may_grow: whether there is memory for one.
+            session: session that the request names; its own slot is preferred to any other.
         """
-        best = max(self._slots, key=lambda slot: wanted.shared_with(slot.holds), default=None)
-        if best is None or not _shares_enough(wanted, best.holds):
-            if best is None or (may_grow and len(self._slots) < self._most):
-                best = _Slot(make(), wanted)
-                self._slots.append(best)
-            else:
-                best = self._slots[0]
+        best = next((slot for slot in self._slots if session is not None and slot.session == session), None)
+        if best is None:
+            best = max(self._slots, key=lambda slot: wanted.shared_with(slot.holds), default=None)
+            if best is None or not _shares_enough(wanted, best.holds):
+                if best is None or (may_grow and len(self._slots) < self._most):
+                    best = Slot(make(), wanted)
+                    self._slots.append(best)
+                else:
+                    best = self._slots[0]
         best.holds = wanted
         self._slots.remove(best)
         self._slots.append(best)
-        return best.cache
+        return best
 
     def give_up(self, cache: CacheT) -> bool:
         """Close a cache for lack of memory, and open no more; False if it is the only one."""

@@ -33,6 +33,7 @@ class Question:
         client: the request's name for its user, in addition to the address.
         streams: whether the answer is streamed.
         wants_usage: whether a streamed answer ends with its usage.
+        session: name that the request's header gives its session; None without one.
     """
 
     model: str
@@ -43,6 +44,7 @@ class Question:
     client: str = ""
     streams: bool = False
     wants_usage: bool = False
+    session: str | None = None
 
 
 def read_chat_request(body: Mapping[str, Any], timeout_s: float, fetch: FetchImage | None) -> Question:

@@ -20,6 +20,7 @@ from palmtop.runtime.reference import samples_path
 from palmtop.runtime.serve.app import ServeOptions
 from palmtop.runtime.serve.guard import Guard
 from palmtop.runtime.serve.server import Server, bind
+from palmtop.runtime.serve.session_store import SessionStore
 from palmtop.runtime.session_options import SessionOptions
 
 IMAGE = (samples_path() / "image.png").read_bytes()
@@ -61,12 +62,14 @@ def serving(
     conversations: int = 4,
     loading: SessionOptions | None = None,
     send_buffer: int | None = None,
+    store: SessionStore | None = None,
     **options: Any,
 ) -> Iterator[Running]:
     """Serve bundles until the block is left; ``send_buffer`` bytes wait for a slow client, and no more."""
     guard = Guard(host="127.0.0.1", key=key)
     options = {"guard": guard, "timeout_s": 60.0, "max_body": 4 << 20, **options}
-    server = Server(bundles, loading or SessionOptions(threads=1), ServeOptions(**options), queue, conversations)
+    loading = loading or SessionOptions(threads=1)
+    server = Server(bundles, loading, ServeOptions(**options), queue, conversations, store)
     with bind("127.0.0.1", 0) as listening:
         if send_buffer is not None:
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)

@@ -29,30 +29,30 @@ def holds(*parts: str, under: str = "") -> Beginning:
 
 def test_a_request_goes_to_the_cache_that_shares_most_with_it() -> None:
     slots: Slots[Cache] = Slots(3)
-    first = slots.take(holds("a", "b"), Cache, may_grow=True)
-    second = slots.take(holds("c", "d"), Cache, may_grow=True)
+    first = slots.take(holds("a", "b"), Cache, may_grow=True).cache
+    second = slots.take(holds("c", "d"), Cache, may_grow=True).cache
     assert first is not second and len(slots) == 2
-    assert slots.take(holds("a", "b", "e"), Cache, may_grow=True) is first
-    assert slots.take(holds("c", "d", "e", "f"), Cache, may_grow=True) is second
-    assert slots.take(holds("a", "b", under="vision"), Cache, may_grow=True) not in (first, second)
+    assert slots.take(holds("a", "b", "e"), Cache, may_grow=True).cache is first
+    assert slots.take(holds("c", "d", "e", "f"), Cache, may_grow=True).cache is second
+    assert slots.take(holds("a", "b", under="vision"), Cache, may_grow=True).cache not in (first, second)
 
 
 def test_the_longest_unused_cache_gives_way() -> None:
     slots: Slots[Cache] = Slots(2)
-    first = slots.take(holds("a"), Cache, may_grow=True)
-    second = slots.take(holds("b"), Cache, may_grow=True)
+    first = slots.take(holds("a"), Cache, may_grow=True).cache
+    second = slots.take(holds("b"), Cache, may_grow=True).cache
     slots.take(holds("a", "c"), Cache, may_grow=True)
-    assert slots.take(holds("d"), Cache, may_grow=True) is second
-    assert slots.take(holds("e"), Cache, may_grow=False) is first
+    assert slots.take(holds("d"), Cache, may_grow=True).cache is second
+    assert slots.take(holds("e"), Cache, may_grow=False).cache is first
     assert len(slots) == 2
 
 
 def test_a_cache_without_memory_is_closed_and_no_more_are_opened() -> None:
     slots: Slots[Cache] = Slots(3)
-    first = slots.take(holds("a"), Cache, may_grow=True)
-    second = slots.take(holds("b"), Cache, may_grow=True)
+    first = slots.take(holds("a"), Cache, may_grow=True).cache
+    second = slots.take(holds("b"), Cache, may_grow=True).cache
     assert slots.give_up(second) and second.is_closed and not first.is_closed
-    assert slots.take(holds("b"), Cache, may_grow=True) is first
+    assert slots.take(holds("b"), Cache, may_grow=True).cache is first
     assert not slots.give_up(first) and not first.is_closed
 
 
