@@ -102,7 +102,7 @@ def _pieces(value: object) -> Iterator[bytes]:
 
 @dataclass(slots=True, eq=False)
 class Slot(Generic[CacheT]):
-    """One cache.
+    """A KV cache, and the request that used it last.
 
     Attributes:
         cache: the cache.
