@@ -59,7 +59,7 @@ def reference(folder: Path, items: int, judged: int) -> tuple[FloatReference, li
     reference = FloatReference(folder / "float", checkpoint, model, Recipe(), open_sessions=4096)
     manifest = reference.manifest
     reader = SampleReader(folder / "float", manifest)
-    calibration = [reader.read(q) for q in packaged_questions(MODES, items, manifest.decoder.vocab_size)]
+    calibration = [reader.read(q) for q in packaged_questions(MODES, items, is_general=False)]
     questions = [
         reader.read(Question(mode=mode, messages=item.messages, answer=item.expected))
         for mode in MODES

@@ -56,12 +56,12 @@ def calibrated_cache(
         tell("KV cache: float model")
         reference = FloatReference(folder, checkpoint, model, recipe)
         manifest = reference.manifest
+        reader = SampleReader(folder, manifest)
         questions = (
-            packaged_questions(list(manifest.routes), ITEMS, manifest.decoder.vocab_size)
+            packaged_questions(list(manifest.routes), ITEMS, is_general=reader.is_general)
             if samples is None
             else read_questions(samples)
         )
-        reader = SampleReader(folder, manifest)
         read = [reader.read(question) for question in questions]
         found = envelopes(reference, read, model.decoder.rope.rotary_size, tell)
     return KvCache(bits=recipe.kv, layers=tuple(each.scales(recipe.kv) for each in found))

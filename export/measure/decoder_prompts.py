@@ -85,7 +85,7 @@ class SampleReader:
         return self._processor.text.decode(tokens)
 
     def read(self, mode: str, messages: Sequence[Mapping[str, Any]]) -> DecoderPrompt:
-        """Return the decoder inputs of one prompt.
+        """Return the decoder inputs of one prompt, cut to the bundle's context.
 
         Raises:
             InputError: the messages do not fit the model.
@@ -103,10 +103,11 @@ class SampleReader:
                 features.append(self._encoders.encode_audio(mel, use_vision_projector))
                 segments.append(self._processor.sound_segments(len(mel)))
         ids, places = self._processor.text.expand(prompt, segments)
+        most = self._manifest.decoder.context_length
         empty = np.zeros((1, self._manifest.decoder.hidden_size), np.float32)
         return DecoderPrompt(
             mode=mode,
-            input_ids=ids,
-            media_places=places,
+            input_ids=ids[:most],
+            media_places=places[:most],
             features=np.concatenate(features) if features else empty,
         )

@@ -99,8 +99,8 @@ class DecoderRunner:
                 rows[chunk.run].append(rows_of(chunk.live["logits"]))
         return [np.concatenate(own) for own in rows]
 
-    def greedy(self, runs: Sequence[Run], steps: int, ends: Collection[int]) -> list[NDArray[np.int64]]:
-        """Return the greedy continuation of every run, at most ``steps`` tokens, up to one of ``ends``.
+    def greedy(self, runs: Sequence[Run], steps: int, ends: Collection[int], context: int) -> list[NDArray[np.int64]]:
+        """Return the greedy continuation of every run, at most ``steps`` tokens, up to one of ``ends`` or the context.
 
         Each token runs the whole model, so all stages should stay loaded.
         """
@@ -108,7 +108,11 @@ class DecoderRunner:
         found: list[list[int]] = [[] for _ in runs]
         caches: list[Live] = [{} for _ in runs]
         for _ in range(steps):
-            going = [n for n, tokens in enumerate(found) if not (tokens and tokens[-1] in ends)]
+            going = [
+                n
+                for n, tokens in enumerate(found)
+                if not (tokens and tokens[-1] in ends) and len(runs[n].prompt.input_ids) + len(tokens) <= context
+            ]
             if not going:
                 break
             chunks = []

@@ -27,6 +27,7 @@ from palmtop.export.graph.building.mark import HEAD, TABLE
 
 from .lazy_weights import LazySet, LazyTensor, Made, number_of
 from .stages import LAST_POSITION, Linear, Stage, cut, lay_open, lift_weights, mark_in, needed, read_by
+from .stored_ends import stored_ends
 
 Live = dict[str, NDArray[Any]]
 LOGITS = "logits"
@@ -94,6 +95,8 @@ class StagedGraph:
             for node in nodes:
                 lift_weights(node, self._weights)
         self._lazy = {name: tensors[n] for name, w in self._weights.items() if (n := number_of(w)) is not None}
+        if folder is not None:
+            self._lazy |= stored_ends(nodes, self._weights, folder, HEAD_BLOCK_BYTES)
         self.outputs = tuple(o.name for o in graph.output if not o.name.startswith("present."))
         self.last_hidden = next((str(n.input[0]) for n in nodes if n.name == LAST_POSITION), None)
         self.stages = tuple(cut(nodes, set(self._weights), self.outputs, conditions))

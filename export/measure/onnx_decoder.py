@@ -103,10 +103,10 @@ class OnnxDecoder:
     def greedy(
         self, prompt: DecoderPrompt, gates: NDArray[np.float32], steps: int, ends: Collection[int] = ()
     ) -> NDArray[np.int64]:
-        """Return at most ``steps`` tokens of the greedy answer; it stops behind one of ``ends`` if given."""
+        """Return at most ``steps`` tokens of the greedy answer; it stops behind one of ``ends``, and at the context."""
         tokens: list[int] = []
         cache, length, ids = None, 0, prompt.input_ids
-        for _ in range(steps):
+        for _ in range(min(steps, self._spec.context_length + 1 - len(ids))):  # the last token is not read
             logits, cache = self._run(ids, prompt, gates, cache, length, False)
             length += len(ids)
             tokens.append(int(logits.argmax()))

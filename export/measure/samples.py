@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from palmtop.errors import InputError
+from palmtop.export.checkpoint.tokenizer_files import TOKENIZER_FILE
 from palmtop.runtime.bundle.json_fields import kind_of
 from palmtop.runtime.bundle.manifest import MODES, Manifest
 from palmtop.runtime.bundle.option_checks import reason_of
@@ -26,12 +27,12 @@ from palmtop.runtime.processor import Processor
 from palmtop.runtime.processor.content import media_beside
 from palmtop.runtime.processor.images import PreparedImage
 from palmtop.runtime.processor.prompt import Segment
+from palmtop.runtime.reference import has_packaged_vocabulary
 from palmtop.runtime.reference.heldout import Item, held_out_items
 from palmtop.runtime.reference.text_tasks import INSTRUCTION, draw_task
 
 SEED = 104729  # seed of images and text tasks; evaluations use small seeds
 EVALUATED_SOUNDS = 1000  # first clip of seed 0; later ones are other recordings
-PROSE_FROM = 8192  # least vocabulary for prose; the packaged model's 512 tokens only spell
 PROSE_LETTERS = 1500  # tokens of a passage
 
 
@@ -92,9 +93,15 @@ class Sample:
     positions: NDArray[np.int64]
 
 
-def packaged_questions(modes: Iterable[str], count: int, vocab_size: int) -> Iterator[Question]:
-    """Return ``count`` questions of every requested mode; for general vocabularies as many texts of prose."""
-    if "text" in modes and vocab_size >= PROSE_FROM:
+def packaged_questions(modes: Iterable[str], count: int, *, is_general: bool) -> Iterator[Question]:
+    """Return ``count`` questions of every requested mode; for general vocabularies as many texts of prose as well.
+
+    Args:
+        modes: modes of the input.
+        count: number of questions of each mode.
+        is_general: whether the model has other tokens than the packaged one, which can only spell words.
+    """
+    if "text" in modes and is_general:
         yield from islice(_prose(), count)
     for mode in (m for m in MODES if m in modes):
         if mode == "text":
@@ -112,11 +119,11 @@ def packaged_questions(modes: Iterable[str], count: int, vocab_size: int) -> Ite
             yield Question(mode=mode, messages=item.messages, answer=item.expected)
 
 
-def later_questions(modes: Iterable[str], seen: int, count: int, vocab_size: int) -> Iterator[Question]:
+def later_questions(modes: Iterable[str], seen: int, count: int, *, is_general: bool) -> Iterator[Question]:
     """Return ``count`` more of every mode, behind the first ``seen`` of ``packaged_questions``."""
     for mode in modes:
         passed = {True: 0, False: 0}  # prose and questions are counted separately
-        for question in packaged_questions([mode], seen + count, vocab_size):
+        for question in packaged_questions([mode], seen + count, is_general=is_general):
             is_prose = not question.messages
             passed[is_prose] += 1
             if passed[is_prose] > seen:
@@ -168,11 +175,16 @@ def _question(line: str, where: str, folder: Path) -> Question:
 
 
 class SampleReader:
-    """Reader that turns questions into samples with one bundle's processors."""
+    """Reader that turns questions into samples with one bundle's processors.
+
+    Attributes:
+        is_general: whether the model has other tokens than the packaged one.
+    """
 
     def __init__(self, folder: Path, manifest: Manifest) -> None:
         self._processor = Processor(manifest.processor, folder)
         self._manifest = manifest
+        self.is_general = not has_packaged_vocabulary(folder / TOKENIZER_FILE)
 
     def read(self, question: Question) -> Sample:
         """Return one sample, cut to the bundle's context.

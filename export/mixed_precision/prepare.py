@@ -171,9 +171,9 @@ def _judged_again(plan: BitAllocation, planner: Allocator) -> BitAllocation:
 
 
 def _samples(folder: Path, manifest: Manifest, request: Request) -> list[Sample]:
-    reader, vocabulary = SampleReader(folder, manifest), manifest.decoder.vocab_size
+    reader = SampleReader(folder, manifest)
     questions = (
-        packaged_questions(list(manifest.routes), request.items, vocabulary)
+        packaged_questions(list(manifest.routes), request.items, is_general=reader.is_general)
         if request.samples is None
         else read_questions(request.samples)
     )

@@ -40,7 +40,9 @@ def judged_beside(folder: Path, manifest: Manifest, seen: int) -> list[Sample]:
     left = JUDGED_LOGITS_BYTES
     most = left // (4 * vocabulary * len(manifest.routes))  # each has at least one position
     count = min(JUDGED_BESIDE, most)
-    by_mode = [later_questions([mode], seen, count, vocabulary) for mode in manifest.routes]  # one image at a time
+    by_mode = [
+        later_questions([mode], seen, count, is_general=reader.is_general) for mode in manifest.routes
+    ]  # one image at a time
     found: list[Sample] = []
     for row in zip_longest(*by_mode):
         some = [reader.read(question) for question in row if question is not None]

@@ -158,7 +158,14 @@ def verify(
             tell("transformers")
             checks += _against_reference(other, bundle, recipe, questions, logits)
         adapters = {a.name: proofs.measure(logits, a.name) for a in bundle.manifest.adapters}
-        checks += proofs.judge(adapters)
+        on_own_base: dict[str, dict[str, float]] = {}
+        if (doubtful := proofs.doubtful(adapters)) and min(recipe.bits, recipe.bits_of_head) < 32:
+            graph, gates = rounded_decoder(bundle, own, as_gated, workers, float_adapters=True)
+            both = logits.effects(graph, gates, doubtful, tell)
+            on_own_base = {name: proofs.measure(logits, name, both) for name in doubtful}
+            for name, numbers in on_own_base.items():
+                adapters[name] |= {f"{key}_on_rounded_base": value for key, value in numbers.items()}
+        checks += proofs.judge(adapters | on_own_base)
         checks += proofs.off_is_base(logits)
         checks += proofs.blending(logits)
         compared: list[Compared] = []

@@ -9,7 +9,7 @@ and adapters, not that the graphs are the model.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,7 +33,7 @@ from palmtop.export.measure.float_reference import FloatReference
 from palmtop.export.measure.layerwise import StagedGraph
 from palmtop.export.measure.lazy_weights import LazySink
 from palmtop.export.recipe import Recipe
-from palmtop.export.verify.judging.verdict import with_float_activations
+from palmtop.export.verify.judging.verdict import compute_in_float, with_float_activations
 from palmtop.quantize.workers import Workers
 from palmtop.runtime.bundle.manifest import Manifest
 from palmtop.runtime.bundle.opening import Bundle
@@ -45,9 +45,11 @@ TWIN = "palmtop-twin"
 STEP = 64  # tokens of a continuation that the float reference reads at once: equal up to float32's rounding
 
 StateDict = Mapping[str, float]
+Logits = NDArray[np.float32]
 Key = tuple[tuple[str, float], ...]  # weights that are not 0, by name
 Report = Callable[[str], None]
-Logits = NDArray[np.float32]
+Of = Callable[[int, StateDict], Logits]
+"""Logits [T, V] of a question under a setting of the gates."""
 
 
 def float_model(model: Model, recipe: Recipe, loras: Mapping[str, Path], bundle: Bundle) -> tuple[Model, Recipe]:
@@ -152,8 +154,7 @@ class Comparison:
 
     def float_activations(self, place: int) -> Logits:
         """Return the logits of the bundle with float activations in the question's own mode, [T, V]."""
-        key = place, _key(self.weights_of(self.asked[place].mode))
-        return self._between[key] if self._between else self._found[key]
+        return self.on_float_activations(place, self.weights_of(self.asked[place].mode))
 
     def of_graph(self, graph: StagedGraph, manifest: Manifest, report: Report, what: str) -> list[Logits]:
         """Return the logits of another decoder by place, in the questions' own modes on the bundle's feature rows.
@@ -190,20 +191,52 @@ class Comparison:
         self._found = self._walk(DecoderRunner(self._graph), wanted, self.manifest, 1, report, "bundle")
         if names:
             twins = {(place, _halves(name, number)) for place in self.blended() for number, name in enumerate(names)}
-            graph, manifest = self._twins()
+            graph, manifest = self._twins()  # with float activations: a sum of rounded halves is not the whole
             self._found |= self._walk(DecoderRunner(graph), sorted(twins), manifest, 1, report, "blends")
-        float_activations = with_float_activations(self._bundle.file(self.manifest.decoder.file))
-        if float_activations is not None:
-            graph = StagedGraph(
-                onnx.load_from_string(float_activations), folder=self._bundle.path.resolve(), laid_open=False
-            )
-            own_modes = sorted((place, _key(self.weights_of(asked.mode))) for place, asked in enumerate(self.asked))
-            runner = DecoderRunner(graph, step=STEP)
-            self._between = self._walk(runner, own_modes, self.manifest, 1, report, "float activations")
+        own_modes = {(place, _key(self.weights_of(asked.mode))) for place, asked in enumerate(self.asked)}
+        blended = {
+            (place, _key(weights)) for place in self.blended() for name in names for weights in ({}, {name: 1.0})
+        }
+        self._between = self._with_float_activations(own_modes | blended, report)
         if plain is not None:
             off = sorted(key for key in wanted if not key[1])
             found = self._walk(DecoderRunner(plain), off, replace(self.manifest, adapters=()), 1, report, "no adapters")
             self._plain = {place: logits for (place, _), logits in found.items()}
+
+    def effects(self, graph: StagedGraph, manifest: Manifest, names: Sequence[str], report: Report) -> tuple[Of, Of]:
+        """Return the logits of another decoder and the bundle's with float activations, with each adapter off and on.
+
+        Args:
+            graph: stages of the decoder; it reads the bundle's feature rows.
+            manifest: its adapters.
+            names: adapters.
+            report: called with the progress.
+        """
+        wanted = {
+            (place, _key(weights)) for name in names for place in self.acting(name) for weights in ({}, {name: 1.0})
+        }
+        runner = DecoderRunner(graph, step=STEP)
+        exact = self._walk(runner, sorted(wanted), manifest, 1, report, "float adapters on rounded weights")
+        found = self._between | self._with_float_activations(wanted - self._between.keys(), report)
+        return (
+            lambda place, weights: exact[place, _key(weights)],
+            lambda place, weights: (found or self._found)[place, _key(weights)],
+        )
+
+    def on_float_activations(self, place: int, weights: StateDict) -> Logits:
+        """Return the logits of the bundle with float activations under these gates, [T, V]."""
+        return (self._between or self._found)[place, _key(weights)]
+
+    def _with_float_activations(
+        self, wanted: Collection[tuple[int, Key]], report: Report
+    ) -> dict[tuple[int, Key], Logits]:
+        """Logits of the bundle at accuracy level 0; none if that is its own level."""
+        graph = with_float_activations(self._bundle.file(self.manifest.decoder.file))
+        if graph is None or not wanted:
+            return {}
+        staged = StagedGraph(onnx.load_from_string(graph), folder=self._bundle.path.resolve(), laid_open=False)
+        runner = DecoderRunner(staged, step=STEP)
+        return self._walk(runner, sorted(wanted), self.manifest, 1, report, "float activations")
 
     def losses(self) -> dict[str, dict[str, float]]:
         """Return the loss by mode: of the weights with float activations, and of the kernels' 8-bit activations."""
@@ -245,12 +278,13 @@ class Comparison:
         return {mode: float(np.concatenate(values).mean()) for mode, values in by_mode.items()}
 
     def _twins(self) -> tuple[StagedGraph, Manifest]:
-        """The bundle's decoder with every adapter twice, the second ones behind the first; same bytes."""
+        """The bundle's decoder with float activations and every adapter twice, on the same bytes."""
         graph = DecoderGraph(self._bundle.file(self.manifest.decoder.file))
         adapters = list(self.manifest.adapters)
         for place, name in enumerate(graph.adapters):
             gate = graph.insert(f"{TWIN}-{place}", graph.deltas(name))
             adapters.append(replace(adapters[place], name=f"{TWIN}-{place}", gate=gate))
+        compute_in_float(graph.model)
         staged = StagedGraph(ir.to_proto(graph.model), folder=self._bundle.path.resolve(), laid_open=False)
         return staged, replace(self.manifest, adapters=tuple(adapters))
 

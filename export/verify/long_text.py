@@ -22,9 +22,9 @@ def long_text(bundle: Bundle, tokens: int) -> NDArray[np.int64]:
     manifest = bundle.manifest
     spec = manifest.processor.text
     end = spec.eos_ids[0] if spec.end_of_turn_id is None else spec.end_of_turn_id
-    questions = list(packaged_questions(["text"], MOST, manifest.decoder.vocab_size))
-    prose = [question for question in questions if not question.messages]
     reader = SampleReader(bundle.path, manifest)
+    questions = list(packaged_questions(["text"], MOST, is_general=reader.is_general))
+    prose = [question for question in questions if not question.messages]
     ids: list[int] = []
     for question in cycle(list(islice(prose or questions, CALIBRATED, None)) or questions):
         ids += reader.read(question).input_ids.tolist()

@@ -125,8 +125,9 @@ def _answered(asked: Sequence[Asked], reference: FloatReference, steps: int) -> 
         Run(prompt=each.pair[0], gates=gates_of(manifest, manifest.routes[each.mode].adapters), tokens=each.tokens)
         for each in open_questions
     ]
+    context = manifest.decoder.context_length
     whole = reference.with_sessions(EVERY_STAGE).graphs["decoder"]
-    answers = iter(DecoderRunner(whole).greedy(runs, steps, manifest.processor.text.eos_ids))
+    answers = iter(DecoderRunner(whole).greedy(runs, steps, manifest.processor.text.eos_ids, context))
     return [each if len(each.tokens) else replace(each, tokens=next(answers)) for each in asked]
 
 

@@ -38,18 +38,21 @@ MAX_SHARE = 1e-3  # largest difference of a logit, as a share of the range: sums
 class _StoredSink(LazySink):
     """Weight sink that makes every float tensor from the bundle's stored one."""
 
-    def __init__(self, graph: Path, workers: Workers | None) -> None:
+    def __init__(self, graph: Path, workers: Workers | None, *, float_adapters: bool) -> None:
         super().__init__(workers)
+        self._float_adapters = float_adapters
         self._stored = stored_tensors(ir.load(graph))
 
     def add(
         self, name: str, shape: tuple[int, ...], dtype: np.dtype[Any], blocks: Iterable[NDArray[Any]]
     ) -> ir.ExternalTensor:
-        """Store how a tensor is read from the bundle; the checkpoint's blocks are not read.
+        """Store how a tensor is read from the bundle, or of an adapter that stays in float from the checkpoint.
 
         Raises:
             BundleError: the bundle has no such tensor.
         """
+        if self._float_adapters and ".lora_" in name:
+            return super().add(name, shape, dtype, blocks)
         stored = self._stored.get(name) or self._stored.get(name.removesuffix(".weight"))
         if stored is None:
             raise BundleError(f"the decoder stores no tensor '{name}', expected one of shape {list(shape)}")
@@ -63,15 +66,25 @@ class _StoredSink(LazySink):
             whole = rows[:, : shape[1]] if is_table else rows.T  # a table's last group is padded
             yield np.ascontiguousarray(whole, dtype)
 
-        return super().add(name, shape, dtype, Blocks(read))
+        def matrix(start: int, stop: int) -> NDArray[np.float32]:
+            columns = shape[1] if name.removesuffix(".weight") == EMBEDDING else shape[0]
+            return stored.rows(start, stop)[:, :columns]  # a table's last group is padded
+
+        is_matrix = stored.scales is not None and len(shape) == 2
+        return super().add(name, shape, dtype, Blocks(read, matrix if is_matrix else None))
 
 
 def rounded_decoder(
-    bundle: Bundle, model: Model, recipe: Recipe, workers: Workers | None = None
+    bundle: Bundle, model: Model, recipe: Recipe, workers: Workers | None = None, *, float_adapters: bool = False
 ) -> tuple[StagedGraph, Manifest]:
     """Return the float decoder on a bundle's rounded weights, with the bundle's cache, and a manifest of its gates.
 
-    Adapters that were added to the bundle are left out.
+    Args:
+        bundle: the bundle; adapters that the model does not have are left out.
+        model: model of its checkpoint.
+        recipe: recipe of the bundle.
+        workers: threads that read.
+        float_adapters: whether the adapters are the model's own in float32, on the rounded base.
 
     Raises:
         BundleError: a tensor is missing.
@@ -83,7 +96,7 @@ def rounded_decoder(
         there = {adapter.name: adapter for adapter in manifest.adapters}
         model = replace(model, adapters=tuple(a for a in model.adapters if a.name in there))
         kept = tuple(replace(there[a.name], gate=gate) for gate, a in enumerate(model.adapters))
-    sink = _StoredSink(path, workers)
+    sink = _StoredSink(path, workers, float_adapters=float_adapters)
     own = replace(as_float(recipe), kv=recipe.kv)
     graph = build_graph(model, own, "decoder", sink, None, stored_cache(path, manifest.decoder))
     return StagedGraph.of_built(graph, sink.tensors, laid_open=False), replace(manifest, adapters=kept)

@@ -40,9 +40,8 @@ def there(tmp_path_factory: pytest.TempPathFactory) -> Reader:
     reference = FloatReference(folder, checkpoint, model, Recipe(), open_sessions=4096)
     manifest = reference.manifest
     reader = SampleReader(folder, manifest)
-    vocabulary = manifest.decoder.vocab_size
-    seen = [reader.read(question) for question in packaged_questions(MODES, 16, vocabulary)]
-    judged = [reader.read(question) for question in later_questions(MODES, 16, 24, vocabulary)]
+    seen = [reader.read(question) for question in packaged_questions(MODES, 16, is_general=False)]
+    judged = [reader.read(question) for question in later_questions(MODES, 16, 24, is_general=False)]
     return reference, seen, judged
 
 

@@ -58,7 +58,7 @@ def float_model(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory
 @pytest.fixture(scope="module")
 def samples(float_model: FloatReference) -> list[Sample]:
     reader = SampleReader(float_model.folder, float_model.manifest)
-    return [reader.read(q) for q in packaged_questions(["text", "image", "audio"], 1, 512)]
+    return [reader.read(q) for q in packaged_questions(["text", "image", "audio"], 1, is_general=False)]
 
 
 @pytest.fixture(scope="module", params=[8, 4])

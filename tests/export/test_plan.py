@@ -73,7 +73,7 @@ def folder(float_model: FloatReference) -> Path:
 @pytest.fixture(scope="module")
 def samples(float_model: FloatReference, folder: Path) -> list[Sample]:
     reader = SampleReader(folder, float_model.manifest)
-    return [reader.read(q) for q in packaged_questions(["text", "image", "image+audio"], 1, 512)]
+    return [reader.read(q) for q in packaged_questions(["text", "image", "image+audio"], 1, is_general=False)]
 
 
 def test_stages_one_after_the_other_are_the_whole_graph(

@@ -115,7 +115,7 @@ def write_qnn(
         decoder = DecoderCalibration(floats, spec, manifest)
         modes = tuple(mode for mode in manifest.modes if manifest.has_encoders(mode))
         reader = SampleReader(folder, manifest)
-        questions = packaged_questions(modes, ITEMS, manifest.decoder.vocab_size)
+        questions = packaged_questions(modes, ITEMS, is_general=reader.is_general)
         if not calibrate((reader.read(question) for question in questions), measured, decoder):
             raise InputError("target qnn: there is nothing to calibrate with, expected a model that serves a mode")
         samples: dict[str, Calibrated] = {}

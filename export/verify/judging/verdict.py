@@ -88,10 +88,15 @@ def _numbers(found: Agreement, parts: str = "") -> str:
 def with_float_activations(path: Path) -> bytes | None:
     """Return a decoder graph at accuracy level 0 on the weights beside it; None if it is at that level already."""
     model = ir.load(path)
+    return bytes(ir.to_proto(model).SerializeToString()) if compute_in_float(model) else None
+
+
+def compute_in_float(model: ir.Model) -> bool:
+    """Set every matrix product of a graph to accuracy level 0; return whether that changes one."""
     changed = False
     for node in model.graph.all_nodes():
         level = node.attributes.get("accuracy_level") if node.op_type == "MatMulNBits" else None
         if level is not None and level.as_int() != 0:
             node.attributes["accuracy_level"] = ir.AttrInt64("accuracy_level", 0)
             changed = True
-    return bytes(ir.to_proto(model).SerializeToString()) if changed else None
+    return changed
