@@ -35,9 +35,7 @@ def judged(checkpoint: Path, bundle: Path) -> Quality:
     return verify(open_bundle(bundle), open_checkpoint(checkpoint), items=1)
 
 
-def test_a_right_adapter_on_a_lossy_base_is_right(
-    lossy: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_right_adapter_on_a_lossy_base_is_right(lossy: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(proofs, "MIN_EFFECT_COSINE", STRICT)
     quality = judged(*lossy)
     assert quality.verdict == "lossy"
