@@ -21,6 +21,8 @@ from palmtop.runtime.decoding.generation_options import GenerationOptions
 from palmtop.runtime.memory.plan import megabytes
 from palmtop.runtime.session import SessionOptions
 
+from .dialogue.attachments import Kind, attach, kind_of_file, typed_paths, unquoted
+from .dialogue.line_input import LineInput
 from .flags import adapter_flag, bundle_argument, generation_flags, open_session, ready_bundle, session_flags
 from .run import summary, user_content
 from .serve import open_page
@@ -32,7 +34,7 @@ PAGE_PARAMETERS = (
 )
 """Parameters of the command that the server of the page takes."""
 
-HELP = """/image FILE   add a picture to the next message
+HELP = """/image FILE   add a picture to the next message; a path pasted alone does too
 /audio FILE   add a sound to the next message
 /retry        answer the last question again
 /undo         take the last question and its answer back
@@ -40,7 +42,12 @@ HELP = """/image FILE   add a picture to the next message
 /save FILE    save the conversation, its pictures and sounds, and what was computed
 /load FILE    go on with a saved conversation, in place of this one
 /help         this
-/quit         leave (also Ctrl-D); Ctrl-C stops an answer"""
+/quit         leave (also Ctrl-D); Ctrl-C stops an answer
+Several lines: end a line with \\, or write them between two lines of \"\"\".
+Tab completes commands and paths."""
+COMMANDS = ("/image", "/audio", "/retry", "/undo", "/reset", "/save", "/load", "/help", "/quit")
+ATTACHING = ("/image", "/audio")
+TAKING_FILES = (*ATTACHING, "/save", "/load")
 
 EXAMPLES = """
 \b
@@ -132,16 +139,17 @@ class Dialogue:
         self._piped = piped_lines()
         self._images: list[Path] = []
         self._sounds: list[Path] = []
-        if self.interactive:
-            with suppress(ImportError):  # Windows and some builds of Python lack readline
-                import readline  # noqa: F401 - gives input() its line editing and history
+        self._lines = LineInput(COMMANDS, TAKING_FILES) if self.interactive else None
 
     def run(self) -> int:
         """Run until /quit or the end of input; return the number of turns that were refused."""
         refused = 0
         while (line := self._next_line()) is not None:
             try:
-                if check_text(line).startswith("/"):
+                if (paths := dropped(check_text(line))) is not None:
+                    for path in paths:
+                        self._attach(kind_of_file(path), path)
+                elif line.startswith("/"):
                     if not self._command(line):
                         break
                 elif line.strip():
@@ -155,7 +163,7 @@ class Dialogue:
         while True:
             with suppress(KeyboardInterrupt):
                 try:
-                    return clean(input("> ")) if self.interactive else next(self._piped, None)
+                    return next(self._piped, None) if self._lines is None else clean(self._lines.text())
                 except EOFError:
                     return None
                 except (OSError, ValueError) as error:
@@ -165,8 +173,11 @@ class Dialogue:
     def _command(self, line: str) -> bool:
         """Run a command that begins with a slash; return False to leave."""
         name, _, argument = line.partition(" ")
-        if name in ("/image", "/audio"):
-            (self._images if name == "/image" else self._sounds).append(_existing(argument.strip() or name))
+        if name in ATTACHING:
+            if not argument.strip():
+                raise PalmtopError(f"{name}: found no file, expected {name} FILE")
+            for path in typed_paths(argument):
+                self._attach("image" if name == "/image" else "audio", path)
         elif name == "/retry":
             self._stream(self._conversation.retry(adapters=self._adapters, options=self._options))
         elif name == "/undo":
@@ -191,10 +202,14 @@ class Dialogue:
         elif name == "/quit":
             return False
         else:
-            raise PalmtopError(
-                f"'{name}' is no command, expected /image, /audio, /retry, /undo, /reset, /save, /load, /help or /quit"
-            )
+            raise PalmtopError(f"'{name}' is no command, expected {', '.join(COMMANDS[:-1])} or {COMMANDS[-1]}")
         return True
+
+    def _attach(self, kind: Kind, path: Path) -> None:
+        """Keep a file for the next message, and say what it is."""
+        attached = attach(kind, path)
+        (self._images if kind == "image" else self._sounds).append(path)
+        click.secho(f"[{attached.about}]", err=True, dim=self.interactive)
 
     def _turn(self, text: str) -> None:
         content = user_content(text, tuple(self._images), tuple(self._sounds))
@@ -251,21 +266,19 @@ def _typed_path(argument: str, command: str) -> Path:
     if not argument.strip():
         raise InputError(f"{command}: found no file behind it, expected {command} FILE")
     try:
-        return Path(argument.strip()).expanduser()
+        return Path(unquoted(argument)).expanduser()
     except RuntimeError as error:  # no such home
         raise InputError(f"{argument:.80}: is no path ({error!s:.80})") from error
 
 
-def _existing(text: str) -> Path:
-    """Return the path of a file that a user typed; ``~`` is expanded.
-
-    Raises:
-        PalmtopError: there is no such file, or the name is not possible.
-    """
+def dropped(line: str) -> list[Path] | None:
+    """Return the files that a line consists of, as a terminal pastes a file that is dropped on it; None for a text."""
+    text = line.strip()
+    if "\n" in text or not text.startswith(("/", "~/", "'/", '"/', "file:///")):
+        return None
+    if text.split(" ", 1)[0] in COMMANDS:
+        return None
     try:
-        path = Path(text).expanduser()
-        if path.is_file():
-            return path
-    except (OSError, RuntimeError, ValueError) as error:  # too long; no such home; half a surrogate pair
-        raise PalmtopError(f"{text:.80}: is not a file ({error!s:.80})") from error
-    raise PalmtopError(f"{text}: no such file")
+        return typed_paths(text)
+    except PalmtopError:
+        return None

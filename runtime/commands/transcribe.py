@@ -10,7 +10,7 @@ import click
 
 from palmtop.runtime.decoding.generation_options import GenerationOptions
 from palmtop.runtime.session import SessionOptions
-from palmtop.runtime.transcribe import PROMPT, WINDOW_S, transcribe
+from palmtop.runtime.transcribe import PROMPT, WINDOW_S, Segment, transcribe
 
 from .flags import bundle_argument, generation_flags, open_session, session_flags
 from .progress import progress_bar
@@ -32,7 +32,7 @@ Examples:
 @click.option("--srt", is_flag=True, help="Print subtitles (SubRip).")
 @generation_flags
 @session_flags
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line for each part.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object: text, duration_s, segments.")
 def transcribe_command(
     bundle: Path,
     sound: Path,
@@ -49,9 +49,11 @@ def transcribe_command(
     """
     with open_session(bundle, loading) as session, progress_bar(sound.name) as progress:
         parts = transcribe(session, sound, prompt=prompt, window_s=window_s, options=options)
+        done: list[Segment] = []
         for number, part in enumerate(parts, 1):
+            done.append(part)
             if as_json:
-                click.echo(json.dumps(part.to_dict()))
+                pass  # one object, at the end
             elif srt:
                 click.echo(f"{number}\n{_time(part.start_s, ',')} --> {_time(part.end_s, ',')}\n{part.text}\n")
             else:
@@ -61,6 +63,10 @@ def transcribe_command(
                 click.echo(f"part {number} was cut short by {part.reply.ended_by}", err=True)
             if progress is not None:
                 progress(part.end_s, part.total_s)
+    if as_json:
+        text = " ".join(part.text for part in done)
+        length_s = round(done[-1].end_s, 3) if done else 0.0
+        click.echo(json.dumps({"text": text, "duration_s": length_s, "segments": [part.to_dict() for part in done]}))
 
 
 def _time(seconds: float, mark: str) -> str:

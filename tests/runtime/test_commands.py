@@ -316,10 +316,10 @@ def test_chat_needs_no_readline(toy_bundle: Path, monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize("name", ["~nosuchuser/x", "a" * 5000, "nowhere.png", "\udcff"])
 def test_a_file_name_that_cannot_be_is_one_sentence(name: str) -> None:
-    from palmtop.runtime.commands.chat import _existing
+    from palmtop.runtime.commands.dialogue.attachments import typed_paths
 
     with pytest.raises(PalmtopError, match=r"is not a file|no such file"):
-        _existing(name)
+        typed_paths(name)
 
 
 def test_a_full_disk_behind_the_output_is_one_sentence(toy_bundle: Path) -> None:

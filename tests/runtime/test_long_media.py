@@ -156,8 +156,9 @@ def test_the_command_line_prints_times_subtitles_and_json(int4_bundle: Path, tmp
     assert lines[0].startswith("[00:00:00.000 - 00:00:0")
     subtitles = CliRunner().invoke(cli, [*arguments, "--srt"]).stdout
     assert subtitles.startswith("1\n00:00:00,000 --> 00:00:0")
-    found = [json.loads(line) for line in CliRunner().invoke(cli, [*arguments, "--json"]).stdout.splitlines()]
-    assert [set(part) for part in found] == [{"start_s", "end_s", "text", "finish_reason"}] * len(lines)
+    found = json.loads(CliRunner().invoke(cli, [*arguments, "--json"]).stdout)
+    assert [set(part) for part in found["segments"]] == [{"start_s", "end_s", "text", "finish_reason"}] * len(lines)
+    assert found["duration_s"] == found["segments"][-1]["end_s"]
 
 
 def test_a_picture_of_36_tiles_is_encoded(session: Session) -> None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from palmtop.errors import InputError
 from palmtop.runtime.processor.shown import shown
 
-from .sound_file import MAX_RATE_HZ, MIN_RATE_HZ, MIN_SOUND_S
+from .sound_file import MAX_RATE_HZ, MIN_RATE_HZ, MIN_SOUND_S, SILENCE, warn_of_silence
 from .stream import SoundStream
 
 QUIET_S = 0.2  # seconds of the pause that is searched for
@@ -53,13 +53,14 @@ def read_windows(source: Path | bytes, window_s: float) -> Iterator[Window]:
         rate = stream.rate_hz
         if not MIN_RATE_HZ <= rate <= MAX_RATE_HZ:
             raise InputError(f"{name}: the rate is {rate} Hz, expected {MIN_RATE_HZ} to {MAX_RATE_HZ} Hz")
-        done, wanted, ended = 0, int(window_s * rate), False
+        done, wanted, ended, loudest = 0, int(window_s * rate), False, 0.0
         held = np.zeros(0, np.float32)
         while not ended:
             while len(held) < wanted and not ended:
                 block = stream.read(wanted - len(held))
                 held = np.concatenate([held, block])
                 ended = not len(block)
+                loudest = max(loudest, float(np.abs(block).max(initial=0.0)))
             if not np.isfinite(held).all():
                 raise InputError(f"{name}: a sample after {done / rate:.1f} s is not finite")
             cut = len(held) if ended else quiet_place(held, rate)
@@ -72,6 +73,8 @@ def read_windows(source: Path | bytes, window_s: float) -> Iterator[Window]:
                     rate_hz=rate,
                 )
             done, held = done + cut, held[cut:].copy()
+        if loudest < SILENCE:
+            warn_of_silence(name)
 
 
 def quiet_place(samples: NDArray[np.float32], rate_hz: int) -> int:

@@ -5,6 +5,7 @@ Channels are averaged and then resampled (soxr, high quality), in that order, as
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,9 @@ MAX_SAMPLES = 1 << 27
 """Most mono samples at either rate: 512 MB, 46 minutes at 48 kHz, 2 h 20 min at 16 kHz."""
 MIN_RATE_HZ, MAX_RATE_HZ = 1_000, 768_000
 BLOCK_SAMPLES = 1 << 18
+SILENCE = 1e-3
+"""Loudest sample of a silent sound: 60 dB below full scale, as from a muted microphone."""
+logger = logging.getLogger(__name__)
 
 
 def load_audio(
@@ -85,7 +89,14 @@ def read_sound(
     if len(samples) < MIN_SOUND_S * rate:
         length_ms = 1000 * len(samples) / rate
         raise InputError(f"{name}: the sound lasts {length_ms:.1f} ms, expected at least {1000 * MIN_SOUND_S:.0f} ms")
+    if not isinstance(source, tuple) and float(np.abs(samples).max()) < SILENCE:
+        warn_of_silence(name)
     return samples, rate
+
+
+def warn_of_silence(name: str) -> None:
+    """Log that a whole recording is silent: what a model says about it is made up."""
+    logger.warning("palmtop: %s: the recording is silent (no sample above -60 dB of full scale)", name)
 
 
 def _decode(source: str | Path | bytes, rate_hz: int, name: str, between: Between) -> tuple[NDArray[np.float32], int]:

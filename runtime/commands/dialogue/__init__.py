@@ -1,0 +1,1 @@
+"""Parts of the dialogue in a terminal: lines with completion, and attached files."""
