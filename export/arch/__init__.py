@@ -5,7 +5,6 @@ A file offers ``read_model(checkpoint) -> Model`` and may list other model_types
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import importlib.util
 import pkgutil
@@ -15,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 from palmtop.errors import CheckpointError, UnsupportedModelError
-from palmtop.export.checkpoint.config_section import ConfigSection
+from palmtop.export.checkpoint.config_section import ConfigSection, nearest
 from palmtop.export.checkpoint.folder import Checkpoint
 from palmtop.export.checkpoint.lazy_tensor import StateDict
 from palmtop.export.checkpoint.lora import Adapter
@@ -157,9 +156,8 @@ def find(model_type: str) -> Architecture:
         module = importlib.import_module(f"{__name__}.{known}")
         if model_type in getattr(module, "ALIASES", ()):
             return cast(Architecture, module)
-    nearest = difflib.get_close_matches(name, names(), n=1, cutoff=0.5)
-    hint = f"; the nearest is '{nearest[0]}'" if nearest else ""
-    raise UnsupportedModelError(f"model_type is '{model_type}', expected one of {', '.join(names())}{hint}")
+    expected = f"expected one of {', '.join(names())}{nearest(name, names())}"
+    raise UnsupportedModelError(f"model_type is '{model_type:.60}', {expected}")
 
 
 def read_model(checkpoint: Checkpoint, recipe: Recipe) -> Model:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,12 @@ class ConfigSection:
         if key not in self.data and default is None:
             raise CheckpointError(f"{self.where}: {key} is missing")
         return self.data.get(key, default)
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Return the end of an error that names the known word most like this one; empty if none is."""
+    found = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f"; the nearest is '{found[0]}'" if found else ""
 
 
 def _is_finite(value: float) -> bool:

@@ -141,7 +141,11 @@ BREAKAGES: dict[str, tuple[Callable[[Path], object], type[PalmtopError], str]] =
         UnsupportedModelError,
         "the nearest is 'phi3'",
     ),
-    "no model_type": (lambda f: edit_config(f, model_type=None), UnsupportedModelError, "model_type is 'None'"),
+    "no model_type": (
+        lambda f: edit_config(f, model_type=None, architectures=None),
+        UnsupportedModelError,
+        "model_type is 'None'",
+    ),
     "model_type is a path": (lambda f: edit_config(f, model_type="../cli"), UnsupportedModelError, "expected one of"),
     "no config": (lambda f: (f / "config.json").unlink(), CheckpointError, "'config.json' is missing"),
     "config is no json": (lambda f: (f / "config.json").write_text("{"), CheckpointError, "is not valid JSON"),

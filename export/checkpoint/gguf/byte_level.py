@@ -41,6 +41,15 @@ class Split:
 LLAMA3 = Split((CL100K,), ignores_merges=True)
 DIGITS = Split((r"\p{N}", GPT2))  # digits one by one first
 QWEN2 = Split((CL100K.replace("{1,3}", ""),), composes=True)
+# Letters with their combining marks.
+QWEN35 = Split(
+    (
+        CL100K.replace("{1,3}", "")
+        .replace(r"\p{L}+", r"[\p{L}\p{M}]+")
+        .replace(MARKS, MARKS.replace(r"^\s\p{L}", r"^\s\p{L}\p{M}")),
+    ),
+    composes=True,
+)
 SPLITS = {
     "gpt-4o": Split((O200K,)),  # Phi-4-mini
     "dbrx": Split((CL100K,)),  # Phi-4
@@ -50,6 +59,7 @@ SPLITS = {
     "smaug-bpe": LLAMA3,
     "qwen2": QWEN2,
     "deepseek-r1-qwen": QWEN2,
+    "qwen35": QWEN35,
     "smollm": DIGITS,
     "refact": DIGITS,
     "starcoder": DIGITS,

@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from palmtop.errors import CheckpointError, UnsupportedModelError
-from palmtop.export.checkpoint.config_section import read_text
+from palmtop.export.checkpoint.config_section import nearest, read_text
 from palmtop.export.checkpoint.folder import Checkpoint
 from palmtop.export.checkpoint.lazy_tensor import LazyTensor
 from palmtop.export.checkpoint.safetensors_reader import SafetensorsReader
@@ -44,7 +43,8 @@ class GgufCheckpoint(Checkpoint):
         architecture = fields.get("general.architecture")
         if not isinstance(architecture, str) or architecture not in FAMILIES:
             raise UnsupportedModelError(
-                f"{self.path}: general.architecture is {architecture!r:.60}, expected {_either(FAMILIES)}"
+                f"{self.path}: general.architecture is {architecture!r:.60}, expected one of {', '.join(FAMILIES)}"
+                f"{nearest(str(architecture), FAMILIES)}"
             )
         if fields.get("general.type", "model") != "model":
             raise CheckpointError(f"{self.path}: general.type is {fields['general.type']!r:.60}, expected 'model'")
@@ -143,7 +143,3 @@ def _refuse_other_vocabulary(path: Path, fields: dict[str, Any], text: str) -> N
             f"{path.parent / 'tokenizer.json'}: {same} of its {size} tokens are those of {path.name}, expected the"
             " tokenizer of the same model"
         )
-
-
-def _either(names: Iterable[str]) -> str:
-    return " or ".join(f"'{name}'" for name in names)

@@ -67,5 +67,6 @@ def make_config(family: Family, fields: Mapping[str, Any], tensors: SafetensorsR
     }
     for key, tensor in family.biases.items():
         made[key] = tensors.shape(f"blk.0.{tensor}.bias") is not None
+    made |= family.settings(said, made)
     said.refuse_unread()
     return made

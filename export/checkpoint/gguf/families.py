@@ -6,8 +6,12 @@ A new architecture needs its table here and its file in ``export/arch``.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from .metadata import Metadata
+from .multipliers import granite, minicpm
 
 MODEL = {
     "token_embd.weight": "model.embed_tokens.weight",
@@ -29,6 +33,7 @@ class Family:
             number of heads.
         biases: config keys for biases of linears, and a tensor of a layer that exists only with one.
         scalings: kinds of rotary scaling that its model computes, with transformers' names.
+        settings: function that returns further settings, from the metadata and the config so far.
     """
 
     name: str
@@ -37,6 +42,7 @@ class Family:
     interleaved: Mapping[str, str] = field(default_factory=dict)
     biases: Mapping[str, str] = field(default_factory=dict)
     scalings: tuple[str, ...] = ()
+    settings: Callable[[Metadata, Mapping[str, Any]], Mapping[str, Any]] = lambda said, config: {}
 
     def transformers_name(self, name: str) -> str:
         """Return the checkpoint's name of a tensor; one without a place in the model keeps its own."""
@@ -84,4 +90,28 @@ LLAMA = Family(  # Llama, SmolLM2, MiniCPM5, R1-Distill-Llama
     biases={"attention_bias": "attn_q", "mlp_bias": "ffn_down"},
     scalings=("linear", "yarn", "freq_factors", "longrope"),
 )
-FAMILIES = {family.name: family for family in (LLAMA, PHI3)}
+QWEN2 = replace(  # Qwen2, Qwen2.5, R1-Distill-Qwen
+    LLAMA, name="qwen2", model_type="qwen2", interleaved={}, biases={}, scalings=("linear", "yarn")
+)
+QWEN3 = replace(
+    QWEN2,
+    name="qwen3",
+    model_type="qwen3",
+    layers={**LLAMA.layers, "attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm"},
+    biases={"attention_bias": "attn_q"},
+)
+GRANITE = replace(  # all dense ones: the converter has one form for both of transformers' classes
+    LLAMA,
+    name="granite",
+    model_type="granite",
+    settings=granite,
+)
+MINICPM = replace(  # MiniCPM 1B and 2B, MiniCPM4, MiniCPM4.1
+    LLAMA,
+    name="minicpm",
+    model_type="minicpm",
+    biases={"attention_bias": "attn_q"},
+    scalings=("linear", "longrope"),
+    settings=minicpm,
+)
+FAMILIES = {family.name: family for family in (LLAMA, QWEN2, QWEN3, GRANITE, MINICPM, PHI3)}
