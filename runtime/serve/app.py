@@ -250,4 +250,4 @@ async def request_json(request: Request) -> dict[str, Any]:
     """
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise ApiError(415, "Content-Type: expected application/json", code="unsupported_media_type")
-    return read_json(await request.body())
+    return await asyncio.to_thread(read_json, await request.body())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +19,9 @@ from .session_store import SessionStore
 
 GRACE_S = 10
 """Seconds for running answers to end after the server is stopped."""
+
+SWITCH_S = 0.001
+"""Seconds for which a thread of an answer may hold Python's lock while the event loop waits for it (5 ms otherwise)."""
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -75,7 +79,12 @@ class Server:
 
     def run(self, listening: socket.socket) -> None:
         """Serve until SIGINT or SIGTERM, or ``stop``."""
-        self._server.run(sockets=[listening])
+        before = sys.getswitchinterval()
+        sys.setswitchinterval(SWITCH_S)
+        try:
+            self._server.run(sockets=[listening])
+        finally:
+            sys.setswitchinterval(before)
 
     def stop(self) -> None:
         """End ``run`` when the running answers have ended; from any thread."""

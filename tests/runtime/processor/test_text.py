@@ -14,6 +14,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from palmtop.errors import BundleError, InputError
 from palmtop.runtime.bundle.processor_config import TextSpec
 from palmtop.runtime.processor.text import Prompt, TextProcessor, expand_media
+from palmtop.runtime.processor.tokenizer import LONG_CHARACTERS, Tokens
 from palmtop.runtime.reference import checkpoint_path
 
 PHI = (
@@ -626,3 +627,12 @@ def test_plain_text_and_the_models_own_words_are_not_warned_of(
     text = processor_of(path)
     text.prompt([*user("a < b > c <| d |>"), {"role": "assistant", "content": "<|end|>"}, *user("and?")])
     assert caplog.messages == []
+
+
+@pytest.mark.parametrize("text", ["", "<|user|>x<|end|>\n", "ä\n  <|endoftext10|> 你", "wort " * 10])
+def test_long_texts_are_encoded_as_short_ones_are(text: str) -> None:
+    """Only long ones go the way that releases Python's lock."""
+    tokens = Tokens(checkpoint_path() / "tokenizer.json")
+    for length in (LONG_CHARACTERS - 1, LONG_CHARACTERS, LONG_CHARACTERS * 3):
+        whole = (text * length)[:length]
+        assert tokens.encode(whole) == tokens.tokenizer.encode(whole, add_special_tokens=False).ids

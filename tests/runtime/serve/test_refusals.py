@@ -16,6 +16,8 @@ import pytest
 
 from palmtop.errors import InputError
 from palmtop.runtime.serve.server import bind
+from palmtop.runtime.serve.wire.api_error import ApiError
+from palmtop.runtime.serve.wire.messages import PIECE, decode_base64
 from tests.runtime.serve.live_server import TEXT, Running, image_part, serving
 
 KEY = "a-key-of-some-length"
@@ -302,6 +304,16 @@ def test_every_answer_forbids_guessing_framing_and_keeping(running: Running) -> 
         assert headers["x-content-type-options"] == "nosniff" and headers["x-frame-options"] == "DENY"
         assert headers["cache-control"] == "no-store"
         assert "server" not in headers
+
+
+@pytest.mark.parametrize("size", [PIECE // 4 * 3 - 1, PIECE // 4 * 3, PIECE // 4 * 3 + 1, 2 * PIECE, 7])
+def test_base64_is_decoded_in_pieces(size: int) -> None:
+    data = bytes(n % 251 for n in range(size))
+    text = base64.b64encode(data).decode()
+    assert decode_base64(text, "here") == data
+    for wrong in (text[:4] + "=" + text[5:], text[: PIECE - 1] + "=" + text, text + "=", "=" + text, text[:-1] + "%"):
+        with pytest.raises(ApiError, match="here: "):
+            decode_base64(wrong, "here")
 
 
 def test_base64_with_line_breaks_is_refused(running: Running) -> None:
