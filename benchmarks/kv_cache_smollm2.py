@@ -26,7 +26,7 @@ from palmtop.export.bundle.bundle_writer import build_graph
 from palmtop.export.bundle.external_data import ExternalData
 from palmtop.export.bundle.manifest_builder import expected_manifest
 from palmtop.export.graph.kv_cache import FLOAT_CACHE, KvCache
-from palmtop.export.kv.calibrate import envelopes
+from palmtop.export.kv.calibrate import CacheObserver
 from palmtop.export.measure.divergence import agreement
 from palmtop.export.measure.onnx_decoder import OnnxDecoder
 from palmtop.export.recipe import Recipe
@@ -73,7 +73,9 @@ def main(gguf: Path, tokens: int, write: bool) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         float_model = smollm2.float_model(arrays, Path(temporary) / "float")
         passages = smollm2.english(words, part="calibration", length=256, count=24)
-        found = envelopes(float_model, passages, model.decoder.rope.rotary_size)
+        observer = CacheObserver(float_model.manifest.decoder, model.decoder.rope.rotary_size, passages)
+        observer.walk(float_model, lambda at: None)
+        found = observer.found
     ids = judged_text(words, tokens)
     exact, seconds = read(model, FLOAT_CACHE, ids, tokens)
     lines = ["| tokens | cache | KL, nats | worst | same top token | positions |", "|---|---|---|---|---|---|"]

@@ -28,7 +28,7 @@ from palmtop.runtime.bundle.option_checks import check_threads
 from palmtop.runtime.memory.machine import rss_bytes
 
 from .arch import Model, read_model
-from .kv import cache_for, leaving_room, scale_bytes
+from .kv import cache_for, scale_bytes
 from .recipe import CALIBRATED, Recipe
 
 if TYPE_CHECKING:
@@ -94,10 +94,12 @@ def export_model(
     refuse_target(Path(target), overwrite=overwrite, keep=Path(source))  # before hours of planning
     step = step_teller(tell, checkpoint.size_bytes)
     graphs = target_graphs(recipe, step)  # also before planning: the target's compiler may be missing
-    cache = cache_for(checkpoint, model, recipe, None if request is None else request.samples, step)
     with _planned(checkpoint, model, recipe, request, step, ram_bytes) as planned:
         if planned is not None and on_plan is not None:
             on_plan(planned.plan)
+        cache = None if planned is None else planned.cache
+        if cache is None:
+            cache = cache_for(checkpoint, model, recipe, None if request is None else request.samples, step)
         checkpoint.report_reads(meter.read)
         job = _job(checkpoint, recipe, request, planned)
         with written_beside(Path(target), overwrite=overwrite, keep=Path(source), job=job) as folder:
@@ -123,7 +125,7 @@ def make_plan(
     from palmtop.export.mixed_precision.prepare import prepared
 
     checkpoint, model, recipe = _open(source, recipe)
-    asked = leaving_room(request, scale_bytes(model, recipe.kv))
+    asked = request.leaving(scale_bytes(model, recipe.kv))
     with prepared(checkpoint, model, recipe, asked, report, ram_bytes) as planned:
         return planned.plan
 
@@ -163,8 +165,8 @@ def _planned(
     from palmtop.export.mixed_precision.budget import Request
     from palmtop.export.mixed_precision.prepare import prepared
 
-    asked = leaving_room(request or Request(), scale_bytes(model, recipe.kv))
-    with prepared(checkpoint, model, recipe, asked, report, ram_bytes) as planned:
+    asked = (request or Request()).leaving(scale_bytes(model, recipe.kv))
+    with prepared(checkpoint, model, recipe, asked, report, ram_bytes, with_cache=True) as planned:
         yield planned
 
 

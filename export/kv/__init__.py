@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +11,6 @@ from palmtop.export.graph.kv_cache import FLOAT_CACHE, KvCache
 if TYPE_CHECKING:
     from palmtop.export.arch import Model
     from palmtop.export.checkpoint.folder import Checkpoint
-    from palmtop.export.mixed_precision.budget import Request
     from palmtop.export.recipe import Recipe
 
 GRAPH_BYTES = 512  # bytes of one scale tensor's name and place, and of its share of the node
@@ -31,13 +29,6 @@ def cache_for(
 
 def scale_bytes(model: Model, bits: int) -> int:
     """Return the most bytes that the scales of such a cache take on disk, names and places in the graph included."""
-    attention = model.decoder.attention
-    tensor = attention.num_kv_heads * attention.cache_head_size * 4 + GRAPH_BYTES
-    return 0 if bits == 32 else 2 * model.decoder.num_layers * tensor
-
-
-def leaving_room(request: Request, size_bytes: int) -> Request:
-    """Return the request minus bytes that are added to the bundle and not covered by a plan."""
-    if request.size_bytes is None:
-        return request
-    return replace(request, size_bytes=max(0, request.size_bytes - size_bytes))
+    if bits == 32:
+        return 0
+    return sum(len(state.layers) * (4 * state.elements + GRAPH_BYTES) for state in model.decoder.states(bits))

@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import onnx
@@ -32,14 +32,24 @@ from palmtop.runtime.bundle.manifest import Manifest
 from .layerwise import Live, StagedGraph
 from .lazy_weights import LazySink, LazyTensor, Made
 from .samples import MediaInput, Sample
-from .stages import Linear
+from .stages import Linear, Stage
 
 ENCODED_AT_ONCE = 64  # images or sounds whose values between two stages are in memory
 Changed = Mapping[str, NDArray[np.float32]]
 """Weights [N, K] by linear name, instead of the stored ones."""
 
-Tap = Callable[[Linear, int, NDArray[np.float32]], None]
-"""Callback for the inputs of a linear: linear, number of the run, and inputs [T, K]."""
+
+class Observer(Protocol):
+    """Reader of values inside the stages of a walk; several observe one walk, so that weights are read once."""
+
+    def values(self, stage: Stage) -> Sequence[str]:
+        """Return the values that are needed of a stage; none where it need not be run for this observer."""
+
+    def observe(self, run: int, stage: Stage, found: Live) -> None:
+        """Take these values of one run."""
+
+    def end_stage(self) -> None:
+        """Finish a stage that has processed every run."""
 
 
 def as_float(recipe: Recipe) -> Recipe:
@@ -211,8 +221,8 @@ class FloatReference:
         part: str,
         lives: list[Live],
         positions: Sequence[NDArray[np.int64] | None],
-        tap: Tap,
-        done: Callable[[], None],
+        observers: Sequence[Observer],
+        report: Callable[[str], None] = lambda at: None,
     ) -> None:
         """Run every stage over several runs, one stage loaded at a time.
 
@@ -223,23 +233,45 @@ class FloatReference:
             lives: graph inputs of each run, replaced by the encoder's outputs; values that no later stage reads are
                 dropped.
             positions: positions of each run that are compared; None in encoders.
-            tap: called with the inputs of each linear layer whose result is used.
-            done: called when a stage has processed every run.
+            observers: observers of all runs.
+            report: called with the graph and the number of each stage that begins.
         """
         graph = self.graphs[part]
         for number, stage in enumerate(graph.stages):
-            wanted = [name for linear in stage.linears for name in (linear.input, linear.condition) if name]
+            report(f"{part} {number + 1}/{len(graph.stages)}")
+            wanted = [name for observer in observers for name in observer.values(stage)]
             kept = stage.outputs if part != "decoder" else tuple(n for n in stage.outputs if n not in graph.outputs)
             for run, live in enumerate(lives):
                 found = self.step(part, number, live, positions[run], exposed=wanted, outputs=kept)
-                for linear in stage.linears:
-                    if linear.input is not None and is_used(linear, found):
-                        entered = found[linear.input]
-                        tap(linear, run, entered.reshape(-1, entered.shape[-1]))
+                for observer in observers:
+                    observer.observe(run, stage, found)
                 live |= {name: found[name] for name in kept}
                 graph.forget(live, number, keep_outputs=part != "decoder")
-            done()
+            for observer in observers:
+                observer.end_stage()
         graph.close()
+
+    def features(
+        self,
+        samples: Sequence[Sample],
+        observers: Callable[[str], Sequence[Observer]] = lambda part: (),
+        report: Callable[[str], None] = lambda at: None,
+    ) -> dict[int, NDArray[np.float32]]:
+        """Return the feature rows of every image and sound of samples, by its identity.
+
+        Args:
+            samples: samples; a medium that several of them have runs once.
+            observers: returns the observers of one encoder's walk.
+            report: called with the graph and the number of each stage that begins.
+        """
+        found: dict[int, NDArray[np.float32]] = {}
+        for part in ("vision", "audio"):
+            media = media_of(samples, part)
+            if media:
+                lives: list[Live] = [dict(feeds) for item in media.values() for feeds in item.feeds]
+                self.walk(part, lives, [None] * len(lives), observers(part), report)
+                found |= feature_rows(media, lives)
+        return found
 
     def encode(self, media: Sequence[MediaInput], changed: Changed | None = None) -> list[NDArray[np.float32]]:
         """Return the feature rows of images or sounds of one part; a stage runs many of them at a time."""
@@ -263,6 +295,11 @@ def judged(graph: StagedGraph, number: int, live: Live, positions: NDArray[np.in
     if positions is None or hidden not in graph.stages[number].inputs or number != len(graph.stages) - 1:
         return live
     return {**live, hidden: np.ascontiguousarray(live[hidden][0, positions][:, None])}
+
+
+def media_of(samples: Iterable[Sample], part: str) -> dict[int, MediaInput]:
+    """Return the images or sounds of samples by identity, each once."""
+    return {id(item): item for sample in samples for item in sample.media if item.part == part}
 
 
 def feature_rows(media: Mapping[int, MediaInput], runs: Iterable[Live]) -> dict[int, NDArray[np.float32]]:

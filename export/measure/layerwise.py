@@ -80,6 +80,8 @@ class StagedGraph:
         self._open_sessions = open_sessions
         self._sessions: OrderedDict[tuple[int, frozenset[str], frozenset[str], int], _Open] = OrderedDict()
         self._latest: Live = {}  # last outputs of the first stage
+        self._arrays: dict[str, NDArray[Any]] = {}  # weights of the stage that was opened last: its next session's too
+        self._arrays_of: int | None = None
         graph = model.graph
         if tensors and not laid_open:  # branches are changed below; the caller may cut the same model again
             graph = onnx.GraphProto()
@@ -298,6 +300,7 @@ class StagedGraph:
         """Close every loaded stage."""
         self._sessions.clear()
         self._latest.clear()
+        self._arrays, self._arrays_of = {}, None
 
     def _session(
         self,
@@ -327,7 +330,13 @@ class StagedGraph:
         if self._folder is not None:
             options.add_session_config_entry(WEIGHTS_FOLDER, str(self._folder))
         model, lazy = self._model(number, fed, wanted, live)
-        arrays = self._make(lazy, self._head(self.stages[number]) if parts > 1 else None, part, parts)
+        if self._arrays_of != number:
+            self._arrays, self._arrays_of = {}, number
+        head = self._head(self.stages[number]) if parts > 1 else None
+        self._arrays |= self._make([name for name in lazy if name not in self._arrays], head, part, parts)
+        arrays = {name: self._arrays[name] for name in lazy}
+        if head is not None:
+            del self._arrays[head[1]]  # only a part of it
         for tensor in model.graph.initializer:
             if tensor.name in arrays:
                 tensor.dims[:] = arrays[tensor.name].shape

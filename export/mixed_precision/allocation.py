@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from palmtop.errors import InputError, QuantizeError
+from palmtop.export.graph.kv_cache import KvCache
 from palmtop.export.graph.linear import PlannedPrecision, Precision, StoredRows
 from palmtop.export.recipe import CALIBRATED, METHODS
 from palmtop.quantize import Quantizer
@@ -130,12 +131,14 @@ class Planned:
         quantizer: quantisation method; it must also work without statistics.
         statistics: returns the statistics of a linear's inputs; None where it was never run.
         stored: returns a function for a linear's rows that are already quantised; None where they are not.
+        cache: KV cache whose scales were found with the statistics; None where that was not asked for or not possible.
     """
 
     plan: BitAllocation
     quantizer: Quantizer
     statistics: Callable[[str], Statistics | None]
     stored: Callable[[str], StoredRows | None] = lambda key: None
+    cache: KvCache | None = None
 
     def precision(self, part: str, default: Precision) -> PlannedPrecision:
         """Return the precision of every linear of one graph."""

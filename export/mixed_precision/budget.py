@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from palmtop.errors import InputError
@@ -54,6 +54,12 @@ class Request:
             return [hashlib.sha256(self.samples.read_bytes()).hexdigest(), self.items]
         except OSError as error:
             raise InputError(f"{self.samples}: cannot be read ({error.strerror}), expected lines of JSON") from error
+
+    def leaving(self, size_bytes: int) -> Request:
+        """Return the request minus bytes that are added to the bundle and not covered by a plan."""
+        if self.size_bytes is None:
+            return self
+        return replace(self, size_bytes=max(0, self.size_bytes - size_bytes))
 
     @property
     def is_solved(self) -> bool:

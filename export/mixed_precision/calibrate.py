@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from palmtop.export.measure.float_reference import FloatReference, feature_rows
+from palmtop.export.kv.calibrate import CacheObserver
+from palmtop.export.measure.float_reference import FloatReference, Observer, is_used, media_of
 from palmtop.export.measure.layerwise import Live
-from palmtop.export.measure.samples import MediaInput, Sample
-from palmtop.export.measure.stages import Linear
+from palmtop.export.measure.samples import Sample
+from palmtop.export.measure.stages import Stage
 from palmtop.quantize.statistics import Moments, Statistics
 
 from .allocation import file_stem
@@ -50,7 +51,11 @@ class StatisticsFolder:
 
 
 def calibrate(
-    model: FloatReference, samples: Sequence[Sample], folder: StatisticsFolder, report: Report | None = None
+    model: FloatReference,
+    samples: Sequence[Sample],
+    folder: StatisticsFolder,
+    report: Report | None = None,
+    cache: CacheObserver | None = None,
 ) -> None:
     """Run samples through a float model and store the second moments of every linear layer's inputs.
 
@@ -59,60 +64,56 @@ def calibrate(
         samples: samples of every mode to be served.
         folder: folder for the statistics.
         report: called with a sentence on each step.
+        cache: observer of keys and values in the same walk, on its own runs.
     """
     tell = report or (lambda _: None)
-    features: dict[int, NDArray[np.float32]] = {}
-    for part in ("vision", "audio"):
-        media = {id(m): m for sample in samples for m in sample.media if m.part == part}
-        if media:
-            tell(f"{part} encoder")
-            features |= _calibrate_encoder(model, part, media, folder)
-    tell("decoder")
-    _calibrate_decoder(model, samples, features, folder)
+    runs = [*samples, *(sample for sample, _ in (() if cache is None else cache.runs))]
 
+    def observers(part: str) -> list[Observer]:
+        own = sum(len(item.feeds) for item in media_of(samples, part).values())  # these come first
+        return [_Collected(part, [""] * own, folder)]
 
-def _calibrate_encoder(
-    model: FloatReference, part: str, media: dict[int, MediaInput], folder: StatisticsFolder
-) -> dict[int, NDArray[np.float32]]:
-    """Feature rows of every image or sound, by its identity."""
-    lives: list[Live] = [dict(feeds) for item in media.values() for feeds in item.feeds]
-    collected = _Collected(part, folder)
-
-    def tap(linear: Linear, run: int, entered: NDArray[np.float32]) -> None:
-        collected.add(linear.name, "", entered)
-
-    model.walk(part, lives, [None] * len(lives), tap, collected.close)
-    return feature_rows(media, lives)
-
-
-def _calibrate_decoder(
-    model: FloatReference,
-    samples: Sequence[Sample],
-    features: dict[int, NDArray[np.float32]],
-    folder: StatisticsFolder,
-) -> None:
+    features = model.features(runs, observers, tell)
     lives = [model.decoder_inputs(s, [features[id(m)] for m in s.media]) for s in samples]
-    collected = _Collected("decoder", folder)
-
-    def tap(linear: Linear, run: int, entered: NDArray[np.float32]) -> None:
-        collected.add(linear.name, samples[run].mode, entered)
-
-    model.walk("decoder", lives, [s.positions for s in samples], tap, collected.close)
+    positions: list[NDArray[np.int64] | None] = [s.positions for s in samples]
+    watching: list[Observer] = [_Collected("decoder", [s.mode for s in samples], folder)]
+    if cache is not None:
+        watching.append(cache)
+        lives += cache.join(model, samples, features)
+        positions += [None] * (len(lives) - len(samples))
+    model.walk("decoder", lives, positions, watching, tell)
 
 
 class _Collected:
     """Moments of the linears of one stage, a set for every mode."""
 
-    def __init__(self, part: str, folder: StatisticsFolder) -> None:
-        self._part, self._folder = part, folder
+    def __init__(self, part: str, modes: Sequence[str], folder: StatisticsFolder) -> None:
+        """Set up the observer.
+
+        Args:
+            part: name of the graph.
+            modes: mode of each of the first runs; further runs are not counted.
+            folder: folder for the statistics.
+        """
+        self._part, self._modes, self._folder = part, modes, folder
         self._moments: dict[str, dict[str, Moments]] = {}
 
-    def add(self, name: str, mode: str, entered: NDArray[np.float32]) -> None:
-        """Add the inputs of a linear, [..., K], for a mode."""
-        by_mode = self._moments.setdefault(name, {})
-        by_mode.setdefault(mode, Moments(entered.shape[-1])).add(entered)
+    def values(self, stage: Stage) -> list[str]:
+        """Return the inputs of the stage's linears, and the conditions of their use."""
+        return [name for linear in stage.linears for name in (linear.input, linear.condition) if name]
 
-    def close(self) -> None:
+    def observe(self, run: int, stage: Stage, found: Live) -> None:
+        """Add the inputs of every linear that the run uses."""
+        if run >= len(self._modes):
+            return
+        for linear in stage.linears:
+            if linear.input is not None and is_used(linear, found):
+                entered = found[linear.input]
+                by_mode = self._moments.setdefault(linear.name, {})
+                moments = by_mode.setdefault(self._modes[run], Moments(entered.shape[-1]))
+                moments.add(entered.reshape(-1, entered.shape[-1]))
+
+    def end_stage(self) -> None:
         """Write the stage's statistics and free them."""
         for name, by_mode in self._moments.items():
             whole = next(iter(by_mode.values())).statistics()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -12,6 +13,7 @@ from palmtop.errors import InputError
 from palmtop.export.arch import Model
 from palmtop.export.bundle.bundle_writer import accuracy_level_of
 from palmtop.export.checkpoint.folder import Checkpoint
+from palmtop.export.kv.calibrate import ITEMS, CacheObserver
 from palmtop.export.measure.float_reference import FloatReference
 from palmtop.export.measure.samples import Sample, SampleReader, packaged_questions, read_questions
 from palmtop.export.recipe import CALIBRATED, IN_ORDER, METHODS, Recipe
@@ -46,8 +48,19 @@ def prepared(
     request: Request,
     report: Report | None = None,
     ram_bytes: int | None = None,
+    *,
+    with_cache: bool = False,
 ) -> Iterator[Planned]:
     """Yield a plan with its statistics, which are on disk while the block runs.
+
+    Args:
+        checkpoint: checkpoint of the model.
+        model: model of the checkpoint.
+        recipe: export options.
+        request: limits of the plan, and samples.
+        report: called with a sentence on each step.
+        ram_bytes: memory limit of this process; None for no limit.
+        with_cache: whether the scales of the recipe's KV cache are found as well, in the same walk where there is one.
 
     Raises:
         InputError: a size or loss is not possible, samples cannot be used, a plan names an unknown tensor, or the work
@@ -70,21 +83,24 @@ def prepared(
         manifest = float_model.manifest
         if request.speed is not None:  # before the hours of calibration
             refuse_speed(fastest_decode(float_model.graphs["decoder"], recipe.accuracy_level), 1 / request.speed)
-        samples = _samples(folder / "float", manifest, request)
+        has_cache = with_cache and recipe.kv != 32
+        samples, of_cache = _samples(folder / "float", manifest, request, ITEMS if has_cache else 0)
+        cache = CacheObserver(manifest.decoder, model.decoder.rope.rotary_size, of_cache) if has_cache else None
         judged = judged_of(samples) if request.is_solved else []
         more = judged_beside(folder / "float", manifest, request.items) if judged and request.samples is None else []
         alone, together = in_two(judged)
         choosing, verdict = in_turns(more)
         together += choosing
         is_in_order = plan.method in IN_ORDER
-        refuse_little_memory(
-            float_model, samples, alone, [*together, *verdict], ram_bytes, runs=2 if is_in_order else 1
-        )
+        walked = [*samples, *(sample for sample, _ in (cache.runs if cache else ()))]
+        refuse_little_memory(float_model, walked, alone, [*together, *verdict], ram_bytes, runs=2 if is_in_order else 1)
         work = _Work(folder, checkpoint, model, recipe, float_model, ram_bytes, tell, request.speed)
         apart = {id(sample) for sample in judged} if len(judged) < len(samples) else set()
         seen = [sample for sample in samples if id(sample) not in apart]
         if request.is_solved or not is_in_order:
-            calibrate(float_model, seen, work.statistics, lambda part: tell(f"calibration: {part}"))
+            calibrate(float_model, seen, work.statistics, lambda at: tell(f"calibration: {at}"), cache)
+        elif cache is not None:
+            cache.walk(float_model, tell)
         planner: Allocator | None = None
         if request.is_solved:
             planner = work.planner(plan.method, alone, together, verdict)
@@ -104,6 +120,7 @@ def prepared(
             quantizer=with_fallback(quantizer),
             statistics=work.statistics.find,
             stored=work.codes.rows,
+            cache=None if cache is None else cache.cache(recipe.kv),
         )
 
 
@@ -170,14 +187,22 @@ def _judged_again(plan: BitAllocation, planner: Allocator) -> BitAllocation:
     return replace(plan, loss=loss, frontier=tuple((size, lost * share) for size, lost in plan.frontier))
 
 
-def _samples(folder: Path, manifest: Manifest, request: Request) -> list[Sample]:
+def _samples(folder: Path, manifest: Manifest, request: Request, of_cache: int) -> tuple[list[Sample], list[Sample]]:
+    """Return the samples of the weights, and those of a KV cache's scales: so many packaged ones of each mode."""
     reader = SampleReader(folder, manifest)
-    questions = (
-        packaged_questions(list(manifest.routes), request.items, is_general=reader.is_general)
-        if request.samples is None
-        else read_questions(request.samples)
-    )
-    return [reader.read(question) for question in questions]
+    if request.samples is not None:
+        own = [reader.read(question) for question in read_questions(request.samples)]
+        return own, own
+    found: tuple[list[Sample], list[Sample]] = [], []
+    passed = Counter[tuple[str, bool]]()
+    count, is_general = max(request.items, of_cache), reader.is_general
+    for question in packaged_questions(list(manifest.routes), count, is_general=is_general):
+        kind = question.mode, bool(question.messages)  # prose and questions are counted separately
+        passed[kind] += 1
+        sample = reader.read(question)
+        for chosen, most in zip(found, (request.items, of_cache), strict=True):
+            chosen += [sample] if passed[kind] <= most else []
+    return found
 
 
 def _uniform(model: FloatReference, recipe: Recipe) -> dict[str, Scheme | None]:

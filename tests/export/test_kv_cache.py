@@ -24,14 +24,15 @@ from palmtop.export.checkpoint.folder import Checkpoint
 from palmtop.export.cli import _measured, export_command
 from palmtop.export.convert import export_model
 from palmtop.export.graph.kv_cache import FLOAT_CACHE, LayerScales
-from palmtop.export.kv import cache_for, leaving_room, scale_bytes
-from palmtop.export.kv.calibrate import calibrated_cache, envelopes
+from palmtop.export.kv import cache_for, scale_bytes
+from palmtop.export.kv.calibrate import CacheObserver, calibrated_cache
 from palmtop.export.kv.ranges import ChannelRanges, key_reach
 from palmtop.export.kv.stored_cache import FIRST_SCALE, stored_cache, with_float_cache
 from palmtop.export.measure.float_reference import FloatReference
 from palmtop.export.measure.onnx_decoder import DecoderPrompt, OnnxDecoder
 from palmtop.export.measure.samples import Sample, SampleReader, packaged_questions
 from palmtop.export.mixed_precision.budget import Request
+from palmtop.export.mixed_precision.calibrate import StatisticsFolder, calibrate
 from palmtop.export.recipe import Recipe
 from palmtop.export.verify import verify
 from palmtop.export.verify.kv_loss import CHUNK, cache_loss, judge_cache
@@ -132,6 +133,12 @@ def test_calibrated_envelopes_are_those_of_the_unrotated_keys_times_the_attentio
         assert (own.value >= np.abs(value).max(1) * (1 - 1e-4)).all()
 
 
+def envelopes(model: FloatReference, samples: list[Sample], rotary_size: int) -> list[ChannelRanges]:
+    observer = CacheObserver(model.manifest.decoder, rotary_size, samples)
+    observer.walk(model, lambda at: None)
+    return observer.found
+
+
 def _source(model: FloatReference) -> Path:
     from palmtop.runtime.reference import checkpoint_path
 
@@ -181,6 +188,25 @@ def test_long_samples_are_cut(
     monkeypatch.setattr("palmtop.export.kv.calibrate.LONGEST_SAMPLE", 9)
     for one, other in zip(*(envelopes(float_model, [s], rotary_size=48) for s in (text, short)), strict=True):
         assert np.allclose(one.key, other.key)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("limit", [9, 2048])
+def test_a_walk_with_the_statistics_finds_the_same(
+    float_model: FloatReference, samples: list[Sample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int
+) -> None:
+    """Its runs are the statistics' own, but for samples that they lack, that are cut, or that have long factors."""
+    monkeypatch.setattr("palmtop.export.kv.calibrate.LONGEST_SAMPLE", limit)
+    observer = CacheObserver(float_model.manifest.decoder, 48, samples)
+    calibrate(float_model, samples[:2], StatisticsFolder(tmp_path), cache=observer)
+    for one, other in zip(envelopes(float_model, samples, rotary_size=48), observer.found, strict=True):
+        assert np.allclose(one.key, other.key, rtol=1e-5)  # type: ignore[arg-type]
+        assert np.allclose(one.value, other.value, rtol=1e-5)  # type: ignore[arg-type]
+    (tmp_path / "alone").mkdir()
+    calibrate(float_model, samples[:2], StatisticsFolder(tmp_path / "alone"))
+    for path in sorted((tmp_path / "alone").iterdir()):
+        with np.load(path) as alone, np.load(tmp_path / path.name) as together:
+            assert alone["count"] == together["count"]
+            assert np.allclose(alone["moments"], together["moments"], rtol=1e-5)
 
 
 def test_keys_that_are_no_numbers_are_refused(float_model: FloatReference, samples: list[Sample]) -> None:
@@ -413,8 +439,8 @@ def test_scales_take_no_more_room_than_a_plan_leaves_them(
     )
     assert 0 < own - plain <= scale_bytes(model, bundle.manifest.decoder.kv_bits)
     assert scale_bytes(model, 32) == 0
-    assert leaving_room(Request(size_bytes=1000), 300).size_bytes == 700
-    assert leaving_room(Request(loss=0.1), 300) == Request(loss=0.1)
+    assert Request(size_bytes=1000).leaving(300).size_bytes == 700
+    assert Request(loss=0.1).leaving(300) == Request(loss=0.1)
 
 
 def test_a_float_cache_needs_no_samples(checkpoint: Checkpoint) -> None:
