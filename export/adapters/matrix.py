@@ -6,7 +6,7 @@ Matrices are written, read back and put into a graph here; adapters and bundles 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from palmtop.errors import BundleError
+from palmtop.export.bundle.stored_matrix import stored_matrix
 from palmtop.export.checkpoint.lazy_tensor import LazyTensor
 from palmtop.export.graph.building.builder import GraphBuilder, WeightSink
 from palmtop.export.graph.linear import Precision, QuantizedValues, finite, matmul_nbits, widened
@@ -137,34 +138,16 @@ def _write(sink: WeightSink, name: str, like: Matrix, arrays: dict[str, NDArray[
 
 
 def of_node(node: ir.Node) -> Matrix:
-    """Return the matrix that a MatMul or MatMulNBits node of a graph reads.
+    """Return the matrix of a marked node of a graph.
 
     Raises:
         BundleError: an input is not a constant.
     """
-    values = [_constant(node, value) for value in node.inputs[1:4]]
-    if node.op_type == "MatMul":
-        columns, rows = (int(n) for n in values[0].shape.numpy())  # type: ignore[union-attr]
-        return Matrix(rows, columns, None, 0, {"weight": values[0]})  # type: ignore[dict-item]
-    rows, columns, bits, group, level = (
-        int(node.attributes[key].as_int()) for key in ("N", "K", "bits", "block_size", "accuracy_level")
-    )
-    named = zip(("codes", "scales", "zero_points"), values, strict=False)
-    tensors = {kind: tensor for kind, tensor in named if tensor is not None}
-    scheme = Scheme(bits=bits, group=group, symmetric="zero_points" not in tensors)
-    return Matrix(rows, columns, scheme, level, tensors)
-
-
-def _constant(node: ir.Node, value: ir.Value | None) -> ir.TensorProtocol | None:
-    if value is None:
-        return None
-    producer = value.producer()
-    if producer is not None and producer.op_type == "Cast":  # scales stored in half as many bytes
-        value = producer.inputs[0]
-    tensor = None if value is None else value.const_value
-    if tensor is None:
+    stored = stored_matrix(node)
+    if stored is None or not {"weight", "scales"} & stored.tensors.keys():
         raise BundleError(f"decoder: node '{node.name}' reads a weight that is not a constant")
-    return tensor
+    scheme = None if stored.scheme is None else replace(stored.scheme, scale_bits=32)  # a copy's scales are widened
+    return Matrix(stored.mark.rows, stored.mark.columns, scheme, stored.accuracy_level, dict(stored.tensors))
 
 
 def to_json(matrix: Matrix) -> dict[str, Any]:

@@ -108,7 +108,7 @@ def write_bundle(
     if cache.bits != recipe.kv:  # a bug of the caller: manifest and graph would differ
         raise ValueError(f"the cache has {cache.bits} bits, the recipe says {recipe.kv}")
     making = making or WriteJob()
-    adapters, weights = gated_adapters(model, recipe), merged_weights(model, recipe)
+    weights = merged_weights(model, recipe)
     graphs, hashes, targets = [], {}, list[TargetSpec]()
     for part, source in model.graphs.items():
         with ExternalData(
@@ -128,7 +128,7 @@ def write_bundle(
     write_tokenizer(checkpoint, folder, model.chat_template)
     if planned is not None:
         planned.plan.write(folder / PLAN_FILE)
-    parts = count_parts(graphs, [a.name for a in adapters])
+    parts = count_parts(graphs)
     if making.target is not None:
         targets += making.target.after_graphs(folder, model, weights, manifest)
     manifest = replace(manifest, parts=parts, files=list_files(folder, hashes), targets=tuple(targets))

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
 import onnx_ir as ir
 
+from palmtop.export.graph.building.mark import ADAPTER, HEAD, TABLE, Mark
 from palmtop.runtime.bundle.manifest import PartSpec
 
-QUANTIZED_OPS = ("MatMulNBits", "GatherBlockQuantized")
+from .stored_matrix import StoredMatrix, stored_matrices
+
+ADAPTER_NAME = re.compile(r"\.lora_[AB]\.(.+)")
 
 
 @dataclass(slots=True)
@@ -20,32 +24,30 @@ class _Count:
     seen: set[tuple[str, int] | int] = field(default_factory=set)
 
 
-def count_parts(graphs: Iterable[tuple[str, ir.Model]], adapters: Iterable[str]) -> tuple[PartSpec, ...]:
+def count_parts(graphs: Iterable[tuple[str, ir.Model]]) -> tuple[PartSpec, ...]:
     """Return the parts of several graphs.
 
     Args:
         graphs: ("decoder" | "vision" | "audio", model).
-        adapters: names of the adapters, to separate their tensors.
 
     Returns:
         One part for each class and width; bytes that two graph values share are counted once.
     """
     counts: dict[tuple[str, int, int | None], _Count] = {}
-    names = tuple(adapters)
     for where, model in graphs:
-        quantized: set[str] = set()
-        for node in model.graph.all_nodes():
-            if node.op_type in QUANTIZED_OPS:
-                bits, group = (_attribute(node, key) for key in ("bits", "block_size"))
-                key = (_part(where, node.name or "", names), bits, group)
-                _add_quantized(counts.setdefault(key, _Count()), node, bits)
-                tensors = (*(v.const_value for v in node.inputs if v is not None), stored_scales(node.inputs[2]))
-                quantized.update(t.name for t in tensors if t is not None and t.name is not None)
+        part_of: dict[str, str] = {}  # by the matrix's name
+        quantized: set[str | None] = set()
+        for stored in stored_matrices(model):
+            part = part_of[stored.mark.name] = _part(where, stored.mark)
+            if stored.is_quantized:
+                _add(counts.setdefault((part, stored.bits, stored.group), _Count()), stored)
+                quantized.update(tensor.name for tensor in stored.tensors.values())
         for graph in (model.graph, *model.graph.subgraphs()):
             for name, value in graph.initializers.items():
                 tensor = value.const_value
                 if tensor is not None and name not in quantized:
-                    count = counts.setdefault((_part(where, name, names, is_float=True), 32, None), _Count())
+                    part = part_of.get(name.rpartition(".")[0], _part(where))
+                    count = counts.setdefault((part, 32, None), _Count())
                     count.parameters += int(np.prod(tensor.shape.numpy()))
                     count.size_bytes += tensor.nbytes
     return tuple(
@@ -54,31 +56,13 @@ def count_parts(graphs: Iterable[tuple[str, ir.Model]], adapters: Iterable[str])
     )
 
 
-def _add_quantized(count: _Count, node: ir.Node, bits: int) -> None:
-    codes = node.inputs[1] if node.op_type == "MatMulNBits" else node.inputs[0]
-    if codes is None or codes.const_value is None:
-        return
-    place = _place(codes.const_value)
-    if place in count.seen:
+def _add(count: _Count, stored: StoredMatrix) -> None:
+    codes = stored.tensors.get("codes")
+    if codes is None or (place := _place(codes)) in count.seen:
         return
     count.seen.add(place)
-    if node.op_type == "MatMulNBits":
-        count.parameters += _attribute(node, "K") * _attribute(node, "N")
-    else:
-        count.parameters += codes.const_value.nbytes * 8 // bits
-    for value in (*node.inputs[:2], *node.inputs[3:]):
-        if value is not None and value.const_value is not None:
-            count.size_bytes += value.const_value.nbytes
-    scales = stored_scales(node.inputs[2])
-    count.size_bytes += 0 if scales is None else scales.nbytes
-
-
-def stored_scales(value: ir.Value | None) -> ir.TensorProtocol | None:
-    """Return a quantised node's scales as they are stored: float32, or float16 before a Cast."""
-    widen = None if value is None else value.producer()
-    if widen is not None and widen.op_type == "Cast" and widen.inputs[0] is not None:
-        return widen.inputs[0].const_value
-    return None if value is None else value.const_value
+    count.parameters += int(np.prod(stored.shape))
+    count.size_bytes += sum(tensor.nbytes for tensor in stored.tensors.values())
 
 
 def _place(tensor: ir.TensorProtocol) -> tuple[str, int] | int:
@@ -87,18 +71,12 @@ def _place(tensor: ir.TensorProtocol) -> tuple[str, int] | int:
     return id(tensor)
 
 
-def _attribute(node: ir.Node, name: str) -> int:
-    return int(node.attributes[name].as_int())
-
-
-def _part(where: str, name: str, adapters: tuple[str, ...], *, is_float: bool = False) -> str:
+def _part(where: str, mark: Mark | None = None) -> str:
+    """Class of a matrix, or of a tensor that belongs to none."""
     if where != "decoder":
         return f"{where} encoder"
-    for adapter in sorted(adapters, key=len, reverse=True):  # "a" is also the beginning of "ab"
-        if f".lora_A.{adapter}" in name or f".lora_B.{adapter}" in name:
-            return f"adapter {adapter}"
-    if name.startswith(("embed_tokens", "lm_head")):
-        return "embedding and head"
-    if is_float and "_proj" not in name:
+    if mark is None:
         return "norms and tables"
-    return "decoder linears"
+    if mark.role == ADAPTER and (name := ADAPTER_NAME.search(mark.name)):
+        return f"adapter {name[1]}"
+    return "embedding and head" if mark.role in (HEAD, TABLE) else "decoder linears"

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from palmtop.export.arch import Model
 from palmtop.export.bundle.bundle_writer import build_graph
 from palmtop.export.bundle.external_data import LINE, PAGE, PAGE_ALIGNED_FROM
-from palmtop.export.bundle.manifest_builder import PLAN_FILE, gated_adapters, manifest_text
+from palmtop.export.bundle.manifest_builder import PLAN_FILE, manifest_text
 from palmtop.export.bundle.storage_summary import count_parts
 from palmtop.export.checkpoint.lazy_tensor import LazyTensor, StateDict
 from palmtop.export.checkpoint.lora import Adapter, LoraPair
@@ -95,7 +95,7 @@ def bundle_bytes(folder: Path, manifest: Manifest, model: Model, recipe: Recipe,
     listed = manifest.files | {
         name: FileSpec(size_bytes=count, sha256="0" * 64) for name, count in (sizes | {PLAN_FILE: 10_000}).items()
     }
-    parts = count_parts(graphs, [a.name for a in gated_adapters(model, recipe)])
+    parts = count_parts(graphs)
     described = replace(manifest, parts=parts, files=listed, recipe=recipe.to_dict())
     own = (".onnx", ".bin", MANIFEST_FILE)
     others = (p.stat().st_size for p in folder.rglob("*") if p.is_file() and not p.name.endswith(own))

@@ -30,7 +30,7 @@ from palmtop.runtime.bundle.manifest import AdapterSpec, Manifest
 from palmtop.runtime.bundle.opening import Bundle
 
 from .quality import Check
-from .tensors import EMBEDDING, stored_tensors
+from .tensors import stored_tensors
 
 MAX_SHARE = 1e-3  # largest difference of a logit, as a share of the range: sums in another order
 
@@ -58,12 +58,11 @@ class _StoredSink(LazySink):
             raise BundleError(f"the decoder stores no tensor '{name}', expected one of shape {list(shape)}")
 
         def read() -> Iterator[NDArray[Any]]:
-            rows = stored.rows(0, stored.tensor.shape.numpy()[0] if stored.scales is None else stored.shape[0])
-            if stored.scales is None:
+            rows = stored.rows(0, stored.shape[0])
+            if stored.scheme is None:
                 yield rows.reshape(shape).astype(dtype, copy=False)
                 return
-            is_table = name.removesuffix(".weight") == EMBEDDING
-            whole = rows[:, : shape[1]] if is_table else rows.T  # a table's last group is padded
+            whole = rows[:, : shape[1]] if stored.is_table else rows.T  # a table's last group is padded
             yield np.ascontiguousarray(whole, dtype)
 
         def matrix(start: int, stop: int) -> NDArray[np.float32]:

@@ -16,13 +16,12 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from palmtop.export.bundle.storage_summary import stored_scales
+from palmtop.export.bundle.stored_matrix import StoredMatrix, stored_matrices
+from palmtop.export.graph.building.mark import TABLE
 from palmtop.export.measure.divergence import ratio_db
 from palmtop.quantize.rtn import dequantize
 from palmtop.quantize.scheme import QuantizedTensor, Scheme
 from palmtop.quantize.workers import Workers
-
-EMBEDDING = "embed_tokens"
 
 Sums = tuple[float, float]
 
@@ -33,43 +32,45 @@ class Stored:
 
     Attributes:
         tensor: the float tensor, or the codes.
-        shape: [N, K] of a quantised matrix, K padded for a table; a float linear is [K, N].
-        bits: bits of a code: 2, 4 or 8; 32 for float.
-        group: number of weights that share a scale; 0 for float.
-        scales: scales of a quantised matrix.
-        zero_points: zero points of a quantised matrix; None when symmetric.
+        shape: shape of the float tensor, or [N, K] of the codes (``StoredMatrix.shape``).
+        matrix: the matrix; None for a tensor that no linear layer or table reads.
     """
 
     tensor: ir.TensorProtocol
     shape: tuple[int, ...]
-    bits: int = 32
-    group: int = 0
-    scales: ir.TensorProtocol | None = None
-    zero_points: ir.TensorProtocol | None = None
+    matrix: StoredMatrix | None = None
 
-    def rows(self, start: int, stop: int) -> NDArray[np.float32]:
-        """Return leading rows as float32."""
-        if self.scales is None:
-            return np.asarray(_rows(self.tensor, self.tensor.shape.numpy()[0], start, stop), np.float32)
-        return dequantize(self.quantized(start, stop))
+    @property
+    def is_table(self) -> bool:
+        """Whether rows of the matrix are looked up."""
+        return self.matrix is not None and self.matrix.mark.role == TABLE
+
+    @property
+    def bits(self) -> int:
+        """Bits of a code: 2, 4 or 8; 32 for float."""
+        return 32 if self.matrix is None else self.matrix.bits
 
     @property
     def scheme(self) -> Scheme | None:
         """Quantisation scheme; None for float."""
-        if self.scales is None:
-            return None
-        scale_bits = 16 if self.scales.dtype == ir.DataType.FLOAT16 else 32
-        return Scheme(bits=self.bits, group=self.group, symmetric=self.zero_points is None, scale_bits=scale_bits)
+        return None if self.matrix is None else self.matrix.scheme
+
+    def rows(self, start: int, stop: int) -> NDArray[np.float32]:
+        """Return leading rows as float32."""
+        if self.scheme is None:
+            return np.asarray(_rows(self.tensor, self.tensor.shape.numpy()[0], start, stop), np.float32)
+        return dequantize(self.quantized(start, stop))
 
     def quantized(self, start: int, stop: int) -> QuantizedTensor:
         """Return leading rows of a quantised matrix as codes."""
-        count, zeros, scheme = self.shape[0], self.zero_points, self.scheme
-        assert scheme is not None and self.scales is not None  # checked by callers
+        count, scheme, tensors = self.shape[0], self.scheme, self.matrix.tensors if self.matrix else {}
+        assert scheme is not None  # checked by callers
+        zeros = tensors.get("zero_points")
         return QuantizedTensor(
             scheme=scheme,
             columns=self.shape[1],
-            codes=_rows(self.tensor, count, start, stop).reshape(stop - start, -1, self.group * self.bits // 8),
-            scales=np.asarray(_rows(self.scales, count, start, stop), np.float32),
+            codes=_rows(self.tensor, count, start, stop).reshape(stop - start, -1, scheme.group * scheme.bits // 8),
+            scales=np.asarray(_rows(tensors["scales"], count, start, stop), np.float32),
             zero_points=None if zeros is None else _rows(zeros, count, start, stop),
         )
 
@@ -133,9 +134,9 @@ class ComparingSink:
         if stored is None:
             return MISSING
         # A linear's float weight is [K, N] and comes in one block; quantised ones are [N, K], tables always.
-        is_table = name.removesuffix(".weight") == EMBEDDING
-        is_turned = stored.scales is not None and not is_table
-        if (stored.shape[::-1] if is_turned else stored.shape[:1] + shape[1:] if is_table else stored.shape) != shape:
+        is_turned = stored.scheme is not None and not stored.is_table
+        own = stored.shape[::-1] if is_turned else stored.shape
+        if (own[:1] + shape[1:] if stored.is_table else own) != shape:
             return MISSING
         signal = noise = 0.0
         start = 0
@@ -164,27 +165,13 @@ def _sums(expected: NDArray[np.float32], found: NDArray[np.float32]) -> Sums:
 
 
 def stored_tensors(model: ir.Model) -> dict[str, Stored]:
-    """Return all stored weights, by initialiser for float and by node, or table, for quantised ones."""
+    """Return all stored weights, by initialiser for float and by matrix for quantised ones."""
     found: dict[str, Stored] = {}
     for graph in (model.graph, *model.graph.subgraphs()):
         for name, value in graph.initializers.items():
             if value.const_value is not None:
                 found[name] = Stored(value.const_value, tuple(value.const_value.shape.numpy()))
-    for node in model.graph.all_nodes():
-        if node.op_type not in ("MatMulNBits", "GatherBlockQuantized"):
-            continue
-        values = [None if v is None else v.const_value for v in node.inputs]
-        bits, group = (node.attributes[k].as_int() for k in ("bits", "block_size"))
-        if node.op_type == "MatMulNBits":
-            codes, shape = values[1], tuple(node.attributes[k].as_int() for k in ("N", "K"))
-        else:
-            codes = values[0]
-            table = (0, 0) if codes is None else codes.shape.numpy()
-            shape = (table[0], table[1] * 8 // bits)
-        if codes is None:
-            continue
-        zeros = values[3] if len(values) > 3 else None
-        scales = stored_scales(node.inputs[2])
-        name = EMBEDDING if node.op_type == "GatherBlockQuantized" else node.name or ""
-        found[name] = Stored(codes, shape, bits, group, scales, zeros)
+    for matrix in stored_matrices(model):
+        if matrix.is_quantized and {"codes", "scales"} <= matrix.tensors.keys():
+            found.setdefault(matrix.mark.name, Stored(matrix.tensors["codes"], matrix.shape, matrix))
     return found
