@@ -30,7 +30,7 @@ from palmtop.runtime.bundle.genai_config import GENAI_CONFIG_FILE, genai_config
 from palmtop.runtime.bundle.manifest import Manifest
 
 from .layerwise import Live, StagedGraph
-from .lazy_weights import LazySink, LazyTensor, Made
+from .lazy_weights import LazySink, LazyTensor
 from .samples import MediaInput, Sample
 from .stages import Linear, Stage
 
@@ -87,7 +87,6 @@ class FloatReference:
         threads: int = 0,
         open_sessions: int = 1,
         laid_open: bool = True,
-        made: Made | None = None,
         is_quantized: bool = False,
     ) -> None:
         """Build the graphs; of the weights only small ones, such as norms, are read.
@@ -101,7 +100,6 @@ class FloatReference:
             threads: number of onnxruntime's threads; 0 for one per core.
             open_sessions: stages that are kept loaded.
             laid_open: see ``StagedGraph``.
-            made: called with every set of weights that was read.
             is_quantized: take the recipe's own bits, which makes it a bundle's model that is quantised on the way.
         """
         own = recipe if is_quantized else as_float(recipe)
@@ -112,7 +110,7 @@ class FloatReference:
         (folder / GENAI_CONFIG_FILE).write_text(json.dumps(config, indent=1), "utf-8")
         self.folder = folder
         self.manifest = replace(manifest, files=list_files(folder))
-        self._options: dict[str, Any] = {"threads": threads, "laid_open": laid_open, "made": made}
+        self._options: dict[str, Any] = {"threads": threads, "laid_open": laid_open}
         self._built: dict[str, tuple[onnx.ModelProto, list[LazyTensor]]] = {}
         for part in model.graphs:
             sink = LazySink(workers)

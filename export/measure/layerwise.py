@@ -25,7 +25,7 @@ from onnx import helper
 from palmtop.errors import BundleError
 from palmtop.export.graph.building.mark import HEAD, TABLE
 
-from .lazy_weights import LazySet, LazyTensor, Made, number_of
+from .lazy_weights import LazySet, LazyTensor, number_of
 from .stages import LAST_POSITION, Linear, Stage, cut, lay_open, lift_weights, mark_in, needed, read_by
 from .stored_ends import stored_ends
 
@@ -62,7 +62,6 @@ class StagedGraph:
         threads: int = 0,
         open_sessions: int = 1,
         laid_open: bool = True,
-        made: Made | None = None,
     ) -> None:
         """Cut a graph; nothing is loaded yet.
 
@@ -73,9 +72,8 @@ class StagedGraph:
             threads: number of onnxruntime's threads; 0 for one per core.
             open_sessions: number of stages that stay loaded.
             laid_open: whether both sides of an adapter's branch are computed and can be read.
-            made: called with every set of tensors that was made.
         """
-        self._folder, self._made = folder, made
+        self._folder = folder
         self._threads = threads
         self._open_sessions = open_sessions
         self._sessions: OrderedDict[tuple[int, frozenset[str], frozenset[str], int], _Open] = OrderedDict()
@@ -118,41 +116,17 @@ class StagedGraph:
         return cls(model, folder=folder, threads=threads, open_sessions=open_sessions, laid_open=laid_open)
 
     @classmethod
-    def of_built(
-        cls,
-        built: ir.Model,
-        tensors: Sequence[LazyTensor],
-        *,
-        threads: int = 0,
-        open_sessions: int = 1,
-        laid_open: bool = True,
-        made: Made | None = None,
-    ) -> StagedGraph:
-        """Return a graph that was built on a ``LazySink`` with these tensors."""
-        return cls(
-            ir.to_proto(built),
-            tensors=tensors,
-            threads=threads,
-            open_sessions=open_sessions,
-            laid_open=laid_open,
-            made=made,
-        )
+    def of_built(cls, built: ir.Model, tensors: Sequence[LazyTensor]) -> StagedGraph:
+        """Return a graph that was built on a ``LazySink`` with these tensors; inactive branches are not computed."""
+        return cls(ir.to_proto(built), tensors=tensors, laid_open=False)
 
     def linears(self) -> dict[str, tuple[int, Linear]]:
         """Return every linear layer by name, with the last stage that reads its weight."""
         return {linear.name: (number, linear) for number, stage in enumerate(self.stages) for linear in stage.linears}
 
-    def run(
-        self,
-        number: int,
-        live: Mapping[str, NDArray[Any]],
-        *,
-        changed: Mapping[str, NDArray[np.float32]] | None = None,
-        exposed: Iterable[str] = (),
-        outputs: Collection[str] | None = None,
-    ) -> Live:
+    def run(self, number: int, live: Mapping[str, NDArray[Any]], *, exposed: Iterable[str] = ()) -> Live:
         """Run one stage once; see ``run_all``."""
-        return self.run_all(number, [live], changed=changed, exposed=exposed, outputs=outputs)[0]
+        return self.run_all(number, [live], exposed=exposed)[0]
 
     def run_all(
         self,
@@ -368,8 +342,6 @@ class StagedGraph:
                 continue
             if tensor.made_by not in made:
                 made[tensor.made_by] = tensor.made_by.arrays()
-                if self._made is not None:
-                    self._made(tensor.made_by.name, made[tensor.made_by])
             arrays[name] = made[tensor.made_by][tensor.place].reshape(tuple(self._weights[name].dims))
         return arrays
 

@@ -21,9 +21,6 @@ from palmtop.quantize.workers import Workers
 LOCATION = "palmtop-lazy"
 """File name of such a weight in the graph; the offset is the number of the weight."""
 
-Made = Callable[[str, Sequence[NDArray[Any]]], None]
-"""Callback with the name of a set of tensors and their arrays, after they are made."""
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LazySet:

@@ -315,7 +315,7 @@ def plain_decoder(bundle: Bundle, model: Model, recipe: Recipe, workers: Workers
     cache = stored_cache(bundle.file(decoder.file), decoder)
     own = replace(recipe, target=None, soc=None, adapters="none" if recipe.adapter_mode == "gated" else recipe.adapters)
     sink = LazySink(workers)
-    return StagedGraph.of_built(build_graph(model, own, "decoder", sink, planned, cache), sink.tensors, laid_open=False)
+    return StagedGraph.of_built(build_graph(model, own, "decoder", sink, planned, cache), sink.tensors)
 
 
 def _key(weights: StateDict) -> Key:

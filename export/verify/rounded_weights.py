@@ -66,10 +66,10 @@ class _StoredSink(LazySink):
             yield np.ascontiguousarray(whole, dtype)
 
         def matrix(start: int, stop: int) -> NDArray[np.float32]:
-            columns = shape[1] if name.removesuffix(".weight") == EMBEDDING else shape[0]
+            columns = shape[1] if stored.is_table else shape[0]
             return stored.rows(start, stop)[:, :columns]  # a table's last group is padded
 
-        is_matrix = stored.scales is not None and len(shape) == 2
+        is_matrix = stored.scheme is not None and len(shape) == 2
         return super().add(name, shape, dtype, Blocks(read, matrix if is_matrix else None))
 
 
@@ -98,7 +98,7 @@ def rounded_decoder(
     sink = _StoredSink(path, workers, float_adapters=float_adapters)
     own = replace(as_float(recipe), kv=recipe.kv)
     graph = build_graph(model, own, "decoder", sink, None, stored_cache(path, manifest.decoder))
-    return StagedGraph.of_built(graph, sink.tensors, laid_open=False), replace(manifest, adapters=kept)
+    return StagedGraph.of_built(graph, sink.tensors), replace(manifest, adapters=kept)
 
 
 def judge_rounded(

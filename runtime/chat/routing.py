@@ -107,7 +107,7 @@ def _checked(manifest: Manifest, name: str, weight: float) -> float:
         found = there if manifest.adapter_mode == "gated" else f"none: its mode is {manifest.adapter_mode}"
         raise InputError(f"adapter '{name}' cannot be switched on, this bundle's adapters are: {found}")
     if not math.isfinite(weight) or abs(weight) > float(np.finfo(np.float32).max):
-        raise InputError(f"adapter '{name}' has weight {weight}, expected a finite number")
+        raise InputError(f"adapter '{name}' has weight beyond float32's numbers, expected a finite number")
     return float(weight)
 
 

@@ -258,29 +258,6 @@ def test_hashes_are_remembered_until_a_file_changes(core: Core, bundle: Path, tm
         core.ask("open", folder=str(bundle), hashes=True, remembered=str(memory))
 
 
-@pytest.mark.parametrize(
-    "value",
-    [
-        0.1,
-        1e16,
-        1e-5,
-        123456789.125,
-        -0.0,
-        1e22,
-        5e-324,
-        1.7976931348623157e308,
-        1e15,
-        0.0001,
-        [1, None, True, "a'b"],
-        'a"b',
-        "a'\"b",
-        "é\u2028\U0001f600",
-    ],
-)
-def test_values_are_written_as_python_writes_them(core: Core, value: object) -> None:
-    assert core.ask("repr", of=value) == repr(value)
-
-
 KV_WRONG: list[tuple[str, object]] = [
     ("decoder.states.0.dtype", value) for value in (..., 8, "int16", "int8", True, None)
 ]

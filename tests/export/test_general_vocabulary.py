@@ -44,7 +44,8 @@ def test_a_small_vocabulary_of_other_tokens_is_calibrated_on_prose(general: Path
     checkpoint = open_checkpoint(general)
     reference = FloatReference(tmp_path / "float", checkpoint, read_model(checkpoint, Recipe()), Recipe(context=200))
     assert SampleReader(reference.folder, reference.manifest).is_general
-    samples = _samples(reference.folder, reference.manifest, Request(items=2))
+    samples, of_cache = _samples(reference.folder, reference.manifest, Request(items=2), 1)
+    assert of_cache == [samples[0], samples[2]]  # of passages and of questions the first: the same objects
     assert [len(sample.positions) > 100 for sample in samples] == [True, True, False, False]  # prose, then tasks
 
 
@@ -52,7 +53,8 @@ def test_the_packaged_tokens_are_calibrated_on_the_tasks_whatever_the_size_of_th
     write_phi3(tmp_path / "padded", 3, vocab_size=9000)  # rows beyond the tokens, as published models have
     checkpoint = open_checkpoint(tmp_path / "padded")
     reference = FloatReference(tmp_path / "float", checkpoint, read_model(checkpoint, Recipe()), Recipe(context=200))
-    samples = _samples(reference.folder, reference.manifest, Request(items=2))
+    samples, of_cache = _samples(reference.folder, reference.manifest, Request(items=2), 1)
+    assert of_cache == [samples[0], samples[2]]  # of passages and of questions the first: the same objects
     assert [len(sample.positions) < 30 for sample in samples] == [True, True]
 
 

@@ -85,7 +85,7 @@ def read_sound(
     finite = np.isfinite(samples)
     if not finite.all():
         place = int(np.argmin(finite))
-        raise InputError(f"{name}: sample {place} ({place / rate:.3f} s) is {samples[place]}, expected finite samples")
+        raise InputError(f"{name}: sample {place} ({place / rate:.3f} s) is NaN or infinite, expected finite samples")
     if len(samples) < MIN_SOUND_S * rate:
         length_ms = 1000 * len(samples) / rate
         raise InputError(f"{name}: the sound lasts {length_ms:.1f} ms, expected at least {1000 * MIN_SOUND_S:.0f} ms")

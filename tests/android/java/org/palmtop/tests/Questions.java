@@ -11,7 +11,6 @@ import org.palmtop.core.bundle.GenaiConfig;
 import org.palmtop.core.bundle.Manifest;
 import org.palmtop.core.bundle.PalmtopBundle;
 import org.palmtop.core.bundle.ProcessorSpec;
-import org.palmtop.core.bundle.PythonText;
 import org.palmtop.core.engine.MemoryPlan;
 import org.palmtop.core.engine.Probe;
 import org.palmtop.core.engine.GenerationOptions;
@@ -44,8 +43,6 @@ final class Questions {
                 return open(request);
             case "manifest":
                 return Manifest.read(request.any("of")).model;
-            case "repr":
-                return PythonText.repr(request.any("of"));
             case "render":
                 return render(request);
             case "encode":

@@ -25,7 +25,7 @@ final class BundleFiles {
     static File inside(File folder, String name) {
         if (name.indexOf('\0') >= 0) {
             throw PalmtopException.bundle(
-                    folder + ": file " + PythonText.repr(name) + ": is not a possible file name (embedded null byte)");
+                    folder + ": file '" + name.replace("\0", "\\x00") + "': is not a possible file name (embedded null byte)");
         }
         String pure = pure(name);
         boolean climbs = ("/" + pure + "/").contains("/../");
@@ -34,7 +34,7 @@ final class BundleFiles {
         }
         for (String part : pure.split("/")) {
             if (part.getBytes(UTF_8).length > MAX_NAME_BYTES) {
-                throw unreadable(folder + ": file " + PythonText.repr(name), "File name too long");
+                throw unreadable(folder + ": file '" + name + "'", "File name too long");
             }
         }
         File path = new File(folder, pure);
@@ -44,7 +44,7 @@ final class BundleFiles {
                         folder + ": file '" + name + "' is a link that leads out of the bundle");
             }
         } catch (IOException error) {
-            throw unreadable(folder + ": file " + PythonText.repr(name), error.getMessage());
+            throw unreadable(folder + ": file '" + name + "'", error.getMessage());
         }
         return path;
     }

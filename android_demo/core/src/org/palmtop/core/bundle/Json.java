@@ -18,6 +18,7 @@ import java.util.Map;
 public final class Json {
     private static final int MAX_DEPTH = 900;
     private static final int MAX_DIGITS = 4300;
+    private static final int MAX_BRIEF = 60;
     private static final int END = -1;
 
     private final Reader source;
@@ -43,6 +44,30 @@ public final class Json {
         } catch (IOException error) {
             throw new AssertionError(error); // a StringReader does not fail
         }
+    }
+
+    /** A value's type: "an object", "a list", "text", "a number", "true", "false" or "null". */
+    public static String kind(Object value) {
+        if (value == null || value instanceof Boolean) {
+            return String.valueOf(value);
+        }
+        if (value instanceof String) {
+            return "text";
+        }
+        return value instanceof Number ? "a number" : value instanceof List ? "a list" : "an object";
+    }
+
+    /** A value for an error message: text in quotes and a number shortened, a list or an object by its kind. */
+    public static String brief(Object value) {
+        if (value instanceof String) {
+            return "'" + shortened((String) value) + "'";
+        }
+        return value instanceof Number ? shortened(value.toString()) : kind(value);
+    }
+
+    private static String shortened(String text) {
+        int length = text.codePointCount(0, text.length());
+        return length <= MAX_BRIEF ? text : text.substring(0, text.offsetByCodePoints(0, MAX_BRIEF - 3)) + "...";
     }
 
     /** The document is not JSON. */

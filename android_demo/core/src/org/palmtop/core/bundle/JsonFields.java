@@ -84,7 +84,7 @@ final class JsonFields {
     }
 
     static PalmtopException refuse(String code, String where, Object found, String expected) {
-        return fault(code, where, where + " is " + PythonText.brief(found) + ", expected " + expected);
+        return fault(code, where, where + " is " + Json.brief(found) + ", expected " + expected);
     }
 
     static PalmtopException fault(String code, String path, String message) {
@@ -125,9 +125,9 @@ final class JsonFields {
     }
 
     private static void checkScalar(Field field, String kind, Object value, String where) {
-        String found = PythonText.typeName(value);
+        boolean isWhole = value instanceof Number && !(value instanceof Double);
         if (kind.equals("int | str")) {
-            kind = found.equals("str") ? "str" : "int";
+            kind = value instanceof String ? "str" : "int";
         }
         if (field.choices != null && value instanceof String && !field.choices.contains(value)) {
             StringBuilder texts = new StringBuilder();
@@ -136,7 +136,10 @@ final class JsonFields {
             }
             throw refuse("choice", where, value, "one of " + texts);
         }
-        if (!found.equals(kind) && !(kind.equals("float") && found.equals("int"))) {
+        boolean isOfKind = kind.equals("str") ? value instanceof String
+                : kind.equals("bool") ? value instanceof Boolean
+                : kind.equals("int") ? isWhole : value instanceof Number;
+        if (!isOfKind) {
             throw refuse("type", where, value, kind);
         }
         if (!(value instanceof Number)) {
@@ -152,7 +155,7 @@ final class JsonFields {
                         || exact.compareTo(new BigDecimal(field.most)) > 0)) {
             throw refuse("range", where, value, field.least + " to " + field.most);
         }
-        if (kind.equals("float") && found.equals("int") && exact.abs().compareTo(FLOAT64_WHOLE) > 0) {
+        if (kind.equals("float") && isWhole && exact.abs().compareTo(FLOAT64_WHOLE) > 0) {
             throw refuse("range", where, value, "a number that float64 holds");
         }
     }

@@ -139,20 +139,20 @@ public final class Manifest {
     /** Read a manifest from what JSON gave. */
     public static Manifest read(Object data) {
         if (!(data instanceof Map)) {
-            throw JsonFields.fault("type", "", "is " + PythonText.typeName(data) + ", expected an object");
+            throw JsonFields.fault("type", "", "is " + Json.kind(data) + ", expected an object");
         }
         Map<String, Object> body = new LinkedHashMap<String, Object>(JsonFields.object(data));
         checkSchema(body.remove("schema"));
         JsonFields.checkKeys(body, "", Arrays.asList(ManifestFields.MANIFEST));
         for (String key : new String[] {"routes", "files", "processor", "recipe"}) {
-            checkType(body, key, "dict");
+            checkType(body, key, "an object");
         }
         // Targets are graphs for providers that this app does not have; it runs the bundle's own.
         for (String key : new String[] {"adapters", "parts", "targets"}) {
-            checkType(body, key, "list");
+            checkType(body, key, "a list");
         }
         for (String key : new String[] {"model", "architecture", "source_sha256", "adapter_mode", "palmtop"}) {
-            checkType(body, key, "str");
+            checkType(body, key, "text");
         }
         Manifest manifest = new Manifest(body);
         new ManifestReferences(manifest).check();
@@ -235,8 +235,8 @@ public final class Manifest {
     }
 
     private static void checkSchema(Object schema) {
-        boolean isNumber = PythonText.typeName(schema).equals("int");
-        if (!isNumber || JsonFields.decimal((Number) schema).signum() < 1) {
+        boolean isWhole = schema instanceof Number && !(schema instanceof Double);
+        if (!isWhole || JsonFields.decimal((Number) schema).signum() < 1) {
             throw JsonFields.refuse("schema", schema, String.valueOf(SCHEMA));
         }
         if (JsonFields.decimal((Number) schema).compareTo(new BigDecimal(SCHEMA)) > 0) {
@@ -248,7 +248,7 @@ public final class Manifest {
     }
 
     private static void checkType(Map<String, Object> body, String key, String expected) {
-        String found = PythonText.typeName(body.get(key));
+        String found = Json.kind(body.get(key));
         if (!found.equals(expected)) {
             throw JsonFields.fault("type", key, key + " is " + found + ", expected " + expected);
         }

@@ -93,7 +93,7 @@ final class ManifestReferences {
         Collections.sort(sorted);
         for (int i = 0; i < sorted.size(); i++) {
             if (sorted.get(i) != i) {
-                throw JsonFields.fault("value", "adapters", "adapter gates are " + PythonText.repr(gates) + ", expected 0 to "
+                throw JsonFields.fault("value", "adapters", "adapter gates are " + gates + ", expected 0 to "
                         + (gates.size() - 1) + " once each");
             }
         }
@@ -117,7 +117,7 @@ final class ManifestReferences {
 
     private void checkRoute(String mode, Manifest.Route route) {
         if (!ROUTE_NAME.matcher(mode).matches() || mode.equals(RESERVED_NAME)) {
-            throw JsonFields.fault("value", "routes." + mode, "a route's name is " + PythonText.brief(mode)
+            throw JsonFields.fault("value", "routes." + mode, "a route's name is " + Json.brief(mode)
                     + ", expected letters, digits, -, _ and +, at most 64");
         }
         for (String name : route.adapters.keySet()) {

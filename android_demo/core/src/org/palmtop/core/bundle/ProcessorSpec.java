@@ -239,7 +239,7 @@ public final class ProcessorSpec {
             throw JsonFields.refuse("processor.audio.win_length", spec.winLength, "at most n_fft, " + spec.nFft);
         }
         if (!(spec.melMinHz < spec.melMaxHz && spec.melMaxHz <= spec.rateHz / 2.0)) {
-            String expected = "more than mel_min_hz, " + PythonText.repr(spec.melMinHz)
+            String expected = "more than mel_min_hz, " + spec.melMinHz
                     + ", and at most half of rate_hz, " + spec.rateHz;
             throw JsonFields.refuse("processor.audio.mel_max_hz", spec.melMaxHz, expected);
         }

@@ -7,7 +7,6 @@ import java.util.List;
 import java.util.Map;
 import org.palmtop.core.PalmtopException;
 import org.palmtop.core.bundle.Manifest;
-import org.palmtop.core.bundle.PythonText;
 
 /**
  * What is switched on for a request, by the rule of {@code runtime/chat/routing.py}: it runs under one route, that of its
@@ -93,8 +92,8 @@ public final class Choice {
                     + (isGated ? there : "none: its mode is " + manifest.adapterMode));
         }
         if (Double.isNaN(weight) || Math.abs(weight) > Float.MAX_VALUE) {
-            throw PalmtopException.input("adapter '" + name + "' has weight " + PythonText.repr(weight)
-                    + ", expected a finite number");
+            throw PalmtopException.input(
+                    "adapter '" + name + "' has weight beyond float32's numbers, expected a finite number");
         }
     }
 

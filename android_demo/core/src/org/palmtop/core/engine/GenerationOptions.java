@@ -5,7 +5,7 @@ import java.util.Collections;
 import java.util.List;
 import java.util.Map;
 import org.palmtop.core.PalmtopException;
-import org.palmtop.core.bundle.PythonText;
+import org.palmtop.core.bundle.Json;
 
 /** Generation options of one answer. Setters return the object itself. */
 public final class GenerationOptions {
@@ -135,7 +135,7 @@ public final class GenerationOptions {
     private static void check(String name, Object value, boolean holds, String expected) {
         if (!holds) {
             throw PalmtopException.input(
-                    "option " + name + ": found " + PythonText.repr(value) + ", expected " + expected);
+                    "option " + name + ": found " + Json.brief(value) + ", expected " + expected);
         }
     }
 }

@@ -3,10 +3,10 @@ package org.palmtop.core.engine;
 import java.util.Arrays;
 import java.util.List;
 import java.util.Map;
+import org.palmtop.core.DecimalText;
 import org.palmtop.core.PalmtopException;
 import org.palmtop.core.bundle.Manifest;
 import org.palmtop.core.bundle.ProcessorSpec;
-import org.palmtop.core.bundle.PythonText;
 import org.palmtop.core.bundle.State;
 
 /** Memory plan of a bundle, with the arithmetic of {@code runtime/memory/plan.py}; allocates nothing. */
@@ -132,7 +132,7 @@ public final class MemoryPlan {
 
     /** Bytes as text: "12.3 MB" or "4.56 GB". */
     public static String megabytes(long bytes) {
-        return bytes >= 1e9 ? PythonText.fixed(bytes / 1e9, 2) + " GB" : PythonText.fixed(bytes / 1e6, 1) + " MB";
+        return bytes >= 1e9 ? DecimalText.fixed(bytes / 1e9, 2) + " GB" : DecimalText.fixed(bytes / 1e6, 1) + " MB";
     }
 
     private static long kvBytesPerToken(Manifest manifest) {

@@ -2,9 +2,9 @@ package org.palmtop.core.media;
 
 import java.io.Closeable;
 import java.io.IOException;
+import org.palmtop.core.DecimalText;
 import org.palmtop.core.PalmtopException;
 import org.palmtop.core.bundle.ProcessorSpec;
-import org.palmtop.core.bundle.PythonText;
 
 /** A recording as the encoder will see it: checked, at the model's rate, as log-mel frames of any part of it. */
 public final class Sound implements Closeable {
@@ -54,8 +54,8 @@ public final class Sound implements Closeable {
             for (int i = 0; i < needed; i++) {
                 if (Float.isNaN(block[i]) || Float.isInfinite(block[i])) {
                     throw PalmtopException.input(name + ": sample " + (start + i) + " ("
-                            + PythonText.fixed((double) (start + i) / logMel.rateHz, 3) + " s) is "
-                            + PythonText.repr((double) block[i]) + ", expected finite samples");
+                            + DecimalText.fixed((double) (start + i) / logMel.rateHz, 3)
+                            + " s) is NaN or infinite, expected finite samples");
                 }
             }
             logMel.frames(block, count, result, (at - first) * spec.nMels);
@@ -71,13 +71,13 @@ public final class Sound implements Closeable {
                     + MAX_RATE_HZ + " Hz");
         }
         if (Math.max(length, length * spec.rateHz / rate) > MAX_SAMPLES) {
-            throw PalmtopException.input(name + ": the sound lasts " + PythonText.fixed((double) length / rate, 0)
+            throw PalmtopException.input(name + ": the sound lasts " + DecimalText.fixed((double) length / rate, 0)
                     + " s at " + rate + " Hz, expected at most "
-                    + PythonText.fixed((double) MAX_SAMPLES / Math.max(rate, spec.rateHz), 0) + " s");
+                    + DecimalText.fixed((double) MAX_SAMPLES / Math.max(rate, spec.rateHz), 0) + " s");
         }
         if (length < MIN_SOUND_S * rate) {
-            throw PalmtopException.input(name + ": the sound lasts " + PythonText.fixed(1000.0 * length / rate, 1)
-                    + " ms, expected at least " + PythonText.fixed(1000 * MIN_SOUND_S, 0) + " ms");
+            throw PalmtopException.input(name + ": the sound lasts " + DecimalText.fixed(1000.0 * length / rate, 1)
+                    + " ms, expected at least " + DecimalText.fixed(1000 * MIN_SOUND_S, 0) + " ms");
         }
     }
 

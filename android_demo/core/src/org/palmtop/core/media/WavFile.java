@@ -6,8 +6,8 @@ import java.io.IOException;
 import java.io.RandomAccessFile;
 import java.nio.ByteBuffer;
 import java.nio.ByteOrder;
+import org.palmtop.core.DecimalText;
 import org.palmtop.core.PalmtopException;
-import org.palmtop.core.bundle.PythonText;
 
 /** A WAV file read in place; channels are averaged. 8 to 32-bit integers, 32 and 64-bit floats. */
 public final class WavFile implements PcmSource, Closeable {
@@ -77,8 +77,8 @@ public final class WavFile implements PcmSource, Closeable {
         length = (isStated ? Math.min(promised, there) : there) / frame;
         if (isStated && (promised - there) / frame > rateHz * TOLERANCE_S) {
             throw PalmtopException.input(name + ": the sound is truncated: it ends after "
-                    + PythonText.fixed((double) length / rateHz, 2) + " s, expected "
-                    + PythonText.fixed((double) (promised / frame) / rateHz, 2) + " s");
+                    + DecimalText.fixed((double) length / rateHz, 2) + " s, expected "
+                    + DecimalText.fixed((double) (promised / frame) / rateHz, 2) + " s");
         }
     }
 

@@ -3,7 +3,7 @@ package org.palmtop.core.text;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.Map;
-import org.palmtop.core.bundle.PythonText;
+import org.palmtop.core.bundle.Json;
 
 /** Python's and Jinja's rules for the values a chat template works with. */
 final class TemplateValues {
@@ -47,14 +47,14 @@ final class TemplateValues {
         if (value == UNDEFINED) {
             return 0;
         }
-        throw new ValueException("object of type '" + PythonText.typeName(value) + "' has no len()");
+        throw new ValueException(Json.kind(value) + " has no length");
     }
 
     static String show(Object value) {
         if (value == UNDEFINED) {
             return "";
         }
-        return value instanceof String ? (String) value : PythonText.repr(value);
+        return value instanceof String ? (String) value : TemplateText.of(value);
     }
 
     static boolean isEqual(Object left, Object right) {
@@ -82,8 +82,7 @@ final class TemplateValues {
             return sum;
         }
         if (left instanceof String || right instanceof String || left == null || right == null) {
-            String wrong = PythonText.typeName(left instanceof String ? right : left);
-            throw new ValueException("can only concatenate str (not \"" + wrong + "\") to str");
+            throw new ValueException(Json.kind(left) + " and " + Json.kind(right) + " cannot be added");
         }
         return number(left) + number(right);
     }
@@ -95,7 +94,7 @@ final class TemplateValues {
         if (value instanceof Boolean) {
             return (Boolean) value ? 1 : 0;
         }
-        throw new ValueException("found " + (value == UNDEFINED ? "an undefined value" : PythonText.typeName(value))
+        throw new ValueException("found " + (value == UNDEFINED ? "an undefined value" : Json.kind(value))
                 + ", expected a number");
     }
 
@@ -117,7 +116,7 @@ final class TemplateValues {
         if (container == UNDEFINED) {
             return false;
         }
-        throw new ValueException("argument of type '" + PythonText.typeName(container) + "' is not iterable");
+        throw new ValueException(Json.kind(container) + " contains nothing, expected text, a list or an object");
     }
 
     /** {@code container[key]} and {@code container.key}: undefined where there is none. */
@@ -149,7 +148,7 @@ final class TemplateValues {
             return text.substring(text.offsetByCodePoints(0, first), text.offsetByCodePoints(0, last));
         }
         if (!(container instanceof List)) {
-            throw new ValueException("'" + PythonText.typeName(container) + "' object is not subscriptable");
+            throw new ValueException(Json.kind(container) + " has no items, expected text or a list");
         }
         List<?> list = (List<?>) container;
         return isElement ? list.get(first) : new ArrayList<Object>(list.subList(first, last));

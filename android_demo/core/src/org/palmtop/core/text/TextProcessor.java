@@ -11,8 +11,8 @@ import java.util.Map;
 import java.util.Set;
 import java.util.regex.Pattern;
 import org.palmtop.core.PalmtopException;
+import org.palmtop.core.bundle.Json;
 import org.palmtop.core.bundle.ProcessorSpec;
-import org.palmtop.core.bundle.PythonText;
 
 /** Messages become token ids with a place for every image and sound; the rules of {@code processor/text.py}. */
 public final class TextProcessor {
@@ -126,7 +126,7 @@ public final class TextProcessor {
         String token = tokenizer.addedText(id);
         if (token == null || tokenizer.encode(token).length != 1 || tokenizer.encode(token)[0] != id) {
             throw PalmtopException.bundle("tokenizer.json: the placeholder id " + id + " is "
-                    + PythonText.repr(token) + ", expected an added token");
+                    + Json.brief(token) + ", expected an added token");
         }
         placeholders.put(kind, new SpecialTokens.Placeholder(kind, text, token));
     }
@@ -149,7 +149,7 @@ public final class TextProcessor {
     /** Message of a turn for the template. */
     private Map<String, Object> message(Turn turn, int index, SpecialTokens.Marks marks, Map<String, Integer> counts) {
         if (!ROLE.matcher(turn.role).matches()) {
-            throw PalmtopException.input("messages[" + index + "].role: found " + PythonText.repr(turn.role)
+            throw PalmtopException.input("messages[" + index + "].role: found " + Json.brief(turn.role)
                     + ", expected a name such as 'user'");
         }
         StringBuilder media = new StringBuilder();

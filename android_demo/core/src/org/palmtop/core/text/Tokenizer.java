@@ -15,7 +15,6 @@ import java.util.Map;
 import java.util.Set;
 import org.palmtop.core.PalmtopException;
 import org.palmtop.core.bundle.Json;
-import org.palmtop.core.bundle.PythonText;
 
 /**
  * tokenizer.json of a bundle: byte-level BPE, the same ids as the tokenizers library, without it.
@@ -172,7 +171,7 @@ public final class Tokenizer {
             } else if (key.equals("decoder")) {
                 isByteLevel = value instanceof Map && "ByteLevel".equals(((Map<?, ?>) value).get("type"));
             } else if (key.equals("normalizer") && value != null) {
-                throw cannot("the normalizer " + PythonText.repr(((Map<?, ?>) value).get("type")));
+                throw cannot("the normalizer " + Json.brief(((Map<?, ?>) value).get("type")));
             }
         }
         json.end();
@@ -192,7 +191,7 @@ public final class Tokenizer {
                 boolean isOther = key.equals("type") && !"BPE".equals(value);
                 boolean isUnread = key.endsWith("_prefix") || key.endsWith("_suffix") || key.equals("byte_fallback");
                 if (isOther || !isPlain && (isUnread || key.equals("dropout"))) {
-                    throw cannot("a model with " + key + " " + PythonText.repr(value));
+                    throw cannot("a model with " + key + " " + Json.brief(value));
                 }
             }
         }
@@ -225,8 +224,8 @@ public final class Tokenizer {
             }
             int[] ids = {find(left), find(right), find(left + right)};
             if (ids[0] < 0 || ids[1] < 0 || ids[2] < 0) {
-                throw PalmtopException.bundle("tokenizer.json: the merge of " + PythonText.repr(left) + " and "
-                        + PythonText.repr(right) + " is not in the vocabulary");
+                throw PalmtopException.bundle("tokenizer.json: the merge of " + Json.brief(left) + " and "
+                        + Json.brief(right) + " is not in the vocabulary");
             }
             merges.add(ids[0], ids[1], ids[2]);
         }

@@ -5,7 +5,7 @@ import java.util.List;
 import java.util.Map;
 import java.util.regex.Matcher;
 import java.util.regex.Pattern;
-import org.palmtop.core.bundle.PythonText;
+import org.palmtop.core.bundle.Json;
 
 /** The pre-tokenizer of a byte-level tokenizer.json: patterns that cut a text into words. */
 final class WordSplitter {
@@ -54,7 +54,7 @@ final class WordSplitter {
 
     private void read(Object description) {
         if (!(description instanceof Map)) {
-            throw Tokenizer.cannot("the pre-tokenizer " + PythonText.repr(description));
+            throw Tokenizer.cannot("the pre-tokenizer " + Json.brief(description));
         }
         Map<?, ?> step = (Map<?, ?>) description;
         Object type = step.get("type");
@@ -71,11 +71,11 @@ final class WordSplitter {
             boolean isIsolated = "Isolated".equals(step.get("behavior")); // both ways round it gives the same parts
             boolean isInverse = "Removed".equals(step.get("behavior")) && Boolean.TRUE.equals(step.get("invert"));
             if (!(regex instanceof String) || !(isIsolated || isInverse)) {
-                throw Tokenizer.cannot("a split by " + PythonText.repr(step.get("behavior")));
+                throw Tokenizer.cannot("a split by " + Json.brief(step.get("behavior")));
             }
             add((String) regex, isIsolated);
         } else {
-            throw Tokenizer.cannot("the pre-tokenizer " + PythonText.repr(type));
+            throw Tokenizer.cannot("the pre-tokenizer " + Json.brief(type));
         }
     }
 
