@@ -42,6 +42,7 @@ Examples:
   palmtop export Phi-4-multimodal-instruct -o again --plan-file plan.json
   palmtop export my-finetune -o phone --target qnn --set soc=sm8650,sm8750
   palmtop export my-finetune -o laptop --set speculation=true
+  palmtop export --list              # model types, and what is refused
 
 \b
 Keys of a recipe beside the options above (docs/recipe.md): method, group,
@@ -51,7 +52,7 @@ draft_rows, soc, target_context, chunk.
 
 
 @click.command("export", epilog=EXAMPLES, short_help="Turn a checkpoint into a bundle.")
-@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.argument("checkpoint", required=False, type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Bundle folder to write.")
 @click.option("--quality", help="fast, balanced (default) or best: best calibrates, layer after layer, for hours.")
 @click.option(
@@ -82,9 +83,10 @@ draft_rows, soc, target_context, chunk.
 @click.option(
     "--verify/--no-verify", default=True, help="Compare the bundle with the checkpoint (default); see quality.json."
 )
+@click.option("--list", "lists", is_flag=True, help="Print the architectures that are exported, and end.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def export_command(
-    checkpoint: Path,
+    checkpoint: Path | None,
     output: Path | None,
     size: int | None,
     loss: float | None,
@@ -98,6 +100,7 @@ def export_command(
     threads: int | None,
     force: bool,
     verify: bool,
+    lists: bool,
     as_json: bool,
     settings: tuple[str, ...],
     **options: Any,
@@ -113,6 +116,14 @@ def export_command(
 
     from .convert import export_model, make_plan
 
+    if lists:
+        from .listing import as_json as listed
+        from .listing import as_text
+
+        click.echo(json.dumps(listed(), indent=2) if as_json else as_text())
+        return
+    if checkpoint is None:
+        raise InputError("no checkpoint is given, expected a folder or a GGUF file")
     recipe = Recipe() if recipe_file is None else Recipe.from_toml(recipe_file)
     recipe = recipe.changed({k: v for k, v in options.items() if v is not None} | _settings(settings, options))
     request = _request(recipe, size, loss, speed, plan_file, samples)

@@ -1,6 +1,6 @@
 """Architectures: ``arch/<model_type>.py`` is found by its file name; adding one changes no other file.
 
-A file offers ``read_model(checkpoint) -> Model`` and may list other model_types in ``ALIASES``.
+A file offers ``read_model(checkpoint) -> Model`` and facts ``ABOUT``, and may list other model_types in ``ALIASES``.
 """
 
 from __future__ import annotations
@@ -153,9 +153,8 @@ def find(model_type: str) -> Architecture:
     if re.fullmatch(r"\w+", name) and importlib.util.find_spec(f"{__name__}.{name}") is not None:
         return cast(Architecture, importlib.import_module(f"{__name__}.{name}"))
     for known in names():
-        module = importlib.import_module(f"{__name__}.{known}")
-        if model_type in getattr(module, "ALIASES", ()):
-            return cast(Architecture, module)
+        if model_type in aliases(known):
+            return cast(Architecture, importlib.import_module(f"{__name__}.{known}"))
     expected = f"expected one of {', '.join(names())}{nearest(name, names())}"
     raise UnsupportedModelError(f"model_type is '{model_type:.60}', {expected}")
 
@@ -176,6 +175,18 @@ def read_model(checkpoint: Checkpoint, recipe: Recipe) -> Model:
             " the bundle"
         )
     return model
+
+
+def about(name: str) -> About:
+    """Return the facts about an architecture file."""
+    found = importlib.import_module(f"{__name__}.{name}").ABOUT
+    assert isinstance(found, About)
+    return found
+
+
+def aliases(name: str) -> tuple[str, ...]:
+    """Return the other values of model_type that an architecture file reads."""
+    return tuple(getattr(importlib.import_module(f"{__name__}.{name}"), "ALIASES", ()))
 
 
 def _model_type(config: Mapping[str, Any]) -> str:

@@ -15,6 +15,7 @@ from .granite import read_granite
 
 ABOUT = About(
     models="Granite 4.0 350m, 1b and micro",
+    sources="transformers folder; GGUF files of these models say granite",
     refused=("Mamba layers (the -h- models)", "experts", "layers without rotary positions"),
 )
 # Values that transformers' GraniteMoeHybridConfig implies.
