@@ -14,7 +14,7 @@ WIDTH = 80
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """One architecture file.
+    """Facts about one architecture file for the list.
 
     Attributes:
         name: name of the file.
@@ -92,9 +92,9 @@ the same. A checkpoint is read by the `model_type` of its `config.json`, or of i
 """
 GENERAL = """## For all of them
 
-- A folder has `config.json`, `tokenizer.json`, `tokenizer_config.json`, a chat template, and weights in
-  safetensors; an adapter may also be in PyTorch's zip format. A GGUF file has all of it inside: F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0 and the K
-  types; byte-level BPE or SentencePiece.
+- A folder has `config.json`, `tokenizer.json`, `tokenizer_config.json`, a chat template, and weights in safetensors; an
+  adapter may also be in PyTorch's zip format. A GGUF file has all of it inside: F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1,
+  Q8_0 and the K types; byte-level BPE or SentencePiece.
 - "Random weights": logits and a greedy answer of tiny checkpoints of odd shapes equal transformers' in float32
   (`tests/export/test_journey.py`). Of these families the package registries hold real weights of SmolLM2 alone.
 - Refused, with one sentence that names it: a key of `config.json` or of the GGUF metadata that could change the
