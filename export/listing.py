@@ -66,14 +66,14 @@ def as_text() -> str:
 
 
 def as_json() -> list[dict[str, Any]]:
-    """Return the list as JSON types."""
+    """Return the list in JSON types."""
     return [
         {**asdict(each), "model_types": list(each.model_types), "refused": list(each.refused)} for each in entries()
     ]
 
 
 def as_markdown() -> str:
-    """Return docs/architectures.md."""
+    """Return the text of the page on architectures."""
     rows = [
         "| model_type | models | weights | tested with | refused |",
         "|---|---|---|---|---|",
