@@ -31,6 +31,7 @@ Examples:
   palmtop export Phi-4-multimodal-instruct -o phi4mm-int4 --context 4096 \\
       --set group=128
   palmtop export Phi-4-multimodal-instruct -o phi4mm-best --quality best
+  palmtop export microsoft/Phi-4-multimodal-instruct    # downloaded first
   palmtop export my-finetune -o vision-only --adapters merge=vision
   palmtop export Phi-4-multimodal-instruct -o phi4mm-int4 --ram 2GB
   palmtop export my-finetune -o parity --bits 32    # float32, to compare
@@ -52,8 +53,13 @@ draft_rows, soc, target_context, chunk.
 
 
 @click.command("export", epilog=EXAMPLES, short_help="Turn a checkpoint into a bundle.")
-@click.argument("checkpoint", required=False, type=click.Path(path_type=Path))
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Bundle folder to write.")
+@click.argument("checkpoint", metavar="CHECKPOINT", required=False, type=click.Path(path_type=Path))
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="Bundle folder to write (default for OWNER/NAME: its name in the models folder, see: palmtop list).",
+)
 @click.option("--quality", help="fast, balanced (default) or best: best calibrates, layer after layer, for hours.")
 @click.option(
     "--size", type=Size(), help="Choose bits and group of every tensor for the best bundle of this size, e.g. 2.2GB."
@@ -107,11 +113,14 @@ def export_command(
 ) -> None:
     """Turn the CHECKPOINT, a folder (config.json, safetensors, tokenizer) or a GGUF file, into one INT4 ONNX bundle.
 
+    OWNER/NAME is a repository of the Hugging Face hub: the files that are read are downloaded into the hub's cache.
     Needs no torch, and reads a few rows of a tensor at a time. The bundle appears whole or not at all. After an
     interruption or a kill, the same command continues where it stopped.
     """
     from palmtop.export.bundle.manifest_builder import QUALITY_FILE
+    from palmtop.export.checkpoint.hub import repository_of
     from palmtop.export.mixed_precision.allocation_table import plan_lines
+    from palmtop.runtime.bundle.named_bundles import make_folder, models_folder
     from palmtop.runtime.memory.machine import peak_rss_bytes
 
     from .convert import export_model, make_plan
@@ -129,6 +138,11 @@ def export_command(
     request = _request(recipe, size, loss, speed, plan_file, samples)
     if request is None and (only_plan or save_plan is not None):
         raise InputError("there is nothing to plan, expected --size, --loss, --speed or --plan-file")
+
+    if (repository := repository_of(checkpoint)) is not None:
+        output = output or models_folder() / repository.partition("@")[0].rpartition("/")[2]
+        checkpoint = _downloaded(repository, quiet=as_json or not _is_watched())
+        make_folder(output.parent)
 
     def show(plan: BitAllocation) -> None:
         if save_plan is not None:
@@ -246,6 +260,15 @@ def _request(
         plan=None if plan_file is None else BitAllocation.read(plan_file),
         samples=samples,
     )
+
+
+def _downloaded(repository: str, *, quiet: bool) -> Path:
+    """Return the folder of a repository's files; their size and licence are said before they are downloaded."""
+    from palmtop.export.checkpoint.hub import fetch, look_up
+
+    found = look_up(repository)
+    click.echo(f"palmtop: {found}", err=True)
+    return fetch(found, quiet=quiet)
 
 
 def _is_watched() -> bool:

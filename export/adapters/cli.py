@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from palmtop.errors import InputError
+from palmtop.runtime.bundle.named_bundles import BundlePath
 
 EXAMPLES = """
 \b
@@ -23,7 +24,7 @@ Examples:
   palmtop adapter merge one=0.5 two=0.5 -o both --method svd --rank 16
 """
 
-bundle_argument = click.argument("bundle", type=click.Path(path_type=Path))
+bundle_argument = click.argument("bundle", type=BundlePath())
 json_flag = click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 
 

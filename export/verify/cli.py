@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from palmtop.errors import InputError
+from palmtop.runtime.bundle.named_bundles import BundlePath
 from palmtop.runtime.memory.size_option import Size
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ EXIT_CODES = {"passed": 0, "failed": 1, "lossy": 3}
 
 
 @click.command("verify", epilog=EXAMPLES, short_help="Compare a bundle with its checkpoint.")
-@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("bundle", type=BundlePath())
 @click.option("--against", "checkpoint", type=click.Path(path_type=Path), help="Checkpoint that it was exported from.")
 @click.option(
     "--items", type=click.IntRange(1), default=4, show_default=True, help="Number of packaged questions of each mode."

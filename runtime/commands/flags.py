@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from palmtop.errors import InputError
+from palmtop.runtime.bundle.named_bundles import BundlePath
 from palmtop.runtime.bundle.option_checks import reason_of
 from palmtop.runtime.chat.routing import AdapterRequest, parse_adapters
 from palmtop.runtime.decoding.generation_options import GenerationOptions, OverflowRule
@@ -20,7 +21,7 @@ from palmtop.runtime.session import Session, SessionOptions, load_session
 
 Command = Callable[..., Any]
 
-bundle_argument = click.argument("bundle", type=click.Path(path_type=Path))
+bundle_argument = click.argument("bundle", type=BundlePath())
 
 
 def session_flags(command: Command) -> Command:

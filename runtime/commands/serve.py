@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 
 from palmtop.errors import InputError
+from palmtop.runtime.bundle.named_bundles import BundlePath
 from palmtop.runtime.bundle.option_checks import reason_of
 from palmtop.runtime.memory.size_option import Size
 from palmtop.runtime.session import SessionOptions
@@ -32,7 +33,7 @@ LOOPBACK, QUEUE = "127.0.0.1", 32
 
 
 @click.command("serve", epilog=EXAMPLES, short_help="Serve bundles by OpenAI's HTTP interface.")
-@click.argument("bundles", nargs=-1, required=True, metavar="BUNDLE...", type=click.Path(path_type=Path))
+@click.argument("bundles", nargs=-1, required=True, metavar="BUNDLE...", type=BundlePath())
 @click.option("--host", default=LOOPBACK, show_default=True, help="Address; any but loopback needs a key.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0 for a free one.")
 @click.option("--api-key-file", type=click.Path(path_type=Path), help="File with the key that requests must have.")

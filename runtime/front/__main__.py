@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import importlib
 import io
+import logging
 import os
 import sys
 from pathlib import Path
@@ -27,6 +28,9 @@ COMMANDS = {  # name: (module and function, help, extra that it needs)
     "adapter": ("palmtop.export.adapters.cli:adapter_group", "Add, merge, pack and list adapters.", "export"),
     "bench": ("palmtop.runtime.commands.bench:bench_command", "Measure a bundle's speed and memory.", ""),
     "doctor": ("palmtop.runtime.commands.doctor:doctor_command", "Check this machine and installation.", ""),
+    "list": ("palmtop.runtime.commands.models:list_command", "List the bundles that have short names.", ""),
+    "remove": ("palmtop.runtime.commands.models:remove_command", "Delete bundles that have short names.", ""),
+    "config": ("palmtop.runtime.commands.config:config_command", "Show folders and environment variables.", ""),
     "export": ("palmtop.export.cli:export_command", "Turn a checkpoint folder into a bundle.", "export"),
     "android": (
         "palmtop.runtime.commands.android:android_command",
@@ -81,8 +85,10 @@ class LazyGroup(click.Group):
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="palmtop")
+@click.option("-v", "--verbose", is_flag=True, help="Say on standard error what is loaded, planned and measured.")
+@click.option("-q", "--quiet", is_flag=True, help="No warnings; errors stay.")
 @click.pass_context
-def cli(context: click.Context) -> None:
+def cli(context: click.Context, verbose: bool, quiet: bool) -> None:
     """Mixture-of-LoRA multimodal models, small enough for laptops and phones.
 
     \b
@@ -92,6 +98,16 @@ def cli(context: click.Context) -> None:
     palmtop chat MODEL.gguf                          a text model, exported on first use
     """  # noqa: D301 - click wants a real backspace here
     context.obj = _ready_bundle
+    if verbose and quiet:
+        raise click.UsageError("--verbose stands beside --quiet, expected one of them")
+    logger = logging.getLogger("palmtop")
+    if verbose:
+        handler = logging.StreamHandler()
+        logger.addHandler(handler)
+        context.call_on_close(lambda: logger.removeHandler(handler))
+    if verbose or quiet:
+        logger.setLevel(logging.INFO if verbose else logging.ERROR)
+        context.call_on_close(lambda: logger.setLevel(logging.NOTSET))
 
 
 def _ready_bundle(path: Path) -> Path:
@@ -108,7 +124,7 @@ def main() -> None:
             # a file name that is not UTF-8 is printed as its original bytes
             stream.reconfigure(errors="surrogateescape")
     try:
-        sys.exit(cli(prog_name="palmtop", standalone_mode=False))
+        sys.exit(cli(prog_name="palmtop", standalone_mode=False, auto_envvar_prefix="PALMTOP"))
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message(), err=True)
         sys.exit(USER_ERROR_EXIT)

@@ -19,7 +19,9 @@ import click
 from palmtop.errors import BundleError, InputError, RuntimeMissingError
 from palmtop.packages import install_command
 from palmtop.runtime.bundle.manifest import MANIFEST_FILE, SCHEMA
+from palmtop.runtime.bundle.named_bundles import find_bundle
 from palmtop.runtime.bundle.opening import open_bundle
+from palmtop.runtime.commands.config import cache_folders
 
 SMALL_MODEL = 1_000_000_000  # weights; below, 4 bits cost answers: SmolLM2-135M's KL is 0.28 with them, 0.004 with 8
 WEIGHTS_PER_SECOND = 20e6  # weights per second of an export with the default method on 2 x86-64 cores
@@ -36,7 +38,7 @@ def ready_bundle(path: Path) -> Path:
     without reading the model.
 
     Args:
-        path: a bundle, which is returned unchanged; a GGUF file; or a checkpoint folder.
+        path: a bundle, which is returned unchanged; the short name of one; a GGUF file; or a checkpoint folder.
 
     Raises:
         CheckpointError: the model lacks a part or contradicts itself.
@@ -44,6 +46,7 @@ def ready_bundle(path: Path) -> Path:
         InputError: the cache cannot be written, or has too little room.
         RuntimeMissingError: the exporter's packages are not installed.
     """
+    path = find_bundle(path)
     if not is_model(path):
         return path
     try:
@@ -54,7 +57,7 @@ def ready_bundle(path: Path) -> Path:
         raise RuntimeMissingError(
             f"{path}: is a model, not a bundle, and its export needs {error.name}; {install_command('export')}"
         ) from error
-    root = models_folder()
+    root = first_use_folder()
     prefix = f"{_slug(path)}-{hashlib.sha256(os.fsencode(path.resolve())).hexdigest()[:8]}-"
     key = json.dumps([_marks(path), SCHEMA, code_sha256()])
     bundle = root / f"{prefix}{hashlib.sha256(key.encode()).hexdigest()[:16]}"
@@ -83,9 +86,9 @@ def is_model(path: Path) -> bool:
         return False  # opening it reports the error
 
 
-def models_folder() -> Path:
-    """Return the folder of exported models."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "palmtop" / "models"
+def first_use_folder() -> Path:
+    """Return the folder of models that were exported on first use."""
+    return cache_folders()[0]
 
 
 def smollm2_file() -> Path:

@@ -37,7 +37,7 @@ def run(path: Path, *more: str) -> Result:
 
 
 def bundles() -> list[str]:
-    return sorted(path.name for path in models.models_folder().iterdir())
+    return sorted(path.name for path in models.first_use_folder().iterdir())
 
 
 def test_a_file_is_exported_once_and_answers(file: Path) -> None:
@@ -67,7 +67,7 @@ def test_a_model_that_changed_is_exported_again_and_the_old_bundle_goes(file: Pa
 
 def test_a_damaged_bundle_is_exported_again(file: Path) -> None:
     run(file)
-    (models.models_folder() / bundles()[0] / "decoder.onnx").unlink()
+    (models.first_use_folder() / bundles()[0] / "decoder.onnx").unlink()
     again = run(file)
     assert again.exit_code == 0
     assert "exporting again" in again.stderr
