@@ -208,6 +208,20 @@ def test_equal_seeds_give_equal_answers(client: openai.OpenAI) -> None:
     assert len({text(seed) for seed in range(4)}) > 1
 
 
+def test_fields_about_storing_and_billing_change_nothing(client: openai.OpenAI) -> None:
+    completion = client.chat.completions.create(
+        model="int4",
+        messages=TEXT,
+        metadata={"purpose": "test"},
+        store=True,
+        service_tier="auto",
+        prompt_cache_key="mine",
+        safety_identifier="me",
+    )
+    assert completion.choices[0].message.content == "289"
+    assert completion.model_extra is not None and "metadata" not in completion.model_extra
+
+
 def test_models_are_listed_with_their_adapters_and_routes(client: openai.OpenAI) -> None:
     names = [model.id for model in client.models.list()]
     assert names[0] == "int4"
