@@ -87,7 +87,7 @@ class Conversation:
         self._text = text
         self._media = media
         self._guides = guides
-        self._first = first_messages(system, tools)
+        self._first = first_messages(system, tools, text)
         self._tools = tools or None
         self._spoken = SampledHistory(text.decode, manifest.processor.text.eos_ids)
         self._reader = PromptBuilder(manifest, text, media, self._spoken, track.context)

@@ -1,12 +1,13 @@
-"""Tool calls: presentation of tools to the model and parsing of its calls, in the format of Phi-4-mini.
+"""Tool calls: presentation of tools to the model and parsing of its calls, in the format that the template tells.
 
-The system message carries the tools as JSON between ``<|tool|>`` and ``<|/tool|>`` (the chat template writes
+Phi-4-mini's system message carries the tools as JSON between ``<|tool|>`` and ``<|/tool|>`` (the chat template writes
 them); the model answers ``<|tool_call|>[{"name": ..., "arguments": {...}}]<|/tool_call|>``, or, as its first
-release does, ``functools[{...}]``.
+release does, ``functools[{...}]``. ``processor/tool_formats.py`` has the formats of the other families.
 """
 
 from __future__ import annotations
 
+import ast
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -14,12 +15,13 @@ from typing import Any
 from palmtop.errors import InputError
 from palmtop.runtime.bundle.json_fields import kind_of
 from palmtop.runtime.processor.text import TextProcessor
-from palmtop.runtime.processor.tool_calls import CALL_END, CALL_PREFIX, CALL_START
+from palmtop.runtime.processor.tool_formats import ToolFormat
 
 from .reply import ToolCall
 
 Tool = Mapping[str, Any]
 _PROBE = "palmtop_probe"
+MAX_PYTHON = 1 << 16  # characters of calls in Python's syntax that are parsed
 
 
 def check_tools(tools: Sequence[Tool], text: TextProcessor) -> None:
@@ -40,16 +42,19 @@ def check_tools(tools: Sequence[Tool], text: TextProcessor) -> None:
             raise InputError(f"tools[{number}]: is not JSON ({error!s:.200})") from error
     if tools:
         probe = [{"name": _PROBE}]
-        shown = text.prompt([*first_messages(None, probe), {"role": "user", "content": "-"}], tools=probe)
+        shown = text.prompt([*first_messages(None, probe, text), {"role": "user", "content": "-"}], tools=probe)
         if _PROBE not in text.decode(shown.ids.tolist()):
             raise InputError("tools: this bundle's chat template does not show tools to the model")
 
 
-def first_messages(system: str | None, tools: Sequence[Tool]) -> list[Mapping[str, Any]]:
-    """Return the system message of a dialogue, with the tools in it; empty without system text and tools."""
+def first_messages(system: str | None, tools: Sequence[Tool], text: TextProcessor) -> list[Mapping[str, Any]]:
+    """Return the system message of a dialogue, with the tools in it where the template reads them there.
+
+    Empty without a system text if the template writes tools itself: it may have a system text of its own.
+    """
     if system is not None and not isinstance(system, str):
         raise InputError(f"system: found {kind_of(system)}, expected text")
-    if not tools:
+    if not tools or not text.tool_format.in_message:
         return [] if system is None else [{"role": "system", "content": system}]
     return [{"role": "system", "content": system or "", "tools": json.dumps(list(tools))}]
 
@@ -69,7 +74,7 @@ def with_tools(
     """
     check_tools(tools, text)
     leads = bool(messages) and isinstance(messages[0], Mapping) and messages[0].get("role") == "system"
-    if not tools:
+    if not tools or not text.tool_format.in_message:
         return list(messages)
     system = {"role": "system", "content": "", **(messages[0] if leads else {}), "tools": json.dumps(list(tools))}
     return [system, *messages[leads:]]
@@ -83,7 +88,14 @@ def find_tool_calls(text: str, ids: Sequence[int], processor: TextProcessor) -> 
         ids: ids of the answer; needed where the marks are special tokens.
         processor: processor configuration of the bundle.
     """
-    return tuple(call for body in _bodies(text, ids, processor) for call in parse_calls(body))
+    form = processor.tool_format
+    read = python_calls if form.is_python else parse_calls
+    found = [call for body in _bodies(text, ids, processor) for call in read(body)]
+    if form.is_bare:
+        return tuple(_bare_calls(text, form))
+    if form.is_python and not found and text.lstrip().startswith("[{"):  # a forced call, whose grammar is of JSON
+        return tuple(parse_calls(text))
+    return tuple(found)
 
 
 def parse_calls(body: str) -> Iterator[ToolCall]:
@@ -109,15 +121,57 @@ def parse_calls(body: str) -> Iterator[ToolCall]:
             yield ToolCall(name=entry["name"], arguments=arguments)
 
 
+def python_calls(body: str) -> Iterator[ToolCall]:
+    """Parse calls in Python's syntax with literal keyword arguments; other statements are left out.
+
+    >>> list(python_calls("add(a=1, b='x')"))
+    [ToolCall(name='add', arguments={'a': 1, 'b': 'x'})]
+    """
+    source = body.strip().removeprefix("```python").removesuffix("```").strip()
+    try:
+        statements = ast.parse(source[:MAX_PYTHON]).body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return
+    for statement in statements:
+        call = statement.value if isinstance(statement, ast.Expr) else None
+        if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or call.args:
+            continue
+        try:
+            arguments = {str(each.arg): ast.literal_eval(each.value) for each in call.keywords if each.arg}
+            json.dumps(arguments)
+        except (ValueError, TypeError, RecursionError, MemoryError):
+            continue
+        yield ToolCall(name=call.func.id, arguments=arguments)
+
+
+def _bare_calls(text: str, form: ToolFormat) -> Iterator[ToolCall]:
+    """Calls that are the whole answer: an object of a name and arguments alone, or such objects behind each other."""
+    body = text.strip()
+    for prefix in form.prefixes:
+        body = body.removeprefix(prefix).lstrip()
+    while body.startswith("{"):
+        try:
+            found, end = json.JSONDecoder().raw_decode(body)
+        except (ValueError, RecursionError):
+            return
+        if form.arguments in found and found.keys() <= {"name", form.arguments, "type"}:
+            yield from parse_calls(body[:end])
+        body = body[end:].lstrip("; \n")
+
+
 def _bodies(text: str, ids: Sequence[int], processor: TextProcessor) -> Iterator[str]:
-    start, end = processor.encode_special(CALL_START), processor.encode_special(CALL_END)
-    if start is not None and start in ids:
+    form = processor.tool_format
+    if form.is_bare:
+        return
+    start, end = processor.encode_special(form.start), processor.encode_special(form.end) if form.end else None
+    if start is not None and start in ids and form.start not in text:  # a special token leaves no text
         rest = list(ids)
         while start in rest:
             rest = rest[rest.index(start) + 1 :]
             yield processor.decode(rest[: rest.index(end)] if end in rest else rest)
         return
-    for part in text.split(CALL_START)[1:]:
-        yield part.partition(CALL_END)[0]
-    if text.lstrip().startswith(CALL_PREFIX):
-        yield text.lstrip().removeprefix(CALL_PREFIX)
+    for part in text.split(form.start)[1:]:
+        yield part.partition(form.end)[0] if form.end else part
+    for prefix in form.prefixes:
+        if text.lstrip().startswith(prefix):
+            yield text.lstrip().removeprefix(prefix)

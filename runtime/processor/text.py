@@ -26,6 +26,7 @@ from .prompt import MediaPlace, Prompt, Segment, expand_media
 from .special_tokens import Placeholder, SpecialTokenGuard, TypedText
 from .tokenizer import Tokens
 from .tool_calls import written_calls
+from .tool_formats import ToolFormat, format_of, shown_tools
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +59,7 @@ class TextProcessor:
         self.spec = spec
         self._tokens = Tokens(tokenizer_json)
         self._template = ChatTemplate(chat_template)
+        self.tool_format: ToolFormat = format_of(chat_template)
         self._placeholders: dict[Kind, Placeholder] = {}
         if image_token_id is not None:
             self._placeholders["image"] = self._placeholder(spec.image_placeholder, image_token_id)
@@ -101,7 +103,7 @@ class TextProcessor:
             turns[-1] = replace(turns[-1], text=f"{turns[-1].text or ''}{end} ")
         rendered = self._template.render(
             [self._message(turn, i, marks) for i, turn in enumerate(turns)],
-            tools=plain(tools, lambda text: self._guard.mark(text, marks)),
+            tools=plain(shown_tools(tools or (), self.tool_format) or None, lambda text: self._guard.mark(text, marks)),
             add_generation_prompt=add_generation_prompt and not continues,
             special_tokens=self._special_tokens(),
         )
@@ -188,7 +190,7 @@ class TextProcessor:
         text = None if turn.text is None else mark(turn.text)
         if turn.role == "assistant" and turn.extra.get("tool_calls") and not self._template.shows_calls:
             del message["tool_calls"]
-            text = (text or "") + written_calls(turn.extra["tool_calls"], f"messages[{index}]", mark)
+            text = (text or "") + written_calls(turn.extra["tool_calls"], f"messages[{index}]", mark, self.tool_format)
         if self._template.takes_text:
             media = "".join(self._placeholders[item.kind].write(item.number) for item in turn.media)
             if text is None and not self._template.takes_null(calls_tools=bool(turn.extra.get("tool_calls"))):

@@ -1,4 +1,4 @@
-"""Text of tool calls in an answer, in Phi-4-mini's format, for templates that do not show calls."""
+"""Text of tool calls in an answer, for templates that do not show calls; in the model's own format."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from typing import Any
 from palmtop.errors import InputError
 from palmtop.runtime.bundle.json_fields import kind_of
 
-CALL_START, CALL_END = "<|tool_call|>", "<|/tool_call|>"
-CALL_PREFIX = "functools"
+from .tool_formats import ToolFormat
 
 
-def written_calls(calls: object, where: str, mark: Callable[[str], str]) -> str:
+def written_calls(calls: object, where: str, mark: Callable[[str], str], form: ToolFormat) -> str:
     """Return the text of calls as the model writes it.
 
     Args:
@@ -21,17 +20,24 @@ def written_calls(calls: object, where: str, mark: Callable[[str], str]) -> str:
             object.
         where: path of the message, for errors.
         mark: protects control tokens in a text.
+        form: format of calls.
 
     Raises:
         InputError: the calls have another shape.
     """
     if isinstance(calls, (str, Mapping)) or not isinstance(calls, Sequence):
         raise InputError(f"{where}.tool_calls: found {kind_of(calls)}, expected a list of calls")
-    body = json.dumps([_call(call, f"{where}.tool_calls[{i}]") for i, call in enumerate(calls)], ensure_ascii=False)
-    return f"{CALL_START}{mark(body)}{CALL_END}"
+    read = [_call(call, f"{where}.tool_calls[{i}]", form) for i, call in enumerate(calls)]
+    if form.is_python:
+        lines = "\n".join(f"{name}({', '.join(f'{k}={v!r}' for k, v in given.items())})" for name, given in read)
+        bodies = [f"```python\n{lines}\n```"]
+    else:
+        objects = [{"name": name, form.arguments: given} for name, given in read]
+        bodies = [json.dumps(each, ensure_ascii=False) for each in ([objects] if form.is_list else objects)]
+    return "\n".join(f"{form.start}{form.gap}{mark(body)}{form.gap}{form.end}" for body in bodies)
 
 
-def _call(call: object, where: str) -> dict[str, Any]:
+def _call(call: object, where: str, form: ToolFormat) -> tuple[str, Mapping[str, Any]]:
     inner = call.get("function", call) if isinstance(call, Mapping) else None
     if not isinstance(inner, Mapping) or not isinstance(inner.get("name"), str):
         raise InputError(f"{where}: found no name, expected a function with name and arguments")
@@ -41,4 +47,6 @@ def _call(call: object, where: str) -> dict[str, Any]:
             arguments = json.loads(arguments or "{}")
         except (ValueError, RecursionError) as error:
             raise InputError(f"{where}.arguments: is not JSON ({error!s:.200})") from error
-    return {"name": inner["name"], "arguments": arguments}
+    if form.is_python and not isinstance(arguments, Mapping):
+        raise InputError(f"{where}.arguments: found {kind_of(arguments)}, expected an object")
+    return inner["name"], arguments

@@ -19,7 +19,7 @@ from palmtop.runtime.chat.reply import Piece
 from palmtop.runtime.chat.routing import AdapterRequest
 from palmtop.runtime.chat.stream import Answer
 from palmtop.runtime.processor.tokenizer import Tokens
-from palmtop.runtime.processor.tool_calls import CALL_END, CALL_START
+from palmtop.runtime.processor.tool_formats import ToolFormat, format_of
 from palmtop.runtime.serve.wire.api_error import ApiError
 from palmtop.runtime.serve.wire.chat_request import Question
 from palmtop.runtime.session import Session, load_session
@@ -44,7 +44,8 @@ class Model:
         path: path of its folder.
         manifest: manifest, read at the start.
         turns: queue of its requests.
-        has_marks: whether its tokenizer has tokens for tool calls.
+        calls: format of its tool calls.
+        marks: marks of that format for which its tokenizer has special tokens.
         session: the session; None while it is not loaded.
         slots: conversations, each with a KV cache of its own.
         store: files of sessions; None to keep none.
@@ -56,7 +57,8 @@ class Model:
     path: Path
     manifest: Manifest
     turns: Turns
-    has_marks: bool
+    calls: ToolFormat
+    marks: frozenset[str]
     slots: Slots[Conversation]
     store: SessionStore | None = None
     session: Session | None = None
@@ -154,9 +156,11 @@ class Models:
                 raise InputError(f"{path}: a bundle named '{name}' is there already, expected folders of other names")
             if ":" in name:
                 raise InputError(f"{path}: the folder's name has a colon, expected one without")
-            tokens = Tokens(bundle.file("tokenizer.json")).tokenizer
-            has_marks = all(tokens.token_to_id(mark) is not None for mark in (CALL_START, CALL_END))
-            self.models[name] = Model(name, path, bundle.manifest, Turns(queue), has_marks, Slots(conversations), store)
+            calls = format_of(bundle.file("chat_template.jinja").read_text("utf-8"))
+            marks = frozenset({calls.start, calls.end} & set(Tokens(bundle.file("tokenizer.json")).special))
+            self.models[name] = Model(
+                name, path, bundle.manifest, Turns(queue), calls, marks, Slots(conversations), store
+            )
 
     def find(self, name: str) -> tuple[Model, AdapterRequest | None]:
         """Return the model of a name, and the name's choice of adapters.
@@ -211,7 +215,7 @@ class Models:
         """
         model, choice = self.find(question.model)
         options = question.options
-        if (forced := question.tools.grammar(has_marks=model.has_marks)) is not None:
+        if (forced := question.tools.grammar(model.calls, model.marks)) is not None:
             options = replace(options, grammar=forced)
         beginning = await asyncio.to_thread(
             beginning_of, question.messages, question.tools.tools, question.adapters or choice

@@ -7,13 +7,13 @@ that tool's schema, each schema with a root of its own, so that its references w
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from palmtop.runtime.chat.stop_strings import StopStrings
 from palmtop.runtime.decoding.grammar import Grammar
-from palmtop.runtime.processor.tool_calls import CALL_END, CALL_PREFIX, CALL_START
+from palmtop.runtime.processor.tool_formats import PHI4, STARTS, ToolFormat
 
 from .api_error import ApiError, refused
 from .json_fields import Fields, as_fields
@@ -39,19 +39,31 @@ class ToolUse:
     forced: tuple[str, ...] = ()
     most_calls: int = MAX_PARALLEL_CALLS
 
-    def grammar(self, *, has_marks: bool) -> Grammar | None:
-        """Return the grammar of a forced call; None without one."""
+    def grammar(self, form: ToolFormat, special: Collection[str]) -> Grammar | None:
+        """Return the grammar of a forced call; None without one.
+
+        Args:
+            form: format of the model's calls.
+            special: marks of the format that are special tokens, which a grammar names without quotes.
+        """
         if not self.forced:
             return None
         called = [tool for tool in self.tools if tool["name"] in self.forced]
-        more = f'(", " call){{0,{self.most_calls - 1}}}' if self.most_calls > 1 else ""
-        start, end = (CALL_START, CALL_END) if has_marks else ("", "")
-        lines = [
-            f'start: {start} "[" call {more} "]" {end}',
-            f"call: {' | '.join(f'c{i}' for i in range(len(called)))}",
-        ]
+        form = PHI4 if form.is_python else form  # any call can be told; only the JSON ones can be bounded by a schema
+        has_marks = form is not PHI4 or {form.start, form.end} <= set(special)
+        gap = json.dumps(form.gap) if form.gap else ""
+        marks = [mark if mark in special else json.dumps(mark) if mark else "" for mark in (form.start, form.end)]
+        start, end = (f"{marks[0]} {gap}", f"{gap} {marks[1]}") if has_marks else ("", "")
+        again = 0 if form.is_bare else self.most_calls - 1
+        if form.is_list:
+            more = f'(", " call){{0,{again}}}' if again else ""
+            whole = f'start: {start} "[" call {more} "]" {end}'
+        else:
+            more = f'("\\n" marked){{0,{again}}}' if again else ""
+            whole = f"start: marked {more}\nmarked: {start} call {end}"
+        lines = [whole, f"call: {' | '.join(f'c{i}' for i in range(len(called)))}"]
         for number, tool in enumerate(called):
-            opening = f'{{"name": {json.dumps(tool["name"])}, "arguments": '
+            opening = f'{{"name": {json.dumps(tool["name"])}, {json.dumps(form.arguments)}: '
             lines.append(f'c{number}: {json.dumps(opening)} a{number} "}}"')
             lines.append(f"a{number}: %json {json.dumps(closed(tool['parameters']))}")
         return Grammar.lark("\n".join(lines))
@@ -145,7 +157,7 @@ class HeldCalls:
     def __init__(self) -> None:
         self.shown = ""
         self._text = ""
-        self._marks = StopStrings(("[", "{", CALL_PREFIX, CALL_START))
+        self._marks = StopStrings(("[", "{", *STARTS))
 
     def feed(self, text: str) -> str:
         """Add text; return the part that can be shown now."""
