@@ -23,6 +23,7 @@ COMMANDS = {  # name: (module and function, help, extra that it needs)
     "demo": ("palmtop.demo:demo_command", "Run the packaged model on text, image and audio.", "export"),
     "inspect": ("palmtop.runtime.commands.inspect:inspect_command", "Show what is in a bundle.", ""),
     "transcribe": ("palmtop.runtime.commands.transcribe:transcribe_command", "Transcribe a long recording.", ""),
+    "batch": ("palmtop.runtime.commands.batches.command:batch_command", "Answer a file of requests.", ""),
     "serve": ("palmtop.runtime.commands.serve:serve_command", "Serve bundles by OpenAI's HTTP interface.", "serve"),
     "evaluate": ("palmtop.runtime.commands.evaluate:evaluate_command", "Measure a bundle's accuracy.", ""),
     "adapter": ("palmtop.export.adapters.cli:adapter_group", "Add, merge, pack and list adapters.", "export"),

@@ -52,6 +52,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     samples, rate = soundfile.read(samples_path() / "audio.wav")
     soundfile.write(folder / "speech.wav", samples, rate)
     soundfile.write(folder / "lecture.mp3", samples, rate)
+    (folder / "questions.jsonl").write_text(
+        '{"custom_id": "1", "body": {"messages": [{"role": "user", "content": "words: 789. What is it?"}]}}'
+    )
     (folder / "receipt.json").write_text('{"type": "integer", "minimum": 0, "maximum": 9}')
     return folder
 

@@ -1,0 +1,1 @@
+"""Files of many requests in OpenAI's batch form, and their answers."""

@@ -1,0 +1,182 @@
+"""``palmtop batch``: OpenAI's lines in and out, media by path, resumed after a kill, a shared beginning read once."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from palmtop.__main__ import cli
+from palmtop.errors import InputError
+from palmtop.runtime.commands.batches.requests import by_beginning, read_requests
+from palmtop.runtime.reference import samples_path
+
+TASKS = {"words: 789. What is it?": "seven eight nine", "reverse: 1234. What is it?": "4321"}
+SYSTEM = {"role": "system", "content": "digits: " + "one two three four five six seven eight nine " * 4}
+
+
+def request(name: str, text: Any, *before: dict[str, Any], **body: Any) -> dict[str, Any]:
+    messages = [*before, {"role": "user", "content": text}]
+    url = "/v1/chat/completions"
+    return {"custom_id": name, "method": "POST", "url": url, "body": {"messages": messages, **body}}
+
+
+def write(path: Path, *requests: Any) -> Path:
+    path.write_text("".join(json.dumps(each) + "\n" for each in requests))
+    return path
+
+
+def batch(source: Path, output: Path, *more: str) -> Result:
+    return CliRunner().invoke(cli, ["batch", str(source), "-o", str(output), "--threads", "1", *more])
+
+
+def read(path: Path) -> dict[str, Any]:
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert len({line["custom_id"] for line in lines}) == len(lines)
+    return {line["custom_id"]: line["response"] for line in lines}
+
+
+def text_of(response: dict[str, Any]) -> str:
+    return str(response["body"]["choices"][0]["message"]["content"])
+
+
+def test_requests_are_answered_in_openais_form(int4_bundle: Path, tmp_path: Path) -> None:
+    shutil.copy(samples_path() / "image.png", tmp_path / "a picture.png")
+    shutil.copy(samples_path() / "audio.wav", tmp_path / "sound.wav")
+    question = {"type": "text", "text": "What is it?"}
+    samples = {s["mode"]: s["expected"] for s in json.loads((samples_path() / "samples.json").read_text())}
+    requests = [request(text, text, model="any-name", max_tokens=30) for text in TASKS]
+    requests += [
+        request("path", [{"type": "image", "image": "a picture.png"}, question]),
+        request("url", [{"type": "image_url", "image_url": {"url": "a picture.png"}}, question]),
+        request("file", [{"type": "image_url", "image_url": {"url": f"file://{tmp_path}/a%20picture.png"}}, question]),
+        request("sound", [{"type": "audio", "audio": "sound.wav"}, question]),
+        request("openai", [{"type": "input_audio", "input_audio": {"path": "sound.wav", "format": "wav"}}, question]),
+    ]
+    response = {"custom_id": "r", "url": "/v1/responses", "body": {"model": "m", "input": next(iter(TASKS))}}
+    source = write(tmp_path / "in.jsonl", *requests, response)
+    done = batch(source, tmp_path / "out.jsonl", "--model", str(int4_bundle), "--json")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout) == {"requests": 8, "answered_before": 0, "answered": 8, "refused": 0}
+    answers = read(tmp_path / "out.jsonl")
+    assert {name: text_of(answers[name]) for name in TASKS} == TASKS
+    assert {text_of(answers[name]) for name in ("path", "url", "file")} == {samples["image"]}
+    assert {text_of(answers[name]) for name in ("sound", "openai")} == {samples["audio"]}
+    assert answers["r"]["body"]["output"][0]["content"][0]["text"] == next(iter(TASKS.values()))
+    first = answers[next(iter(TASKS))]
+    assert first["status_code"] == 200
+    assert (first["body"]["object"], first["body"]["model"]) == ("chat.completion", "any-name")
+
+
+def test_a_wrong_request_is_answered_with_its_error_and_the_others_go_on(int4_bundle: Path, tmp_path: Path) -> None:
+    text = next(iter(TASKS))
+    requests = [
+        request("n", text, n=2),
+        request("gone", [{"type": "image", "image": "gone.png"}]),
+        request("streamed", text, stream=True),
+        request("good", text, model=str(int4_bundle)),
+        request("nowhere", text, model="no-such-bundle"),
+        request("nameless", text),
+    ]
+    done = batch(write(tmp_path / "in.jsonl", *requests), tmp_path / "out.jsonl")
+    assert done.exit_code == 1
+    answers = read(tmp_path / "out.jsonl")
+    assert {name: response["status_code"] for name, response in answers.items() if name != "nowhere"} == {
+        **dict.fromkeys(("n", "gone", "streamed", "nameless"), 400),
+        "good": 200,
+    }
+    assert answers["nowhere"]["status_code"] >= 400
+    assert "gone.png" not in answers["good"]["body"]
+    done = batch(
+        write(tmp_path / "in2.jsonl", *requests[:3]), tmp_path / "out2.jsonl", "--model", str(int4_bundle), "--json"
+    )
+    answers = read(tmp_path / "out2.jsonl")
+    assert answers["n"]["body"]["error"]["param"] == "n"
+    assert "gone.png" in answers["gone"]["body"]["error"]["message"]
+    assert answers["streamed"]["body"]["error"]["param"] == "stream"
+
+
+def test_equal_beginnings_follow_one_another_and_are_read_once(int4_bundle: Path, tmp_path: Path) -> None:
+    other = {"role": "system", "content": "reverse: " + "one two three " * 12}
+    requests = [request(f"{n}", f"words: {n}. What is it?", (SYSTEM, other)[n % 2], max_tokens=3) for n in range(6)]
+    source = write(tmp_path / "in.jsonl", *requests)
+    assert [each.custom_id for each in by_beginning(read_requests(source))] == ["0", "2", "4", "1", "3", "5"]
+    assert batch(source, tmp_path / "out.jsonl", "--model", str(int4_bundle)).exit_code == 0
+    usage = {name: response["body"]["usage"] for name, response in read(tmp_path / "out.jsonl").items()}
+    reused = [usage[str(n)]["prompt_tokens_details"]["cached_tokens"] for n in range(6)]
+    assert all(count > 30 for count in reused[2:])
+    assert reused[0] == 0
+
+
+def test_a_killed_batch_answers_what_is_left(int4_bundle: Path, tmp_path: Path) -> None:
+    requests = [request(str(n), f"words: {100 + n}. What is it?", max_tokens=20) for n in range(40)]
+    source, output = write(tmp_path / "in.jsonl", *requests), tmp_path / "out.jsonl"
+    command = [sys.executable, "-m", "palmtop", "batch", str(source), "-o", str(output), "--model", str(int4_bundle)]
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 120
+    while (not output.exists() or output.read_bytes().count(b"\n") < 2) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.kill(running.pid, signal.SIGKILL)
+    running.communicate()
+    before = output.read_bytes()
+    assert 2 <= before.count(b"\n") < 40
+    with output.open("ab") as file:
+        file.write(b'{"id": "batch_req_1", "cust')  # killed within a line
+    done = batch(source, output, "--model", str(int4_bundle), "--json")
+    assert done.exit_code == 0, done.output
+    counts = json.loads(done.stdout)
+    assert counts["answered_before"] == before.count(b"\n")
+    assert counts["answered"] == 40 - before.count(b"\n")
+    assert output.read_bytes().startswith(before)
+    assert set(read(output)) == {str(n) for n in range(40)}
+    assert json.loads(batch(source, output, "--model", str(int4_bundle), "--json").stdout)["answered"] == 0
+
+
+@pytest.mark.parametrize(
+    ("lines", "wanted"),
+    [
+        ("", "found no request"),
+        ("{", "line 1: is not JSON"),
+        ("[]", "line 1: found list, expected an object"),
+        ('{"body": {}}', "line 1: found custom_id None"),
+        (
+            '{"custom_id": "a", "url": "/v1/embeddings", "body": {}}',
+            "found POST /v1/embeddings, expected POST /v1/chat",
+        ),
+        ('{"custom_id": "a"}', "line 1: found no body"),
+        (
+            '{"custom_id": "a", "body": {}}\n\n{"custom_id": "a", "body": {}}',
+            "line 3: the custom_id 'a' is that of line 1",
+        ),
+    ],
+)
+def test_a_line_of_another_shape_is_one_sentence(lines: str, wanted: str, tmp_path: Path) -> None:
+    (tmp_path / "in.jsonl").write_text(lines)
+    refused = batch(tmp_path / "in.jsonl", tmp_path / "out.jsonl")
+    assert isinstance(refused.exception, InputError)
+    assert wanted in str(refused.exception)
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_answers_to_other_requests_are_kept(int4_bundle: Path, tmp_path: Path) -> None:
+    source, output = write(tmp_path / "in.jsonl", request("a", "spell: melon. What is it?")), tmp_path / "out.jsonl"
+    assert batch(source, output, "--model", str(int4_bundle)).exit_code == 0
+    before = output.read_bytes()
+    write(source, request("a", "spell: lemon. What is it?"))
+    refused = batch(source, output, "--model", str(int4_bundle))
+    assert "the request 'a' of line 1 has changed since" in str(refused.exception)
+    write(source, request("b", "spell: lemon. What is it?"))
+    refused = batch(source, output, "--model", str(int4_bundle))
+    assert "the request 'a' is not in the requests" in str(refused.exception)
+    assert output.read_bytes() == before
+    (tmp_path / "notes.txt").write_text("my notes\n")
+    assert "is no answer of palmtop batch" in str(batch(source, tmp_path / "notes.txt").exception)
