@@ -53,7 +53,7 @@ def batch_command(
 ) -> None:
     """Answer the requests of IN, a file of OpenAI's batch lines; answers have OpenAI's form too.
 
-    Each answer is written when it is complete. After an interruption or a kill the same command answers what is left.
+    Each answer is written when it is complete. After an interruption or a kill the same command answers the others.
     Requests that begin alike follow one another, so that the beginning is read once. Exit code 1 when a request was
     refused; its line says why.
     """

@@ -31,7 +31,7 @@ class Request:
         custom_id: name that its answer repeats.
         url: "/v1/chat/completions" or "/v1/responses".
         body: the request's body.
-        sha256: hash of url and body, by which a later run knows its answer.
+        sha256: hash of url and body, by which a later run recognises its answer.
     """
 
     line: int
