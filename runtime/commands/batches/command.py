@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from palmtop.runtime.chat.routing import AdapterRequest
 from palmtop.runtime.commands.flags import open_session, session_flags
 from palmtop.runtime.commands.progress import progress_bar
 from palmtop.runtime.processor.tokenizer import Tokens
-from palmtop.runtime.processor.tool_calls import CALL_END, CALL_START
+from palmtop.runtime.processor.tool_formats import ToolFormat, format_of
 from palmtop.runtime.serve.wire.api_error import ApiError, api_error
 from palmtop.runtime.serve.wire.chat_reply import completion, new_id
 from palmtop.runtime.serve.wire.responses import Response
@@ -101,13 +101,23 @@ def _left(asked: list[Request], output: Path) -> list[Request]:
     return by_beginning([request for request in asked if request.custom_id not in done])
 
 
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """A loaded bundle with its conversation and the format of its tool calls."""
+
+    session: Session
+    conversation: Conversation
+    calls: ToolFormat
+    marks: frozenset[str]
+
+
 class _Runner:
     """Runner of a batch: one session at a time, with one conversation whose cache keeps shared beginnings."""
 
     def __init__(self, folder: Path, model: Path | None, timeout_s: float, loading: SessionOptions) -> None:
         self.models = ExitStack()
         self._folder, self._model, self._timeout_s, self._loading = folder, model, timeout_s, loading
-        self._open: tuple[Path, tuple[Session, Conversation, bool]] | None = None
+        self._open: tuple[Path, _Opened] | None = None
 
     def answer(self, request: Request) -> dict[str, Any]:
         """Return the line of a request's answer; a wrong request is answered with its error."""
@@ -130,27 +140,27 @@ class _Runner:
         if path is None:
             raise ApiError(400, "model: found none, expected a bundle there, or --model", param="model")
         question = read_question(request, self._folder, path.name, self._timeout_s)
-        session, conversation, has_marks = self._session(path)
-        choice = AdapterRequest(None, part) if part in session.manifest.routes else None
+        opened = self._session(path)
+        choice = AdapterRequest(None, part) if part in opened.session.manifest.routes else None
         if part and choice is None:
             choice = AdapterRequest({part: 1.0})
         options = question.options
-        if (forced := question.tools.grammar(has_marks=has_marks)) is not None:
+        if (forced := question.tools.grammar(opened.calls, opened.marks)) is not None:
             options = replace(options, grammar=forced)
-        reply = conversation.respond(
+        reply = opened.conversation.respond(
             question.messages, adapters=question.adapters or choice, options=options, tools=question.tools.tools
         ).result()
         if request.url == "/v1/responses":
             return Response(question).whole(reply)
         return completion(question, reply)
 
-    def _session(self, path: Path) -> tuple[Session, Conversation, bool]:
+    def _session(self, path: Path) -> _Opened:
         """Return the session of a bundle; that of another bundle is closed for it."""
         if self._open is None or self._open[0] != path:
             self.models.close()
             self._open = None
             session = self.models.enter_context(open_session(path, self._loading))
-            tokens = Tokens(session.bundle.file("tokenizer.json")).tokenizer
-            has_marks = all(tokens.token_to_id(mark) is not None for mark in (CALL_START, CALL_END))
-            self._open = path, (session, session.conversation(), has_marks)
+            calls = format_of(session.bundle.file("chat_template.jinja").read_text("utf-8"))
+            marks = frozenset({calls.start, calls.end} & set(Tokens(session.bundle.file("tokenizer.json")).special))
+            self._open = path, _Opened(session, session.conversation(), calls, marks)
         return self._open[1]
