@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+BLOCK = 1 << 20  # numbers in float64 at a time: 200 rows of 200,000 are 320 MB, several times over
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Agreement:
@@ -41,9 +43,13 @@ def agreement(reference: NDArray[np.float32], found: NDArray[np.float32]) -> Agr
 
 
 def kl(reference: NDArray[np.float32], found: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return KL(reference || found) in nats, [T], of two [T, V] sets of logits."""
-    p, q = log_softmax(reference), log_softmax(found)
-    return np.asarray((np.exp(p) * (p - q)).sum(-1).clip(0))
+    """Return KL(reference || found) in nats, [T], of two [T, V] sets of logits; a few rows in float64 at a time."""
+    rows = max(1, BLOCK // max(1, reference.shape[-1]))
+    found_kl = np.empty(len(reference))
+    for start in range(0, len(reference), rows):
+        p, q = (log_softmax(logits[start : start + rows]) for logits in (reference, found))
+        found_kl[start : start + rows] = (np.exp(p) * (p - q)).sum(-1).clip(0)
+    return found_kl
 
 
 def cosine(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
