@@ -157,9 +157,8 @@ class Session:
 
     def binding(self) -> Binding:
         """Return what the numbers of this session's conversations depend on."""
-        where = placement(self._options.provider).decoder
-        runtime = f"onnxruntime {runtime_version()}"
-        return Binding.of(self.manifest, where if self._static is not None else CPU, runtime)
+        where = CPU if self._static is None else f"{placement(self._options.provider).decoder}, graphs of fixed shapes"
+        return Binding.of(self.manifest, where, f"onnxruntime {runtime_version()}")
 
     def own_loop(self) -> None:
         """Make the decoders take states: replace genai by palmtop's own loop. Open conversations keep their caches.

@@ -228,8 +228,9 @@ def runtime_version() -> str:
 
 
 def default_threads() -> int:
-    """Return the threads that genai takes by default: half of the processor's, at most 16."""
-    return max(1, min((os.cpu_count() or 1) // 2, 16))
+    """Return the threads that genai takes by default: half of the processors that this process may use, at most 16."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(usable // 2, 16))
 
 
 @contextmanager

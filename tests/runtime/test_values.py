@@ -25,7 +25,7 @@ from palmtop.runtime.decoding import sampling
 from palmtop.runtime.decoding.generation_options import GenerationOptions
 from palmtop.runtime.decoding.sampling import Sampler, forbid, keep_fewest, most_probable
 from palmtop.runtime.memory.plan import check_encoder, check_plan, largest_context, plan_memory
-from palmtop.runtime.session_options import chunk_for
+from palmtop.runtime.session_options import SessionOptions, chunk_for
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +53,12 @@ def manifest(toy_bundle: Path) -> Manifest:
 def test_impossible_options_are_refused_by_name(name: str, value: object) -> None:
     with pytest.raises(InputError, match=f"option {name}: found"):
         GenerationOptions(**{name: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("engine", ["", "ort", None, 1])
+def test_an_unknown_engine_is_refused(engine: Any) -> None:
+    with pytest.raises(InputError, match=r"option engine: found .* expected genai or onnxruntime"):
+        SessionOptions(engine=engine)
 
 
 @pytest.mark.parametrize(

@@ -81,6 +81,22 @@ def test_later_turns_and_rewinding_read_as_on_genai(both: tuple[Session, Session
     assert any(reply[2] for reply in replies[0])  # something was found in the cache
 
 
+def test_a_conversation_there_is_saved_and_forked_as_on_the_cpu(both: tuple[Session, Session], tmp_path: Path) -> None:
+    content = next(held_out_items("image+audio", 1, 4)).messages[0]["content"]
+    for session, other in (both, both[::-1]):
+        conversation = session.conversation()
+        first = conversation.chat(content, options=OPTIONS).result()
+        conversation.save(tmp_path / "saved")
+        branches = [conversation, session.restore(tmp_path / "saved"), conversation.fork()]
+        replies = [branch.chat("one two three", options=OPTIONS).result() for branch in branches]
+        assert len({(reply.token_ids, reply.usage.cached_tokens) for reply in replies}) == 1
+        assert replies[0].usage.prompt_tokens > replies[0].usage.cached_tokens > first.usage.media_rows
+        logits = [branch._track.logits() for branch in branches]
+        assert all((each == logits[0]).all() for each in logits)
+        with pytest.raises(InputError, match="was computed by"):
+            other.restore(tmp_path / "saved")
+
+
 def test_the_context_fills_to_its_last_position(both: tuple[Session, Session]) -> None:
     question = [{"role": "user", "content": "one two three"}]
     options = GenerationOptions(max_tokens=2 * CONTEXT, temperature=4.0, seed=1)
