@@ -66,8 +66,8 @@ def _compared(wanted: Session, found: Session, task: Any, items: int) -> tuple[f
                 tiles = processor.tiles(place.item)
                 rows.append(tuple(s._encoders.encode_image(tiles) for s in (wanted, found)))
             else:
-                mel = processor.log_mel(place.item)
-                rows.append(tuple(s._encoders.encode_audio(mel, False) for s in (wanted, found)))
+                sound = processor.sound(place.item)
+                rows.append(tuple(s._encoders.encode_audio(sound, False) for s in (wanted, found)))
     a, b = (np.concatenate([pair[side] for pair in rows]) for side in (0, 1))
     cosine = (a * b).sum(-1) / (np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1))
     return snr_db(a, b), float(cosine.min())

@@ -99,9 +99,9 @@ class SampleReader:
                 features.append(self._encoders.encode_image(tiles))
                 segments.append(tiles.segments)
             else:
-                mel = self._processor.log_mel(place.item)
-                features.append(self._encoders.encode_audio(mel, use_vision_projector))
-                segments.append(self._processor.sound_segments(len(mel)))
+                sound = self._processor.sound(place.item)
+                features.append(self._encoders.encode_audio(sound, use_vision_projector))
+                segments.append(sound.segments)
         ids, places = self._processor.text.expand(prompt, segments)
         most = self._manifest.decoder.context_length
         empty = np.zeros((1, self._manifest.decoder.hidden_size), np.float32)

@@ -22,11 +22,11 @@ from palmtop.runtime.bundle.json_fields import kind_of
 from palmtop.runtime.bundle.manifest import MODES, Manifest
 from palmtop.runtime.bundle.option_checks import reason_of
 from palmtop.runtime.chat.routing import mode_of
-from palmtop.runtime.media.audio_windows import audio_windows
 from palmtop.runtime.processor import Processor
 from palmtop.runtime.processor.content import media_beside
 from palmtop.runtime.processor.images import PreparedImage
 from palmtop.runtime.processor.prompt import Segment
+from palmtop.runtime.processor.sounds import PreparedSound
 from palmtop.runtime.reference import has_packaged_vocabulary
 from palmtop.runtime.reference.heldout import Item, held_out_items
 from palmtop.runtime.reference.text_tasks import INSTRUCTION, draw_task
@@ -59,19 +59,17 @@ class MediaInput:
         part: "vision" or "audio".
         feeds: graph inputs of each run.
         segments: feature rows and text that stand for it in the prompt.
-        image: puts the rows of an image into reading order; None for a sound.
+        prepared: puts the rows into reading order.
     """
 
     part: Literal["vision", "audio"]
     feeds: tuple[dict[str, NDArray[Any]], ...]
     segments: tuple[Segment, ...]
-    image: PreparedImage | None = None
+    prepared: PreparedImage | PreparedSound
 
     def features(self, runs: Sequence[Mapping[str, NDArray[np.float32]]]) -> NDArray[np.float32]:
         """Return the features, [rows, H] in the order of the decoder, from the outputs of every run."""
-        if self.image is None:
-            return np.concatenate([run["audio_features"] for run in runs])
-        return self.image.in_reading_order([[run[name] for name in self.image.outputs] for run in runs])
+        return self.prepared.in_reading_order([[run[name] for name in self.prepared.outputs] for run in runs])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -221,19 +219,10 @@ class SampleReader:
         return Sample(mode=mode, input_ids=ids[:most], media=media, places=places[:most], positions=inside)
 
     def _media(self, item: Any, mode: str) -> MediaInput:
-        spec = self._manifest.processor
         if item.kind == "image":
             tiles = self._processor.tiles(item)
             feeds = tuple(tiles.batches(1))
-            return MediaInput(part="vision", feeds=feeds, segments=tiles.segments, image=tiles)
-        mel = self._processor.log_mel(item)
-        assert spec.audio is not None
-        projector = int(self._manifest.routes[mode].audio_projector == "vision")
-        runs = []
-        for window in audio_windows(len(mel), spec.audio):
-            numbers = {"left_context": window.left_context, "window": window.fill_to, "projector": projector}
-            runs.append(
-                {"log_mel": mel[None, window.start : window.stop]}
-                | {name: np.array([number], np.int64) for name, number in numbers.items()}
-            )
-        return MediaInput(part="audio", feeds=tuple(runs), segments=self._processor.sound_segments(len(mel)))
+            return MediaInput(part="vision", feeds=feeds, segments=tiles.segments, prepared=tiles)
+        sound = self._processor.sound(item)
+        feeds = tuple(sound.batches(self._manifest.routes[mode].audio_projector == "vision"))
+        return MediaInput(part="audio", feeds=feeds, segments=sound.segments, prepared=sound)

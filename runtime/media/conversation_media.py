@@ -21,6 +21,7 @@ from palmtop.runtime.processor import Processor
 from palmtop.runtime.processor.content import MediaItem
 from palmtop.runtime.processor.images import PreparedImage
 from palmtop.runtime.processor.prompt import Segment, rows_of
+from palmtop.runtime.processor.sounds import PreparedSound
 
 from .encoder_runner import EncodingStopped
 
@@ -34,9 +35,9 @@ class FeatureSource(Protocol):
         """Return the features of an image in reading order, [image.rows, H]."""
 
     def encode_audio(
-        self, log_mel: Features, vision_projector: bool, *, should_stop: Callable[[], bool] | None = None
+        self, sound: PreparedSound, vision_projector: bool, *, should_stop: Callable[[], bool] | None = None
     ) -> Features:
-        """Return the features of a sound, [R, H]."""
+        """Return the features of a sound in reading order, [sound.rows, H]."""
 
     def close(self) -> None:
         """Free sessions and cached features."""
@@ -70,7 +71,7 @@ class MediaReader:
         self._encoders = encoders
         self._segments: dict[str, tuple[Segment, ...]] = {}
         self._tiles: dict[str, PreparedImage] = {}
-        self._frames: dict[str, Features] = {}
+        self._sounds: dict[str, PreparedSound] = {}
 
     def measure(self, item: MediaItem, *, cancelled: Callable[[], bool]) -> MeasuredItem:
         """Return an item with what stands for it in the prompt.
@@ -92,11 +93,11 @@ class MediaReader:
         """
         key, item = measured.key, measured.item
         try:
-            if key not in self._tiles and key not in self._frames:
+            if key not in self._tiles and key not in self._sounds:
                 self._prepare(key, item, cancelled)
             if item.kind == "image":
                 return self._encoders.encode_image(self._tiles[key], should_stop=cancelled)
-            return self._encoders.encode_audio(self._frames[key], vision_projector, should_stop=cancelled)
+            return self._encoders.encode_audio(self._sounds[key], vision_projector, should_stop=cancelled)
         except EncodingStopped as stop:
             raise CancelledError from stop
 
@@ -112,7 +113,7 @@ class MediaReader:
     def forget_pixels(self) -> None:
         """Free decoded tiles and frames; row counts stay known."""
         self._tiles.clear()
-        self._frames.clear()
+        self._sounds.clear()
 
     def _prepare(self, key: str, item: MediaItem, cancelled: Callable[[], bool]) -> tuple[Segment, ...]:
         """Decode an item and keep the encoder's inputs; return its segments."""
@@ -125,9 +126,9 @@ class MediaReader:
             tiles = self._processor.tiles(item, between)
             self._tiles[key] = tiles
             return tiles.segments
-        frames = self._processor.log_mel(item, between)
-        self._frames[key] = frames
-        return self._processor.sound_segments(len(frames))
+        sound = self._processor.sound(item, between)
+        self._sounds[key] = sound
+        return sound.segments
 
 
 def item_key(item: MediaItem) -> str:

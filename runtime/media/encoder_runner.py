@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,11 +23,9 @@ from palmtop.errors import BundleError, InputError, RuntimeMissingError
 from palmtop.packages import install_command
 from palmtop.runtime.bundle.native_files import WEIGHTS_FOLDER, graph_source
 from palmtop.runtime.bundle.processor_config import ProcessorSpec
-from palmtop.runtime.processor.content_key import content_key
 from palmtop.runtime.processor.images import PreparedImage
+from palmtop.runtime.processor.sounds import PreparedSound
 
-from .audio_windows import audio_windows
-from .encoder_inputs import audio_feeds, check_log_mel
 from .feature_cache import FeatureCache, Features
 
 if TYPE_CHECKING:
@@ -38,7 +36,6 @@ CACHE_BYTES = 64 << 20
 LOG_ERRORS = 3  # onnxruntime's severity: errors and worse
 POLL_S = 0.02  # interval at which a run checks for cancellation
 
-Progress = Callable[[int, int], None]  # batches done, batches in total
 ShouldStop = Callable[[], bool]
 OpenEncoder = Callable[[str, Path], Any]
 """Function that opens the graph of "image" or "audio" as an onnxruntime session."""
@@ -98,14 +95,11 @@ class Encoders:
         self._sessions: dict[str, ort.InferenceSession] = {}
         self._lock = threading.Lock()
 
-    def encode_image(
-        self, image: PreparedImage, *, progress: Progress | None = None, should_stop: ShouldStop | None = None
-    ) -> Features:
+    def encode_image(self, image: PreparedImage, *, should_stop: ShouldStop | None = None) -> Features:
         """Return the feature rows of one image, in the order of its ids.
 
         Args:
             image: prepared by its kind of processor.
-            progress: called after every batch.
             should_stop: called before every batch and during a run; True stops.
 
         Returns:
@@ -122,33 +116,22 @@ class Encoders:
         image.check(spec)
 
         def run(session: ort.InferenceSession) -> Features:
-            batches, runs = list(image.batches(self._tiles_at_once)), []
-            for number, feeds in enumerate(batches, 1):
-                _ask(should_stop)
-                runs.append(_run(session, list(image.outputs), feeds, should_stop))
-                _tell(progress, number, len(batches))
-            return image.in_reading_order(runs)
+            return _all_runs(session, image, image.batches(self._tiles_at_once), should_stop)
 
         return self._encode("image", image.key, image.rows, run, should_stop)
 
     def encode_audio(
-        self,
-        log_mel: NDArray[np.float32],
-        vision_projector: bool,
-        *,
-        progress: Progress | None = None,
-        should_stop: ShouldStop | None = None,
+        self, sound: PreparedSound, vision_projector: bool, *, should_stop: ShouldStop | None = None
     ) -> Features:
         """Return the feature rows of one sound.
 
         Args:
-            log_mel: [T, mels] float32 frames.
+            sound: prepared by its kind of processor.
             vision_projector: use the projector that was trained with images.
-            progress: called after every window.
             should_stop: called before every window and during a run; True stops.
 
         Returns:
-            feature rows, [rows, H] float32, read-only.
+            feature rows, [sound.rows, H] float32, read-only.
 
         Raises:
             InputError: the bundle takes no sounds, or the frames do not fit its spec.
@@ -158,21 +141,12 @@ class Encoders:
         spec = self._spec.audio
         if spec is None or self._paths["audio"] is None:
             raise InputError("the bundle has no audio encoder, expected no sounds")
-        check_log_mel(log_mel, spec)
-        windows = audio_windows(len(log_mel), spec)
-        steps = -(-len(log_mel) // spec.compression_rate)
+        sound.check(spec)
 
         def run(session: ort.InferenceSession) -> Features:
-            rows: list[Features] = []
-            for window in windows:
-                _ask(should_stop)
-                feeds = audio_feeds(log_mel, window, vision_projector)
-                rows += _run(session, ["audio_features"], feeds, should_stop)
-                _tell(progress, len(rows), len(windows))
-            return np.concatenate(rows)
+            return _all_runs(session, sound, sound.batches(vision_projector), should_stop)
 
-        key = content_key(f"audio{vision_projector}", log_mel)
-        return self._encode("audio", key, -(-steps // spec.downsample_rate), run, should_stop)
+        return self._encode("audio", f"{vision_projector} {sound.key}", sound.rows, run, should_stop)
 
     def close(self) -> None:
         """Close open sessions and drop cached features; the next call loads again."""
@@ -268,6 +242,20 @@ def open_session(path: Path, threads: int | None) -> ort.InferenceSession:
         raise BundleError(f"{path}: onnxruntime cannot load it ({error})") from error
 
 
+def _all_runs(
+    session: ort.InferenceSession,
+    prepared: PreparedImage | PreparedSound,
+    batches: Iterable[Mapping[str, NDArray[Any]]],
+    should_stop: ShouldStop | None,
+) -> Features:
+    """Run the graph on every batch and put the rows into order."""
+    runs = []
+    for feeds in batches:
+        _ask(should_stop)
+        runs.append(_run(session, list(prepared.outputs), feeds, should_stop))
+    return prepared.in_reading_order(runs)
+
+
 def _run(
     session: ort.InferenceSession,
     outputs: list[str],
@@ -313,8 +301,3 @@ def _run(
 def _ask(should_stop: ShouldStop | None) -> None:
     if should_stop is not None and should_stop():
         raise EncodingStopped
-
-
-def _tell(progress: Progress | None, done: int, total: int) -> None:
-    if progress is not None:
-        progress(done, total)

@@ -16,13 +16,10 @@ from palmtop.runtime.bundle.processor_config import AudioSpec, ImageSpec, Proces
 from .cancellation_points import Between, go_on
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from palmtop.runtime.processor.images import PreparedImage
+    from palmtop.runtime.processor.sounds import PreparedSound
 
     from .content import MediaItem
-    from .prompt import Segment
     from .text import Prompt, TextProcessor
 
 __all__ = ["AudioSpec", "ImageSpec", "Processor", "ProcessorSpec", "TextSpec"]
@@ -90,8 +87,8 @@ class Processor:
             raise InputError(f"{item.kind} {item.number}: expected an image and a model that takes images")
         return prepare_image(item.source, self.spec.image, between)
 
-    def log_mel(self, item: MediaItem, between: Between = go_on) -> NDArray[np.float32]:
-        """Return the encoder input of a sound, [T, n_mels].
+    def sound(self, item: MediaItem, between: Between = go_on) -> PreparedSound:
+        """Return the encoder input of a sound; its ``segments`` replace its placeholder in the prompt.
 
         Args:
             item: the sound to read.
@@ -105,15 +102,3 @@ class Processor:
         if self.spec.audio is None or item.kind != "audio":
             raise InputError(f"{item.kind} {item.number}: expected a sound and a model that takes sounds")
         return prepare_sound(item.source, self.spec.audio, between)
-
-    def sound_segments(self, frames: int) -> tuple[Segment, ...]:
-        """Return the prompt's segments for a sound of ``frames`` frames.
-
-        Raises:
-            InputError: the model takes no sounds.
-        """
-        from palmtop.runtime.processor.sounds import sound_segments
-
-        if self.spec.audio is None:
-            raise InputError("audio: expected a model that takes sounds")
-        return sound_segments(frames, self.spec.audio)

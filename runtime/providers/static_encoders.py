@@ -7,20 +7,17 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from palmtop.errors import BundleError, InputError
 from palmtop.runtime.bundle.processor_config import ProcessorSpec
-from palmtop.runtime.media.audio_windows import audio_windows
 from palmtop.runtime.media.conversation_media import FeatureSource
-from palmtop.runtime.media.encoder_inputs import check_log_mel
 from palmtop.runtime.media.encoder_runner import CACHE_BYTES, EncodingStopped, ShouldStop
 from palmtop.runtime.media.feature_cache import FeatureCache, Features
-from palmtop.runtime.processor.content_key import content_key
 from palmtop.runtime.processor.images import PreparedImage
+from palmtop.runtime.processor.sounds import PreparedSound
 
-from .static_inputs import static_audio_feeds, static_tile_feeds, steps_of
+from .static_inputs import static_audio_feeds, static_tile_feeds, steps_of_window
 
 OpenGraph = Callable[[Path], Any]
 """Function that opens a graph file on a provider; raises ``PalmtopError`` for problems that a user can cause."""
@@ -81,31 +78,28 @@ class StaticEncoders:
         return self._encode(image.key, image.rows, run, path)
 
     def encode_audio(
-        self, log_mel: NDArray[np.float32], vision_projector: bool, *, should_stop: ShouldStop | None = None
+        self, sound: PreparedSound, vision_projector: bool, *, should_stop: ShouldStop | None = None
     ) -> Features:
         """Return the features of a sound, [R, H]; cancellation acts between two windows."""
         spec = self._spec.audio
         if not self._audio:
-            return self._rest.encode_audio(log_mel, vision_projector, should_stop=should_stop)
+            return self._rest.encode_audio(sound, vision_projector, should_stop=should_stop)
         if spec is None:
             raise InputError("the bundle has no audio encoder, expected no sounds")
-        check_log_mel(log_mel, spec)
-        windows = audio_windows(len(log_mel), spec)
-        needed = max(w.fill_to or steps_of(w.stop - w.start, w.left_context, spec) for w in windows)
+        sound.check(spec)
+        batches = list(sound.batches(vision_projector))
+        needed = max(steps_of_window(feeds, spec) for feeds in batches)
         steps, path = next((s, p) for s, p in self._audio.items() if s >= needed)
 
         def run() -> Features:
             session, output = self._session(path), f"features_{'vision' if vision_projector else 'speech'}"
-            rows: list[Features] = []
-            for window in windows:
-                frames = log_mel[window.start : window.stop]
-                feeds, count = static_audio_feeds(frames, window.left_context, window.fill_to, spec, steps)
-                rows.append(_run(session, path, [output], feeds, should_stop)[0][:count])
-            return np.concatenate(rows)
+            runs: list[list[Features]] = []
+            for batch in batches:
+                feeds, count = static_audio_feeds(batch, spec, steps)
+                runs.append([_run(session, path, [output], feeds, should_stop)[0][:count]])
+            return sound.in_reading_order(runs)
 
-        whole = -(-len(log_mel) // spec.compression_rate)
-        key = content_key(f"audio{vision_projector}", log_mel)
-        return self._encode(key, -(-whole // spec.downsample_rate), run, path)
+        return self._encode(f"{vision_projector} {sound.key}", sound.rows, run, path)
 
     def close(self) -> None:
         """Close open sessions and drop cached features; the next call loads again."""

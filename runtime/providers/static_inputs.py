@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -34,36 +35,40 @@ def static_tile_feeds(pixels: NDArray[np.float32], patch_mask: NDArray[np.bool_]
     }
 
 
-def steps_of(frames: int, left_context: int, spec: AudioSpec) -> int:
-    """Return the number of encoder steps of a window of mel frames, without its context."""
-    return -(-frames // spec.compression_rate) - left_context
+def steps_of_window(feeds: Mapping[str, NDArray[Any]], spec: AudioSpec) -> int:
+    """Return the number of encoder steps that a window needs: those it is padded to, or its own without its context."""
+    return int(feeds["window"][0]) or _own_steps(feeds, spec)
+
+
+def _own_steps(feeds: Mapping[str, NDArray[Any]], spec: AudioSpec) -> int:
+    frames: int = feeds["log_mel"].shape[1]
+    return -(-frames // spec.compression_rate) - int(feeds["left_context"][0])
 
 
 def static_audio_feeds(
-    frames: NDArray[np.float32], left_context: int, fill_to: int, spec: AudioSpec, steps: int
+    feeds: Mapping[str, NDArray[Any]], spec: AudioSpec, steps: int
 ) -> tuple[dict[str, NDArray[Any]], int]:
-    """Return the inputs for one window (``audio_windows``), and the number of feature rows to keep.
+    """Return the inputs for one window of a sound, and the number of feature rows to keep.
 
     Args:
-        frames: [F, mels] frames of the window.
-        left_context: steps in front that are context only, 0 or 1.
-        fill_to: steps that the window is padded to with zeros; 0 for none, else S.
+        feeds: the window's inputs of the graph with dynamic shapes (``LogMel.batches``).
         spec: sizes of the audio input.
-        steps: S of the graph, at least the window's own steps.
+        steps: S of the graph, at least ``steps_of_window``.
 
     Returns:
         the inputs by name, and the number of rows to keep.
     """
+    frames = feeds["log_mel"][0]
     rate = spec.compression_rate
-    front = 0 if left_context else rate  # frames of context that this window lacks
+    front = 0 if feeds["left_context"][0] else rate  # frames of context that this window lacks
     length = (steps + 1) * rate
     mel = np.zeros((1, length, frames.shape[1]), np.float32)
     mel[0, front : front + len(frames)] = frames
     mask = np.zeros((1, 1, length, 1), np.float32)
     mask[0, 0, front : front + len(frames)] = 1
-    count = steps_of(len(frames), left_context, spec)
+    count = _own_steps(feeds, spec)
     bias = np.zeros((1, 1, 1, steps), np.float32)
-    if not fill_to:
+    if not feeds["window"][0]:
         bias[..., count:] = HIDDEN  # a padded window attends to its zeros, as the reference does
     return {"log_mel": mel, "frame_mask": mask, "key_bias": bias}, -(-count // spec.downsample_rate)
 

@@ -17,9 +17,9 @@ from palmtop.errors import InputError
 from palmtop.runtime.bundle.processor_config import AudioSpec, ImageSpec
 from palmtop.runtime.decoding.generation_options import GenerationOptions
 from palmtop.runtime.decoding.sampling import Sampler
-from palmtop.runtime.media.audio_windows import audio_windows
 from palmtop.runtime.processor.images.dynamic_hd import _patch_mask, _plan, feature_order, tile_image
 from palmtop.runtime.processor.images.image_file import load_image
+from palmtop.runtime.processor.sounds.audio_windows import audio_windows
 from palmtop.runtime.processor.sounds.log_mel import feature_rows, log_mel, sound_log_mel
 from palmtop.runtime.processor.sounds.sound_file import load_audio
 from tests.android.jvm import Core, CoreError

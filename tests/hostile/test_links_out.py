@@ -15,6 +15,7 @@ from palmtop.export.adapters.install import add_adapter
 from palmtop.export.measure.onnx_decoder import OnnxDecoder
 from palmtop.runtime.bundle.external_locations import with_locations
 from palmtop.runtime.bundle.opening import open_bundle, sha256_of
+from palmtop.runtime.processor.sounds.log_mel import LogMel
 from palmtop.runtime.session import SessionOptions, load_session
 from tests.export.adapters.conftest import bundle_logits
 from tests.reference.plain import random_lora
@@ -74,7 +75,8 @@ def test_encoders_of_links_are_loaded(linked: Path, int4_bundle: Path) -> None:
     for folder in (linked, int4_bundle):
         with load_session(folder, SessionOptions(threads=1)) as session:
             log_mel = np.random.default_rng(1).standard_normal((64, 80)).astype(np.float32)
-            features.append(session._encoders.encode_audio(log_mel, False))
+            sound = LogMel(log_mel, session.manifest.processor.audio)
+            features.append(session._encoders.encode_audio(sound, False))
     np.testing.assert_array_equal(*features)
 
 

@@ -23,6 +23,7 @@ from palmtop.export.graph.encoders.siglip import Siglip, rows_of
 from palmtop.runtime.bundle.processor_config import ProcessorSpec
 from palmtop.runtime.media.encoder_runner import Encoders
 from palmtop.runtime.processor.images.dynamic_hd import tile_image
+from palmtop.runtime.processor.sounds.log_mel import LogMel
 from palmtop.runtime.providers.static_encoders import StaticEncoders
 
 TOLERANCE = 2e-6  # of the features' range: float32 in another order
@@ -79,11 +80,13 @@ def test_tiles_with_and_without_padding(float_bundle: Path, folder: Path, spec: 
 @pytest.mark.parametrize("frames", [1, 9, 64, 65, 192, 193, 201, 400])
 def test_sounds_of_every_length(float_bundle: Path, folder: Path, spec: ProcessorSpec, frames: int) -> None:
     mel = np.random.default_rng(frames).standard_normal((frames, 80)).astype(np.float32) * 4
+    assert spec.audio is not None
+    sound = LogMel(mel, spec.audio)
     own = Encoders(None, float_bundle / "audio.onnx", spec, keep=True)
     opened: list[str] = []
     static = static_encoders(folder, spec, opened)
     for beside_images in (False, True):
-        expected, found = own.encode_audio(mel, beside_images), static.encode_audio(mel, beside_images)
+        expected, found = own.encode_audio(sound, beside_images), static.encode_audio(sound, beside_images)
         assert found.shape == expected.shape
         assert np.abs(found - expected).max() <= TOLERANCE * np.ptp(expected)
     assert opened == (["short"] if frames <= 8 * SHORT else ["window"])
@@ -117,10 +120,12 @@ def test_steps_stacked_into_rows(model: Model, spec: ProcessorSpec, tmp_path: Pa
         stacked.build_static(g, weights, WINDOW)
         ir.save(g.model(), tmp_path / "static.onnx")
     mel = np.random.default_rng(0).standard_normal((8 * 5 + 3, 80)).astype(np.float32) * 4
-    expected = Encoders(None, tmp_path / "own.onnx", wide).encode_audio(mel, False)
+    assert wide.audio is not None
+    sound = LogMel(mel, wide.audio)
+    expected = Encoders(None, tmp_path / "own.onnx", wide).encode_audio(sound, False)
     opener = lambda path: ort.InferenceSession(path, providers=["CPUExecutionProvider"])  # noqa: E731
     static = StaticEncoders(None, {WINDOW: tmp_path / "static.onnx"}, wide, opener, Encoders(None, None, wide))
-    found = static.encode_audio(mel, False)
+    found = static.encode_audio(sound, False)
     assert np.abs(found - expected).max() <= TOLERANCE * np.ptp(expected)
 
 
@@ -134,18 +139,20 @@ def test_a_number_of_rows_that_the_compiler_breaks_is_not_used(model: Model) -> 
 def test_equal_inputs_are_encoded_once(folder: Path, spec: ProcessorSpec) -> None:
     opened: list[str] = []
     static = static_encoders(folder, spec, opened)
-    mel = np.zeros((40, 80), np.float32)
-    assert static.encode_audio(mel, False) is static.encode_audio(mel, False)
+    assert spec.audio is not None
+    sound = LogMel(np.zeros((40, 80), np.float32), spec.audio)
+    assert static.encode_audio(sound, False) is static.encode_audio(sound, False)
     assert opened == ["short"]
     static.close()
-    static.encode_audio(mel, False)
+    static.encode_audio(sound, False)
     assert opened == ["short", "short"]
 
 
 def test_what_has_no_graph_goes_to_the_rest(spec: ProcessorSpec) -> None:
     static = StaticEncoders(None, {}, spec, lambda path: None, Encoders(None, None, spec))
+    assert spec.audio is not None
     with pytest.raises(InputError, match="no audio encoder"):
-        static.encode_audio(np.zeros((9, 80), np.float32), False)
+        static.encode_audio(LogMel(np.zeros((9, 80), np.float32), spec.audio), False)
 
 
 def test_a_graph_that_fails_is_named(folder: Path, spec: ProcessorSpec) -> None:
@@ -156,5 +163,6 @@ def test_a_graph_that_fails_is_named(folder: Path, spec: ProcessorSpec) -> None:
     static = StaticEncoders(
         None, {WINDOW: folder / "window.onnx"}, spec, lambda _: Broken(), Encoders(None, None, spec)
     )
+    assert spec.audio is not None
     with pytest.raises(BundleError, match=r"window\.onnx: could not be run \(no such output\)"):
-        static.encode_audio(np.zeros((9, 80), np.float32), False)
+        static.encode_audio(LogMel(np.zeros((9, 80), np.float32), spec.audio), False)

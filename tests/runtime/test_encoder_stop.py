@@ -14,7 +14,8 @@ from onnx import TensorProto as T
 from onnx import helper as h
 
 from palmtop.runtime.media.encoder_runner import Encoders, EncodingStopped
-from tests.runtime.test_encoders import SPEC, sound
+from palmtop.runtime.processor.sounds.log_mel import LogMel
+from tests.runtime.test_encoders import AUDIO, SPEC, sound
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +49,7 @@ def test_a_wish_to_stop_ends_a_run(endless: Path) -> None:
     wanted = threading.Event()
     threading.Timer(0.3, wanted.set).start()
     with pytest.raises(EncodingStopped):
-        encoders.encode_audio(sound(100), False, should_stop=wanted.is_set)
+        encoders.encode_audio(LogMel(sound(100), AUDIO), False, should_stop=wanted.is_set)
     assert not [thread for thread in threading.enumerate() if thread.name == "palmtop-encoder"]
 
 
@@ -56,7 +57,7 @@ def test_ctrl_c_ends_a_run(endless: Path) -> None:
     encoders = Encoders(None, endless, SPEC, threads=1)
     threading.Timer(0.3, lambda: signal.raise_signal(signal.SIGINT)).start()
     with pytest.raises(KeyboardInterrupt):
-        encoders.encode_audio(sound(100), False)
+        encoders.encode_audio(LogMel(sound(100), AUDIO), False)
     assert not [thread for thread in threading.enumerate() if thread.name == "palmtop-encoder"]
 
 
@@ -66,13 +67,13 @@ def test_who_waits_for_an_encoder_may_leave(endless: Path) -> None:
 
     def first() -> None:
         with pytest.raises(EncodingStopped):
-            encoders.encode_audio(sound(100), False, should_stop=stop_first.is_set)
+            encoders.encode_audio(LogMel(sound(100), AUDIO), False, should_stop=stop_first.is_set)
 
     thread = threading.Thread(target=first)
     thread.start()
     time.sleep(0.1)
     with pytest.raises(EncodingStopped):
-        encoders.encode_audio(np.ones((100, 80), np.float32), False, should_stop=lambda: True)
+        encoders.encode_audio(LogMel(np.ones((100, 80), np.float32), AUDIO), False, should_stop=lambda: True)
     stop_first.set()
     thread.join(30)
     assert not thread.is_alive()

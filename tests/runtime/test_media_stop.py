@@ -144,7 +144,7 @@ def test_a_cancelled_turn_stops_among_the_pieces_and_the_conversation_goes_on(
     assert (asked, reply.ended_by, reply.text) == (pieces, "cancelled", "")
     assert reply.mode == kind
     assert encoders.calls == []
-    assert not conversation._media._tiles and not conversation._media._frames
+    assert not conversation._media._tiles and not conversation._media._sounds
     conversation.rewind()
     again = finish(conversation.retry(options=GenerationOptions(max_tokens=4)))
     assert again.token_ids == before.token_ids

@@ -133,13 +133,13 @@ class FakeEncoders:
 
     def encode_audio(
         self,
-        log_mel: NDArray[np.float32],
+        sound: Any,
         vision_projector: bool,
         *,
         should_stop: Callable[[], bool] | None = None,
     ) -> NDArray[np.float32]:
         self.calls.append("audio:vision" if vision_projector else "audio:speech")
-        return _rows_from(log_mel, -(-len(log_mel) // 8)) * (2 if vision_projector else 1)
+        return _rows_from(sound.frames, -(-len(sound.frames) // 8)) * (2 if vision_projector else 1)
 
     def close(self) -> None:
         self.calls.append("close")

@@ -17,7 +17,7 @@ from palmtop.runtime.bundle.processor_config import AudioSpec, ProcessorSpec
 from palmtop.runtime.bundle.targets import StaticRoute, StaticSpec
 from palmtop.runtime.decoding.decoder import DecoderInputs
 from palmtop.runtime.providers.static_decoder import StaticDecoder
-from palmtop.runtime.providers.static_inputs import static_audio_feeds, static_tile_feeds, steps_of
+from palmtop.runtime.providers.static_inputs import static_audio_feeds, static_tile_feeds, steps_of_window
 
 from .ranges import Feeds, Measured, Range
 
@@ -75,13 +75,12 @@ class EncoderCalibration:
 
     def _window(self, feeds: Mapping[str, NDArray[Any]], spec: AudioSpec) -> NDArray[np.float32]:
         """Run one window through every graph that is long enough; return rows of the last."""
-        frames, context, fill = feeds["log_mel"][0], int(feeds["left_context"][0]), int(feeds["window"][0])
         output = "features_vision" if int(feeds["projector"][0]) else "features_speech"
-        needed, rows = fill or steps_of(len(frames), context, spec), np.zeros((0, 0), np.float32)
+        needed, rows = steps_of_window(feeds, spec), np.zeros((0, 0), np.float32)
         for name in (n for n in self.found if n.startswith("audio")):
             steps = self._measured[name].shape("key_bias")[3]
             if steps >= needed:
-                own, count = static_audio_feeds(frames, context, fill, spec, steps)
+                own, count = static_audio_feeds(feeds, spec, steps)
                 rows = self.found[name].add(self._measured[name], own)[output][:count]
         return rows
 

@@ -13,6 +13,7 @@ from palmtop.export.measure.divergence import agreement
 from palmtop.export.verify.quality import Check
 from palmtop.runtime.processor import Processor
 from palmtop.runtime.processor.images.dynamic_hd import ImageTiles
+from palmtop.runtime.processor.sounds.log_mel import LogMel
 from palmtop.runtime.processor.sounds.sound_file import read_sound
 
 MAX_SHARE = 1e-3  # largest difference of a logit, as a share of the range
@@ -84,9 +85,10 @@ def read_media(processor: Processor, messages: Sequence[Mapping[str, Any]]) -> t
         assert processor.spec.audio is not None  # the prompt was read
         wanted = processor.spec.audio.rate_hz
         samples, rate = read_sound(place.item.source, wanted)
-        mel = processor.log_mel(place.item)
-        rows = sum(part for part in processor.sound_segments(len(mel)) if isinstance(part, int))
-        found.append(Sound(samples=samples if rate == wanted else None, rate_hz=rate, log_mel=mel, rows=rows))
+        prepared = processor.sound(place.item)
+        assert isinstance(prepared, LogMel)  # the models compared have this kind
+        own = samples if rate == wanted else None
+        found.append(Sound(samples=own, rate_hz=rate, log_mel=prepared.frames, rows=prepared.rows))
     return tuple(found)
 
 

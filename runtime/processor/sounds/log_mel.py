@@ -10,8 +10,8 @@ read as 16 kHz), and refuses rates below 8 kHz; here all are resampled.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,10 @@ from numpy.typing import NDArray
 from palmtop.errors import InputError
 from palmtop.runtime.bundle.processor_config import AudioSpec
 from palmtop.runtime.processor.cancellation_points import Between, go_on
+from palmtop.runtime.processor.content_key import content_key
 from palmtop.runtime.processor.prompt import Segment
 
+from .audio_windows import audio_windows
 from .sound_file import load_audio, read_sound, resample
 
 __all__ = ["count_frames", "feature_rows", "load_audio", "log_mel", "log_mel_blocks", "mel_filters", "sound_log_mel"]
@@ -56,14 +58,69 @@ def sound_log_mel(
     return log_mel(resample(samples, rate, wanted, between), spec, between, rate_hz=wanted)
 
 
-def prepare(source: Any, spec: AudioSpec, between: Between) -> NDArray[np.float32]:
+@dataclass(frozen=True, slots=True, eq=False)
+class LogMel:
+    """Log-mel frames of a sound: the ``PreparedSound`` of this kind.
+
+    Attributes:
+        frames: [T, n_mels] float32.
+        spec: sizes of frames and windows.
+    """
+
+    frames: NDArray[np.float32]
+    spec: AudioSpec
+
+    @property
+    def segments(self) -> tuple[Segment, ...]:
+        """All rows together, without text between them."""
+        return (self.rows,)
+
+    @property
+    def key(self) -> str:
+        """Hash of the frames."""
+        return content_key("audio", self.frames)
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Name of the graph's output."""
+        return ("audio_features",)
+
+    @property
+    def rows(self) -> int:
+        """Number of feature rows."""
+        return feature_rows(len(self.frames), self.spec)
+
+    def check(self, spec: AudioSpec) -> None:
+        """Refuse frames of another shape than the manifest's.
+
+        Raises:
+            InputError: names found and expected shapes.
+        """
+        shape = self.frames.shape
+        if len(shape) != 2 or shape[1] != spec.n_mels or not shape[0]:
+            raise InputError(f"log-mel frames are {list(shape)}, expected [T, {spec.n_mels}] with T from 1 on")
+        if not np.isfinite(self.frames).all():
+            raise InputError("log-mel frames hold a value that is not finite, expected numbers only")
+
+    def batches(self, vision_projector: bool) -> Iterator[dict[str, NDArray[Any]]]:
+        """Return the graph's inputs of every window."""
+        for window in audio_windows(len(self.frames), self.spec):
+            numbers = {
+                "left_context": window.left_context,
+                "window": window.fill_to,
+                "projector": int(vision_projector),
+            }
+            feeds: dict[str, NDArray[Any]] = {"log_mel": self.frames[None, window.start : window.stop]}
+            yield feeds | {name: np.array([value], np.int64) for name, value in numbers.items()}
+
+    def in_reading_order(self, runs: Sequence[Sequence[NDArray[np.float32]]]) -> NDArray[np.float32]:
+        """Return the rows of all windows, one window after the other."""
+        return np.concatenate([run[0] for run in runs])
+
+
+def prepare(source: Any, spec: AudioSpec, between: Between) -> LogMel:
     """This kind's ``prepare_sound``."""
-    return sound_log_mel(source, spec, between)
-
-
-def segments(frames: int, spec: AudioSpec) -> tuple[Segment, ...]:
-    """This kind's ``sound_segments``: all rows together."""
-    return (feature_rows(frames, spec),)
+    return LogMel(sound_log_mel(source, spec, between), spec)
 
 
 def half_rate(spec: AudioSpec) -> AudioSpec | None:

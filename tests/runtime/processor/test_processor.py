@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from palmtop.errors import BundleError, InputError
 from palmtop.runtime.processor import AudioSpec, ImageSpec, Processor, ProcessorSpec, TextSpec
 from palmtop.runtime.processor.content import MediaItem
+from palmtop.runtime.processor.sounds.log_mel import LogMel
 from palmtop.runtime.reference import checkpoint_path
 
 TEXT = TextSpec(
@@ -48,9 +49,10 @@ def test_media_become_encoder_inputs(
     tiles = processor.tiles(MediaItem(kind="image", number=1, source=photo[:56, :112]))
     assert tiles.pixels.shape == (3, 3, 56, 56)
     assert tiles.rows == 2 * 5 + 1 + 2 * 3
-    features = processor.log_mel(MediaItem(kind="audio", number=1, source=(np.zeros(48000, np.int16), 48000)))
-    assert features.shape == (98, 80)
-    assert processor.sound_segments(len(features)) == (13,)
+    sound = processor.sound(MediaItem(kind="audio", number=1, source=(np.zeros(48000, np.int16), 48000)))
+    assert isinstance(sound, LogMel)
+    assert sound.frames.shape == (98, 80)
+    assert sound.segments == (13,)
 
 
 def test_media_for_a_model_without_are_refused(tmp_path: Path) -> None:
@@ -58,7 +60,7 @@ def test_media_for_a_model_without_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="expected an image and a model that takes images"):
         processor.tiles(MediaItem(kind="image", number=1, source="a.png"))
     with pytest.raises(InputError, match="expected a sound and a model that takes sounds"):
-        processor.log_mel(MediaItem(kind="audio", number=1, source="a.wav"))
+        processor.sound(MediaItem(kind="audio", number=1, source="a.wav"))
 
 
 def test_the_reference_bundle_makes_a_prompt(tmp_path: Path, tiny_spec: ImageSpec) -> None:

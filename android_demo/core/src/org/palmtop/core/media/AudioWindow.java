@@ -4,7 +4,7 @@ import java.util.ArrayList;
 import java.util.List;
 import org.palmtop.core.bundle.ProcessorSpec;
 
-/** One run of the audio graph over a long sound; the rules of {@code runtime/media/audio_windows.py}. */
+/** One run of the audio graph over a long sound; the rules of {@code runtime/processor/sounds/audio_windows.py}. */
 public final class AudioWindow {
     /** First mel frame to feed, and one past the last. */
     public final int start;
