@@ -78,10 +78,21 @@ def _exports(results: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+COST = """`palmtop export` states time, memory and disk before it starts, from the checkpoint's sizes and a short measurement of the
+machine (`export/cost/rates.py` has the one table of constants, and says which runs they come from); `--json` has them as
+`cost`. Most of the time goes to the comparison.
+"""
+
+
 def _parts(results: dict[str, Any]) -> str:
     if "parts" not in results:
         return ""
-    lines = ["## What is in the bundle\n", "| part | bits | group | parameters | bytes |", "|---|---|---|---|---|"]
+    lines = [
+        COST,
+        "## What is in the bundle\n",
+        "| part | bits | group | parameters | bytes |",
+        "|---|---|---|---|---|",
+    ]
     lines += [
         f"| {part['name']} | {part['bits']} | {part['group'] or '-'} | {part['parameters'] / 1e6:,.1f} M"
         f" | {part['size_bytes'] / 1e6:,.1f} MB |"

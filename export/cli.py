@@ -21,8 +21,11 @@ from palmtop.runtime.memory.size_option import Size
 from .recipe import Recipe
 
 if TYPE_CHECKING:
+    from palmtop.export.cost.estimate import Cost
     from palmtop.export.mixed_precision.allocation import BitAllocation
     from palmtop.export.mixed_precision.budget import Request
+
+LONG_S = 60  # seconds of planning above which its cost is stated first
 
 EXAMPLES = """
 \b
@@ -115,7 +118,8 @@ def export_command(
 
     OWNER/NAME is a repository of the Hugging Face hub: the files that are read are downloaded into the hub's cache.
     Needs no torch, and reads a few rows of a tensor at a time. The bundle appears whole or not at all. After an
-    interruption or a kill, the same command continues where it stopped.
+    interruption or a kill, the same command continues where it stopped. Time, memory and disk are estimated first,
+    on stderr; most of the time goes to the comparison with the checkpoint (--no-verify leaves it out).
     """
     from palmtop.export.bundle.manifest_builder import QUALITY_FILE
     from palmtop.export.checkpoint.hub import repository_of
@@ -141,7 +145,7 @@ def export_command(
 
     if (repository := repository_of(checkpoint)) is not None:
         output = output or models_folder() / repository.partition("@")[0].rpartition("/")[2]
-        checkpoint = _downloaded(repository, quiet=as_json or not _is_watched())
+        checkpoint = _downloaded(repository, quiet=as_json or not sys.stderr.isatty())
         make_folder(output.parent)
 
     def show(plan: BitAllocation) -> None:
@@ -153,11 +157,17 @@ def export_command(
             click.echo("\n".join(plan_lines(plan)))
 
     if only_plan and request is not None:
-        show(make_plan(checkpoint, recipe, request, lambda s: click.echo(s, err=True) if _is_watched() else None, ram))
+        show(make_plan(checkpoint, recipe, request, _tell_step, ram, _tell_long_plan))
         return
     if output is None:
         raise InputError("no output folder is given, expected -o BUNDLE")
     started, notes, targets = time.perf_counter(), list[str](), list[str]()
+    costs: list[Cost] = []
+
+    def tell_cost(cost: Cost) -> None:
+        costs.append(cost)
+        click.echo(f"palmtop: {cost.sentence()}", err=True)
+
     with cleaned_up_when_terminated(), ProgressBar(quiet=as_json or not sys.stderr.isatty()) as report:
         export_model(
             checkpoint,
@@ -169,6 +179,7 @@ def export_command(
             on_plan=show,
             on_note=notes.append,
             on_target=targets.append,
+            on_cost=tell_cost,
             progress=report,
             ram_bytes=ram,
             threads=threads,
@@ -195,6 +206,7 @@ def export_command(
             "verdict": None if quality is None else quality["verdict"],
             "checks_passed": None if quality is None else [c["name"] for c in quality["checks"] if c["passed"]],
             "skipped": None if quality is None else quality["skipped"],
+            "cost": costs[0].to_dict(),
             "notes": notes,
             "targets": targets,
         }
@@ -271,8 +283,15 @@ def _downloaded(repository: str, *, quiet: bool) -> Path:
     return fetch(found, quiet=quiet)
 
 
-def _is_watched() -> bool:
-    return sys.stderr.isatty()
+def _tell_step(step: str) -> None:
+    if sys.stderr.isatty():
+        click.echo(step, err=True)
+
+
+def _tell_long_plan(cost: Cost) -> None:
+    """Say what planning costs, where that is more than a minute."""
+    if cost.prepare_s > LONG_S:
+        click.echo(f"palmtop: {cost.sentence()}", err=True)
 
 
 def _measured(quality: dict[str, Any]) -> str:

@@ -28,6 +28,7 @@ from palmtop.runtime.bundle.option_checks import check_threads
 from palmtop.runtime.memory.machine import rss_bytes
 
 from .arch import Model, read_model
+from .cost.estimate import Cost, estimate, refuse_full_disk
 from .kv import cache_for, scale_bytes
 from .recipe import CALIBRATED, Recipe
 
@@ -47,6 +48,7 @@ def export_model(
     on_plan: Callable[[BitAllocation], None] | None = None,
     on_note: Callable[[str], None] | None = None,
     on_target: Callable[[str], None] | None = None,
+    on_cost: Callable[[Cost], None] | None = None,
     progress: Callable[[Progress], None] | None = None,
     ram_bytes: int | None = None,
     threads: int | None = None,
@@ -66,6 +68,7 @@ def export_model(
         on_plan: called with the plan before anything is written.
         on_note: called with each sentence that a user must know about how the checkpoint was read (``Model.notes``).
         on_target: called with a sentence on the node placement of each set of graphs for another execution provider.
+        on_cost: called with the estimated cost before anything is computed.
         progress: called after each read and each tensor.
         ram_bytes: memory limit of this process in bytes; None takes what is fastest (a few hundred MB).
         threads: number of threads; None takes every core.
@@ -76,8 +79,8 @@ def export_model(
     Raises:
         CheckpointError: the checkpoint lacks a part or contradicts itself.
         UnsupportedModelError: no architecture file for its model_type.
-        InputError: the target exists or cannot be written, the recipe names a missing adapter, or the memory limit is
-            too low.
+        InputError: the target exists, cannot be written or does not fit on its disk, the recipe names a missing
+            adapter, or the memory limit is too low.
         RuntimeMissingError: the target's compiler is not installed.
         BundleError: the bundle is wrong by its verification; it is not kept.
     """
@@ -92,6 +95,9 @@ def export_model(
     tell = teller(progress, ram_bytes)
     meter = Meter(checkpoint.size_bytes, tell)
     refuse_target(Path(target), overwrite=overwrite, keep=Path(source))  # before hours of planning
+    refuse_full_disk(checkpoint, recipe, request, Path(target))
+    if on_cost is not None:
+        on_cost(estimate(checkpoint, model, recipe, request, target=Path(target), verify=verify, threads=threads))
     step = step_teller(tell, checkpoint.size_bytes)
     graphs = target_graphs(recipe, step)  # also before planning: the target's compiler may be missing
     with _planned(checkpoint, model, recipe, request, step, ram_bytes) as planned:
@@ -120,11 +126,14 @@ def make_plan(
     request: Request,
     report: Callable[[str], None] | None = None,
     ram_bytes: int | None = None,
+    on_cost: Callable[[Cost], None] | None = None,
 ) -> BitAllocation:
     """Return the plan that an export with this request would follow; writes no bundle."""
     from palmtop.export.mixed_precision.prepare import prepared
 
     checkpoint, model, recipe = _open(source, recipe)
+    if on_cost is not None:
+        on_cost(estimate(checkpoint, model, recipe, request, target=None, verify=False))
     asked = request.leaving(scale_bytes(model, recipe.kv))
     with prepared(checkpoint, model, recipe, asked, report, ram_bytes) as planned:
         return planned.plan

@@ -44,6 +44,7 @@ FLOORS = (
     "palmtop.export.mixed_precision",
     "palmtop.export.providers",
     "palmtop.export.verify",
+    "palmtop.export.cost",
     "palmtop.export",
     "palmtop.runtime.serve",
     "palmtop.runtime.commands",

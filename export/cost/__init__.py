@@ -1,0 +1,1 @@
+"""Time, memory and disk of an export, estimated before it starts."""
