@@ -78,9 +78,10 @@ def _exports(results: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-COST = """`palmtop export` states time, memory and disk before it starts, from the checkpoint's sizes and a short measurement of the
-machine (`export/cost/rates.py` has the one table of constants, and says which runs they come from); `--json` has them as
-`cost`. Most of the time goes to the comparison.
+COST = """\
+`palmtop export` states time, memory and disk before it starts, from the checkpoint's sizes and a short measurement of
+the machine (`export/cost/rates.py` has the one table of constants, and says which runs they come from); `--json` has
+them as `cost`. Most of the time goes to the comparison.
 """
 
 
