@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import os
 import sys
 from typing import Any
 
@@ -20,7 +21,7 @@ import numpy as np
 import palmtop
 from palmtop.runtime.chat.conversation import Conversation
 from palmtop.runtime.decoding.generation_options import GenerationOptions
-from palmtop.runtime.memory.machine import open_handles, rss_bytes
+from palmtop.runtime.memory.machine import rss_bytes
 from palmtop.runtime.session import Session
 
 ALLOWED_GROWTH = 1.05
@@ -64,7 +65,14 @@ def soak(session: Session, turns: int, warm: int, seed: int = 0) -> list[dict[st
         if turn in moments:
             del conversation
             gc.collect()
-            rows.append({"turn": turn, "resident_bytes": rss_bytes(), "handles": open_handles(), "modes": {**modes}})
+            rows.append(
+                {
+                    "turn": turn,
+                    "resident_bytes": rss_bytes(),
+                    "handles": len(os.listdir("/proc/self/fd")),
+                    "modes": {**modes},
+                }
+            )
     return rows
 
 

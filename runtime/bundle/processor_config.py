@@ -52,6 +52,11 @@ class DynamicHdSpec:
         """Number of feature rows along one side of a tile, after 2x2 pooling (an odd grid is padded by one)."""
         return (self.patches + 1) // 2
 
+    def working_bytes(self, rows: int, row_bytes: int) -> int:
+        """Return the bytes of the tiles' pixels and of the feature rows: as made, joined and put into order."""
+        tiles = min(1 + self.max_tiles, 1 + rows // max(1, self.pooled**2))
+        return tiles * 3 * self.crop_size**2 * 4 + min(rows, tiles * (self.pooled + 1) ** 2) * row_bytes * 2
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogMelSpec:
@@ -86,6 +91,10 @@ class LogMelSpec:
     compression_rate: int = limited(1, 1024)
     downsample_rate: int = limited(1, 1024)
     window_steps: int = limited(1, 1 << 16)
+
+    def working_bytes(self, rows: int, row_bytes: int) -> int:
+        """Return the bytes of the feature rows; frames are few."""
+        return rows * row_bytes
 
 
 ImageSpec = DynamicHdSpec

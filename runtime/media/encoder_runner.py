@@ -60,7 +60,6 @@ class Encoders:
         tile_bytes: int = BATCH_BYTES,
         threads: int | None = None,
         keep: bool = False,
-        cache_bytes: int = CACHE_BYTES,
         check_room: Callable[[], None] | None = None,
         open_encoder: OpenEncoder | None = None,
     ) -> None:
@@ -73,7 +72,6 @@ class Encoders:
             tile_bytes: bytes of activations of one tile (``EncoderSpec.bytes_per_item``); by default one tile per run.
             threads: number of onnxruntime's threads; None for its default, one per core.
             keep: whether sessions stay open after use.
-            cache_bytes: bytes of feature rows kept for repeated inputs.
             check_room: called before an encoder is loaded; raises if it would not fit into memory.
             open_encoder: opens an encoder on another provider than the CPU.
 
@@ -87,7 +85,7 @@ class Encoders:
             )
         self.keep = keep
         self._check_room = check_room
-        self.cache = FeatureCache(cache_bytes)
+        self.cache = FeatureCache(CACHE_BYTES)
         self._paths = {"image": vision_path, "audio": audio_path}
         self._spec = spec
         self._tiles_at_once = max(1, BATCH_BYTES // max(1, tile_bytes))

@@ -27,14 +27,6 @@ def rss_bytes() -> int | None:
     return _own("VmRSS:")
 
 
-def open_handles() -> int | None:
-    """Return the number of open files, sockets and pipes of this process; None where the system does not report it."""
-    try:
-        return len(list(Path("/proc/self/fd").iterdir()))
-    except OSError:
-        return None
-
-
 def _own(label: str) -> int | None:
     try:
         status = Path("/proc/self/status").read_text("ascii", "replace")

@@ -83,7 +83,6 @@ def plan_memory(
     media_rows: int | None = None,
     chunk: int = 128,
     keep_encoders: bool = False,
-    encoder_items: int = 1,
     encoder: str | None = None,
 ) -> MemoryPlan:
     """Compute the memory plan for a context.
@@ -94,16 +93,13 @@ def plan_memory(
         media_rows: rows of media features; None reserves as many as the context could hold.
         chunk: tokens of a prefill step.
         keep_encoders: whether both encoders stay loaded.
-        encoder_items: tiles or windows of a run.
         encoder: "vision" or "audio" for that encoder alone; None for the larger one.
     """
     decoder = manifest.decoder
     has_media = manifest.vision is not None or manifest.audio is not None
     rows = (context if media_rows is None else media_rows) if has_media else 0
     needs = {
-        name: _graph_bytes(manifest, spec.file)
-        + spec.bytes_per_item * encoder_items
-        + _input_bytes(manifest, name, rows)
+        name: _graph_bytes(manifest, spec.file) + spec.bytes_per_item + _input_bytes(manifest, name, rows)
         for name, spec in (("vision", manifest.vision), ("audio", manifest.audio))
         if spec is not None and encoder in (None, name)
     }
@@ -243,12 +239,10 @@ def _accuracy_level(manifest: Manifest) -> int:
 
 
 def _input_bytes(manifest: Manifest, encoder: str, rows: int) -> int:
-    """Bytes of the tiles' pixels and of the feature rows: as made, joined and put into order."""
-    image, width = manifest.processor.image, manifest.decoder.hidden_size * 4
-    if encoder != "vision" or image is None:
-        return rows * width
-    tiles = min(1 + image.max_tiles, 1 + rows // max(1, image.pooled**2))
-    return tiles * 3 * image.crop_size**2 * 4 + min(rows, tiles * (image.pooled + 1) ** 2) * width * 2
+    """Bytes of an encoder's inputs and of the feature rows."""
+    processor, row_bytes = manifest.processor, manifest.decoder.hidden_size * 4
+    spec = processor.image if encoder == "vision" else processor.audio
+    return rows * row_bytes if spec is None else spec.working_bytes(rows, row_bytes)
 
 
 def _graph_bytes(manifest: Manifest, file: str) -> int:

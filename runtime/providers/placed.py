@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -172,7 +172,7 @@ def hash_of_files(hashes: Mapping[str, str], target: TargetSpec) -> str:
     return whole.hexdigest()
 
 
-def node_counts(bundle: Bundle, provider: str, progress: Callable[[str], None] | None = None) -> Iterator[Any]:
+def node_counts(bundle: Bundle, provider: str) -> Iterator[Any]:
     """Open each graph that a provider runs and yield its nodes: (file, provider to operators).
 
     Raises:
@@ -185,8 +185,6 @@ def node_counts(bundle: Bundle, provider: str, progress: Callable[[str], None] |
         find_devices(provider)
         for encoder in (manifest.vision, manifest.audio):
             if encoder is not None:
-                if progress is not None:
-                    progress(encoder.file)
                 yield encoder.file, placement(open_graph(provider, bundle.file(encoder.file), fallback=True))
         if manifest.target(provider) is None:
             return
@@ -196,8 +194,6 @@ def node_counts(bundle: Bundle, provider: str, progress: Callable[[str], None] |
     for file in dict.fromkeys(target.files):
         if target.decoder is not None and file == target.decoder.embedding:
             continue
-        if progress is not None:
-            progress(file)
         yield file, placement(placed.open(target, bundle.file(source_of(target, file))))
 
 

@@ -50,7 +50,6 @@ def write_graphs(
     *,
     context: int,
     chunk: int,
-    masked: float = MASK,
     prefix: str = "",
     opset: int = OPSET,
     is_apart: bool = False,
@@ -67,7 +66,6 @@ def write_graphs(
         wanted: adapters of each route by name (``mixes``).
         context: C, positions of the cache.
         chunk: S of the prefill graphs, at most C.
-        masked: number that is added to the scores of masked columns.
         prefix: prefix of the files' names.
         opset: opset of the graphs.
         is_apart: split of their attention (``StaticShape``).
@@ -97,7 +95,7 @@ def write_graphs(
     return StaticSpec(
         context=context,
         chunk=chunk,
-        masked=masked,
+        masked=MASK,
         window=model.decoder.attention.window_in(context),
         rope=RopeSpec(
             theta=rope.theta,

@@ -24,13 +24,8 @@ class Measured:
     The optimiser is off: every value has the name that the graph gives it.
     """
 
-    def __init__(self, path: Path, *, threads: int = 0) -> None:
-        """Load a graph for measuring.
-
-        Args:
-            path: path of an ``.onnx`` file with fixed shapes.
-            threads: number of onnxruntime's threads; 0 for one per core.
-        """
+    def __init__(self, path: Path) -> None:
+        """Load an ``.onnx`` file with fixed shapes for measuring."""
         import onnxruntime as ort
 
         model = onnx.load(path, load_external_data=False)
@@ -40,7 +35,6 @@ class Measured:
         options = ort.SessionOptions()
         options.log_severity_level = LOG_ERRORS
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        options.intra_op_num_threads = threads
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         with graph_source(path, model.SerializeToString()) as source:
             if source.weights_folder is not None:
