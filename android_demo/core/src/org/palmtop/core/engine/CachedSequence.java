@@ -7,10 +7,10 @@ import java.util.List;
 import org.palmtop.core.PalmtopException;
 
 /**
- * What a decoder has in its KV cache, and how to bring it to another sequence with the least work
+ * The token sequence in a decoder's KV cache, and its change to another sequence with the least work
  * ({@code runtime/decoding/cached_sequence.py}).
  *
- * <p>The invariant: the cache holds exactly the passage {@code held}, computed under the gates and the rope factors
+ * <p>The invariant: the cache holds exactly the sequence {@code held}, computed under the gates and the rope factors
  * that are set now. Every token goes through {@code append}.
  */
 final class CachedSequence {

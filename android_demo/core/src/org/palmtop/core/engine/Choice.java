@@ -9,9 +9,9 @@ import org.palmtop.core.PalmtopException;
 import org.palmtop.core.bundle.Manifest;
 
 /**
- * What is switched on for a request, by the rule of {@code runtime/chat/routing.py}: it runs under one route, that of its
- * mode or the one it names. If an adapter that it names says "replace", the route's others are off; if all say "add",
- * they stay on beside them.
+ * Adapters and projector of one request, by the rule of {@code runtime/chat/routing.py}: it runs under one route, that
+ * of its mode or the one that it names. If an adapter that it names has "replace", the route's others are off; if all
+ * have "add", they stay on.
  */
 public final class Choice {
     public final String mode;
@@ -32,7 +32,7 @@ public final class Choice {
     }
 
     /**
-     * What a request of a mode runs under.
+     * Return adapters and projector for a request of a mode.
      *
      * @param adapters name to weight; null leaves it to the route, an empty map switches every adapter off.
      * @param routeName a route of the manifest; null takes that of the mode.

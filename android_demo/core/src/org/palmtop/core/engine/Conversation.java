@@ -197,8 +197,8 @@ public final class Conversation implements AutoCloseable {
     }
 
     /**
-     * Put the sampled tokens of earlier answers where the template's text stands for them: text need not be tokenised
-     * as it was sampled, and with the sampled ids the cache stays valid.
+     * Return the sequence with the text of earlier answers replaced by their sampled tokens: tokenising the text need
+     * not give the same ids, and only with the sampled ids the cache stays valid.
      */
     private TokenSequence asSpoken(TokenSequence passage) {
         List<Spoken> kept = new ArrayList<Spoken>();

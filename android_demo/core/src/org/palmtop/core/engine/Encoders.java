@@ -14,7 +14,7 @@ import org.palmtop.core.media.DynamicHd;
 import org.palmtop.core.media.Sound;
 
 /**
- * Runs vision.onnx and audio.onnx: tiles and log-mel frames become feature rows. An encoder is loaded when it is
+ * Runner of vision.onnx and audio.onnx: from tiles and log-mel frames to feature rows. An encoder is loaded when it is
  * needed and freed after use, so that it and the decoder's working memory need not exist at the same time.
  */
 final class Encoders {

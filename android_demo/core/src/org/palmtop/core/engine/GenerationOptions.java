@@ -21,7 +21,7 @@ public final class GenerationOptions {
     private List<String> stop = Collections.emptyList();
 
     /**
-     * A copy in which the bundle's own values stand for what was not chosen; what neither says keeps the getter's.
+     * Return a copy in which options that were not chosen have the bundle's values, or else the getter's default.
      *
      * @param own {@code processor.text.generation}.
      */

@@ -3,7 +3,7 @@ package org.palmtop.core.engine;
 import java.nio.ByteBuffer;
 
 /**
- * {@code libpalmtop.so}: what neither Java API on the phone offers. Encoders run through the C API of the APK's
+ * Functions of {@code libpalmtop.so} that no Java API on the phone offers. Encoders run through the C API of the APK's
  * libonnxruntime.so (onnxruntime's own Java classes are too new for dx), logits come from genai's C API.
  */
 final class Native {

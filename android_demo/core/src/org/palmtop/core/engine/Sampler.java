@@ -8,7 +8,7 @@ import java.util.PriorityQueue;
 import java.util.Random;
 
 /**
- * From logits to the next token id, under one turn's options.
+ * Sampler of the next token id from logits, with the options of one turn.
  *
  * <p>genai freezes sampling options when its Generator is made; sampling here lets every turn have its own, and keeps
  * the media placeholders from being drawn.

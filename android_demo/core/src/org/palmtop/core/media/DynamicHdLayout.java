@@ -78,7 +78,7 @@ public final class DynamicHdLayout {
     }
 
     /**
-     * Which encoder output each feature row is: sub-images, global separator, global view. Outputs are numbered by
+     * The encoder output of each feature row: sub-images, global separator, global view. Outputs are numbered by
      * view, row and column of the pooled features; behind them come the row separator and the global separator.
      */
     public int[] featureOrder() {

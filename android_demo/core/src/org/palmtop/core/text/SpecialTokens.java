@@ -133,8 +133,8 @@ final class SpecialTokens {
     }
 
     /**
-     * Whether a token or a placeholder would come of the two sides of a mark. Only then is the text cut: a tokenizer
-     * reads two parts otherwise than the whole.
+     * Whether the texts on both sides of a mark together form a token or a placeholder. Only then is the text cut: two
+     * parts may give other tokens than the whole.
      */
     private boolean joins(String before, String after, Marks marks) {
         int reach = longest + 2 * (marks.start.length() + marks.end.length());
