@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from palmtop.errors import CheckpointError
+from palmtop.export.checkpoint.config_section import ConfigSection
 
 KEYS = ("use_sliding_window", "max_window_layers")
 
@@ -15,18 +16,20 @@ def settled_window(config: dict[str, Any]) -> dict[str, Any]:
     Layers from ``max_window_layers`` on have the window, or those that ``layer_types`` names.
 
     Raises:
-        CheckpointError: some layers have the window and some have not.
+        CheckpointError: some layers have the window and some have not, or a key has a value of another kind.
     """
+    section = ConfigSection(config, "config.json")
     settled = {key: value for key, value in config.items() if key not in KEYS}
-    layers, first = config.get("num_hidden_layers"), config.get("max_window_layers", 28)
-    is_used = config.get("use_sliding_window", False) is True and config.get("sliding_window") is not None
-    if not is_used or not isinstance(layers, int) or not isinstance(first, int):
+    is_asked = config.get("use_sliding_window") is not None and section.flag("use_sliding_window", default=False)
+    if not is_asked or config.get("sliding_window") is None:
         return {**settled, "sliding_window": None}
+    layers, first = section.size("num_hidden_layers"), section.optional_size("max_window_layers")
+    first = 28 if first is None else first
     types = config.get("layer_types")
     if isinstance(types, list):
         with_window = sum(each == "sliding_attention" for each in types)
     else:
-        with_window = layers - min(max(first, 0), layers)
+        with_window = layers - min(first, layers)
     if with_window not in (0, layers):
         raise CheckpointError(
             f"config.json: use_sliding_window is true and {with_window} of {layers} layers have the window, expected"

@@ -45,6 +45,22 @@ def test_a_window_of_some_layers_is_refused(tmp_path: Path) -> None:
         read_model(open_checkpoint(tmp_path), Recipe(context=64))
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("use_sliding_window", "yes", "use_sliding_window is 'yes', expected true or false"),
+        ("use_sliding_window", 1, "use_sliding_window is 1, expected true or false"),
+        ("max_window_layers", "two", "max_window_layers is 'two', expected a number or null"),
+        ("max_window_layers", -1, "max_window_layers is -1, expected a number or null"),
+    ],
+)
+def test_a_window_of_another_kind_of_value_is_refused(key: str, value: object, message: str, tmp_path: Path) -> None:
+    write(tmp_path, 1, **WINDOW)
+    edit_config(tmp_path, lambda config: config.update({key: value}))
+    with pytest.raises(CheckpointError, match=message):
+        read_model(open_checkpoint(tmp_path), Recipe(context=64))
+
+
 def test_the_spelling_of_transformers_4(tmp_path: Path) -> None:
     """As Qwen2.5's own files: a window that is not used, no types of layers."""
     write(tmp_path, 1)
