@@ -80,12 +80,14 @@ class LoopDecoder:
         if self._drafting is not None and len(ids) <= self._spec.draft_rows:
             binding = self._drafting
             found[DRAFT_LOGITS] = np.empty((1, len(ids), self._spec.vocab_size), np.float32)
+        states = self._states  # kept alive: another thread may call ``close`` while the graph runs
         with _native_errors(self._folder, "run the decoder"):
             _bind(binding.bind_input, "input_ids", tokens)
             _bind(binding.bind_input, "attention_mask", self._mask[:, :total])
             for name, array in found.items():
                 _bind(binding.bind_output, name, array)
             session.run_with_iobinding(binding)
+        del states
         self._count, self._found = total, found
 
     def logits(self) -> NDArray[np.float32]:

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -120,6 +121,25 @@ def test_both_engines_give_the_same_answers(tmp_path: Path, draft_rows: int) -> 
         assert isinstance(two._track._decoder, LoopDecoder)
         assert not isinstance(one._track._decoder, LoopDecoder)
         assert_same_turn(one, two)
+
+
+def test_closing_during_a_step_frees_no_memory_that_the_step_uses(toy_bundle: Path) -> None:
+    """onnxruntime runs without Python's lock: another thread may close the session meanwhile."""
+    with opened(toy_bundle, engine="onnxruntime") as session:
+        decoder = session._open_decoder()
+        assert isinstance(decoder, LoopDecoder)
+        arrays = [weakref.ref(array) for array in decoder._states.values()]
+        native = decoder._session
+
+        class Closing:
+            def run_with_iobinding(self, binding: Any) -> None:
+                decoder.close()
+                assert all(array() is not None for array in arrays)
+                native.run_with_iobinding(binding)
+
+        decoder._session = Closing()
+        decoder.append(np.array([1, 2, 3], np.int32))
+        assert all(array() is None for array in arrays)
 
 
 def test_a_fork_goes_its_own_way(toy_session: Session, encoders: FakeEncoders) -> None:
