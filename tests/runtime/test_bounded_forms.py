@@ -31,6 +31,20 @@ BOUNDED = {
     "object": Grammar.json_schema(OBJECT),
     "nested": Grammar.json_schema({"type": "array", "items": OBJECT, "minItems": 1, "maxItems": 2}),
     "reference": Grammar.json_schema({"$defs": {"n": {"type": ["integer", "null"]}}, "$ref": "#/$defs/n"}),
+    "number": Grammar.json_schema({"type": "number"}),
+    "number with a least value": Grammar.json_schema(
+        {
+            "type": "object",
+            "properties": {"n": {"type": ["number", "null"], "minimum": 0}},
+            "required": ["n"],
+            "additionalProperties": False,
+        }
+    ),
+    "share": Grammar.json_schema(
+        {"type": "array", "items": {"type": "number", "minimum": 0, "maximum": 1}, "minItems": 1, "maxItems": 2}
+    ),
+    "integer with a least value": Grammar.json_schema({"type": "integer", "minimum": 1}),
+    "integer with a step": Grammar.json_schema({"type": "integer", "multipleOf": 5}),
     "json in lark": Grammar.lark("start: /[ab]/ form\nform: %json " + json.dumps(OBJECT)),
 }
 
