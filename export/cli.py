@@ -38,7 +38,7 @@ Examples:
   palmtop export my-finetune -o vision-only --adapters merge=vision
   palmtop export Phi-4-multimodal-instruct -o phi4mm-int4 --ram 2GB
   palmtop export my-finetune -o parity --bits 32    # float32, to compare
-  palmtop export Phi-4-mini-Q8_0.gguf -o mini-int4  # its grid is rounded again
+  palmtop export Phi-4-mini-Q8_0.gguf -o mini-int4  # rounded again
   palmtop export Phi-4-multimodal-instruct -o long --kv 8 --context 32768
   palmtop export Phi-4-multimodal-instruct --size 2.2GB --speed 12 --plan
   palmtop export Phi-4-multimodal-instruct -o phone --size 2.2GB \\
@@ -352,16 +352,16 @@ class ProgressBar:
             return None
         from rich.console import Console
         from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.table import Column
 
         from palmtop.runtime.memory.machine import rss_bytes
 
         self._bar = Progress(
-            TextColumn("[progress.description]{task.description:40.40}"),
-            BarColumn(),
+            TextColumn("[progress.description]{task.description:28.28}", table_column=Column(no_wrap=True)),
+            BarColumn(10),
             DownloadColumn(),
-            TextColumn("{task.fields[tensors]} tensors"),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[rss]}"),
+            TextColumn("{task.fields[rss]}", table_column=Column(no_wrap=True)),
             console=Console(stderr=True),
             transient=True,
         )
@@ -376,7 +376,7 @@ class ProgressBar:
                 completed=progress.done_bytes,
                 total=progress.total_bytes,
                 tensors=progress.tensors,
-                rss="" if rss is None else f"{rss / 1e6:.0f} MB of memory",
+                rss="" if rss is None else f"{rss / 1e6:,.0f} MB",
             )
 
         return report

@@ -12,14 +12,15 @@ import click
 
 from palmtop.errors import InputError
 from palmtop.runtime.bundle.named_bundles import BundlePath
+from palmtop.runtime.plain_table import plain_table
 
 EXAMPLES = """
 \b
 Examples:
-  palmtop adapter add phi4mm-int4 my-lora                       # a PEFT folder
+  palmtop adapter add phi4mm-int4 my-lora                # a PEFT folder
   palmtop run phi4mm-int4 "Sort 4 1 3." --adapter my-lora
   palmtop adapter list phi4mm-int4
-  palmtop adapter pack phi4mm-int4 my-lora -o my.palmadapter    # a file of its own; 'add' takes it too
+  palmtop adapter pack phi4mm-int4 my-lora -o my.palmadapter
   palmtop adapter route phi4mm-int4 sorting my-lora=0.8
   palmtop adapter merge one=0.5 two=0.5 -o both --method svd --rank 16
 """
@@ -100,28 +101,28 @@ def list_command(bundle: Path, as_json: bool) -> None:
         for a in manifest.adapters
     ]
     if as_json:
-        click.echo(json.dumps(rows))
+        click.echo(json.dumps({"adapters": rows}))
         return
     if not rows:
         click.echo(f"{bundle}: no adapters (mode {manifest.adapter_mode})")
         return
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("adapter", "rank", "alpha", "bits", "MB", "routes", "when named", "from")
+    table = [["adapter", "rank", "alpha", "bits", "MB", "when named", "from", "routes"]]
     for row in rows:
         merged = ", ".join(f"{n} {w:g}" for n, w in row["merged_from"].items())
-        table.add_row(
-            str(row["name"]),
-            str(row["rank"]),
-            f"{row['alpha']:g}",
-            ", ".join(map(str, row["bits"])),
-            f"{row['size_bytes'] / 1e6:.2f}",
-            ", ".join(row["routes"]) or "-",
-            "beside the route's" if row["combine"] == "add" else "instead of the route's",
-            merged or ("the checkpoint" if row["file"] is None else "added"),
+        table.append(
+            [
+                str(row["name"]),
+                str(row["rank"]),
+                f"{row['alpha']:g}",
+                ", ".join(map(str, row["bits"])),
+                f"{row['size_bytes'] / 1e6:.2f}",
+                "beside" if row["combine"] == "add" else "instead",
+                merged or ("checkpoint" if row["file"] is None else "added"),
+                ", ".join(row["routes"]) or "-",
+            ]
         )
-    Console(highlight=False).print(table)
+    click.echo(plain_table(table, right={1, 2, 3, 4}))
+    click.echo("when named: an adapter acts beside those of the route, or instead of them")
 
 
 @adapter_group.command("export")
@@ -240,14 +241,10 @@ def _show_merge(found: Mapping[str, Any]) -> None:
         f" ({found['worst']})"
     )
     if "losses" in found:
-        from rich.console import Console
-        from rich.table import Table
-
         tasks = list(next(iter(found["losses"].values())))
-        table = Table("adapter", *(f"{task} (nats a token)" for task in tasks))
-        for label, by_task in found["losses"].items():
-            table.add_row(label, *(f"{by_task[task]:.4f}" for task in tasks))
-        Console(highlight=False).print(table)
+        table = [["nats a token", *tasks]]
+        table += [[label, *(f"{by_task[task]:.4f}" for task in tasks)] for label, by_task in found["losses"].items()]
+        click.echo(plain_table(table, right=range(1, len(tasks) + 1)))
 
 
 def _progress() -> Callable[[str], None] | None:

@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 EXAMPLES = """
 \b
 Examples:
-  palmtop verify phi4mm-int4                                        # files, sizes, hashes
-  palmtop verify phi4mm-int4 --against Phi-4-multimodal-instruct    # tensors, logits, adapters
-  palmtop verify phi4mm-int4 --against Phi-4-multimodal-instruct --json
-  palmtop verify phi4mm-int4 --against Phi-4-multimodal-instruct --lora mine=my-lora
-  palmtop verify phi4mm-int4 --against Phi-4-multimodal-instruct --reference transformers
-  palmtop verify phi4mm-int4 --against Phi-4-multimodal-instruct --report report.html --items 50
+  palmtop verify phi4mm-int4                        # files, sizes, hashes
+  palmtop verify phi4mm-int4 --against Phi-4-mm     # tensors, logits
+  palmtop verify phi4mm-int4 --against Phi-4-mm --json
+  palmtop verify phi4mm-int4 --against Phi-4-mm --lora mine=my-lora
+  palmtop verify phi4mm-int4 --against Phi-4-mm --reference transformers
+  palmtop verify phi4mm-int4 --against Phi-4-mm --report r.html --items 50
 """
 
 # exit code 2: the command line, the bundle or the checkpoint is unusable

@@ -11,6 +11,7 @@ from palmtop.errors import OptionError
 from palmtop.runtime.benchmark import BenchmarkResult, Spread, benchmark
 from palmtop.runtime.bundle.manifest import MODES
 from palmtop.runtime.memory.plan import megabytes
+from palmtop.runtime.plain_table import plain_table
 from palmtop.runtime.session_options import SessionOptions
 
 from .flags import bundle_argument, session_flags
@@ -23,7 +24,6 @@ Examples:
   palmtop bench phi4mm-int4 --mode text --prompt-tokens 2048 --repeat 10
   palmtop bench phi4mm-int4 --threads 4 --json > laptop.json
 """
-TABLE_WIDTH = 140  # in a pipe or a file
 
 
 @click.command("bench", epilog=EXAMPLES, short_help="Measure a bundle's speed and memory.")
@@ -71,30 +71,21 @@ def bench_command(
 
 
 def _show(result: BenchmarkResult) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("question", "")
-    for name in ("tokens", "load s", "encode s", "first token s", "prefill/s", "decode/s"):
-        table.add_column(name, justify="right")
-    for found in result.measurements:
-        table.add_row(
-            found.mode,
-            "warm" if found.warm else "cold",
-            str(found.prompt_tokens),
-            "" if found.load_s is None else _text(found.load_s),
-            _text(found.encode_s) if found.media_rows else "",
-            _text(found.ttft_s),
-            _text(found.prefill_tokens_per_s, 0),
-            _text(found.decode_tokens_per_s, 1),
-        )
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = TABLE_WIDTH
-    console.print(table)
+    """Print a table for each mode: cold and warm runs beside each other."""
+    for mode in dict.fromkeys(found.mode for found in result.measurements):
+        runs = [found for found in result.measurements if found.mode == mode]
+        rows = [
+            [f"{mode}, {runs[0].prompt_tokens} tokens", *("warm" if run.warm else "cold" for run in runs)],
+            ["load", *("" if run.load_s is None else f"{_text(run.load_s)} s" for run in runs)],
+            ["encode", *(f"{_text(run.encode_s)} s" if run.media_rows else "" for run in runs)],
+            ["first token", *(f"{_text(run.ttft_s)} s" for run in runs)],
+            ["prefill", *(f"{_text(run.prefill_tokens_per_s, 0)} /s" for run in runs)],
+            ["decode", *(f"{_text(run.decode_tokens_per_s, 1)} /s" for run in runs)],
+        ]
+        click.echo(plain_table([row for row in rows if any(row[1:])]) + "\n")
     if result.rss_bytes is not None and result.peak_rss_bytes is not None:
         resident, peak = megabytes(result.rss_bytes), megabytes(result.peak_rss_bytes)
-        console.print(f"resident memory {resident}, at most {peak}; context {result.context}")
+        click.echo(f"resident memory {resident}, at most {peak}; context {result.context}")
 
 
 def _text(spread: Spread, digits: int = 2) -> str:

@@ -54,10 +54,10 @@ EXAMPLES = """
 Examples:
   palmtop chat phi4mm-int4
   palmtop chat SmolLM2-135M-Instruct.Q4_1.gguf     # exported on first use
-  palmtop chat phi4mm-int4 --system "Answer in one sentence." --temperature 0.7
+  palmtop chat phi4mm-int4 --system "Be brief." --temperature 0.7
   palmtop chat phi4mm-int4 --resume yesterday.conversation
   palmtop chat phi4mm-int4 --web
-  printf '/image cat.jpg\\nWhat is this?\\nAnd its colour?\\n' | palmtop chat phi4mm-int4
+  printf '/image cat.jpg\\nWhat is this?\\n' | palmtop chat phi4mm-int4
 """
 
 

@@ -16,6 +16,7 @@ from palmtop.errors import InputError
 from palmtop.runtime.chat.routing import AdapterRequest
 from palmtop.runtime.decoding.generation_options import GenerationOptions
 from palmtop.runtime.evaluate import Outcome, Question, Score, evaluate, read_questions, scores
+from palmtop.runtime.plain_table import plain_table
 from palmtop.runtime.session import Session, SessionOptions
 
 from .flags import adapter_flag, bundle_argument, open_session, session_flags
@@ -23,14 +24,15 @@ from .flags import adapter_flag, bundle_argument, open_session, session_flags
 EXAMPLES = """
 \b
 Examples:
-  palmtop evaluate reference-int4                          # held-out items of the packaged reference model
+  palmtop evaluate reference-int4             # items of the packaged model
   palmtop evaluate reference-int4 --task image --items 500 --adapter none
   palmtop evaluate phi4mm-int4 questions.jsonl --json
 \b
 DATA is a file of questions; palmtop verify --samples takes the same. A line
 (paths are relative to the file, "task" and "group" may be left out):
-  {"task": "digits", "group": "photo", "expected": "407", "messages": [{"role": "user", "content":
-   [{"type": "image", "image": "407.png"}, {"type": "text", "text": "Read the number."}]}]}
+  {"task": "digits", "group": "photo", "expected": "407", "messages":
+   [{"role": "user", "content": [{"type": "image", "image": "407.png"},
+                                 {"type": "text", "text": "Read it."}]}]}
 """
 MAX_TOKENS = 64
 
@@ -131,13 +133,9 @@ def _progress(total: int) -> Iterator[Callable[[Outcome], None] | None]:
 
 
 def _show(table: list[Score]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    shown = Table("task", "group")
-    for name in ("right", "of", "accuracy", "95 % interval"):
-        shown.add_column(name, justify="right")
+    rows = [["task", "group", "right", "of", "accuracy", "95 % interval"]]
     for score in table:
         interval = f"{score.low:.1%} to {score.high:.1%}"
-        shown.add_row(score.task, score.group, str(score.correct), str(score.total), f"{score.accuracy:.1%}", interval)
-    Console(highlight=False).print(shown)
+        right = [str(score.correct), str(score.total), f"{score.accuracy:.1%}", interval]
+        rows.append([score.task, score.group, *right])
+    click.echo(plain_table(rows, right={2, 3, 4, 5}))

@@ -13,6 +13,7 @@ from palmtop.runtime.bundle.manifest import Manifest
 from palmtop.runtime.bundle.opening import Bundle, open_bundle
 from palmtop.runtime.memory.machine import available_memory
 from palmtop.runtime.memory.plan import MemoryPlan, kv_bytes_per_token, largest_context, megabytes, plan_memory
+from palmtop.runtime.plain_table import plain_table
 from palmtop.runtime.providers.placed import node_counts
 from palmtop.runtime.providers.plugins import CPU
 
@@ -24,7 +25,7 @@ Examples:
   palmtop inspect phi4mm-int4
   palmtop inspect phi4mm-int4 --context 4096
   palmtop inspect phi4mm-int4 --json | jq .memory
-  palmtop inspect phone --provider qnn    # nodes of each graph on the NPU and on the CPU
+  palmtop inspect phone --provider qnn    # nodes on the NPU and on the CPU
 """
 MEMORY_ROWS = (
     "weights",
@@ -129,67 +130,50 @@ def _as_data(bundle: Bundle, plan: MemoryPlan) -> dict[str, Any]:
 
 
 def _show(bundle: Bundle, plan: MemoryPlan) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    manifest, console = bundle.manifest, Console(highlight=False)
-    console.print(
-        f"[bold]{manifest.model}[/] ({manifest.architecture}), {megabytes(bundle.size_bytes)} in "
-        f"{len(manifest.files)} files, written by palmtop {manifest.palmtop}"
+    manifest = bundle.manifest
+    click.echo(
+        f"{manifest.model} ({manifest.architecture}), {megabytes(bundle.size_bytes)} in {len(manifest.files)} files, "
+        f"written by palmtop {manifest.palmtop}\n"
     )
-    table = Table("part", title_justify="left")
-    for name in ("bits", "group", "weights", "bytes", "share"):
-        table.add_column(name, justify="right")
+    rows = [["part", "bits", "group", "weights", "bytes", "share"]]
     for part in manifest.parts:
         share = part.size_bytes / max(1, bundle.size_bytes)
         group = "" if part.group is None else str(part.group)
-        table.add_row(
-            part.name,
-            str(part.bits),
-            group,
-            f"{part.parameters:,}",
-            megabytes(part.size_bytes),
-            f"{share:.1%}",
-        )
-    console.print(table)
-    _show_routes(console, manifest)
+        size = megabytes(part.size_bytes)
+        rows.append([part.name, str(part.bits), group, f"{part.parameters:,}", size, f"{share:.1%}"])
+    click.echo(plain_table(rows, right={1, 2, 3, 4, 5}) + "\n")
+    _show_routes(manifest)
     for target in manifest.targets:
         parts = [*target.encoders, *(["decoder"] if target.decoder is not None else [])]
         made = ", ".join(f"{name} {version}" for name, version in target.versions.items() if name != "sources")
-        console.print(
+        click.echo(
             f"graphs for {target.provider}{f' on {target.soc}' if target.soc else ''}: {', '.join(parts)} ({made})"
         )
-    _show_memory(console, manifest, plan)
+    _show_memory(manifest, plan)
 
 
-def _show_routes(console: Any, manifest: Manifest) -> None:
-    from rich.table import Table
-
+def _show_routes(manifest: Manifest) -> None:
     names = ", ".join(f"{a.name} (rank {a.rank}, alpha {a.alpha:g})" for a in manifest.adapters) or "none"
-    console.print(f"adapters, {manifest.adapter_mode}: {names}")
-    table = Table("input", "adapters", "audio projector")
+    click.echo(f"adapters, {manifest.adapter_mode}: {names}")
+    rows = [["input", "adapters", "audio projector"]]
     for mode in (*manifest.modes, *manifest.tasks):
         route = manifest.routes[mode]
         adapters = ", ".join(f"{name} {weight:g}" for name, weight in route.adapters.items()) or "-"
         hears = "audio" in mode or mode in manifest.tasks
-        table.add_row(mode, adapters, route.audio_projector if hears else "-")
-    console.print(table)
+        rows.append([mode, adapters, route.audio_projector if hears else "-"])
+    click.echo(plain_table(rows) + "\n")
 
 
-def _show_memory(console: Any, manifest: Manifest, plan: MemoryPlan) -> None:
-    from rich.table import Table
-
+def _show_memory(manifest: Manifest, plan: MemoryPlan) -> None:
     decoder = manifest.decoder
     rope = "" if decoder.original_context is None else f" (long rotary factors beyond {decoder.original_context})"
-    console.print(f"context: up to {decoder.context_length} tokens{rope}")
-    console.print(f"KV cache: {decoder.kv_bits} bits, {kv_bytes_per_token(manifest)} bytes a token")
-    table = Table(f"memory for {plan.context} tokens")
-    table.add_column("bytes", justify="right")
-    for name in MEMORY_ROWS:
-        table.add_row(name.replace("_", " "), megabytes(getattr(plan, name)), end_section=name == "base")
-    console.print(table)
+    click.echo(f"context: up to {decoder.context_length} tokens{rope}")
+    click.echo(f"KV cache: {decoder.kv_bits} bits, {kv_bytes_per_token(manifest)} bytes a token\n")
+    rows = [[f"memory for {plan.context} tokens", "bytes"]]
+    rows += [[name.replace("_", " "), megabytes(getattr(plan, name))] for name in MEMORY_ROWS]
+    click.echo(plain_table(rows, right={1}))
     available = available_memory()
     if available is not None:
         largest = largest_context(manifest, plan, available)
         verdict = f"the longest context that fits is {largest}" if largest else "no context fits"
-        console.print(f"this machine has {megabytes(available)} left; {verdict}")
+        click.echo(f"\nthis machine has {megabytes(available)} left; {verdict}")

@@ -29,7 +29,7 @@ REMOVE_EXAMPLES = """
 \b
 Examples:
   palmtop remove Phi-4-mini-instruct
-  palmtop remove --cache      # bundles that run and chat exported on first use
+  palmtop remove --cache      # all that was exported on first use
 """
 
 

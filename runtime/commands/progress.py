@@ -8,9 +8,14 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def progress_bar(what: str) -> Iterator[Callable[[float, float], None] | None]:
-    """Yield a function to call with done and total; None where standard error is not a terminal."""
-    if not sys.stderr.isatty():
+def progress_bar(what: str, *, shown: bool = True) -> Iterator[Callable[[float, float], None] | None]:
+    """Yield a function to call with done and total; None where standard error is not a terminal.
+
+    Args:
+        what: name of what is done.
+        shown: False where lines of the result on the same terminal show how far it is.
+    """
+    if not shown or not sys.stderr.isatty():
         yield None
         return
     from rich.console import Console

@@ -25,8 +25,8 @@ Examples:
   palmtop run phi4mm-int4 "Why is the sky blue?"
   palmtop run phi4mm-int4 "What is in the picture?" --image cat.jpg
   palmtop run phi4mm-int4 "Transcribe." --audio talk.wav --max-tokens 512
-  palmtop run phi4mm-int4 "Answer the question." --image chart.png --audio question.wav
-  palmtop run phi4mm-int4 "Read the receipt." --image receipt.jpg --schema receipt.schema.json
+  palmtop run phi4mm-int4 "Answer." --image chart.png --audio question.wav
+  palmtop run phi4mm-int4 "Read it." --image receipt.jpg --schema receipt.json
   palmtop run phi4mm-int4 "Hello" --adapter vision=0.5 --json
   cat letter.txt | palmtop run phi4mm-int4 -
   palmtop run SmolLM2-135M-Instruct.Q4_1.gguf "Why is the sky blue?"
@@ -108,8 +108,8 @@ def summary(reply: Reply) -> str:
     usage = reply.usage
     adapters = ", ".join(f"{name} {weight:g}" for name, weight in reply.adapters.items()) or "no adapter"
     line = (
-        f"[{reply.mode}, {adapters}; {usage.prompt_tokens} prompt tokens ({usage.cached_tokens} cached), "
-        f"{usage.ttft_s:.2f} s to the first of {usage.completion_tokens}, then {usage.tokens_per_s:.1f}/s"
+        f"[{reply.mode}, {adapters}; {usage.prompt_tokens} tokens ({usage.cached_tokens} cached), "
+        f"first in {usage.ttft_s:.2f} s, then {usage.completion_tokens} at {usage.tokens_per_s:.1f}/s"
     )
     if usage.drafted_tokens:
         line += f"; {usage.accepted_tokens} of {usage.drafted_tokens} draft tokens accepted"
@@ -117,6 +117,4 @@ def summary(reply: Reply) -> str:
         line += f"; {usage.trimmed_messages} oldest messages left out"
     if usage.reprefilled is not None:
         line += f"; read again: {usage.reprefilled}"
-    if reply.ended_by not in ("eos", "stop_string"):
-        line += f"; ended by {reply.ended_by}"
     return line + "]"

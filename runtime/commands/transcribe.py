@@ -20,7 +20,7 @@ EXAMPLES = """
 Examples:
   palmtop transcribe phi4mm-int4 lecture.mp3
   palmtop transcribe phi4mm-int4 lecture.mp3 --srt > lecture.srt
-  palmtop transcribe phi4mm-int4 lecture.mp3 --window 20 --max-tokens 400 --json
+  palmtop transcribe phi4mm-int4 lecture.mp3 --window 20 --json
 """
 
 
@@ -47,7 +47,7 @@ def transcribe_command(
 
     A part ends where it is quiet. Parts that were cut by --max-tokens are reported on standard error.
     """
-    with open_session(bundle, loading) as session, progress_bar(sound.name) as progress:
+    with open_session(bundle, loading) as session, progress_bar(sound.name, shown=not sys.stdout.isatty()) as progress:
         parts = transcribe(session, sound, prompt=prompt, window_s=window_s, options=options)
         done: list[Segment] = []
         for number, part in enumerate(parts, 1):

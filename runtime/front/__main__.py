@@ -96,7 +96,7 @@ def cli(context: click.Context, verbose: bool, quiet: bool) -> None:
     palmtop demo                                     see it work
     palmtop export CHECKPOINT -o BUNDLE              make a bundle
     palmtop run BUNDLE "What is this?" --image F     use it
-    palmtop chat MODEL.gguf                          a text model, exported on first use
+    palmtop chat MODEL.gguf                          exported on first use
     """  # noqa: D301 - click wants a real backspace here
     context.obj = _ready_bundle
     if verbose and quiet:

@@ -61,7 +61,7 @@ class Shown:
     "--chat", "chats", is_flag=True, help="Talk with SmolLM2-135M-Instruct, a real chat model (93 MB package)."
 )
 @session_flags
-@click.option("--json", "as_json", is_flag=True, help="Print a list of results as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object: answers.")
 def demo_command(where: bool, checkpoint: bool, chats: bool, loading: SessionOptions, as_json: bool) -> None:
     """Export the packaged model on first use, and ask it a text, an image, an audio and a mixed question.
 
@@ -96,7 +96,7 @@ def demo_command(where: bool, checkpoint: bool, chats: bool, loading: SessionOpt
             if not as_json:
                 _show(result, sample)
     if as_json:
-        click.echo(json.dumps([asdict(result) for result in shown]))
+        click.echo(json.dumps({"answers": [asdict(result) for result in shown]}))
     sys.exit(0 if all(result.correct for result in shown) else 1)
 
 

@@ -108,7 +108,7 @@ def test_demo_exports_once_and_tells_wrong_answers_by_its_exit_code(samples: Pat
     runner = CliRunner()
     first = runner.invoke(cli, ["demo", "--json", "--threads", "1"])
     assert "exporting" in first.stderr
-    results = json.loads(first.stdout)
+    results = json.loads(first.stdout)["answers"]
     assert [r["mode"] for r in results] == ["text", "image", "audio", "image+audio"]
     assert [r["adapters"] for r in results] == [{}, {"vision": 1.0}, {"speech": 1.0}, {"vision": 1.0}]
     fields = {"mode", "question", "answer", "expected", "correct", "adapters", "ttft_s", "tokens_per_s"}

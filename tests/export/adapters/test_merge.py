@@ -142,6 +142,6 @@ def test_the_command_merges_measures_and_records(int4_bundle: Path, lora: Lora, 
     assert losses["l1"] == losses["l2"]
     spec = add_adapter(bundle, tmp_path / "both")
     assert spec.merged_from == {"l1": 0.5, "l2": 0.5}
-    rows = json.loads(runner.invoke(adapter_group, ["list", str(bundle), "--json"]).output)
+    rows = json.loads(runner.invoke(adapter_group, ["list", str(bundle), "--json"]).output)["adapters"]
     assert [row["name"] for row in rows] == ["vision", "speech", "l1", "l2", "both"]
     assert rows[-1]["merged_from"] == {"l1": 0.5, "l2": 0.5}

@@ -1,0 +1,73 @@
+"""Each screen of the command line at 80 columns: as its golden text, nothing wrapped, nothing cut in a pipe."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+from palmtop.__main__ import COMMANDS, cli
+from palmtop.runtime.plain_table import plain_table
+from palmtop.runtime.reference import checkpoint_path
+from tests.front.screens import (
+    COLUMNS,
+    GOLDEN,
+    SCREENS,
+    arguments,
+    bundle_in,
+    lines_of,
+    on_terminal,
+    shown,
+    through_pipe,
+)
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return bundle_in(tmp_path_factory.mktemp("screens"))
+
+
+@pytest.mark.parametrize("name", SCREENS)
+def test_a_screen_is_its_golden_text_and_fits(name: str, bundle: Path) -> None:
+    words = arguments(name, bundle)
+    received = on_terminal(words, bundle)
+    assert shown(received, bundle) == (GOLDEN / f"{name}.txt").read_text(), "python -m tests.front.screens --write"
+    long = [line for line in lines_of(received) if len(line) > COLUMNS and str(bundle) not in line]
+    assert [line for line in long if not re.search(r"expected|palmtop: ", line)] == []  # sentences wrap by themselves
+    assert "\u2026" not in received  # rich's mark of what it cut off
+    if name in ("inspect", "adapters", "evaluate", "list"):
+        piped = shown(through_pipe(words, bundle), bundle)
+        assert piped == shown(received, bundle)
+
+
+def test_the_bar_of_an_export_fits(bundle: Path, tmp_path: Path) -> None:
+    received = on_terminal(["export", str(checkpoint_path()), "-o", str(tmp_path / "b")], bundle)
+    lines = [line for line in lines_of(received) if "/" in line and "MB" in line and str(tmp_path) not in line]
+    assert len(lines) > 3
+    assert max(map(len, lines)) <= COLUMNS
+    assert "\u2026" not in received
+
+
+def commands(name: str, command: click.Command) -> Iterator[tuple[str, click.Command]]:
+    yield name, command
+    if isinstance(command, click.Group):
+        for inner, each in command.commands.items():
+            yield from commands(f"{name} {inner}", each)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_help_fits(name: str) -> None:
+    found = cli.get_command(click.Context(cli), name)  # type: ignore[attr-defined]
+    for where, command in commands(name, found):
+        context = click.Context(command, info_name=where, terminal_width=COLUMNS)
+        long = [line for line in command.get_help(context).splitlines() if len(line) > COLUMNS]
+        assert not long, f"{where}: {long}"
+
+
+def test_cells_are_never_cut() -> None:
+    wide = "\u6771\u4eac" * 30
+    table = plain_table([["name", "n"], [wide, "1"], ["a", "22"]], right={1})
+    assert table.splitlines() == ["name" + " " * 118 + " n", wide + "   1", "a" + " " * 121 + "22"]
