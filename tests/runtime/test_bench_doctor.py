@@ -42,8 +42,10 @@ def test_bench_prints_a_table(toy_bundle: Path) -> None:
     result = CliRunner().invoke(cli, [*arguments, "--answer-tokens", "2", "--repeat", "1"])
     assert result.exit_code == 0
     assert "resident memory" in result.stdout
-    rows = [row.split() for row in result.stdout.splitlines() if "cold" in row or "warm" in row]
-    assert [(row[1], row[3]) for row in rows] == [("text", "cold"), ("text", "warm")]
+    lines = result.stdout.splitlines()
+    assert lines[0].split() == ["text,", "50", "tokens", "cold", "warm"]
+    assert [line.split()[0] for line in lines[1:5]] == ["load", "first", "prefill", "decode"]
+    assert all(len(line) <= 80 for line in lines)
 
 
 def test_bench_refuses_what_the_context_cannot_hold(int4_bundle: Path) -> None:
