@@ -219,7 +219,8 @@ def export(checkpoint: Path, bundle: Path, mode: Mapping[str, Any]) -> Path:
         if recipe.target == "qnn":
             target = "palmtop.export.providers.qnn.target."
             stack.enter_context(mock.patch("palmtop.export.providers.qnn.compile.require_compiler"))
-            for stand_in in ("require_compiler", "calibrate", "SampleReader", "compiler_versions"):
+            stack.enter_context(mock.patch(target + "SampleReader"))
+            for stand_in in ("require_compiler", "calibrate", "compiler_versions"):
                 stack.enter_context(mock.patch(target + stand_in, mock.MagicMock(return_value={})))
             stack.enter_context(mock.patch(target + "calibrate", return_value=1))
             stack.enter_context(mock.patch(target + "compile_graphs", _compiled))
