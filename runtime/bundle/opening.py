@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -74,20 +74,13 @@ def open_bundle(path: str | os.PathLike[str], *, hashes: bool = True) -> Bundle:
     return bundle
 
 
-def check_hashes(
-    bundle: Bundle,
-    *,
-    cached: bool = False,
-    only: Collection[str] | None = None,
-    progress: Callable[[int], None] | None = None,
-) -> None:
+def check_hashes(bundle: Bundle, *, cached: bool = False, only: Collection[str] | None = None) -> None:
     """Compare every file's sha256 with the manifest.
 
     Args:
         bundle: the opened bundle.
         cached: whether to trust an earlier check of a file with unchanged size and modification time.
         only: names of the files to check; None for all.
-        progress: called with the bytes of each finished file.
 
     Raises:
         BundleError: a file's hash differs from the manifest's.
@@ -110,8 +103,6 @@ def check_hashes(
                     f"{bundle.path}: file '{name}' {what}has sha256 {found[:12]}..., expected {spec.sha256[:12]}..."
                 )
         seen[name] = mark
-        if progress is not None:
-            progress(spec.size_bytes)
     if seen != known:
         _write_cache(bundle, seen)
 

@@ -17,9 +17,8 @@ MAX_ITEMS = 16
 class FeatureCache:
     """Bounded cache of read-only arrays. Not safe for concurrent threads."""
 
-    def __init__(self, max_bytes: int, max_items: int = MAX_ITEMS) -> None:
+    def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
-        self.max_items = max_items
         self.size_bytes = 0
         self._entries: OrderedDict[str, Features] = OrderedDict()
 
@@ -37,7 +36,7 @@ class FeatureCache:
         if features.nbytes <= self.max_bytes:
             self._entries[key] = features
             self.size_bytes += features.nbytes
-        while self.size_bytes > self.max_bytes or len(self._entries) > self.max_items:
+        while self.size_bytes > self.max_bytes or len(self._entries) > MAX_ITEMS:
             self._drop(next(iter(self._entries)))
         return features
 
