@@ -271,9 +271,11 @@ def _memory(sizes: _Sizes, model: Model, recipe: Recipe, *, is_float_run: bool, 
     if not is_float_run:
         return int(base)
     layers = 4 * sizes.weights * 2 if sizes.weights <= SMALL else 4 * sizes.layer * FLOAT_COPIES
-    positions = 6 * len(model.routes) * 4 * (4 + 4 * len(model.adapters))
-    logits = 4 * model.decoder.vocab_size * positions
-    return int(base + layers + min(logits, 2e9))
+    from palmtop.export.verify.comparison import GENERAL_STEPS
+    from palmtop.export.verify.questions import KEPT, MOST_LOGITS_BYTES
+
+    sets = 4 * GENERAL_STEPS * len(model.routes) * KEPT * (1 + len(model.adapters))
+    return int(base + layers + min(4 * model.decoder.vocab_size * sets, MOST_LOGITS_BYTES))
 
 
 def _free_disk(target: Path) -> int | None:

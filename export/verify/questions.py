@@ -22,7 +22,9 @@ from palmtop.runtime.reference import has_packaged_vocabulary
 from .comparison import GENERAL_STEPS, STEPS, Pair
 
 MOST_WORK = 60e12  # multiply-adds of the float decoder; more of them reduce the number of questions of each mode
+MOST_LOGITS_BYTES = 1.5e9  # logits of all models, which are kept until they are compared; more reduce the number too
 SMALL = 250e6  # parameters of a model that is loaded whole to answer questions without a known answer
+KEPT = 4  # sets of logits of a question for each setting of the gates: of the models that are compared
 EVERY_STAGE = 1 << 20
 
 StateDict = Mapping[str, float]
@@ -79,12 +81,13 @@ def ask(
     for mode, messages, expected in questions:
         by_mode.setdefault(mode, []).append(reader.read(Line(mode=mode, messages=messages, answer=expected)))
     taken: list[Sample] = []
-    is_limited, work = False, 0.0
+    is_limited, work, kept = False, 0.0, 0.0
     variants = 1 + len(reference.manifest.adapters) // 2
     for number in range(max(map(len, by_mode.values()), default=0)):
         some = [samples[number] for samples in by_mode.values() if number < len(samples)]
         work += parameters * variants * sum(len(sample.input_ids) for sample in some)
-        if work > MOST_WORK:
+        kept += 4 * reference.manifest.decoder.vocab_size * steps * KEPT * variants * len(some)
+        if work > MOST_WORK or kept > MOST_LOGITS_BYTES:
             is_limited = True
             if number:
                 break
