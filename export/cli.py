@@ -365,10 +365,11 @@ class ProgressBar:
             console=Console(stderr=True),
             transient=True,
         )
-        self._bar.start()
         task = self._bar.add_task("reading", total=None, rss="", tensors=0)
 
         def report(progress: Any) -> None:
+            if not self._bar.live.is_started:  # sentences that are said before stand on lines of their own
+                self._bar.start()
             rss = rss_bytes()
             self._bar.update(
                 task,
