@@ -22,7 +22,7 @@ from palmtop.runtime.reference import has_packaged_vocabulary
 from .comparison import GENERAL_STEPS, STEPS, Pair
 
 MOST_WORK = 60e12  # multiply-adds of the float decoder; more of them reduce the number of questions of each mode
-MOST_LOGITS_BYTES = 1.5e9  # logits of all models, which are kept until they are compared; more reduce the number too
+MOST_LOGITS_BYTES = 2e9  # logits of all models, which are kept until they are compared; more reduce the number too
 SMALL = 250e6  # parameters of a model that is loaded whole to answer questions without a known answer
 KEPT = 4  # sets of logits of a question for each setting of the gates: of the models that are compared
 EVERY_STAGE = 1 << 20
