@@ -17,7 +17,7 @@ from palmtop.runtime.session import SessionOptions
 
 from .flags import adapter_flag, bundle_argument, generation_flags, open_session, session_flags
 from .showing import PieceWriter, cut_note, thinking_flag
-from .typed_text import clean, clean_option, read_standard_input
+from .typed_text import clean, clean_option, read_standard_bytes, read_standard_input
 
 EXAMPLES = """
 \b
@@ -29,6 +29,7 @@ Examples:
   palmtop run phi4mm-int4 "Read it." --image receipt.jpg --schema receipt.json
   palmtop run phi4mm-int4 "Hello" --adapter vision=0.5 --json
   cat letter.txt | palmtop run phi4mm-int4 -
+  cat cat.jpg | palmtop run phi4mm-int4 "What is this?" --image -
   palmtop run SmolLM2-135M-Instruct.Q4_1.gguf "Why is the sky blue?"
 """
 
@@ -38,8 +39,20 @@ UNFINISHED_EXIT = 3
 @click.command("run", epilog=EXAMPLES, short_help="Ask a bundle one question.")
 @bundle_argument
 @click.argument("prompt")
-@click.option("--image", "images", multiple=True, type=click.Path(path_type=Path), help="A picture; repeatable.")
-@click.option("--audio", "sounds", multiple=True, type=click.Path(path_type=Path), help="A sound; repeatable.")
+@click.option(
+    "--image",
+    "images",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="A picture, or - for standard input; repeatable.",
+)
+@click.option(
+    "--audio",
+    "sounds",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="A sound, or - for standard input; repeatable.",
+)
 @click.option("--system", callback=clean_option, help="System message.")
 @adapter_flag
 @generation_flags
@@ -65,6 +78,8 @@ def run_command(
     The bundle's routing table selects the adapters (see: palmtop inspect). Exit code 3 when the answer was cut before
     its grammar was complete, or during thinking.
     """
+    if [prompt, *map(str, (*images, *sounds))].count("-") > 1:
+        raise InputError("found - more than once, expected standard input to be one of prompt, picture and sound")
     text = read_standard_input() if prompt == "-" else clean(prompt)
     messages = [] if system is None else [{"role": "system", "content": system}]
     messages.append({"role": "user", "content": user_content(text, images, sounds)})
@@ -91,16 +106,20 @@ def run_command(
 
 
 def user_content(text: str, images: tuple[Path, ...], sounds: tuple[Path, ...]) -> Any:
-    """Return one user message: images, sounds, then the text.
+    """Return one user message: images, sounds, then the text; the path "-" is read from standard input.
 
     Raises:
-        InputError: the message is empty.
+        InputError: the message is empty, or standard input is.
     """
     if not text.strip() and not images and not sounds:
         raise InputError("the prompt is empty, expected text, an image or a sound")
-    parts: list[dict[str, str]] = [{"type": "image", "image": str(path)} for path in images]
-    parts += [{"type": "audio", "audio": str(path)} for path in sounds]
+    parts: list[dict[str, Any]] = [{"type": "image", "image": _source(path)} for path in images]
+    parts += [{"type": "audio", "audio": _source(path)} for path in sounds]
     return [*parts, {"type": "text", "text": text}] if parts else text
+
+
+def _source(path: Path) -> str | bytes:
+    return str(path) if str(path) != "-" else read_standard_bytes()
 
 
 def summary(reply: Reply) -> str:

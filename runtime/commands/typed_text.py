@@ -41,6 +41,23 @@ def read_standard_input() -> str:
         raise InputError(f"standard input cannot be read ({error!s:.200}), expected a prompt in UTF-8") from error
 
 
+def read_standard_bytes() -> bytes:
+    """Read all bytes of standard input, as of a picture or a sound.
+
+    Raises:
+        InputError: standard input is closed, a folder, or empty.
+    """
+    if sys.stdin is None:
+        raise InputError("standard input is closed, expected a picture or a sound there")
+    try:
+        data = sys.stdin.buffer.read()
+    except (OSError, ValueError) as error:
+        raise InputError(f"standard input cannot be read ({error!s:.200}), expected a picture or a sound") from error
+    if not data:
+        raise InputError("standard input is empty, expected a picture or a sound there")
+    return data
+
+
 def piped_lines() -> Iterator[str]:
     """Yield lines of standard input as they arrive, with any kind of line end.
 

@@ -155,3 +155,15 @@ def test_json_is_one_object(int4_bundle: Path, folder: Path) -> None:
 @pytest.mark.parametrize("spelled", ["a b.c", "'a b.c'", "a\\ b.c", ' "a b.c" ', "it's.c"])
 def test_the_path_of_a_file_to_be_written_is_unquoted(spelled: str) -> None:
     assert unquoted(spelled) == ("it's.c" if "it" in spelled else "a b.c")
+
+
+def test_a_picture_or_a_sound_comes_through_a_pipe(int4_bundle: Path, folder: Path) -> None:
+    def ask(flag: str, data: bytes, *more: str) -> Result:
+        arguments = ["run", str(int4_bundle), "What is it?", flag, "-", *more, "--threads", "1"]
+        return CliRunner().invoke(cli, arguments, input=data)
+
+    for flag, name in (("--image", "b.jpg"), ("--audio", "talk.wav")):
+        by_path = CliRunner().invoke(cli, ["run", str(int4_bundle), "What is it?", flag, name, "--threads", "1"])
+        assert ask(flag, Path(name).read_bytes()).stdout == by_path.stdout != ""
+    assert "standard input is empty" in str(ask("--image", b"").exception)
+    assert "more than once" in str(ask("--image", b"", "--audio", "-").exception)
