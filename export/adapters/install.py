@@ -19,6 +19,7 @@ from palmtop.quantize.search import search
 from palmtop.runtime.bundle.manifest import (
     COMBINE,
     MANIFEST_FILE,
+    MODES,
     AdapterSpec,
     FileSpec,
     Manifest,
@@ -128,12 +129,15 @@ def set_route(path: str | os.PathLike[str], name: str, route: Route | None) -> N
     """Set the adapters of a mode or a task, or drop a task's route.
 
     Raises:
-        InputError: the name is not possible, an adapter is missing, or the bundle cannot be written.
+        InputError: the name is not possible, a mode's route is dropped, an adapter is missing, or the bundle cannot be
+            written.
     """
     folder = Path(path)
     open_bundle(folder, hashes=False)
     if not is_route_name(name):
         raise InputError(f"route '{name}': expected a name of letters, digits, -, _ and +")
+    if route is None and name in MODES:
+        raise InputError(f"route '{name}' is a mode of input, expected a task; a bundle keeps its modes")
     with changed(folder) as change:
         manifest = open_bundle(folder, hashes=False).manifest
         routes = {n: r for n, r in manifest.routes.items() if n != name}

@@ -15,8 +15,8 @@ import pytest
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
-from palmtop.errors import CheckpointError, PalmtopError
-from palmtop.export.adapters.install import add_adapter
+from palmtop.errors import CheckpointError, InputError, PalmtopError
+from palmtop.export.adapters.install import add_adapter, set_route
 from palmtop.export.adapters.palmadapter import pack
 from palmtop.export.checkpoint.torch_zip_reader import torch_places
 from palmtop.runtime.bundle.opening import open_bundle
@@ -199,3 +199,11 @@ def test_a_packed_adapter_turns_a_copy_of_the_bundle_into_this_one(
         for name in ("decoder.onnx", "bundle.json"):
             (phone / name).write_bytes(archive.read(f"bundle/{name}"))
     np.testing.assert_array_equal(bundle_logits(phone, mine=1.0), bundle_logits(bundle, mine=1.0))
+
+
+@pytest.mark.parametrize("mode", ["text", "image+audio"])
+def test_the_route_of_a_mode_is_not_dropped(mode: str, float_bundle: Path, tmp_path: Path) -> None:
+    bundle = Path(shutil.copytree(float_bundle, tmp_path / "bundle"))
+    with pytest.raises(InputError, match="is a mode of input, expected a task"):
+        set_route(bundle, mode, None)
+    assert mode in open_bundle(bundle).manifest.routes
