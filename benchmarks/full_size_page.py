@@ -72,8 +72,7 @@ def _exports(results: dict[str, Any]) -> str:
         r = results["verify"]
         lines.append(
             f"\n`palmtop verify` of the whole bundle against its checkpoint: {r['seconds']:.0f} s, peak RSS"
-            f" {gb(r['peak_rss'])}. Where a float32 model does not fit into memory it proves manifest, gate wiring and"
-            " every tensor, and names what it left out."
+            f" {gb(r['peak_rss'])}. Float models are walked a layer at a time."
         )
     return "\n".join(lines) + "\n"
 
@@ -81,7 +80,17 @@ def _exports(results: dict[str, Any]) -> str:
 COST = """\
 `palmtop export` states time, memory and disk before it starts, from the checkpoint's sizes and a short measurement of
 the machine (`export/cost/rates.py` has the one table of constants, and says which runs they come from); `--json` has
-them as `cost`. Most of the time goes to the comparison.
+them as `cost`. Most of the time goes to the comparison:
+
+| the default command, with its comparison | clock | processor | peak RSS | bundle |
+|---|---|---|---|---|
+| `palmtop export CHECKPOINT -o BUNDLE --set group=128 --context 4096` | 40 min | 44 min | 3.75 GB | 3.04 GB |
+
+2 cores, shared with other work (load 14), 2026-11-28; the checkpoint is that of `python -m benchmarks.make_checkpoint`.
+`quality.json` has KL and agreement of all four modes over 48 positions each, and each adapter's effect. Every check of the
+graphs passes (the decoder differs from its own rounded weights by 3e-6 of the range of the logits; with every gate off by
+nothing), and the bundle is called lossy: random weights have no structure that would survive 4 bits (KL 1.7 to 8.4; plain
+rounding in groups of 32 loses 1.4 to 8.3).
 """
 
 

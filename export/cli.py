@@ -85,7 +85,7 @@ draft_rows, soc, target_context, chunk.
 @click.option(
     "--ram",
     type=Size(),
-    help="Most memory to use, such as 2GB (default: below 0.5 GB, and the proof a few layers in float32).",
+    help="Most memory to use, such as 2GB (default: what the estimate says).",
 )
 @click.option("--threads", type=click.IntRange(min=1), help="Default: every core.")
 @click.option("--force", is_flag=True, help="Replace the output folder if it is a bundle.")
@@ -119,7 +119,8 @@ def export_command(
     OWNER/NAME is a repository of the Hugging Face hub: the files that are read are downloaded into the hub's cache.
     Needs no torch, and reads a few rows of a tensor at a time. The bundle appears whole or not at all. After an
     interruption or a kill, the same command continues where it stopped. Time, memory and disk are estimated first,
-    on stderr; most of the time goes to the comparison with the checkpoint (--no-verify leaves it out).
+    on stderr. Most time and memory goes to the comparison with the checkpoint, in a few layers of float32 at a time: 3.8 GB
+    and 40 minutes on 2 busy cores for 5.6 billion weights, 0.3 GB and 3 minutes with --no-verify.
     """
     from palmtop.export.bundle.manifest_builder import QUALITY_FILE
     from palmtop.export.checkpoint.hub import repository_of
