@@ -87,10 +87,10 @@ them as `cost`. Most of the time goes to the comparison:
 | `palmtop export CHECKPOINT -o BUNDLE --set group=128 --context 4096` | 40 min | 44 min | 3.75 GB | 3.04 GB |
 
 2 cores, shared with other work (load 14), 2026-11-28; the checkpoint is that of `python -m benchmarks.make_checkpoint`.
-`quality.json` has KL and agreement of all four modes over 48 positions each, and each adapter's effect. Every check of the
-graphs passes (the decoder differs from its own rounded weights by 3e-6 of the range of the logits; with every gate off by
-nothing), and the bundle is called lossy: random weights have no structure that would survive 4 bits (KL 1.7 to 8.4; plain
-rounding in groups of 32 loses 1.4 to 8.3).
+`quality.json` has KL and agreement of all four modes over 48 positions each, and each adapter's effect. Every check of
+the graphs passes (the decoder differs from its own rounded weights by 3e-6 of the range of the logits; with every gate
+off by nothing), and the bundle is called lossy: random weights have no structure that would survive 4 bits (KL 1.7 to
+8.4; plain rounding in groups of 32 loses 1.4 to 8.3).
 """
 
 

@@ -340,6 +340,7 @@ def test_other_templates_get_transformers_ids(tokenizer_json: Path) -> None:
         {"role": "user", "content": "  hi <b>\n"},
         {"role": "nobody", "content": "gone"},
         {"role": "assistant", "content": "> yes"},
+        {"role": "user", "content": "on"},
     ]
     for given_tools in (None, tools):
         ours = text.prompt(messages, tools=given_tools).ids.tolist()
@@ -438,7 +439,7 @@ def test_media_for_a_model_without_are_refused(tokenizer_json: Path) -> None:
             [{"role": "user", "content": [{"type": "video"}]}],
             r"content\[0\]\.type: found 'video', expected one of text",
         ),
-        ([{"role": "user", "content": ["x"]}], r"content\[0\]\.type: found None"),
+        ([{"role": "user", "content": [5]}], r"content\[0\]\.type: found None"),
         ([{"role": "user", "content": [{"type": "image"}]}], r"content\[0\]: the image part has no source"),
         ([{"role": "user", "content": [{"type": "text", "text": None}]}], r"content\[0\]\.text: found None"),
         (
