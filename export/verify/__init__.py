@@ -47,9 +47,10 @@ from . import adapters as proofs
 from .adapters import Loras
 from .baselines import neighbours, plain_rounding, weight_bytes
 from .comparison import Decoders, Divergence, Reference, compared_answers, encoders_snr
-from .greedy_answers import Compared, accuracy, worst
+from .greedy_answers import Compared, accuracy, most_divergent, worst
 from .kv_loss import cache_loss, judge_cache
 from .logits import Comparison, float_model, plain_decoder
+from .page.media import thumbnails
 from .quality import Check, Quality
 from .questions import ask
 from .rounded_weights import judge_rounded, rounded_decoder
@@ -183,6 +184,7 @@ def verify(
         weight_bytes=weight_bytes(bundle.path),
         accuracy=accuracy(compared),
         worst=worst(compared),
+        media=[thumbnails(each.messages) for each in most_divergent(compared)],
         neighbours=others,
     )
 

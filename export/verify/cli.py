@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -16,13 +16,14 @@ from palmtop.runtime.memory.size_option import Size
 if TYPE_CHECKING:
     from palmtop.runtime.bundle.opening import Bundle
 
-    from .quality import Check
+    from .quality import Check, Quality
 
 EXAMPLES = """
 \b
 Examples:
   palmtop verify phi4mm-int4                        # files, sizes, hashes
   palmtop verify phi4mm-int4 --against Phi-4-mm     # tensors, logits
+  palmtop verify phi4mm-int4 --against Phi-4-mm -v  # every check
   palmtop verify phi4mm-int4 --against Phi-4-mm --json
   palmtop verify phi4mm-int4 --against Phi-4-mm --lora mine=my-lora
   palmtop verify phi4mm-int4 --against Phi-4-mm --reference transformers
@@ -58,8 +59,11 @@ EXIT_CODES = {"passed": 0, "failed": 1, "lossy": 3}
 @click.option(
     "--ram", type=Size(), help="Most memory to use, such as 2GB; checks that do not fit are left out, and named."
 )
+@click.option("-v", "--verbose", is_flag=True, help="Print every check with its numbers.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@click.pass_context
 def verify_command(
+    context: click.Context,
     bundle: Path,
     checkpoint: Path | None,
     items: int,
@@ -68,13 +72,15 @@ def verify_command(
     samples: Path | None,
     reference: str,
     ram: int | None,
+    verbose: bool,
     as_json: bool,
 ) -> None:
     """Check the BUNDLE's hashes and, with --against, its graphs, tensors, logits and adapters.
 
     Exits with 1 when a check fails, after naming it; with 3 when all that fails is a loss: the bundle is the
     checkpoint's, and its bits cost more than half a nat a token. The float reference is built by this exporter,
-    unless --reference transformers adds another implementation.
+    unless --reference transformers adds another implementation. Prints the result, what fails and what was left
+    out; -v prints every check.
     """
     from palmtop.runtime.bundle.opening import check_hashes, open_bundle
 
@@ -97,6 +103,7 @@ def verify_command(
     from palmtop.export.checkpoint.opening import open_checkpoint
 
     from . import verify
+    from .page.provenance import provenance
 
     def report(step: str) -> None:
         if sys.stderr.isatty():
@@ -121,16 +128,29 @@ def verify_command(
     for note in notes:
         click.echo(f"palmtop: warning: {note}", err=True)
     if page is not None:
-        _write_report(page, opened, quality.to_dict())
+        _write_report(page, opened, quality, provenance(opened, context))
     if as_json:
         click.echo(json.dumps({**quality.to_dict(), "notes": notes}))
     else:
-        for check in quality.checks:
-            click.echo(f"{_mark(check)}  {check.name}: {check.detail}")
-        for reason in quality.skipped:
-            click.echo(f"{click.style('skip', fg='yellow')}  {reason}")
-        click.echo(f"{bundle}: {quality.summary}.")
+        _print(bundle, quality, is_verbose=verbose or bool(context.find_root().params.get("verbose")))
+        if page is not None:
+            click.echo(f"Report: {page}, its numbers: {page.with_suffix('.json')}")
     sys.exit(EXIT_CODES[quality.verdict])
+
+
+def _print(bundle: Path, quality: Quality, *, is_verbose: bool) -> None:
+    """Print the result first, then what fails and what was left out; every check where it is asked for."""
+    click.echo(f"{bundle}: {quality.summary}.")
+    if quality.modes:
+        losses = ", ".join(f"{mode} {found.mean_kl:.4f}" for mode, found in quality.modes.items())
+        click.echo(f"KL to the float model in nats: {losses}.")
+    for check in quality.checks:
+        if is_verbose or not check.passed:
+            click.echo(f"{_mark(check)}  {check.name}: {check.detail}")
+    for reason in quality.skipped:
+        click.echo(f"{click.style('skip', fg='yellow')}  {reason}")
+    if not is_verbose:
+        click.echo("Every check with its numbers: -v")
 
 
 def _mark(check: Check) -> str:
@@ -139,15 +159,16 @@ def _mark(check: Check) -> str:
     return click.style("LOSS", fg="yellow") if check.is_loss else click.style("FAIL", fg="red")
 
 
-def _write_report(page: Path, bundle: Bundle, quality: dict[str, Any]) -> None:
-    """Write the page, and its numbers beside it as in quality.json."""
+def _write_report(page: Path, bundle: Bundle, quality: Quality, made: dict[str, str]) -> None:
+    """Write the page, and its numbers beside it as in quality.json, with how they were made."""
     from palmtop.export.bundle.manifest_builder import PLAN_FILE
 
-    from .report import render
+    from .page.report import render
 
     plan = json.loads(bundle.file(PLAN_FILE).read_text("utf-8")) if PLAN_FILE in bundle.manifest.files else None
+    numbers = {"made": made, **quality.to_dict()}
     try:
-        page.with_suffix(".json").write_text(json.dumps(quality, indent=1), "utf-8")
-        page.write_text(render(quality, bundle.manifest.model, plan), "utf-8")
+        page.with_suffix(".json").write_text(json.dumps(numbers, indent=1), "utf-8")
+        page.write_text(render(numbers, bundle.manifest.model, plan, quality.media), "utf-8")
     except OSError as error:
         raise InputError(f"{page}: cannot be written ({error.strerror}), expected a file in a folder") from error

@@ -108,6 +108,7 @@ def compared_answers(
         reference=text_of(exact, reader.eos_ids, reader.text),
         found=text_of(found, reader.eos_ids, reader.text),
         kl=float(divergence.mean()),
+        messages=messages,
     )
 
 

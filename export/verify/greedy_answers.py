@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,7 @@ class Compared:
         reference: answer of the float decoder.
         found: answer of the bundle.
         kl: mean KL over the first answer tokens, in nats.
+        messages: the question itself, with its pictures and sounds.
     """
 
     mode: str
@@ -36,6 +37,7 @@ class Compared:
     reference: str
     found: str
     kl: float
+    messages: Sequence[Mapping[str, Any]] = ()
 
 
 def accuracy(compared: Sequence[Compared]) -> dict[str, dict[str, float]]:
@@ -59,9 +61,14 @@ def accuracy(compared: Sequence[Compared]) -> dict[str, dict[str, float]]:
 
 
 def worst(compared: Sequence[Compared]) -> list[dict[str, Any]]:
-    """Return the prompts with the largest divergence, largest first."""
-    order = sorted(compared, key=lambda c: -c.kl)
-    return [asdict(c) | {"kl": round(c.kl, 6)} for c in order[:WORST]]
+    """Return the prompts with the largest divergence, largest first; without their messages."""
+    shown = [asdict(replace(c, messages=())) | {"kl": round(c.kl, 6)} for c in most_divergent(compared)]
+    return [{key: value for key, value in each.items() if key != "messages"} for each in shown]
+
+
+def most_divergent(compared: Sequence[Compared]) -> list[Compared]:
+    """Return the questions with the largest divergence, largest first."""
+    return sorted(compared, key=lambda c: -c.kl)[:WORST]
 
 
 def text_of(tokens: NDArray[np.int64], eos_ids: Sequence[int], decode: Callable[[Sequence[int]], str]) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from palmtop.export.measure.divergence import Agreement
+
+from .page.media import Thumbnail
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +46,7 @@ class Quality:
         weight_bytes: bytes of the bundle's graphs and weights.
         accuracy: right answers of float model and bundle by mode; only for a report.
         worst: prompts with the largest divergence; only for a report.
+        media: pictures and sounds of the ``worst`` prompts, in their order; not in ``to_dict``.
         neighbours: other bundles of the checkpoint, with bytes and divergence; only for a report.
         losses: KL in nats by mode, of the weights alone and of 8-bit activations on top of them.
         kv_cache: loss of a quantised cache against a float one, by mode and by length of a text.
@@ -63,6 +66,7 @@ class Quality:
     weight_bytes: int = 0
     accuracy: dict[str, dict[str, float]] = field(default_factory=dict)
     worst: list[dict[str, Any]] = field(default_factory=list)
+    media: list[tuple[Thumbnail, ...]] = field(default_factory=list)
     neighbours: list[dict[str, Any]] = field(default_factory=list)
 
     @property
@@ -95,10 +99,12 @@ class Quality:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
+        numbers = asdict(replace(self, media=[]))
+        del numbers["media"]
         return {
             "passed": self.passed,
             "verdict": self.verdict,
             "summary": self.summary,
             "mean_kl": self.mean_kl,
-            **asdict(self),
+            **numbers,
         }

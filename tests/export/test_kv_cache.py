@@ -36,7 +36,7 @@ from palmtop.export.mixed_precision.calibrate import StatisticsFolder, calibrate
 from palmtop.export.recipe import Recipe
 from palmtop.export.verify import verify
 from palmtop.export.verify.kv_loss import CHUNK, cache_loss, judge_cache
-from palmtop.export.verify.report import render
+from palmtop.export.verify.page.report import render
 from palmtop.runtime.bundle.opening import Bundle, open_bundle
 from tests.reference.port import random_checkpoint
 

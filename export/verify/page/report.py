@@ -1,7 +1,7 @@
 """Report of quality.json as one page: self-contained, readable on a phone, with an explanation of every figure.
 
-Uses the numbers of quality.json only, drawn with ``charts``. Nothing on the page is computed anew: the page contains
-the JSON as well.
+Uses the numbers of quality.json only, drawn with ``charts`` and ``heat_map``, and copies of the pictures and sounds that
+were asked about. Nothing is measured anew: the page contains the JSON as well.
 """
 
 # ruff: noqa: E501 - markup reads better in one line
@@ -14,61 +14,32 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from .charts import Point, bar, heat_map, interval_rows, scatter
+from .charts import Point, bar, interval_rows, scatter
+from .heat_map import STYLE as HEAT_STYLE
+from .heat_map import heat_map, legend
+from .media import Thumbnail
+from .style import DEFINITIONS, STYLE
 
-STYLE = """
-:root{--ink:#1b1f24;--soft:#5c6670;--line:#d9dee3;--card:#fff;--page:#f4f6f8;--good:#1a7f4b;--bad:#c0362c;--mark:#2458c5}
-@media(prefers-color-scheme:dark){:root{--ink:#e8ebee;--soft:#9aa5b0;--line:#333b44;--card:#1b2027;--page:#12161b;
---good:#4cc38a;--bad:#ff7b6e;--mark:#7aa5ff}}
-*{box-sizing:border-box}body{margin:0;background:var(--page);color:var(--ink);font:16px/1.45 system-ui,sans-serif}
-main{max-width:760px;margin:0 auto;padding:16px}h1{font-size:1.35rem;margin:.2rem 0}h3{font-size:.95rem;margin:.8rem 0 .2rem}h2{font-size:1.1rem;margin:0 0 .4rem}
-section{background:var(--card);border:1px solid var(--line);border-radius:10px;padding:14px;margin:12px 0;min-width:0}
-.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(140px,1fr));gap:10px}
-.tile b{display:block;font-size:1.3rem}.tile span,.note,figcaption{color:var(--soft);font-size:.85rem}
-.wide{overflow-x:auto}table{border-collapse:collapse;width:100%;font-size:.9rem}
-th,td{text-align:left;padding:6px 8px;border-bottom:1px solid var(--line);vertical-align:top}
-td.n,th.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
-.good{color:var(--good)}.bad{color:var(--bad)}svg{width:100%;max-width:560px;height:auto;display:block}svg text{fill:var(--ink)}
-svg .soft{fill:var(--soft)}svg .axis{stroke:var(--line)}details{margin-top:8px}summary{cursor:pointer}
-.pair{display:grid;grid-template-columns:1fr 1fr;gap:8px;margin:4px 0 12px}.pair div{border:1px solid var(--line);
-border-radius:6px;padding:6px 8px;overflow-wrap:anywhere}.pair small{color:var(--soft);display:block}
-@media(max-width:480px){th,td{padding:5px 3px;font-size:.78rem}main{padding:10px}section{padding:12px}}
-pre{white-space:pre-wrap;overflow-wrap:anywhere;font-size:.75rem}dt{font-weight:600;margin-top:.5rem}dd{margin:0}
-"""
-
-DEFINITIONS = {
-    "KL": "Kullback-Leibler divergence of the bundle's next-token distribution from the float model's, in nats; the mean"
-    " over the first tokens of the float model's answers. Computed by the bundle's own"
-    " kernels, with 8-bit activations where it asks for them. 0 is no difference.",
-    "KL of weights, of activations": "What the stored weights lose when kernels compute in float32 (accuracy level 0), and"
-    " how far the bundle's own 8-bit activations (level 4) are from that.",
-    "Lossy": "A right bundle that loses more than half a nat a token, and half as much again as plain rounding to 4 bits in"
-    " groups of 32 would.",
-    "Mean KL": "The mean of the modes' KL, each mode with the same weight.",
-    "Same top token": "Share of judged tokens whose most likely token is the float model's.",
-    "Signal-to-noise ratio": "Energy of the float32 values over that of the difference, in decibels: 20 dB is an error"
-    " of a tenth of the values' size, 40 dB of a hundredth.",
-    "Right answers": "Share of packaged questions answered exactly as expected, greedily; the line is Wilson's 95 %"
-    " interval.",
-    "Effect of an adapter": "What switching it on changes in the logits. Cosine and strength compare that change with the"
-    " float model's: 1 and 1 are the same change.",
-    "Neighbours": "Bundles of the same checkpoint that were made for this page by rounding with one setting for every"
-    " layer, judged on the same questions.",
-    "Predicted": "What the planner says of other sizes: losses of single layers added up, as far off as they were for"
-    " the plan that was chosen. Of the weights alone, on its own questions: compare it with itself.",
-}
+FEWEST_ITEMS = 30  # of a mode: of fewer questions no rate and no interval is drawn
 
 
-def render(quality: Mapping[str, Any], title: str, plan: Mapping[str, Any] | None = None) -> str:
+def render(
+    quality: Mapping[str, Any],
+    title: str,
+    plan: Mapping[str, Any] | None = None,
+    media: Sequence[Sequence[Thumbnail]] = (),
+) -> str:
     """Return the page as HTML.
 
     Args:
-        quality: content of ``quality.json``.
+        quality: content of ``quality.json``; with ``made``, how it was made by name, where that is known.
         title: name of the bundle.
         plan: content of ``plan.json``, for the predicted frontier; None without.
+        media: pictures and sounds of each prompt of ``quality["worst"]``, in its order; empty without.
     """
     sections = [
         _summary(quality),
+        _made(quality.get("made", {})),
         _frontier(quality, plan),
         _modes(quality["modes"], quality["losses"]),
         _kv_cache(quality["kv_cache"]),
@@ -76,7 +47,7 @@ def render(quality: Mapping[str, Any], title: str, plan: Mapping[str, Any] | Non
         _layers(quality["tensors"]),
         _adapters(quality["adapters"]),
         _encoders(quality["encoders"]),
-        _worst(quality["worst"]),
+        _worst(quality["worst"], media),
         _checks(quality["checks"], quality["skipped"], quality["summary"]),
         _definitions(),
         f"<details><summary>All numbers (quality.json)</summary><pre>{escape(json.dumps(quality, indent=1))}</pre></details>",
@@ -85,7 +56,7 @@ def render(quality: Mapping[str, Any], title: str, plan: Mapping[str, Any] | Non
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<title>{escape(title)}: quality</title><style>{STYLE}</style></head><body><main>"
+        f"<title>{escape(title)}: quality</title><style>{STYLE}{HEAT_STYLE}</style></head><body><main>"
         f"<h1>{escape(title)}</h1>\n{body}</main></body></html>\n"
     )
 
@@ -105,16 +76,32 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _summary(quality: Mapping[str, Any]) -> str:
-    passed = sum(check["passed"] for check in quality["checks"])
+    """The result in one sentence, then its figures."""
+    passed, modes = sum(check["passed"] for check in quality["checks"]), quality["modes"].values()
+    tokens = sum(mode["positions"] for mode in modes)
+    same = round(sum(mode["top1"] * mode["positions"] for mode in modes))
+    sentence = escape(quality["summary"][:1].upper() + quality["summary"][1:])
     verdict = f'<b class="{"good" if quality["passed"] else "bad"}">{quality["verdict"]}</b>'
     tiles = [f"{verdict}<span>{passed} of {len(quality['checks'])} checks hold</span>"]
     if quality["weight_bytes"]:
         tiles.append(f"<b>{megabytes(quality['weight_bytes'])}</b><span>graphs and weights</span>")
     if quality["mean_kl"] is not None:
-        top1 = [mode["top1"] for mode in quality["modes"].values()]
+        sentence += (
+            f"; on average its next-token distribution is {quality['mean_kl']:.4f} nats (KL) from the float model's"
+        )
+        sentence += f", with the same top token in {same} of {tokens} places"
         tiles.append(f"<b>{quality['mean_kl']:.4f}</b><span>mean KL, nats</span>")
-        tiles.append(f"<b>{sum(top1) / len(top1):.1%}</b><span>same top token</span>")
-    return f'<section class="tiles">{"".join(f"<div class=tile>{tile}</div>" for tile in tiles)}</section>'
+        tiles.append(f"<b>{same} of {tokens}</b><span>tokens: same top token</span>")
+    shown = "".join(f"<div class=tile>{tile}</div>" for tile in tiles)
+    return f'<p class="lead">{sentence}.</p><section class="tiles">{shown}</section>'
+
+
+def _made(made: Mapping[str, str]) -> str:
+    """The command, versions, date and hash; they stand at the top, since figures without them cannot be made again."""
+    if not made:
+        return ""
+    rows = "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in made.items())
+    return f'<section><dl class="made">{rows}</dl></section>'
 
 
 def _frontier(quality: Mapping[str, Any], plan: Mapping[str, Any] | None) -> str:
@@ -123,10 +110,21 @@ def _frontier(quality: Mapping[str, Any], plan: Mapping[str, Any] | None) -> str
     points = [Point(n["weight_bytes"] / 1e6, n["mean_kl"], n["name"]) for n in quality["neighbours"]]
     points.append(Point(quality["weight_bytes"] / 1e6, quality["mean_kl"], "this bundle", is_own=True))
     curve = [(p["size_bytes"] / 1e6, p["loss"]) for p in (plan or {}).get("frontier", [])]
-    note = "Left is smaller, down is closer to the float model; both axes are logarithmic."
+    note = (
+        "The disc is this bundle. Rings are neighbours: the same checkpoint, made for this page by plain rounding with one"
+        " setting for every layer, and asked the same questions. Left is smaller, down is closer to the float model; both"
+        " axes are logarithmic. Rows that are no multiple of a group are filled up, so large groups can need more bytes."
+    )
     if curve:
         note += " The line is what the planner predicts for other sizes."
-    rows = [(escape(p.name), f"{p.x:.3f} MB", f"{p.y:.5f}") for p in sorted(points, key=lambda p: p.x)]
+    rows = [
+        (
+            "<b>this bundle</b>" if p.is_own else f"neighbour: {escape(p.name)}, plain rounding",
+            f"{p.x:.3f} MB",
+            f"{p.y:.5f}",
+        )
+        for p in sorted(points, key=lambda p: p.x)
+    ]
     chart = scatter(points, curve, "MB", "mean KL, nats")
     return _section("Size against loss", note, chart, _table(("", "size", "mean KL"), rows))
 
@@ -168,48 +166,54 @@ def _kv_cache(loss: Mapping[str, Any]) -> str:
 
 
 def _accuracy(table: Mapping[str, Any]) -> str:
+    """Right answers as counts; rates with their intervals where there are enough questions for them."""
     if not table:
         return ""
+    items = next(iter(table.values()))["items"]
+    counts = [
+        (escape(mode), *(f"{row[f'{who}_right']} of {row['items']}" for who in ("reference", "found")))
+        for mode, row in table.items()
+    ]
+    if items < FEWEST_ITEMS:
+        note = f"{items} packaged questions of each mode: too few for a rate. <code>--items 50</code> asks enough."
+        return _section("Right answers", note, _table(("mode", "float", "bundle"), counts))
     rows = []
     for mode, row in table.items():
         for who, name in (("reference", "float"), ("found", "bundle")):
             share = row[f"{who}_right"] / row["items"]
             rows.append((f"{mode}, {name}", share, row[f"{who}_low"], row[f"{who}_high"], who == "found"))
-    items = next(iter(table.values()))["items"]
     note = f"{items} packaged questions of each mode; the line is the 95 % interval."
-    shown = [
-        (
-            escape(mode),
-            f"{row['reference_right']}/{row['items']}",
-            f"{row['found_right']}/{row['items']}",
-            f"{100 * row['found_low']:.0f} to {row['found_high']:.0%}",
-        )
-        for mode, row in table.items()
-    ]
+    intervals = [f"{100 * row['found_low']:.0f} to {row['found_high']:.0%}" for row in table.values()]
+    shown = [(*count, interval) for count, interval in zip(counts, intervals, strict=True)]
     return _section("Right answers", note, interval_rows(rows), _table(("mode", "float", "bundle", "interval"), shown))
 
 
 def _layers(tensors: Mapping[str, Any]) -> str:
-    """Noise by layer and kind of linear, a map for each graph; float32 tensors are left out."""
+    """Noise by kind of linear and layer, maps for each graph; float32 tensors are left out."""
     maps = []
     for part in ("decoder", "vision", "audio"):
-        cells: dict[str, dict[str, float]] = {}
-        bits: set[int] = set()
-        for key, value in tensors.items():
-            if not key.startswith(f"{part}: ") or value["bits"] == 32:
-                continue
-            match = re.search(r"(?:layers|encoders)\.(\d+)\.(.+)$", key)
-            row, column = (match[1], match[2]) if match else ("", key.partition(": ")[2].rsplit("embed.", 1)[-1])
-            bits.add(value["bits"])
-            cells.setdefault(row if match else "other", {})[column] = value["snr_db"]
-        if cells:
-            widths = ", ".join(f"{b}" for b in sorted(bits))
-            maps.append(f"<h3>{part}: {widths} bits</h3>{heat_map(cells)}")
+        layered: dict[str, dict[str, float]] = {}
+        single: dict[str, dict[str, float]] = {}
+        numbers: set[int] = set()
+        stored = {key: value for key, value in tensors.items() if key.startswith(f"{part}: ") and value["bits"] != 32}
+        for key, value in stored.items():
+            if match := re.search(r"(?:layers|encoders)\.(\d+)\.(.+)$", key):
+                numbers.add(int(match[1]))
+                layered.setdefault(match[2], {})[match[1]] = value["snr_db"]
+            else:
+                single[re.sub(r"^.*_embed\.", "", key.partition(": ")[2])] = {"": value["snr_db"]}
+        if stored:
+            widths = ", ".join(f"{b}" for b in sorted({value["bits"] for value in stored.values()}))
+            values = [value["snr_db"] for value in stored.values()]
+            ends = min(values), max(values)
+            maps.append(f"<h3>{part}: {widths} bits</h3>{legend(*ends)}")
+            maps += [heat_map(layered, [str(n) for n in sorted(numbers)], *ends)] if layered else []
+            maps += [f"<p class=note>outside the layers</p>{heat_map(single, [''], *ends)}"] if single else []
     if not maps:
         return ""
     note = (
-        "Signal-to-noise ratio of every stored matrix in decibels: dark is noisy. Rows are layers; touch a cell for its"
-        " name."
+        "Signal-to-noise ratio of every stored matrix in decibels: dark is noisy. A row is a kind of matrix, a column is a"
+        " layer; slide a wide map sideways."
     )
     return _section("Error by layer", note, *maps)
 
@@ -236,20 +240,35 @@ def _encoders(encoders: Mapping[str, float]) -> str:
     )
 
 
-def _worst(prompts: Sequence[Mapping[str, Any]]) -> str:
+def _worst(prompts: Sequence[Mapping[str, Any]], media: Sequence[Sequence[Thumbnail]]) -> str:
     if not prompts:
         return ""
     content = []
-    for p in prompts:
+    for place, p in enumerate(prompts):
         expected = p["expected"].strip() or p["reference"]
         mark = "good" if p["found"] == expected else "bad"
         asked = f", expected “{escape(p['expected'])}”" if p["expected"] else ""
+        shown = "".join(_medium(each) for each in media[place]) if place < len(media) else ""
         content.append(
-            f"<div><b>{escape(p['mode'])}</b> <span class=note>KL {p['kl']:.4f}{asked}</span><br>{escape(p['prompt'])}"
+            f"<div><b>{escape(p['mode'])}</b> <span class=note>KL {p['kl']:.4f}{asked}</span>{shown}"
+            f'<p class="asked">{escape(p["prompt"])}</p>'
             f'<div class="pair"><div><small>float</small>{escape(p["reference"])}</div>'
             f'<div class="{mark}"><small>bundle</small>{escape(p["found"])}</div></div></div>'
         )
-    return _section("Largest divergence", "The prompts with the largest divergence.", *content)
+    note = (
+        "The questions with the largest divergence, largest first. The bundle's answer is green where it is right or, if no"
+        " right answer is known, the float model's."
+    )
+    return _section("Largest divergence", note, *content)
+
+
+def _medium(item: Thumbnail) -> str:
+    size = escape(item.size)
+    if item.kind == "image":
+        shown = f'<img alt="picture of the question" src="{escape(item.url)}">'
+    else:
+        shown = f'<audio controls preload="metadata" src="{escape(item.url)}"></audio>'
+    return f"<figure>{shown}<figcaption>{size}</figcaption></figure>"
 
 
 def _checks(checks: Sequence[Mapping[str, Any]], skipped: Sequence[str], summary: str) -> str:

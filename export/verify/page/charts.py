@@ -1,11 +1,11 @@
-"""Small charts as inline SVG: a scatter on logarithmic axes, a heat map, intervals, a bar."""
+"""Small charts as inline SVG: a scatter on logarithmic axes, intervals, a bar."""
 
 # ruff: noqa: E501 - markup reads better in one line
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -19,7 +19,7 @@ _Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A named point of a chart; the bundle's own is highlighted."""
+    """A named point of a chart; the bundle's own is a disc, another's a ring."""
 
     x: float
     y: float
@@ -49,8 +49,12 @@ def scatter(points: Sequence[Point], curve: Sequence[tuple[float, float]], x_tit
     places = [(x_axis.place(p.x), y_axis.place(max(p.y, 1e-9))) for p in points]
     taken: list[_Box] = [(x - 8, y - 8, x + 8, y + 8) for x, y in places]
     for point, (x, y) in sorted(zip(points, places, strict=True), key=lambda pair: not pair[0].is_own):
-        colour, radius = ("var(--mark)", 8) if point.is_own else ("var(--soft)", 5)
-        parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius}" fill="{colour}"/>')
+        look = (
+            'r="8" fill="var(--mark)"'
+            if point.is_own
+            else 'r="5" fill="var(--card)" stroke="var(--soft)" stroke-width="2"'
+        )
+        parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" {look}/>')
         box = _free_place(x, y, LETTER * len(point.name), taken)
         taken.append(box)
         weight = "bold" if point.is_own else "normal"
@@ -102,48 +106,6 @@ class _Axis:
                 if self._low <= math.log10(value) <= self._high:
                     found.append((value, f"{value:g}"))
         return found
-
-
-def heat_map(cells: Mapping[str, Mapping[str, float]]) -> str:
-    """Draw rows and columns by name; the lowest value is darkest. Columns are numbered, their names are below."""
-    columns = list(dict.fromkeys(name for row in cells.values() for name in row))
-    values = [value for row in cells.values() for value in row.values()]
-    low, high = min(values), max(values)
-    side, left = max(18, min(34, 340 // max(len(columns), 1))), 42
-    width, height = left + side * len(columns) + 2, 20 + side * len(cells)
-    parts = [f'<svg viewBox="0 0 {width} {height}" style="width:{width}px" role="img" font-size="11">']
-    parts += [
-        f'<text class="soft" x="{left + side * (at + 0.5):.1f}" y="13" text-anchor="middle">{at + 1}</text>'
-        for at in range(len(columns))
-    ]
-    for down, (name, row) in enumerate(cells.items()):
-        y = 18 + side * down
-        parts.append(
-            f'<text class="soft" x="{left - 5}" y="{y + side / 2 + 4:.1f}" text-anchor="end">{escape(name)}</text>'
-        )
-        for at, column in enumerate(columns):
-            if column not in row:
-                continue
-            share = (row[column] - low) / (high - low) if high > low else 1.0
-            shade = _shade(share)
-            parts.append(
-                f'<rect x="{left + side * at}" y="{y}" width="{side - 1}" height="{side - 1}" fill="{shade}">'
-                f"<title>{escape(name)} {escape(column)}: {row[column]:.1f} dB</title></rect>"
-            )
-    legend = (
-        f'<p class="note"><span style="color:{_shade(0)}">■</span> {low:.1f} dB to '
-        f'<span style="color:{_shade(1)}">■</span> {high:.1f} dB</p>'
-    )
-    names = "".join(f"<li>{escape(column)}</li>" for column in columns)
-    return (
-        f'<div class="wide">{"".join(parts)}</svg></div>{legend}<details><summary class="note">columns</summary>'
-        f'<ol class="note">{names}</ol></details>'
-    )
-
-
-def _shade(share: float) -> str:
-    """Return a colour from dark red by orange to pale yellow; lightness alone shows the value."""
-    return f"hsl({5 + 45 * share:.0f} 75% {26 + 60 * share:.0f}%)"
 
 
 def interval_rows(rows: Sequence[tuple[str, float, float, float, bool]]) -> str:

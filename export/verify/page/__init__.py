@@ -1,0 +1,1 @@
+"""The report page of ``palmtop verify --report``: one self-contained HTML file."""
