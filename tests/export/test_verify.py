@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from dataclasses import replace
@@ -132,6 +133,24 @@ def test_the_command_names_what_failed_and_exits_with_1(copy: Path, reference_ch
     found = CliRunner().invoke(verify_command, [str(copy), "--against", str(reference_checkpoint), "--items", "1"])
     assert found.exit_code == 1
     assert "FAIL  adapter vision: changes the logits" in found.output
+
+
+def test_the_report_has_its_origin_and_the_media_that_were_asked_about(
+    copy: Path, reference_checkpoint: Path, tmp_path: Path
+) -> None:
+    page = tmp_path / "page.html"
+    options = ["--against", str(reference_checkpoint), "--items", "1", "--report", str(page)]
+    found = CliRunner().invoke(verify_command, [str(copy), *options])
+    assert found.exit_code == 0, found.output
+    assert found.output.startswith(f"{copy}: passed: all ") and "\nok " not in found.output
+    shown, numbers = page.read_text("utf-8"), json.loads(page.with_suffix(".json").read_text("utf-8"))
+    hashes = hashlib.sha256((copy / "bundle.json").read_bytes()).hexdigest()
+    assert numbers["made"]["sha256 of bundle.json"] == hashes and hashes in shown
+    assert "--items 1 --report" in numbers["made"]["command"] and "media" not in numbers
+    assert "messages" not in numbers["worst"][0]
+    asked = [question["mode"] for question in numbers["worst"]]
+    assert sorted(asked) == ["audio", "image", "image+audio", "text"]
+    assert shown.count('src="data:image/png;') == shown.count('src="data:audio/flac;') == 2
 
 
 def test_without_a_checkpoint_hashes_are_checked(copy: Path) -> None:
