@@ -17,6 +17,7 @@ import palmtop
 PAGE = Path(__file__).with_name("api.md")
 HEADING = re.compile(r"^(Args|Attributes|Returns|Yields|Raises):$")
 ENTRY = re.compile(r"^    (\*{0,2}[\w.]+): (.*)$")
+INTERNAL = "; used by the session."  # a method whose docstring says this is not for users
 WIDTH = 100  # longest signature on one line
 Member = tuple[str, Any]
 
@@ -56,8 +57,10 @@ def members(owner: type) -> Iterator[Member]:
             continue
         for name, value in vars(base).items():
             value = value.__func__ if isinstance(value, classmethod | staticmethod) else value
+            is_internal = INTERNAL in (getattr(value, "__doc__", "") or "")
             if (
                 not name.startswith("_")
+                and not is_internal
                 and name not in seen
                 and (inspect.isfunction(value) or isinstance(value, property))
             ):

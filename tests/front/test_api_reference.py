@@ -19,6 +19,7 @@ def test_every_public_name_and_method_is_on_the_page() -> None:
     assert {name for name in dir(palmtop) if not name.startswith("_")} <= set(headings)
     assert {"Session.chat", "Conversation.fork", "Reply.finish_reason", "Grammar.json_schema"} <= set(headings)
     assert len(headings) == len(set(headings))
+    assert "Conversation.parked" not in headings  # "used by the session"
 
 
 def test_a_signature_has_types_and_defaults_as_they_are_written() -> None:
