@@ -53,17 +53,19 @@ def _read_one(reader: Reader, start: int, stop: int) -> SoundParts:
     packed = int.from_bytes(info[18:26], "big")
     stated = packed & _COUNT_MASK
     smallest = int.from_bytes(info[8:10], "big")
-    found = _count_samples(reader, start, stop, smallest)
-    if found is None:
-        found = stated
+    found, is_cut = _count_samples(reader, start, stop, smallest) or (stated, False)
     number = (packed & ~_COUNT_MASK | min(found, _COUNT_MASK)).to_bytes(8, "big")
     head = info[:18] + number + info[26:]
     streams: list[list[Piece]] = [[head, (start + 42, stop)]]
-    return SoundParts(streams=streams, stated=stated, found=max(found, 1))
+    unended = "in the middle of a frame" if is_cut and not stated else ""
+    return SoundParts(streams=streams, stated=stated, found=max(found, 1), unended=unended)
 
 
-def _count_samples(reader: Reader, start: int, stop: int, fixed_size: int) -> int | None:
-    """Count samples up to the end of the last whole frame; None if no whole frame is found near the end."""
+def _count_samples(reader: Reader, start: int, stop: int, fixed_size: int) -> tuple[int, bool] | None:
+    """Count samples up to the end of the last whole frame, and return whether another frame begins there.
+
+    None if no whole frame is found near the end.
+    """
     tail_start = max(start + 42, stop - BLOCK_BYTES)
     tail = reader.at(tail_start, stop - tail_start)
     ends = [len(tail)]
@@ -79,7 +81,7 @@ def _count_samples(reader: Reader, start: int, stop: int, fixed_size: int) -> in
             if left < 0:
                 return None
             if _crc16(tail[frame.start : end]) == 0:
-                return frame.first_sample + frame.samples
+                return frame.first_sample + frame.samples, _SYNC.match(tail, end) is not None
         ends.append(frame.start)
     return None
 

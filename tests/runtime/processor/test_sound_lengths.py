@@ -199,6 +199,16 @@ def test_a_cut_ogg_is_refused(subtype: str) -> None:
             heard(cut)
 
 
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.9])
+def test_a_cut_flac_that_states_no_length_is_refused(share: float) -> None:
+    data = flac_of_length(encode("FLAC"), 0)
+    tagged = data + b"TAG" + bytes(125)
+    np.testing.assert_array_equal(heard(tagged), heard(data))
+    for cut in (data[: int(len(data) * share)], data + data[: int(len(data) * share)]):
+        with pytest.raises(InputError, match=r"the sound is truncated: the file ends in the middle of a frame, after "):
+            heard(cut)
+
+
 def test_a_few_missing_bytes_are_no_loss() -> None:
     for form in ("WAV", "AIFF", "AU"):
         data = encode(form, subtype="PCM_16")
