@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,9 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx import helper
 
-from palmtop.errors import BundleError
+from palmtop.errors import BundleError, PalmtopError
 from palmtop.export.graph.building.mark import HEAD, TABLE
+from palmtop.runtime.bundle.native_files import WEIGHTS_FOLDER, GraphSource, graph_source
 
 from .lazy_weights import LazySet, LazyTensor, number_of
 from .stages import LAST_POSITION, Linear, Stage, cut, lay_open, lift_weights, mark_in, needed, read_by
@@ -32,7 +34,6 @@ from .stored_ends import stored_ends
 Live = dict[str, NDArray[Any]]
 LOGITS = "logits"
 HEAD_BLOCK_BYTES = 256 << 20  # bytes of a float head in memory at a time; logits of larger ones are computed in parts
-WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +113,7 @@ class StagedGraph:
             model = onnx.load(path, load_external_data=False)
         except Exception as error:  # protobuf's errors have no common base
             raise BundleError(f"{path}: cannot be read as an ONNX graph ({str(error).splitlines()[0]})") from error
-        folder = path.resolve().parent
+        folder = path.absolute().parent
         return cls(model, folder=folder, threads=threads, open_sessions=open_sessions, laid_open=laid_open)
 
     @classmethod
@@ -301,8 +302,6 @@ class StagedGraph:
         options.intra_op_num_threads = self._threads
         options.enable_cpu_mem_arena = False  # inputs have every length: arenas would grow to twice the live bytes
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        if self._folder is not None:
-            options.add_session_config_entry(WEIGHTS_FOLDER, str(self._folder))
         model, lazy = self._model(number, fed, wanted, live)
         if self._arrays_of != number:
             self._arrays, self._arrays_of = {}, number
@@ -318,11 +317,21 @@ class StagedGraph:
         if held:
             options.add_external_initializers(list(arrays), held)
         try:
-            session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+            with self._source(model.SerializeToString()) as source:
+                if source.weights_folder is not None:
+                    options.add_session_config_entry(WEIGHTS_FOLDER, source.weights_folder)
+                session = ort.InferenceSession(source.model, options, providers=["CPUExecutionProvider"])
+        except PalmtopError:
+            raise
         except Exception as error:  # onnxruntime's exceptions have no common base of their own
             raise BundleError(f"stage {number}: onnxruntime cannot load it ({_line(error)})") from error
         self._sessions[key] = _Open(session, (*held, arrays))
         return self._sessions[key]
+
+    def _source(self, graph: bytes) -> AbstractContextManager[GraphSource]:
+        if self._folder is None:
+            return nullcontext(GraphSource(graph))
+        return graph_source(self._folder / "decoder.onnx", graph)
 
     def _make(
         self, lazy: Iterable[str], head: tuple[Any, str] | None, part: int, parts: int

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,9 @@ import pytest
 
 from palmtop.errors import BundleError
 from palmtop.export.adapters.install import add_adapter
+from palmtop.export.checkpoint.opening import open_checkpoint
 from palmtop.export.measure.onnx_decoder import OnnxDecoder
+from palmtop.export.verify import verify
 from palmtop.runtime.bundle.external_locations import with_locations
 from palmtop.runtime.bundle.opening import open_bundle, sha256_of
 from palmtop.runtime.processor.sounds.log_mel import LogMel
@@ -78,6 +81,19 @@ def test_encoders_of_links_are_loaded(linked: Path, int4_bundle: Path) -> None:
             sound = LogMel(log_mel, session.manifest.processor.audio)
             features.append(session._encoders.encode_audio(sound, False))
     np.testing.assert_array_equal(*features)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of other systems are always Unicode")
+@pytest.mark.parametrize("of_links", [True, False])
+def test_links_and_names_that_are_not_utf8_are_verified(
+    of_links: bool, reference_checkpoint: Path, int4_bundle: Path, tmp_path: Path
+) -> None:
+    """The comparison opens each layer's graph, with its weights behind links or in such a folder."""
+    if of_links:
+        folder = as_in_the_hubs_cache(int4_bundle, tmp_path / "hub")
+    else:
+        folder = Path(shutil.copytree(int4_bundle, Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))))
+    assert verify(open_bundle(folder), open_checkpoint(reference_checkpoint), items=1).verdict == "passed"
 
 
 def test_an_adapter_is_added_to_links_and_the_blobs_stay(
