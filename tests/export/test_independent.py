@@ -234,7 +234,7 @@ def test_an_architecture_that_transformers_has_not_is_one_sentence(reference_che
 
 
 def test_the_command_says_all_four_modes(int4_bundle: Path, reference_checkpoint: Path) -> None:
-    options = ["--against", str(reference_checkpoint), "--items", "1", "--reference", "transformers"]
+    options = ["--against", str(reference_checkpoint), "--items", "1", "--reference", "transformers", "-v"]
     found = CliRunner().invoke(verify_command, [str(int4_bundle), *options])
     assert found.exit_code == 0
     assert all(f"ok    {name}" in found.output for name in NAMES)
