@@ -143,7 +143,8 @@ def dialogues(seed: int) -> list[list[dict[str, Any]]]:
     for _ in range(60):
         texts = wild_texts(int(rng.integers(1, 5)), int(rng.integers(1 << 30)))
         media = [rng.choice(["image", "audio"], rng.integers(0, 3)).tolist() if r == "user" else [] for r in roles]
-        found.append([{"role": r, "text": t, "media": m} for r, t, m in zip(roles, texts, media, strict=False)])
+        turns = [{"role": r, "text": t, "media": m} for r, t, m in zip(roles, texts, media, strict=False)]
+        found.append(turns[:-1] if turns[-1]["role"] == "assistant" else turns)  # the phone continues no answer
     return found
 
 

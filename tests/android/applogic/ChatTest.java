@@ -219,7 +219,7 @@ public final class ChatTest {
         Map<String, Double> own = new HashMap<String, Double>();
         own.put("max_tokens", 99.0);
         own.put("temperature", 0.6);
-        GenerationOptions asked = phone.engine.options.or(own, false);
+        GenerationOptions asked = phone.engine.options.or(own);
         Check.same(99, asked.maxTokens());
         Check.same(0.6, asked.temperature());
     }
