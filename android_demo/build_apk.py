@@ -16,6 +16,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # run as a script, this file has no package
@@ -187,9 +188,17 @@ def prepare_gradle(options: Options, folder: Path) -> None:
             shutil.copyfile(path, folder / "lib" / natives.ABI / name)
 
 
+class Parser(argparse.ArgumentParser):
+    """A parser that refuses a command line in one sentence."""
+
+    def error(self, message: str) -> NoReturn:
+        """End the program."""
+        self.exit(USER_ERROR_EXIT, f"build_apk: {message} (see: palmtop android build --help)\n")
+
+
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description="Build, sign and check the Android app.")
+    parser = Parser(description="Build, sign and check the Android app.")
     parser.add_argument(
         "-o", "--output", type=Path, default=Path("palmtop.apk"), help="APK to write (default: %(default)s)"
     )

@@ -140,6 +140,7 @@ def export_command(
         raise InputError("no checkpoint is given, expected a folder or a GGUF file")
     recipe = Recipe() if recipe_file is None else Recipe.from_toml(recipe_file)
     recipe = recipe.changed({k: v for k, v in options.items() if v is not None} | _settings(settings, options))
+    recipe.refuse_unused()
     request = _request(recipe, size, loss, speed, plan_file, samples)
     if request is None and (only_plan or save_plan is not None):
         raise InputError("there is nothing to plan, expected --size, --loss, --speed or --plan-file")

@@ -31,9 +31,9 @@ QUALITIES = {"fast": "rtn", "balanced": "search", "best": "gptq-in-order"}
 """Methods by ``palmtop export --quality``: seconds, seconds to minutes, and minutes to hours."""
 DRAFT_ROWS = 8  # rows for ``speculation = true``: longer steps gain nothing on two x86 cores (docs/speculation.md)
 TARGETS = ("openvino", "qnn")
-TARGET_KEYS = ("target", "target_context", "chunk", "soc")
 SOC = "sm8750"
 DEFAULT_CONTEXT = 8192
+CHUNK = 128
 TARGET_CONTEXT = 4096  # longest cache that fixed-shape graphs read whole
 CALIBRATED = ("gptq", "gptq-in-order")  # methods that need statistics of each layer's inputs
 IN_ORDER = ("gptq-in-order",)  # methods that take the inputs from the layers quantised before
@@ -87,7 +87,7 @@ class Recipe:
     draft_rows: int = 1
     target: str | None = None
     target_context: int | None = None
-    chunk: int = 128
+    chunk: int = CHUNK
     soc: str | None = None
 
     def __post_init__(self) -> None:
@@ -112,11 +112,9 @@ class Recipe:
             raise InputError(f"draft-rows is {self.draft_rows}, expected 1 to {MAX_DRAFT_ROWS}")
         if self.target is not None and self.target not in TARGETS:
             raise InputError(f"target is '{self.target}', expected one of {', '.join(TARGETS)}")
-        longest = self.context or max(16, self.target_context or 16)
-        if self.target_context is not None and not 16 <= self.target_context <= longest:
-            raise InputError(
-                f"target-context is {self.target_context}, expected 16 to {longest}, the context of the bundle"
-            )
+        if self.target_context is not None and not 16 <= self.target_context <= (self.context or math.inf):
+            most = "at least 16 tokens" if self.context is None else f"16 to {self.context}, the context of the bundle"
+            raise InputError(f"target-context is {self.target_context}, expected {most}")
         if self.chunk < 2:
             raise InputError(f"chunk is {self.chunk}, expected at least 2 tokens")
         if self.soc is not None and (self.target != "qnn" or not all(map(_SOC_NAME.match, self.socs))):
@@ -140,6 +138,18 @@ class Recipe:
                     continue
                 if type(value) is not kind:  # a bool is not accepted as a number
                     raise InputError(f"{name.replace('_', '-')} is {value!r}, expected {expected}")
+
+    def refuse_unused(self) -> None:
+        """Refuse keys of a target's graphs where there is no target.
+
+        Raises:
+            InputError: names the key.
+        """
+        for name, value, default in (("target-context", self.target_context, None), ("chunk", self.chunk, CHUNK)):
+            if self.target is None and value != default:
+                raise InputError(
+                    f"{name} is {value} without a target, expected target {' or '.join(TARGETS)} beside it"
+                )
 
     def scheme(self, bits: int) -> Scheme | None:
         """Return the quantisation scheme for this many bits; None for float32."""

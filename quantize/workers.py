@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
-from palmtop.errors import InputError
+from palmtop.errors import OptionError
 
 # bytes of float32: large enough that Python's overhead is small, small enough to stay near the caches
 BLOCK_BYTES = 4 << 20
@@ -68,7 +68,7 @@ def plan_workers(ram_bytes: int | None, used_bytes: int, threads: int | None = N
         threads: number of threads; None takes every usable core.
 
     Raises:
-        InputError: not even one thread with the smallest block fits.
+        OptionError: not even one thread with the smallest block fits.
     """
     count = threads or usable_cores()
     if ram_bytes is None:
@@ -76,9 +76,10 @@ def plan_workers(ram_bytes: int | None, used_bytes: int, threads: int | None = N
     left = ram_bytes - used_bytes
     least = SMALLEST_BLOCK_BYTES * WORKING_COPIES
     if left < least:
-        raise InputError(
-            f"ram is {ram_bytes / 1e6:.0f} MB, expected at least {(used_bytes + least) / 1e6:.0f} MB:"
-            f" {used_bytes / 1e6:.0f} MB are in use already"
+        raise OptionError(
+            "ram",
+            f"found {ram_bytes / 1e6:.0f} MB, expected at least {(used_bytes + least) / 1e6:.0f} MB:"
+            f" {used_bytes / 1e6:.0f} MB are in use already",
         )
     count = min(count, left // least)
     return Workers(threads=count, block_bytes=min(BLOCK_BYTES, left // count // WORKING_COPIES))

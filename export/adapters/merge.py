@@ -49,16 +49,19 @@ def merge(sources: Sequence[tuple[Products, float]], method: str = "svd", rank: 
     """
     if method not in METHODS:
         raise InputError(f"method is '{method}', expected one of {', '.join(METHODS)}")
-    found, error = {}, {}
+    found, error, exact = {}, {}, 0
     for linear in dict.fromkeys(name for products, _ in sources for name in products):
         parts = [(products[linear], weight) for products, weight in sources if linear in products and weight]
         if not parts:
             continue
         _check_shapes(linear, [product for product, _ in parts])
+        exact = max(exact, sum(product.rank for product, _ in parts))
         found[linear] = _merged(linear, parts, method, rank)
         error[linear] = _relative_error(parts, found[linear])
     if not found:
         raise InputError("every coefficient is 0, expected at least one adapter")
+    if rank is not None and rank > exact:
+        raise InputError(f"rank is {rank}, expected at most {exact}, the sum of the adapters' ranks, which is exact")
     return Merged(found, error)
 
 

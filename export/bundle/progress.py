@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from palmtop.errors import InputError
+from palmtop.errors import OptionError
 from palmtop.runtime.memory.machine import rss_bytes
 
 
@@ -69,8 +69,8 @@ def teller(progress: Callable[[Progress], None] | None, ram_bytes: int | None) -
     def tell(where: Progress) -> None:
         used = rss_bytes() or 0
         if used > ram_bytes:
-            raise InputError(
-                f"ram is {ram_bytes / 1e6:.0f} MB, but '{where.step}' needs {used / 1e6:.0f} MB; expected more"
+            raise OptionError(
+                "ram", f"found {ram_bytes / 1e6:.0f} MB, but '{where.step}' needs {used / 1e6:.0f} MB; expected more"
             )
         if progress is not None:
             progress(where)

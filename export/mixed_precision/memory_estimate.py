@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from palmtop.errors import InputError
+from palmtop.errors import OptionError
 from palmtop.export.checkpoint.folder import Checkpoint
 from palmtop.export.measure.float_reference import FloatReference
 from palmtop.export.measure.samples import Sample
@@ -47,9 +47,10 @@ def refuse_little_memory(
     )
     needed = (rss_bytes() or 0) + 3 * runs * layer + moments + 36 * widest**2 + logits + kept
     if needed > ram_bytes:
-        raise InputError(
-            f"ram is {ram_bytes / 1e6:.0f} MB, expected at least {needed / 1e6:.0f} MB to calibrate or plan this model;"
-            " --plan-file replays a plan that was made with rtn or search in less"
+        raise OptionError(
+            "ram",
+            f"found {ram_bytes / 1e6:.0f} MB, expected at least {needed / 1e6:.0f} MB to calibrate or plan this model;"
+            " --plan-file replays a plan that was made with rtn or search in less",
         )
 
 

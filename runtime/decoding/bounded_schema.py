@@ -78,6 +78,8 @@ def _is_number(value: Any) -> bool:
 def bounded_json(text: str) -> tuple[str, Any]:
     """Return the schema with bounded numbers, and llguidance's white space option where the schema sets none."""
     schema = json.loads(text)
+    if isinstance(schema, bool):  # llguidance takes options with an object only
+        schema = {} if schema else {"enum": []}
     own = schema.get("x-guidance") if isinstance(schema, Mapping) else None
     says = isinstance(own, Mapping) and any(str(key).startswith("whitespace") for key in own)
     return json.dumps(bounded_schema(schema)), {} if says else {"whitespace_pattern": WHITESPACE}

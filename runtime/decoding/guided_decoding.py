@@ -27,7 +27,12 @@ LEXER_FUEL, STEP_FUEL = 300_000, 100_000
 """Limits in llguidance's units, measured on hostile grammars: tests/runtime/test_bounded_forms.py."""
 _NO_TEXT = "no text can match it: it refers to itself without an end, or forbids every beginning"
 _TOO_COMPLEX = "it is too complex: expected fewer or shorter repetitions and alternatives"
-_REASONS = {"NoExtension": _NO_TEXT, "LexerTooComplex": _TOO_COMPLEX, "ParserTooComplex": _TOO_COMPLEX}
+_REASONS = {
+    "NoExtension": _NO_TEXT,
+    "LexerTooComplex": _TOO_COMPLEX,
+    "ParserTooComplex": _TOO_COMPLEX,
+    "Unsatisfiable schema: anyOf is empty": "no value can match it: it allows none",
+}
 
 
 class GuidedDecoder:

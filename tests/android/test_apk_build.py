@@ -68,6 +68,13 @@ def refusal(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> str:
     return capsys.readouterr().err
 
 
+@pytest.mark.parametrize("argument", ["--nope", "extra", "--bundle"])
+def test_a_wrong_command_line_is_refused_in_one_sentence(argument: str, capsys: pytest.CaptureFixture[str]) -> None:
+    said = refusal(capsys, argument)
+    assert said.count("\n") == 1
+    assert said.startswith("build_apk: ") and argument in said
+
+
 def test_offline_without_a_cache_says_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     if not shutil.which("javac"):
         skip("javac is not installed (package openjdk-17-jdk-headless)")

@@ -157,7 +157,9 @@ def test_a_memory_limit_that_one_layer_does_not_fit_into_is_refused(float_model:
     used = rss_bytes() or 0
     refuse_little_memory(float_model, samples, samples, samples, None)
     refuse_little_memory(float_model, samples, samples, samples, used + (1 << 30))
-    with pytest.raises(InputError, match=r"ram is \d+ MB, expected at least \d+ MB to calibrate or plan this model"):
+    with pytest.raises(
+        InputError, match=r"option ram: found \d+ MB, expected at least \d+ MB to calibrate or plan this model"
+    ):
         refuse_little_memory(float_model, samples, samples, samples, used + (1 << 20))
 
 

@@ -48,6 +48,8 @@ def test_an_impossible_merge_is_refused(adapters: str, message: str) -> None:
         ('symmetric = "no"', "symmetric is 'no', expected true or false"),
         ("method = 1", "method is 1, expected text"),
         ("group = 48", "group is 48, expected one of 16, 32, 64, 128, 256"),
+        ("target_context = 9", "target-context is 9, expected at least 16 tokens"),
+        ("context = 64\ntarget_context = 65", "target-context is 65, expected 16 to 64, the context of the bundle"),
         ("speed = 1", "recipe has 'speed', expected keys among"),
         ("bits = ", "is not a readable TOML recipe"),
         ("a = " + "[" * 5000, "is not a readable TOML recipe"),
@@ -59,6 +61,16 @@ def test_a_recipe_file_with_a_wrong_value_is_named(tmp_path: Path, line: str, me
     with pytest.raises(InputError) as raised:
         Recipe.from_toml(path)
     assert str(raised.value).startswith(f"{path}: {message}")
+
+
+@pytest.mark.parametrize("setting", ["chunk=8", "target-context=64"])
+def test_a_key_of_a_target_without_one_is_refused(tmp_path: Path, setting: str) -> None:
+    key, _, value = setting.partition("=")
+    arguments = [str(checkpoint_path()), "-o", str(tmp_path / "b"), "--set", setting]
+    refused = CliRunner().invoke(export_command, arguments).exception
+    assert str(refused) == f"{key} is {value} without a target, expected target openvino or qnn beside it"
+    (tmp_path / "r.toml").write_text(f"{key.replace('-', '_')} = {value}")
+    Recipe.from_toml(tmp_path / "r.toml").changed({"target": "qnn"}).refuse_unused()
 
 
 def test_a_recipe_file_sets_only_what_it_names(tmp_path: Path) -> None:

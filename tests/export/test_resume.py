@@ -240,7 +240,9 @@ def test_a_shard_that_goes_or_changes_half_way_is_one_sentence(tmp_path: Path, c
 
 
 def test_a_memory_limit_that_is_too_low_is_refused_with_the_numbers(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"ram is 50 MB, expected at least \d+ MB: \d+ MB are in use already"):
+    with pytest.raises(
+        InputError, match=r"option ram: found 50 MB, expected at least \d+ MB: \d+ MB are in use already"
+    ):
         export_model(checkpoint_path(), tmp_path / "bundle", RECIPE, ram_bytes=50_000_000)
     assert list(tmp_path.iterdir()) == []
 

@@ -207,6 +207,15 @@ def test_a_oneof_that_can_be_kept_apart_is_followed(guides: GuidedDecoders) -> N
     assert (said, complete) == ('"b"', True)
 
 
+def test_a_schema_of_true_allows_every_value_and_one_of_false_none(guides: GuidedDecoders) -> None:
+    assert drive(guides, SCHEMA(True), "7", most=5) == ("77777", True)
+    for nothing in (False, {"enum": []}, {"anyOf": []}):
+        with pytest.raises(
+            InputError, match=r"the json_schema cannot be used \(no value can match it: it allows none\)"
+        ):
+            guides.guide(SCHEMA(nothing))
+
+
 def test_a_refused_grammar_costs_no_prefill(toy_session: Session) -> None:
     conversation = toy_session.conversation()
     with pytest.raises(InputError, match="no text can match"):
