@@ -215,11 +215,11 @@ class Allocator:
             smallest = self._size_of(self._schemes(frontier(self._options)[0]))
             if smallest <= limit_bytes and self._limit_seconds is not None:
                 raise InputError(
-                    f"size is {limit_bytes / 1e6:.1f} MB and speed is {1 / self._limit_seconds:.3g} tokens/s, expected"
+                    f"size is {limit_bytes / 1e6:.4g} MB and speed is {1 / self._limit_seconds:.3g} tokens/s, expected"
                     " a larger size or a lower speed: no bundle has both"
                 )
             raise InputError(
-                f"size is {limit_bytes / 1e6:.1f} MB, expected at least {smallest / 1e6:.1f} MB for this model"
+                f"size is {limit_bytes / 1e6:.4g} MB, expected at least {smallest / 1e6:.4g} MB for this model"
             )
         losses = [self._lost(solution) for solution in candidates]
         best = losses.index(min(losses))

@@ -21,6 +21,7 @@ from .replacing import finish_change
 
 MAX_MANIFEST_BYTES = 16 << 20
 HASH_BLOCK_BYTES = 4 << 20
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +67,19 @@ def open_bundle(path: str | os.PathLike[str], *, hashes: bool = True) -> Bundle:
                 f"{folder}: file '{name}' has {links} hard links, which onnxruntime refuses, expected a copy of its own"
             )
         if size_bytes != spec.size_bytes:
+            with _readable(f"{folder}: file {name!r}"), there.open("rb") as file:
+                _refuse_pointer(there, file.read(len(LFS_POINTER)))
             raise BundleError(f"{folder}: file '{name}' has {size_bytes} bytes, expected {spec.size_bytes}")
     _refuse_unlisted(bundle)
     leading_out = [name for name in bundle.manifest.files if _leads_out(folder, folder / name)]
     if hashes or leading_out:
         check_hashes(bundle, cached=True, only=None if hashes else leading_out)
     return bundle
+
+
+def _refuse_pointer(path: Path, start: bytes) -> None:
+    if start.startswith(LFS_POINTER):
+        raise BundleError(f"{path}: is a Git LFS pointer, expected the file itself: fetch it with 'git lfs pull'")
 
 
 def check_hashes(bundle: Bundle, *, cached: bool = False, only: Collection[str] | None = None) -> None:
@@ -131,6 +139,7 @@ def _read_manifest(folder: Path) -> Manifest:
         if path.stat().st_size > MAX_MANIFEST_BYTES:
             raise BundleError(f"{path}: has {path.stat().st_size} bytes, expected at most {MAX_MANIFEST_BYTES}")
         content = path.read_bytes()
+    _refuse_pointer(path, content)
     try:
         data = json.loads(content.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:  # ValueError: not JSON, not UTF-8, a number of 5000 digits

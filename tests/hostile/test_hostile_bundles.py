@@ -170,6 +170,13 @@ def test_broken_files_name_the_bundle(bundle: Path, name: str, content: bytes) -
         answer(bundle)
 
 
+@pytest.mark.parametrize("name", ["bundle.json", "decoder.onnx", "tokenizer.json"])
+def test_a_git_lfs_pointer_is_named(bundle: Path, name: str) -> None:
+    (bundle / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 12345\n")
+    with pytest.raises(BundleError, match=f"{name}: is a Git LFS pointer, expected the file itself"):
+        open_bundle(bundle)
+
+
 def _without_media(manifest: dict[str, Any]) -> None:
     manifest.update(vision=None, audio=None, routes={"text": manifest["routes"]["text"]})
 
