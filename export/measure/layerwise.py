@@ -25,7 +25,7 @@ from onnx import helper
 
 from palmtop.errors import BundleError, PalmtopError
 from palmtop.export.graph.building.mark import HEAD, TABLE
-from palmtop.runtime.bundle.native_files import WEIGHTS_FOLDER, GraphSource, graph_source
+from palmtop.runtime.bundle.native_files import GraphSource, graph_source
 
 from .lazy_weights import LazySet, LazyTensor, number_of
 from .stages import LAST_POSITION, Linear, Stage, cut, lay_open, lift_weights, mark_in, needed, read_by
@@ -318,9 +318,7 @@ class StagedGraph:
             options.add_external_initializers(list(arrays), held)
         try:
             with self._source(model.SerializeToString()) as source:
-                if source.weights_folder is not None:
-                    options.add_session_config_entry(WEIGHTS_FOLDER, source.weights_folder)
-                session = ort.InferenceSession(source.model, options, providers=["CPUExecutionProvider"])
+                session = source.open(ort.InferenceSession, options, providers=["CPUExecutionProvider"])
         except PalmtopError:
             raise
         except Exception as error:  # onnxruntime's exceptions have no common base of their own

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from palmtop.errors import BundleError
 from palmtop.runtime.bundle.manifest import DRAFT_LOGITS, DecoderSpec
-from palmtop.runtime.bundle.native_files import WEIGHTS_FOLDER, graph_source
+from palmtop.runtime.bundle.native_files import graph_source
 
 LOG_ERRORS = 3
 CACHE_TYPES = {"tensor(float)": np.float32, "tensor(int8)": np.int8, "tensor(uint8)": np.uint8}
@@ -57,9 +57,7 @@ class OnnxDecoder:
         options.intra_op_num_threads = threads
         try:
             with graph_source(path, graph) as source:
-                if source.weights_folder is not None:
-                    options.add_session_config_entry(WEIGHTS_FOLDER, source.weights_folder)
-                self._session: Any = ort.InferenceSession(source.model, options, providers=["CPUExecutionProvider"])
+                self._session: Any = source.open(ort.InferenceSession, options, providers=["CPUExecutionProvider"])
         except BundleError:
             raise
         except Exception as error:  # onnxruntime's exceptions have no common base of their own

@@ -10,10 +10,11 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from palmtop.errors import BundleError
 
@@ -34,6 +35,18 @@ class GraphSource:
 
     model: str | bytes
     weights_folder: str | None = None
+
+    def open(self, session: Callable[..., Any], options: Any, **how: Any) -> Any:
+        """Return a session of the graph, whose options get the folder of its external data.
+
+        Args:
+            session: ``onnxruntime.InferenceSession``; this module imports no native library.
+            options: ``onnxruntime.SessionOptions``.
+            **how: further arguments, such as ``providers``.
+        """
+        if self.weights_folder is not None:
+            options.add_session_config_entry(WEIGHTS_FOLDER, self.weights_folder)
+        return session(self.model, options, **how)
 
 
 @dataclass(frozen=True, slots=True)

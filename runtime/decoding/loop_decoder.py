@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from palmtop.errors import BundleError, InputError, RuntimeMissingError
 from palmtop.packages import install_command
 from palmtop.runtime.bundle.manifest import DRAFT_LOGITS
-from palmtop.runtime.bundle.native_files import WEIGHTS_FOLDER, graph_source
+from palmtop.runtime.bundle.native_files import graph_source
 from palmtop.runtime.bundle.opening import Bundle
 from palmtop.runtime.bundle.specs import DecoderSpec
 from palmtop.runtime.bundle.states import StateSpec
@@ -217,9 +217,7 @@ def open_decoder_session(bundle: Bundle, threads: int | None) -> Any:
     options.intra_op_num_threads = threads or default_threads()
     path = bundle.file(bundle.manifest.decoder.file)
     with _native_errors(bundle.path, "load it"), graph_source(path) as source:
-        if source.weights_folder is not None:
-            options.add_session_config_entry(WEIGHTS_FOLDER, source.weights_folder)
-        return ort.InferenceSession(source.model, options, providers=["CPUExecutionProvider"])
+        return source.open(ort.InferenceSession, options, providers=["CPUExecutionProvider"])
 
 
 def runtime_version() -> str:

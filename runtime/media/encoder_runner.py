@@ -21,9 +21,10 @@ from numpy.typing import NDArray
 
 from palmtop.errors import BundleError, InputError, RuntimeMissingError
 from palmtop.packages import install_command
-from palmtop.runtime.bundle.native_files import WEIGHTS_FOLDER, graph_source
+from palmtop.runtime.bundle.native_files import graph_source
 from palmtop.runtime.bundle.processor_config import ProcessorSpec
 from palmtop.runtime.processor.images import PreparedImage
+from palmtop.runtime.processor.prepared import PreparedMedium
 from palmtop.runtime.processor.sounds import PreparedSound
 
 from .feature_cache import FeatureCache, Features
@@ -231,9 +232,7 @@ def open_session(path: Path, threads: int | None) -> ort.InferenceSession:
         options.intra_op_num_threads = threads
     try:
         with graph_source(path) as source:
-            if source.weights_folder is not None:
-                options.add_session_config_entry(WEIGHTS_FOLDER, source.weights_folder)
-            return ort.InferenceSession(source.model, options, providers=["CPUExecutionProvider"])
+            return source.open(ort.InferenceSession, options, providers=["CPUExecutionProvider"])
     except BundleError:
         raise
     except Exception as error:  # onnxruntime's exceptions have no common base of their own
@@ -242,7 +241,7 @@ def open_session(path: Path, threads: int | None) -> ort.InferenceSession:
 
 def _all_runs(
     session: ort.InferenceSession,
-    prepared: PreparedImage | PreparedSound,
+    prepared: PreparedMedium,
     batches: Iterable[Mapping[str, NDArray[Any]]],
     should_stop: ShouldStop | None,
 ) -> Features:

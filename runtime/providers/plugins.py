@@ -17,7 +17,7 @@ from typing import Any
 
 from palmtop.errors import BundleError, InputError, OptionError, RuntimeMissingError
 from palmtop.packages import install_command
-from palmtop.runtime.bundle.native_files import WEIGHTS_FOLDER, graph_source
+from palmtop.runtime.bundle.native_files import graph_source
 
 LOG_FATAL = 4  # errors are raised as well
 SOC_FILE = Path("/sys/devices/soc0/machine")
@@ -263,9 +263,7 @@ def _session(path: Path, settings: Any, name: str, fallback: bool, **how: Any) -
     ort.disable_telemetry_events()
     try:
         with graph_source(path) as source:
-            if source.weights_folder is not None:
-                settings.add_session_config_entry(WEIGHTS_FOLDER, source.weights_folder)
-            return ort.InferenceSession(source.model, settings, **how)
+            return source.open(ort.InferenceSession, settings, **how)
     except BundleError:
         raise
     except Exception as error:  # onnxruntime's exceptions have no common base of their own

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from palmtop.runtime.bundle.native_files import WEIGHTS_FOLDER, graph_source
+from palmtop.runtime.bundle.native_files import graph_source
 
 LOG_ERRORS = 3
 
@@ -37,9 +37,7 @@ class Measured:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         with graph_source(path, model.SerializeToString()) as source:
-            if source.weights_folder is not None:
-                options.add_session_config_entry(WEIGHTS_FOLDER, source.weights_folder)
-            self._session: Any = ort.InferenceSession(source.model, options, providers=["CPUExecutionProvider"])
+            self._session: Any = source.open(ort.InferenceSession, options, providers=["CPUExecutionProvider"])
         self._wanted = [output.name for output in self._session.get_outputs()]
 
     def shape(self, name: str) -> list[int]:
