@@ -6,7 +6,7 @@ from palmtop.export.checkpoint.config_section import ConfigSection
 from palmtop.export.checkpoint.folder import Checkpoint
 from palmtop.export.graph.decoder import Decoder
 from palmtop.export.reading.decoder import read_decoder, with_multipliers
-from palmtop.export.reading.rope import READ_BY, RopeRules
+from palmtop.export.reading.rope import EVERY_KIND
 from palmtop.export.reading.settings import check_values, positive
 from palmtop.export.reading.tensors import TABLE, Head, read_head
 
@@ -18,7 +18,6 @@ ABOUT = About(
 )
 # Values that transformers' GraniteConfig implies.
 DEFAULTS = {"tie_word_embeddings": False, "max_position_embeddings": 2048, "rms_norm_eps": 1e-6}
-ROPE = RopeRules(kinds={kind: kind for kind in READ_BY}, rotates_part=False)
 
 
 def read_model(checkpoint: Checkpoint) -> Model:
@@ -33,7 +32,7 @@ def read_granite(config: ConfigSection, head: Head) -> Decoder:
     check_values(config, {("sliding_window",): (None,)})
     decoder = read_decoder(
         config,
-        ROPE,
+        EVERY_KIND,
         is_tied=head.is_tied,
         has_attention_bias=config.flag("attention_bias", default=False),
         has_mlp_bias=config.flag("mlp_bias", default=False),

@@ -8,7 +8,7 @@ from __future__ import annotations
 from palmtop.export.checkpoint.config_section import ConfigSection
 from palmtop.export.checkpoint.folder import Checkpoint
 from palmtop.export.reading.decoder import read_decoder
-from palmtop.export.reading.rope import READ_BY, RopeRules
+from palmtop.export.reading.rope import EVERY_KIND
 from palmtop.export.reading.settings import check_values
 from palmtop.export.reading.tensors import TABLE, read_head
 
@@ -21,7 +21,6 @@ ABOUT = About(
 )
 # Values that transformers' LlamaConfig implies.
 DEFAULTS = {"tie_word_embeddings": False, "max_position_embeddings": 2048, "rms_norm_eps": 1e-6}
-ROPE = RopeRules(kinds={kind: kind for kind in READ_BY}, rotates_part=False)
 
 
 def read_model(checkpoint: Checkpoint) -> Model:
@@ -31,7 +30,7 @@ def read_model(checkpoint: Checkpoint) -> Model:
     head = read_head(checkpoint, f"model.{TABLE}", is_tied=config.flag("tie_word_embeddings", default=False))
     decoder = read_decoder(
         config,
-        ROPE,
+        EVERY_KIND,
         is_tied=head.is_tied,
         has_attention_bias=config.flag("attention_bias", default=False),
         has_mlp_bias=config.flag("mlp_bias", default=False),

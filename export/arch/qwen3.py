@@ -5,7 +5,7 @@ from __future__ import annotations
 from palmtop.export.checkpoint.config_section import ConfigSection
 from palmtop.export.checkpoint.folder import Checkpoint
 from palmtop.export.reading.decoder import read_decoder
-from palmtop.export.reading.rope import READ_BY, RopeRules
+from palmtop.export.reading.rope import EVERY_KIND
 from palmtop.export.reading.tensors import TABLE, read_head
 from palmtop.export.reading.windows import settled_window
 
@@ -17,7 +17,6 @@ ABOUT = About(
 )
 # Values that transformers' Qwen3Config implies.
 DEFAULTS = {"tie_word_embeddings": False, "max_position_embeddings": 32768, "rms_norm_eps": 1e-6, "head_dim": 128}
-ROPE = RopeRules(kinds={kind: kind for kind in READ_BY}, rotates_part=False)
 
 
 def read_model(checkpoint: Checkpoint) -> Model:
@@ -25,5 +24,5 @@ def read_model(checkpoint: Checkpoint) -> Model:
     config = ConfigSection({**DEFAULTS, **settled_window(checkpoint.config)}, "config.json")
     head = read_head(checkpoint, f"model.{TABLE}", is_tied=config.flag("tie_word_embeddings", default=False))
     has_bias = config.flag("attention_bias", default=False)
-    decoder = read_decoder(config, ROPE, is_tied=head.is_tied, has_attention_bias=has_bias, has_head_norms=True)
+    decoder = read_decoder(config, EVERY_KIND, is_tied=head.is_tied, has_attention_bias=has_bias, has_head_norms=True)
     return text_model("qwen3", checkpoint, config, decoder, head)

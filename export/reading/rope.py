@@ -53,6 +53,10 @@ class RopeRules:
     rotates_part: bool = True
 
 
+EVERY_KIND = RopeRules(kinds={kind: kind for kind in READ_BY}, rotates_part=False)
+"""Rules of transformers' classes that take every kind, over whole heads."""
+
+
 def read_rope(config: ConfigSection, head_size: int, rules: RopeRules) -> RopeConfig:
     """Return the rotary embedding that a config describes.
 
