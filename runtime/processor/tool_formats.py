@@ -6,6 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from palmtop.runtime.bundle.opening import Bundle
+
+from .tokenizer import Tokens
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolFormat:
@@ -92,6 +96,12 @@ def format_of(template: str) -> ToolFormat:
     'hermes'
     """
     return next((each for each in FORMATS if all(text in template for text in each.told_by)), PHI4)
+
+
+def calls_of(bundle: Bundle) -> tuple[ToolFormat, frozenset[str]]:
+    """Return the format of a bundle's tool calls, and its marks that are special tokens of the tokenizer."""
+    form = format_of(bundle.file("chat_template.jinja").read_text("utf-8"))
+    return form, frozenset({form.start, form.end} & set(Tokens(bundle.file("tokenizer.json")).special))
 
 
 def shown_tools(tools: Sequence[Mapping[str, Any]], form: ToolFormat) -> list[Mapping[str, Any]]:

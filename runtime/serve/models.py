@@ -18,8 +18,7 @@ from palmtop.runtime.chat.conversation import Conversation
 from palmtop.runtime.chat.reply import Piece
 from palmtop.runtime.chat.routing import AdapterRequest
 from palmtop.runtime.chat.stream import Answer
-from palmtop.runtime.processor.tokenizer import Tokens
-from palmtop.runtime.processor.tool_formats import ToolFormat, format_of
+from palmtop.runtime.processor.tool_formats import ToolFormat, calls_of
 from palmtop.runtime.serve.wire.api_error import ApiError
 from palmtop.runtime.serve.wire.chat_request import Question
 from palmtop.runtime.session import Session, load_session
@@ -156,8 +155,7 @@ class Models:
                 raise InputError(f"{path}: a bundle named '{name}' is there already, expected folders of other names")
             if ":" in name:
                 raise InputError(f"{path}: the folder's name has a colon, expected one without")
-            calls = format_of(bundle.file("chat_template.jinja").read_text("utf-8"))
-            marks = frozenset({calls.start, calls.end} & set(Tokens(bundle.file("tokenizer.json")).special))
+            calls, marks = calls_of(bundle)
             self.models[name] = Model(
                 name, path, bundle.manifest, Turns(queue), calls, marks, Slots(conversations), store
             )

@@ -18,8 +18,7 @@ from palmtop.runtime.chat.conversation import Conversation
 from palmtop.runtime.chat.routing import AdapterRequest
 from palmtop.runtime.commands.flags import open_session, session_flags
 from palmtop.runtime.commands.progress import progress_bar
-from palmtop.runtime.processor.tokenizer import Tokens
-from palmtop.runtime.processor.tool_formats import ToolFormat, format_of
+from palmtop.runtime.processor.tool_formats import ToolFormat, calls_of
 from palmtop.runtime.serve.wire.api_error import ApiError, api_error
 from palmtop.runtime.serve.wire.chat_reply import completion, new_id
 from palmtop.runtime.serve.wire.responses import Response
@@ -160,7 +159,5 @@ class _Runner:
             self.models.close()
             self._open = None
             session = self.models.enter_context(open_session(path, self._loading))
-            calls = format_of(session.bundle.file("chat_template.jinja").read_text("utf-8"))
-            marks = frozenset({calls.start, calls.end} & set(Tokens(session.bundle.file("tokenizer.json")).special))
-            self._open = path, _Opened(session, session.conversation(), calls, marks)
+            self._open = path, _Opened(session, session.conversation(), *calls_of(session.bundle))
         return self._open[1]
