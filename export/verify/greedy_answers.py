@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -62,8 +62,8 @@ def accuracy(compared: Sequence[Compared]) -> dict[str, dict[str, float]]:
 
 def worst(compared: Sequence[Compared]) -> list[dict[str, Any]]:
     """Return the prompts with the largest divergence, largest first; without their messages."""
-    shown = [asdict(replace(c, messages=())) | {"kl": round(c.kl, 6)} for c in most_divergent(compared)]
-    return [{key: value for key, value in each.items() if key != "messages"} for each in shown]
+    names = [field.name for field in fields(Compared) if field.name != "messages"]
+    return [{name: getattr(c, name) for name in names} | {"kl": round(c.kl, 6)} for c in most_divergent(compared)]
 
 
 def most_divergent(compared: Sequence[Compared]) -> list[Compared]:

@@ -185,12 +185,14 @@ def load(
 
 
 def _refuse(name: str, value: object) -> None:
+    from dataclasses import fields
+
     from palmtop.errors import OptionError
+    from palmtop.runtime.session_options import SessionOptions
 
     if name in _LOAD_INSTEAD:
         raise OptionError(name, f"found {value!r:.60}, expected {_LOAD_INSTEAD[name]}")
-    known = ("context", "threads", "media_rows", "keep_encoders", "memory_limit", "provider", "fallback", "recompile")
-    raise OptionError(name, f"is unknown, expected one of {', '.join((*known, 'prefill_chunk', 'engine'))}")
+    raise OptionError(name, f"is unknown, expected one of {', '.join(field.name for field in fields(SessionOptions))}")
 
 
 def __getattr__(name: str) -> _Any:

@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 
 from palmtop.errors import CheckpointError
+from palmtop.runtime.bundle.opening import LFS_POINTER
 
-LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 LFS_SIZE = re.compile(rb"^size (\d{1,19})", re.MULTILINE)
 WEB_PAGE = re.compile(rb"\s*<(?:!doctype\s+html|html|head)\b", re.IGNORECASE)
 START_BYTES = 512  # a pointer is shorter
