@@ -120,7 +120,7 @@ def export_command(
     Needs no torch, and reads a few rows of a tensor at a time. The bundle appears whole or not at all. After an
     interruption or a kill, the same command continues where it stopped. Time, memory and disk are estimated first,
     on stderr. Most time and memory goes to the comparison with the checkpoint, a few layers of float32 at a time:
-    3.8 GB and 40 minutes on 2 busy cores for 5.6 billion weights; 0.3 GB and 3 minutes with --no-verify.
+    3.8 GB and 40 minutes on 2 busy cores for 5.6 billion weights; 0.2 GB and 2 minutes with --no-verify.
     """
     from palmtop.export.bundle.manifest_builder import QUALITY_FILE
     from palmtop.export.checkpoint.hub import repository_of

@@ -17,6 +17,7 @@ from typing import Any
 
 from palmtop.errors import CheckpointError, InputError, RuntimeMissingError
 from palmtop.packages import install_command
+from palmtop.runtime.memory.plan import megabytes
 
 REPOSITORY = re.compile(r"(?P<name>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@(?P<revision>[\w./-]+))?")
 TEXTS = ("*.json", "*.jinja", "*/adapter_config.json")
@@ -44,8 +45,7 @@ class HubCheckpoint:
     licence: str
 
     def __str__(self) -> str:
-        size = f"{self.size_bytes / 1e9:.2f} GB" if self.size_bytes >= 1e9 else f"{self.size_bytes / 1e6:.1f} MB"
-        return f"{self.repository}: {size} in {len(self.files)} files, licence {self.licence}"
+        return f"{self.repository}: {megabytes(self.size_bytes)} in {len(self.files)} files, licence {self.licence}"
 
 
 def repository_of(path: Path) -> str | None:
