@@ -75,8 +75,8 @@ def ends() -> dict[str, int]:
     return {name: words.token_to_id("<|endoftext|>") for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
 
 
-def write_model(folder: Path, seed: int, model: Any, template: str = CHATML) -> Any:
-    """Save a model with random weights as transformers 5 does, with a ChatML template, and give it back in float32."""
+def with_random_weights(model: Any, seed: int) -> Any:
+    """Fill a model with random weights of a trained one's size, and give it back for evaluation."""
     model = model.eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -86,6 +86,26 @@ def write_model(folder: Path, seed: int, model: Any, template: str = CHATML) -> 
             values = 1.0 + 0.1 * noise if "norm" in key else noise * gain / math.sqrt(tensor.shape[-1])
             if not (model.config.tie_word_embeddings and key == "lm_head.weight"):
                 tensor.copy_(values)
+    return model
+
+
+def add_words(writer: Any, size: int) -> None:
+    """Put the tokenizer of these tests into a GGUF file, with unused tokens up to ``size``, and ChatML."""
+    words = tokenizer()
+    described = json.loads(words.to_str())
+    special, count = {t["id"] for t in described["added_tokens"]}, words.get_vocab_size()
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("qwen2")
+    writer.add_token_list([words.id_to_token(i) if i < count else f"[PAD{i}]" for i in range(size)])
+    writer.add_token_types([3 if i in special else 1 if i < count else 5 for i in range(size)])
+    writer.add_token_merges([" ".join(merge) for merge in described["model"]["merges"]])
+    writer.add_eos_token_id(words.token_to_id("<|im_end|>"))
+    writer.add_chat_template(CHATML)
+
+
+def write_model(folder: Path, seed: int, model: Any, template: str = CHATML) -> Any:
+    """Save a model with random weights as transformers 5 does, with a ChatML template, and give it back in float32."""
+    model = with_random_weights(model, seed)
     model.save_pretrained(folder)
     write_words(folder, template)
     return model

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +20,7 @@ from palmtop.export.checkpoint.gguf.checkpoint import GgufCheckpoint
 from palmtop.export.checkpoint.gguf.families import FAMILIES
 from palmtop.export.convert import export_model
 from palmtop.export.recipe import Recipe
-from tests.export.families import CHATML, answers_alike, difference, tokenizer
+from tests.export.families import add_words, answers_alike, difference
 from tests.export.test_journey import family_of
 
 KINDS = gguf.GGMLQuantizationType
@@ -80,16 +79,7 @@ def write_gguf(
         if value is not None:
             add = {str: writer.add_string, float: writer.add_float32}.get(type(value), writer.add_uint32)
             add(f"{arch}.{key}", value)
-    words = tokenizer()
-    described = json.loads(words.to_str())
-    special, count = {t["id"] for t in described["added_tokens"]}, words.get_vocab_size()
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("qwen2")
-    writer.add_token_list([words.id_to_token(i) if i < count else f"[PAD{i}]" for i in range(config["vocab_size"])])
-    writer.add_token_types([3 if i in special else 1 if i < count else 5 for i in range(config["vocab_size"])])
-    writer.add_token_merges([" ".join(merge) for merge in described["model"]["merges"]])
-    writer.add_eos_token_id(words.token_to_id("<|im_end|>"))
-    writer.add_chat_template(CHATML)
+    add_words(writer, config["vocab_size"])
     table = gguf.get_tensor_name_map(gguf.MODEL_ARCH[arch.upper()], layers)
     for name, array in tensors(checkpoint):
         module, _, which = name.rpartition(".")

@@ -25,7 +25,7 @@ from palmtop.export.convert import export_model
 from palmtop.export.recipe import Recipe
 from palmtop.quantize.rtn import dequantize
 from palmtop.quantize.scheme import Scheme
-from tests.export.families import CHATML, LINEAR, LLAMA3, logits_of, tokenizer
+from tests.export.families import LINEAR, LLAMA3, add_words, logits_of
 from tests.export.test_llama import SHAPES, write_llama
 
 KINDS = gguf.GGMLQuantizationType
@@ -82,17 +82,7 @@ def write_gguf(folder: Path, path: Path, kind: str = "F32", **metadata: Any) -> 
         writer.add_tensor("rope_freqs.weight", llama3_factors(rope, head))
     for key, value in metadata.items():
         (writer.add_string if isinstance(value, str) else writer.add_float32)(key, value)
-    words = tokenizer()
-    described = json.loads(words.to_str())
-    special = {t["id"] for t in described["added_tokens"]}
-    count = words.get_vocab_size()
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("qwen2")
-    writer.add_token_list([words.id_to_token(i) if i < count else f"[PAD{i}]" for i in range(config["vocab_size"])])
-    writer.add_token_types([3 if i in special else 1 if i < count else 5 for i in range(config["vocab_size"])])
-    writer.add_token_merges([" ".join(merge) for merge in described["model"]["merges"]])
-    writer.add_eos_token_id(words.token_to_id("<|im_end|>"))
-    writer.add_chat_template(CHATML)
+    add_words(writer, config["vocab_size"])
     for name in checkpoint.names:
         array = checkpoint.weight(name).array()
         if ".q_proj." in name or ".k_proj." in name:

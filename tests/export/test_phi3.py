@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +23,7 @@ from palmtop.export.measure.onnx_decoder import DecoderPrompt, OnnxDecoder
 from palmtop.export.recipe import Recipe
 from palmtop.runtime.bundle.opening import open_bundle
 from palmtop.runtime.decoding.generation_options import GenerationOptions
-from tests.export.families import Family
+from tests.export.families import Family, with_random_weights
 from tests.reference.vocabulary import build_tokenizer, token_ids, write_tokenizer
 
 TOKENIZER = build_tokenizer()
@@ -51,15 +50,7 @@ def write_phi3(folder: Path, seed: int, **changes: Any) -> Phi3ForCausalLM:
     """Save a random model as transformers 5 does, and give it back in float32."""
     ends = {"bos_token_id": IDS["<|endoftext|>"], "pad_token_id": IDS["<|endoftext|>"]}
     config = Phi3Config(**{**SMALL, **ends, "eos_token_id": IDS["<|endoftext|>"], **changes})
-    model = Phi3ForCausalLM(config).eval()
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for key, tensor in sorted(model.state_dict().items()):
-            noise = torch.randn(tensor.shape, generator=generator)
-            gain = 4.0 if key.endswith(("embed_tokens.weight", "lm_head.weight")) else 1.0
-            values = 1.0 + 0.1 * noise if "norm" in key else noise * gain / math.sqrt(tensor.shape[-1])
-            if not (config.tie_word_embeddings and key == "lm_head.weight"):
-                tensor.copy_(values)
+    model: Phi3ForCausalLM = with_random_weights(Phi3ForCausalLM(config), seed)
     model.save_pretrained(folder)
     write_tokenizer(TOKENIZER, folder)
     return model
