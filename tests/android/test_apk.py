@@ -50,6 +50,19 @@ def test_the_apk_asks_for_the_microphone_and_nothing_else(facts: check.ApkFacts)
     assert facts.permissions == {"android.permission.RECORD_AUDIO"}
 
 
+def test_pictures_and_sounds_of_other_apps_can_be_shared_with_it(apk: Path) -> None:
+    command = [tools_or_skip().aapt2, "dump", "xmltree", "--file", "AndroidManifest.xml", apk]
+    text = subprocess.run(command, capture_output=True, text=True, check=True, timeout=TIMEOUT_S).stdout
+    activities = text.split("E: activity ")[1:]
+    chat = next(part for part in activities if '".ChatActivity"' in part or "org.palmtop.app.ChatActivity" in part)
+    shared = next(part for part in chat.split("E: intent-filter ") if "android.intent.action.SEND" in part)
+    words = set(re.findall(r'"([^"]+)" \(Raw', shared))
+    assert words >= {"android.intent.action.SEND", "android.intent.action.SEND_MULTIPLE", "image/*", "audio/*"}
+    assert "android.intent.category.DEFAULT" in words
+    exported = [part for part in activities if "exported(0x01010010)=true" in part]
+    assert exported == [chat]  # no other screen can be opened from outside
+
+
 def test_the_apk_is_signed_for_every_android_it_runs_on(facts: check.ApkFacts) -> None:
     assert facts.signatures >= {"v2", "v3"}
     assert (facts.package, facts.version, facts.min_sdk, facts.target_sdk) == ("org.palmtop.app", app_version(), 24, 34)

@@ -6,13 +6,16 @@ import re
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from android_demo.builder import tools
-from tests.android.phone import java_classpath, phone_classes_or_skip
+from palmtop.runtime.processor.sounds.sound_file import load_audio
+from tests.android.phone import ROOT, java_classpath, phone_classes_or_skip
+from tests.android.sounds import write_sounds
 
 TESTS = Path(__file__).with_name("applogic")
-CLASSES = ("ChatTest", "FilesTest", "MeasureTest")
+CLASSES = ("ChatTest", "HistoryTest", "SoundTest", "FilesTest", "MeasureTest")
 pytestmark = pytest.mark.android
 TIMEOUT_S = 300
 
@@ -26,13 +29,19 @@ def cases() -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def results(int4_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def sounds(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Compressed recordings; the Java test writes what it takes from NAME to NAME.taken."""
+    return write_sounds(ROOT / "runtime/reference/samples/audio.wav", tmp_path_factory.mktemp("sounds"))
+
+
+@pytest.fixture(scope="module")
+def results(int4_bundle: Path, sounds: list[Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """What each Java test said; one Java machine runs them all."""
     work = tmp_path_factory.mktemp("applogic")
     jar, classes = phone_classes_or_skip()
     tools.compile_java([TESTS], [jar, classes], [], work / "tests")
     path = java_classpath(jar, classes, work / "tests")
-    properties = [f"-Dwork={work}", f"-Dbundle={int4_bundle}"]
+    properties = [f"-Dwork={work}", f"-Dbundle={int4_bundle}", f"-Dsounds={sounds[0].parent}"]
     command = ["java", "-Xmx96m", "-cp", path, *properties, "Check", *CLASSES]
     done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S)
     found = re.findall(r"^RESULT (\S+) (.*)$", done.stdout, re.M)
@@ -47,3 +56,15 @@ def test_the_app_behaves(case: str, results: dict[str, str]) -> None:
 
 def test_every_java_test_was_found(results: dict[str, str]) -> None:
     assert set(results) == set(cases())
+
+
+@pytest.mark.parametrize("kind", ["ogg", "mp3", "flac", "m4a"])
+def test_a_compressed_sound_is_heard_as_in_python(kind: str, sounds: list[Path], results: dict[str, str]) -> None:
+    """The app's WAV file of a decoded sound against Python's own reading of the compressed one."""
+    assert results["SoundTest.realSoundsAreDecodedToWhatPythonReads"] == "ok"
+    file = next(sound for sound in sounds if sound.suffix == f".{kind}")
+    expected = load_audio(file, rate_hz=16000)
+    found = load_audio(file.with_name(f"{file.name}.taken"), rate_hz=16000)
+    assert np.abs(expected).max() > 0.1
+    assert len(found) == len(expected)
+    assert np.abs(found - expected).max() < 1.5 / 32768  # rounded to 16 bits, before the mean and after it

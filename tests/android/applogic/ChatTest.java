@@ -23,6 +23,7 @@ public final class ChatTest {
         Phone phone = Phone.ready();
         phone.sendAndHold("  What? ");
         Check.same(Phase.WRITING, phone.chat.state().phase);
+        Check.that(phone.chat.state().canStop() && !phone.chat.state().canSend(), "the button sends");
         Check.same("for", phone.chat.entries().get(1).text);
         Check.same(Entry.Status.WRITING, phone.chat.entries().get(1).status);
         phone.engine.gate.countDown();
@@ -86,7 +87,7 @@ public final class ChatTest {
         Check.that(!phone.chat.send("   "), "sent nothing");
         phone.sendAndHold("What?");
         Check.that(!phone.chat.send("Again?"), "sent while answering");
-        Check.that(!phone.chat.clear(), "cleared while answering");
+        Check.that(!phone.chat.begin(), "a new chat while answering");
         phone.engine.gate.countDown();
         phone.settle();
         Check.same(2, phone.chat.entries().size());
@@ -127,6 +128,7 @@ public final class ChatTest {
         Check.same(Phase.NO_MODEL, phone.chat.state().phase);
         Check.same(Trouble.MODEL_DAMAGED, phone.chat.state().trouble);
         Check.that(phone.chat.state().detail.contains("decoder.onnx"), phone.chat.state().detail);
+        Check.that(!phone.chat.state().canSend(), "the button says that one can send");
         Check.that(!phone.chat.send("What?"), "sent without a model");
         phone.chat.open(Check.bundle(), "reference");
         phone.settle();
@@ -247,8 +249,14 @@ public final class ChatTest {
         Check.same(Collections.emptyMap(), phone.engine.adapters);
     }
 
-    public void aChatThatCannotBeKeptSaysSoAndGoesOn() {
-        Phone phone = new Phone(new File(Check.folder(), "no/such/folder/chat.json"));
+    private static File fileInPlaceOfAFolder() throws IOException {
+        File file = new File(Check.folder(), "file");
+        Check.write(file, new byte[1]);
+        return new File(file, "chats");
+    }
+
+    public void aChatThatCannotBeKeptSaysSoAndGoesOn() throws IOException {
+        Phone phone = new Phone(fileInPlaceOfAFolder());
         phone.chat.open(Check.bundle(), "reference");
         phone.settle();
         phone.chat.send("What?");

@@ -231,6 +231,7 @@ public final class FilesTest {
         for (String text : new String[] {"", "{\"schema\":1,\"entries\":[{\"us", "[]", "{\"entries\":[{}]}", "7"}) {
             Check.write(file, text.getBytes("UTF-8"));
             Check.same(0, new Transcript(file).entries().size());
+            Check.that(new Transcript(file).isDamaged(), text);
         }
     }
 

@@ -18,10 +18,10 @@ import org.palmtop.app.logic.CoreAnswerer;
 import org.palmtop.app.logic.Dialogue;
 import org.palmtop.app.logic.Entry;
 import org.palmtop.app.logic.Example;
+import org.palmtop.app.logic.History;
 import org.palmtop.app.logic.ModelShelf;
 import org.palmtop.app.logic.Settings;
 import org.palmtop.app.logic.Starter;
-import org.palmtop.app.logic.Transcript;
 import org.palmtop.app.logic.Wav;
 import org.palmtop.core.media.MediaItem;
 import org.palmtop.core.media.Picture;
@@ -42,8 +42,7 @@ public final class Journey {
                 return 2L << 30;
             }
         });
-        Transcript transcript = new Transcript(new File(phone, "chat.json"));
-        Chat chat = new Chat(answerer, transcript, new Settings(), new Opener(), worker);
+        Chat chat = new Chat(answerer, new History(new File(phone, "chats")), new Settings(), new Opener(), worker);
         BundleImport.FreeSpace plenty = new BundleImport.FreeSpace() {
             @Override
             public long bytes(File folder) {
@@ -66,7 +65,7 @@ public final class Journey {
         File samples = new File(assets, "samples");
         List<Example> examples = Example.read(new FileInputStream(new File(samples, "samples.json")));
         for (Example example : examples) {
-            chat.clear();
+            chat.begin();
             if (example.image != null) {
                 File file = new File(samples, example.image);
                 BufferedImage image = ImageIO.read(file);

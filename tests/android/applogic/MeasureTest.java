@@ -7,7 +7,7 @@ import java.util.List;
 import java.util.Map;
 import org.palmtop.app.logic.Benchmark;
 import org.palmtop.app.logic.BenchmarkReport;
-import org.palmtop.app.logic.PeakMemory;
+import org.palmtop.app.logic.ProcessMemory;
 import org.palmtop.app.logic.RecordingLimit;
 import org.palmtop.app.logic.Sizes;
 import org.palmtop.app.logic.Upright;
@@ -50,12 +50,18 @@ public final class MeasureTest {
         Check.same(12.5, rows.get(0).tokensPerSecond);
         Map<String, String> about = new LinkedHashMap<String, String>();
         about.put("phone", "a \"b\"");
-        BenchmarkReport report = new BenchmarkReport(rows, about, 3_120_000_000L);
+        BenchmarkReport report = new BenchmarkReport(rows, about, memory(3_120_000, 1_000_000));
         Check.that(report.text().contains("| text | 9 | 0.250 | 12.5 |"), report.text());
-        Check.that(report.text().contains("memory at most: 3.12 GB"), report.text());
+        Check.that(report.text().contains("memory at most: 3.19 GB of 2.02 GB"), report.text());
         Map<?, ?> json = (Map<?, ?>) Json.parse(report.json());
         Check.same("a \"b\"", ((Map<?, ?>) json.get("about")).get("phone"));
         Check.same(0.25, ((Map<?, ?>) ((List<?>) json.get("modes")).get(0)).get("ttft_s"));
+    }
+
+    private static ProcessMemory memory(int peakKb, int usedKb) throws IOException {
+        File file = new File(Check.folder(), "status");
+        Check.write(file, ("VmHWM:\t" + peakKb + " kB\nVmRSS:\t" + usedKb + " kB\n").getBytes("UTF-8"));
+        return new ProcessMemory(file, 1_000_000_000);
     }
 
     public void noRunFindsTheLastOnesPromptInTheCache() {
@@ -154,9 +160,14 @@ public final class MeasureTest {
 
     public void memoryIsReadAsLinuxWritesIt() throws IOException {
         File file = new File(Check.folder(), "status");
-        Check.write(file, "Name:\tx\nVmPeak:\t 999 kB\nVmHWM:\t  123456 kB\n".getBytes("UTF-8"));
-        Check.same(123456L * 1024, PeakMemory.bytes(file));
-        Check.same(0L, PeakMemory.bytes(new File(Check.folder(), "none")));
+        String text = "Name:\tx\nVmPeak:\t 999 kB\nVmHWM:\t  123456 kB\nVmRSS:\t   65432 kB\n";
+        Check.write(file, text.getBytes("UTF-8"));
+        ProcessMemory memory = new ProcessMemory(file, 1000);
+        Check.same(123456L * 1024, memory.peakBytes);
+        Check.same(65432L * 1024, memory.usedBytes);
+        Check.same(65432L * 1024 + 1000, memory.availableBytes);
+        Check.same(0L, new ProcessMemory(new File(Check.folder(), "none"), 7).usedBytes);
+        Check.that(new ProcessMemory(ProcessMemory.STATUS, 0).usedBytes > 1 << 20, "this process holds nothing");
     }
 
     public void sizesAreForPeople() {

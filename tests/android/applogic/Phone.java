@@ -7,8 +7,8 @@ import org.palmtop.app.logic.Attachment;
 import org.palmtop.app.logic.Chat;
 import org.palmtop.app.logic.ChatState;
 import org.palmtop.app.logic.Dialogue;
+import org.palmtop.app.logic.History;
 import org.palmtop.app.logic.Settings;
-import org.palmtop.app.logic.Transcript;
 import org.palmtop.core.media.MediaItem;
 import org.palmtop.core.media.PcmSource;
 import org.palmtop.core.media.Recording;
@@ -16,12 +16,14 @@ import org.palmtop.core.media.Recording;
 /** A chat with its worker thread and its files; a second one on the same files is the app after it was killed. */
 final class Phone {
     final FakeAnswerer engine = new FakeAnswerer();
+    /** Where the chats are kept. */
     final File file;
+    final History history;
     final Chat chat;
     private final ExecutorService worker = Executors.newSingleThreadExecutor();
 
     Phone() {
-        this(new File(Check.folder(), "chat.json"));
+        this(new File(Check.folder(), "chats"));
     }
 
     Phone(File file) {
@@ -37,7 +39,8 @@ final class Phone {
                 };
             }
         };
-        chat = new Chat(engine, new Transcript(file), new Settings(), opener, worker);
+        history = new History(file);
+        chat = new Chat(engine, history, new Settings(), opener, worker);
     }
 
     /** With the reference model open. */

@@ -39,6 +39,12 @@ class Look:
     height: int = 740
 
 
+ON = {"alpha": "", "enabled": "true"}
+MEMORY = {"memory": {"text": "Memory: 1.25 GB used of 3.40 GB", **SHOWN}}
+READY = {"status": {"text": "@string/state_ready"}, **MEMORY, "attach": ON, "record": ON, "send": ON}
+STOP = {**ON, "src": "@drawable/ic_stop", "contentDescription": "@string/do_stop"}
+
+
 def answer(text: str, note: str = "", **others: Any) -> tuple[str, dict[str, Any]]:
     notes = {"text": note} if note else GONE
     return "item_answer", {"text": {"text": text}, "note": notes, "retry": GONE, **others}
@@ -66,6 +72,11 @@ def model(name: str, facts: str, *, used: bool = False, trouble: str = "") -> tu
     return "item_model", {"name": {"text": name}, "facts": {"text": facts}, "trouble": broken, **buttons}
 
 
+def chat(title: str, facts: str) -> tuple[str, dict[str, Any]]:
+    delete = {"contentDescription": f"Delete: {title}"}
+    return "item_chat", {"name": {"text": title}, "facts": {"text": facts}, "delete": delete}
+
+
 def result(mode: str, first: str, speed: str, prompt: int) -> tuple[str, dict[str, Any]]:
     numbers = f"First token after {first} s · {speed} tokens per second · prompt of {prompt} tokens"
     return "item_result", {"mode": {"text": f"@string/{mode}"}, "numbers": {"text": numbers}}
@@ -86,15 +97,14 @@ ABOUT = (
 )
 RECORDING = "Recording 0:07 of at most 10:14"
 SCREENS: dict[str, tuple[str, Mapping[str, Any]]] = {
-    "chat-empty": ("chat", {}),
+    "chat-empty": ("chat", READY),
     "chat-opening": (
         "chat",
         {
             "status": {"text": "@string/state_opening"},
             "progress": {"visibility": "visible", "progress": 620},
             "example": GONE,
-            "send": {"alpha": 0.4},
-            "record": {"alpha": 0.4},
+            "adapter": GONE,
         },
     ),
     "chat": (
@@ -103,15 +113,16 @@ SCREENS: dict[str, tuple[str, Mapping[str, Any]]] = {
             "empty": GONE,
             "messages": {"children": TALK},
             "status": {"text": "@string/state_writing"},
-            "send": {"src": "@drawable/ic_stop", "contentDescription": "@string/do_stop"},
-            "record": {"alpha": 0.4},
+            **MEMORY,
+            "send": STOP,
         },
     ),
     "chat-recording": (
         "chat",
         {
+            **READY,
             "record_time": {"visibility": "visible", "text": RECORDING},
-            "record": {"src": "@drawable/ic_stop", "contentDescription": "@string/do_record_end"},
+            "record": {**ON, "src": "@drawable/ic_stop", "contentDescription": "@string/do_record_end"},
             "attached": {
                 "children": [
                     (
@@ -141,9 +152,47 @@ SCREENS: dict[str, tuple[str, Mapping[str, Any]]] = {
             "adapter": GONE,
         },
     ),
+    "chat-shared": (
+        "chat",
+        {
+            **READY,
+            "status": {"text": "@string/state_taking"},
+            "progress": {"visibility": "visible", "progress": 0},
+            "empty": GONE,
+            "attached": {
+                "children": [
+                    (
+                        "item_attached",
+                        {
+                            "preview": {"src": str(SAMPLES / "image-audio.png")},
+                            "label": {"text": "Picture, 168 by 49 pixels"},
+                        },
+                    ),
+                ]
+            },
+        },
+    ),
+    "history": (
+        "history",
+        {
+            "chats": {
+                "children": [
+                    chat("What is in the picture?", "28 Nov, 10:14 · 4 messages · Open"),
+                    chat("Recording, 2:31", "27 Nov, 18:02 · 2 messages"),
+                    chat(
+                        "Write down what the first speaker says about the harbour, and then what the second answers",
+                        "25 Nov, 09:40 · 12 messages",
+                    ),
+                    chat("This chat cannot be read.", "20 Nov, 21:15"),
+                ]
+            }
+        },
+    ),
+    "history-empty": ("history", {"none": SHOWN}),
     "chat-interrupted": (
         "chat",
         {
+            **READY,
             "empty": GONE,
             "messages": {
                 "children": [
@@ -196,7 +245,7 @@ SCREENS: dict[str, tuple[str, Mapping[str, Any]]] = {
                     result("mode_image_audio", "2.41", "11.9", 404),
                 ]
             },
-            "status": {"text": "Memory at most: 3.12 GB"},
+            "status": {"text": "Memory at most: 3.12 GB of 5.40 GB"},
         },
     ),
     "about": (

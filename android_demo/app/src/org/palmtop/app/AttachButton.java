@@ -10,8 +10,6 @@ import android.provider.MediaStore;
 import android.view.View;
 import java.io.File;
 import org.palmtop.app.logic.Attachment;
-import org.palmtop.app.logic.RecordingLimit;
-import org.palmtop.app.logic.Sizes;
 
 /** The button that attaches a picture or a sound, and what comes back from the apps that it asks. */
 final class AttachButton implements View.OnClickListener {
@@ -62,14 +60,24 @@ final class AttachButton implements View.OnClickListener {
                     if (what == CAMERA) {
                         takePhoto();
                     } else {
-                        Intent pick = new Intent(Intent.ACTION_OPEN_DOCUMENT).addCategory(Intent.CATEGORY_OPENABLE);
-                        screen.startActivityForResult(pick.setType(what == SOUND ? "audio/*" : "image/*"), what);
+                        pick(what);
                     }
                 } catch (ActivityNotFoundException error) {
                     screen.tell(screen.getString(what == CAMERA ? R.string.no_camera : R.string.no_files));
                 }
             }
         };
+    }
+
+    private void pick(int what) {
+        Intent pick = new Intent(Intent.ACTION_OPEN_DOCUMENT).addCategory(Intent.CATEGORY_OPENABLE);
+        if (what == SOUND) {
+            // Some apps call an .ogg file application/ogg.
+            pick.setType("*/*").putExtra(Intent.EXTRA_MIME_TYPES, new String[] {"audio/*", "application/ogg"});
+        } else {
+            pick.setType("image/*");
+        }
+        screen.startActivityForResult(pick, what);
     }
 
     private void takePhoto() {
@@ -82,9 +90,9 @@ final class AttachButton implements View.OnClickListener {
         screen.startActivityForResult(take.addFlags(grants), CAMERA);
     }
 
-    void onResult(final int request, int result, Intent data) {
-        final Uri picked = data == null ? null : data.getData();
-        final File photo = pendingPhoto == null ? null : new File(pendingPhoto);
+    void onResult(int request, int result, Intent data) {
+        Uri picked = data == null ? null : data.getData();
+        File photo = pendingPhoto == null ? null : new File(pendingPhoto);
         if (request == CAMERA) {
             pendingPhoto = null;
         }
@@ -95,32 +103,10 @@ final class AttachButton implements View.OnClickListener {
             }
             return;
         }
-        app.fileWorker().execute(new Runnable() {
-            @Override
-            public void run() {
-                final Intake.Result taken = request == CAMERA
-                        ? intake.photo(photo)
-                        : request == SOUND ? intake.sound(picked) : intake.picture(picked);
-                screen.runOnUiThread(new Runnable() {
-                    @Override
-                    public void run() {
-                        attach(taken);
-                    }
-                });
-            }
-        });
-    }
-
-    private void attach(Intake.Result taken) {
-        int limit = RecordingLimit.seconds(app.chat().manifest(), app.chat().contextTokens());
-        if (taken.attachment == null) {
-            screen.tell(Words.of(screen, taken.trouble, taken.detail));
-        } else if (taken.attachment.seconds > limit) {
-            String length = Sizes.clock(taken.attachment.seconds);
-            screen.tell(screen.getString(R.string.record_long, length, Sizes.clock(limit)));
-        } else if (!app.chat().attach(taken.attachment)) {
-            boolean isImage = taken.attachment.kind == Attachment.Kind.IMAGE;
-            screen.tell(screen.getString(isImage ? R.string.picture_unsupported : R.string.record_unsupported));
+        if (request == CAMERA) {
+            intake.take(photo);
+        } else {
+            intake.take(picked, request == SOUND ? Attachment.Kind.AUDIO : Attachment.Kind.IMAGE);
         }
     }
 }

@@ -85,7 +85,10 @@ public final class BenchmarkActivity extends Activity implements BenchmarkJob.Wa
         }
         String words = job.words();
         if (report != null && words.isEmpty()) {
-            words = getString(R.string.benchmark_memory, Sizes.text(report.memoryBytes));
+            words = getString(
+                    R.string.benchmark_memory,
+                    Sizes.text(report.memory.peakBytes),
+                    Sizes.text(report.memory.availableBytes));
         }
         ((TextView) findViewById(R.id.status)).setText(words);
         showRows(report);

@@ -15,7 +15,6 @@ import org.palmtop.app.logic.Attachment;
 import org.palmtop.app.logic.Benchmark;
 import org.palmtop.app.logic.BenchmarkReport;
 import org.palmtop.app.logic.ChatState;
-import org.palmtop.app.logic.PeakMemory;
 import org.palmtop.app.logic.Trouble;
 import org.palmtop.app.logic.Wav;
 import org.palmtop.core.media.MediaItem;
@@ -106,7 +105,7 @@ final class BenchmarkJob {
                 }
             });
             if (rows != null) {
-                report = new BenchmarkReport(rows, about(), PeakMemory.bytes(new File("/proc/self/status")));
+                report = new BenchmarkReport(rows, about(), app.memory());
             }
             words = "";
         } catch (IOException error) {

@@ -11,7 +11,7 @@ import java.io.FileNotFoundException;
 
 /** Lets the phone's camera app write one photo into the app's storage, by a grant for that one address. */
 public final class CameraFile extends ContentProvider {
-    private static final String AUTHORITY = "org.palmtop.app.camera";
+    static final String AUTHORITY = "org.palmtop.app.camera";
 
     /** The address of a file in the media folder. */
     static Uri address(File file) {

@@ -5,6 +5,7 @@ import android.content.Intent;
 import android.os.Bundle;
 import android.os.Handler;
 import android.os.Looper;
+import android.os.SystemClock;
 import android.view.View;
 import android.view.WindowManager;
 import android.widget.Button;
@@ -18,10 +19,14 @@ import java.util.List;
 import org.palmtop.app.logic.Chat;
 import org.palmtop.app.logic.ChatState;
 import org.palmtop.app.logic.Entry;
+import org.palmtop.app.logic.ProcessMemory;
+import org.palmtop.app.logic.Sizes;
 
 /** The chat's screen: shows what {@link Chat} says, and passes on what is pressed. Holds nothing of its own. */
 public final class ChatActivity extends Activity implements Chat.Watcher {
     private static final int BAR_UNITS = 1000;
+    private static final long MEMORY_MILLIS = 1000;
+    static final float DISABLED_ALPHA = 0.4f;
 
     private final Handler main = new Handler(Looper.getMainLooper());
     private PalmtopApp app;
@@ -33,6 +38,7 @@ public final class ChatActivity extends Activity implements Chat.Watcher {
     private AttachedStrip strip;
     private boolean isShowPosted;
     private boolean wasAnswering;
+    private long memoryReadAt = -MEMORY_MILLIS - 1;
 
     @Override
     protected void onCreate(Bundle saved) {
@@ -54,12 +60,27 @@ public final class ChatActivity extends Activity implements Chat.Watcher {
         strip = new AttachedStrip(this, chat, thumbnails);
         attach = new AttachButton(this, app, saved);
         record = new RecordButton(this, app);
+        if (saved == null) { // else it was taken already
+            takeShared(getIntent());
+        }
         findViewById(R.id.send).setOnClickListener(new View.OnClickListener() {
             @Override
             public void onClick(View view) {
                 sendOrStop();
             }
         });
+    }
+
+    @Override
+    protected void onNewIntent(Intent intent) {
+        super.onNewIntent(intent);
+        takeShared(intent);
+    }
+
+    private void takeShared(Intent intent) {
+        if (!Shared.take(intent, app)) {
+            tell(getString(R.string.share_unsupported));
+        }
     }
 
     @Override
@@ -135,17 +156,22 @@ public final class ChatActivity extends Activity implements Chat.Watcher {
         strip.show(state.attached);
         ((TextView) findViewById(R.id.title))
                 .setText(state.model.isEmpty() ? getString(R.string.app_name) : state.model);
-        setText((TextView) findViewById(R.id.status), getString(Words.of(state)));
+        boolean isReading = isReady && app.offers().isReading();
+        setText(
+                (TextView) findViewById(R.id.status),
+                getString(isReading ? R.string.state_taking : Words.of(state)));
+        showMemory(state);
         boolean isEmpty = entries.isEmpty() && state.trouble == null;
         findViewById(R.id.empty).setVisibility(isEmpty ? View.VISIBLE : View.GONE);
         findViewById(R.id.example).setVisibility(isReady ? View.VISIBLE : View.GONE);
         showTrouble(state);
-        showProgress(state);
+        showProgress(state, isReading);
         showSend(state);
         Button adapter = (Button) findViewById(R.id.adapter);
         adapter.setText(Words.adapter(this, chat.settings().adapter));
         adapter.setVisibility(state.adapters.isEmpty() ? View.GONE : View.VISIBLE);
         findViewById(R.id.attach).setEnabled(isReady);
+        findViewById(R.id.attach).setAlpha(isReady ? 1f : DISABLED_ALPHA);
         record.enable(isReady);
         keepScreenOn(state.isBusy());
         announceEnd(state, entries);
@@ -162,9 +188,24 @@ public final class ChatActivity extends Activity implements Chat.Watcher {
         }
     }
 
-    private void showProgress(ChatState state) {
+    /** What the app holds while a model is open, of what the phone could give it. */
+    private void showMemory(ChatState state) {
+        TextView line = (TextView) findViewById(R.id.memory);
+        boolean isOpen = chat.manifest() != null;
+        line.setVisibility(isOpen ? View.VISIBLE : View.GONE);
+        long now = SystemClock.elapsedRealtime();
+        if (isOpen && now - memoryReadAt > MEMORY_MILLIS) {
+            memoryReadAt = now;
+            ProcessMemory memory = app.memory();
+            line.setText(getString(
+                    R.string.memory_line, Sizes.text(memory.usedBytes), Sizes.text(memory.availableBytes)));
+        }
+    }
+
+    private void showProgress(ChatState state, boolean isReading) {
         ProgressBar bar = (ProgressBar) findViewById(R.id.progress);
-        boolean isWaiting = state.phase == ChatState.Phase.OPENING || state.phase == ChatState.Phase.READING;
+        boolean isWaiting =
+                isReading || state.phase == ChatState.Phase.OPENING || state.phase == ChatState.Phase.READING;
         bar.setVisibility(isWaiting ? View.VISIBLE : View.GONE);
         // All bytes checked, or nothing counted yet: loading takes its time and cannot say how much.
         bar.setIndeterminate(state.progress <= 0 || state.progress >= 1);
@@ -176,9 +217,9 @@ public final class ChatActivity extends Activity implements Chat.Watcher {
         boolean isAnswering = state.isAnswering();
         send.setImageResource(isAnswering ? R.drawable.ic_stop : R.drawable.ic_send);
         send.setContentDescription(getString(isAnswering ? R.string.do_stop : R.string.do_send));
-        boolean isEnabled = isAnswering ? state.phase != ChatState.Phase.STOPPING : state.phase == ChatState.Phase.READY;
+        boolean isEnabled = state.canSend() || state.canStop();
         send.setEnabled(isEnabled);
-        send.setAlpha(isEnabled ? 1f : 0.4f);
+        send.setAlpha(isEnabled ? 1f : DISABLED_ALPHA);
     }
 
     private void keepScreenOn(boolean isOn) {

@@ -43,9 +43,12 @@ final class ChatMenus implements View.OnClickListener {
                     .add(R.string.menu_new, new Runnable() {
                         @Override
                         public void run() {
-                            app.chat().clear();
+                            if (!app.chat().begin()) {
+                                screen.tell(screen.getString(R.string.history_busy));
+                            }
                         }
                     })
+                    .add(R.string.history_title, go(HistoryActivity.class))
                     .add(R.string.menu_models, go(ModelsActivity.class))
                     .add(R.string.menu_benchmark, go(BenchmarkActivity.class))
                     .add(R.string.menu_about, go(AboutActivity.class))

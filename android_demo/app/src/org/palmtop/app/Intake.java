@@ -1,7 +1,9 @@
 package org.palmtop.app;
 
-import android.content.ContentResolver;
 import android.net.Uri;
+import android.os.Handler;
+import android.os.Looper;
+import android.widget.Toast;
 import java.io.File;
 import java.io.FileNotFoundException;
 import java.io.IOException;
@@ -10,63 +12,89 @@ import java.util.List;
 import org.palmtop.app.logic.Attachment;
 import org.palmtop.app.logic.Example;
 import org.palmtop.app.logic.MediaFolder;
+import org.palmtop.app.logic.Offers;
+import org.palmtop.app.logic.SoundImport;
 import org.palmtop.app.logic.Trouble;
 import org.palmtop.app.logic.Wav;
 
-/** Makes files of the app's own from what was picked, and looks whether they can be used. Reads files: not for the main thread. */
-final class Intake {
+/** Makes files of the app's own from what was picked, photographed or shared, and offers them to the chat. */
+final class Intake implements Offers.Listener {
     private final PalmtopApp app;
+    private final Handler main = new Handler(Looper.getMainLooper());
+    private final SoundImport sounds = new SoundImport(new PlatformSounds());
 
     Intake(PalmtopApp app) {
         this.app = app;
     }
 
-    /** Result of an intake: an attachment, or the reason for its absence. */
-    static final class Result {
-        final Attachment attachment;
-        final Trouble trouble;
-        final String detail;
-
-        Result(Attachment attachment, Trouble trouble, String detail) {
-            this.attachment = attachment;
-            this.trouble = trouble;
-            this.detail = detail;
-        }
-    }
-
-    Result picture(Uri picked) {
-        try (InputStream stream = open(picked)) {
-            return look(copy(stream, "picture-" + System.nanoTime()));
-        } catch (IOException error) {
-            return failed(error);
-        } catch (RuntimeException error) { // the other app took its permission back, or failed
-            return failed(error);
-        }
-    }
-
-    /** A photo that the camera app has written; an empty file when it was cancelled. */
-    Result photo(File file) {
-        try {
-            return look(file);
-        } catch (IOException error) {
-            file.delete();
-            return failed(error);
-        }
-    }
-
-    Result sound(Uri picked) {
-        File file = null;
-        try (InputStream stream = open(picked)) {
-            file = copy(stream, "sound-" + System.nanoTime() + ".wav");
-            return new Result(Attachment.audio(file.getPath(), Wav.seconds(file)), null, "");
-        } catch (IOException error) {
-            return failed(error);
-        } catch (RuntimeException error) {
-            if (file != null) {
-                file.delete();
+    /** Copy a file of another app, away from the main thread, and offer it. */
+    void take(final Uri picked, final Attachment.Kind kind) {
+        work(new Reading() {
+            @Override
+            public Attachment read() throws IOException {
+                File file;
+                try (InputStream stream = open(picked)) {
+                    file = copy(stream, (kind == Attachment.Kind.IMAGE ? "picture-" : "sound-") + System.nanoTime());
+                }
+                return kind == Attachment.Kind.IMAGE
+                        ? look(file)
+                        : sounds.take(file, app.offers().limitSeconds(), app.bytes(app.mediaFolder()));
             }
-            return failed(error);
+        });
+    }
+
+    /** Offer a photo that the camera app has written. */
+    void take(final File photo) {
+        work(new Reading() {
+            @Override
+            public Attachment read() throws IOException {
+                return look(photo);
+            }
+        });
+    }
+
+    private interface Reading {
+        Attachment read() throws IOException;
+    }
+
+    private void work(final Reading reading) {
+        app.offers().readingBegins();
+        app.fileWorker().execute(new Runnable() {
+            @Override
+            public void run() {
+                try {
+                    app.offers().add(reading.read(), Intake.this);
+                } catch (IOException error) {
+                    failed(error);
+                } catch (RuntimeException error) { // the other app took its permission back, or failed
+                    failed(error);
+                } finally {
+                    app.offers().readingEnds();
+                }
+            }
+        });
+    }
+
+    private void failed(Exception error) {
+        tell(Words.of(app, Trouble.of(error), Trouble.detail(error)));
+    }
+
+    @Override
+    public void onOutcome(Attachment attachment, Trouble refusal, String detail) {
+        if (refusal != null) {
+            new File(attachment.path).delete();
+            tell(Words.of(app, refusal, detail));
         }
+    }
+
+    /** The screen that asked may be closed by now. */
+    private void tell(final String words) {
+        main.post(new Runnable() {
+            @Override
+            public void run() {
+                Toast.makeText(app, words, Toast.LENGTH_LONG).show();
+            }
+        });
     }
 
     /** An example's picture or sound, from the app's assets. */
@@ -83,18 +111,24 @@ final class Intake {
         }
     }
 
-    private Result look(File file) throws IOException {
-        Attachment picture = Photo.look(file);
-        if (Photo.isTooLarge(picture)) {
-            file.delete();
-            return new Result(null, Trouble.PHOTO_TOO_LARGE, picture.width + " × " + picture.height);
+    private static Attachment look(File file) throws IOException {
+        boolean isTaken = false;
+        try {
+            Attachment picture = Photo.look(file);
+            if (Photo.isTooLarge(picture)) {
+                throw new Trouble.PhotoTooLarge(picture.width, picture.height);
+            }
+            isTaken = true;
+            return picture;
+        } finally {
+            if (!isTaken) {
+                file.delete();
+            }
         }
-        return new Result(picture, null, "");
     }
 
     private InputStream open(Uri picked) throws IOException {
-        ContentResolver resolver = app.getContentResolver();
-        InputStream stream = resolver.openInputStream(picked);
+        InputStream stream = app.getContentResolver().openInputStream(picked);
         if (stream == null) {
             throw new FileNotFoundException("the file is not there any more");
         }
@@ -103,9 +137,5 @@ final class Intake {
 
     private File copy(InputStream stream, String name) throws IOException {
         return MediaFolder.copy(stream, app.mediaFolder(), name, app.bytes(app.mediaFolder()));
-    }
-
-    private static Result failed(Exception error) {
-        return new Result(null, Trouble.of(error), Trouble.detail(error));
     }
 }

@@ -140,7 +140,8 @@ public final class ModelsActivity extends Activity implements ModelList.Listener
         String memory = Sizes.text(new MemoryPlan(manifest, context, null, PREFILL_CHUNK).total());
         String facts = getString(R.string.models_facts, manifest.model, manifest.architecture, manifest.palmtop,
                 context, adapters.isEmpty() ? getString(R.string.none) : Words.join(adapters),
-                Sizes.text(model.sizeBytes), memory, model.folder.getPath());
+                Sizes.text(model.sizeBytes), memory, model.folder.getPath(),
+                Sizes.text(app.memory().availableBytes));
         String modes = getString(R.string.models_modes, Words.modes(this, manifest.modes()));
         new AlertDialog.Builder(this)
                 .setTitle(model.name)
@@ -154,7 +155,7 @@ public final class ModelsActivity extends Activity implements ModelList.Listener
         new AlertDialog.Builder(this)
                 .setMessage(getString(R.string.models_delete_ask, model.name, Sizes.text(model.sizeBytes)))
                 .setNegativeButton(R.string.do_cancel, null)
-                .setPositiveButton(R.string.models_delete, new DialogInterface.OnClickListener() {
+                .setPositiveButton(R.string.do_delete, new DialogInterface.OnClickListener() {
                     @Override
                     public void onClick(DialogInterface dialog, int which) {
                         delete(model);

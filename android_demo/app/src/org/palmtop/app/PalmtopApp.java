@@ -18,11 +18,12 @@ import org.palmtop.app.logic.BundleImport;
 import org.palmtop.app.logic.Chat;
 import org.palmtop.app.logic.CoreAnswerer;
 import org.palmtop.app.logic.Dialogue;
-import org.palmtop.app.logic.MediaFolder;
+import org.palmtop.app.logic.History;
 import org.palmtop.app.logic.ModelShelf;
+import org.palmtop.app.logic.Offers;
+import org.palmtop.app.logic.ProcessMemory;
 import org.palmtop.app.logic.Settings;
 import org.palmtop.app.logic.Starter;
-import org.palmtop.app.logic.Transcript;
 import org.palmtop.app.logic.Wav;
 import org.palmtop.core.media.MediaItem;
 
@@ -32,6 +33,8 @@ public final class PalmtopApp extends Application implements BundleImport.FreeSp
     private final ExecutorService fileWorker = Executors.newSingleThreadExecutor();
     private Answerer answerer;
     private Chat chat;
+    private History history;
+    private Offers offers;
     private ModelShelf shelf;
     private ImportJob importJob;
     private BenchmarkJob benchmarkJob;
@@ -50,8 +53,9 @@ public final class PalmtopApp extends Application implements BundleImport.FreeSp
         File files = getFilesDir();
         shelf = new ModelShelf(new File(files, "models"), getExternalFilesDir("models"), new File(files, "chosen"));
         answerer = new CoreAnswerer(new File(getCacheDir(), "hashes.json"), this);
-        Transcript transcript = new Transcript(new File(files, "chat.json"));
-        chat = new Chat(answerer, transcript, Settings.load(settingsFile()), new Opener(), engineWorker);
+        history = new History(new File(files, "chats"));
+        chat = new Chat(answerer, history, Settings.load(settingsFile()), new Opener(), engineWorker);
+        offers = new Offers(chat);
         importJob = new ImportJob(this);
         benchmarkJob = new BenchmarkJob(this);
         recorder = new Recorder(mediaFolder(), chat);
@@ -79,7 +83,7 @@ public final class PalmtopApp extends Application implements BundleImport.FreeSp
         fileWorker.execute(new Runnable() {
             @Override
             public void run() {
-                MediaFolder.sweep(mediaFolder(), chat.entries());
+                history.sweep(mediaFolder());
                 starter.run(about.modelSha256);
             }
         });
@@ -87,6 +91,14 @@ public final class PalmtopApp extends Application implements BundleImport.FreeSp
 
     Chat chat() {
         return chat;
+    }
+
+    History history() {
+        return history;
+    }
+
+    Offers offers() {
+        return offers;
     }
 
     Answerer answerer() {
@@ -158,6 +170,10 @@ public final class PalmtopApp extends Application implements BundleImport.FreeSp
         ActivityManager.MemoryInfo info = new ActivityManager.MemoryInfo();
         ((ActivityManager) getSystemService(ACTIVITY_SERVICE)).getMemoryInfo(info);
         return Math.max(0, info.availMem - info.threshold);
+    }
+
+    ProcessMemory memory() {
+        return new ProcessMemory(ProcessMemory.STATUS, bytes());
     }
 
     private static final class Opener implements Dialogue.MediaOpener {

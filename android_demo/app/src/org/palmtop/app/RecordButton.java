@@ -44,7 +44,7 @@ final class RecordButton implements View.OnTouchListener, View.OnClickListener, 
 
     void enable(boolean isReady) {
         button.setEnabled(isReady || app.recorder().isRunning());
-        button.setAlpha(button.isEnabled() ? 1f : 0.4f);
+        button.setAlpha(button.isEnabled() ? 1f : ChatActivity.DISABLED_ALPHA);
     }
 
     @Override

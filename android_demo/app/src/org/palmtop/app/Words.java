@@ -34,6 +34,12 @@ final class Words {
                 return R.string.trouble_photo_too_large;
             case RECORDING_FAILED:
                 return R.string.trouble_recording_failed;
+            case SOUND_TOO_LONG:
+                return R.string.trouble_sound_too_long;
+            case SOUND_UNSUPPORTED:
+                return R.string.record_unsupported;
+            case PICTURE_UNSUPPORTED:
+                return R.string.picture_unsupported;
             default:
                 return R.string.trouble_internal;
         }

@@ -5,7 +5,20 @@ import java.util.Map;
 
 /** A picture or a recording that goes with a message: a file of the app's own, and what to call it. */
 public final class Attachment {
-    public enum Kind { IMAGE, AUDIO }
+    public enum Kind {
+        IMAGE,
+        AUDIO;
+
+        /** Kind of a MIME type; null for one that is neither, and for none. */
+        public static Kind of(String type) {
+            if (type == null) {
+                return null;
+            }
+            return type.startsWith("image/")
+                    ? IMAGE
+                    : type.startsWith("audio/") || type.equals("application/ogg") ? AUDIO : null;
+        }
+    }
 
     public final Kind kind;
     /** Absolute path of the app's own copy. */

@@ -10,16 +10,16 @@ import java.util.Map;
 public final class BenchmarkReport {
     public final List<Benchmark.Row> rows;
     private final Map<String, String> about;
-    public final long memoryBytes;
+    public final ProcessMemory memory;
 
     /**
      * @param about phone, Android, app, model and runtime versions, in the order to be shown.
-     * @param memoryBytes the most memory that the app's process held.
+     * @param memory of the app's process, after the runs.
      */
-    public BenchmarkReport(List<Benchmark.Row> rows, Map<String, String> about, long memoryBytes) {
+    public BenchmarkReport(List<Benchmark.Row> rows, Map<String, String> about, ProcessMemory memory) {
         this.rows = new ArrayList<Benchmark.Row>(rows);
         this.about = new LinkedHashMap<String, String>(about);
-        this.memoryBytes = memoryBytes;
+        this.memory = memory;
     }
 
     /** Lines for a message or an issue: a Markdown table. */
@@ -28,7 +28,8 @@ public final class BenchmarkReport {
         for (Map.Entry<String, String> line : about.entrySet()) {
             text.append(line.getKey()).append(": ").append(line.getValue()).append('\n');
         }
-        text.append("memory at most: ").append(Sizes.text(memoryBytes)).append("\n\n");
+        text.append("memory at most: ").append(Sizes.text(memory.peakBytes));
+        text.append(" of ").append(Sizes.text(memory.availableBytes)).append("\n\n");
         text.append("| mode | prompt tokens | first token, s | tokens/s |\n|---|---|---|---|\n");
         for (Benchmark.Row row : rows) {
             text.append(String.format(
@@ -46,7 +47,8 @@ public final class BenchmarkReport {
         Map<String, Object> map = new LinkedHashMap<String, Object>();
         map.put("schema", 1L);
         map.put("about", new LinkedHashMap<String, Object>(about));
-        map.put("memory_bytes", memoryBytes);
+        map.put("memory_bytes", memory.peakBytes);
+        map.put("memory_available_bytes", memory.availableBytes);
         List<Object> list = new ArrayList<Object>();
         for (Benchmark.Row row : rows) {
             Map<String, Object> one = new LinkedHashMap<String, Object>();

@@ -21,7 +21,7 @@ public final class Chat {
     }
 
     private final Answerer answerer;
-    private final Transcript transcript;
+    private final History history;
     private final Dialogue.MediaOpener media;
     private final Executor worker;
     private final Watchers watchers = new Watchers();
@@ -37,9 +37,9 @@ public final class Chat {
     private String detail = "";
     private boolean isStopAsked;
 
-    public Chat(Answerer answerer, Transcript transcript, Settings settings, Dialogue.MediaOpener media, Executor worker) {
+    public Chat(Answerer answerer, History history, Settings settings, Dialogue.MediaOpener media, Executor worker) {
         this.answerer = answerer;
-        this.transcript = transcript;
+        this.history = history;
         this.settings = settings;
         this.media = media;
         this.worker = worker;
@@ -54,12 +54,12 @@ public final class Chat {
     }
 
     public List<Entry> entries() {
-        return transcript.entries();
+        return history.open().entries();
     }
 
     /** Whether the phone had no room to keep the chat. */
     public boolean isNotSaved() {
-        return transcript.saveError() != null;
+        return history.open().saveError() != null;
     }
 
     public synchronized ChatState state() {
@@ -195,29 +195,33 @@ public final class Chat {
 
     /** Ask. Ignored while the model is not ready, or when there is nothing to send. */
     public boolean send(String text) {
+        Transcript transcript;
         synchronized (this) {
             if (phase != Phase.READY || (text.trim().isEmpty() && attached.isEmpty())) {
                 return false;
             }
+            transcript = history.open();
             transcript.add(Entry.user(text.trim(), attached));
             attached.clear();
-            begin();
+            beginReading();
         }
-        ask();
+        ask(transcript);
         return true;
     }
 
     /** Ask the last question again: its answer failed, was cut short or did not please. */
     public boolean retry() {
+        Transcript transcript;
         synchronized (this) {
+            transcript = history.open();
             Entry last = transcript.last();
             if (phase != Phase.READY || last == null || last.isUser) {
                 return false;
             }
             transcript.removeLast();
-            begin();
+            beginReading();
         }
-        ask();
+        ask(transcript);
         return true;
     }
 
@@ -234,16 +238,39 @@ public final class Chat {
         watchers.tell();
     }
 
-    /** A new, empty chat. */
-    public boolean clear() {
+    /** Open a new, empty chat; the one that was open is kept. */
+    public boolean begin() {
         synchronized (this) {
             if (state().isAnswering()) {
                 return false;
             }
-            transcript.clear();
+            history.begin();
             attached.clear();
         }
-        transcript.save();
+        watchers.tell();
+        return true;
+    }
+
+    /** Open a kept chat; false while an answer is being given, or when the chat cannot be read. */
+    public boolean resume(String id) {
+        synchronized (this) {
+            if (state().isAnswering() || !history.open(id)) {
+                return false;
+            }
+            attached.clear();
+        }
+        watchers.tell();
+        return true;
+    }
+
+    /** Delete a kept chat and the files that it holds; false while an answer is being given. */
+    public boolean delete(String id, File mediaFolder) {
+        synchronized (this) {
+            if (state().isAnswering()) {
+                return false;
+            }
+            history.delete(id, mediaFolder);
+        }
         watchers.tell();
         return true;
     }
@@ -270,14 +297,14 @@ public final class Chat {
         return true;
     }
 
-    private void begin() {
+    private void beginReading() {
         isStopAsked = false;
         progress = 0;
         stage = null;
         phase = Phase.READING;
     }
 
-    private void ask() {
+    private void ask(final Transcript transcript) {
         // Saved before the answer begins, so that a killed app finds the question and where the answer was.
         transcript.add(Entry.answer("", Entry.Status.WRITING, ""));
         transcript.save();
@@ -285,7 +312,7 @@ public final class Chat {
         worker.execute(new Runnable() {
             @Override
             public void run() {
-                answerNow();
+                answerNow(transcript);
             }
         });
     }
@@ -343,7 +370,7 @@ public final class Chat {
         watchers.tell();
     }
 
-    private void answerNow() {
+    private void answerNow(Transcript transcript) {
         List<Entry> asked = transcript.entries();
         asked.remove(asked.size() - 1);
         Answering answering = new Answering(this, answerer, transcript);
@@ -366,6 +393,11 @@ public final class Chat {
                 progress = 0;
             }
         }
+        watchers.tell();
+    }
+
+    /** Something beside the chat changed that its screen shows. */
+    void tell() {
         watchers.tell();
     }
 
@@ -398,6 +430,6 @@ public final class Chat {
         }
         List<Attachment> all = new ArrayList<Attachment>(attached);
         all.add(attachment);
-        return manifest.modes().contains(Dialogue.mode(transcript.entries(), all));
+        return manifest.modes().contains(Dialogue.mode(history.open().entries(), all));
     }
 }

@@ -62,6 +62,16 @@ public final class ChatState {
         this.adapters = Collections.unmodifiableList(new ArrayList<String>(adapters));
     }
 
+    /** Whether a message can be sent now; without a model it cannot. */
+    public boolean canSend() {
+        return phase == Phase.READY;
+    }
+
+    /** Whether an answer can be stopped now. */
+    public boolean canStop() {
+        return isAnswering() && phase != Phase.STOPPING;
+    }
+
     /** The screen stays on, and nothing but stop can be pressed. */
     public boolean isBusy() {
         return phase == Phase.OPENING || isAnswering() || phase == Phase.MEASURING;

@@ -15,6 +15,15 @@ public final class MediaFolder {
 
     private MediaFolder() {}
 
+    /** Remove the files that these messages hold. */
+    static void remove(File folder, List<Entry> entries) {
+        for (Entry entry : entries) {
+            for (Attachment attachment : entry.attachments) {
+                new File(folder, new File(attachment.path).getName()).delete();
+            }
+        }
+    }
+
     /** Remove files that no message holds any more. */
     public static void sweep(File folder, List<Entry> entries) {
         Set<String> held = new HashSet<String>();

@@ -17,8 +17,10 @@ public final class Transcript {
     private final List<Entry> entries = new ArrayList<Entry>();
     /** Last failure of saving, else null. The chat continues: only a restart would lose it. */
     private IOException saveError;
+    private boolean isDamaged;
+    private boolean isDiscarded;
 
-    /** @param file where it is kept; a missing or unreadable file is an empty chat. */
+    /** @param file where it is kept; a missing or unreadable file is an empty chat, the latter {@link #isDamaged}. */
     public Transcript(File file) {
         this.file = file;
         try {
@@ -27,10 +29,20 @@ public final class Transcript {
                 entries.add(Entry.fromMap((Map<?, ?>) entry).afterRestart());
             }
         } catch (IOException error) {
-            entries.clear(); // the first start, or a file that was cut
+            damaged(); // a new chat, or a file that was cut
         } catch (RuntimeException error) {
-            entries.clear(); // JSON of another shape: nothing of it can be trusted
+            damaged(); // JSON of another shape: nothing of it can be trusted
         }
+    }
+
+    private void damaged() {
+        entries.clear();
+        isDamaged = file.exists();
+    }
+
+    /** Whether there is a file, and it cannot be read. */
+    public boolean isDamaged() {
+        return isDamaged;
     }
 
     public synchronized List<Entry> entries() {
@@ -53,8 +65,10 @@ public final class Transcript {
         entries.remove(entries.size() - 1);
     }
 
-    public synchronized void clear() {
-        entries.clear();
+    /** Delete the file; nothing is saved from now on. */
+    synchronized void discard() {
+        isDiscarded = true;
+        file.delete();
     }
 
     public synchronized IOException saveError() {
@@ -62,6 +76,9 @@ public final class Transcript {
     }
 
     public synchronized void save() {
+        if (isDiscarded) {
+            return;
+        }
         Map<String, Object> map = new LinkedHashMap<String, Object>();
         List<Object> list = new ArrayList<Object>();
         for (Entry entry : entries) {

@@ -15,6 +15,9 @@ public enum Trouble {
     UNREADABLE,
     PHOTO_TOO_LARGE,
     RECORDING_FAILED,
+    SOUND_TOO_LONG,
+    SOUND_UNSUPPORTED,
+    PICTURE_UNSUPPORTED,
     INTERNAL;
 
     /** Kind of an exception. */
@@ -25,6 +28,12 @@ public enum Trouble {
             }
             if (cause instanceof OutOfStorage || isFullDisk(cause)) {
                 return STORAGE_FULL;
+            }
+            if (cause instanceof SoundImport.TooLong) {
+                return SOUND_TOO_LONG;
+            }
+            if (cause instanceof PhotoTooLarge) {
+                return PHOTO_TOO_LARGE;
             }
         }
         if (error instanceof PalmtopException) {
@@ -47,7 +56,11 @@ public enum Trouble {
     /** The sentence below the words: the exception's own. */
     public static String detail(Throwable error) {
         String message = error.getMessage();
-        return error instanceof PalmtopException || error instanceof OutOfStorage
+        boolean isOurs = error instanceof PalmtopException
+                || error instanceof OutOfStorage
+                || error instanceof PhotoTooLarge
+                || error instanceof SoundImport.TooLong;
+        return isOurs
                 ? message
                 : error.getClass().getSimpleName() + (message == null ? "" : ": " + message);
     }
@@ -58,6 +71,15 @@ public enum Trouble {
                 ? error.getMessage()
                 : null;
         return message != null && (message.contains("ENOSPC") || message.contains("No space left"));
+    }
+
+    /** More pixels than the app decodes. */
+    public static final class PhotoTooLarge extends IOException {
+        private static final long serialVersionUID = 1L;
+
+        public PhotoTooLarge(int width, int height) {
+            super(width + " × " + height);
+        }
     }
 
     /** Not enough room before anything was written. */
