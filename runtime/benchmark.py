@@ -1,7 +1,8 @@
 """Benchmark of a bundle on this machine: speed and memory of the same questions, several times, cold and warm.
 
 Cold: a session that has just been loaded, encoders included. Warm: the same session again with an empty KV cache and
-    new content. Questions are random noise, so that no cache holds any of them.
+    new content. Questions are random noise, so that no cache holds any of them. Decoding is measured behind them over a
+    fixed number of tokens, greedy and sampled, and compared with the speed at which the machine reads memory.
 """
 
 from __future__ import annotations
@@ -16,9 +17,13 @@ from typing import Any
 import numpy as np
 
 from palmtop.errors import InputError
+from palmtop.runtime.chat.conversation import Conversation
 from palmtop.runtime.chat.reply import Usage
+from palmtop.runtime.decoding.generate import TokenStream
 from palmtop.runtime.decoding.generation_options import GenerationOptions
+from palmtop.runtime.memory.bandwidth import decode_bytes, read_bandwidth
 from palmtop.runtime.memory.machine import peak_rss_bytes, rss_bytes
+from palmtop.runtime.memory.processors import OtherWork, usable_cores
 
 from .session import Session, load_session
 from .session_options import SessionOptions
@@ -58,7 +63,9 @@ class Measurement:
         encode_s: seconds to decode and encode media.
         ttft_s: seconds to the first token, without ``load_s``.
         prefill_tokens_per_s: prompt tokens divided by the time to the first token without encoding.
-        decode_tokens_per_s: tokens per second after the first token.
+        decode_tokens_per_s: tokens per second after the first token, greedy.
+        sampled_tokens_per_s: the same, sampled from the whole vocabulary at temperature 1.
+        decode_bytes: bytes that a decode step reads: weights and KV cache.
     """
 
     mode: str
@@ -70,6 +77,8 @@ class Measurement:
     ttft_s: Spread
     prefill_tokens_per_s: Spread
     decode_tokens_per_s: Spread
+    sampled_tokens_per_s: Spread
+    decode_bytes: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +90,8 @@ class BenchmarkResult:
         context: tokens of the sessions' context.
         rss_bytes: resident memory with the last session open; None where the system does not report it.
         peak_rss_bytes: highest resident memory of the process; None where the system does not report it.
+        read_bytes_per_s: bytes per second that the machine reads from memory, measured between the questions.
+        other_work: share of all processors' time that other processes took, 0 to 1; None where it is not reported.
         measurements: measurements by mode, cold before warm.
     """
 
@@ -88,7 +99,13 @@ class BenchmarkResult:
     context: int
     rss_bytes: int | None
     peak_rss_bytes: int | None
+    read_bytes_per_s: float
+    other_work: float | None
     measurements: tuple[Measurement, ...]
+
+    def roof_share(self, measured: Measurement) -> float:
+        """Return the part of the memory bandwidth that greedy decoding used: 1 is the limit."""
+        return measured.decode_bytes * measured.decode_tokens_per_s.median / self.read_bytes_per_s
 
     def to_dict(self) -> dict[str, Any]:
         """Return the result as plain JSON types."""
@@ -113,7 +130,7 @@ def benchmark(
         loading: options for loading it.
         modes: modes of the questions; empty for those the bundle serves.
         prompt_tokens: approximate tokens of text in each question; fewer where the context is short.
-        answer_tokens: tokens of each answer; fixed, because answers to random text seldom end by themselves.
+        answer_tokens: tokens of each answer; end tokens do not end it.
         repeat: number of cold and of warm runs of each mode.
         seed: seed of the questions.
         progress: called after every answer with done and total.
@@ -123,7 +140,8 @@ def benchmark(
         BundleError: the bundle cannot be used.
     """
     random = np.random.default_rng(seed)
-    options = GenerationOptions(max_tokens=answer_tokens, temperature=1.0, seed=seed)
+    threads = loading.threads or usable_cores()
+    others, speeds = OtherWork(), []
     measurements = []
     done = 0
     with load_session(bundle, loading) as session:  # read the files once: a cold disk would be another measurement
@@ -131,47 +149,72 @@ def benchmark(
         model, context = session.manifest.model, session.context
     total, resident = 2 * repeat * len(modes), None
     for mode in modes:
-        cold: list[tuple[float, Usage]] = []
-        warm: list[tuple[float, Usage]] = []
+        cold: list[_Run] = []
+        warm: list[_Run] = []
         for _ in range(repeat):
             started = perf_counter()
             with load_session(bundle, loading) as session:
                 load_s = perf_counter() - started
                 for runs in (cold, warm):
-                    usage = _ask(session, mode, prompt_tokens, options, random)
-                    runs.append((load_s, usage))
+                    runs.append(_ask(session, mode, prompt_tokens, answer_tokens, random, load_s))
                     done += 1
                     if progress is not None:
                         progress(done, total)
                 resident = rss_bytes()
+            speeds.append(read_bandwidth(threads))
         measurements += [_measurement(mode, False, cold), _measurement(mode, True, warm)]
     return BenchmarkResult(
         model=model,
         context=context,
         rss_bytes=resident,
         peak_rss_bytes=peak_rss_bytes(),
+        read_bytes_per_s=max(speeds),
+        other_work=others.share(),
         measurements=tuple(measurements),
     )
 
 
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """One question: its usage, and the speed of decoding behind it."""
+
+    load_s: float
+    usage: Usage
+    greedy: float
+    sampled: float
+    decode_bytes: int
+
+
 def _ask(
-    session: Session, mode: str, prompt_tokens: int, options: GenerationOptions, random: np.random.Generator
-) -> Usage:
+    session: Session, mode: str, prompt_tokens: int, answer_tokens: int, random: np.random.Generator, load_s: float
+) -> _Run:
     conversation = session.conversation()
     try:
         media = list(_media(mode, random))
         content: list[dict[str, Any]] = [*media, {"type": "text", "text": ""}]
-        room = (
-            session.context
-            - options.resolved().max_tokens
-            - session.count_tokens([{"role": "user", "content": content}])
-        )
+        room = session.context - 2 * answer_tokens - session.count_tokens([{"role": "user", "content": content}])
         if room < 1:
-            raise InputError(f"a question with {mode} and its answer do not fit into a context of {session.context}")
+            raise InputError(f"a question with {mode} and its answers do not fit into a context of {session.context}")
         content[-1]["text"] = _words(session, min(prompt_tokens, room), random)
-        return conversation.chat(content, options=options).result().usage
+        reply = conversation.chat(content, options=GenerationOptions(max_tokens=1)).result()
+        greedy, sampled = (_decode(session, conversation, answer_tokens, degrees) for degrees in (0.0, 1.0))
+        read = decode_bytes(session.manifest, reply.usage.prompt_tokens, tuple(reply.adapters))
+        return _Run(load_s, reply.usage, greedy, sampled, read)
     finally:
         conversation.close()
+
+
+def _decode(session: Session, conversation: Conversation, tokens: int, temperature: float) -> float:
+    """Return the tokens per second after the first of an answer of fixed length, which no end token ends."""
+    stream = TokenStream(
+        conversation._track,
+        GenerationOptions(max_tokens=tokens, temperature=temperature, seed=0),
+        eos_ids=(),
+        never=session.manifest.decoder.sampled_never,
+        cancelled=lambda: False,
+    )
+    times = [perf_counter() for _ in stream]
+    return (len(times) - 1) / max(times[-1] - times[0], 1e-9)
 
 
 def _media(mode: str, random: np.random.Generator) -> Iterator[dict[str, Any]]:
@@ -197,21 +240,23 @@ def _words(session: Session, tokens: int, random: np.random.Generator) -> str:
     return " ".join(words)
 
 
-def _measurement(mode: str, warm: bool, runs: list[tuple[float, Usage]]) -> Measurement:
-    usages = [usage for _, usage in runs]
+def _measurement(mode: str, warm: bool, runs: list[_Run]) -> Measurement:
+    usages = [run.usage for run in runs]
     read = [max(u.ttft_s - u.encode_s, 1e-9) for u in usages]
     return Measurement(
         mode=mode,
         warm=warm,
         prompt_tokens=round(median(u.prompt_tokens for u in usages)),
         media_rows=round(median(u.media_rows for u in usages)),
-        load_s=None if warm else _spread([load_s for load_s, _ in runs]),
+        load_s=None if warm else _spread([run.load_s for run in runs]),
         encode_s=_spread([u.encode_s for u in usages]),
         ttft_s=_spread([u.ttft_s for u in usages]),
         prefill_tokens_per_s=_spread(
             [(u.prompt_tokens - u.cached_tokens) / s for u, s in zip(usages, read, strict=True)]
         ),
-        decode_tokens_per_s=_spread([u.tokens_per_s for u in usages if u.tokens_per_s] or [0.0]),
+        decode_tokens_per_s=_spread([run.greedy for run in runs]),
+        sampled_tokens_per_s=_spread([run.sampled for run in runs]),
+        decode_bytes=round(median(run.decode_bytes for run in runs)),
     )
 
 

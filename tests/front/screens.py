@@ -18,6 +18,7 @@ import termios
 from pathlib import Path
 
 from palmtop.export.convert import export_model
+from palmtop.runtime.commands.bench import BUSY_NOTE
 from palmtop.runtime.reference import checkpoint_path, samples_path
 
 GOLDEN = Path(__file__).parent / "screens"
@@ -98,6 +99,7 @@ def shown(received: str, bundle: Path) -> str:
     written = re.sub(r"(?m)^.*\x1b\[2K", "", received.replace("\r\n", "\n"))
     kept = [line.rpartition("\r")[2].rstrip() for line in ESCAPES.sub("", written).split("\n")]
     kept = [line for line in kept if "\u2501" not in line]  # a bar that was removed
+    kept = [line for line in kept if not line.startswith(BUSY_NOTE)]  # as this machine happens to be
     text = "\n".join(kept).strip().replace(str(bundle.parent.parent), "FOLDER")
     text = re.sub(r"\d+(?:[.,]\d+)*", "N", text)
     text = re.sub(r" +(?=N)", " ", text)  # columns of numbers have the width of their numbers

@@ -1,0 +1,1 @@
+"""palmtop against other runtimes on one machine, in one run: ``python -m benchmarks.peers``."""
