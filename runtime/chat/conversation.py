@@ -385,4 +385,6 @@ class Conversation:
         if guide is not None and question.opens_thinking:
             yield from pieces  # the grammar leaves no room for thinking, though the template has opened it
             return
-        yield from separate_thinking(pieces, self._text.spec.thinking, is_open=question.opens_thinking)
+        yield from separate_thinking(
+            pieces, self._text.spec.thinking, is_open=question.opens_thinking, answer_marks=self._text.answer_marks
+        )

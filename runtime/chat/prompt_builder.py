@@ -108,7 +108,7 @@ class PromptBuilder:
         room = min(options.resolved().max_tokens, self._context // 4) if trim else 0
         left, trimmed = list(messages), 0
         while True:
-            question = self._read(left, adapters, tools, trimmed, cancelled, as_new=as_new)
+            question = self._read(left, adapters, tools, trimmed, cancelled, options.thinking, as_new=as_new)
             length = len(question.passage.ids)
             if length <= self._context - room:
                 break
@@ -137,10 +137,11 @@ class PromptBuilder:
         tools: Sequence[Mapping[str, Any]] | None,
         trimmed: int,
         cancelled: Cancelled,
+        thinking: bool | None = None,
         *,
         as_new: bool = False,
     ) -> PreparedPrompt:
-        prompt = self._text.prompt(messages, tools=tools)
+        prompt = self._text.prompt(messages, tools=tools, thinking=thinking)
         kinds = {place.item.kind for place in prompt.media}
         mode = mode_of(has_image="image" in kinds, has_audio="audio" in kinds)
         choice = choose(self._manifest, mode, adapters)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from palmtop.errors import InputError
@@ -89,7 +90,7 @@ def find_tool_calls(text: str, ids: Sequence[int], processor: TextProcessor) -> 
         processor: processor configuration of the bundle.
     """
     form = processor.tool_format
-    read = python_calls if form.is_python else parse_calls
+    read = python_calls if form.is_python else partial(named_calls, form=form) if form.before_arguments else parse_calls
     found = [call for body in _bodies(text, ids, processor) for call in read(body)]
     if form.is_bare:
         return tuple(_bare_calls(text, form))
@@ -144,6 +145,18 @@ def python_calls(body: str) -> Iterator[ToolCall]:
         yield ToolCall(name=call.func.id, arguments=arguments)
 
 
+def named_calls(body: str, form: ToolFormat) -> Iterator[ToolCall]:
+    """Parse one call whose name stands apart from its arguments; nothing where either is missing."""
+    opening, _, arguments = body.partition(form.before_arguments)
+    _, mark, name = opening.partition(form.before_name)
+    try:
+        found, _ = json.JSONDecoder().raw_decode(arguments.strip())
+    except (ValueError, RecursionError):
+        return
+    if mark and name.strip() and isinstance(found, dict):
+        yield ToolCall(name=name.strip(), arguments=found)
+
+
 def _bare_calls(text: str, form: ToolFormat) -> Iterator[ToolCall]:
     """Calls that are the whole answer: an object of a name and arguments alone, or such objects behind each other."""
     body = text.strip()
@@ -168,7 +181,8 @@ def _bodies(text: str, ids: Sequence[int], processor: TextProcessor) -> Iterator
         rest = list(ids)
         while start in rest:
             rest = rest[rest.index(start) + 1 :]
-            yield processor.decode(rest[: rest.index(end)] if end in rest else rest)
+            inner = rest[: rest.index(end)] if end in rest else rest
+            yield processor.decode(inner, keep_special=bool(form.before_arguments))
         return
     for part in text.split(form.start)[1:]:
         yield part.partition(form.end)[0] if form.end else part

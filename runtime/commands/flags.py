@@ -101,6 +101,11 @@ def generation_flags(command: Command) -> Command:
         help="Use prompt lookup wherever possible, or never (default: where it is measured to be faster).",
     )
     @click.option(
+        "--thinking/--no-thinking",
+        default=None,
+        help="Switch a model's thinking, where its chat template has a switch (default: the template's).",
+    )
+    @click.option(
         "--schema",
         type=click.Path(path_type=Path),
         help="Answer in JSON that this JSON schema allows, with little white space.",
@@ -121,6 +126,7 @@ def generation_flags(command: Command) -> Command:
         timeout_s: float | None,
         on_overflow: OverflowRule,
         speculate: bool | None,
+        thinking: bool | None,
         schema: Path | None,
         regex: str | None,
         lark: Path | None,
@@ -138,6 +144,7 @@ def generation_flags(command: Command) -> Command:
             timeout_s=timeout_s,
             on_overflow=on_overflow,
             speculate=speculate,
+            thinking=thinking,
             grammar=_grammar(schema, regex, lark),
         )
         return command(*args, options=options, **others)

@@ -39,6 +39,8 @@ class GenerationOptions:
             the last question are kept.
         speculate: use prompt lookup (``prompt_lookup``), which changes no token: None uses it where the bundle was
             exported for it and as far as it is measured to be faster, True wherever a draft is found, False never.
+        thinking: whether a model with a switch for it thinks before the answer: given to the chat template as
+            ``enable_thinking`` (Qwen3, MiniCPM4.1) and ``thinking`` (Granite 3.3); None leaves it to the template.
         top_logprobs: number of most probable tokens (0 to 20) to report for each token of the answer, beside its own
             log-probability; None reports none.
 
@@ -58,6 +60,7 @@ class GenerationOptions:
     timeout_s: float | None = None
     on_overflow: OverflowRule = "refuse"
     speculate: bool | None = None
+    thinking: bool | None = None
     top_logprobs: int | None = None
 
     def __post_init__(self) -> None:
@@ -75,8 +78,9 @@ class GenerationOptions:
             raise wrong("top_logprobs", self.top_logprobs, f"0 to {MAX_TOP_LOGPROBS}")
         check_number("timeout_s", self.timeout_s, "above 0", optional=True)
         check_choice("on_overflow", self.on_overflow, ("refuse", "trim"))
-        if self.speculate is not None and not isinstance(self.speculate, bool):
-            raise wrong("speculate", self.speculate, "True, False or None")
+        for name in ("speculate", "thinking"):
+            if not isinstance(getattr(self, name), (bool, type(None))):
+                raise wrong(name, getattr(self, name), "True, False or None")
         if self.grammar is not None and not isinstance(self.grammar, Grammar):
             raise wrong("grammar", self.grammar, "a Grammar")
         if not isinstance(self.stop, (tuple, list)) or not all(isinstance(s, str) and s for s in self.stop):

@@ -12,7 +12,7 @@ from datetime import datetime
 from functools import cached_property
 from typing import Any, NoReturn
 
-from jinja2 import TemplateError, TemplateSyntaxError, nodes
+from jinja2 import TemplateError, TemplateSyntaxError, meta, nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 
@@ -21,6 +21,7 @@ from palmtop.errors import BundleError, InputError
 from .template_sandbox import MAX_SIZE, LimitedEnvironment
 
 _PROBE = "palmtop probe"
+THINKING_SWITCHES = ("enable_thinking", "thinking")  # Qwen3, MiniCPM4.1, SmolLM3; Granite 3.3, DeepSeek-V3.1
 
 
 class _Generation(Extension):
@@ -66,6 +67,7 @@ class ChatTemplate:
         tools: Sequence[Mapping[str, Any]] | None = None,
         add_generation_prompt: bool = True,
         special_tokens: Mapping[str, str] | None = None,
+        thinking: bool | None = None,
     ) -> str:
         """Return the prompt as text.
 
@@ -74,10 +76,14 @@ class ChatTemplate:
             tools: JSON schemas of functions.
             add_generation_prompt: whether to end with the opening of an answer.
             special_tokens: texts by name for the template, such as ``eos_token``.
+            thinking: value of the template's switch for thinking; None leaves it undefined.
 
         Raises:
-            InputError: the template refuses the conversation.
+            InputError: the template refuses the conversation, or has no such switch.
         """
+        if thinking is not None and not self._switches:
+            names = " or ".join(THINKING_SWITCHES)
+            raise InputError(f"thinking: found {thinking}, but this bundle's chat template does not read {names}")
         self._environment.begin()
         values = {
             **(special_tokens or {}),
@@ -85,6 +91,7 @@ class ChatTemplate:
             "tools": tools,
             "documents": None,
             "add_generation_prompt": add_generation_prompt,
+            **({} if thinking is None else dict.fromkeys(self._switches, thinking)),
         }
         written: list[str] = []
         length = 0
@@ -101,6 +108,12 @@ class ChatTemplate:
         except (AttributeError, AssertionError) as error:  # exceptions that jinja2 does not expect of a template
             raise InputError(f"chat_template.jinja: the template fails: {error!s:.300}") from error
         return "".join(written)
+
+    @cached_property
+    def _switches(self) -> list[str]:
+        """Variables by which the template switches thinking."""
+        read = meta.find_undeclared_variables(self._environment.parse(self._source))
+        return [name for name in THINKING_SWITCHES if name in read]
 
     @cached_property
     def literal_text(self) -> str:

@@ -30,6 +30,9 @@ from .tool_formats import ToolFormat, format_of, shown_tools
 
 logger = logging.getLogger(__name__)
 
+ANSWER_MARKS = ("<response>", "</response>")
+"""Marks around an answer that Granite 3.3 writes when it thinks, told by its chat template."""
+
 __all__ = ["ChatTemplate", "MediaItem", "MediaPlace", "Prompt", "TextProcessor", "Utf8Pieces", "expand_media"]
 
 
@@ -68,6 +71,7 @@ class TextProcessor:
         self._media_ids = frozenset({image_token_id, audio_token_id} - {None})
         other = self._tokens.other_control(self._template.literal_text)
         self._warned: set[str] = set()
+        self._starts_thinking: dict[bool | None, bool] = {}
         self._guard = SpecialTokenGuard(self._tokens.special, other, self._placeholders)
 
     def prompt(
@@ -76,6 +80,7 @@ class TextProcessor:
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
         add_generation_prompt: bool = True,
+        thinking: bool | None = None,
     ) -> Prompt:
         """Render and tokenise a conversation; the media of a message come before its text.
 
@@ -86,6 +91,7 @@ class TextProcessor:
             messages: messages of the OpenAI or Hugging Face form.
             tools: JSON schemas of functions, for templates that take them.
             add_generation_prompt: whether to end with the opening of an answer, or with the last message's text.
+            thinking: value of the template's switch for thinking; None leaves it to the template.
 
         Raises:
             InputError: a message of an unknown shape, media that the model does not take, or a template that
@@ -106,10 +112,12 @@ class TextProcessor:
             tools=plain(shown_tools(tools or (), self.tool_format) or None, lambda text: self._guard.mark(text, marks)),
             add_generation_prompt=add_generation_prompt and not continues,
             special_tokens=self._special_tokens(),
+            thinking=thinking,
         )
         if continues:
             rendered = _until(rendered, end)
-        opens = self._opens_thinking(rendered) if continues else add_generation_prompt and self.starts_thinking
+        starts = add_generation_prompt and self.starts_thinking(thinking)
+        opens = self._opens_thinking(rendered) if continues else starts
         segments, places = self._guard.split(rendered, marks)
         ids = self._tokens.encode_segments(segments)
         if self.spec.adds_bos and self.spec.bos_id is not None and ids[:1] != [self.spec.bos_id]:
@@ -135,9 +143,9 @@ class TextProcessor:
         """Return the id of a token by its text; None if there is none."""
         return self._tokens.tokenizer.token_to_id(token)
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """Return the text of ids, without special tokens."""
-        return self._tokens.tokenizer.decode(list(ids), skip_special_tokens=True)
+    def decode(self, ids: Sequence[int], *, keep_special: bool = False) -> str:
+        """Return the text of ids, without special tokens unless they are to be kept."""
+        return self._tokens.tokenizer.decode(list(ids), skip_special_tokens=not keep_special)
 
     def token_text(self, token_id: int) -> str:
         """Text of one token alone, special tokens included."""
@@ -147,13 +155,26 @@ class TextProcessor:
         """Return a new incremental detokeniser."""
         return Utf8Pieces(self._tokens.tokenizer, self.spec.thinking or ())
 
-    @cached_property
-    def starts_thinking(self) -> bool:
-        """Whether the template itself opens the thinking, so that an answer begins inside it."""
+    def starts_thinking(self, thinking: bool | None = None) -> bool:
+        """Return whether the template itself opens the thinking, so that an answer begins inside it.
+
+        Args:
+            thinking: value of the template's switch for thinking.
+        """
         if self.spec.thinking is None:
             return False
-        rendered = self._template.render([{"role": "user", "content": "?"}], special_tokens=self._special_tokens())
-        return rendered.rstrip().endswith(self.spec.thinking[0])
+        if thinking not in self._starts_thinking:
+            rendered = self._template.render(
+                [{"role": "user", "content": "?"}], special_tokens=self._special_tokens(), thinking=thinking
+            )
+            self._starts_thinking[thinking] = rendered.rstrip().endswith(self.spec.thinking[0])
+        return self._starts_thinking[thinking]
+
+    @cached_property
+    def answer_marks(self) -> tuple[str, str] | None:
+        """Texts in which the template asks for the answer behind the thinking; None for a plain answer."""
+        written = self._template.literal_text
+        return ANSWER_MARKS if self.spec.thinking and all(mark in written for mark in ANSWER_MARKS) else None
 
     def _opens_thinking(self, rendered: str) -> bool:
         """Return whether a text ends inside thinking."""

@@ -28,6 +28,13 @@ def written_calls(calls: object, where: str, mark: Callable[[str], str], form: T
     if isinstance(calls, (str, Mapping)) or not isinstance(calls, Sequence):
         raise InputError(f"{where}.tool_calls: found {kind_of(calls)}, expected a list of calls")
     read = [_call(call, f"{where}.tool_calls[{i}]", form) for i, call in enumerate(calls)]
+    if form.before_arguments:
+        given = [(name, json.dumps(arguments, ensure_ascii=False)) for name, arguments in read]
+        inner = [
+            f"{form.before_name}{mark(name)}{form.before_arguments}{mark(text)}{form.behind_arguments}"
+            for name, text in given
+        ]
+        return form.group[0] + "\n".join(f"{form.start}{each}{form.end}" for each in inner) + form.group[1]
     if form.is_python:
         lines = "\n".join(f"{name}({', '.join(f'{k}={v!r}' for k, v in given.items())})" for name, given in read)
         bodies = [f"```python\n{lines}\n```"]

@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 from tokenizers import processors
 
+from palmtop.errors import InputError
 from palmtop.export.arch import read_model
 from palmtop.export.checkpoint.opening import open_checkpoint
 from palmtop.export.recipe import Recipe
+from palmtop.runtime.bundle.processor_config import TextSpec
 from palmtop.runtime.processor.text import TextProcessor
 from tests.export.test_journey import family_of
 from tests.export.test_phi3 import edit_config
@@ -212,3 +214,49 @@ def test_an_answer_begins_and_ends_as_the_files_say(name: str, tmp_path: Path) -
     prompt = text.prompt([{"role": "user", "content": "hi"}])
     assert words.decode(prompt.ids.tolist(), skip_special_tokens=False) == chat.prompt
     assert prompt.opens_thinking == chat.thinks
+
+
+SWITCHED = {  # the end of a template: the variable it reads, and what it writes for True, False and without a value
+    "Qwen3": (
+        "{% if enable_thinking is defined and enable_thinking is false %}{{ '<think>\n\n</think>\n\n' }}{% endif %}",
+        {True: "", False: "<think>\n\n</think>\n\n", None: ""},
+        False,
+    ),
+    "MiniCPM4.1": (
+        "{% if enable_thinking is defined and enable_thinking %}{{ '<think>\n' }}{% endif %}",
+        {True: "<think>\n", False: "", None: ""},
+        True,
+    ),
+    "Granite 3.3": (
+        "{% if thinking %}{{ 'Write between <think></think>, then between <response></response>.' }}{% endif %}",
+        {True: "Write between <think></think>, then between <response></response>.", False: "", None: ""},
+        False,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SWITCHED)
+def test_thinking_is_switched_by_the_templates_variable(name: str, tmp_path: Path) -> None:
+    end, written, opens = SWITCHED[name]
+    words = build_tokenizer()
+    words.add_special_tokens(["<|im_start|>", "<|im_end|>"])
+    words.save(str(tmp_path / "tokenizer.json"))
+    spec = TextSpec(
+        bos_id=None,
+        eos_ids=(0,),
+        end_of_turn_id=None,
+        pad_id=0,
+        adds_bos=False,
+        image_placeholder="",
+        audio_placeholder="",
+        thinking=("<think>", "</think>"),
+    )
+    text = TextProcessor(tmp_path / "tokenizer.json", CHATML + end, spec)
+    assert text.answer_marks == (("<response>", "</response>") if name == "Granite 3.3" else None)
+    for value, expected in written.items():
+        prompt = text.prompt([{"role": "user", "content": "hi"}], thinking=value)
+        assert words.decode(prompt.ids.tolist(), skip_special_tokens=False) == HI + expected
+        assert prompt.opens_thinking == (opens and value is True)
+    plain = TextProcessor(tmp_path / "tokenizer.json", CHATML, spec)
+    with pytest.raises(InputError, match="chat template does not read enable_thinking or thinking"):
+        plain.prompt([{"role": "user", "content": "hi"}], thinking=False)

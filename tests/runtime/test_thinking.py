@@ -79,6 +79,29 @@ def test_however_the_text_is_cut_its_parts_are_the_same(text: str) -> None:
         assert sorted_text([text[:first], text[first:second], text[second:]]) == CASES[text]
 
 
+RESPONSES = {
+    "<think>a</think><response>b c</response>": ("a", "b c"),
+    "<think>a</think>\n\n<response>\nb\n</response>\n": ("a", "b"),
+    "<response>b</response>": ("", "b"),
+    "<think>a</think>b <response> c": ("a", "b <response> c"),
+    "<think>a</think><response>cut </res": ("a", "cut </res"),
+    "<think>a</think><resp": ("a", "<resp"),
+    "<think>a</think><response>b</response> c": ("a", "b c"),
+    "no mark": ("", "no mark"),
+}
+
+
+@pytest.mark.parametrize("text", RESPONSES)
+def test_marks_around_the_answer_are_left_out_however_the_text_is_cut(text: str) -> None:
+    """As Granite 3.3 writes them."""
+    for first, second in itertools.combinations(range(len(text) + 1), 2):
+        thinking = Thinking(MARKS, answer_marks=("<response>", "</response>"))
+        parts = [text[:first], text[first:second], text[second:]]
+        found = [pair for part in parts for pair in thinking.feed(part)] + thinking.rest()
+        thought, answer = ("".join(t for k, t in found if k == kind) for kind in ("thinking", "answer"))
+        assert (thought, answer) == RESPONSES[text]
+
+
 def test_an_answer_may_begin_inside_the_thinking() -> None:
     assert sorted_text(list("a </think> b"), is_open=True) == ("a", "b")
 

@@ -37,6 +37,7 @@ TEMPLATES = {
     "granite3": SHOWN + "{% if tools %}{{ 'available_tools respond only with <|tool_call|>' }}{% endif %}" + CHATML,
     "granite3.1": SHOWN + "{% if tools %}{{ 'available_tools respond with <tool_call>' }}{% endif %}" + CHATML,
     "llama3": SHOWN + '{% if tools %}{{ \'ipython {"name": .., "parameters": ..}\' }}{% endif %}' + CHATML,
+    "deepseek": SHOWN + "{% if tools %}{{ '<｜tool▁call▁begin｜>function<｜tool▁sep｜>' }}{% endif %}" + CHATML,  # noqa: RUF001
     "minicpm3": SHOWN + "{% if tools %}{{ '<|tool_call_start|> <|tool_call_end|>' }}{% endif %}" + CHATML,
 }
 TOOL = {
@@ -45,6 +46,12 @@ TOOL = {
     "parameters": {"type": "object", "properties": {"a": {"type": "integer"}}},
 }
 ONE, TWO = ToolCall(name="add", arguments={"a": 1}), ToolCall(name="add", arguments={"a": 2})
+
+
+def deepseek_call(number: int) -> str:
+    return f'<｜tool▁call▁begin｜>function<｜tool▁sep｜>add\n```json\n{{"a": {number}}}\n```<｜tool▁call▁end｜>'  # noqa: RUF001
+
+
 ANSWERS: dict[str, list[tuple[str, tuple[ToolCall, ...]]]] = {
     "phi4": [
         ('<|tool_call|>[{"name": "add", "arguments": {"a": 1}}]<|/tool_call|>', (ONE,)),
@@ -71,6 +78,13 @@ ANSWERS: dict[str, list[tuple[str, tuple[ToolCall, ...]]]] = {
         ('The call is {"name": "add", "parameters": {"a": 1}}', ()),
         ('{"name": "Ada", "born": 1815}', ()),
         ('{"name": "Ada", "parameters": {"a": 1}, "born": 1815}', ()),
+    ],
+    "deepseek": [
+        (f"<｜tool▁calls▁begin｜>{deepseek_call(1)}<｜tool▁calls▁end｜>", (ONE,)),  # noqa: RUF001
+        (f"<｜tool▁calls▁begin｜>{deepseek_call(1)}\n{deepseek_call(2)}<｜tool▁calls▁end｜>", (ONE, TWO)),  # noqa: RUF001
+        (deepseek_call(1), (ONE,)),
+        ("<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>add\n```json\n{", ()),  # noqa: RUF001
+        ("<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>add\n```json\n{}\n```<｜tool▁call▁end｜>", ()),  # noqa: RUF001
     ],
     "minicpm3": [
         ("<|tool_call_start|>\n```python\nadd(a=1)\nadd(a=2)\n```\n<|tool_call_end|>", (ONE, TWO)),
@@ -108,13 +122,13 @@ def test_calls_are_read(name: str, answer: str, calls: tuple[ToolCall, ...], mak
     assert find_tool_calls(answer, [], text) == calls
 
 
-@pytest.mark.parametrize("name", ["phi4", "hermes", "granite3", "minicpm3"])
+@pytest.mark.parametrize("name", ["phi4", "hermes", "granite3", "minicpm3", "deepseek"])
 @pytest.mark.parametrize("are_special", [True, False])
 def test_marks_may_be_tokens(name: str, are_special: bool, make: Any) -> None:
     """Special ones leave no text; others, as Qwen's, do."""
     answer, calls = ANSWERS[name][0]
     form = format_of(TEMPLATES[name])
-    marks = tuple(mark for mark in (form.start, form.end) if mark)
+    marks = form.marks
     text = make(TEMPLATES[name], *marks) if are_special else make(TEMPLATES[name], plain=marks)
     ids = text._tokens.tokenizer.encode(answer, add_special_tokens=False).ids
     assert (form.start in text.decode(ids)) is not are_special
@@ -162,6 +176,7 @@ GRAMMARS = {
     "granite3": ('start: "<|tool_call|>"  "[" call (", " call){0,1} "]"', '"arguments"'),
     "granite3.1": ('start: "<tool_call>"  "[" call (", " call){0,1} "]"', '"arguments"'),
     "llama3": ("start: marked \nmarked:   call  ", '"parameters"'),
+    "deepseek": ('("\\n" marked){0,1} "<\\uff5ctool\\u2581calls\\u2581end\\uff5c>"\nmarked: "<', ""),
 }
 
 

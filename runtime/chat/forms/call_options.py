@@ -17,8 +17,9 @@ class ChatOptions(TypedDict, total=False):
     """Keywords of ``chat`` and ``answer``: the fields of ``GenerationOptions``, and other libraries' names for them.
 
     ``max_new_tokens`` and ``max_completion_tokens`` are ``max_tokens``, ``temp`` is ``temperature``, ``stop_strings``
-    is ``stop``, ``timeout`` is ``timeout_s``. ``logprobs=True`` reports each token's log-probability,
-    ``do_sample=False`` is ``temperature=0``, and ``response_format`` is OpenAI's, or a pydantic model.
+    is ``stop``, ``timeout`` is ``timeout_s``, ``enable_thinking`` is ``thinking``. ``logprobs=True`` reports each
+    token's log-probability, ``do_sample=False`` is ``temperature=0``, and ``response_format`` is OpenAI's, or a
+    pydantic model.
     """
 
     max_tokens: int | None
@@ -39,6 +40,8 @@ class ChatOptions(TypedDict, total=False):
     timeout: float | None
     on_overflow: OverflowRule
     speculate: bool | None
+    thinking: bool | None
+    enable_thinking: bool | None
     logprobs: bool | None
     top_logprobs: int | None
     do_sample: bool | None
@@ -51,6 +54,7 @@ OTHER_NAMES = {
     "temp": "temperature",
     "stop_strings": "stop",
     "timeout": "timeout_s",
+    "enable_thinking": "thinking",
 }
 _NAMES = {field.name for field in fields(GenerationOptions)}
 _HARMLESS: dict[str, tuple[Any, ...]] = {  # values that ask for what happens anyway

@@ -9,6 +9,7 @@ from typing import Any
 from palmtop.runtime.chat.routing import AdapterRequest
 from palmtop.runtime.decoding.generation_options import MAX_TOP_LOGPROBS, GenerationOptions
 from palmtop.runtime.decoding.grammar import Grammar
+from palmtop.runtime.processor.chat_template import THINKING_SWITCHES
 
 from .api_error import ApiError, refused
 from .json_fields import Fields
@@ -160,7 +161,25 @@ def read_options(
         stop=tuple(stops),
         grammar=grammar,
         timeout_s=timeout_s,
+        thinking=read_thinking(fields),
     )
+
+
+def read_thinking(fields: Fields) -> bool | None:
+    """Read ``chat_template_kwargs``: the template's switch for thinking, under either of its names.
+
+    Raises:
+        ApiError: the field has another shape, or other keys.
+    """
+    given = fields.nested("chat_template_kwargs")
+    if given is None:
+        return None
+    found = {name: given.any(name) for name in THINKING_SWITCHES}
+    given.done()
+    for name, value in found.items():
+        if value is not None and not isinstance(value, bool):
+            raise refused(f"chat_template_kwargs.{name}", value, "true or false")
+    return next((value for value in found.values() if value is not None), None)
 
 
 def read_form(fields: Fields | None) -> Grammar | None:

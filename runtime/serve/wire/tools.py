@@ -7,13 +7,14 @@ that tool's schema, each schema with a root of its own, so that its references w
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from palmtop.runtime.chat.stop_strings import StopStrings
 from palmtop.runtime.decoding.grammar import Grammar
-from palmtop.runtime.processor.tool_formats import PHI4, STARTS, ToolFormat
+from palmtop.runtime.processor.tool_formats import MARK, PHI4, STARTS, ToolFormat
 
 from .api_error import ApiError, refused
 from .json_fields import Fields, as_fields
@@ -51,8 +52,8 @@ class ToolUse:
         called = [tool for tool in self.tools if tool["name"] in self.forced]
         form = PHI4 if form.is_python else form  # any call can be told; only the JSON ones can be bounded by a schema
         has_marks = form is not PHI4 or {form.start, form.end} <= set(special)
-        gap = json.dumps(form.gap) if form.gap else ""
-        marks = [mark if mark in special else json.dumps(mark) if mark else "" for mark in (form.start, form.end)]
+        gap = literal(form.gap, ())
+        marks = [literal(mark, special) for mark in (form.start, form.end)]
         start, end = (f"{marks[0]} {gap}", f"{gap} {marks[1]}") if has_marks else ("", "")
         again = 0 if form.is_bare else self.most_calls - 1
         if form.is_list:
@@ -60,13 +61,30 @@ class ToolUse:
             whole = f'start: {start} "[" call {more} "]" {end}'
         else:
             more = f'("\\n" marked){{0,{again}}}' if again else ""
-            whole = f"start: marked {more}\nmarked: {start} call {end}"
+            first, last = (literal(mark, special) for mark in form.group)
+            marked = f"marked {more}"
+            whole = f"start: {f'{first} {marked} {last}' if first else marked}\nmarked: {start} call {end}"
         lines = [whole, f"call: {' | '.join(f'c{i}' for i in range(len(called)))}"]
         for number, tool in enumerate(called):
-            opening = f'{{"name": {json.dumps(tool["name"])}, {json.dumps(form.arguments)}: '
-            lines.append(f'c{number}: {json.dumps(opening)} a{number} "}}"')
+            if form.before_arguments:
+                before = f"{literal(form.before_name, special)} {json.dumps(tool['name'])}"
+                before, behind = f"{before} {literal(form.before_arguments, special)}", form.behind_arguments
+            else:
+                before = json.dumps(f'{{"name": {json.dumps(tool["name"])}, {json.dumps(form.arguments)}: ')
+                behind = "}"
+            lines.append(f"c{number}: {before} a{number} {literal(behind, special)}")
             lines.append(f"a{number}: %json {json.dumps(closed(tool['parameters']))}")
         return Grammar.lark("\n".join(lines))
+
+
+def literal(text: str, special: Collection[str]) -> str:
+    """Return a text in Lark's syntax; special tokens in it stand without quotes.
+
+    >>> literal("call<sep>.", {"<sep>"})
+    '"call" <sep> "."'
+    """
+    parts = [part for part in re.split(f"({MARK.pattern})", text) if part]
+    return " ".join(part if part in special else json.dumps(part) for part in parts)
 
 
 def read_tools(fields: Fields, *, is_flat: bool = False) -> ToolUse:
