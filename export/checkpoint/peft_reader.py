@@ -20,7 +20,11 @@ FUSED_TARGETS = ("self_attn.qkv_proj", "self_attn.o_proj", "mlp.gate_up_proj", "
 SPLIT_TARGETS = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "mlp.gate_proj", "mlp.up_proj")
 _TENSOR = re.compile(r"(.+)\.lora_([AB])(?:\.([^.]+))?\.weight")
 # Names of parts around the decoder in causal and multimodal models; the encoders have other names.
-_DECODER_MODULE = re.compile(r"(?:(?:model|language_model|text_model)\.)*(layers\.\d+\.(?:self_attn|mlp)\.\w+)")
+_DECODER_MODULE = re.compile(
+    r"(?:(?:model|language_model|text_model)\.)*(layers\.\d+)\.((?:self_attn|mlp|shared_mlp)\.\w+)"
+)
+# Names that a family has for a module that is the same as another family's: dense Granite 4.
+_SAME_AS = {"shared_mlp.input_linear": "mlp.gate_up_proj", "shared_mlp.output_linear": "mlp.down_proj"}
 
 
 def open_peft(path: Path) -> SafetensorsReader:
@@ -55,15 +59,16 @@ def read_adapter(folder: SafetensorsReader, name: str, *, targets: Collection[st
     if not pairs:
         raise CheckpointError(f"{folder.path}: has no LoRA tensors, expected {KEY_PREFIX}layers.N...lora_A.weight")
     config.warn_of_unused_patterns()
-    first, parts = next(iter(_parts(folder, targets).items()))
-    prefix = parts.names[-1].removesuffix(first)
+    prefix = next(iter(_parts(folder, targets).values())).prefix
     return Adapter(
         name=name,
         rank=max(pair.a.shape[0] for pair in pairs.values()),
         alpha=config.alpha,
         pair=pairs.get,
         targets=tuple(pairs),
-        is_named=lambda linear: config.names_target((f"{prefix}{linear}", linear, f"model.{linear}")),
+        is_named=lambda linear: any(
+            config.names_target((f"{prefix}{name}", name, f"model.{name}")) for name in _all_names(linear)
+        ),
     )
 
 
@@ -73,10 +78,12 @@ class _Parts:
 
     Attributes:
         names: names that PEFT may use for the module.
+        prefix: text before "layers." in the last of them.
         tensors: names in the file, by "A" and "B".
     """
 
     names: tuple[str, ...]
+    prefix: str
     tensors: dict[str, str]
 
 
@@ -111,18 +118,26 @@ def _parts(folder: SafetensorsReader, targets: Collection[str]) -> dict[str, _Pa
         match = _TENSOR.fullmatch(tensor)
         names = module_names(match[1]) if match is not None else ("",)
         target = _DECODER_MODULE.fullmatch(names[-1])
-        if match is None or target is None or target[1].split(".", 2)[2] not in targets:
+        module = "" if target is None else _SAME_AS.get(target[2], target[2])
+        if match is None or target is None or module not in targets:
             expected = f"{KEY_PREFIX}layers.N.(MODULE).lora_A.weight with a module of {', '.join(targets)}"
             raise CheckpointError(f"{folder.path}: tensor '{tensor}' there, expected {expected}")
         adapters.setdefault(match[3] or "default", tensor)
         if len(adapters) > 1:
             one, other = adapters.values()
             raise CheckpointError(f"{folder.path}: tensors '{one}' and '{other}' there, expected one adapter")
-        there = parts.setdefault(target[1], _Parts(names, {})).tensors
+        prefix = names[-1][: target.start(1)]
+        there = parts.setdefault(f"{target[1]}.{module}", _Parts(names, prefix, {})).tensors
         if match[2] in there:
             raise CheckpointError(f"{folder.path}: tensors '{there[match[2]]}' and '{tensor}' are of one module")
         there[match[2]] = tensor
     return parts
+
+
+def _all_names(linear: str) -> list[str]:
+    """Names of a linear of the decoder in any family."""
+    layer, _, module = linear.removeprefix("layers.").partition(".")
+    return [linear, *(f"layers.{layer}.{other}" for other, same in _SAME_AS.items() if same == module)]
 
 
 def _in_layer_order(target: str) -> tuple[int, str]:

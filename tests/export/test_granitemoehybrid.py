@@ -12,7 +12,7 @@ from palmtop.errors import CheckpointError
 from palmtop.export.arch import read_model
 from palmtop.export.checkpoint.opening import open_checkpoint
 from palmtop.export.recipe import Recipe
-from tests.export.families import SMALL, YARN, Family, ends, write_model
+from tests.export.families import LINEAR, LLAMA3, SMALL, YARN, Family, ends, write_model
 from tests.export.test_granite import MULTIPLIERS
 from tests.export.test_phi3 import edit_config
 
@@ -24,6 +24,11 @@ SHAPES: dict[str, dict[str, Any]] = {
     "odd widths": {"hidden_size": 42, "mamba_n_heads": 4, "num_attention_heads": 3, "num_key_value_heads": 1},
     "another width": {"shared_intermediate_size": 40, "num_key_value_heads": 4},
     "three layers": {"num_hidden_layers": 3, "rms_norm_eps": 1e-3, "vocab_size": 544, "rope_parameters": YARN},
+    "no multiplier": dict.fromkeys(MULTIPLIERS, 1.0),
+    "whole numbers": {"embedding_multiplier": 6, "logits_scaling": 16, "num_key_value_heads": 1, "vocab_size": 531},
+    "scaled positions": {"rope_parameters": LINEAR, "tie_word_embeddings": True, "attention_bias": True},
+    "Llama's positions": {"rope_parameters": LLAMA3, "num_key_value_heads": 4},
+    "one layer, all heads": {"num_attention_heads": 2, "num_key_value_heads": 2, "num_hidden_layers": 1},
 }
 
 
