@@ -34,6 +34,7 @@ from palmtop.runtime.providers.static_sessions import StaticSessions
 from tests.export.families import Family, answers_alike, difference, expected_logits, logits_of
 from tests.static.conftest import open_on_cpu
 
+ROOT = Path(__file__).parents[2]
 CONTEXT, TOLERANCE = 128, 1e-4
 RECIPE = Recipe(bits=32, context=CONTEXT)
 
@@ -47,6 +48,7 @@ def family_of(name: str) -> Family:
 
 
 CASES = [(name, shape) for name in names() for shape in family_of(name).shapes]
+DENSE = ("llama", "qwen2", "qwen3", "granite", "granitemoehybrid", "minicpm")
 TEXT = [name for name in names() if not name.startswith("phi4")]
 
 
@@ -57,6 +59,12 @@ def test_logits_and_answers_are_the_models(name: str, shape: str, tmp_path: Path
     bundle = export_model(tmp_path / "checkpoint", tmp_path / "bundle", RECIPE)
     assert difference(bundle, model) < TOLERANCE
     assert answers_alike(bundle, model)
+
+
+@pytest.mark.parametrize("name", DENSE)
+def test_a_dense_family_is_one_short_file_tried_in_ten_shapes(name: str) -> None:
+    assert len((ROOT / "export" / "arch" / f"{name}.py").read_text("utf-8").splitlines()) <= 150
+    assert len(family_of(name).shapes) >= 10
 
 
 class NoNorm(RmsNorm):
