@@ -166,9 +166,10 @@ def read_rows(name: str, place: Place, start: int, stop: int) -> bytes:
     length, offset = (stop - start) * place.row_bytes, place.offset + start * place.row_bytes
     try:
         with _open(place) as file:
-            data = os.pread(file.fileno(), length, offset)
-            while len(data) < length:  # pread stops at 2 GiB
-                more = os.pread(file.fileno(), length - len(data), offset + len(data))
+            file.seek(offset)  # Windows has no pread
+            data = file.read(length)
+            while len(data) < length:  # a read stops at 2 GiB
+                more = file.read(length - len(data))
                 if not more:
                     raise CheckpointError(f"{place.file}: tensor '{name}' ends too early")
                 data += more

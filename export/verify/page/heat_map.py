@@ -39,7 +39,7 @@ def heat_map(rows: Mapping[str, Mapping[str, float]], columns: Sequence[str], lo
 
 def legend(low: float, high: float) -> str:
     """Explain the colours of maps from ``low`` to ``high``, in decibels."""
-    ends = (f'<span style="color:{_shade(share)}">■</span> {value:.1f} dB' for share, value in ((0, low), (1, high)))
+    ends = (f'<span style="color:{shade(share)}">■</span> {value:.1f} dB' for share, value in ((0, low), (1, high)))
     return f'<p class="note">{" to ".join(ends)}</p>'
 
 
@@ -47,7 +47,7 @@ def _cell(value: float | None, low: float, high: float) -> str:
     if value is None:
         return "<td></td>"
     share = (value - low) / (high - low) if high > low else 1.0
-    return f'<td class="{"dark" if share < DARK else "pale"}" style="background:{_shade(share)}">{value:.1f}</td>'
+    return f'<td class="{"dark" if share < DARK else "pale"}" style="background:{shade(share)}">{value:.1f}</td>'
 
 
 def _breakable(name: str) -> str:
@@ -55,6 +55,6 @@ def _breakable(name: str) -> str:
     return escape(name).replace(".", ".<wbr>")
 
 
-def _shade(share: float) -> str:
-    """Return a colour from dark red by orange to pale yellow; lightness alone shows the value."""
+def shade(share: float) -> str:
+    """Return the colour of a share of the range: dark red by orange to pale yellow; lightness alone shows the value."""
     return f"hsl({5 + 45 * share:.0f} 75% {26 + 60 * share:.0f}%)"
