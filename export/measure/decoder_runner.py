@@ -19,6 +19,7 @@ from .layerwise import Live, StagedGraph
 from .onnx_decoder import DecoderPrompt
 
 Report = Callable[[int, int], None]  # stages done, stages in total
+OnCache = Callable[[int, Live], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -29,11 +30,16 @@ class Run:
         prompt: input arrays of the prompt.
         gates: [A] adapter weights; ignored by a graph without adapters.
         tokens: [T] the continuation; the last token is predicted and not fed.
+        chunk: tokens of the continuation that are read at once, with logits behind the last of them alone; 0 for the
+            runner's step and the logits of every token.
+        is_long: whether to use the long LongRoPE factors.
     """
 
     prompt: DecoderPrompt
     gates: NDArray[np.float32]
     tokens: NDArray[np.int64]
+    chunk: int = 0
+    is_long: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -63,8 +69,15 @@ class DecoderRunner:
         """
         self._graph, self._step = graph, step
 
-    def logits(self, runs: Sequence[Run], report: Report | None = None) -> list[NDArray[np.float32]]:
+    def logits(
+        self, runs: Sequence[Run], report: Report | None = None, on_cache: OnCache | None = None
+    ) -> list[NDArray[np.float32]]:
         """Return the logits of every run, [T, V]: row t predicts token t of its continuation.
+
+        Args:
+            runs: the runs; one with a chunk has a row for its prompt and one for each chunk.
+            report: called with the progress.
+            on_cache: called with the number of each run and the keys and values of its prompt, a stage at a time.
 
         Raises:
             BundleError: onnxruntime cannot load or run a stage.
@@ -78,7 +91,7 @@ class DecoderRunner:
             if not past and not present:  # chunks are independent: the weights are read once for all
                 self._step_all(number, [chunk for some in rounds for chunk in some], ())
             caches: dict[int, Live] = {}
-            for some in rounds if past or present else ():
+            for place, some in enumerate(rounds if past or present else ()):
                 for chunk in some:
                     chunk.live |= caches.get(chunk.run) or {name: graph.empty(name) for name in past}
                 self._step_all(number, some, present)
@@ -88,6 +101,8 @@ class DecoderRunner:
                     }
                     for name in past:
                         chunk.live.pop(name, None)
+                    if on_cache is not None and place == 0:
+                        on_cache(chunk.run, caches[chunk.run])
             for some in rounds:
                 for chunk in some:
                     graph.forget(chunk.live, number)
@@ -145,10 +160,10 @@ class DecoderRunner:
         """Chunks of the runs in rounds: prompts first, then the tokens behind them."""
         rounds: list[list[_Chunk]] = []
         for number, run in enumerate(runs):
-            fed, start = run.tokens[:-1], 0
-            parts = [run.prompt.input_ids, *(fed[at : at + self._step] for at in range(0, len(fed), self._step))]
+            fed, start, step = run.tokens[:-1], 0, run.chunk or self._step
+            parts = [run.prompt.input_ids, *(fed[at : at + step] for at in range(0, len(fed), step))]
             for place, ids in enumerate(parts):
-                positions = np.arange(len(ids)) if place and len(ids) > 1 else None
+                positions = np.arange(len(ids)) if place and len(ids) > 1 and not run.chunk else None
                 chunk = _Chunk(number, self._inputs(run, ids, start + len(ids)), positions)
                 if place == len(rounds):
                     rounds.append([])
@@ -167,6 +182,6 @@ class DecoderRunner:
             "media_index": index,
             "media_features": run.prompt.features,
             "adapter_gates": run.gates,
-            "rope_long": np.array([False]),
+            "rope_long": np.array([run.is_long]),
         }
         return {name: value for name, value in feeds.items() if name in self._graph.inputs}

@@ -33,6 +33,7 @@ from .stored_ends import stored_ends
 
 Live = dict[str, NDArray[Any]]
 LOGITS = "logits"
+DISTINCT = 2  # rotary tables: of the short factors and of the long ones
 HEAD_BLOCK_BYTES = 256 << 20  # bytes of a float head in memory at a time; logits of larger ones are computed in parts
 
 
@@ -78,7 +79,7 @@ class StagedGraph:
         self._threads = threads
         self._open_sessions = open_sessions
         self._sessions: OrderedDict[tuple[int, frozenset[str], frozenset[str], int], _Open] = OrderedDict()
-        self._latest: Live = {}  # last outputs of the first stage
+        self._shared_values: dict[str, list[NDArray[Any]]] = {}  # last outputs of the first stage, distinct ones
         self._arrays: dict[str, NDArray[Any]] = {}  # weights of the stage that was opened last: its next session's too
         self._arrays_of: int | None = None
         graph = model.graph
@@ -177,9 +178,8 @@ class StagedGraph:
                     raise BundleError(f"stage {number}: onnxruntime cannot run it ({_line(error)})") from error
                 for name, value in zip(asked, made, strict=True):
                     is_split = part and name == LOGITS
-                    values[name] = np.concatenate([values[name], value], -1) if is_split else value
-        if number == 0:
-            found = [{name: self._shared(name, value) for name, value in values.items()} for values in found]
+                    whole_value = np.concatenate([values[name], value], -1) if is_split else value
+                    values[name] = self._shared(name, whole_value) if number == 0 else whole_value
         return [
             {name: values[name] if name in values else live[name] for name in wanted}
             for live, values in zip(lives, found, strict=True)
@@ -232,11 +232,14 @@ class StagedGraph:
         return None
 
     def _shared(self, name: str, value: NDArray[Any]) -> NDArray[Any]:
-        """One array for equal values of all samples: rotary tables of the whole context, a MB each."""
-        kept = self._latest.get(name)
-        if kept is None or not np.array_equal(kept, value):
-            kept = self._latest[name] = value
-        return kept
+        """One array for equal values of all samples: rotary tables of the whole context, up to 25 MB each."""
+        kept = self._shared_values.setdefault(name, [])
+        for other in kept:
+            if np.array_equal(other, value):
+                return other
+        kept.append(value)
+        del kept[:-DISTINCT]
+        return value
 
     def forget(self, live: Live, number: int, *, keep_outputs: bool = True) -> None:
         """Drop values that no later stage reads; the graph's outputs may be needed themselves."""
@@ -274,7 +277,7 @@ class StagedGraph:
     def close(self) -> None:
         """Close every loaded stage."""
         self._sessions.clear()
-        self._latest.clear()
+        self._shared_values.clear()
         self._arrays, self._arrays_of = {}, None
 
     def _session(

@@ -127,14 +127,14 @@ def verify(
         f"adapter {name}: was added; to compare it with its original name the folder: --lora {name}=PEFT_FOLDER"
         for name in unknown
     ) + tuple(other_version)
+    if reason := _not_comparable(graph_checks, tensors):
+        return _summed_up(started, checks, tensors, kv_cache={}, skipped=(*skipped, reason))
     kv_cache: dict[str, Any] = {}
     if bundle.manifest.decoder.kv_bits != 32:
         tell("KV cache")
-        loss, shortened = cache_loss(bundle, items, tell, ram_bytes, samples)
-        checks += judge_cache(loss) if loss else []
-        kv_cache, skipped = loss.to_dict() if loss else {}, (*skipped, *filter(None, [shortened]))
-    if reason := _not_comparable(graph_checks, tensors):
-        return _summed_up(started, checks, tensors, kv_cache=kv_cache, skipped=(*skipped, reason))
+        loss = cache_loss(bundle, items, tell, samples)
+        checks += judge_cache(loss)
+        kv_cache = loss.to_dict()
     with tempfile.TemporaryDirectory(prefix="palmtop-verify-") as temporary:
         folder = Path(temporary)
         tell("float reference")

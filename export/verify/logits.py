@@ -8,7 +8,6 @@ and adapters, not that the graphs are the model.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -38,7 +37,7 @@ from palmtop.quantize.workers import Workers
 from palmtop.runtime.bundle.manifest import Manifest
 from palmtop.runtime.bundle.opening import Bundle
 
-from .questions import Asked, encoded, gates_of, rows_for
+from .questions import Asked, clock, encoded, gates_of, rows_for
 from .stored_precision import StoredPrecision
 
 TWIN = "palmtop-twin"
@@ -271,7 +270,7 @@ class Comparison:
             )
             for asked in self.asked
         ]
-        found = DecoderRunner(other.graphs["decoder"], step=STEP).logits(runs, _clock(report, "plain rounding"))
+        found = DecoderRunner(other.graphs["decoder"], step=STEP).logits(runs, clock(report, "plain rounding"))
         by_mode: dict[str, list[NDArray[np.float64]]] = {}
         for place, (asked, logits) in enumerate(zip(self.asked, found, strict=True)):
             by_mode.setdefault(asked.mode, []).append(kl(self.exact(place, self.weights_of(asked.mode)), logits))
@@ -305,7 +304,7 @@ class Comparison:
             )
             for place, weights in wanted
         ]
-        return dict(zip(wanted, runner.logits(runs, _clock(report, what)), strict=True))
+        return dict(zip(wanted, runner.logits(runs, clock(report, what)), strict=True))
 
 
 def plain_decoder(bundle: Bundle, model: Model, recipe: Recipe, workers: Workers) -> StagedGraph:
@@ -325,15 +324,3 @@ def _key(weights: StateDict) -> Key:
 def _halves(name: str, number: int) -> Key:
     """Half of an adapter and half of its twin."""
     return _key({name: 0.5, f"{TWIN}-{number}": 0.5})
-
-
-def _clock(report: Report, what: str) -> Callable[[int, int], None]:
-    """Report stages and the time that is left."""
-    started = time.perf_counter()
-    report(what)
-
-    def tell(done: int, total: int) -> None:
-        left = (time.perf_counter() - started) / done * (total - done)
-        report(f"{what}: layer {done} of {total}, about {left:.0f} s left")
-
-    return tell

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -74,8 +75,7 @@ def ask(
         work; at least the first round.
     """
     reader = SampleReader(reference.folder, reference.manifest)
-    ends = reference.manifest.processor.text
-    end = ends.eos_ids[0] if ends.end_of_turn_id is None else ends.end_of_turn_id
+    end = end_of(reference.manifest)
     steps = STEPS if has_packaged_vocabulary(bundle.path / TOKENIZER_FILE) else GENERAL_STEPS
     by_mode: dict[str, list[Sample]] = {}
     for mode, messages, expected in questions:
@@ -97,14 +97,9 @@ def ask(
     features = [encoded(model, taken, report, what) for model, what in ((reference, "float"), (own, "bundle's"))]
     asked = []
     for sample in taken:
-        start = min(int(sample.positions[0]) + 1, len(sample.input_ids))
-        tokens = np.append(sample.input_ids[start:], end)[:steps]
-        if start == len(sample.input_ids):  # no answer is known: the question's own end is predicted
-            media = np.flatnonzero(sample.places)
-            start = max(1, start - steps + 1, int(media[-1]) + 1 if len(media) else 0)
-            tokens = np.append(sample.input_ids[start:], end)
-            if parameters <= SMALL:
-                start, tokens = len(sample.input_ids), tokens[:0]
+        start, tokens = continuation(sample, end, steps)
+        if parameters <= SMALL and int(sample.positions[0]) + 1 >= len(sample.input_ids):  # no answer is known
+            start, tokens = len(sample.input_ids), tokens[:0]
         pair = tuple(
             DecoderPrompt(
                 mode=sample.mode,
@@ -118,6 +113,24 @@ def ask(
     if any(not len(each.tokens) for each in asked):
         asked = _answered(asked, reference, steps)
     return asked, is_limited
+
+
+def end_of(manifest: Manifest) -> int:
+    """Return the token that ends an answer."""
+    text = manifest.processor.text
+    return text.eos_ids[0] if text.end_of_turn_id is None else text.end_of_turn_id
+
+
+def continuation(sample: Sample, end: int, steps: int) -> tuple[int, NDArray[np.int64]]:
+    """Return the length of a sample's prompt, and the tokens behind it that both models read, at most ``steps``.
+
+    They are the right answer's first tokens; where none is known, the end of the question itself.
+    """
+    start = min(int(sample.positions[0]) + 1, len(sample.input_ids))
+    if start == len(sample.input_ids):
+        media = np.flatnonzero(sample.places)
+        start = max(1, start - steps + 1, int(media[-1]) + 1 if len(media) else 0)
+    return start, np.append(sample.input_ids[start:], end)[:steps]
 
 
 def _answered(asked: Sequence[Asked], reference: FloatReference, steps: int) -> list[Asked]:
@@ -158,3 +171,15 @@ def gates_of(manifest: Manifest, weights: StateDict) -> NDArray[np.float32]:
     for adapter in manifest.adapters:
         gates[adapter.gate] = weights.get(adapter.name, 0.0)
     return gates
+
+
+def clock(report: Report, what: str) -> Callable[[int, int], None]:
+    """Return a reporter of stages done, with the time that is left."""
+    started = time.perf_counter()
+    report(what)
+
+    def tell(done: int, total: int) -> None:
+        left = (time.perf_counter() - started) / done * (total - done)
+        report(f"{what}: layer {done} of {total}, about {left:.0f} s left")
+
+    return tell
