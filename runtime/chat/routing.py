@@ -84,6 +84,16 @@ def choose(manifest: Manifest, mode: str, wanted: Wanted = None) -> Choice:
     return Choice(mode, {**kept, **named}, route.audio_projector)
 
 
+def chosen_by_name(manifest: Manifest, name: str) -> AdapterRequest | None:
+    """Return the request that one name stands for, as in ``MODEL:NAME``; None if the bundle has no such name.
+
+    An adapter is preferred to a route of the same name: the route can still be asked for as a route.
+    """
+    if manifest.adapter(name) is not None and manifest.adapter_mode == "gated":
+        return AdapterRequest({name: 1.0})
+    return AdapterRequest(None, name) if name in manifest.routes else None
+
+
 def _request(wanted: Wanted) -> AdapterRequest:
     if isinstance(wanted, AdapterRequest):
         return wanted

@@ -16,7 +16,7 @@ from palmtop.runtime.bundle.manifest import Manifest
 from palmtop.runtime.bundle.opening import open_bundle
 from palmtop.runtime.chat.conversation import Conversation
 from palmtop.runtime.chat.reply import Piece
-from palmtop.runtime.chat.routing import AdapterRequest
+from palmtop.runtime.chat.routing import AdapterRequest, chosen_by_name
 from palmtop.runtime.chat.stream import Answer
 from palmtop.runtime.processor.tool_formats import ToolFormat, calls_of
 from palmtop.runtime.serve.wire.api_error import ApiError
@@ -69,12 +69,6 @@ class Model:
         """The model's own name, and one for each adapter and route that can be requested."""
         switched = [a.name for a in self.manifest.adapters] if self.manifest.adapter_mode == "gated" else []
         return [self.name, *(f"{self.name}:{part}" for part in dict.fromkeys([*switched, *self.manifest.routes]))]
-
-    def choice(self, part: str) -> AdapterRequest | None:
-        """Return the adapters that a name asks for behind its colon; an adapter is preferred to a route."""
-        if self.manifest.adapter(part) is not None and self.manifest.adapter_mode == "gated":
-            return AdapterRequest({part: 1.0})
-        return AdapterRequest(None, part) if part in self.manifest.routes else None
 
     def save_sessions(self) -> None:
         """Write the conversations of sessions that have changed since they were saved."""
@@ -168,7 +162,7 @@ class Models:
         """
         base, _, part = name.partition(":")
         model = self.models.get(base)
-        choice = model.choice(part) if model is not None and part else None
+        choice = chosen_by_name(model.manifest, part) if model is not None and part else None
         if model is None or (":" in name and choice is None):
             there = ", ".join(self.models)
             message = f"model: found {name!r:.100}, expected one that GET /v1/models lists (of {there})"

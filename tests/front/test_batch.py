@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,14 @@ from click.testing import CliRunner, Result
 
 from palmtop.__main__ import cli
 from palmtop.errors import InputError
+from palmtop.export.bundle.manifest_builder import write_manifest
+from palmtop.runtime.bundle.opening import open_bundle
+from palmtop.runtime.chat.routing import choose
 from palmtop.runtime.commands.batches.requests import by_beginning, read_requests
 from palmtop.runtime.reference import samples_path
+from palmtop.runtime.serve.models import Models
+from palmtop.runtime.serve.wire.api_error import ApiError
+from palmtop.runtime.session_options import SessionOptions
 
 TASKS = {"words: 789. What is it?": "seven eight nine", "reverse: 1234. What is it?": "4321"}
 SYSTEM = {"role": "system", "content": "digits: " + "one two three four five six seven eight nine " * 4}
@@ -180,3 +187,27 @@ def test_answers_to_other_requests_are_kept(int4_bundle: Path, tmp_path: Path) -
     assert output.read_bytes() == before
     (tmp_path / "notes.txt").write_text("my notes\n")
     assert "is no answer of palmtop batch" in str(batch(source, tmp_path / "notes.txt").exception)
+
+
+def test_a_name_behind_the_colon_is_chosen_as_by_the_server(int4_bundle: Path, tmp_path: Path) -> None:
+    """The adapter is preferred to a route of the same name, in ``batch`` and in ``serve``."""
+    copy = Path(shutil.copytree(int4_bundle, tmp_path / "both"))
+    manifest = open_bundle(copy).manifest
+    route = replace(manifest.routes["text"], adapters={"speech": 1.0})
+    write_manifest(copy, replace(manifest, routes={**manifest.routes, "vision": route, "task": route}))
+    text = next(iter(TASKS))
+    names = {"adapter": ":vision", "route": ":task", "nobody": ":gone", "nothing": ":"}
+    source = write(tmp_path / "in.jsonl", *(request(n, text, model=f"{copy}{part}") for n, part in names.items()))
+    assert batch(source, tmp_path / "out.jsonl").exit_code == 1
+    answers = read(tmp_path / "out.jsonl")
+    found = {name: answers[name]["body"]["palmtop"]["adapters"] for name in ("adapter", "route")}
+    assert found == {"adapter": {"vision": 1.0}, "route": {"speech": 1.0}}
+    models = Models([copy], SessionOptions(), 1)
+    for name in ("adapter", "route"):
+        model, choice = models.find(f"both{names[name]}")
+        assert choose(model.manifest, "text", choice).adapters == found[name]
+    for name in ("nobody", "nothing"):
+        assert answers[name]["status_code"] == 404
+        assert "vision, speech, text, image" in answers[name]["body"]["error"]["message"]
+        with pytest.raises(ApiError):
+            models.find(f"both{names[name]}")

@@ -15,7 +15,7 @@ import click
 from palmtop.errors import InputError, PalmtopError
 from palmtop.runtime.bundle.named_bundles import BundlePath, find_bundle
 from palmtop.runtime.chat.conversation import Conversation
-from palmtop.runtime.chat.routing import AdapterRequest
+from palmtop.runtime.chat.routing import chosen_by_name
 from palmtop.runtime.commands.flags import open_session, session_flags
 from palmtop.runtime.commands.progress import progress_bar
 from palmtop.runtime.processor.tool_formats import ToolFormat, calls_of
@@ -134,15 +134,18 @@ class _Runner:
         }
 
     def _body(self, request: Request) -> dict[str, Any]:
-        name, _, part = request.model.partition(":")
+        name, colon, part = request.model.partition(":")
         path = self._model or (find_bundle(Path(name)) if name else None)
         if path is None:
             raise ApiError(400, "model: found none, expected a bundle there, or --model", param="model")
         question = read_question(request, self._folder, path.name, self._timeout_s)
         opened = self._session(path)
-        choice = AdapterRequest(None, part) if part in opened.session.manifest.routes else None
-        if part and choice is None:
-            choice = AdapterRequest({part: 1.0})
+        manifest = opened.session.manifest
+        choice = chosen_by_name(manifest, part) if part else None
+        if colon and choice is None:
+            there = ", ".join(dict.fromkeys([*(a.name for a in manifest.adapters), *manifest.routes]))
+            message = f"model: found {request.model!r:.100}, expected {name}, alone or with one of {there} behind ':'"
+            raise ApiError(404, message, code="model_not_found", param="model")
         options = question.options
         if (forced := question.tools.grammar(opened.calls, opened.marks)) is not None:
             options = replace(options, grammar=forced)
