@@ -25,6 +25,7 @@ from palmtop.packages import install_command
 from palmtop.runtime.processor.cancellation_points import Between, go_on
 from palmtop.runtime.processor.shown import shown
 
+from .bmp_masks import masked_pixels
 from .image_header import EXPECTED, ImageHeader, read_header
 
 MAX_PIXELS = 1 << 27
@@ -136,6 +137,8 @@ def _decode(data: bytes, header: ImageHeader, name: str) -> NDArray[Any]:
     with _WARNINGS, warnings.catch_warnings():  # warnings about large images and odd metadata, not useful to a user
         warnings.simplefilter("ignore")
         try:
+            if form == "BMP" and (masked := masked_pixels(data)) is not None:
+                return masked
             # Named, so that no other of Pillow's decoders is tried; an MPO is a JPEG followed by more images.
             with Image.open(io.BytesIO(data), formats=[form, "MPO"] if form == "JPEG" else [form]) as image:
                 if image.width * image.height > MAX_PIXELS:

@@ -105,6 +105,48 @@ def test_bmps_of_16_bits_are_read(
     assert difference(data, rgb) < 5
 
 
+@pytest.mark.parametrize("down", [True, False])
+@pytest.mark.parametrize(
+    ("bits", "fields", "version", "compression"),
+    [
+        (32, ((20, 10), (10, 10), (0, 10)), 40, 3),
+        (32, ((0, 8), (8, 8), (16, 8)), 40, 3),
+        (32, ((24, 8), (16, 8), (8, 8)), 52, 3),
+        (32, ((22, 10), (12, 10), (2, 10)), 124, 3),
+        (32, ((0, 8), (8, 8), (16, 8), (24, 8)), 40, 6),
+        (32, ((16, 8), (8, 8), (0, 8), (24, 8)), 108, 3),
+        (16, ((8, 4), (4, 4), (0, 4)), 40, 3),
+        (16, ((8, 4), (4, 4), (0, 4), (12, 4)), 56, 3),
+        (16, ((0, 5), (5, 6), (11, 5)), 108, 3),
+    ],
+)
+def test_a_bmp_may_have_any_masks(
+    rgb: NDArray[np.uint8], bits: int, fields: tuple[tuple[int, int], ...], version: int, compression: int, down: bool
+) -> None:
+    """Channels in other orders and widths than Pillow reads; a pixel is laid over white by its alpha."""
+    alpha = np.full((HEIGHT, WIDTH), 255, np.uint8)
+    alpha[:7] = 0
+    words = np.zeros((HEIGHT, WIDTH), np.uint64)
+    for channel, (shift, width) in zip([*np.moveaxis(rgb, 2, 0), alpha], fields, strict=False):
+        words |= (channel.astype(np.uint64) * ((1 << width) - 1) // 255) << np.uint64(shift)
+    rows = [row.astype(f"<u{bits // 8}").tobytes() for row in (words if down else words[::-1])]
+    masks = struct.pack(f"<{len(fields)}I", *(((1 << width) - 1) << shift for shift, width in fields))
+    wanted = rgb.copy()
+    if len(fields) == 4:
+        wanted[:7] = 255
+    data = bmp(rows, bits, compression=compression, masks=masks, version=version, down=down)
+    assert difference(data, wanted) < (1 if bits == 32 else 9)
+    with pytest.raises(InputError, match="damaged or truncated"):
+        load_image(data[:-8])
+
+
+@pytest.mark.parametrize("mask", [0, 0xFF00FF])
+def test_masks_with_a_gap_are_refused(rgb: NDArray[np.uint8], mask: int) -> None:
+    data = bmp(bgrx(rgb, 0), 32, compression=3, masks=struct.pack("<III", mask, 0xFF00, 0xFF))
+    with pytest.raises(InputError, match=f"a mask is {mask:#x}, expected bits in a row"):
+        load_image(data)
+
+
 def test_a_bmp_may_begin_with_its_top_row(rgb: NDArray[np.uint8]) -> None:
     rows = [row[:, ::-1].tobytes() for row in rgb]
     assert difference(bmp(rows, 24, down=True), rgb) == 0
