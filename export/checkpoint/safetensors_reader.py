@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 
 from palmtop.errors import CheckpointError
 from palmtop.export.checkpoint.unusable.quantized import FLOAT_WANTED
-from palmtop.export.checkpoint.unusable.stand_ins import START_BYTES, refuse_stand_in
+from palmtop.export.checkpoint.unusable.stand_ins import refuse_stand_in
 from palmtop.quantize.scheme import QuantizedTensor, Scheme
 from palmtop.quantize.workers import Workers
+from palmtop.runtime.bundle.stand_ins import START_BYTES
 
 from .config_section import read_json_object
 from .lazy_tensor import LazyTensor

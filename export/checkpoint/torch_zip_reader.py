@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 
 from palmtop.errors import CheckpointError
-from palmtop.export.checkpoint.unusable.stand_ins import START_BYTES, refuse_stand_in
+from palmtop.export.checkpoint.unusable.stand_ins import refuse_stand_in
+from palmtop.runtime.bundle.stand_ins import START_BYTES
 
 from .safetensors_reader import DTYPES
 from .tensor_slice import TensorSlice, file_mark

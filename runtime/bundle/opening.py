@@ -18,10 +18,10 @@ from palmtop.errors import BundleError
 
 from .manifest import MANIFEST_FILE, Manifest
 from .replacing import finish_change
+from .stand_ins import START_BYTES, stand_in
 
 MAX_MANIFEST_BYTES = 16 << 20
 HASH_BLOCK_BYTES = 4 << 20
-LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ def open_bundle(path: str | os.PathLike[str], *, hashes: bool = True) -> Bundle:
             )
         if size_bytes != spec.size_bytes:
             with _readable(f"{folder}: file {name!r}"), there.open("rb") as file:
-                _refuse_pointer(there, file.read(len(LFS_POINTER)))
+                _refuse_stand_in(there, file.read(START_BYTES))
             raise BundleError(f"{folder}: file '{name}' has {size_bytes} bytes, expected {spec.size_bytes}")
     _refuse_unlisted(bundle)
     leading_out = [name for name in bundle.manifest.files if _leads_out(folder, folder / name)]
@@ -77,9 +77,9 @@ def open_bundle(path: str | os.PathLike[str], *, hashes: bool = True) -> Bundle:
     return bundle
 
 
-def _refuse_pointer(path: Path, start: bytes) -> None:
-    if start.startswith(LFS_POINTER):
-        raise BundleError(f"{path}: is a Git LFS pointer, expected the file itself: fetch it with 'git lfs pull'")
+def _refuse_stand_in(path: Path, start: bytes) -> None:
+    if (found := stand_in(start)) is not None:
+        raise BundleError(f"{path}: {found}")
 
 
 def check_hashes(bundle: Bundle, *, cached: bool = False, only: Collection[str] | None = None) -> None:
@@ -139,7 +139,7 @@ def _read_manifest(folder: Path) -> Manifest:
         if path.stat().st_size > MAX_MANIFEST_BYTES:
             raise BundleError(f"{path}: has {path.stat().st_size} bytes, expected at most {MAX_MANIFEST_BYTES}")
         content = path.read_bytes()
-    _refuse_pointer(path, content)
+    _refuse_stand_in(path, content[:START_BYTES])
     try:
         data = json.loads(content.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:  # ValueError: not JSON, not UTF-8, a number of 5000 digits

@@ -15,7 +15,8 @@ import numpy as np
 
 from palmtop.errors import CheckpointError
 from palmtop.export.checkpoint.tensor_slice import mark_of, refuse_truncated
-from palmtop.export.checkpoint.unusable.stand_ins import START_BYTES, refuse_stand_in
+from palmtop.export.checkpoint.unusable.stand_ins import refuse_stand_in
+from palmtop.runtime.bundle.stand_ins import START_BYTES
 
 from .place import GgufSlice
 

@@ -9,6 +9,7 @@ import struct
 from dataclasses import dataclass
 
 from palmtop.errors import InputError
+from palmtop.runtime.bundle.stand_ins import START_BYTES, medium_in_text
 
 EXPECTED = "expected a PNG, JPEG, WebP, BMP, GIF, TIFF, AVIF or HEIC file"
 _WIDTH, _HEIGHT = 256, 257
@@ -68,6 +69,8 @@ def read_header(data: bytes, name: str) -> ImageHeader:
                 return ImageHeader(format="HEIC", width=0, height=0)
     except (struct.error, IndexError, KeyError) as error:
         raise InputError(f"{name}: the image ends inside its header, after {len(data)} bytes") from error
+    if (text := medium_in_text(data[:START_BYTES])) is not None:
+        raise InputError(f"{name}: {text}")
     found = "an empty file" if not data else f"{len(data)} bytes that begin with {data[:8]!r}"
     raise InputError(f"{name}: found {found}, {EXPECTED}")
 

@@ -13,6 +13,14 @@ from palmtop.errors import InputError
 from palmtop.packages import install_command
 
 _ASF = bytes.fromhex("3026b2758e66cf11")
+_PACKET, _PACKET_MARK = 188, 0x47  # of an MPEG transport stream
+_BY_MARK = (
+    (b"FLV\1", "flv", "an FLV"),
+    (b"wvpk", "wv", "a WavPack"),
+    (b"TTA1", "tta", "a TTA"),
+    (b"MAC ", "ape", "a Monkey's Audio"),
+    (b"\x0b\x77", "ac3", "an AC-3"),
+)
 
 
 def media_kind(head: bytes) -> tuple[str, str] | None:
@@ -21,7 +29,7 @@ def media_kind(head: bytes) -> tuple[str, str] | None:
         return "mp4", "an MP4 (M4A, 3GP or MOV)"
     if head[:4] == b"\x1a\x45\xdf\xa3":
         return "matroska", "a WebM or Matroska"
-    if head[:4] == b"OggS" and any(mark in head for mark in (b"\x7fFLAC", b"Speex   ")):
+    if head[:4] == b"OggS" and any(mark in head[:64] for mark in (b"\x7fFLAC", b"Speex   ")):
         return "ogg", "an Ogg (FLAC or Speex)"
     if len(head) > 1 and head[0] == 0xFF and head[1] & 0xF6 == 0xF0:
         return "aac", "an AAC (ADTS)"
@@ -29,6 +37,13 @@ def media_kind(head: bytes) -> tuple[str, str] | None:
         return "amr", "an AMR"
     if head[:8] == _ASF:
         return "asf", "an ASF (WMA)"
+    if head[:4] == b"RIFF" and head[8:12] == b"AVI ":
+        return "avi", "an AVI"
+    if len(head) > _PACKET and head[0] == head[_PACKET] == _PACKET_MARK:
+        return "mpegts", "an MPEG transport stream"
+    for mark, demuxer, name in _BY_MARK:
+        if head.startswith(mark):
+            return demuxer, name
     return None
 
 

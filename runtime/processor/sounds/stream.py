@@ -7,6 +7,7 @@ are decoded.
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import re
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from palmtop.errors import InputError
+from palmtop.runtime.bundle.stand_ins import START_BYTES, medium_in_text
 
 from .byte_view import ByteView, Reader, SoundParts
 from .chunked import read_chunked
@@ -71,7 +73,10 @@ class SoundStream:
         self._length = reader.size
         if reader.size == 0:
             raise InputError(f"{self._name}: found an empty file, {EXPECTED}")
-        kind = media_kind(reader.at(0, 64))
+        head = reader.at(0, START_BYTES)
+        if (text := medium_in_text(head)) is not None:
+            raise InputError(f"{self._name}: {text}")
+        kind = media_kind(head)
         if kind is not None:
             ogg = read_ogg(reader) if kind[0] == "ogg" else None
             if ogg is not None and ogg.unended:
@@ -190,7 +195,8 @@ def _open(source: str | Path | bytes, name: str) -> BinaryIO:
             raise InputError(f"{name}: is a device or a pipe, {EXPECTED}")
         return path.open("rb")
     except OSError as error:
-        raise InputError(f"{name}: {error.strerror or error}, {EXPECTED}") from error
+        hint = "; base64 goes into a data: address" if error.errno == errno.ENAMETOOLONG else ""
+        raise InputError(f"{name}: {error.strerror or error}, {EXPECTED}{hint}") from error
     except ValueError as error:  # a NUL byte, or half a surrogate pair
         raise InputError(f"{name!r}: is no path ({error}), {EXPECTED}") from error
 

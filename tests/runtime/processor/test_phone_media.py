@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import sys
 from pathlib import Path
@@ -41,9 +42,10 @@ def media(container: str, codec: str, rate: int = 48000) -> bytes:
 
 
 KINDS = [("mp4", "aac"), ("ipod", "aac"), ("3gp", "aac"), ("webm", "libopus"), ("matroska", "flac"), ("adts", "aac")]
+OLDER = [("avi", "pcm_s16le"), ("mpegts", "aac"), ("flv", "aac"), ("wv", "wavpack"), ("tta", "tta"), ("ac3", "ac3")]
 
 
-@pytest.mark.parametrize(("container", "codec"), KINDS)
+@pytest.mark.parametrize(("container", "codec"), [*KINDS, *OLDER])
 def test_sounds_of_phones_and_browsers_are_heard(container: str, codec: str, tmp_path: Path) -> None:
     path = tmp_path / "sound"
     path.write_bytes(media(container, codec))
@@ -133,6 +135,33 @@ def test_what_is_long_is_named_by_its_beginning() -> None:
             with pytest.raises(InputError, match=r"\.\.\. \(3300[02] characters\)|NUL") as caught:
                 load(source)  # type: ignore[operator]
             assert len(str(caught.value)) < 250
+
+
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"a" * 64 + b"\nsize 31337\n"
+TEXTS = {
+    "a Git LFS pointer to a file of 31337 bytes": LFS,
+    "a web page": b"\xef\xbb\xbf\n<!DOCTYPE html><html>",
+    "base64": base64.b64encode(bytes(900)),
+    "is base64": base64.encodebytes(bytes(range(256)) * 3),
+    "the text of a data: address": b"data:audio/wav;base64,UklGRg==",
+}
+
+
+@pytest.mark.parametrize("what", TEXTS)
+def test_text_that_stands_for_a_picture_or_a_sound_is_named(what: str, tmp_path: Path) -> None:
+    path = tmp_path / "medium"
+    path.write_bytes(TEXTS[what])
+    for load in (load_image, lambda source: load_audio(source, RATE)):
+        for source in (path, TEXTS[what]):
+            with pytest.raises(InputError, match=rf"(medium|bytes): is {what.removeprefix('is ')}.*, expected "):
+                load(source)  # type: ignore[operator]
+
+
+def test_base64_given_as_a_path_is_told_where_it_goes() -> None:
+    text = "iVBORw0KGgo" * 3000
+    for load in (load_image, lambda source: load_audio(source, RATE)):
+        with pytest.raises(InputError, match="base64 goes into a data: address"):
+            load(text)  # type: ignore[operator]
 
 
 def test_mutated_media_of_phones_is_refused_or_read(capfd: pytest.CaptureFixture[str]) -> None:
