@@ -384,7 +384,7 @@ print(peak_rss_bytes(), len(loss.by_length))
 
 
 def test_the_loss_takes_the_memory_of_a_few_layers(tmp_path: Path) -> None:
-    """A decoder of 430 MB in 12 layers of 34 MB; two whole decoders peaked at 1.1 GB."""
+    """A decoder of 430 MB in 12 layers of 34 MB: 223 MB at most, of which 170 MB are the process; whole decoders took 537 MB."""
     write_phi3(
         tmp_path / "c",
         1,
@@ -401,7 +401,7 @@ def test_the_loss_takes_the_memory_of_a_few_layers(tmp_path: Path) -> None:
     found = subprocess.run([sys.executable, "-c", MEASURE, bundle], capture_output=True, text=True, check=True).stdout
     peak, lengths = map(int, found.split())
     assert lengths == 4  # the long text was read
-    assert peak < 450e6  # of which 170 MB are Python, onnxruntime and the tokenizer
+    assert peak < 330e6
 
 
 def change_scales(bundle: Bundle, change: Callable[[LayerScales], LayerScales]) -> None:
