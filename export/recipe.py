@@ -286,6 +286,9 @@ class Recipe:
         except (OSError, ValueError, RecursionError) as error:
             raise InputError(f"{path}: is not a readable TOML recipe ({reason_of(error)})") from error
         try:
-            return cls.from_dict(data)
+            keys = [key.replace("-", "_") for key in data]  # as options are spelt
+            if twice := [key for key in keys if keys.count(key) > 1]:
+                raise InputError(f"'{twice[0]}' is set twice, expected it once")
+            return cls.from_dict(dict(zip(keys, data.values(), strict=True)))
         except (InputError, QuantizeError) as error:
             raise InputError(f"{path}: {error}") from error

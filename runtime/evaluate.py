@@ -187,7 +187,8 @@ def _question(line: str, where: str, folder: Path, needed: Sequence[str]) -> Que
         raise InputError(f"{where}: is {kind_of(data)}, expected an object")
     for key, kind, expected in (("task", str, "text"), ("messages", list, "a list"), ("expected", str, "text")):
         if (key in needed or key in data) and not isinstance(data.get(key), kind):
-            raise InputError(f"{where}: {key} is {kind_of(data.get(key))}, expected {expected}")
+            found = f"'{key}' is {kind_of(data[key])}" if key in data else f"has no '{key}'"
+            raise InputError(f"{where}: {found}, expected {expected}")
     try:
         messages, _ = media_beside(data["messages"], folder)
     except InputError as error:

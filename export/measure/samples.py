@@ -163,7 +163,8 @@ def _question(line: str, where: str, folder: Path) -> Question:
     if not isinstance(data, dict) or not isinstance(data.get("messages"), list):
         raise InputError(f'{where}: found no messages, expected {{"messages": [...], "answer": "..."}} or {{"text"}}')
     if not isinstance(data.get("answer"), str):
-        raise InputError(f"{where}: answer is {kind_of(data.get('answer'))}, expected text")
+        found = f"'answer' is {kind_of(data['answer'])}" if "answer" in data else "has no 'answer'"
+        raise InputError(f"{where}: {found}, expected text")
     try:
         messages, kinds = media_beside(data["messages"], folder)
     except InputError as error:

@@ -384,7 +384,7 @@ print(peak_rss_bytes(), len(loss.by_length))
 
 
 def test_the_loss_takes_the_memory_of_a_few_layers(tmp_path: Path) -> None:
-    """A decoder of 430 MB in 12 layers of 34 MB: 223 MB at most, of which 170 MB are the process; whole decoders took 537 MB."""
+    """A decoder of 430 MB in 12 layers: 223 MB at most, 170 MB of them the process; whole decoders took 537 MB."""
     write_phi3(
         tmp_path / "c",
         1,

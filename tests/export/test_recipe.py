@@ -79,6 +79,15 @@ def test_a_recipe_file_sets_only_what_it_names(tmp_path: Path) -> None:
     assert Recipe.from_toml(path) == Recipe(bits=8, symmetric=True)
 
 
+def test_keys_of_a_recipe_file_may_be_spelt_as_options(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_bytes(b"\xef\xbb\xbfhead-bits = 8\r\naccuracy_level = 0\r\n")
+    assert Recipe.from_toml(path) == Recipe(head_bits=8, accuracy_level=0)
+    path.write_text("head-bits = 8\nhead_bits = 4\n")
+    with pytest.raises(InputError, match=r"recipe\.toml: 'head_bits' is set twice, expected it once"):
+        Recipe.from_toml(path)
+
+
 @pytest.mark.parametrize(("quality", "method"), [("fast", "rtn"), ("balanced", "search"), ("best", "gptq-in-order")])
 def test_one_dial_chooses_the_method(quality: str, method: str, tmp_path: Path) -> None:
     assert Recipe.from_dict({"quality": quality}).method == method

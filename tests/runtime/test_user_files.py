@@ -61,8 +61,15 @@ def test_a_byte_order_mark_is_no_part_of_a_file(int4_bundle: Path, tmp_path: Pat
         ("[1]", "found no messages|is a list, expected an object"),
         ("{", "is not JSON"),
         ("[" * 100_000, "is not JSON"),
-        ('{"task": "t", "messages": {}, "expected": "x"}', "found no messages|messages is an object, expected a list"),
-        ('{"task": "t", "messages": [], "expected": null, "answer": null}', "is null, expected text"),
+        (
+            '{"task": "t", "messages": {}, "expected": "x"}',
+            "found no messages|'messages' is an object",
+        ),
+        (
+            '{"task": "t", "messages": [], "expected": null, "answer": null}',
+            "'(expected|answer)' is null",
+        ),
+        ('{"task": "t", "messages": []}', "has no '(expected|answer)', expected text"),
         ('{"task": "t", "messages": [3], "expected": true, "answer": true}', "is true, expected text"),
     ],
 )
