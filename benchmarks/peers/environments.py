@@ -37,8 +37,8 @@ def peer_python(work: Path, name: str, packages: Sequence[str]) -> Path:
         return python
     shutil.rmtree(folder, ignore_errors=True)
     venv.create(folder, with_pip=True)
+    borrow(folder)  # before pip looks for what is missing
     run([python, "-m", "pip", "install", "-q", *packages], work / f"{name}.log")
-    borrow(folder)
     done.write_text(wanted)
     return python
 
@@ -56,6 +56,7 @@ def llama_python(work: Path) -> Path:
     if not (done.exists() and done.read_text() == LLAMA_CPP + LLAMA_BUILD):
         shutil.rmtree(folder, ignore_errors=True)
         venv.create(folder, with_pip=True)
+        borrow(folder)
         log = work / "llama.cpp.log"
         pip = [python, "-m", "pip"]
         download = work / "llama.cpp"
@@ -63,7 +64,6 @@ def llama_python(work: Path) -> Path:
         with tarfile.open(next(download.glob("*.tar.gz"))) as archive:
             archive.extractall(download, filter="data")
         run([*pip, "install", "-q", llama_source(work)], log, {"CMAKE_ARGS": LLAMA_BUILD})
-        borrow(folder)
         done.write_text(LLAMA_CPP + LLAMA_BUILD)
     return python
 

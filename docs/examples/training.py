@@ -87,7 +87,7 @@ class Base:
                 torch.nn.utils.clip_grad_norm_(parameters, 1.0)
                 optimizer.step()
                 optimizer.zero_grad()
-        model.save_pretrained(folder)
+        model.save_pretrained(folder, save_embedding_layers=False)  # "auto" would look for the base on a hub
         model.unload()  # takes the adapter's layers out of the base again
         return folder
 
