@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import json
 from collections.abc import Iterator
 from dataclasses import fields, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
+from palmtop.errors import CheckpointError
 from palmtop.export.adapters.install import add_adapter
 from palmtop.export.arch import Model, names, read_model
 from palmtop.export.bundle.bundle_writer import write_bundle
@@ -65,6 +67,18 @@ def test_logits_and_answers_are_the_models(name: str, shape: str, tmp_path: Path
 def test_a_dense_family_is_one_short_file_tried_in_ten_shapes(name: str) -> None:
     assert len((ROOT / "export" / "arch" / f"{name}.py").read_text("utf-8").splitlines()) <= 150
     assert len(family_of(name).shapes) >= 10
+
+
+@pytest.mark.parametrize("name", DENSE)
+def test_a_setting_that_nothing_reads_is_refused_by_its_name(name: str, tmp_path: Path) -> None:
+    family_of(name).write(tmp_path, 1, num_hidden_layers=1)
+    path = tmp_path / "config.json"
+    own = json.loads(path.read_text())
+    read_model(open_checkpoint(tmp_path), Recipe(context=64))
+    for key, value in (("attn_logit_softcapping", 30.0), ("use_parallel_residual", True), ("a_new_scale", 1.5)):
+        path.write_text(json.dumps({**own, key: value}))
+        with pytest.raises(CheckpointError, match=key):
+            read_model(open_checkpoint(tmp_path), Recipe(context=64))
 
 
 class NoNorm(RmsNorm):
