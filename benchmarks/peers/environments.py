@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 LLAMA_CPP = "llama-cpp-python==0.3.36"
-LLAMA_BUILD = "-DGGML_NATIVE=ON -DGGML_CPU_REPACK=ON -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_TOOLS=OFF -DMTMD_BUILD=OFF"
+LLAMA_BUILD = "-DGGML_NATIVE=ON -DGGML_CPU_REPACK=ON -DLLAVA_BUILD=OFF"
 OPENVINO = ("openvino-genai==2026.4.1.0",)
 OPENVINO_EXPORT = ("optimum-intel==2.2.0", "nncf==3.4.0")
 
@@ -60,17 +60,21 @@ def llama_python(work: Path) -> Path:
         log = work / "llama.cpp.log"
         pip = [python, "-m", "pip"]
         download = work / "llama.cpp"
-        run([*pip, "download", "-q", "--no-deps", "--no-binary", "llama-cpp-python", LLAMA_CPP, "-d", download], log)
-        with tarfile.open(next(download.glob("*.tar.gz"))) as archive:
-            archive.extractall(download, filter="data")
-        run([*pip, "install", "-q", llama_source(work)], log, {"CMAKE_ARGS": LLAMA_BUILD})
+        if not any(download.glob("*.tar.gz")):
+            get = ["download", "-q", "--no-deps", "--no-binary", "llama-cpp-python", LLAMA_CPP, "-d", download]
+            run([*pip, *get], log)
+        if not any(path.is_dir() for path in download.glob("llama_cpp_python-*")):
+            with tarfile.open(next(download.glob("*.tar.gz"))) as archive:
+                archive.extractall(download, filter="data")
+        kept = f"build-dir={work / 'llama.cpp' / 'build'}"  # a build that was stopped goes on from here
+        run([*pip, "install", "-q", "-C", kept, llama_source(work)], log, {"CMAKE_ARGS": LLAMA_BUILD})
         done.write_text(LLAMA_CPP + LLAMA_BUILD)
     return python
 
 
 def llama_source(work: Path) -> Path:
     """The unpacked source of llama-cpp-python; llama.cpp itself is in ``vendor``."""
-    return next(path for path in (work / "llama.cpp").iterdir() if path.is_dir())
+    return next(path for path in (work / "llama.cpp").glob("llama_cpp_python-*") if path.is_dir())
 
 
 def run(command: Sequence[str | Path], log: Path, variables: dict[str, str] | None = None) -> None:
