@@ -103,3 +103,22 @@ def find_compiler(root: Path | None) -> tuple[list[str], dict[str, str]]:
     options = [f"--sysroot={root}", f"-B{root}/usr/bin/aarch64-linux-gnu-"]
     libraries = {"LD_LIBRARY_PATH": str(root / "usr/lib/x86_64-linux-gnu")}
     return [str(root / "usr/bin/aarch64-linux-gnu-gcc-12"), *options], libraries
+
+
+def arm64_java(libraries: Path, cpu: str | None = None) -> list[str]:
+    """The command of an arm64 Java machine under qemu that finds the phone's arm64 libraries.
+
+    Args:
+        libraries: folder of ``make_libraries``.
+        cpu: a processor that qemu knows; None for the newest.
+
+    Raises:
+        PackageError: a package cannot be had.
+    """
+    root, qemu = package_tree("arm64"), package_tree("qemu")
+    java = next(root.glob("usr/lib/jvm/java-17-openjdk-arm64"))
+    # Not Java's own folders: with those in the path its launcher starts itself anew, outside the emulator.
+    paths = (libraries, root / "lib/aarch64-linux-gnu", root / "usr/lib/aarch64-linux-gnu")
+    emulator = [str(qemu / "usr/bin/qemu-aarch64"), *(["-cpu", cpu] if cpu else []), "-L", str(root)]
+    emulator += ["-E", "LD_LIBRARY_PATH=" + ":".join(map(str, paths)), "-E", f"JAVA_HOME={java}"]
+    return [*emulator, str(java / "bin/java"), "-Xint", "-XX:+UseSerialGC"]

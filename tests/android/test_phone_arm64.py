@@ -17,7 +17,7 @@ from palmtop.runtime.decoding.generation_options import GenerationOptions
 from palmtop.runtime.reference.heldout import TASKS, Task, held_out_items
 from palmtop.runtime.session import Session
 from tests.android.jvm import Core
-from tests.android.phone_libraries import make_libraries, package_tree
+from tests.android.phone_libraries import arm64_java, make_libraries
 from tests.android.requirements import make_or_skip
 
 pytestmark = pytest.mark.slow
@@ -39,13 +39,7 @@ def session(bundle: Path) -> Iterator[Session]:
 def arm64(classes: Path, genai_jar: Path, bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Core]:
     work = tmp_path_factory.mktemp("arm64")
     libraries = make_or_skip(lambda: make_libraries(work / "libraries", "arm64-v8a"), "javac").folder
-    root, qemu = (make_or_skip(lambda group=group: package_tree(group)) for group in ("arm64", "qemu"))
-    java = next(root.glob("usr/lib/jvm/java-17-openjdk-arm64"))
-    # Not Java's own folders: with those in the path its launcher starts itself anew, outside the emulator.
-    paths = (libraries, root / "lib/aarch64-linux-gnu", root / "usr/lib/aarch64-linux-gnu")
-    emulator = [str(qemu / "usr/bin/qemu-aarch64"), "-L", str(root)]
-    emulator += ["-E", "LD_LIBRARY_PATH=" + ":".join(map(str, paths)), "-E", f"JAVA_HOME={java}"]
-    command = [*emulator, str(java / "bin/java"), "-Xint", "-XX:+UseSerialGC"]
+    command = make_or_skip(lambda: arm64_java(libraries))
     with Core(classes, genai_jar, work, libraries, java=command) as core:
         core.ask("load", folder=str(bundle), context=512)
         yield core
