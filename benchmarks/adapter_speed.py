@@ -130,7 +130,8 @@ def _row(
 
 
 def _opened(bundle: Path, threads: int) -> Session:
-    return Session(open_bundle(bundle, hashes=False), SessionOptions(context=CONTEXT, threads=threads))
+    options = SessionOptions(context=CONTEXT, threads=threads, engine="genai")  # which also runs adapters as inputs
+    return Session(open_bundle(bundle, hashes=False), options)
 
 
 def _step(

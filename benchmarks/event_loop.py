@@ -1,6 +1,6 @@
 """How long an event loop is blocked while an answer is awaited, by the size of a prompt's chunks.
 
-    python -m benchmarks.event_loop BUNDLE [--tokens 2048] [--chunks 16 32 64 128 256]
+    python -m benchmarks.event_loop BUNDLE [--tokens 2048] [--chunks 16 32 64 128 256] [--engine genai]
 
 genai holds Python's lock while it reads a chunk or samples a token, so a longer chunk blocks longer; a shorter
 one may read more slowly. Printed for each size: tokens read per second, the longest and the median gap between
@@ -29,13 +29,15 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=2048)
     parser.add_argument("--chunks", type=int, nargs="+", default=[16, 32, 64, 128, 256])
     parser.add_argument("--threads", type=int)
+    parser.add_argument("--engine", default="onnxruntime")
     arguments = parser.parse_args()
     print(json.dumps([_measure(arguments, chunk) for chunk in arguments.chunks], indent=1))
 
 
 def _measure(arguments: argparse.Namespace, chunk: int) -> dict[str, Any]:
     context = arguments.tokens + 64
-    with palmtop.load(arguments.bundle, context=context, threads=arguments.threads, prefill_chunk=chunk) as session:
+    load = {"context": context, "threads": arguments.threads, "engine": arguments.engine}
+    with palmtop.load(arguments.bundle, prefill_chunk=chunk, **load) as session:
         text = "one two " * arguments.tokens
         while (tokens := session.count_tokens([{"role": "user", "content": text}])) > arguments.tokens:
             text = text[: len(text) * arguments.tokens // tokens]

@@ -134,7 +134,7 @@ def export_command(
         from .listing import as_json as listed
         from .listing import as_text
 
-        click.echo(json.dumps(listed(), indent=2) if as_json else as_text())
+        click.echo(json.dumps({"architectures": listed()}, indent=2) if as_json else as_text())
         return
     if checkpoint is None:
         raise InputError("no checkpoint is given, expected a folder or a GGUF file")

@@ -1,7 +1,7 @@
 """A loaded bundle that answers questions. The only file that imports onnxruntime_genai.
 
-A ``Session`` owns one native model; every ``Conversation`` made from it owns a decoder with its KV cache. The model is
-genai's until a conversation is restored or forked, which genai cannot do: from then on it is onnxruntime's own.
+A ``Session`` owns one native model; every ``Conversation`` made from it owns a decoder with its KV cache. A model of
+genai's is replaced by onnxruntime's own when a conversation is first restored or forked, which genai cannot do.
 """
 
 from __future__ import annotations
@@ -92,7 +92,6 @@ class Session:
         self._loop = False
         self._engine = threading.Lock()
         if static is None:
-            self._native = import_genai()
             check_genai_config(bundle)
             self._load(loop=options.engine != "genai")
             bits, size = self.manifest.decoder.kv_bits, megabytes(self.plan.kv_cache)
@@ -257,7 +256,7 @@ class Session:
         if loop:
             self._model = open_decoder_session(bundle, threads)
         else:
-            self._model = _open_model(self._native, bundle, self.plan.context, threads)
+            self._model = _open_model(import_genai(), bundle, self.plan.context, threads)
         self._loop = loop
         release_mapped_pages(bundle.path, bundle.manifest.files)
 
@@ -275,7 +274,7 @@ class Session:
         elif self._loop:
             decoder = LoopDecoder(self._model, inputs, self.context, self.bundle)
         else:
-            decoder = GenaiDecoder(self._native, self._model, inputs, self.context, self.bundle)
+            decoder = GenaiDecoder(import_genai(), self._model, inputs, self.context, self.bundle)
         self._decoders.add(decoder)
         return decoder
 
@@ -283,7 +282,8 @@ class Session:
         """Refuse a conversation whose cache does not fit into memory."""
         available = available_memory()
         if self._options.memory_limit is not None:
-            left = self._options.memory_limit - self.plan.total - (len(self._decoders) - 1) * self.plan.conversation
+            more = len(self._decoders) - self.plan.conversations
+            left = self._options.memory_limit - self.plan.total - more * self.plan.conversation
             available = left if available is None else min(left, available)
         if available is not None and self.plan.conversation > available:
             raise MemoryPlanError(
@@ -296,7 +296,7 @@ class Session:
         """Refuse an encoder that does not fit beside the decoder, before it is loaded."""
         available = available_memory()
         if self._options.memory_limit is not None:
-            others = max(0, len(self._decoders) - 1) * self.plan.conversation
+            others = max(0, len(self._decoders) - self.plan.conversations) * self.plan.conversation
             left = self._options.memory_limit - self.plan.talking - others
             available = left if available is None else min(left, available)
         check_encoder(self.plan, available)
@@ -314,10 +314,10 @@ def load_session(path: str | os.PathLike[str], options: SessionOptions) -> Sessi
     """Open a bundle, check it, plan its memory and load it.
 
     Raises:
-        BundleError: the bundle is damaged, genai cannot load it, or its graphs do not fit the provider here.
+        BundleError: the bundle is damaged, the engine cannot load it, or its graphs do not fit the provider here.
         InputError: the bundle has no graphs for a provider that needs them.
         MemoryPlanError: the session does not fit into memory.
-        RuntimeMissingError: onnxruntime-genai, or a provider's plugin, is not installed.
+        RuntimeMissingError: the engine, or a provider's plugin, is not installed.
     """
     bundle = open_bundle(path)
     where = placement(options.provider)

@@ -16,7 +16,7 @@ AVX512-VNNI it gains up to 128; in steps of 4 it takes a third more (docs/event-
 """
 CHUNK_MULTIPLICATIONS = 80e9
 """Multiplications of the first chunk: a second of two x86 cores with AVX2."""
-ENGINES = ("genai", "onnxruntime")
+ENGINES = ("onnxruntime", "genai")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,9 +35,11 @@ class SessionOptions:
         recompile: whether graphs that another version compiled are compiled again on this machine.
         prefill_chunk: prompt tokens read at a time; cancellation acts between two chunks, and other threads of the
             process wait for the end of one. None: 8 to 128, such that one takes less than a second (``chunk_for``).
-        engine: library that runs the decoder on the CPU: "genai" (onnxruntime-genai), or "onnxruntime" (palmtop's own
-            loop over onnxruntime: the same logits, bit for bit). Conversations are restored and forked with the second;
-            a session changes to it when that is first asked for.
+        conversations: conversations that answer at the same time, each in a thread of its own; the context is chosen
+            so that their KV caches fit. More may be opened, memory permitting.
+        engine: library that runs the decoder on the CPU: "onnxruntime" (palmtop's own loop over it) or "genai"
+            (onnxruntime-genai), with the same logits, bit for bit. genai takes no states back: a session that runs on
+            it loads its weights again, for the loop, when a conversation is first restored or forked.
 
     Raises:
         InputError: a value has the wrong type or is out of its range.
@@ -52,7 +54,8 @@ class SessionOptions:
     fallback: bool = False
     recompile: bool = False
     prefill_chunk: int | None = None
-    engine: str = "genai"
+    conversations: int = 1
+    engine: str = "onnxruntime"
 
     def __post_init__(self) -> None:
         for name, least in (
@@ -62,6 +65,7 @@ class SessionOptions:
             ("prefill_chunk", 1),
         ):
             check_whole(name, getattr(self, name), least, optional=True)
+        check_whole("conversations", self.conversations, 1)
         check_threads(self.threads)
         placement(self.provider)
         if self.engine not in ENGINES:

@@ -38,6 +38,7 @@ def plan_session(manifest: Manifest, options: SessionOptions, static: StaticSess
             media_rows=options.media_rows,
             chunk=options.prefill_chunk or LARGEST_CHUNK,
             keep_encoders=options.keep_encoders,
+            conversations=options.conversations,
         )
         return needs if static is None else with_copies(manifest, needs, static.copies)
 

@@ -68,12 +68,13 @@ def add_command(bundle: Path, source: Path, name: str | None, combine: str, as_j
 @adapter_group.command("remove")
 @bundle_argument
 @click.argument("name")
-def remove_command(bundle: Path, name: str) -> None:
+@json_flag
+def remove_command(bundle: Path, name: str, as_json: bool) -> None:
     """Remove adapter NAME, which was added, from the BUNDLE."""
     from .install import remove_adapter
 
     remove_adapter(bundle, name)
-    click.echo(f"{name}: removed")
+    click.echo(json.dumps({"name": name, "bundle": str(bundle)}) if as_json else f"{name}: removed")
 
 
 @adapter_group.command("list")
@@ -129,28 +130,32 @@ def list_command(bundle: Path, as_json: bool) -> None:
 @bundle_argument
 @click.argument("name")
 @click.option("-o", "--output", "target", required=True, type=click.Path(path_type=Path), help="PEFT folder to write.")
-def export_command(bundle: Path, name: str, target: Path) -> None:
+@json_flag
+def export_command(bundle: Path, name: str, target: Path, as_json: bool) -> None:
     """Write adapter NAME of the BUNDLE as a PEFT folder, dequantised."""
     from palmtop.runtime.bundle.opening import open_bundle
 
     from .peft_writer import export_adapter
 
     export_adapter(open_bundle(bundle, hashes=False), name, target)
-    click.echo(f"{target}: {name} as a PEFT folder")
+    click.echo(json.dumps({"name": name, "path": str(target)}) if as_json else f"{target}: {name} as a PEFT folder")
 
 
 @adapter_group.command("pack")
 @bundle_argument
 @click.argument("name")
 @click.option("-o", "--output", "target", required=True, type=click.Path(path_type=Path), help="File to write.")
-def pack_command(bundle: Path, name: str, target: Path) -> None:
+@json_flag
+def pack_command(bundle: Path, name: str, target: Path, as_json: bool) -> None:
     """Write adapter NAME of the BUNDLE into one file with the hash of its base; 'add' accepts it."""
     from palmtop.runtime.bundle.opening import open_bundle
 
     from .palmadapter import pack
 
     pack(open_bundle(bundle, hashes=False), name, target)
-    click.echo(f"{target}: {target.stat().st_size / 1e6:.2f} MB")
+    size = target.stat().st_size
+    found = {"name": name, "path": str(target), "size_bytes": size}
+    click.echo(json.dumps(found) if as_json else f"{target}: {size / 1e6:.2f} MB")
 
 
 @adapter_group.command("route")
@@ -163,7 +168,10 @@ def pack_command(bundle: Path, name: str, target: Path) -> None:
     help="Audio projector (default: the route's present one, or speech).",
 )
 @click.option("--drop", is_flag=True, help="Remove the route.")
-def route_command(bundle: Path, name: str, adapters: tuple[str, ...], projector: str | None, drop: bool) -> None:
+@json_flag
+def route_command(
+    bundle: Path, name: str, adapters: tuple[str, ...], projector: str | None, drop: bool, as_json: bool
+) -> None:
     """Set the adapters of route NAME of the BUNDLE: a mode (text, image, audio, image+audio) or a task's name."""
     from palmtop.runtime.bundle.manifest import Route
     from palmtop.runtime.bundle.opening import open_bundle
@@ -173,12 +181,16 @@ def route_command(bundle: Path, name: str, adapters: tuple[str, ...], projector:
 
     if drop:
         set_route(bundle, name, None)
-        click.echo(f"{name}: removed")
+        removed = {"name": name, "adapters": None, "audio_projector": None}
+        click.echo(json.dumps(removed) if as_json else f"{name}: removed")
         return
     before = open_bundle(bundle, hashes=False).manifest.routes.get(name)
     kept = "speech" if before is None else before.audio_projector
     weights = parse_adapters(adapters) or {}
     set_route(bundle, name, Route(adapters=weights, audio_projector=projector or kept))
+    if as_json:
+        click.echo(json.dumps({"name": name, "adapters": weights, "audio_projector": projector or kept}))
+        return
     click.echo(f"{name}: {', '.join(f'{n} {w:g}' for n, w in weights.items()) or 'no adapter'}. Use it: --route {name}")
 
 
@@ -214,6 +226,7 @@ def merge_command(
     wanted = [_source(text) for text in sources]
     opened = None if bundle is None else open_bundle(bundle, hashes=False)
     found = merge_sources([Source(name, weight) for name, weight in wanted], target, opened, method=method, rank=rank)
+    found["losses"] = None
     if samples is not None:
         on = open_bundle(measured_on or bundle or "", hashes=False)
         found["losses"] = losses(on, samples, [name for name, _ in wanted], target, from_bundle=opened is not None)
@@ -240,7 +253,7 @@ def _show_merge(found: Mapping[str, Any]) -> None:
         f" {found['linears']} linears {found['mean_error']:.2%} is lost in the mean, {found['max_error']:.2%} at most"
         f" ({found['worst']})"
     )
-    if "losses" in found:
+    if found["losses"] is not None:
         tasks = list(next(iter(found["losses"].values())))
         table = [["nats a token", *tasks]]
         table += [[label, *(f"{by_task[task]:.4f}" for task in tasks)] for label, by_task in found["losses"].items()]

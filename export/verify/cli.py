@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -95,10 +95,10 @@ def verify_command(
     if page is not None and (page.is_dir() or not page.parent.is_dir()):  # before minutes of work
         raise InputError(f"{page}: cannot be written, expected a file in a folder that exists")
     if checkpoint is None:
-        found = {"passed": True, "verdict": "passed", "files": len(opened.manifest.files), "checks": []}
-        click.echo(
-            json.dumps(found) if as_json else f"{bundle}: {len(opened.manifest.files)} files have the right hash."
-        )
+        if as_json:
+            click.echo(json.dumps(_as_data(opened, None, [])))
+        else:
+            click.echo(f"{bundle}: {len(opened.manifest.files)} files have the right hash.")
         return
     from palmtop.export.checkpoint.opening import open_checkpoint
 
@@ -130,12 +130,25 @@ def verify_command(
     if page is not None:
         _write_report(page, opened, quality, provenance(opened, context))
     if as_json:
-        click.echo(json.dumps({**quality.to_dict(), "notes": notes}))
+        click.echo(json.dumps(_as_data(opened, quality, notes)))
     else:
         _print(bundle, quality, is_verbose=verbose or bool(context.find_root().params.get("verbose")))
         if page is not None:
             click.echo(f"Report: {page}, its numbers: {page.with_suffix('.json')}")
     sys.exit(EXIT_CODES[quality.verdict])
+
+
+def _as_data(bundle: Bundle, quality: Quality | None, notes: list[str]) -> dict[str, Any]:
+    """Return a result as plain JSON types, with the same fields where only hashes were checked."""
+    files = len(bundle.manifest.files)
+    if quality is None:
+        from .quality import Quality
+
+        empty = Quality(checks=(), modes={}, adapters={}, tensors={}, skipped=(), seconds=0.0)
+        quality_fields = {**empty.to_dict(), "summary": f"{files} files have the right hash"}
+    else:
+        quality_fields = quality.to_dict()
+    return {"bundle": str(bundle.path), "files": files, **quality_fields, "notes": notes}
 
 
 def _print(bundle: Path, quality: Quality, *, is_verbose: bool) -> None:

@@ -1,7 +1,7 @@
 """A streamed answer: an iterator of pieces for ``for`` and for ``async for``.
 
-With ``async for`` every step runs in a thread of the answer, and the event loop is blocked only while genai holds
-Python's lock: for one chunk of the prompt, or one token. Independent of models.
+With ``async for`` every step runs in a thread of the answer. The event loop is blocked while Python's lock is held:
+with genai for one chunk of the prompt, or one token (docs/event-loop.md). Independent of models.
 """
 
 from __future__ import annotations

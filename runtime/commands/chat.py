@@ -6,7 +6,6 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
@@ -21,7 +20,8 @@ from palmtop.runtime.decoding.generation_options import GenerationOptions
 from palmtop.runtime.memory.plan import megabytes
 from palmtop.runtime.session import SessionOptions
 
-from .dialogue.attachments import Kind, attach, kind_of_file, typed_paths, unquoted
+from .dialogue.attachments import attach, kind_of_file, typed_paths, unquoted
+from .dialogue.capture import Kind, Source, captured, is_captured
 from .dialogue.line_input import LineInput
 from .flags import adapter_flag, bundle_argument, generation_flags, open_session, ready_bundle, session_flags
 from .run import summary, user_content
@@ -36,6 +36,7 @@ PAGE_PARAMETERS = (
 
 HELP = """/image FILE   add a picture to the next message; a path pasted alone does too
 /audio FILE   add a sound to the next message
+              /image clipboard: the copied picture; /audio mic: record until Enter
 /retry        answer the last question again
 /undo         take the last question and its answer back
 /reset        start over
@@ -106,8 +107,6 @@ def talk(
     resume: Path | None = None,
 ) -> None:
     """Hold a dialogue with a bundle, on a terminal or through a pipe."""
-    if resume is not None:
-        loading = replace(loading, engine="onnxruntime")  # otherwise the weights would be loaded twice
     with open_session(bundle, loading) as session:
         conversation = session.conversation(system=system) if resume is None else session.restore(resume)
         dialogue = Dialogue(conversation, adapters, options, hide_thinking=hide_thinking, restore=session.restore)
@@ -137,8 +136,8 @@ class Dialogue:
         self._options = options
         self._hide_thinking = hide_thinking
         self._piped = piped_lines()
-        self._images: list[Path] = []
-        self._sounds: list[Path] = []
+        self._images: list[Source] = []
+        self._sounds: list[Source] = []
         self._lines = LineInput(COMMANDS, TAKING_FILES) if self.interactive else None
 
     def run(self) -> int:
@@ -176,8 +175,12 @@ class Dialogue:
         if name in ATTACHING:
             if not argument.strip():
                 raise PalmtopError(f"{name}: found no file, expected {name} FILE")
+            kind: Kind = "image" if name == "/image" else "audio"
+            if is_captured(argument.strip(), kind):
+                self._attach(kind, captured(Path(argument.strip()), kind), argument.strip())
+                return True
             for path in typed_paths(argument):
-                self._attach("image" if name == "/image" else "audio", path)
+                self._attach(kind, path)
         elif name == "/retry":
             self._stream(self._conversation.retry(adapters=self._adapters, options=self._options))
         elif name == "/undo":
@@ -205,14 +208,14 @@ class Dialogue:
             raise PalmtopError(f"'{name}' is no command, expected {', '.join(COMMANDS[:-1])} or {COMMANDS[-1]}")
         return True
 
-    def _attach(self, kind: Kind, path: Path) -> None:
-        """Keep a file for the next message, and say what it is."""
-        attached = attach(kind, path)
-        (self._images if kind == "image" else self._sounds).append(path)
+    def _attach(self, kind: Kind, source: Source, name: str = "") -> None:
+        """Keep a picture or a sound for the next message, and say what it is."""
+        attached = attach(kind, source, name)
+        (self._images if kind == "image" else self._sounds).append(source)
         click.secho(f"[{attached.about}]", err=True, dim=self.interactive)
 
     def _turn(self, text: str) -> None:
-        content = user_content(text, tuple(self._images), tuple(self._sounds))
+        content = user_content(text, self._images, self._sounds)
         self._images, self._sounds = [], []
         self._stream(self._conversation.chat(content, adapters=self._adapters, options=self._options))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sized
 from pathlib import Path
 from typing import Any
 
@@ -57,24 +58,20 @@ def inspect_command(bundle: Path, context: int | None, provider: str | None, as_
     if context is not None and context < 1:
         raise OptionError("context", f"found {context}, expected at least 1")
     opened = open_bundle(bundle, hashes=False)
-    if provider is not None:
-        _show_nodes(opened, provider, as_json=as_json)
+    if provider is not None and not as_json:
+        _show_nodes(opened, provider)
         return
     plan = plan_memory(opened.manifest, context=context or opened.manifest.decoder.context_length)
     if as_json:
-        click.echo(json.dumps(_as_data(opened, plan)))
+        graphs = None if provider is None else dict(node_counts(opened, provider))
+        click.echo(json.dumps(_as_data(opened, plan, graphs)))
     else:
         _show(opened, plan)
 
 
-def _show_nodes(bundle: Bundle, provider: str, *, as_json: bool) -> None:
+def _show_nodes(bundle: Bundle, provider: str) -> None:
     """Show the provider of the nodes of each graph; those on the CPU by name."""
     found = dict(node_counts(bundle, provider))
-    if as_json:
-        click.echo(
-            json.dumps({file: {name: len(nodes) for name, nodes in places.items()} for file, places in found.items()})
-        )
-        return
     fallen = sum(len(places.get(CPU, [])) for places in found.values() if len(places) > 1)
     total = sum(len(nodes) for places in found.values() for nodes in places.values())
     click.echo(f"{len(found)} graphs for {provider}: {fallen} of {total} nodes fall back to the CPU")
@@ -84,7 +81,7 @@ def _show_nodes(bundle: Bundle, provider: str, *, as_json: bool) -> None:
             click.echo(f"  on the CPU: {node}")
 
 
-def _as_data(bundle: Bundle, plan: MemoryPlan) -> dict[str, Any]:
+def _as_data(bundle: Bundle, plan: MemoryPlan, graphs: Mapping[str, Mapping[str, Sized]] | None) -> dict[str, Any]:
     manifest = bundle.manifest
     available = available_memory()
     return {
@@ -124,6 +121,9 @@ def _as_data(bundle: Bundle, plan: MemoryPlan) -> dict[str, Any]:
             {"provider": t.provider, "soc": t.soc, "versions": t.versions, "graphs": list(t.files)}
             for t in manifest.targets
         ],
+        "nodes": None
+        if graphs is None
+        else {file: {name: len(nodes) for name, nodes in places.items()} for file, places in graphs.items()},
         "recipe": manifest.recipe,
         "files": {name: file.size_bytes for name, file in manifest.files.items()},
     }

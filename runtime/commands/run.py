@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ from palmtop.runtime.chat.routing import Wanted
 from palmtop.runtime.decoding.generation_options import GenerationOptions
 from palmtop.runtime.session import SessionOptions
 
+from .dialogue.capture import Source, captured
 from .flags import adapter_flag, bundle_argument, generation_flags, open_session, session_flags
 from .showing import PieceWriter, cut_note, thinking_flag
-from .typed_text import clean, clean_option, read_standard_bytes, read_standard_input
+from .typed_text import clean, clean_option, read_standard_input
 
 EXAMPLES = """
 \b
@@ -30,6 +32,8 @@ Examples:
   palmtop run phi4mm-int4 "Hello" --adapter vision=0.5 --json
   cat letter.txt | palmtop run phi4mm-int4 -
   cat cat.jpg | palmtop run phi4mm-int4 "What is this?" --image -
+  palmtop run phi4mm-int4 "What is this?" --image clipboard
+  palmtop run phi4mm-int4 "Transcribe." --audio mic
   palmtop run SmolLM2-135M-Instruct.Q4_1.gguf "Why is the sky blue?"
 """
 
@@ -44,14 +48,14 @@ UNFINISHED_EXIT = 3
     "images",
     multiple=True,
     type=click.Path(path_type=Path),
-    help="A picture, or - for standard input; repeatable.",
+    help="A picture: a file, - for standard input, or clipboard; repeatable.",
 )
 @click.option(
     "--audio",
     "sounds",
     multiple=True,
     type=click.Path(path_type=Path),
-    help="A sound, or - for standard input; repeatable.",
+    help="A sound: a file, - for standard input, mic until Enter, or mic:SECONDS; repeatable.",
 )
 @click.option("--system", callback=clean_option, help="System message.")
 @adapter_flag
@@ -82,7 +86,8 @@ def run_command(
         raise InputError("found - more than once, expected standard input to be one of prompt, picture and sound")
     text = read_standard_input() if prompt == "-" else clean(prompt)
     messages = [] if system is None else [{"role": "system", "content": system}]
-    messages.append({"role": "user", "content": user_content(text, images, sounds)})
+    content = user_content(text, [captured(p, "image") for p in images], [captured(p, "audio") for p in sounds])
+    messages.append({"role": "user", "content": content})
     reply: Reply | None = None
     writer = PieceWriter(hide_thinking=hide_thinking)
     with open_session(bundle, loading) as session:
@@ -105,21 +110,21 @@ def run_command(
         sys.exit(UNFINISHED_EXIT)
 
 
-def user_content(text: str, images: tuple[Path, ...], sounds: tuple[Path, ...]) -> Any:
-    """Return one user message: images, sounds, then the text; the path "-" is read from standard input.
+def user_content(text: str, images: Sequence[Source], sounds: Sequence[Source]) -> Any:
+    """Return one user message: images, sounds, then the text.
 
     Raises:
-        InputError: the message is empty, or standard input is.
+        InputError: the message is empty.
     """
     if not text.strip() and not images and not sounds:
         raise InputError("the prompt is empty, expected text, an image or a sound")
-    parts: list[dict[str, Any]] = [{"type": "image", "image": _source(path)} for path in images]
-    parts += [{"type": "audio", "audio": _source(path)} for path in sounds]
+    parts: list[dict[str, Any]] = [{"type": "image", "image": _content(source)} for source in images]
+    parts += [{"type": "audio", "audio": _content(source)} for source in sounds]
     return [*parts, {"type": "text", "text": text}] if parts else text
 
 
-def _source(path: Path) -> str | bytes:
-    return str(path) if str(path) != "-" else read_standard_bytes()
+def _content(source: Source) -> str | bytes:
+    return source if isinstance(source, bytes) else str(source)
 
 
 def summary(reply: Reply) -> str:

@@ -204,6 +204,7 @@ def open_decoder_session(bundle: Bundle, threads: int | None) -> Any:
         BundleError: onnxruntime cannot load it.
         RuntimeMissingError: onnxruntime is not installed.
     """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when the library is loaded
     try:
         import onnxruntime as ort
     except ImportError as error:

@@ -1,6 +1,6 @@
 """Steps in which a prompt is read: how many tokens each has.
 
-genai holds Python's lock during a step, and cancelling acts between two steps. So a step is as long as pays, and takes
+Cancelling acts between two steps, and genai holds Python's lock during one. So a step is as long as pays, and takes
 about a second at most.
 """
 

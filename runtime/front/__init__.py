@@ -127,7 +127,8 @@ def load(
     fallback: bool = False,
     recompile: bool = False,
     prefill_chunk: int | None = None,
-    engine: str = "genai",
+    conversations: int = 1,
+    engine: str = "onnxruntime",
     **unknown: _Any,
 ) -> Session:
     """Open a bundle and load it as a session.
@@ -147,8 +148,11 @@ def load(
         recompile: whether graphs that another version compiled are compiled again on this machine.
         prefill_chunk: prompt tokens read at a time; with smaller chunks cancelling, timeouts and other threads act
             sooner; None chooses 8 to 128 by the measured time of the steps before, less than a second each.
-        engine: "genai" (onnxruntime-genai) or "onnxruntime" (palmtop's own loop over onnxruntime, with the same logits)
-            for a decoder on the CPU; a session changes to the second when it first restores or forks a conversation.
+        conversations: conversations that answer at the same time, each in a thread of its own; the context is chosen
+            so that their KV caches fit. More may be opened, memory permitting.
+        engine: "onnxruntime" (palmtop's own loop over it) or "genai" (onnxruntime-genai, with the same logits) for a
+            decoder on the CPU; a session of the second changes to the first, and loads its weights again, when it first
+            restores or forks a conversation.
         **unknown: none; other libraries' keywords are refused with the one to use here.
 
     Raises:
@@ -174,6 +178,7 @@ def load(
         fallback=fallback,
         recompile=recompile,
         prefill_chunk=prefill_chunk,
+        conversations=conversations,
         engine=engine,
     )
     from pathlib import Path

@@ -68,6 +68,8 @@ def demo_command(where: bool, checkpoint: bool, chats: bool, loading: SessionOpt
     The packaged model answers short tasks on text, images and sounds; --chat starts a dialogue with a general chat
     model. Exit code 1 when an answer is wrong.
     """
+    if as_json and (chats or checkpoint or where):
+        raise InputError("--json: found beside --where, --checkpoint or --chat, expected it for the answers alone")
     if chats:
         talk(smollm2_file(), loading, GenerationOptions())
         return

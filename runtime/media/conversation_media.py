@@ -26,6 +26,8 @@ from palmtop.runtime.processor.sounds import PreparedSound
 from .encoder_runner import EncodingStopped
 
 Features = NDArray[np.float32]
+MAX_KNOWN = 4096
+"""Media whose row counts are kept; a conversation of a server reads those of any number of requests."""
 
 
 class FeatureSource(Protocol):
@@ -81,9 +83,11 @@ class MediaReader:
             CancelledError: stopped while decoding.
         """
         key = item_key(item)
-        if key not in self._segments:
-            self._segments[key] = self._prepare(key, item, cancelled)
-        return MeasuredItem(item, key, self._segments[key])
+        segments = self._segments.pop(key, None) or self._prepare(key, item, cancelled)
+        self._segments[key] = segments  # behind all others
+        while len(self._segments) > MAX_KNOWN:
+            del self._segments[next(iter(self._segments))]
+        return MeasuredItem(item, key, segments)
 
     def features(self, measured: MeasuredItem, *, vision_projector: bool, cancelled: Callable[[], bool]) -> Features:
         """Encode an item: [rows, H].

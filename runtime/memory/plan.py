@@ -24,7 +24,7 @@ MINIMUM_CONTEXT = 64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryPlan:
-    """Bytes by purpose for one conversation.
+    """Bytes by purpose, for one conversation or for several that answer at the same time.
 
     Attributes:
         context: tokens the KV cache holds.
@@ -37,6 +37,8 @@ class MemoryPlan:
         encoders: weights and activations of the larger encoder (of both when they are kept loaded).
         activations: bytes of one prefill chunk.
         base: the process itself, and the tokenizer.
+        conversations: conversations that answer at the same time; ``kv_cache``, ``media`` and ``activations`` are those
+            of one.
     """
 
     context: int
@@ -49,6 +51,7 @@ class MemoryPlan:
     encoders: int
     activations: int
     base: int
+    conversations: int = 1
 
     @property
     def loading(self) -> int:
@@ -58,7 +61,7 @@ class MemoryPlan:
     @property
     def talking(self) -> int:
         """Peak bytes of text turns after loading."""
-        return self.prepacked + self.used_weights + self.conversation + self.activations + self.base
+        return self.prepacked + self.used_weights + self.base + self.conversations * self.answering
 
     @property
     def text(self) -> int:
@@ -75,6 +78,11 @@ class MemoryPlan:
         """Bytes that every conversation allocates."""
         return self.kv_cache + self.media
 
+    @property
+    def answering(self) -> int:
+        """Bytes of a conversation while it answers."""
+        return self.conversation + self.activations
+
 
 def plan_memory(
     manifest: Manifest,
@@ -84,6 +92,7 @@ def plan_memory(
     chunk: int = 128,
     keep_encoders: bool = False,
     encoder: str | None = None,
+    conversations: int = 1,
 ) -> MemoryPlan:
     """Compute the memory plan for a context.
 
@@ -94,6 +103,7 @@ def plan_memory(
         chunk: tokens of a prefill step.
         keep_encoders: whether both encoders stay loaded.
         encoder: "vision" or "audio" for that encoder alone; None for the larger one.
+        conversations: conversations that answer at the same time.
     """
     decoder = manifest.decoder
     has_media = manifest.vision is not None or manifest.audio is not None
@@ -117,6 +127,7 @@ def plan_memory(
         activations=4
         * (min(chunk, context) * decoder.hidden_size * ACTIVATION_WIDTHS + logit_rows(manifest) * decoder.vocab_size),
         base=BASE_BYTES + (tokenizer.size_bytes * TOKENIZER_COPIES if tokenizer else 0),
+        conversations=conversations,
     )
 
 
@@ -159,6 +170,7 @@ def largest_context(manifest: Manifest, plan: MemoryPlan, available_bytes: int) 
     per_token = kv_bytes_per_token(manifest) + 8
     if plan.media_rows == plan.context:
         per_token += manifest.decoder.hidden_size * 4
+    per_token *= plan.conversations
     fixed = plan.talking - plan.context * per_token
     fits = min((available_bytes - fixed) // per_token, manifest.decoder.context_length)
     return int(fits) if fits >= MINIMUM_CONTEXT else 0
@@ -179,11 +191,18 @@ def check_plan(manifest: Manifest, plan: MemoryPlan, available_bytes: int | None
         return
     largest = largest_context(manifest, plan, available_bytes)
     way_out = f"a context of at most {largest} tokens would fit" if largest else "no context would fit"
+    several = ""
+    if plan.conversations > 1:
+        several = f" and {plan.conversations} conversations at the same time"
+        fitting = (available_bytes - plan.talking + plan.conversations * plan.answering) // plan.answering
+        if plan.loading <= available_bytes and fitting > 0:
+            way_out += f", or at most {fitting} conversation{'s' if fitting > 1 else ''}"
+    count = plan.conversations
     raise MemoryPlanError(
-        f"{manifest.model} with a context of {plan.context} tokens needs {megabytes(plan.text)} "
+        f"{manifest.model} with a context of {plan.context} tokens{several} needs {megabytes(plan.text)} "
         f"(weights {megabytes(plan.prepacked + plan.used_weights)}, while loading {megabytes(plan.weights)} more, "
-        f"KV cache {megabytes(plan.kv_cache)}, media {megabytes(plan.media)}, "
-        f"the rest {megabytes(plan.activations + plan.base)}), there are {megabytes(available_bytes)}; "
+        f"KV cache {megabytes(count * plan.kv_cache)}, media {megabytes(count * plan.media)}, "
+        f"the rest {megabytes(count * plan.activations + plan.base)}), there are {megabytes(available_bytes)}; "
         f"{way_out}"
     )
 

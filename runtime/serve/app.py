@@ -17,7 +17,7 @@ from starlette.routing import Route
 
 from palmtop.runtime.chat.reply import Piece, Reply
 from palmtop.runtime.serve.wire.api_error import ApiError
-from palmtop.runtime.serve.wire.chat_reply import Chunks, completion
+from palmtop.runtime.serve.wire.chat_reply import Chunks, completion, new_id
 from palmtop.runtime.serve.wire.chat_request import Question, read_chat_request
 from palmtop.runtime.serve.wire.json_fields import read_json
 from palmtop.runtime.serve.wire.messages import FetchImage
@@ -104,7 +104,7 @@ class Service:
         is_unknown = error.status_code == 404
         message = "found no such path here" if is_unknown else f"the path does not take {request.method:.20}"
         answer = ApiError(error.status_code, message, code="not_found" if is_unknown else None)
-        answer.headers.update({**HEADERS, **(error.headers or {})})
+        answer.headers.update({**HEADERS, "x-request-id": new_id("req_"), **(error.headers or {})})
         self.metrics.add("palmtop_requests_total", path="other", status=str(error.status_code))
         return error_response(answer)
 

@@ -18,6 +18,7 @@ from starlette.types import Message, Receive, Scope, Send
 from palmtop.errors import PalmtopError
 from palmtop.runtime.chat.reply import Piece
 from palmtop.runtime.serve.wire.api_error import ApiError, api_error
+from palmtop.runtime.serve.wire.chat_reply import new_id
 
 from .guard import HEADERS, Bodies, ClientGoneError, Guard
 from .metrics import Metrics
@@ -51,6 +52,7 @@ class Endpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         request = Request(scope, receive)
+        identity = new_id("req_")
         started = monotonic()
         status = 0
 
@@ -58,7 +60,7 @@ class Endpoint:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message = {**message, "headers": _with_headers(message["headers"])}
+                message = {**message, "headers": _with_headers(message["headers"], identity)}
             async with asyncio.timeout(STALLED_S):  # ``wait_for`` of Python 3.11 may swallow a cancellation
                 await send(message)
 
@@ -74,7 +76,7 @@ class Endpoint:
             else:
                 self._log_bug(error)
         finally:
-            self._done(request, status, monotonic() - started)
+            self._done(request, identity, status, monotonic() - started)
 
     async def _answer(self, scope: Scope, body: bytes, state: Any, send: Send) -> None:
         async def again() -> Message:
@@ -102,17 +104,16 @@ class Endpoint:
         if not isinstance(error, (ApiError, PalmtopError)):
             logger.error("%s: %s", self._path, type(error).__name__, exc_info=error)
 
-    def _done(self, request: Request, status: int, seconds: float) -> None:
+    def _done(self, request: Request, identity: str, status: int, seconds: float) -> None:
         metrics = self._metrics
         if status:
             metrics.add("palmtop_requests_total", path=self._path, status=str(status))
         else:
             metrics.add("palmtop_requests_aborted_total", path=self._path)
         notes = [str(getattr(request.state, name, "")) for name in ("model", "cost")]
-        who, told = address(request), ", ".join(note for note in notes if note) or "-"
-        access.info(
-            "%s %s %s %s %.3f s %s", who, request.method, self._path, status or "gone", seconds, ascii(told)[1:-1][:120]
-        )
+        who, told = address(request), ascii(", ".join(note for note in notes if note) or "-")[1:-1][:120]
+        where = f"{who} {request.method} {self._path} {status or 'gone'}"
+        access.info("%s %.3f s %s %s", where, seconds, told, identity)
 
 
 async def while_connected(receive: Receive, work: Awaitable[None]) -> None:
@@ -178,6 +179,7 @@ def address(request: Request) -> str:
     return request.client.host if request.client is not None else "local"
 
 
-def _with_headers(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+def _with_headers(headers: list[tuple[bytes, bytes]], identity: str) -> list[tuple[bytes, bytes]]:
     there = {name.lower() for name, _ in headers}
-    return [*headers, *((k.encode(), v.encode()) for k, v in HEADERS.items() if k.encode() not in there)]
+    own = {**HEADERS, "x-request-id": identity}
+    return [*headers, *((k.encode(), v.encode()) for k, v in own.items() if k.encode() not in there)]

@@ -18,6 +18,7 @@ from palmtop.runtime.chat.conversation import Conversation
 from palmtop.runtime.chat.reply import Piece
 from palmtop.runtime.chat.routing import AdapterRequest, chosen_by_name
 from palmtop.runtime.chat.stream import Answer
+from palmtop.runtime.media.encoder_runner import return_freed_memory
 from palmtop.runtime.processor.tool_formats import ToolFormat, calls_of
 from palmtop.runtime.serve.wire.api_error import ApiError
 from palmtop.runtime.serve.wire.chat_request import Question
@@ -32,6 +33,8 @@ logger = logging.getLogger(__name__)
 
 SAVE_AFTER_S = 10.0
 """Seconds without a request after which sessions are saved."""
+TRIM_AFTER_S = 1.0
+"""Seconds without a request after which freed memory is returned to the system."""
 
 
 @dataclass(slots=True, eq=False)
@@ -136,11 +139,11 @@ class Models:
         conversations: int = 1,
         store: SessionStore | None = None,
     ) -> None:
-        # genai would hold Python's lock during a step, and takes no saved states back
-        self._loading = replace(loading, engine="onnxruntime")
+        self._loading = loading
         self._lock = asyncio.Lock()
         self._tasks: dict[str, asyncio.Task[Session]] = {}
         self._savers: dict[str, asyncio.Task[None]] = {}
+        self._trimming: asyncio.Task[None] | None = None
         self.models: dict[str, Model] = {}
         for path in paths:
             bundle = open_bundle(path)
@@ -246,6 +249,7 @@ class Models:
             finally:
                 model.used_at = monotonic()
         self._save_soon(model)
+        self._trim_soon()
 
     async def conversation(
         self, model: Model, session: Session, beginning: Beginning, *, may_grow: bool, name: str | None = None
@@ -293,8 +297,22 @@ class Models:
             waiting.cancel()
         self._savers[model.name] = asyncio.create_task(save())
 
+    def _trim_soon(self) -> None:
+        """Return freed memory once all models have been idle for a while."""
+
+        async def trim() -> None:
+            await asyncio.sleep(TRIM_AFTER_S)
+            if not any(model.turns.is_busy for model in self.models.values()):
+                await asyncio.to_thread(return_freed_memory)
+
+        if self._trimming is not None:
+            self._trimming.cancel()
+        self._trimming = asyncio.create_task(trim())
+
     async def close(self) -> None:
         """Free all models; their sessions are saved."""
+        if self._trimming is not None:
+            self._trimming.cancel()
         for saver in self._savers.values():
             saver.cancel()
         await asyncio.gather(*self._savers.values(), return_exceptions=True)

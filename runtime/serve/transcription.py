@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -87,7 +88,11 @@ async def read_recording(request: Request, timeout_s: float) -> Recording:
         prompt=texts.get("prompt") or PROMPT,
         language=texts.get("language", ""),
         form=form_of_answer,
-        options=GenerationOptions(temperature=_temperature(texts.get("temperature")), timeout_s=timeout_s),
+        options=GenerationOptions(
+            temperature=_temperature(texts.get("temperature")),
+            timeout_s=timeout_s,
+            top_logprobs=0 if form_of_answer == "verbose_json" else None,
+        ),
     )
 
 
@@ -165,7 +170,8 @@ def clock(seconds: float, mark: str) -> str:
 
 
 def _segment(number: int, part: Segment, recording: Recording) -> dict[str, Any]:
-    """Return a window; values that are not measured are 0, as clients expect a number."""
+    """Return a window; ``no_speech_prob``, which this model does not say, is 0, as clients expect a number."""
+    data, logprobs = part.text.encode(), [token.logprob for token in part.reply.logprobs]
     return {
         "id": number,
         "seek": 0,
@@ -174,8 +180,8 @@ def _segment(number: int, part: Segment, recording: Recording) -> dict[str, Any]
         "text": part.text,
         "tokens": list(part.reply.token_ids),
         "temperature": recording.options.temperature or 0.0,
-        "avg_logprob": 0.0,
-        "compression_ratio": 0.0,
+        "avg_logprob": sum(logprobs) / len(logprobs) if logprobs else 0.0,
+        "compression_ratio": len(data) / len(zlib.compress(data)),
         "no_speech_prob": 0.0,
     }
 

@@ -297,7 +297,7 @@ def test_inspect_counts_where_nodes_run_encoders_of_openvino_too(
         "audio.onnx: 3 nodes on QNNExecutionProvider",
     ]
     told = CliRunner().invoke(cli, ["inspect", str(int4_bundle), "--provider", "openvino", "--json"]).stdout
-    assert json.loads(told)["vision.onnx"] == {"QNNExecutionProvider": 3, "CPUExecutionProvider": 1}
+    assert json.loads(told)["nodes"]["vision.onnx"] == {"QNNExecutionProvider": 3, "CPUExecutionProvider": 1}
 
 
 def test_an_export_says_where_the_nodes_of_its_targets_run(

@@ -326,7 +326,7 @@ def test_threads_take_turns_and_never_mix(toy_session: Session) -> None:
 def test_placeholder_ids_are_never_sampled(toy_session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     logits = np.zeros(VOCAB, np.float32)
     logits[[IMAGE, AUDIO]] = 100
-    monkeypatch.setattr("palmtop.runtime.decoding.genai_decoder.GenaiDecoder.logits", lambda _: logits)
+    monkeypatch.setattr("palmtop.runtime.decoding.loop_decoder.LoopDecoder.logits", lambda _: logits)
     reply = toy_session.answer(user("hi"), options=GenerationOptions(max_tokens=50, temperature=1.0, seed=0))
     assert not {IMAGE, AUDIO} & set(reply.token_ids)
 

@@ -77,14 +77,21 @@ def test_a_prompt_read_at_once_and_in_chunks_gives_the_same_logits(toy: Path) ->
     assert np.abs(found[0] - found[1]).max() < 1e-4
 
 
-def test_the_plan_counts_the_bytes_that_genai_allocates(session: Session) -> None:
-    conversation = session.conversation()
-    finish(conversation.chat("hi", options=SHORT))
-    decoder: Any = conversation._track._ready()
-    held = [decoder._generator.get_output(f"present.{n}.{k}") for n in range(LAYERS) for k in ("key", "value")]
-    bits = session.manifest.decoder.kv_bits
-    assert {array.shape for array in held} == {(1, KV_HEADS, CONTEXT, HEAD_SIZE * (1 if bits == 8 else 0.5))}
-    assert sum(array.nbytes for array in held) == session.plan.kv_cache
+@pytest.mark.parametrize("engine", ["genai", "onnxruntime"])
+def test_the_plan_counts_the_bytes_that_are_allocated(toy: Path, engine: str) -> None:
+    options = SessionOptions(threads=1, prefill_chunk=16, engine=engine)
+    with Session(open_bundle(toy), options, encoders=FakeEncoders()) as session:
+        conversation = session.conversation()
+        finish(conversation.chat("hi", options=SHORT))
+        decoder: Any = conversation._track._ready()
+        names = [f"present.{n}.{kind}" for n in range(LAYERS) for kind in ("key", "value")]
+        held = (
+            [decoder._generator.get_output(name) for name in names] if engine == "genai" else decoder._states.values()
+        )
+        bits = session.manifest.decoder.kv_bits
+        assert len(held) == len(names)
+        assert {array.shape for array in held} == {(1, KV_HEADS, CONTEXT, HEAD_SIZE * (1 if bits == 8 else 0.5))}
+        assert sum(array.nbytes for array in held) == session.plan.kv_cache
 
 
 def test_the_largest_context_grows_as_the_cache_shrinks(toy: Path) -> None:

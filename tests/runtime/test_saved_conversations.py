@@ -23,6 +23,7 @@ from palmtop.errors import InputError, MemoryPlanError, PalmtopError
 from palmtop.runtime.bundle.opening import open_bundle
 from palmtop.runtime.chat.conversation import Conversation
 from palmtop.runtime.chat.reply import Reply
+from palmtop.runtime.decoding.genai_decoder import GenaiDecoder
 from palmtop.runtime.decoding.generation_options import GenerationOptions
 from palmtop.runtime.decoding.loop_decoder import LoopDecoder
 from palmtop.runtime.saved import array_file
@@ -114,18 +115,18 @@ def test_a_conversation_beyond_the_longrope_boundary_is_restored(toy_bundle: Pat
 @pytest.mark.parametrize("draft_rows", [1, 4])
 def test_both_engines_give_the_same_answers(tmp_path: Path, draft_rows: int) -> None:
     bundle = write_toy_bundle(tmp_path / "toy", draft_rows=draft_rows)
-    with opened(bundle) as session, opened(bundle, engine="onnxruntime") as other:
+    with opened(bundle, engine="genai") as session, opened(bundle) as other:
         one, two = session.conversation(), other.conversation()
         for conversation in (one, two):
             talk(conversation)
+        assert isinstance(one._track._decoder, GenaiDecoder)
         assert isinstance(two._track._decoder, LoopDecoder)
-        assert not isinstance(one._track._decoder, LoopDecoder)
         assert_same_turn(one, two)
 
 
 def test_closing_during_a_step_frees_no_memory_that_the_step_uses(toy_bundle: Path) -> None:
     """onnxruntime runs without Python's lock: another thread may close the session meanwhile."""
-    with opened(toy_bundle, engine="onnxruntime") as session:
+    with opened(toy_bundle) as session:
         decoder = session._open_decoder()
         assert isinstance(decoder, LoopDecoder)
         arrays = [weakref.ref(array) for array in decoder._states.values()]
@@ -154,20 +155,47 @@ def test_a_fork_goes_its_own_way(toy_session: Session, encoders: FakeEncoders) -
     assert encoders.calls == calls
 
 
-def test_open_conversations_keep_their_caches_when_the_first_is_forked(toy_session: Session) -> None:
-    conversation, other = toy_session.conversation(), toy_session.conversation()
-    first = finish(other.chat("hello", options=SHORT))
-    finish(conversation.chat("one", options=SHORT))
-    conversation.fork()
-    assert isinstance(other._track._decoder, LoopDecoder)
-    second = finish(other.chat("more", options=SHORT))
-    assert second.usage.cached_tokens == first.usage.prompt_tokens + len(first.token_ids) - 1
+def test_a_session_restores_and_forks_without_loading_its_weights_again(
+    toy_bundle: Path, saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with opened(toy_bundle) as session:
+        monkeypatch.setattr(Session, "_load", None)
+        restored = session.restore(saved)
+        finish(restored.chat("more", options=SHORT))
+        finish(restored.fork().chat("more", options=SHORT))
+
+
+def test_open_conversations_of_genai_keep_their_caches_when_the_first_is_forked(toy_bundle: Path) -> None:
+    with opened(toy_bundle, engine="genai") as session:
+        conversation, other = session.conversation(), session.conversation()
+        first = finish(other.chat("hello", options=SHORT))
+        finish(conversation.chat("one", options=SHORT))
+        assert isinstance(other._track._decoder, GenaiDecoder)
+        conversation.fork()
+        assert isinstance(other._track._decoder, LoopDecoder)
+        second = finish(other.chat("more", options=SHORT))
+        assert second.usage.cached_tokens == first.usage.prompt_tokens + len(first.token_ids) - 1
 
 
 def test_what_never_answered_is_saved_too(toy_session: Session, tmp_path: Path) -> None:
     conversation = toy_session.conversation(system="be brief")
     conversation.save(tmp_path / "saved")
     assert_same_turn(toy_session.restore(tmp_path / "saved"), conversation.fork())
+
+
+def test_sizes_of_media_are_kept_for_a_bounded_number_and_found_again(
+    toy_session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise the conversation of a server would grow with every picture that any request has sent."""
+    monkeypatch.setattr("palmtop.runtime.media.conversation_media.MAX_KNOWN", 1)
+    conversation = toy_session.conversation()
+    for seed in range(4):
+        finish(conversation.respond([{"role": "user", "content": with_image("what", seed)}], options=SHORT))
+        assert len(conversation._media.segments) == 1
+    for seed in range(2):
+        finish(conversation.chat(with_image("what", seed), options=SHORT))
+    conversation.save(tmp_path / "saved")
+    assert_same_turn(conversation, toy_session.restore(tmp_path / "saved"))
 
 
 def test_tools_and_their_calls_are_saved(toy_session: Session, tmp_path: Path) -> None:
@@ -212,20 +240,26 @@ def test_a_picture_that_is_gone_refuses_the_saving(toy_session: Session, tmp_pat
     assert sorted(tmp_path.iterdir()) == []
 
 
-def test_while_an_answer_is_given_nothing_is_saved_or_forked(toy_session: Session, tmp_path: Path) -> None:
-    conversation, other = toy_session.conversation(), toy_session.conversation()
-    finish(other.chat("one", options=SHORT))
-    other.save(tmp_path / "other")
-    pieces = conversation.chat("one", options=RANDOM)
-    next(pieces)
-    for attempt in (lambda: conversation.save(tmp_path / "x"), conversation.fork, other.fork):
-        with pytest.raises(InputError, match="an answer is being given"):
-            attempt()
-    with pytest.raises(InputError, match="an answer is being given"):
-        toy_session.restore(tmp_path / "other")
-    pieces.close()
-    conversation.save(tmp_path / "x")
-    assert_same_turn(other, toy_session.restore(tmp_path / "other"))
+@pytest.mark.parametrize("engine", ["genai", "onnxruntime"])
+def test_while_a_conversation_answers_it_is_not_saved_or_forked(toy_bundle: Path, tmp_path: Path, engine: str) -> None:
+    """Nor is another one of genai's forked, for which every decoder would be replaced."""
+    with opened(toy_bundle, engine=engine) as session:
+        conversation, other = session.conversation(), session.conversation()
+        finish(other.chat("one", options=SHORT))
+        other.save(tmp_path / "other")
+        pieces = conversation.chat("one", options=RANDOM)
+        next(pieces)
+        of_others = (other.fork, lambda: session.restore(tmp_path / "other"))
+        refused = (lambda: conversation.save(tmp_path / "x"), conversation.fork, *of_others)
+        for attempt in refused if engine == "genai" else refused[:2]:
+            with pytest.raises(InputError, match="an answer is being given"):
+                attempt()
+        if engine == "onnxruntime":
+            for attempt in of_others:
+                finish(attempt().chat("two", options=SHORT))
+        pieces.close()
+        conversation.save(tmp_path / "x")
+        assert_same_turn(other, session.restore(tmp_path / "other"))
 
 
 def test_another_cache_has_to_fit_into_memory(toy_bundle: Path, tmp_path: Path) -> None:
@@ -353,7 +387,7 @@ def mutants(data: bytes, count: int) -> Iterator[bytes]:
 def test_mutated_files_are_refused_or_harmless(toy_bundle: Path, saved: Path, tmp_path: Path) -> None:
     data = saved.read_bytes()
     refused = 0
-    with opened(toy_bundle, engine="onnxruntime") as session:
+    with opened(toy_bundle) as session:
         for mutant in mutants(data, 1000):
             (tmp_path / "mutant").write_bytes(mutant)
             try:

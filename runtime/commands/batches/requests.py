@@ -69,7 +69,7 @@ def read_requests(path: Path) -> list[Request]:
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip():
             continue
-        request = _request(line, number, f"{path}, line {number}")
+        request = parse_request(line, number, f"{path}, line {number}")
         if (other := found.get(request.custom_id)) is not None:
             raise InputError(
                 f"{path}, line {number}: the custom_id '{request.custom_id:.60}' is that of line {other.line},"
@@ -79,6 +79,35 @@ def read_requests(path: Path) -> list[Request]:
     if not found:
         raise InputError(f"{path}: found no request, expected one JSON object a line")
     return list(found.values())
+
+
+def parse_request(line: str, number: int, where: str) -> Request:
+    """Return the request of one line.
+
+    Args:
+        line: the line, a JSON object.
+        number: its number, from 1 on.
+        where: name of the line in errors.
+
+    Raises:
+        InputError: the line has another shape.
+    """
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{where}: is not JSON ({error!s:.100})") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{where}: found {type(value).__name__}, expected an object with custom_id, url and body")
+    custom_id, url, body = value.get("custom_id"), value.get("url", "/v1/chat/completions"), value.get("body")
+    if not isinstance(custom_id, str) or not custom_id:
+        raise InputError(f"{where}: found custom_id {custom_id!r:.60}, expected a text")
+    if value.get("method", "POST") != "POST" or url not in READERS:
+        found = f"{value.get('method', 'POST')!s:.20} {url!s:.60}"
+        raise InputError(f"{where}: found {found}, expected POST {' or '.join(READERS)}")
+    if not isinstance(body, dict):
+        raise InputError(f"{where}: found no body, expected an object as for {url}")
+    digest = hashlib.sha256(json.dumps([url, body], sort_keys=True).encode()).hexdigest()
+    return Request(line=number, custom_id=custom_id, url=url, body=body, sha256=digest)
 
 
 def by_beginning(requests: list[Request]) -> list[Request]:
@@ -112,25 +141,6 @@ def read_question(request: Request, folder: Path, model: str, timeout_s: float) 
     if question.streams:
         raise refused("stream", True, "false in a batch")
     return question
-
-
-def _request(line: str, number: int, where: str) -> Request:
-    try:
-        value = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{where}: is not JSON ({error!s:.100})") from error
-    if not isinstance(value, dict):
-        raise InputError(f"{where}: found {type(value).__name__}, expected an object with custom_id, url and body")
-    custom_id, url, body = value.get("custom_id"), value.get("url", "/v1/chat/completions"), value.get("body")
-    if not isinstance(custom_id, str) or not custom_id:
-        raise InputError(f"{where}: found custom_id {custom_id!r:.60}, expected a text")
-    if value.get("method", "POST") != "POST" or url not in READERS:
-        found = f"{value.get('method', 'POST')!s:.20} {url!s:.60}"
-        raise InputError(f"{where}: found {found}, expected POST {' or '.join(READERS)}")
-    if not isinstance(body, dict):
-        raise InputError(f"{where}: found no body, expected an object as for {url}")
-    digest = hashlib.sha256(json.dumps([url, body], sort_keys=True).encode()).hexdigest()
-    return Request(line=number, custom_id=custom_id, url=url, body=body, sha256=digest)
 
 
 def _with_media(value: Any, folder: Path, where: str) -> Any:
@@ -192,3 +202,20 @@ def answered(path: Path) -> Iterator[tuple[str, str]]:
             raise InputError(
                 f"{path}, line {number}: is no answer of palmtop batch, expected its file or none"
             ) from error
+
+
+def unanswered(asked: list[Request], output: Path) -> list[Request]:
+    """Return the requests without an answer in the output file, those with equal beginnings together.
+
+    Raises:
+        InputError: the file has answers to other requests.
+    """
+    there = {request.custom_id: request for request in asked}
+    done = set()
+    for custom_id, sha256 in answered(output):
+        request = there.get(custom_id)
+        if request is None or request.sha256 != sha256:
+            what = "is not in the requests" if request is None else f"of line {request.line} has changed since"
+            raise InputError(f"{output}: the request '{custom_id:.60}' {what}, expected another output file")
+        done.add(custom_id)
+    return by_beginning([request for request in asked if request.custom_id not in done])

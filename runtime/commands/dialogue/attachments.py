@@ -7,7 +7,6 @@ import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 from urllib.parse import unquote, urlsplit
 
 import numpy as np
@@ -18,7 +17,8 @@ from palmtop.runtime.processor.images.image_header import read_header
 from palmtop.runtime.processor.sounds.sound_file import BLOCK_SAMPLES, SILENCE
 from palmtop.runtime.processor.sounds.stream import SoundStream
 
-Kind = Literal["image", "audio"]
+from .capture import Kind, Source
+
 SOUND_ENDINGS = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".m4a", ".aac", ".mp4", ".webm", ".aiff", ".aif")
 LONG_S = 60.0
 
@@ -29,12 +29,12 @@ class Attachment:
 
     Attributes:
         kind: "image" or "audio".
-        path: the file.
+        source: the file, or its bytes.
         about: one line for the user: name, size or length, and silence.
     """
 
     kind: Kind
-    path: Path
+    source: Source
     about: str
 
 
@@ -74,13 +74,20 @@ def unquoted(text: str) -> str:
     return words[0] if len(words) == 1 else text
 
 
-def attach(kind: Kind, path: Path) -> Attachment:
-    """Return an attachment after a look at the file.
+def attach(kind: Kind, source: Source, name: str = "") -> Attachment:
+    """Return an attachment after a look at it.
+
+    Args:
+        kind: "image" or "audio".
+        source: the file, or its bytes.
+        name: name to show; by default the file's.
 
     Raises:
         InputError: the file is not a picture or a sound.
     """
-    return Attachment(kind=kind, path=path, about=_about_image(path) if kind == "image" else _about_sound(path))
+    name = name or (source.name if isinstance(source, Path) else "data")
+    about = _about_image(source, name) if kind == "image" else _about_sound(source, name)
+    return Attachment(kind=kind, source=source, about=about)
 
 
 def kind_of_file(path: Path) -> Kind:
@@ -88,25 +95,25 @@ def kind_of_file(path: Path) -> Kind:
     return "audio" if path.suffix.lower() in SOUND_ENDINGS else "image"
 
 
-def _about_image(path: Path) -> str:
+def _about_image(source: Source, name: str) -> str:
     try:
-        data = path.read_bytes()
+        data = source if isinstance(source, bytes) else source.read_bytes()
     except OSError as error:
-        raise InputError(f"{path}: {error.strerror or error}, expected an image") from error
-    header = read_header(data, str(path))
+        raise InputError(f"{source!s}: {error.strerror or error}, expected an image") from error
+    header = read_header(data, name if isinstance(source, bytes) else str(source))
     height, width = load_image(data).shape[:2]  # decoded now, so that a damaged file is refused here
-    return f"{path.name}: {header.format} picture, {width} x {height}"
+    return f"{name}: {header.format} picture, {width} x {height}"
 
 
-def _about_sound(path: Path) -> str:
+def _about_sound(source: Source, name: str) -> str:
     samples, loudest = 0, 0.0
-    with SoundStream(path, str(path)) as stream:
+    with SoundStream(source, name if isinstance(source, bytes) else str(source)) as stream:
         while len(block := stream.read(BLOCK_SAMPLES)):
             samples += len(block)
             loudest = max(loudest, float(np.abs(block).max()))
         rate = stream.rate_hz
     silent = ", silent" if loudest < SILENCE else ""
-    return f"{path.name}: sound, {_length(samples / rate)}{silent}"
+    return f"{name}: sound, {_length(samples / rate)}{silent}"
 
 
 def _length(seconds: float) -> str:

@@ -44,7 +44,7 @@ class ApiError(Exception):
         """Value of OpenAI's ``type`` field."""
         if self.status >= 500:
             return "server_error"
-        return {401: "authentication_error", 403: "permission_error"}.get(self.status, "invalid_request_error")
+        return "permission_error" if self.status == 403 else "invalid_request_error"  # of a wrong key too
 
     def body(self) -> dict[str, Any]:
         """Return the error as JSON."""

@@ -35,6 +35,7 @@ class Question:
         streams: whether the answer is streamed.
         wants_usage: whether a streamed answer ends with its usage.
         session: name that the request's header gives its session; None without one.
+        echoed: fields of the request that its response repeats.
     """
 
     model: str
@@ -46,6 +47,7 @@ class Question:
     streams: bool = False
     wants_usage: bool = False
     session: str | None = None
+    echoed: Mapping[str, Any] = field(default_factory=dict)
 
 
 def read_chat_request(body: Mapping[str, Any], timeout_s: float, fetch: FetchImage | None) -> Question:

@@ -7,7 +7,7 @@ or the events of a stream.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from palmtop.runtime.chat.reply import Piece, Reply
@@ -64,6 +64,12 @@ def read_response_request(body: Mapping[str, Any], timeout_s: float, fetch: Fetc
         adapters=read_adapters(fields),
         client=read_client(fields),
         streams=streams,
+        echoed={
+            "instructions": instructions,
+            "tool_choice": body.get("tool_choice") or "auto",
+            "text": {"format": (body.get("text") or {}).get("format") or {"type": "text"}},
+            "metadata": body.get("metadata") or {},
+        },
     )
     fields.done()
     return question
@@ -171,7 +177,7 @@ class Response:
             text = held.shown.strip()
         else:
             text = reply.text
-        return self._object(reply, self._items(text, calls, has_text=bool(text) or not calls))
+        return self._object(reply, self._items(text, calls, _status(reply, calls), has_text=bool(text) or not calls))
 
     def begin(self) -> Iterator[dict[str, Any]]:
         """Return the events before the first piece."""
@@ -211,12 +217,12 @@ class Response:
             item = {**self._message_item("", "in_progress"), "content": []}
             yield self._event("response.output_item.added", output_index=0, item=item)
             yield self._event("response.content_part.added", **place, part=_text_part(""))
-        text = self._held.shown
+        text, status = self._held.shown, _status(reply, calls)
         if self._has_text:
             place = {"item_id": self._message, "output_index": 0, "content_index": 0}
             yield self._event("response.output_text.done", **place, text=text, logprobs=[])
             yield self._event("response.content_part.done", **place, part=_text_part(text))
-            yield self._event("response.output_item.done", output_index=0, item=self._message_item(text))
+            yield self._event("response.output_item.done", output_index=0, item=self._message_item(text, status))
         for index, call in enumerate(calls, int(self._has_text)):
             begun = {**call, "arguments": "", "status": "in_progress"}
             yield self._event("response.output_item.added", output_index=index, item=begun)
@@ -225,13 +231,13 @@ class Response:
             name, arguments = call["name"], call["arguments"]
             yield self._event("response.function_call_arguments.done", **place, name=name, arguments=arguments)
             yield self._event("response.output_item.done", output_index=index, item=call)
-        response = self._object(reply, self._items(text, calls, has_text=self._has_text))
+        response = self._object(reply, self._items(text, calls, status, has_text=self._has_text))
         yield self._event(f"response.{response['status']}", response=response)
 
-    def _items(self, text: str, calls: list[dict[str, Any]], *, has_text: bool) -> list[dict[str, Any]]:
-        return [*([self._message_item(text)] if has_text else []), *calls]
+    def _items(self, text: str, calls: list[dict[str, Any]], status: str, *, has_text: bool) -> list[dict[str, Any]]:
+        return [*([self._message_item(text, status)] if has_text else []), *calls]
 
-    def _message_item(self, text: str, status: str = "completed") -> dict[str, Any]:
+    def _message_item(self, text: str, status: str) -> dict[str, Any]:
         content = [_text_part(text)]
         return {"id": self._message, "type": "message", "role": "assistant", "status": status, "content": content}
 
@@ -247,15 +253,14 @@ class Response:
 
     def _object(self, reply: Reply | None, output: list[dict[str, Any]]) -> dict[str, Any]:
         options, question = self._question.options, self._question
-        is_cut = reply is not None and reply.was_cut and not any(item["type"] == "function_call" for item in output)
+        status = _status(reply, [item for item in output if item["type"] == "function_call"])
         response: dict[str, Any] = {
             "id": self._identity,
             "object": "response",
             "created_at": self._created,
-            "status": "in_progress" if reply is None else "incomplete" if is_cut else "completed",
+            "status": status,
             "error": None,
-            "incomplete_details": {"reason": "max_output_tokens"} if is_cut else None,
-            "instructions": None,
+            "incomplete_details": {"reason": "max_output_tokens"} if status == "incomplete" else None,
             "max_output_tokens": options.max_tokens,
             "model": question.model,
             "output": output,
@@ -264,11 +269,12 @@ class Response:
             "store": False,
             "temperature": options.temperature,
             "top_p": options.top_p,
-            "tool_choice": "auto",
             "tools": [{"type": "function", "strict": True, **tool} for tool in question.tools.tools],
             "truncation": "disabled",
-            "metadata": {},
+            "background": False,
+            "reasoning": {"effort": None, "summary": None},
             "usage": None,
+            **question.echoed,
         }
         if reply is not None:
             cost = reply.usage
@@ -286,6 +292,13 @@ class Response:
         event = {"type": kind, "sequence_number": self._number, **values}
         self._number += 1
         return event
+
+
+def _status(reply: Reply | None, calls: Sequence[object]) -> str:
+    """Return the status of a response and of its message; that of an answer with calls is "completed"."""
+    if reply is None:
+        return "in_progress"
+    return "incomplete" if reply.was_cut and not calls else "completed"
 
 
 def _text_part(text: str) -> dict[str, Any]:

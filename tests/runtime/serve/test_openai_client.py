@@ -147,7 +147,10 @@ def test_a_recording_is_written_down(client: openai.OpenAI, form: Any) -> None:
     )
     assert result.text == "753"
     if form == "verbose_json":
-        assert result.segments[0].start == 0 and result.segments[0].end == pytest.approx(float(result.duration))
+        first = result.segments[0]
+        assert first.start == 0 and first.end == pytest.approx(float(result.duration))
+        assert -1 < first.avg_logprob < 0  # the mean of three tokens that the model is rather sure of
+        assert 0 < first.compression_ratio < 1 and first.no_speech_prob == 0
 
 
 @pytest.mark.parametrize(
@@ -165,6 +168,36 @@ def test_a_response_of_the_responses_api(client: openai.OpenAI) -> None:
     response = client.responses.create(model="int4", input="digits: two eight nine. What is it?")
     assert response.output_text == "289" and response.status == "completed"
     assert response.usage is not None and response.usage.output_tokens > 0
+
+
+def test_a_response_repeats_what_was_asked_for(client: openai.OpenAI) -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+    form = {"type": "json_schema", "name": "one", "schema": schema}
+    asked: dict[str, Any] = {"instructions": "digits", "metadata": {"run": "7"}, "text": {"format": form}}
+    response = client.responses.create(model="int4", input="two eight nine", temperature=0.5, **asked)
+    found = response.to_dict()
+    assert {name: found[name] for name in asked} == asked
+    assert (found["tool_choice"], found["temperature"], found["background"]) == ("auto", 0.5, False)
+    assert (response._request_id or "").startswith("req_")
+    plain = client.responses.create(model="int4", input="Hi", max_output_tokens=1).to_dict()
+    assert (plain["instructions"], plain["metadata"], plain["text"]) == (None, {}, {"format": {"type": "text"}})
+
+
+@pytest.mark.parametrize("streams", [False, True])
+def test_a_response_that_is_cut_has_an_incomplete_message(client: openai.OpenAI, streams: bool) -> None:
+    asked: Any = {"model": "int4", "input": "digits: two eight nine. What is it?", "max_output_tokens": 1}
+    if streams:
+        with client.responses.stream(**asked) as stream:
+            events = list(stream)
+            assert [e.item.status for e in events if e.type == "response.output_item.done"] == ["incomplete"]  # type: ignore
+            response: Any = events[-1].response  # type: ignore
+            assert events[-1].type == "response.incomplete"
+    else:
+        response = client.responses.create(**asked)
+    assert response.status == response.output[0].status == "incomplete"
+    assert response.incomplete_details.reason == "max_output_tokens"
+    whole = client.responses.create(**{**asked, "max_output_tokens": 30})
+    assert whole.status == whole.output[0].status == "completed"  # type: ignore[union-attr]
 
 
 def test_a_response_is_streamed(client: openai.OpenAI) -> None:
