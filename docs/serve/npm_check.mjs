@@ -33,7 +33,7 @@ for await (const chunk of await create(user("What is it?", picture), {stream: tr
 assert.equal(text, "303");
 
 for (const stream of [false, true]) {  // parallel calls, whole and put together from deltas by the client
-  const request = {model, messages: digits, tools, tool_choice: "required", parallel_tool_calls: true, max_tokens: 200};
+  const request = {model, messages: digits, tools, tool_choice: "required", parallel_tool_calls: true, max_tokens: 800};
   const {message} = (stream
     ? await client.chat.completions.stream(request).finalChatCompletion()
     : await client.chat.completions.create(request)).choices[0];

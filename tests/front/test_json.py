@@ -75,7 +75,7 @@ def calls(
             "run": ["run", bundle, "Hi", "--max-tokens", "2"],
             "transcribe": ["transcribe", bundle, samples_path() / "audio.wav"],
             "batch": batch,
-            "evaluate": ["evaluate", bundle, "--items", "1", "--task", "words"],
+            "evaluate": ["evaluate", bundle, "--items", "1", "--task", "text"],
             "bench": [
                 "bench",
                 bundle,

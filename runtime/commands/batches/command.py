@@ -60,11 +60,11 @@ def batch_command(
     asked = read_requests(requests)
     left = unanswered(asked, output)
     counts = {"requests": len(asked), "answered_before": len(asked) - len(left), "answered": 0, "refused": 0}
+    runner = Runner(requests.parent, model, timeout_s, loading, workers, open_session)
     try:
         file = output.open("a", encoding="utf-8")
     except OSError as error:
         raise InputError(f"{output}: cannot be written ({error.strerror})") from error
-    runner = Runner(requests.parent, model, timeout_s, loading, workers, open_session)
     with file, runner, progress_bar("requests") as progress:
         for number, answer in enumerate(runner.answers(left), 1):
             file.write(json.dumps(answer, ensure_ascii=False) + "\n")
