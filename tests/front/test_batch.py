@@ -28,7 +28,6 @@ from palmtop.export.bundle.manifest_builder import write_manifest
 from palmtop.runtime.bundle.opening import open_bundle
 from palmtop.runtime.chat.routing import choose
 from palmtop.runtime.commands.batches.requests import Request, by_beginning, read_requests
-from palmtop.runtime.commands.batches.requests import by_beginning, read_requests
 from palmtop.runtime.commands.batches.runner import Runner
 from palmtop.runtime.memory.plan import plan_memory
 from palmtop.runtime.reference import samples_path
