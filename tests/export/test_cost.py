@@ -66,6 +66,8 @@ def test_every_option_that_changes_the_cost_changes_the_estimate() -> None:
     assert cost(Recipe(context=512), verify=False).memory_bytes < plain.memory_bytes
     assert cost(Recipe(context=512, adapters="none")).verify_s < plain.verify_s
     calibrated = cost(Recipe(context=512, kv=8)).prepare_s
+    kept = [cost(Recipe(context=context, kv=8)).verify_s for context in (64, 512, 4096)]
+    assert plain.verify_s < kept[0] < kept[1] < kept[2]  # both caches are compared on a text of the context's length
     gptq = cost(Recipe(context=512, method="gptq")).prepare_s
     planned = cost(Recipe(context=512), Request(size_bytes=3_900_000))
     assert 0 < calibrated < gptq < planned.prepare_s
