@@ -28,6 +28,7 @@ from palmtop.export.recipe import Recipe
 from palmtop.quantize.workers import Workers
 from palmtop.runtime.bundle.genai_config import GENAI_CONFIG_FILE, genai_config
 from palmtop.runtime.bundle.manifest import Manifest
+from palmtop.runtime.chat.routing import gates_of
 
 from .layerwise import Live, StagedGraph
 from .lazy_weights import LazySink, LazyTensor
@@ -152,9 +153,7 @@ class FloatReference:
     def decoder_inputs(self, sample: Sample, features: Sequence[NDArray[np.float32]]) -> Live:
         """Return graph inputs for a whole sample at once, with an empty cache."""
         spec, length = self.manifest.decoder, len(sample.input_ids)
-        gates = np.zeros(len(self.manifest.adapters), np.float32)
-        for adapter in self.manifest.adapters:
-            gates[adapter.gate] = self.adapters_of(sample.mode).get(adapter.name, 0.0)
+        gates = gates_of(self.manifest, self.adapters_of(sample.mode))
         rows = np.concatenate(features) if features else np.zeros((1, spec.hidden_size), np.float32)
         live: Live = {
             "input_ids": sample.input_ids[None],

@@ -15,6 +15,7 @@ from palmtop.export.measure.divergence import kl, snr_db
 from palmtop.export.measure.onnx_decoder import DecoderPrompt, OnnxDecoder
 from palmtop.runtime.bundle.manifest import Manifest
 from palmtop.runtime.bundle.opening import Bundle
+from palmtop.runtime.chat.routing import gates_of
 from palmtop.runtime.reference import has_packaged_vocabulary
 
 from .greedy_answers import MAX_TOKENS, Compared, prompt_text, text_of
@@ -51,17 +52,10 @@ class Decoders:
                 f" expected {len(bundle.manifest.adapters)} as the manifest says"
             )
 
-    def gates(self, manifest: Manifest, weights: dict[str, float]) -> NDArray[np.float32]:
-        """Return gate weights in a manifest's order, [A]."""
-        gates = np.zeros(len(manifest.adapters), np.float32)
-        for adapter in manifest.adapters:
-            gates[adapter.gate] = weights.get(adapter.name, 0.0)
-        return gates
-
     def answer(self, prompt: DecoderPrompt, weights: dict[str, float], steps: int | None = None) -> NDArray[np.int64]:
         """The float decoder's greedy answer up to its end, which is included."""
         ends = self.float_manifest.processor.text.eos_ids
-        return self.exact.greedy(prompt, self.gates(self.float_manifest, weights), steps or self.steps, ends)
+        return self.exact.greedy(prompt, gates_of(self.float_manifest, weights), steps or self.steps, ends)
 
     def both(
         self, pair: Pair, weights: dict[str, float], tokens: NDArray[np.int64]
@@ -69,8 +63,8 @@ class Decoders:
         """Return logits of the float decoder and of the one under test, each on its own encoders' features."""
         exact, found = pair
         return (
-            self.exact.logits(exact, self.gates(self.float_manifest, weights), tokens),
-            self.found.logits(found, self.gates(self.manifest, weights), tokens),
+            self.exact.logits(exact, gates_of(self.float_manifest, weights), tokens),
+            self.found.logits(found, gates_of(self.manifest, weights), tokens),
         )
 
 
@@ -99,7 +93,7 @@ def compared_answers(
     mode, messages, expected = question
     weights = decoders.float_manifest.routes[mode].adapters if decoders.manifest.adapters else {}
     exact = decoders.answer(pair[0], weights, MAX_TOKENS)
-    found = decoders.found.greedy(pair[1], decoders.gates(decoders.manifest, weights), MAX_TOKENS, reader.eos_ids)
+    found = decoders.found.greedy(pair[1], gates_of(decoders.manifest, weights), MAX_TOKENS, reader.eos_ids)
     divergence = kl(*decoders.both(pair, weights, exact[: decoders.steps]))
     return Compared(
         mode=mode,
@@ -134,8 +128,8 @@ class Divergence:
         found: dict[str, list[NDArray[np.float64]]] = {}
         for (mode, messages, _), (exact, _) in zip(self._questions, self._pairs, strict=True):
             weights = own.float_manifest.routes[mode].adapters if own.manifest.adapters else {}
-            gates = own.gates(own.float_manifest, weights)
+            gates = gates_of(own.float_manifest, weights)
             tokens = own.answer(exact, weights)
-            logits = probe.logits(reader.read(mode, messages), own.gates(manifest, weights), tokens)
+            logits = probe.logits(reader.read(mode, messages), gates_of(manifest, weights), tokens)
             found.setdefault(mode, []).append(kl(own.exact.logits(exact, gates, tokens), logits))
         return {mode: float(np.concatenate(values).mean()) for mode, values in found.items()}

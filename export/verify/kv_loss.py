@@ -27,11 +27,12 @@ from palmtop.export.measure.layerwise import StagedGraph
 from palmtop.export.measure.onnx_decoder import DecoderPrompt
 from palmtop.export.measure.samples import Question, SampleReader
 from palmtop.runtime.bundle.opening import Bundle
+from palmtop.runtime.chat.routing import gates_of
 
 from .comparison import STEPS
 from .long_text import long_text
 from .quality import Check
-from .questions import clock, continuation, encoded, end_of, gates_of, rows_for
+from .questions import clock, continuation, encoded, end_of, rows_for
 
 LONG_TOKENS = 8192
 CHUNK = 64  # tokens between two compared positions of the long text

@@ -36,18 +36,19 @@ from palmtop.export.verify.judging.verdict import compute_in_float, with_float_a
 from palmtop.quantize.workers import Workers
 from palmtop.runtime.bundle.manifest import Manifest
 from palmtop.runtime.bundle.opening import Bundle
+from palmtop.runtime.chat.routing import gates_of
 
-from .questions import Asked, clock, encoded, gates_of, rows_for
+from .questions import Asked, clock, encoded, rows_for
 from .stored_precision import StoredPrecision
 
 TWIN = "palmtop-twin"
 STEP = 64  # tokens of a continuation that the float reference reads at once: equal up to float32's rounding
 
-StateDict = Mapping[str, float]
+AdapterWeights = Mapping[str, float]
 Logits = NDArray[np.float32]
 Key = tuple[tuple[str, float], ...]  # weights that are not 0, by name
 Report = Callable[[str], None]
-Of = Callable[[int, StateDict], Logits]
+Of = Callable[[int, AdapterWeights], Logits]
 """Logits [T, V] of a question under a setting of the gates."""
 
 
@@ -117,7 +118,7 @@ class Comparison:
         """Return the indices of the questions of a mode."""
         return [place for place, asked in enumerate(self.asked) if asked.mode == mode]
 
-    def weights_of(self, mode: str) -> StateDict:
+    def weights_of(self, mode: str) -> AdapterWeights:
         """Return the adapters of the mode's route, in both models."""
         return self.float_manifest.routes[mode].adapters if self.manifest.adapters else {}
 
@@ -139,11 +140,11 @@ class Comparison:
         """Return the questions that were run with every gate 0."""
         return sorted(place for place, weights in self._found if not weights)
 
-    def exact(self, place: int, weights: StateDict) -> Logits:
+    def exact(self, place: int, weights: AdapterWeights) -> Logits:
         """[T, V] of the float reference."""
         return self._exact[place, _key(weights)]
 
-    def found(self, place: int, weights: StateDict) -> Logits:
+    def found(self, place: int, weights: AdapterWeights) -> Logits:
         """[T, V] of the bundle; adapters that only the reference has do nothing."""
         return self._found[place, _key(weights)]
 
@@ -222,7 +223,7 @@ class Comparison:
             lambda place, weights: (found or self._found)[place, _key(weights)],
         )
 
-    def on_float_activations(self, place: int, weights: StateDict) -> Logits:
+    def on_float_activations(self, place: int, weights: AdapterWeights) -> Logits:
         """Return the logits of the bundle with float activations under these gates, [T, V]."""
         return (self._between or self._found)[place, _key(weights)]
 
@@ -317,7 +318,7 @@ def plain_decoder(bundle: Bundle, model: Model, recipe: Recipe, workers: Workers
     return StagedGraph.of_built(build_graph(model, own, "decoder", sink, planned, cache), sink.tensors)
 
 
-def _key(weights: StateDict) -> Key:
+def _key(weights: AdapterWeights) -> Key:
     return tuple(sorted((name, float(weight)) for name, weight in weights.items() if weight))
 
 

@@ -18,6 +18,7 @@ from palmtop.export.measure.samples import Question as Line
 from palmtop.export.measure.samples import Sample, SampleReader
 from palmtop.runtime.bundle.manifest import Manifest
 from palmtop.runtime.bundle.opening import Bundle
+from palmtop.runtime.chat.routing import gates_of
 from palmtop.runtime.reference import has_packaged_vocabulary
 
 from .comparison import GENERAL_STEPS, STEPS, Pair
@@ -28,7 +29,6 @@ SMALL = 250e6  # parameters of a model that is loaded whole to answer questions 
 KEPT = 4  # sets of logits of a question for each setting of the gates: of the models that are compared
 EVERY_STAGE = 1 << 20
 
-StateDict = Mapping[str, float]
 Report = Callable[[str], None]
 Logits = NDArray[np.float32]
 
@@ -163,14 +163,6 @@ def rows_for(features: Mapping[int, Logits], sample: Sample, width: int) -> Logi
     """Return the rows of a whole prompt, [rows, H], at least one row."""
     rows = [features[id(item)] for item in sample.media]
     return np.concatenate(rows) if rows else np.zeros((1, width), np.float32)
-
-
-def gates_of(manifest: Manifest, weights: StateDict) -> NDArray[np.float32]:
-    """[A] in a manifest's order."""
-    gates = np.zeros(len(manifest.adapters), np.float32)
-    for adapter in manifest.adapters:
-        gates[adapter.gate] = weights.get(adapter.name, 0.0)
-    return gates
 
 
 def clock(report: Report, what: str) -> Callable[[int, int], None]:

@@ -14,6 +14,10 @@ from .json_fields import MANIFEST_FILE, check_keys, limited, read_flat, refuse
 
 MAX_CONTEXT = 1 << 24
 MAX_CHUNK = 1 << 16
+HIDDEN = -100.0
+"""Mask value of hidden keys. Scores and mask share one 16-bit range, so a larger number would cost the scores
+precision; after softmax it is 4e-44 of the largest, which is zero in 16 bits.
+"""
 BASE_ROUTE = "none"
 """Name of the mix without adapters."""
 

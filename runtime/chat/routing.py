@@ -56,10 +56,15 @@ class Choice:
 
     def gates(self, manifest: Manifest) -> NDArray[np.float32]:
         """Return the decoder's ``adapter_gates``: [A] float32, zero for inactive adapters."""
-        gates = np.zeros(len(manifest.adapters), np.float32)
-        for adapter in manifest.adapters:
-            gates[adapter.gate] = self.adapters.get(adapter.name, 0.0)
-        return gates
+        return gates_of(manifest, self.adapters)
+
+
+def gates_of(manifest: Manifest, weights: Mapping[str, float]) -> NDArray[np.float32]:
+    """Return weights by adapter name as the decoder's ``adapter_gates``: [A] float32, zero for those not named."""
+    gates = np.zeros(len(manifest.adapters), np.float32)
+    for adapter in manifest.adapters:
+        gates[adapter.gate] = weights.get(adapter.name, 0.0)
+    return gates
 
 
 def mode_of(*, has_image: bool, has_audio: bool) -> str:

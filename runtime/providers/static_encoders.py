@@ -14,10 +14,8 @@ from palmtop.runtime.bundle.processor_config import ProcessorSpec
 from palmtop.runtime.media.conversation_media import FeatureSource
 from palmtop.runtime.media.encoder_runner import CACHE_BYTES, EncodingStopped, ShouldStop
 from palmtop.runtime.media.feature_cache import FeatureCache, Features
-from palmtop.runtime.processor.images import PreparedImage
-from palmtop.runtime.processor.sounds import PreparedSound
-
-from .static_inputs import static_audio_feeds, static_tile_feeds, steps_of_window
+from palmtop.runtime.processor.images import PreparedImage, static_image_feeds
+from palmtop.runtime.processor.sounds import PreparedSound, static_sound_feeds, static_steps
 
 OpenGraph = Callable[[Path], Any]
 """Function that opens a graph file on a provider; raises ``PalmtopError`` for problems that a user can cause."""
@@ -68,10 +66,10 @@ class StaticEncoders:
 
         def run() -> Features:
             session = self._session(path)
-            rows = {value.name: value.shape for value in session.get_inputs()}["patches"][1]
+            shapes = {value.name: value.shape for value in session.get_inputs()}
             runs: list[list[Features]] = []
             for view in image.batches(1):
-                feeds = static_tile_feeds(view["pixel_values"], view["patch_mask"], rows)
+                feeds = static_image_feeds(view, spec, shapes)
                 runs.append(_run(session, path, list(image.outputs), feeds, should_stop))
             return image.in_reading_order(runs)
 
@@ -88,14 +86,14 @@ class StaticEncoders:
             raise InputError("the bundle has no audio encoder, expected no sounds")
         sound.check(spec)
         batches = list(sound.batches(vision_projector))
-        needed = max(steps_of_window(feeds, spec) for feeds in batches)
+        needed = max(static_steps(feeds, spec) for feeds in batches)
         steps, path = next((s, p) for s, p in self._audio.items() if s >= needed)
 
         def run() -> Features:
             session, output = self._session(path), f"features_{'vision' if vision_projector else 'speech'}"
             runs: list[list[Features]] = []
             for batch in batches:
-                feeds, count = static_audio_feeds(batch, spec, steps)
+                feeds, count = static_sound_feeds(batch, spec, steps)
                 runs.append([_run(session, path, [output], feeds, should_stop)[0][:count]])
             return sound.in_reading_order(runs)
 

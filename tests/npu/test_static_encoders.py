@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,7 +24,9 @@ from palmtop.export.graph.encoders.conformer import Conformer
 from palmtop.export.graph.encoders.siglip import Siglip, rows_of
 from palmtop.runtime.bundle.processor_config import ProcessorSpec
 from palmtop.runtime.media.encoder_runner import Encoders
+from palmtop.runtime.processor.images import static_image_feeds
 from palmtop.runtime.processor.images.dynamic_hd import tile_image
+from palmtop.runtime.processor.sounds import static_sound_feeds, static_steps
 from palmtop.runtime.processor.sounds.log_mel import LogMel
 from palmtop.runtime.providers.static_encoders import StaticEncoders
 
@@ -166,3 +170,21 @@ def test_a_graph_that_fails_is_named(folder: Path, spec: ProcessorSpec) -> None:
     assert spec.audio is not None
     with pytest.raises(BundleError, match=r"window\.onnx: could not be run \(no such output\)"):
         static.encode_audio(LogMel(np.zeros((9, 80), np.float32), spec.audio), False)
+
+
+def test_a_new_kind_brings_its_own_inputs_of_fixed_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+    images, sounds = ModuleType("images"), ModuleType("sounds")
+    images.static_feeds = lambda view, shapes: seen.append((view, shapes)) or {"slice": view["slice"]}  # type: ignore[attr-defined]
+    sounds.static_steps = lambda window, spec: len(window["waves"])  # type: ignore[attr-defined]
+    sounds.static_feeds = lambda window, spec, steps: ({"waves": window["waves"]}, steps)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "palmtop.runtime.processor.images.slices_of_my_own", images)
+    monkeypatch.setitem(sys.modules, "palmtop.runtime.processor.sounds.waves_of_my_own", sounds)
+    kind: Any = SimpleNamespace(kind="slices_of_my_own")
+    view = {"slice": np.ones(3, np.float32)}
+    assert static_image_feeds(view, kind, {"slice": [3]}) == {"slice": view["slice"]}
+    assert seen == [(view, {"slice": [3]})]
+    sound: Any = SimpleNamespace(kind="waves_of_my_own")
+    window = {"waves": np.ones(5, np.float32)}
+    assert static_steps(window, sound) == 5
+    assert static_sound_feeds(window, sound, 8) == ({"waves": window["waves"]}, 8)

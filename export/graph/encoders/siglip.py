@@ -103,10 +103,10 @@ class Siglip:
     def build_static(self, g: GraphBuilder, weights: StateDict, length: int) -> None:
         """Add the graph of fixed shapes, float32: one tile a run, positions and mask computed outside.
 
-        NPUs have no operators for counting a mask and looking up trained positions by it;
-        ``palmtop.runtime.providers.static_inputs`` does this. Inputs: ``patches`` [1, R, 3*c*c], the pixels of each
-        patch; ``position_ids`` int32 [1, R]; ``key_bias`` [1, 1, 1, R], 0 for a valid patch and a masking number for
-        others. Outputs: ``tile_features`` [p*p, H], ``separators`` [2, H].
+        NPUs have no operators for counting a mask and looking up trained positions by it; the processor's kind
+        (``palmtop.runtime.processor.images.static_image_feeds``) does this. Inputs: ``patches`` [1, R, 3*c*c], the
+        pixels of each patch; ``position_ids`` int32 [1, R]; ``key_bias`` [1, 1, 1, R], 0 for a valid patch and a
+        masking number for others. Outputs: ``tile_features`` [p*p, H], ``separators`` [2, H].
 
         Args:
             g: an empty graph.

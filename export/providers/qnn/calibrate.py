@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count as counted
 from pathlib import Path
@@ -15,9 +15,11 @@ from palmtop.export.measure.samples import MediaInput, Sample
 from palmtop.runtime.bundle.manifest import Manifest
 from palmtop.runtime.bundle.processor_config import AudioSpec, ProcessorSpec
 from palmtop.runtime.bundle.targets import StaticRoute, StaticSpec
+from palmtop.runtime.chat.routing import gates_of
 from palmtop.runtime.decoding.decoder import DecoderInputs
+from palmtop.runtime.processor.images import static_image_feeds
+from palmtop.runtime.processor.sounds import static_sound_feeds, static_steps
 from palmtop.runtime.providers.static_decoder import StaticDecoder
-from palmtop.runtime.providers.static_inputs import static_audio_feeds, static_tile_feeds, steps_of_window
 
 from .ranges import Feeds, Measured, Range
 
@@ -62,25 +64,21 @@ class EncoderCalibration:
     def features(self, media: MediaInput) -> NDArray[np.float32]:
         """Return the feature rows of an image or a sound, [rows, H]."""
         if media.part == "vision":
-            rows = self._measured["vision"].shape("patches")[1]
-            runs = [
-                self.found["vision"].add(
-                    self._measured["vision"], static_tile_feeds(feeds["pixel_values"], feeds["patch_mask"], rows)
-                )
-                for feeds in media.feeds
-            ]
-            return media.features(runs)
-        assert self._spec.audio is not None  # a sound is always read with it
+            measured, found = self._measured["vision"], self.found["vision"]
+            assert self._spec.image is not None  # an image is always read with it
+            feeds = [static_image_feeds(view, self._spec.image, measured.shapes) for view in media.feeds]
+            return media.features([found.add(measured, one) for one in feeds])
+        assert self._spec.audio is not None  # likewise
         return np.concatenate([self._window(feeds, self._spec.audio) for feeds in media.feeds])
 
     def _window(self, feeds: Mapping[str, NDArray[Any]], spec: AudioSpec) -> NDArray[np.float32]:
         """Run one window through every graph that is long enough; return rows of the last."""
         output = "features_vision" if int(feeds["projector"][0]) else "features_speech"
-        needed, rows = steps_of_window(feeds, spec), np.zeros((0, 0), np.float32)
+        needed, rows = static_steps(feeds, spec), np.zeros((0, 0), np.float32)
         for name in (n for n in self.found if n.startswith("audio")):
-            steps = self._measured[name].shape("key_bias")[3]
+            steps = self._measured[name].shapes["key_bias"][3]
             if steps >= needed:
-                own, count = static_audio_feeds(feeds, spec, steps)
+                own, count = static_sound_feeds(feeds, spec, steps)
                 rows = self.found[name].add(self._measured[name], own)[output][:count]
         return rows
 
@@ -129,28 +127,24 @@ class DecoderCalibration:
         )
         ids = sample.input_ids[: self._spec.context].astype(np.int32)
         prompt = min(prompt or len(ids) // 2, len(ids))
-        for decoder in self._decoders(sample, features):
-            decoder.append(ids[:prompt])
-            for place in range(prompt, len(ids)):
-                decoder.append(ids[place : place + 1])
+        decoder = StaticDecoder(self, self._spec, self._manifest, self._inputs(sample, features))
+        decoder.append(ids[:prompt])
+        for place in range(prompt, len(ids)):
+            decoder.append(ids[place : place + 1])
 
-    def _decoders(self, sample: Sample, features: Sequence[NDArray[np.float32]]) -> Iterator[StaticDecoder]:
-        adapters, route = self._manifest.adapters, self._manifest.routes[sample.mode]
-        gates = np.zeros(len(adapters), np.float32)
-        for adapter in adapters:
-            gates[adapter.gate] = route.adapters.get(adapter.name, 0.0)
+    def _inputs(self, sample: Sample, features: Sequence[NDArray[np.float32]]) -> DecoderInputs:
+        gates = gates_of(self._manifest, self._manifest.routes[sample.mode].adapters)
         hidden = self._manifest.decoder.hidden_size
         rows = np.concatenate(features) if features else np.zeros((1, hidden), np.float32)
         places = np.zeros(self._spec.context, np.int64)
         kept = sample.places[: self._spec.context]
         places[: len(kept)] = kept
-        inputs = DecoderInputs(
+        return DecoderInputs(
             media_index=places,
             media_features=rows,
-            adapter_gates=gates if len(adapters) else None,
+            adapter_gates=gates if len(gates) else None,
             rope_long=np.zeros(1, np.bool_) if self._manifest.decoder.original_context is not None else None,
         )
-        yield StaticDecoder(self, self._spec, self._manifest, inputs)
 
 
 def calibrate(samples: Iterable[Sample], encoders: EncoderCalibration, decoder: DecoderCalibration | None) -> int:

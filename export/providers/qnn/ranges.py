@@ -40,9 +40,10 @@ class Measured:
             self._session: Any = source.open(ort.InferenceSession, options, providers=["CPUExecutionProvider"])
         self._wanted = [output.name for output in self._session.get_outputs()]
 
-    def shape(self, name: str) -> list[int]:
-        """Return the shape of an input."""
-        return next(list(value.shape) for value in self._session.get_inputs() if value.name == name)
+    @property
+    def shapes(self) -> dict[str, list[int]]:
+        """Shapes of the inputs by name."""
+        return {value.name: list(value.shape) for value in self._session.get_inputs()}
 
     def run(self, feeds: Feeds, ranges: dict[str, Range]) -> dict[str, NDArray[Any]]:
         """Run the graph and widen the ranges of its float values, inputs included.

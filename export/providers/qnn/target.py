@@ -23,10 +23,9 @@ from palmtop.export.providers.fixed_shape.graphs import embedding_graph, write_f
 from palmtop.export.recipe import Recipe
 from palmtop.runtime.bundle.manifest import Manifest
 from palmtop.runtime.bundle.opening import sha256_of
-from palmtop.runtime.bundle.targets import StaticRoute, StaticSpec, TargetSpec
+from palmtop.runtime.bundle.targets import HIDDEN, StaticRoute, StaticSpec, TargetSpec
 from palmtop.runtime.providers.placed import hash_of_files, source_of
 from palmtop.runtime.providers.plugins import SHOWN_NODES, compiler_versions
-from palmtop.runtime.providers.static_inputs import HIDDEN
 
 from .calibrate import Calibrated, DecoderCalibration, EncoderCalibration, calibrate
 from .compile import PROVIDER, Compiled, binary_of, compile_graphs, require_compiler

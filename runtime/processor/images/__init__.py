@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
 from typing import Any, Protocol
 
@@ -29,6 +29,20 @@ class PreparedImage(PreparedMedium, Protocol):
         ...
 
 
+def static_image_feeds(
+    view: Mapping[str, NDArray[Any]], spec: ImageSpec, shapes: Mapping[str, Sequence[int]]
+) -> dict[str, NDArray[Any]]:
+    """Return the inputs of an encoder graph of fixed shapes, for one view.
+
+    Args:
+        view: inputs of the graph with dynamic shapes for that view (``PreparedImage.batches(1)``).
+        spec: spec of the manifest.
+        shapes: shapes of the graph's inputs by name.
+    """
+    feeds: dict[str, NDArray[Any]] = _kind(spec).static_feeds(view, shapes)
+    return feeds
+
+
 def prepare_image(source: Any, spec: ImageSpec, between: Between = go_on) -> PreparedImage:
     """Prepare an image with the kind of processor in the spec.
 
@@ -40,5 +54,9 @@ def prepare_image(source: Any, spec: ImageSpec, between: Between = go_on) -> Pre
     Raises:
         InputError: the image cannot be read or used.
     """
-    prepared: PreparedImage = import_module(f".{spec.kind}", __name__).prepare(source, spec, between)
+    prepared: PreparedImage = _kind(spec).prepare(source, spec, between)
     return prepared
+
+
+def _kind(spec: ImageSpec) -> Any:
+    return import_module(f".{spec.kind}", __name__)

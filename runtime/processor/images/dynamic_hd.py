@@ -6,7 +6,7 @@ spec. Independent of files (``image_file.py``) and of encoders.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from math import ceil
@@ -17,11 +17,13 @@ from numpy.typing import NDArray
 
 from palmtop.errors import InputError
 from palmtop.runtime.bundle.processor_config import ImageSpec
+from palmtop.runtime.bundle.targets import HIDDEN
 from palmtop.runtime.processor.cancellation_points import Between, go_on
 from palmtop.runtime.processor.content_key import content_key
 from palmtop.runtime.processor.prompt import Segment
 
 from .image_file import load_image
+from .patch_positions import position_ids
 from .resize import resize_cubic, resize_triangle
 
 __all__ = ["ImageTiles", "feature_order", "load_image", "tile_image"]
@@ -104,6 +106,23 @@ class _Layout:
 def prepare(source: Any, spec: ImageSpec, between: Between) -> ImageTiles:
     """This kind's ``prepare_image``."""
     return tile_image(load_image(source, between), spec, between)
+
+
+def static_feeds(view: Mapping[str, NDArray[Any]], shapes: Mapping[str, Sequence[int]]) -> dict[str, NDArray[Any]]:
+    """This kind's ``static_image_feeds``: patches, positions and mask of a tile, filled up to the graph's rows."""
+    pixels, patch_mask = view["pixel_values"], view["patch_mask"]
+    side = patch_mask.shape[1]
+    more = shapes["patches"][1] - side * side
+    size = pixels.shape[-1] // side
+    # [1, 3, C, C] -> [1, P*P, 3*c*c]; incomplete patches are left out.
+    whole = pixels[..., : side * size, : side * size].reshape(1, -1, side, size, side, size)
+    patches = whole.transpose(0, 2, 4, 1, 3, 5).reshape(1, side * side, -1)
+    bias = np.where(patch_mask.reshape(1, 1, 1, -1), np.float32(0), np.float32(HIDDEN))
+    return {
+        "patches": np.pad(patches, ((0, 0), (0, more), (0, 0))),
+        "position_ids": np.pad(position_ids(patch_mask), ((0, 0), (0, more))),
+        "key_bias": np.pad(bias, ((0, 0), (0, 0), (0, 0), (0, more)), constant_values=HIDDEN),
+    }
 
 
 def tile_image(rgb: NDArray[np.uint8], spec: ImageSpec, between: Between = go_on) -> ImageTiles:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib import import_module
 from typing import Any, Protocol
 
@@ -29,6 +29,26 @@ class PreparedSound(PreparedMedium, Protocol):
         ...
 
 
+def static_steps(window: Mapping[str, NDArray[Any]], spec: AudioSpec) -> int:
+    """Return the number of encoder steps that a window needs of a graph of fixed shapes."""
+    steps: int = _kind(spec).static_steps(window, spec)
+    return steps
+
+
+def static_sound_feeds(
+    window: Mapping[str, NDArray[Any]], spec: AudioSpec, steps: int
+) -> tuple[dict[str, NDArray[Any]], int]:
+    """Return the inputs of an encoder graph of fixed shapes for one window, and the number of feature rows to keep.
+
+    Args:
+        window: inputs of the graph with dynamic shapes for that window (``PreparedSound.batches``).
+        spec: spec of the manifest.
+        steps: S of the graph, at least ``static_steps``.
+    """
+    feeds, rows = _kind(spec).static_feeds(window, spec, steps)
+    return feeds, rows
+
+
 def prepare_sound(source: Any, spec: AudioSpec, between: Between = go_on) -> PreparedSound:
     """Prepare a sound with the kind of processor in the spec.
 
@@ -40,5 +60,9 @@ def prepare_sound(source: Any, spec: AudioSpec, between: Between = go_on) -> Pre
     Raises:
         InputError: the sound cannot be read or used.
     """
-    prepared: PreparedSound = import_module(f".{spec.kind}", __name__).prepare(source, spec, between)
+    prepared: PreparedSound = _kind(spec).prepare(source, spec, between)
     return prepared
+
+
+def _kind(spec: AudioSpec) -> Any:
+    return import_module(f".{spec.kind}", __name__)

@@ -10,7 +10,7 @@ read as 16 kHz), and refuses rates below 8 kHz; here all are resampled.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from palmtop.errors import InputError
 from palmtop.runtime.bundle.processor_config import AudioSpec
+from palmtop.runtime.bundle.targets import HIDDEN
 from palmtop.runtime.processor.cancellation_points import Between, go_on
 from palmtop.runtime.processor.content_key import content_key
 from palmtop.runtime.processor.prompt import Segment
@@ -121,6 +122,35 @@ class LogMel:
 def prepare(source: Any, spec: AudioSpec, between: Between) -> LogMel:
     """This kind's ``prepare_sound``."""
     return LogMel(sound_log_mel(source, spec, between), spec)
+
+
+def static_steps(window: Mapping[str, NDArray[Any]], spec: AudioSpec) -> int:
+    """This kind's ``static_steps``: the steps that a window is padded to, or its own without its context."""
+    return int(window["window"][0]) or _own_steps(window, spec)
+
+
+def static_feeds(
+    window: Mapping[str, NDArray[Any]], spec: AudioSpec, steps: int
+) -> tuple[dict[str, NDArray[Any]], int]:
+    """This kind's ``static_sound_feeds``: frames with room for the context, and masks of frames and of steps."""
+    frames = window["log_mel"][0]
+    rate = spec.compression_rate
+    front = 0 if window["left_context"][0] else rate  # frames of context that this window lacks
+    length = (steps + 1) * rate
+    mel = np.zeros((1, length, frames.shape[1]), np.float32)
+    mel[0, front : front + len(frames)] = frames
+    mask = np.zeros((1, 1, length, 1), np.float32)
+    mask[0, 0, front : front + len(frames)] = 1
+    count = _own_steps(window, spec)
+    bias = np.zeros((1, 1, 1, steps), np.float32)
+    if not window["window"][0]:
+        bias[..., count:] = HIDDEN  # a padded window attends to its zeros, as the reference does
+    return {"log_mel": mel, "frame_mask": mask, "key_bias": bias}, -(-count // spec.downsample_rate)
+
+
+def _own_steps(window: Mapping[str, NDArray[Any]], spec: AudioSpec) -> int:
+    frames: int = window["log_mel"].shape[1]
+    return -(-frames // spec.compression_rate) - int(window["left_context"][0])
 
 
 def half_rate(spec: AudioSpec) -> AudioSpec | None:
