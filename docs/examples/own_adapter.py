@@ -37,7 +37,7 @@ def samples(*, held_out: bool = False) -> list[Sample]:
     return found
 
 
-def main(work: Path, steps: int = 30, base: Base | None = None, bundle: Path | None = None) -> dict[str, float]:
+def main(work: Path, steps: int = 20, base: Base | None = None, bundle: Path | None = None) -> dict[str, float]:
     """Train, add, ask; right answers to held-out orders by the adapter that was on."""
     adapter = (base or Base.read()).train([(samples(), steps)], work / "home")
     folder = bundle or smollm2_bundle(work / "smollm2")
