@@ -20,7 +20,7 @@ from palmtop.quantize.scheme import Scheme
 from palmtop.quantize.workers import BLOCK_BYTES, WORKING_COPIES, usable_cores
 from palmtop.runtime.memory.machine import available_memory
 
-from .rates import FACTORS, PASSES, Rates, measure_rates
+from .rates import FACTORS, OVERHEAD, PASSES, Rates, measure_rates
 
 if TYPE_CHECKING:
     from palmtop.export.arch import Model
@@ -112,7 +112,8 @@ def estimate(
     scheme = recipe.decoder_scheme
     speed = rates or measure_rates(None if recipe.method in CALIBRATED else METHODS[recipe.method], scheme)
     count = threads or usable_cores()
-    write_s = sizes.weights / speed.quantized_per_s / count * FACTORS["write"]
+    again_s = sizes.weights / speed.quantized_per_s / count * FACTORS["write"]
+    write_s = again_s + len(model.graphs) * OVERHEAD["graph"] / speed.share
     tokens, adapters = _tokens(model), len(model.adapters) if recipe.adapter_mode == "gated" else 0
     prepare_s = _prepare_seconds(sizes, model, recipe, request, speed)
     verify_s = 0.0
@@ -123,10 +124,13 @@ def estimate(
         rounds = min(QUESTIONS, max(1, int(MOST_WORK // max(round_work, 1))))
         walks = 7 if rounds < QUESTIONS else 5 + 4 * adapters
         passes = sizes.weights / speed.rounded_per_s / count * PASSES * FACTORS["pass"]
-        again = write_s if adapters else 0.0  # the decoder without adapters is quantised anew
+        again = again_s if adapters else 0.0  # the decoder without adapters is quantised anew
+        calls = model.decoder.num_layers * len(model.routes) * walks * rounds / QUESTIONS
         verify_s = passes + again + _walked(sizes, walks * rounds * tokens, speed)
         if recipe.kv != 32:
+            calls += model.decoder.num_layers * len(model.routes) * 2
             verify_s += _walked(sizes, 2 * (QUESTIONS * tokens + _long_tokens(recipe, model)), speed)
+        verify_s += calls * OVERHEAD["layer"] / speed.share
     disk = sizes.disk_bytes
     if request is not None and request.size_bytes is not None:
         disk = request.size_bytes

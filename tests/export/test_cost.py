@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections import namedtuple
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,20 @@ def test_every_option_that_changes_the_cost_changes_the_estimate() -> None:
     assert planned.disk_bytes == 3_900_000
     assert cost(Recipe(context=512, target="qnn")).disk_bytes > 3 * plain.disk_bytes
     assert "qnn" in cost(Recipe(context=512, target="qnn")).sentence()
+
+
+def test_the_estimate_of_a_small_model_is_the_processor_time_that_was_measured() -> None:
+    """Opening and calling layers is nearly all of it: 3.2 s of writing and 17.8 s of comparison on one core."""
+    rates = Rates(quantized_per_s=5.6e7, rounded_per_s=2.2e8, macs_per_s=6.3e10)
+    checkpoint = open_checkpoint(checkpoint_path())
+    recipe = Recipe(context=1024)
+    model = read_model(checkpoint, recipe)
+    found = estimate(checkpoint, model, recipe, None, target=Path("b"), verify=True, threads=1, rates=rates)
+    assert 2 < found.write_s < 5
+    assert 12 < found.verify_s < 26
+    half = replace(rates, share=0.5)
+    busy = estimate(checkpoint, model, recipe, None, target=Path("b"), verify=True, threads=1, rates=half)
+    assert busy.verify_s > 1.5 * found.verify_s
 
 
 def test_the_sentence_names_time_memory_disk_and_what_is_free() -> None:
