@@ -99,12 +99,14 @@ def clean(text: str) -> str:
 
 
 def check(name: str, function: Callable[..., Any], text: str) -> None:
-    """Refuse a section of arguments that names other parameters than the function has."""
+    """Refuse a function whose parameters are not documented, or are others than its section of arguments names."""
+    has = [p for p in inspect.signature(function).parameters if p not in ("self", "cls")]
     section = re.search(r"^Args:\n((?:    .*\n?|\n)+)", text, re.MULTILINE)
     if section is None:
+        if has and "arguments and errors as for" not in text:
+            raise ValueError(f"{name}: documents no parameters, expected {', '.join(has)}")
         return
     told = [match[1].lstrip("*") for line in section[1].splitlines() if (match := ENTRY.match(line))]
-    has = [p for p in inspect.signature(function).parameters if p not in ("self", "cls")]
     if sorted(told) != sorted(has):
         raise ValueError(f"{name}: documents {', '.join(told)}, expected its parameters {', '.join(has)}")
 

@@ -149,7 +149,7 @@ class Session:
             return self.resumed(state)
 
     def resumed(self, state: ConversationState) -> Conversation:
-        """Return a conversation of its own that continues a state (``Conversation.fork``, ``restore``)."""
+        """Return a conversation of its own that continues a state; used by the session."""
         made = self.conversation()
         made.resume(state)
         return made
@@ -227,11 +227,7 @@ class Session:
         return self.chat(messages, **given).result()
 
     def count_tokens(self, messages: Asked) -> int:
-        """Count the tokens of a prompt, images and sounds included; nothing is encoded or read.
-
-        Raises:
-            InputError: messages or media are not usable.
-        """
+        """Count the tokens of a prompt with its media, and encode nothing; arguments and errors as for ``chat``."""
         return self.conversation().count_tokens(messages)
 
     def cancel(self) -> None:

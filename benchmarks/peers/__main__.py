@@ -2,7 +2,7 @@
 
     python -m benchmarks.peers --gguf SmolLM2-135M-Instruct.Q4_1.gguf --contenders palmtop,llama.cpp,openvino
     python -m benchmarks.make_checkpoint --text-only --layers 8 -o true8
-    python -m benchmarks.peers --checkpoint true8 --rounds 7 --json docs/peers.json --plots docs/peers
+    python -m benchmarks.peers --checkpoint true8 --rounds 7 --json docs/data/peers.json --plots docs/peers
 
 Every contender is installed and its bundle made from the one checkpoint or file before anything is measured (in
 ``--work``, kept for the next time). Then they take turns: each round runs every contender once, in a process of its

@@ -58,7 +58,19 @@ class Bar:
     @property
     def label(self) -> str:
         """The number beside the bar."""
-        return f"{self.low:g}" if self.low == self.high else f"{self.low:g} to {self.high:g}"
+        low, high = number(self.low), number(self.high)
+        return low if low == high else f"{low} to {high}"
+
+
+def number(value: float) -> str:
+    """Return a number with three digits, without an exponent.
+
+    >>> [number(each) for each in (1234.5, 459.2, 21.44, 2, 0.0123)]
+    ['1234', '459', '21.4', '2', '0.0123']
+    """
+    digits = 3 if value <= 0 else max(0, 2 - math.floor(math.log10(value)))
+    text = f"{value:.{digits}f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 def bars(canvas: Canvas, x: float, y: float, width: float, title: str, rows: Sequence[Bar], room: float = 76) -> None:

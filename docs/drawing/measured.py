@@ -88,7 +88,10 @@ def speed_against_peers() -> str:
     }
     for at, (title, shown) in enumerate((title, shown) for title, shown in panels.items() if shown):
         bars(canvas, 16 + 420 * (at % 2), 58 + panel * (at // 2), 388, title, shown, room=100)
-    footer(canvas, *textwrap.wrap(f"{found['date']}, {found['machine']}. {found['source']}.", 120))
+    how = found["source"]
+    if "rounds" in found:  # of benchmarks.peers
+        how = f"{found['source']}: medians of {found['rounds']} alternating rounds on {found['threads']} threads"
+    footer(canvas, *textwrap.wrap(f"{found['date']}, {found['machine']}. {how}.", 120))
     return canvas.svg()
 
 

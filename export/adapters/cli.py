@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,8 @@ def add_command(bundle: Path, source: Path, name: str | None, combine: str, as_j
     from .install import add_adapter
 
     started = time.perf_counter()
-    spec = add_adapter(bundle, source, name, combine=combine, progress=_progress())
+    with _progress() as progress:
+        spec = add_adapter(bundle, source, name, combine=combine, progress=progress)
     seconds, peak = time.perf_counter() - started, peak_rss_bytes()
     if as_json:
         click.echo(json.dumps({"name": spec.name, "rank": spec.rank, "gate": spec.gate, "seconds": round(seconds, 3),
@@ -260,7 +262,14 @@ def _show_merge(found: Mapping[str, Any]) -> None:
         click.echo(plain_table(table, right=range(1, len(tasks) + 1)))
 
 
-def _progress() -> Callable[[str], None] | None:
+@contextmanager
+def _progress() -> Iterator[Callable[[str], None] | None]:
+    """Yield what shows the linear that is stored, on a line that is erased in the end; None where no terminal is."""
     if not sys.stderr.isatty():
-        return None
-    return lambda linear: click.echo(f"\r{linear:60}", nl=False, err=True)
+        yield None
+        return
+    erase = "\r\x1b[2K"
+    try:
+        yield lambda linear: click.echo(f"{erase}{linear}", nl=False, err=True)
+    finally:
+        click.echo(erase, nl=False, err=True)

@@ -156,7 +156,7 @@ def _print(bundle: Path, quality: Quality, *, is_verbose: bool) -> None:
     click.echo(f"{bundle}: {quality.summary}.")
     if quality.modes:
         losses = ", ".join(f"{mode} {found.mean_kl:.4f}" for mode, found in quality.modes.items())
-        click.echo(f"KL to the float model in nats: {losses}.")
+        click.echo(f"KL in nats: {losses}.")
     for check in quality.checks:
         if is_verbose or not check.passed:
             click.echo(f"{_mark(check)}  {check.name}: {check.detail}")

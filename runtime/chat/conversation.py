@@ -173,6 +173,11 @@ class Conversation:
 
         Only the question's last token is read again.
 
+        Args:
+            adapters: adapters of this answer, as for ``chat``.
+            options: how the answer is generated.
+            keywords: single options by name, as for ``chat``.
+
         Raises:
             InputError: during iteration: there is no question, or as for ``chat``.
         """

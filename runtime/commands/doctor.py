@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
+import textwrap
 
 import click
 
@@ -36,7 +38,15 @@ def doctor_command(as_json: bool) -> None:
         click.echo(f"palmtop {__version__}")
         for finding in findings:
             click.secho(f"{finding.level:8}", fg=COLOURS[finding.level], nl=False)
-            click.echo(f"{finding.name}: {finding.found}")
+            click.echo("\n        ".join(_wrapped(f"{finding.name}: {finding.found}")))
             if finding.advice:
-                click.echo(f"        {finding.advice}")
+                click.echo("        " + "\n        ".join(_wrapped(finding.advice)))
     sys.exit(1 if any(finding.level == "problem" for finding in findings) else 0)
+
+
+def _wrapped(text: str) -> list[str]:
+    """Lines that fit behind the level on a terminal, whole in a pipe."""
+    if not sys.stdout.isatty():
+        return [text]
+    width = shutil.get_terminal_size().columns - len("advice  ")
+    return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)

@@ -64,11 +64,16 @@ class Grammar:
     def regex(cls, pattern: str) -> Grammar:
         """Make a grammar of the texts that match a regular expression as a whole.
 
-        The syntax is Rust's, without look-around and back references.
+        Args:
+            pattern: regular expression in Rust's syntax, without look-around and back references.
         """
         return cls("regex", pattern)
 
     @classmethod
     def lark(cls, grammar: str) -> Grammar:
-        """Make a context-free grammar from llguidance's Lark dialect; its first rule is ``start``."""
+        """Make a context-free grammar.
+
+        Args:
+            grammar: rules in llguidance's Lark dialect; the first is ``start``.
+        """
         return cls("lark", grammar)

@@ -173,7 +173,7 @@ def test_the_terminal_says_the_result_then_failures_and_the_rest_on_request(caps
     short = printed(capsys, result, is_verbose=False)
     assert short == [
         f"b: {result.summary}.",
-        "KL to the float model in nats: text 0.0123, image 0.0234.",
+        "KL in nats: text 0.0123, image 0.0234.",
         "FAIL  adapter vision: does nothing",
         "skip  whole answers: too large",
         "Every check with its numbers: -v",

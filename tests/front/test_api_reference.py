@@ -42,6 +42,15 @@ def test_a_docstring_of_other_parameters_is_refused() -> None:
         write_api.described("f", wrong, "###")
 
 
+def silent(name: str) -> None:
+    """Do nothing with a name."""
+
+
+def test_a_docstring_without_its_parameters_is_refused() -> None:
+    with pytest.raises(ValueError, match="f: documents no parameters, expected name"):
+        write_api.described("f", silent, "###")
+
+
 def test_a_name_without_a_docstring_is_refused() -> None:
     with pytest.raises(ValueError, match="f: has no docstring"):
         write_api.described("f", lambda: None, "###")

@@ -6,6 +6,7 @@ import json
 import re
 from itertools import combinations, product
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -97,15 +98,19 @@ def test_the_table_of_the_comparison_has_the_numbers_of_its_picture() -> None:
 
 
 def test_peers_are_drawn_with_ranges_and_without_what_was_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"contender": "palmtop", "prefill_tok_s": 10, "decode_ms": [1.5, 2]},
         {"contender": "other", "prefill_tok_s": 5, "decode_ms": 3, "load_s": 4, "rss_gb": None},
     ]
-    found = {"machine": "M", "date": "2026-11-28", "source": "S", "rows": rows}
+    found: dict[str, Any] = {"machine": "M", "date": "2026-11-28", "source": "S", "rows": rows}
     monkeypatch.setattr(measured, "read", lambda name: found)
     svg = measured.speed_against_peers()
     assert ">1.5 to 2<" in svg and svg.count(">palmtop<") == 2 and svg.count(">other<") == 3
     assert "Load" in svg and "Memory" not in svg
+    found |= {"source": "true8", "rounds": 7, "threads": 2}  # as benchmarks.peers --json writes it
+    rows[0] |= {"prefill_tok_s": 10.12345, "contexts": {}, "runs": 7}
+    svg = measured.speed_against_peers()
+    assert ">10.1<" in svg and "true8: medians of 7 alternating rounds on 2 threads." in svg
 
 
 def test_recorded_answers_are_those_of_the_packaged_model(int4_bundle: Path) -> None:

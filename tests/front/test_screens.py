@@ -11,15 +11,18 @@ import pytest
 
 from palmtop.__main__ import COMMANDS, cli
 from palmtop.runtime.plain_table import plain_table
-from palmtop.runtime.reference import checkpoint_path
+from palmtop.runtime.reference import checkpoint_path, samples_path
 from tests.front.screens import (
     COLUMNS,
+    ELSEWHERE,
     GOLDEN,
+    OF_THE_MACHINE,
     SCREENS,
     arguments,
     bundle_in,
     lines_of,
     on_terminal,
+    screen,
     shown,
     through_pipe,
 )
@@ -32,15 +35,37 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("name", SCREENS)
 def test_a_screen_is_its_golden_text_and_fits(name: str, bundle: Path) -> None:
-    words = arguments(name, bundle)
-    received = on_terminal(words, bundle)
+    received = screen(name, bundle)
     assert shown(received, bundle) == (GOLDEN / f"{name}.txt").read_text(), "python -m tests.front.screens --write"
-    long = [line for line in lines_of(received) if len(line) > COLUMNS and str(bundle) not in line]
-    assert [line for line in long if not re.search(r"expected|palmtop: ", line)] == []  # sentences wrap by themselves
+    assert too_long(received, bundle) == []
     assert "\u2026" not in received  # rich's mark of what it cut off
-    if name in ("inspect", "adapters", "evaluate", "list"):
-        piped = shown(through_pipe(words, bundle), bundle)
+    if name in ("inspect", "adapters", "evaluate", "list", "config"):
+        piped = shown(through_pipe(arguments(name, bundle), bundle), bundle)
         assert piped == shown(received, bundle)
+
+
+def too_long(received: str, bundle: Path) -> list[str]:
+    """Lines that a terminal has to break; but for sentences, paths and records of requests."""
+    long = [line for line in lines_of(received) if len(line) > COLUMNS]
+    paths = (str(bundle.parent.parent), str(samples_path()))
+    return [
+        line for line in long if not re.search("expected|palmtop: |req_", line) and not any(p in line for p in paths)
+    ]
+
+
+@pytest.mark.parametrize("name", OF_THE_MACHINE)
+def test_a_screen_that_differs_by_machine_fits(name: str, bundle: Path) -> None:
+    received = screen(name, bundle)
+    assert len(lines_of(received)) > 3
+    assert too_long(received, bundle) == []
+    assert "\u2026" not in received
+
+
+def test_every_command_has_a_screen() -> None:
+    shown_commands = {words[0] for words in (SCREENS | OF_THE_MACHINE).values()}
+    assert set(COMMANDS) == (shown_commands & set(COMMANDS)) | set(ELSEWHERE)
+    assert not shown_commands & set(ELSEWHERE)
+    assert {path.stem for path in GOLDEN.iterdir()} == set(SCREENS)
 
 
 def test_the_bar_of_an_export_fits(bundle: Path, tmp_path: Path) -> None:

@@ -33,8 +33,8 @@ DEFINITIONS = {
     " kernels, with 8-bit activations where it asks for them. 0 is no difference.",
     "KL of weights, of activations": "What the stored weights lose when kernels compute in float32 (accuracy level 0), and"
     " how far the bundle's own 8-bit activations (level 4) are from that.",
-    "Lossy": "A right bundle that loses more than half a nat a token, and half as much again as plain rounding to 4 bits in"
-    " groups of 32 would.",
+    "Lossy": "A bundle that is its checkpoint's and loses more than 0.5 nats a token in a mode: expect other and worse"
+    " answers.",
     "Mean KL": "The mean of the modes' KL, each mode with the same weight.",
     "Same top token": "Share of judged tokens whose most likely token is the float model's.",
     "Signal-to-noise ratio": "Energy of the float32 values over that of the difference, in decibels: 20 dB is an error"
