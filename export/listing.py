@@ -101,4 +101,22 @@ GENERAL = """## For all of them
   computation and is not read, a tensor without a place, weights that are quantised already in another format than
   GGUF, and a context longer than the model's.
 - An unknown `model_type` is refused with the nearest one that is known.
+
+## MiniCPM-V
+
+Pictures, positions and markup are those of the code beside the checkpoints, with these differences:
+
+- A message's pictures come before its text, as for every model here; the reference keeps the order of the parts.
+- Transparent pixels lie over white (the reference: over black). A picture so narrow that a view of it would have less
+  than a patch on one side is refused; the reference makes a strip of any length of it.
+- The reference of 2.6 and 4.5 hides tokens with id 0 from attention ("!" in their vocabulary); palmtop does not.
+- Thinking of 4.5 is off unless it is switched on (`--thinking`): as in the reference's `chat()`.
+- The vision encoder takes views of many shapes: it runs on the CPU, and graphs of fixed shapes (QNN) refuse it.
+
+## Decided against
+
+- TinyGPT-V (Phi-2, EVA ViT-g, Q-Former). Its release is a `.pth` that is laid, with `strict=False`, over weights from
+  three other places: Phi-2, the vision tower, and BLIP-2 FlanT5-XXL's Q-Former. It needs its own `modeling_phi.py` in
+  transformers' place (norms of queries and keys and one behind attention, which Phi-2 has not), has no `config.json`,
+  and no kept implementation reads it, so nothing could be compared (its README and `minigpt_v2.py`, 2026-11-28).
 """

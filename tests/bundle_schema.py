@@ -12,15 +12,15 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from palmtop.runtime.bundle import manifest, processor_config, specs, states, targets
+from palmtop.runtime.bundle import image_specs, manifest, processor_config, specs, states, targets
 
 ROOT = Path(__file__).parent.parent
 SCHEMA_FILE = ROOT / "runtime" / "bundle" / "bundle.schema.json"
 PAGE = ROOT / "docs" / "bundle.md"
 START, END = "<!-- fields: python -m tests.bundle_schema --write -->", "<!-- end of fields -->"
-MODULES = (specs, processor_config, states, targets)
+MODULES = (specs, image_specs, processor_config, states, targets)
 SCALARS = {"int": "integer", "float": "number", "str": "string", "bool": "boolean", "Any": None}
-ALIASES = {"ImageSpec": "DynamicHdSpec", "AudioSpec": "LogMelSpec"}
+KINDS = {"ImageSpec": ("DynamicHdSpec", "SlicesSpec"), "AudioSpec": ("LogMelSpec",)}
 
 
 def make_schema() -> dict[str, Any]:
@@ -69,8 +69,10 @@ def _value(annotation: str, metadata: dict[str, Any], definitions: dict[str, Any
     if kind.startswith("dict[str, "):
         inner = kind[len("dict[str, ") : -1]
         return {"type": "object", "additionalProperties": _value(inner, metadata, definitions)}
+    if len(KINDS.get(kind, ())) > 1:
+        return {"anyOf": [_value(each, metadata, definitions) for each in KINDS[kind]]}
     if kind not in SCALARS:
-        kind = ALIASES.get(kind, kind)
+        kind = KINDS.get(kind, (kind,))[0]
         cls = next(getattr(module, kind) for module in MODULES if hasattr(module, kind))
         if kind not in definitions:
             definitions[kind] = {}  # a place in the order of appearance

@@ -1,6 +1,7 @@
 """Architectures: ``arch/<model_type>.py`` is found by its file name; adding one changes no other file.
 
-A file offers ``read_model(checkpoint) -> Model`` and facts ``ABOUT``, and may list other model_types in ``ALIASES``.
+A file offers ``read_model(checkpoint) -> Model`` and facts ``ABOUT``, and may list other model_types in ``ALIASES``,
+and in ``OTHERS`` those that sound alike but are other models, with the difference.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ class Model:
         architecture: name of the architecture file.
         graphs: sources of its graphs by name: "decoder", then "vision" and "audio" if it has these encoders.
         weights: tensors by canonical name: ``embed_tokens.weight``, ``layers.N...``, ``norm.weight``,
-            ``lm_head.weight`` and, below ``embed_tokens_extend.``, the encoders' tensors with transformers' names.
+            ``lm_head.weight``; the encoders' tensors below ``embed_tokens_extend.`` with transformers' names, or with
+            the checkpoint's own names.
         adapters: adapters in the order of their gates.
         processor: settings of preprocessing.
         routes: adapters of each mode of input.
@@ -153,8 +155,14 @@ def find(model_type: str) -> Architecture:
     if re.fullmatch(r"\w+", name) and importlib.util.find_spec(f"{__name__}.{name}") is not None:
         return cast(Architecture, importlib.import_module(f"{__name__}.{name}"))
     for known in names():
+        module = importlib.import_module(f"{__name__}.{known}")
         if model_type in aliases(known):
-            return cast(Architecture, importlib.import_module(f"{__name__}.{known}"))
+            return cast(Architecture, module)
+        if model_type in getattr(module, "OTHERS", {}):
+            raise UnsupportedModelError(
+                f"config.json: model_type is '{model_type}', which is no '{known}' ({module.OTHERS[model_type]}) and "
+                f"is not supported; expected one of {', '.join(names())}"
+            )
     expected = f"expected one of {', '.join(names())}{nearest(name, names())}"
     raise UnsupportedModelError(f"model_type is '{model_type:.60}', {expected}")
 

@@ -28,7 +28,7 @@ from palmtop.export.reading.settings import check_values, refuse_unread
 from palmtop.export.reading.tensors import HEAD, LINEARS, TABLE, read_head, refuse_other_tensors
 from palmtop.export.reading.text import chat_template, special_tokens, text_spec
 from palmtop.runtime.bundle.manifest import Route
-from palmtop.runtime.bundle.processor_config import AudioSpec, ImageSpec, ProcessorSpec, TextSpec
+from palmtop.runtime.bundle.processor_config import AudioSpec, DynamicHdSpec, ImageSpec, ProcessorSpec, TextSpec
 
 from . import About, Model
 from .phi3 import ROPE
@@ -315,7 +315,7 @@ def _processor(
         notes.append(f"{pre.where}: {', '.join(unread)}: not read, expected keys of this model's processor")
     image = audio_spec = None
     if vision is not None:
-        image = ImageSpec(
+        image = DynamicHdSpec(
             token_id=token_ids[0] or IMAGE_TOKEN_ID,
             crop_size=vision.image_size,
             patch_size=vision.patch_size,

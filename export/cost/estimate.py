@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 LAYER = re.compile(r"(.*?(?:layers|blocks|blk|h)\.\d+\.)")
 ENDS = re.compile(r"embed_tokens\.weight|lm_head\.weight|token_embd\.weight|^output\.weight|wte\.weight")
-ENCODER = re.compile(r"vision|image|audio|visual")
+ENCODER = re.compile(r"vision|image|audio|visual|^vpm|^resampler")
 ADAPTER = re.compile(r"\.lora_[AB]\.")
 TEXT_TOKENS, SOUND_TOKENS, PROSE_TOKENS = 40, 60, 400  # of a packaged question, and of a passage of prose
 QUESTIONS = 4  # of each mode, in a comparison
@@ -241,7 +241,7 @@ def _beside(checkpoint: Checkpoint) -> int:
 def _tokens(model: Model) -> int:
     """Tokens of one packaged question of each mode."""
     image = model.processor.image
-    rows = 0 if image is None else 2 * image.pooled * (image.pooled + 1) + 1  # a tile and the view of the whole image
+    rows = 0 if image is None else image.small_rows
     of_mode = {"text": 0, "image": rows, "audio": SOUND_TOKENS, "image+audio": rows + SOUND_TOKENS}
     return sum(TEXT_TOKENS + of_mode.get(mode, 0) for mode in model.routes)
 

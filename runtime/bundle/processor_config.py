@@ -12,50 +12,12 @@ from typing import Any, TypeVar
 
 from palmtop.errors import ManifestError
 
+from .image_specs import IMAGE_KINDS, MAX_ID, DynamicHdSpec, ImageSpec, SlicesSpec
 from .json_fields import MANIFEST_FILE, check_keys, limited, one_of, read_flat, refuse
 
+__all__ = ["AudioSpec", "DynamicHdSpec", "ImageSpec", "LogMelSpec", "ProcessorSpec", "SlicesSpec", "TextSpec"]
+
 SpecT = TypeVar("SpecT")
-MAX_ID = (1 << 24) - 1
-MAX_TILE_PIXELS = 1 << 27
-"""Most pixels of all tiles of one image: 1.6 GB as float32 RGB."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DynamicHdSpec:
-    """Dynamic-HD tiling and the layout of an image's feature rows.
-
-    Attributes:
-        kind: "dynamic_hd".
-        token_id: id that stands for one row of image features in ``input_ids``.
-        crop_size: side of a tile in pixels.
-        patch_size: side of a patch in pixels; a tile has ``(crop_size // patch_size) ** 2`` patches.
-        max_tiles: largest number of tiles, without the global view (upstream's ``dynamic_hd``).
-        mean: mean per channel, on values scaled to 0..1.
-        std: standard deviation per channel, on values scaled to 0..1.
-    """
-
-    kind: str = one_of("dynamic_hd", default="dynamic_hd")
-    token_id: int = limited(0, MAX_ID)
-    crop_size: int = limited(1, 4096)
-    patch_size: int = limited(1, 4096)
-    max_tiles: int = limited(1, 1024)
-    mean: tuple[float, float, float] = limited(-1e3, 1e3)
-    std: tuple[float, float, float] = limited(1e-6, 1e3)
-
-    @property
-    def patches(self) -> int:
-        """Number of patches along one side of a tile."""
-        return self.crop_size // self.patch_size
-
-    @property
-    def pooled(self) -> int:
-        """Number of feature rows along one side of a tile, after 2x2 pooling (an odd grid is padded by one)."""
-        return (self.patches + 1) // 2
-
-    def working_bytes(self, rows: int, row_bytes: int) -> int:
-        """Return the bytes of the tiles' pixels and of the feature rows: as made, joined and put into order."""
-        tiles = min(1 + self.max_tiles, 1 + rows // max(1, self.pooled**2))
-        return tiles * 3 * self.crop_size**2 * 4 + min(rows, tiles * (self.pooled + 1) ** 2) * row_bytes * 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,11 +59,8 @@ class LogMelSpec:
         return rows * row_bytes
 
 
-ImageSpec = DynamicHdSpec
-"""Of any kind of image processor: a union, once there are two."""
 AudioSpec = LogMelSpec
 """Of any kind of sound processor."""
-IMAGE_KINDS = {"dynamic_hd": DynamicHdSpec}
 AUDIO_KINDS = {"log_mel": LogMelSpec}
 
 
@@ -188,7 +147,7 @@ class ProcessorSpec:
         image = _read_kind(IMAGE_KINDS, data["image"], "processor.image")
         audio = _read_kind(AUDIO_KINDS, data["audio"], "processor.audio")
         if image is not None:
-            _check_image(image)
+            image.check()
         if audio is not None:
             _check_audio(audio)
         return cls(text=text, image=image, audio=audio)
@@ -206,15 +165,6 @@ def _read_kind(kinds: Mapping[str, type[SpecT]], data: object, where: str) -> Sp
     if not isinstance(kind, str) or kind not in kinds:
         raise refuse(f"{where}.kind", kind, f"one of {', '.join(kinds)}", "choice" if isinstance(kind, str) else "type")
     return read_flat(kinds[kind], data, where)
-
-
-def _check_image(spec: ImageSpec) -> None:
-    """Check sizes of images that depend on each other."""
-    if spec.patch_size > spec.crop_size:
-        raise refuse("processor.image.patch_size", spec.patch_size, f"at most crop_size, {spec.crop_size}")
-    if (spec.max_tiles + 1) * spec.crop_size**2 > MAX_TILE_PIXELS:
-        most = MAX_TILE_PIXELS // spec.crop_size**2 - 1
-        raise refuse("processor.image.max_tiles", spec.max_tiles, f"at most {most} with this crop_size")
 
 
 def _check_audio(spec: AudioSpec) -> None:

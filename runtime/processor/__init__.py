@@ -59,6 +59,7 @@ class Processor:
             self.spec.text,
             image_token_id=self.spec.image.token_id if self.spec.image else None,
             audio_token_id=self.spec.audio.token_id if self.spec.audio else None,
+            separator=self.spec.image.separator if self.spec.image else "",
         )
 
     def prompt(

@@ -38,6 +38,8 @@ class Prompt:
 
 Segment = int | str
 """Part of a medium's place in the prompt: a number of feature rows, or text of the model's markup."""
+INDEX = "{index}"
+"""Place in a text segment for the medium's number, counted per kind from 0 over the whole prompt."""
 
 
 def rows_of(segments: Sequence[Segment]) -> int:
@@ -80,7 +82,8 @@ def expand_media(
                 places.append(np.arange(row, row + segment))
                 row += segment
             else:
-                ids.append(np.array(encode(segment), np.int64))
+                text = segment.replace(INDEX, str(prompt.media[number].item.number - 1))
+                ids.append(np.array(encode(text), np.int64))
                 places.append(np.zeros(len(ids[-1]), np.int64))
         done = position + 1
     ids.append(prompt.ids[done:])

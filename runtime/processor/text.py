@@ -45,6 +45,7 @@ class TextProcessor:
         spec: special ids and placeholder texts.
         image_token_id: id of an image feature row; None if the model takes no images.
         audio_token_id: id of an audio feature row; None if the model takes no sounds.
+        separator: text between two media of a message, and between them and its text.
 
     Raises:
         BundleError: tokenizer or template cannot be read, or a placeholder id is not an added token.
@@ -58,8 +59,10 @@ class TextProcessor:
         *,
         image_token_id: int | None = None,
         audio_token_id: int | None = None,
+        separator: str = "",
     ) -> None:
         self.spec = spec
+        self._separator = separator
         self._tokens = Tokens(tokenizer_json)
         self._template = ChatTemplate(chat_template)
         self.tool_format: ToolFormat = format_of(chat_template)
@@ -213,13 +216,13 @@ class TextProcessor:
             del message["tool_calls"]
             text = (text or "") + written_calls(turn.extra["tool_calls"], f"messages[{index}]", mark, self.tool_format)
         if self._template.takes_text:
-            media = "".join(self._placeholders[item.kind].write(item.number) for item in turn.media)
+            parts = [self._placeholders[item.kind].write(item.number) for item in turn.media]
             if text is None and not self._template.takes_null(calls_tools=bool(turn.extra.get("tool_calls"))):
                 text = ""  # null beside tool_calls, where the template would add it to a text
-            message["content"] = None if text is None else media + text
+            message["content"] = None if text is None else self._separator.join([*parts, *([text] if text else [])])
         else:
-            parts = [{"type": item.kind, item.kind: f"<{item.kind}>"} for item in turn.media]
-            message["content"] = parts + ([{"type": "text", "text": text}] if text else [])
+            media = [{"type": item.kind, item.kind: f"<{item.kind}>"} for item in turn.media]
+            message["content"] = media + ([{"type": "text", "text": text}] if text else [])
         return message
 
     def _warn_of_control_tokens(self, text: str, index: int) -> None:

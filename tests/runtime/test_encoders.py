@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from palmtop.errors import BundleError, InputError
-from palmtop.runtime.bundle.processor_config import AudioSpec, ImageSpec, ProcessorSpec, TextSpec
+from palmtop.runtime.bundle.processor_config import AudioSpec, DynamicHdSpec, ProcessorSpec, TextSpec
 from palmtop.runtime.media.encoder_runner import BATCH_BYTES, Encoders, EncodingStopped
 from palmtop.runtime.media.feature_cache import FeatureCache
 from palmtop.runtime.processor.content_key import content_key
@@ -35,7 +35,7 @@ from tests.export.towers import (
 FLOAT32_NOISE = 1e-5  # of the range; measured 9e-7
 PATCH_SIZE = 8  # 7 patches a side: the odd grid is the harder one
 
-IMAGE = ImageSpec(
+IMAGE = DynamicHdSpec(
     token_id=3, crop_size=56, patch_size=PATCH_SIZE, max_tiles=12, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)
 )
 AUDIO = AudioSpec(

@@ -13,7 +13,7 @@ import pytest
 import soundfile
 from numpy.typing import NDArray
 
-from palmtop.runtime.bundle.processor_config import ImageSpec
+from palmtop.runtime.bundle.processor_config import DynamicHdSpec
 from palmtop.runtime.decoding.generation_options import GenerationOptions
 from palmtop.runtime.processor.images.dynamic_hd import load_image, tile_image
 from palmtop.runtime.processor.images.image_file import BLEND_ROWS
@@ -26,7 +26,7 @@ from tests.runtime.test_conversation import finish, user
 from tests.runtime.toy import FakeEncoders
 
 RATE = 44_100
-IMAGE = ImageSpec(token_id=1, crop_size=56, patch_size=14, max_tiles=36, mean=(0.5,) * 3, std=(0.5,) * 3)
+IMAGE = DynamicHdSpec(token_id=1, crop_size=56, patch_size=14, max_tiles=36, mean=(0.5,) * 3, std=(0.5,) * 3)
 
 
 class Enough(Exception):  # noqa: N818 - nothing went wrong

@@ -23,7 +23,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from palmtop.runtime.bundle.genai_config import genai_config
 from palmtop.runtime.bundle.manifest import AdapterSpec, DecoderSpec, EncoderSpec, FileSpec, Manifest, PartSpec, Route
 from palmtop.runtime.bundle.opening import sha256_of
-from palmtop.runtime.bundle.processor_config import ImageSpec, ProcessorSpec, TextSpec
+from palmtop.runtime.bundle.processor_config import DynamicHdSpec, ProcessorSpec, TextSpec
 from palmtop.runtime.bundle.states import kv_states
 from tests.runtime.phi_specs import PHI_AUDIO
 
@@ -80,7 +80,7 @@ def _manifest(files: dict[str, FileSpec], kv_bits: int = 32, draft_rows: int = 1
                 image_placeholder="<|image_{n}|>",
                 audio_placeholder="<|audio_{n}|>",
             ),
-            image=ImageSpec(
+            image=DynamicHdSpec(
                 token_id=IMAGE,
                 crop_size=56,
                 patch_size=14,

@@ -16,8 +16,11 @@ from palmtop.runtime.processor.prepared import PreparedMedium
 class PreparedImage(PreparedMedium, Protocol):
     """Interface of a prepared image: encoder inputs of one kind of processor."""
 
-    def check(self, spec: ImageSpec) -> None:
+    def check(self, spec: Any) -> None:
         """Refuse an image whose arrays do not fit a bundle.
+
+        Args:
+            spec: spec of the image's own kind.
 
         Raises:
             InputError: names found and expected shapes.

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from palmtop.errors import InputError
-from palmtop.runtime.bundle.processor_config import ImageSpec
+from palmtop.runtime.bundle.processor_config import DynamicHdSpec
 from palmtop.runtime.bundle.targets import HIDDEN
 from palmtop.runtime.processor.cancellation_points import Between, go_on
 from palmtop.runtime.processor.content_key import content_key
@@ -64,7 +64,7 @@ class ImageTiles:
         """Hash of the pixels and of how they lie."""
         return content_key(f"image{self.grid}{self.useful}", self.pixels, self.patch_mask)
 
-    def check(self, spec: ImageSpec) -> None:
+    def check(self, spec: DynamicHdSpec) -> None:
         """Refuse tiles of another size or number.
 
         Raises:
@@ -103,7 +103,7 @@ class _Layout:
     padding_below: int
 
 
-def prepare(source: Any, spec: ImageSpec, between: Between) -> ImageTiles:
+def prepare(source: Any, spec: DynamicHdSpec, between: Between) -> ImageTiles:
     """This kind's ``prepare_image``."""
     return tile_image(load_image(source, between), spec, between)
 
@@ -125,7 +125,7 @@ def static_feeds(view: Mapping[str, NDArray[Any]], shapes: Mapping[str, Sequence
     }
 
 
-def tile_image(rgb: NDArray[np.uint8], spec: ImageSpec, between: Between = go_on) -> ImageTiles:
+def tile_image(rgb: NDArray[np.uint8], spec: DynamicHdSpec, between: Between = go_on) -> ImageTiles:
     """Resize, pad, normalise and cut an image into tiles.
 
     Args:
@@ -187,7 +187,7 @@ def feature_order(grid: tuple[int, int], useful: tuple[int, int], pooled: int) -
     return np.concatenate([sub, [separator + 1], overview]).astype(np.int64)
 
 
-def _plan(width: int, height: int, spec: ImageSpec) -> _Layout:
+def _plan(width: int, height: int, spec: DynamicHdSpec) -> _Layout:
     """Grid and size of an image: the reference's dynamic_preprocess, with its float arithmetic."""
     side = spec.crop_size
     columns, rows = ceil(width / side), ceil(height / side)
@@ -237,7 +237,7 @@ def _grey_levels(mean: float, std: float) -> NDArray[np.float32]:
     return (levels - np.float32(mean) * scale) / (np.float32(std) * scale)
 
 
-def _patch_mask(layout: _Layout, spec: ImageSpec) -> NDArray[np.bool_]:
+def _patch_mask(layout: _Layout, spec: DynamicHdSpec) -> NDArray[np.bool_]:
     """Mask of patches, [1 + rows * columns, P, P]; a patch is masked if all of it is padding."""
     (rows, columns), patches = layout.grid, spec.patches
     whole = np.ones((rows * patches, columns * patches), np.bool_)

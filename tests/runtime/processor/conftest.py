@@ -18,14 +18,16 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from palmtop.runtime.bundle.processor_config import AudioSpec, ImageSpec
+from palmtop.runtime.bundle.processor_config import AudioSpec, DynamicHdSpec, ImageSpec
 from tests.runtime.phi_specs import PHI_AUDIO
 
 Reference = Callable[[NDArray[np.uint8], ImageSpec], SimpleNamespace]
 
-REAL = ImageSpec(token_id=200010, crop_size=448, patch_size=14, max_tiles=36, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-TINY = ImageSpec(token_id=5, crop_size=56, patch_size=14, max_tiles=36, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-UNEVEN = ImageSpec(
+REAL = DynamicHdSpec(
+    token_id=200010, crop_size=448, patch_size=14, max_tiles=36, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)
+)
+TINY = DynamicHdSpec(token_id=5, crop_size=56, patch_size=14, max_tiles=36, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+UNEVEN = DynamicHdSpec(
     token_id=5, crop_size=70, patch_size=14, max_tiles=6, mean=(0.48, 0.46, 0.41), std=(0.27, 0.26, 0.28)
 )
 """An odd patch grid, few tiles, another normalisation."""

@@ -7,7 +7,9 @@ import java.util.Arrays;
 import java.util.LinkedHashMap;
 import java.util.List;
 import java.util.Map;
+import org.palmtop.core.PalmtopException;
 import org.palmtop.core.bundle.GenaiConfig;
+import org.palmtop.core.bundle.ImageSpec;
 import org.palmtop.core.bundle.Manifest;
 import org.palmtop.core.bundle.PalmtopBundle;
 import org.palmtop.core.bundle.ProcessorSpec;
@@ -20,6 +22,9 @@ import org.palmtop.core.media.PcmArray;
 import org.palmtop.core.media.PcmSource;
 import org.palmtop.core.media.PhotoPolicy;
 import org.palmtop.core.media.Resampler;
+import org.palmtop.core.media.ImageBatch;
+import org.palmtop.core.media.Slices;
+import org.palmtop.core.media.SlicesLayout;
 import org.palmtop.core.media.Sound;
 import org.palmtop.core.media.DynamicHdLayout;
 import org.palmtop.core.media.WavFile;
@@ -61,6 +66,12 @@ final class Questions {
                 return layout(request);
             case "tiles":
                 return tiles(request);
+            case "slices_layouts":
+                return slicesLayouts(request);
+            case "slices_positions":
+                return slicesPositions(request);
+            case "slices":
+                return slices(request);
             case "windows":
                 return windows(request);
             case "log_mel":
@@ -163,12 +174,12 @@ final class Questions {
     }
 
     private static Object layout(Request request) {
-        Manifest manifest = Manifest.read(request.any("manifest"));
+        ImageSpec.DynamicHd spec = (ImageSpec.DynamicHd) Manifest.read(request.any("manifest")).processor.image;
         DynamicHdLayout layout =
-                new DynamicHdLayout(request.number("width"), request.number("height"), manifest.processor.image);
+                new DynamicHdLayout(request.number("width"), request.number("height"), spec);
         int hidden = 0;
         for (int view = 0; view < layout.views(); view++) {
-            for (int patch = 0; patch < manifest.processor.image.patches(); patch++) {
+            for (int patch = 0; patch < spec.patches(); patch++) {
                 hidden += layout.isVisible(view, patch, 0) ? 0 : 1;
                 hidden += layout.isVisible(view, 0, patch) ? 0 : 1000;
             }
@@ -177,14 +188,14 @@ final class Questions {
     }
 
     private static Object tiles(Request request) throws Exception {
-        Manifest manifest = Manifest.read(request.any("manifest"));
+        ImageSpec.DynamicHd spec = (ImageSpec.DynamicHd) Manifest.read(request.any("manifest")).processor.image;
         DynamicHdLayout layout =
-                new DynamicHdLayout(request.number("width"), request.number("height"), manifest.processor.image);
+                new DynamicHdLayout(request.number("width"), request.number("height"), spec);
         RawPicture picture = new RawPicture(request);
         long before = System.nanoTime();
-        DynamicHd tiles = new DynamicHd(picture.open(), layout, manifest.processor.image);
-        int side = manifest.processor.image.cropSize;
-        int patches = manifest.processor.image.patches();
+        DynamicHd tiles = new DynamicHd(picture.open(), layout, spec);
+        int side = spec.cropSize;
+        int patches = spec.patches();
         ByteBuffer pixels = ByteBuffer.allocate(layout.views() * 3 * side * side * 4).order(ByteOrder.LITTLE_ENDIAN);
         ByteBuffer mask = ByteBuffer.allocate(layout.views() * patches * patches);
         java.nio.FloatBuffer floats = pixels.asFloatBuffer();
@@ -200,6 +211,64 @@ final class Questions {
         answer.put("rows", layout.featureRows());
         answer.put("order", layout.featureOrder());
         answer.put("ms", (System.nanoTime() - before) / 1_000_000);
+        return answer;
+    }
+
+    private static Object slicesLayouts(Request request) {
+        ImageSpec.Slices spec = (ImageSpec.Slices) Manifest.read(request.any("manifest")).processor.image;
+        List<Object> answers = new ArrayList<Object>();
+        for (Object size : request.list("sizes")) {
+            int width = ((Number) ((List<?>) size).get(0)).intValue();
+            int height = ((Number) ((List<?>) size).get(1)).intValue();
+            try {
+                SlicesLayout layout = new SlicesLayout(width, height, spec);
+                answers.add(Arrays.<Object>asList(
+                        layout.rows, layout.columns, layout.width, layout.height, layout.sliceWidth, layout.sliceHeight));
+            } catch (PalmtopException error) {
+                answers.add(error.getMessage());
+            }
+        }
+        return answers;
+    }
+
+    private static Object slicesPositions(Request request) {
+        ImageSpec.Slices spec = (ImageSpec.Slices) Manifest.read(request.any("manifest")).processor.image;
+        List<Object> answers = new ArrayList<Object>();
+        for (int count : request.integers("counts")) {
+            answers.add(SlicesLayout.nearestPositions(count, spec.trainedSide));
+        }
+        return answers;
+    }
+
+    private static Object slices(Request request) throws Exception {
+        ImageSpec.Slices spec = (ImageSpec.Slices) Manifest.read(request.any("manifest")).processor.image;
+        SlicesLayout layout = new SlicesLayout(request.number("width"), request.number("height"), spec);
+        Slices slices = new Slices(new RawPicture(request).open(), layout, spec);
+        ByteBuffer pixels = ByteBuffer.allocate(request.number("bytes")).order(ByteOrder.LITTLE_ENDIAN);
+        List<Object> shapes = new ArrayList<Object>();
+        List<Object> ids = new ArrayList<Object>();
+        for (int first = 0; first < slices.views(); ) {
+            ImageBatch batch = slices.batch(first, request.number("at_once"));
+            pixels.put(batch.inputs[0]);
+            List<Long> positions = new ArrayList<Long>();
+            for (int i = 0; i < batch.shapes[1][0]; i++) {
+                positions.add(batch.inputs[1].getLong(8 * i));
+            }
+            ids.add(positions);
+            List<Long> shape = new ArrayList<Long>();
+            for (long side : batch.shapes[0]) {
+                shape.add(side);
+            }
+            shapes.add(shape);
+            first += batch.views;
+        }
+        Request.write(request.file("pixels"), pixels);
+        Map<String, Object> answer = new LinkedHashMap<String, Object>();
+        answer.put("grid", new int[] {layout.rows, layout.columns});
+        answer.put("rows", layout.featureRows());
+        answer.put("markup", layout.markup());
+        answer.put("shapes", shapes);
+        answer.put("ids", ids);
         return answer;
     }
 

@@ -10,11 +10,8 @@ import org.palmtop.core.bundle.JsonFields.Field;
 /** Processor settings of a model in the manifest ({@code bundle/processor_config.py}). */
 public final class ProcessorSpec {
     private static final String MAX_ID = "16777215";
-    private static final long MAX_TILE_PIXELS = 1L << 27;
 
     /** A kind is a class of the same name in {@code core.media}. */
-    private static final List<String> IMAGE_KINDS = Collections.singletonList("dynamic_hd");
-
     private static final List<String> AUDIO_KINDS = Collections.singletonList("log_mel");
 
     private static final List<String> GENERATION =
@@ -24,11 +21,11 @@ public final class ProcessorSpec {
 
     public final Text text;
     /** Null where the model takes no images. */
-    public final Image image;
+    public final ImageSpec image;
     /** Null where the model takes no sounds. */
     public final Audio audio;
 
-    private ProcessorSpec(Text text, Image image, Audio audio) {
+    private ProcessorSpec(Text text, ImageSpec image, Audio audio) {
         this.text = text;
         this.image = image;
         this.audio = audio;
@@ -60,35 +57,6 @@ public final class ProcessorSpec {
                 }
             }
             generation = Collections.unmodifiableMap(given);
-        }
-    }
-
-    /** Dynamic-HD tiling and the layout of an image's feature rows. */
-    public static final class Image {
-        public final int tokenId;
-        public final int cropSize;
-        public final int patchSize;
-        public final int maxTiles;
-        public final double[] mean;
-        public final double[] std;
-
-        Image(Map<String, Object> data) {
-            tokenId = integer(data, "token_id");
-            cropSize = integer(data, "crop_size");
-            patchSize = integer(data, "patch_size");
-            maxTiles = integer(data, "max_tiles");
-            mean = numbers(data.get("mean"));
-            std = numbers(data.get("std"));
-        }
-
-        /** Patches along one side of a tile. */
-        public int patches() {
-            return cropSize / patchSize;
-        }
-
-        /** Feature rows along one side of a tile, after 2x2 pooling. */
-        public int pooled() {
-            return (patches() + 1) / 2;
         }
     }
 
@@ -139,13 +107,10 @@ public final class ProcessorSpec {
                 new Field("generation", "dict[str, float] | None")));
         checkGeneration(text.generation);
         checkThinking(JsonFields.object(data.get("text")).get("thinking"));
-        checkKind(data.get("image"), "processor.image", IMAGE_KINDS);
+        checkKind(data.get("image"), "processor.image", ImageSpec.KINDS);
         checkKind(data.get("audio"), "processor.audio", AUDIO_KINDS);
-        Image image = data.get("image") == null ? null : readImage(data.get("image"));
+        ImageSpec image = ImageSpec.read(data.get("image"));
         Audio audio = data.get("audio") == null ? null : readAudio(data.get("audio"));
-        if (image != null) {
-            check(image);
-        }
         if (audio != null) {
             check(audio);
         }
@@ -190,19 +155,6 @@ public final class ProcessorSpec {
         }
     }
 
-    private static Image readImage(Object data) {
-        return new Image(JsonFields.read(
-                data,
-                "processor.image",
-                Field.oneOf("kind", IMAGE_KINDS),
-                new Field("token_id", "int", "0", MAX_ID),
-                new Field("crop_size", "int", "1", "4096"),
-                new Field("patch_size", "int", "1", "4096"),
-                new Field("max_tiles", "int", "1", "1024"),
-                new Field("mean", "tuple[float, float, float]", "-1000.0", "1000.0"),
-                new Field("std", "tuple[float, float, float]", "1e-06", "1000.0")));
-    }
-
     private static Audio readAudio(Object data) {
         return new Audio(JsonFields.read(
                 data,
@@ -220,18 +172,6 @@ public final class ProcessorSpec {
                 new Field("compression_rate", "int", "1", "1024"),
                 new Field("downsample_rate", "int", "1", "1024"),
                 new Field("window_steps", "int", "1", "65536")));
-    }
-
-    private static void check(Image spec) {
-        if (spec.patchSize > spec.cropSize) {
-            throw JsonFields.refuse(
-                    "processor.image.patch_size", spec.patchSize, "at most crop_size, " + spec.cropSize);
-        }
-        long tilePixels = (long) spec.cropSize * spec.cropSize;
-        if ((spec.maxTiles + 1) * tilePixels > MAX_TILE_PIXELS) {
-            String most = "at most " + (MAX_TILE_PIXELS / tilePixels - 1) + " with this crop_size";
-            throw JsonFields.refuse("processor.image.max_tiles", spec.maxTiles, most);
-        }
     }
 
     private static void check(Audio spec) {
@@ -262,7 +202,7 @@ public final class ProcessorSpec {
         return result;
     }
 
-    private static double[] numbers(Object value) {
+    static double[] numbers(Object value) {
         List<?> list = (List<?>) value;
         double[] result = new double[list.size()];
         for (int i = 0; i < result.length; i++) {

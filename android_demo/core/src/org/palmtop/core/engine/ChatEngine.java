@@ -33,7 +33,8 @@ public final class ChatEngine implements AutoCloseable {
         plan = plan(manifest, options);
         GenaiConfig.check(bundle);
         text = new TextProcessor(bundle.file("tokenizer.json"), bundle.chatTemplate(), manifest.processor);
-        media = new MediaReader(manifest.processor, new Encoders(bundle, options.threads, plan, options.availableBytes));
+        Encoders encoders = new Encoders(bundle, options.threads, plan, options.availableBytes);
+        media = new MediaReader(manifest.processor, text, encoders);
         Native.load();
         model = openModel();
     }

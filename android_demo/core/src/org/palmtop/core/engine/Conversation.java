@@ -156,8 +156,11 @@ public final class Conversation implements AutoCloseable {
     /** The prompt in which media have their rows; earlier answers stand in it as they were sampled. */
     private TokenSequence passage(Prompt prompt, List<MediaItem> items, Choice choice) {
         List<List<Prompt.Segment>> segments = new ArrayList<List<Prompt.Segment>>();
+        Map<String, Integer> counts = new LinkedHashMap<String, Integer>();
         for (MediaItem item : items) {
-            segments.add(media.segments(item));
+            int index = counts.containsKey(item.kind) ? counts.get(item.kind) : 0;
+            counts.put(item.kind, index + 1);
+            segments.add(media.segments(item, index));
         }
         Prompt.Expanded expanded = prompt.expand(segments);
         TokenSequence plain = asSpoken(new TokenSequence(expanded.ids, expanded.places, new ArrayList<TokenSequence.Span>()));

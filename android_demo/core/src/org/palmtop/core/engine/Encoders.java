@@ -10,7 +10,8 @@ import org.palmtop.core.bundle.Manifest;
 import org.palmtop.core.bundle.PalmtopBundle;
 import org.palmtop.core.bundle.ProcessorSpec;
 import org.palmtop.core.media.AudioWindow;
-import org.palmtop.core.media.DynamicHd;
+import org.palmtop.core.media.ImageBatch;
+import org.palmtop.core.media.PreparedImage;
 import org.palmtop.core.media.Sound;
 
 /**
@@ -48,51 +49,44 @@ final class Encoders {
     }
 
     /** Write the feature rows of an image, in the order of its ids. */
-    void image(DynamicHd tiles, FloatBuffer into, Watch watch) {
-        ProcessorSpec.Image spec = bundle.manifest().processor.image;
+    void image(PreparedImage image, FloatBuffer into, Watch watch) {
         Manifest.Encoder graph = bundle.manifest().vision;
-        int views = tiles.layout.views();
-        int rowsPerView = spec.pooled() * spec.pooled();
-        int batch = (int) Math.max(1, Math.min(views, BATCH_BYTES / graph.bytesPerItem));
-        int pixels = 3 * spec.cropSize * spec.cropSize;
-        int patches = spec.patches() * spec.patches();
-        // Rows come view by view, but are read in another order: where each is wanted.
-        int[][] wanted = inverse(tiles.layout.featureOrder(), views * rowsPerView + 2);
-        ByteBuffer values = buffer(4L * batch * pixels);
-        ByteBuffer mask = buffer((long) batch * patches);
+        int views = image.views();
+        int atOnce = (int) Math.max(1, Math.min(views, BATCH_BYTES / graph.bytesPerItem));
         long session = open(graph.file);
         try {
-            for (int start = 0; start < views; start += batch) {
+            for (int first = 0; first < views; ) {
                 stopIf(watch);
-                int count = Math.min(batch, views - start);
-                FloatBuffer floats = values.asFloatBuffer();
-                mask.clear();
-                for (int view = start; view < start + count; view++) {
-                    tiles.pixels(view, floats);
-                    tiles.mask(view, mask);
-                }
+                ImageBatch batch = image.batch(first, atOnce);
                 float[][] done = run(
-                        graph.file,
-                        session,
-                        new String[] {"pixel_values", "patch_mask"},
-                        new ByteBuffer[] {values, mask},
-                        new long[][] {
-                            {count, 3, spec.cropSize, spec.cropSize}, {count, spec.patches(), spec.patches()}
-                        },
-                        new int[] {Native.FLOAT, Native.BOOL},
-                        "tile_features",
-                        "separators");
-                expectRows(graph.file, done[0], count * rowsPerView);
-                expectRows(graph.file, done[1], 2);
-                scatter(done[0], start * rowsPerView, wanted, into);
-                if (start == 0) {
-                    scatter(done[1], views * rowsPerView, wanted, into);
+                        graph.file, session, batch.names, batch.inputs, batch.shapes, types(batch), image.outputs());
+                for (int output = 0; output < done.length; output++) {
+                    expectRows(graph.file, done[output], batch.rows[output]);
                 }
-                watch.onDone(start + count, views);
+                image.place(batch, done, hiddenSize, into);
+                first += batch.views;
+                watch.onDone(first, views);
             }
         } finally {
             Native.close(session);
         }
+    }
+
+    private static int[] types(ImageBatch batch) {
+        int[] types = new int[batch.elements.length];
+        for (int i = 0; i < types.length; i++) {
+            switch (batch.elements[i]) {
+                case FLOAT:
+                    types[i] = Native.FLOAT;
+                    break;
+                case BOOL:
+                    types[i] = Native.BOOL;
+                    break;
+                default:
+                    types[i] = Native.INT64;
+            }
+        }
+        return types;
     }
 
     /** Write the feature rows of a sound. */
@@ -162,33 +156,6 @@ final class Encoders {
 
     private static PalmtopException wrongRows(String file, int found, int expected) {
         return PalmtopException.bundle(file + ": gives " + found + " feature rows, expected " + expected);
-    }
-
-    /** Put rows numbered from {@code first} wherever they are wanted. */
-    private void scatter(float[] rows, int first, int[][] wanted, FloatBuffer into) {
-        for (int row = 0; row < rows.length / hiddenSize; row++) {
-            for (int place : wanted[first + row]) {
-                FloatBuffer there = into.duplicate();
-                there.position(place * hiddenSize);
-                there.put(rows, row * hiddenSize, hiddenSize);
-            }
-        }
-    }
-
-    /** For each encoder output the places that hold its number. */
-    private static int[][] inverse(int[] order, int outputs) {
-        int[] counts = new int[outputs];
-        for (int number : order) {
-            counts[number]++;
-        }
-        int[][] places = new int[outputs][];
-        for (int number = 0; number < outputs; number++) {
-            places[number] = new int[counts[number]];
-        }
-        for (int place = 0; place < order.length; place++) {
-            places[order[place]][--counts[order[place]]] = place;
-        }
-        return places;
     }
 
     private static void stopIf(Watch watch) {

@@ -6,7 +6,7 @@ import java.util.Map;
 import org.palmtop.core.DecimalText;
 import org.palmtop.core.PalmtopException;
 import org.palmtop.core.bundle.Manifest;
-import org.palmtop.core.bundle.ProcessorSpec;
+import org.palmtop.core.bundle.ImageSpec;
 import org.palmtop.core.bundle.State;
 
 /** Memory plan of a bundle, with the arithmetic of {@code runtime/memory/plan.py}; allocates nothing. */
@@ -172,17 +172,14 @@ public final class MemoryPlan {
         return level instanceof Number ? ((Number) level).intValue() : 4;
     }
 
-    /** Pixels of the tiles, and feature rows on their way: as made, joined and put into order. */
+    /** Pixels of an image, and feature rows on their way. */
     private long visionInput() {
         long width = manifest.decoder.hiddenSize * 4L;
-        ProcessorSpec.Image image = manifest.processor.image;
+        ImageSpec image = manifest.processor.image;
         if (image == null) {
             return mediaRows * width;
         }
-        long pooled = image.pooled();
-        long tiles = Math.min(1L + image.maxTiles, 1 + mediaRows / Math.max(1, pooled * pooled));
-        long rows = Math.min(mediaRows, tiles * (pooled + 1) * (pooled + 1));
-        return tiles * 3 * image.cropSize * image.cropSize * 4 + rows * width * 2;
+        return image.workingBytes(mediaRows, width);
     }
 
     /** Bytes of an .onnx file and of its external data file. */

@@ -1,24 +1,31 @@
 package org.palmtop.core.media;
 
 import java.nio.ByteBuffer;
+import java.nio.ByteOrder;
 import java.nio.FloatBuffer;
 import java.util.Arrays;
-import org.palmtop.core.bundle.ProcessorSpec;
+import org.palmtop.core.bundle.ImageSpec;
 
 /**
  * An image on its grid, ready for the vision encoder; the arithmetic of {@code processor/images/dynamic_hd.py}.
  *
  * <p>Held as bytes: 3 per pixel of the grid. A view is converted to floats when needed.
  */
-public final class DynamicHd {
+public final class DynamicHd implements PreparedImage {
+    private static final String[] INPUTS = {"pixel_values", "patch_mask"};
+    private static final ImageBatch.Element[] ELEMENTS = {ImageBatch.Element.FLOAT, ImageBatch.Element.BOOL};
+
     public final DynamicHdLayout layout;
-    private final ProcessorSpec.Image spec;
+    private final ImageSpec.DynamicHd spec;
     private final byte[][] canvas = new byte[3][];
     private final float[][] levels = new float[3][256];
     private final int canvasWidth;
+    private int[][] wanted;
+    private ByteBuffer values;
+    private ByteBuffer masks;
 
     /** @param pixels may be smaller than the image that the layout was made for. */
-    public DynamicHd(PixelRows pixels, DynamicHdLayout layout, ProcessorSpec.Image spec) {
+    public DynamicHd(PixelRows pixels, DynamicHdLayout layout, ImageSpec.DynamicHd spec) {
         this.layout = layout;
         this.spec = spec;
         canvasWidth = layout.columns * spec.cropSize;
@@ -42,6 +49,47 @@ public final class DynamicHd {
             for (int level = 0; level < 256; level++) {
                 levels[channel][level] = (level - mean) / deviation;
             }
+        }
+    }
+
+    @Override
+    public int views() {
+        return layout.views();
+    }
+
+    @Override
+    public String[] outputs() {
+        return new String[] {"tile_features", "separators"};
+    }
+
+    @Override
+    public ImageBatch batch(int first, int atMost) {
+        int count = Math.min(atMost, views() - first);
+        if (values == null) { // the first run is the largest
+            values = buffer(4L * count * 3 * spec.cropSize * spec.cropSize);
+            masks = buffer((long) count * spec.patches() * spec.patches());
+        }
+        FloatBuffer floats = values.asFloatBuffer();
+        masks.clear();
+        for (int view = first; view < first + count; view++) {
+            pixels(view, floats);
+            mask(view, masks);
+        }
+        long[][] shapes = {{count, 3, spec.cropSize, spec.cropSize}, {count, spec.patches(), spec.patches()}};
+        int[] rows = {count * spec.pooled() * spec.pooled(), 2};
+        return new ImageBatch(first, count, INPUTS, new ByteBuffer[] {values, masks}, shapes, ELEMENTS, rows);
+    }
+
+    /** Rows come view by view, but are read in another order. */
+    @Override
+    public void place(ImageBatch batch, float[][] outputs, int hiddenSize, FloatBuffer into) {
+        int rowsPerView = spec.pooled() * spec.pooled();
+        if (wanted == null) {
+            wanted = inverse(layout.featureOrder(), views() * rowsPerView + 2);
+        }
+        scatter(outputs[0], batch.first * rowsPerView, hiddenSize, into);
+        if (batch.first == 0) {
+            scatter(outputs[1], views() * rowsPerView, hiddenSize, into);
         }
     }
 
@@ -121,11 +169,42 @@ public final class DynamicHd {
     }
 
     /** Pillow's alpha_composite onto opaque white, with its integer rounding. */
-    private static byte overWhite(int alpha, int level) {
+    static byte overWhite(int alpha, int level) {
         if (alpha == 255) {
             return (byte) level;
         }
         int blend = level * alpha + 255 * (255 - alpha) + 128 << 7;
         return (byte) ((blend >> 8) + blend >> 8 >> 7);
+    }
+
+    /** Put rows numbered from {@code first} wherever they are wanted. */
+    private void scatter(float[] rows, int first, int hiddenSize, FloatBuffer into) {
+        for (int row = 0; row < rows.length / hiddenSize; row++) {
+            for (int place : wanted[first + row]) {
+                FloatBuffer there = into.duplicate();
+                there.position(place * hiddenSize);
+                there.put(rows, row * hiddenSize, hiddenSize);
+            }
+        }
+    }
+
+    /** For each encoder output the places that hold its number. */
+    private static int[][] inverse(int[] order, int outputs) {
+        int[] counts = new int[outputs];
+        for (int number : order) {
+            counts[number]++;
+        }
+        int[][] places = new int[outputs][];
+        for (int number = 0; number < outputs; number++) {
+            places[number] = new int[counts[number]];
+        }
+        for (int place = 0; place < order.length; place++) {
+            places[order[place]][--counts[order[place]]] = place;
+        }
+        return places;
+    }
+
+    private static ByteBuffer buffer(long bytes) {
+        return ByteBuffer.allocateDirect((int) bytes).order(ByteOrder.nativeOrder());
     }
 }

@@ -5,7 +5,7 @@ import java.util.Collections;
 import java.util.Comparator;
 import java.util.List;
 import org.palmtop.core.PalmtopException;
-import org.palmtop.core.bundle.ProcessorSpec;
+import org.palmtop.core.bundle.ImageSpec;
 
 /** Position of an image on its grid of tiles, from its size, by the rules of {@code processor/images/dynamic_hd.py}. */
 public final class DynamicHdLayout {
@@ -19,11 +19,11 @@ public final class DynamicHdLayout {
     /** Rows and columns of pooled features that are kept, over the whole grid. */
     public final int usefulRows;
     public final int usefulColumns;
-    private final ProcessorSpec.Image spec;
+    private final ImageSpec.DynamicHd spec;
     private final int maskedRows;
     private final int maskedColumns;
 
-    public DynamicHdLayout(int imageWidth, int imageHeight, ProcessorSpec.Image spec) {
+    public DynamicHdLayout(int imageWidth, int imageHeight, ImageSpec.DynamicHd spec) {
         int side = spec.cropSize;
         int wide = (imageWidth + side - 1) / side;
         int high = (imageHeight + side - 1) / side;

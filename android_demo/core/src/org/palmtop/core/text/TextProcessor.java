@@ -117,6 +117,11 @@ public final class TextProcessor {
         return tokenizer.decode(ids);
     }
 
+    /** Ids of the model's own markup: special tokens in it are recognised. */
+    public int[] markup(String written) {
+        return tokenizer.encode(written);
+    }
+
     /** A new incremental detokeniser. */
     public Utf8Pieces pieces() {
         return new Utf8Pieces(tokenizer);
@@ -152,7 +157,7 @@ public final class TextProcessor {
             throw PalmtopException.input("messages[" + index + "].role: found " + Json.brief(turn.role)
                     + ", expected a name such as 'user'");
         }
-        StringBuilder media = new StringBuilder();
+        List<String> pieces = new ArrayList<String>();
         List<Object> parts = new ArrayList<Object>();
         for (String kind : turn.kinds) {
             SpecialTokens.Placeholder placeholder = placeholders.get(kind);
@@ -162,7 +167,7 @@ public final class TextProcessor {
             }
             int number = (counts.containsKey(kind) ? counts.get(kind) : 0) + 1;
             counts.put(kind, number);
-            media.append(placeholder.write(number));
+            pieces.add(placeholder.write(number));
             parts.add(part(kind, kind, "<" + kind + ">"));
         }
         Map<String, Object> message = new LinkedHashMap<String, Object>();
@@ -172,7 +177,7 @@ public final class TextProcessor {
             if (text == null && !takesNull) {
                 text = "";
             }
-            message.put("content", text == null ? null : media + text);
+            message.put("content", text == null ? null : joined(pieces, text));
         } else {
             if (text != null && !text.isEmpty()) {
                 parts.add(part("text", "text", text));
@@ -180,6 +185,16 @@ public final class TextProcessor {
             message.put("content", parts);
         }
         return message;
+    }
+
+    /** Media, then the text, with the separator of the kind of image processor between them. */
+    private String joined(List<String> media, String text) {
+        String separator = spec.image == null ? "" : spec.image.separator;
+        StringBuilder content = new StringBuilder();
+        for (String each : media) {
+            content.append(content.length() > 0 ? separator : "").append(each);
+        }
+        return content.append(content.length() > 0 && !text.isEmpty() ? separator : "").append(text).toString();
     }
 
     private static Map<String, Object> part(String type, String key, String value) {
