@@ -9,7 +9,7 @@ were not used for calibration.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,8 +17,6 @@ from numpy.typing import NDArray
 
 from palmtop.errors import InputError
 from palmtop.export.graph.building.mark import EXPERT
-from palmtop.export.graph.moe.mixture import CHOSEN
-from palmtop.export.graph.moe.qmoe import is_in_qmoe
 from palmtop.export.measure.float_reference import FloatReference
 from palmtop.export.measure.layerwise import StagedGraph
 from palmtop.export.measure.stages import Linear
@@ -29,7 +27,7 @@ from palmtop.quantize.statistics import Statistics
 
 from .allocation import BitAllocation
 from .bundle_size import FRONTIER_POINTS
-from .kernel_time import ENCODER_TOKENS, decode_seconds, with_kernel
+from .kernel_time import ENCODER_TOKENS, decode_seconds, for_experts, share_of_tokens, with_kernel
 from .quantized_cache import QuantizedCache
 from .sensitivity import Loss, LossMeter
 
@@ -116,7 +114,7 @@ def measure(
             shapes = dict(zip(keys, (graph.shape(linear) for linear in members), strict=True))
             inputs = [coded.statistics(key) for key in keys]
             is_unseen = any(i is None and m.input is not None for i, m in zip(inputs, members, strict=True))
-            own = _for_experts(schemes, shapes.values(), level) if members[0].role == EXPERT else schemes
+            own = for_experts(schemes, shapes.values(), level) if members[0].role == EXPERT else schemes
             first, *others = shapes
             more = {key: shapes[key] for key in others}
             if is_unseen:
@@ -135,7 +133,7 @@ def measure(
             losses = tuple(curve(error(s)) for s in own)
             seconds: tuple[float, ...] = ()
             if part == "decoder" and _is_decoded(members[0].name, linears):
-                share = _share(members[0], linears)
+                share = share_of_tokens(members[0], linears)
                 seconds = tuple(share * sum(decode_seconds(s, *shape, level) for shape in shapes.values()) for s in own)
             found.append(Sensitivity(first, shapes[first], own, losses, seconds, more))
     return found
@@ -154,30 +152,12 @@ def _error_of(
     return error
 
 
-def _for_experts(
-    schemes: tuple[Scheme, ...], shapes: Iterable[tuple[int, int]], accuracy_level: int
-) -> tuple[Scheme, ...]:
-    """Return the schemes in which QMoE reads an expert; all of them where there are none."""
-    widths = [columns for _, columns in shapes]
-    fitting = tuple(s for s in schemes if is_in_qmoe(s, widths, accuracy_level))
-    return fitting or schemes
-
-
-def _share(linear: Linear, linears: Mapping[str, tuple[int, Linear]]) -> float:
-    """Share of the tokens that pass through a linear layer: below 1 for an expert's."""
-    if linear.role != EXPERT:
-        return 1.0
-    layer = linear.unit.rpartition(".")[0]
-    count = len({other.unit for _, other in linears.values() if other.unit.rpartition(".")[0] == layer})
-    return min(1.0, CHOSEN / count)
-
-
 def fastest_decode(decoder: StagedGraph, accuracy_level: int) -> float:
     """Seconds of one token of text in the fastest kernels of the decoder's matrices on this machine."""
     linears, schemes = decoder.linears(), with_kernel(SCHEMES, accuracy_level)
     read = [linear for name, (_, linear) in linears.items() if _is_decoded(name, linears)]
     return sum(
-        _share(linear, linears)
+        share_of_tokens(linear, linears)
         * min(decode_seconds(scheme, *decoder.shape(linear), accuracy_level) for scheme in schemes)
         for linear in read
     )
