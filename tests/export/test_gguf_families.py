@@ -125,7 +125,14 @@ def multipliers(arch: str, config: dict[str, Any]) -> dict[str, Any]:
             "logit_scale": config["hidden_size"] / config["dim_model_base"],
         }
     if arch == "phimoe":
+        rope, context = config["rope_parameters"], config["max_position_embeddings"]
+        longer = {}
+        if rope["rope_type"] == "longrope":  # the factor of Phi-3, whatever the model's mscale is
+            original = rope["original_max_position_embeddings"]
+            factor = math.sqrt(1 + math.log(context / original) / math.log(original))
+            longer = {"rope.scaling.original_context_length": original, "rope.scaling.attn_factor": factor}
         return {
+            **longer,
             "expert_count": config["num_local_experts"],
             "expert_used_count": 2,
             **({"attention.sliding_window": config["sliding_window"]} if config["sliding_window"] else {}),

@@ -26,6 +26,7 @@ from tests.reference.vocabulary import build_tokenizer
 
 MIXTURE = Path(__file__).parents[1] / "reference" / "mixture"
 TOKENS, LENGTH = 10_000, 250
+pytestmark = pytest.mark.skipif(not MIXTURE.is_dir(), reason="made by python -m tests.reference.train_mixture")
 Array = NDArray[np.float32]
 
 
