@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import palmtop
-from palmtop.errors import BundleError, CheckpointError
+from palmtop.errors import BundleError, CheckpointError, InputError
 from palmtop.export.bundle.atomic_directory import journal_path, refuse_target, written_beside
 from palmtop.export.bundle.bundle_writer import WriteJob, write_bundle
 from palmtop.export.bundle.journal import Journal, code_sha256
@@ -20,6 +20,7 @@ from palmtop.export.bundle.manifest_builder import QUALITY_FILE, list_files, wri
 from palmtop.export.bundle.progress import Meter, Progress, step_teller, teller
 from palmtop.export.checkpoint.folder import Checkpoint
 from palmtop.export.checkpoint.opening import open_checkpoint
+from palmtop.export.graph.moe.mixture import MixtureOfExperts
 from palmtop.export.providers.target_graphs import target_graphs
 from palmtop.quantize.workers import Workers, plan_workers
 from palmtop.runtime.bundle.manifest import Manifest
@@ -103,6 +104,9 @@ def export_model(
     with _planned(checkpoint, model, recipe, request, step, ram_bytes) as planned:
         if planned is not None and on_plan is not None:
             on_plan(planned.plan)
+        if planned is not None and on_note is not None:
+            for note in planned.notes:
+                on_note(note)
         cache = None if planned is None else planned.cache
         if cache is None:
             cache = cache_for(checkpoint, model, recipe, None if request is None else request.samples, step)
@@ -153,6 +157,12 @@ def _open(source: str | os.PathLike[str], recipe: Recipe) -> tuple[Checkpoint, M
         raise CheckpointError(
             f"{checkpoint.path}: has no {name} adapter, neither in its tensors nor in a folder '{name}-lora', expected"
             " the one that its encoder was trained with; --adapters none exports without"
+        )
+    networks = [layer.ffn for layer in model.decoder.layers if isinstance(layer.ffn, MixtureOfExperts)]
+    if recipe.target == "qnn" and networks:
+        raise InputError(
+            f"target is 'qnn' for a model of {networks[0].experts} experts, expected no target: its graphs of fixed"
+            " shapes would compute every expert for every token"
         )
     return checkpoint, model, recipe
 

@@ -131,7 +131,7 @@ def text_model(
     """
     text = text_spec(checkpoint, config, thinking=THINKING)
     refuse_unread(config)
-    inner = {f"model.{part}" for name in decoder.tensors - {TABLE} for part in parts_of(name, parts)}
+    inner = {head.place(part, f"model.{part}") for name in decoder.tensors - {TABLE} for part in parts_of(name, parts)}
     refuse_other_tensors(checkpoint, inner | head.names, f"a {architecture} model of {decoder.num_layers} layers")
     return Model(
         architecture=architecture,

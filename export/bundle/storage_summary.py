@@ -9,11 +9,14 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_ir as ir
 
-from palmtop.export.graph.building.mark import ADAPTER, HEAD, TABLE, Mark
+from palmtop.export.graph.building.mark import ADAPTER, EXPERT, HEAD, TABLE, Mark
+from palmtop.export.graph.moe.mixture import CHOSEN
 from palmtop.runtime.bundle.manifest import PartSpec
+from palmtop.runtime.bundle.specs import EXPERTS
 
 from .stored_matrix import StoredMatrix, stored_matrices
 
+EXPERT_NAME = re.compile(r"\.experts\.(\d+)\.")
 ADAPTER_NAME = re.compile(r"\.lora_[AB]\.(.+)")
 
 
@@ -37,8 +40,10 @@ def count_parts(graphs: Iterable[tuple[str, ir.Model]]) -> tuple[PartSpec, ...]:
     for where, model in graphs:
         part_of: dict[str, str] = {}  # by the matrix's name
         quantized: set[str | None] = set()
-        for stored in stored_matrices(model):
-            part = part_of[stored.mark.name] = _part(where, stored.mark)
+        matrices = list(stored_matrices(model))
+        experts = len({found[1] for each in matrices if (found := EXPERT_NAME.search(each.mark.name))})
+        for stored in matrices:
+            part = part_of[stored.mark.name] = _part(where, stored.mark, experts)
             if stored.is_quantized:
                 _add(counts.setdefault((part, stored.bits, stored.group), _Count()), stored)
                 quantized.update(tensor.name for tensor in stored.tensors.values())
@@ -71,12 +76,14 @@ def _place(tensor: ir.TensorProtocol) -> tuple[str, int] | int:
     return id(tensor)
 
 
-def _part(where: str, mark: Mark | None = None) -> str:
-    """Class of a matrix, or of a tensor that belongs to none."""
+def _part(where: str, mark: Mark | None = None, experts: int = 0) -> str:
+    """Class of a matrix, or of a tensor that belongs to none; the experts of a layer are so many."""
     if where != "decoder":
         return f"{where} encoder"
     if mark is None:
         return "norms and tables"
     if mark.role == ADAPTER and (name := ADAPTER_NAME.search(mark.name)):
         return f"adapter {name[1]}"
+    if mark.role == EXPERT:
+        return EXPERTS.format(chosen=CHOSEN, count=experts)
     return "embedding and head" if mark.role in (HEAD, TABLE) else "decoder linears"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from palmtop.export.graph.building.mark import TABLE, Mark, mark_of
+from palmtop.export.graph.building.mark import TABLE, Mark, experts_mark_of, mark_of
 from palmtop.quantize.scheme import Scheme
 
 
@@ -53,6 +53,7 @@ def stored_matrices(model: ir.Model) -> Iterator[StoredMatrix]:
         stored = stored_matrix(node)
         if stored is not None:
             yield stored
+        yield from _of_experts(node)
 
 
 def stored_matrix(node: ir.Node) -> StoredMatrix | None:
@@ -74,6 +75,40 @@ def stored_matrix(node: ir.Node) -> StoredMatrix | None:
         return StoredMatrix(mark, tensors, (rows, packed * 8 // bits), bits, group)
     shape = _number(node, "N"), _number(node, "K")
     return StoredMatrix(mark, tensors, shape, bits, group, _number(node, "accuracy_level"))
+
+
+def _of_experts(node: ir.Node) -> Iterator[StoredMatrix]:
+    """Matrices of the experts of a QMoE node: parts of tensors that hold all of them."""
+    mark = experts_mark_of(node.metadata_props)
+    if mark is None:
+        return
+    bits, group = _number(node, "expert_weight_bits"), _number(node, "block_size")
+    level = _number(node, "accuracy_level") if "accuracy_level" in node.attributes else 0
+    sizes = {"gate_up_proj": (2 * mark.size, mark.hidden_size), "down_proj": (mark.hidden_size, mark.size)}
+    places = {"gate_up_proj": (2, 3, 11), "down_proj": (5, 6, 12)}
+    for linear, shape in sizes.items():
+        names = ("codes", "scales", "zero_points")
+        whole = {name: _constant(node, place) for name, place in zip(names, places[linear], strict=True)}
+        for number, own in enumerate(mark.marks(linear, *shape)):
+            there = {name: _part(t, number, len(mark.numbers)) for name, t in whole.items() if t is not None}
+            yield StoredMatrix(own, there, shape, bits, group, level)
+
+
+def _part(tensor: ir.TensorProtocol, number: int, count: int) -> ir.TensorProtocol:
+    """One of ``count`` equal parts of a tensor along its first axis, under the tensor's name."""
+    shape = tuple(int(size) for size in tensor.shape.numpy())[1:]
+    if not isinstance(tensor, ir.ExternalTensor):
+        return ir.tensor(tensor.numpy()[number], name=tensor.name)
+    length = (tensor.length or 0) // count
+    return ir.ExternalTensor(
+        tensor.location,
+        (tensor.offset or 0) + number * length,
+        length,
+        tensor.dtype,
+        shape=ir.Shape(shape),
+        name=tensor.name or "",
+        base_dir=tensor.base_dir,
+    )
 
 
 def _constant(node: ir.Node, place: int) -> ir.TensorProtocol | None:

@@ -141,6 +141,31 @@ def stacked(name: str, weights: Sequence[LazyTensor]) -> LazyTensor:
     return LazyTensor(name, (int(starts[-1]), *tails.pop()), read, read_coded if are_coded else None)
 
 
+def interleaved(one: LazyTensor, other: LazyTensor) -> LazyTensor:
+    """Rows of two weights of equal shape in turns: row 0 of ``one``, row 0 of ``other``, row 1 of ``one``, ..."""
+
+    def within(start: int, stop: int) -> tuple[int, int, slice]:
+        first = start // 2
+        return first, -(-stop // 2), slice(start - 2 * first, stop - 2 * first)
+
+    def read(start: int, stop: int) -> NDArray[np.float32]:
+        first, last, wanted = within(start, stop)
+        both = np.stack([one.rows(first, last), other.rows(first, last)], axis=1)
+        return np.asarray(both.reshape(2 * (last - first), *one.shape[1:])[wanted])
+
+    def read_coded(start: int, stop: int, scheme: Scheme) -> QuantizedTensor | None:
+        first, last, wanted = within(start, stop)
+        parts = [None if w.coded is None else w.coded(first, last, scheme) for w in (one, other)]
+        found = [part for part in parts if part is not None]
+        if len(found) != 2:
+            return None
+        order = np.arange(2 * (last - first)).reshape(2, -1).T.reshape(-1)
+        return picked_rows(stacked_rows(found), order[wanted])
+
+    are_coded = one.coded is not None and other.coded is not None
+    return LazyTensor(one.name, (2 * one.shape[0], *one.shape[1:]), read, read_coded if are_coded else None)
+
+
 class StateDict:
     """Weights by name and expected shape, with a prefix that a layer need not know."""
 

@@ -55,6 +55,7 @@ def begin_run(
         total_length=g.op("Cast", total, to=ir.DataType.INT32.value, name="total_length"),
         tables=add_rope_tables(g, rope, context.tokens, rope_long),
         past=past,
+        precision=context.precision,
         linears=GatedLinears(context.precision, add_gates(g, context.adapters)),
     )
 

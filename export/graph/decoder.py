@@ -24,8 +24,9 @@ from palmtop.runtime.bundle.states import StateSpec, kv_states
 from .attention import Attention
 from .cache_inputs import begin_run, begin_static_run, declare_present, declare_static_present
 from .embedding import EMBEDDING, EMBEDDING_WEIGHT, add_table, embed
-from .lm_head import add_logits
-from .norm import RmsNorm
+from .linear import with_bias
+from .lm_head import HEAD_BIAS, add_logits
+from .norm import Norm
 from .rope import RopeConfig
 
 
@@ -59,7 +60,7 @@ class Layer:
 
     mixer: Attention
     ffn: Sublayer
-    norms: tuple[RmsNorm, RmsNorm]
+    norms: tuple[Norm, Norm]
     residual_scale: float = 1.0
 
     def scaled(self, g: GraphBuilder, x: ir.Value) -> ir.Value:
@@ -88,12 +89,13 @@ class Decoder:
         limit: setting that ``max_tokens`` comes from, for errors.
         embedding_scale: factor of the rows that enter the first layer, media rows included.
         logit_scale: factor of the logits.
+        has_head_bias: whether the logits have a bias.
     """
 
     vocab_size: int
     hidden_size: int
     layers: Sequence[Layer]
-    norm: RmsNorm
+    norm: Norm
     rope: RopeConfig
     is_tied: bool
     has_media: bool
@@ -101,6 +103,7 @@ class Decoder:
     limit: str = "max_position_embeddings"
     embedding_scale: float = 1.0
     logit_scale: float = 1.0
+    has_head_bias: bool = False
 
     @property
     def num_layers(self) -> int:
@@ -114,10 +117,10 @@ class Decoder:
 
     @property
     def tensors(self) -> set[str]:
-        """Canonical names of the tensors that the graph reads; of the two ends the table and the norm."""
-        names = {EMBEDDING_WEIGHT, f"{self.norm.name}.weight"}
+        """Canonical names of the tensors that the graph reads; of the two ends table, norm and bias of the head."""
+        names = {EMBEDDING_WEIGHT, *self.norm.tensors, *([HEAD_BIAS] if self.has_head_bias else [])}
         for number, layer in enumerate(self.layers):
-            norms = [f"{norm.name}.weight" for norm in layer.norms]
+            norms = [name for norm in layer.norms for name in norm.tensors]
             names |= {f"layers.{number}.{name}" for name in (*norms, *layer.mixer.tensors, *layer.ffn.tensors)}
         return names
 
@@ -147,7 +150,8 @@ class Decoder:
         def last_norm(rows: ir.Value) -> ir.Value:
             return scaled(g, self.norm.emit(g, "", context.weights, rows)[0], self.logit_scale, "logit_scale")
 
-        add_logits(g, hidden, input_ids, table, context.weights, last_norm, head, context.draft_rows)
+        bias = context.weights.get(HEAD_BIAS, self.vocab_size) if self.has_head_bias else None
+        add_logits(g, hidden, input_ids, table, context.weights, last_norm, head, context.draft_rows, bias)
         declare_present(g, run, self.attention)
 
     def build_static(self, g: GraphBuilder, context: StaticContext) -> None:
@@ -175,5 +179,7 @@ class Decoder:
         name = EMBEDDING if self.is_tied else "lm_head"
         matrix = weights.get(f"{name}.weight", self.vocab_size, self.hidden_size)
         logits = context.linear(g, name, x, matrix, HEAD)
+        if self.has_head_bias:
+            logits = with_bias(g, "lm_head", logits, weights.get(HEAD_BIAS, self.vocab_size))
         g.output(logits, "logits", ir.DataType.FLOAT, [1, 1, self.vocab_size])
         declare_static_present(g, run, self.attention)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -108,13 +109,15 @@ def float_array(weight: LazyTensor) -> NDArray[np.float32]:
     return finite(weight, weight.array())
 
 
-def quantized(g: GraphBuilder, name: str, weight: LazyTensor, precision: Precision) -> QuantizedValues:
-    """Quantise a matrix block by block, on all cores, directly into the external data file."""
+def quantized_rows(weight: LazyTensor, precision: Precision) -> Callable[[tuple[int, int]], tuple[NDArray[Any], ...]]:
+    """Return a function for rows (start, stop) of a quantised matrix: codes, scales and, unless symmetric, zero points.
+
+    Raises:
+        QuantizeError: the precision has no scheme.
+    """
     scheme = precision.scheme
     if scheme is None:
-        raise QuantizeError(f"{name}: no scheme given")
-    rows, columns = weight.shape
-    groups = scheme.groups_per_row(columns)
+        raise QuantizeError(f"{weight.name}: no scheme given")
     scale_type = np.dtype(np.float16 if scheme.scale_bits == 16 else np.float32)
     statistics = None if precision.statistics is None or precision.stored is not None else precision.statistics()
 
@@ -129,6 +132,18 @@ def quantized(g: GraphBuilder, name: str, weight: LazyTensor, precision: Precisi
         scales = part.scales.astype(scale_type)
         return (part.codes, scales) if part.zero_points is None else (part.codes, scales, part.zero_points)
 
+    return one
+
+
+def quantized(g: GraphBuilder, name: str, weight: LazyTensor, precision: Precision) -> QuantizedValues:
+    """Quantise a matrix block by block, on all cores, directly into the external data file."""
+    scheme = precision.scheme
+    if scheme is None:
+        raise QuantizeError(f"{name}: no scheme given")
+    rows, columns = weight.shape
+    groups = scheme.groups_per_row(columns)
+    scale_type = np.dtype(np.float16 if scheme.scale_bits == 16 else np.float32)
+    one = quantized_rows(weight, precision)
     codes = (rows, groups, scheme.group * scheme.bits // 8)
     zeros = (rows, -(-groups * scheme.bits // 8))
     tensors: list[tuple[str, tuple[int, ...], np.dtype[np.generic]]] = [

@@ -1,4 +1,4 @@
-"""RMSNorm together with the residual sum before it."""
+"""RMSNorm and LayerNorm, each together with the residual sum before it."""
 
 from __future__ import annotations
 
@@ -25,6 +25,11 @@ class RmsNorm:
     name: str
     size: int
     eps: float
+
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        """Names of its tensors beside its module."""
+        return (f"{self.name}.weight",)
 
     def emit(
         self, g: GraphBuilder, prefix: str, weights: StateDict, x: ir.Value, skip: ir.Value | None = None
@@ -58,3 +63,49 @@ class RmsNorm:
 
     def _scale(self, g: GraphBuilder, prefix: str, weights: StateDict) -> ir.Value:
         return g.weight(f"{prefix}{self.name}.weight", float_array(weights.get(f"{self.name}.weight", self.size)))
+
+
+@dataclass(frozen=True, slots=True)
+class LayerNorm:
+    """LayerNorm over the last axis: ``(x - mean(x)) / sqrt(variance(x) + eps) * weight + bias``.
+
+    Attributes:
+        name: name of its module inside the layer, or inside the model.
+        size: H, size of the last axis.
+        eps: number added to the variance.
+    """
+
+    name: str
+    size: int
+    eps: float
+
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        """Names of its tensors beside its module."""
+        return (f"{self.name}.weight", f"{self.name}.bias")
+
+    def emit(
+        self, g: GraphBuilder, prefix: str, weights: StateDict, x: ir.Value, skip: ir.Value | None = None
+    ) -> tuple[ir.Value, ir.Value]:
+        """Add the norm with onnxruntime's fused operators; see ``RmsNorm.emit``."""
+        (scale, bias), name = self._weights(g, prefix, weights), f"{prefix}{self.name}"
+        if skip is None:
+            return g.op("LayerNormalization", x, scale, bias, axis=-1, epsilon=self.eps, stash_type=1, name=name), x
+        fused = "SkipLayerNormalization"
+        y, _, _, total = g.ops(fused, x, skip, scale, bias, outputs=4, domain=MICROSOFT, epsilon=self.eps, name=name)
+        return y, total
+
+    def emit_static(self, g: GraphBuilder, prefix: str, weights: StateDict, x: ir.Value) -> ir.Value:
+        """Add the norm in plain operators, for providers of older opsets."""
+        scale, bias = self._weights(g, prefix, weights)
+        off = g.op("Sub", x, g.op("ReduceMean", x, g.constant([-1]), keepdims=1))
+        mean = g.op("ReduceMean", g.op("Mul", off, off), g.constant([-1]), keepdims=1)
+        size = g.op("Sqrt", g.op("Add", mean, g.constant(float(self.eps))))
+        return g.op("Add", g.op("Mul", g.op("Div", off, size), scale), bias, name=f"{prefix}{self.name}")
+
+    def _weights(self, g: GraphBuilder, prefix: str, weights: StateDict) -> tuple[ir.Value, ir.Value]:
+        scale, bias = (g.weight(f"{prefix}{each}", float_array(weights.get(each, self.size))) for each in self.tensors)
+        return scale, bias
+
+
+Norm = RmsNorm | LayerNorm

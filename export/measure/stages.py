@@ -9,7 +9,7 @@ from typing import Any
 
 from onnx import helper
 
-from palmtop.export.graph.building.mark import TABLE, Mark, mark_of
+from palmtop.export.graph.building.mark import EXPERT, TABLE, Mark, mark_of
 
 LAYER = re.compile(r"(layers|encoders)\.(\d+)\.")
 LAST_POSITION = "last_position"
@@ -26,6 +26,7 @@ class Linear:
         is_turned: whether the initialiser is [K, N], not [N, K].
         condition: value that decides whether its result is used; None for always.
         wanted: value of the condition for which it is used.
+        role: role of ``mark.Mark``.
     """
 
     name: str
@@ -34,6 +35,12 @@ class Linear:
     is_turned: bool
     condition: str | None = None
     wanted: bool = True
+    role: str = ""
+
+    @property
+    def unit(self) -> str:
+        """Name of what is stored in one scheme: the expert that the layer is a part of, or the layer itself."""
+        return self.name.rpartition(".")[0] if self.role == EXPERT else self.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,4 +177,4 @@ def _linear(node: Any, weights: set[str], conditions: dict[str, tuple[str, bool]
         return None
     source = None if mark.role == TABLE else str(node.input[0])
     condition, wanted = conditions.get(weight, (None, True))
-    return Linear(mark.name, source, weight, node.op_type == "MatMul", condition, wanted)
+    return Linear(mark.name, source, weight, node.op_type == "MatMul", condition, wanted, mark.role)

@@ -132,6 +132,7 @@ class Planned:
         statistics: returns the statistics of a linear's inputs; None where it was never run.
         stored: returns a function for a linear's rows that are already quantised; None where they are not.
         cache: KV cache whose scales were found with the statistics; None where that was not asked for or not possible.
+        notes: sentences for the user about the samples.
     """
 
     plan: BitAllocation
@@ -139,6 +140,7 @@ class Planned:
     statistics: Callable[[str], Statistics | None]
     stored: Callable[[str], StoredRows | None] = lambda key: None
     cache: KvCache | None = None
+    notes: tuple[str, ...] = ()
 
     def precision(self, part: str, default: Precision) -> PlannedPrecision:
         """Return the precision of every linear of one graph."""

@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from palmtop.errors import InputError
+from palmtop.export.graph.building.mark import EXPERT
 from palmtop.export.measure.float_reference import FloatReference
 from palmtop.export.measure.layerwise import StagedGraph
+from palmtop.export.measure.stages import Linear
 from palmtop.quantize.budget import Option, Solution, fastest, frontier, within_bytes, within_loss
 from palmtop.quantize.rtn import dequantize
 from palmtop.quantize.scheme import Scheme
@@ -25,7 +27,7 @@ from palmtop.quantize.statistics import Statistics
 
 from .allocation import BitAllocation
 from .bundle_size import FRONTIER_POINTS
-from .kernel_time import ENCODER_TOKENS, decode_seconds, with_kernel
+from .kernel_time import ENCODER_TOKENS, decode_seconds, for_experts, share_of_tokens, with_kernel
 from .quantized_cache import QuantizedCache
 from .sensitivity import Loss, LossMeter
 
@@ -47,7 +49,7 @@ SizeOf = Callable[[Mapping[str, Scheme | None]], int]
 
 @dataclass(frozen=True, slots=True)
 class Sensitivity:
-    """Losses and kernel times of one tensor by scheme.
+    """Losses and kernel times of one tensor, or of all tensors of one expert, by scheme.
 
     Attributes:
         key: name as ``part: linear``.
@@ -55,6 +57,7 @@ class Sensitivity:
         schemes: schemes that it may be stored with.
         losses: mean divergence over the modes, by scheme.
         seconds: kernel time of a token of text, by scheme; empty if the tensor takes none.
+        others: shapes of further tensors in the same scheme, by name.
     """
 
     key: str
@@ -62,12 +65,18 @@ class Sensitivity:
     schemes: tuple[Scheme, ...]
     losses: tuple[float, ...]
     seconds: tuple[float, ...] = ()
+    others: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, int]]:
+        """Shapes of all its tensors by name."""
+        return {self.key: self.shape, **self.others}
 
     @property
     def options(self) -> list[Option]:
         """Return the options for the solver."""
         return [
-            Option(sum(scheme.tensor_bytes(*self.shape)), loss, seconds)
+            Option(sum(sum(scheme.tensor_bytes(*shape)) for shape in self.shapes.values()), loss, seconds)
             for scheme, loss, seconds in zip(
                 self.schemes, self.losses, self.seconds or (0.0,) * len(self.schemes), strict=True
             )
@@ -90,44 +99,68 @@ def measure(
         accuracy_levels: accuracy level of each graph; schemes without a kernel there are left out.
         report: called with each tensor's name.
     """
-    tell, quantize = report or (lambda _: None), coded.quantize
+    tell = report or (lambda _: None)
     found = []
     for part, graph in model.graphs.items():
         level, tokens = accuracy_levels[part], 1 if part == "decoder" else ENCODER_TOKENS
         schemes = with_kernel(SCHEMES, level, tokens)
         linears = graph.linears()
-        for name, (_, linear) in linears.items():
-            key = f"{part}: {name}"
-            tell(key)
-            weight, inputs = graph.weight(linear), coded.statistics(key)
-            shape = (weight.shape[0], weight.shape[1])
-            if inputs is None and linear.input is not None:
-                found.append(Sensitivity(key, shape, (UNSEEN,), (0.0,)))
+        units: dict[str, list[Linear]] = {}
+        for _, linear in linears.values():
+            units.setdefault(linear.unit, []).append(linear)
+        for unit, members in units.items():
+            tell(f"{part}: {unit}")
+            keys = [f"{part}: {linear.name}" for linear in members]
+            shapes = dict(zip(keys, (graph.shape(linear) for linear in members), strict=True))
+            inputs = [coded.statistics(key) for key in keys]
+            is_unseen = any(i is None and m.input is not None for i, m in zip(inputs, members, strict=True))
+            own = for_experts(schemes, shapes.values(), level) if members[0].role == EXPERT else schemes
+            first, *others = shapes
+            more = {key: shapes[key] for key in others}
+            if is_unseen:
+                found.append(Sensitivity(first, shapes[first], (UNSEEN,), (0.0,), (), more))
                 continue
             anchors = []
             for scheme in ANCHORS:
-                changed = coded.weight(part, linear, scheme)
-                anchors.append(max(meter.loss({part: {name: changed}}).mean_kl, 1e-12))
-            some = np.ascontiguousarray(weight[:: max(1, len(weight) // SAMPLE_ROWS)])
+                changed = {linear.name: coded.weight(part, linear, scheme) for linear in members}
+                anchors.append(max(meter.loss({part: changed}).mean_kl, 1e-12))
+            errors = [_error_of(graph.weight(m), i, coded) for m, i in zip(members, inputs, strict=True)]
 
-            def error(scheme: Scheme, some: NDArray[np.float32] = some, inputs: Statistics | None = inputs) -> float:
-                off = dequantize(quantize(some, scheme, inputs)) - some
-                squared = float((off.astype(np.float64) ** 2).sum()) if inputs is None else inputs.output_error(off)
-                return max(squared, 1e-30)
+            def error(scheme: Scheme, errors: Sequence[Callable[[Scheme], float]] = errors) -> float:
+                return max(sum(each(scheme) for each in errors), 1e-30)
 
             curve = _curve([error(a) for a in ANCHORS], anchors)
-            losses = tuple(curve(error(s)) for s in schemes)
-            is_decoded = part == "decoder" and _is_decoded(name, linears)
-            seconds = tuple(decode_seconds(s, *shape, level) for s in schemes) if is_decoded else ()
-            found.append(Sensitivity(key, shape, schemes, losses, seconds))
+            losses = tuple(curve(error(s)) for s in own)
+            seconds: tuple[float, ...] = ()
+            if part == "decoder" and _is_decoded(members[0].name, linears):
+                share = share_of_tokens(members[0], linears)
+                seconds = tuple(share * sum(decode_seconds(s, *shape, level) for shape in shapes.values()) for s in own)
+            found.append(Sensitivity(first, shapes[first], own, losses, seconds, more))
     return found
+
+
+def _error_of(
+    weight: NDArray[np.float32], inputs: Statistics | None, coded: QuantizedCache
+) -> Callable[[Scheme], float]:
+    """Return the squared error of some rows of a matrix, of their outputs where its inputs are known, by scheme."""
+    some = np.ascontiguousarray(weight[:: max(1, len(weight) // SAMPLE_ROWS)])
+
+    def error(scheme: Scheme) -> float:
+        off = dequantize(coded.quantize(some, scheme, inputs)) - some
+        return float((off.astype(np.float64) ** 2).sum()) if inputs is None else inputs.output_error(off)
+
+    return error
 
 
 def fastest_decode(decoder: StagedGraph, accuracy_level: int) -> float:
     """Seconds of one token of text in the fastest kernels of the decoder's matrices on this machine."""
     linears, schemes = decoder.linears(), with_kernel(SCHEMES, accuracy_level)
-    shapes = [decoder.shape(linear) for name, (_, linear) in linears.items() if _is_decoded(name, linears)]
-    return sum(min(decode_seconds(scheme, *shape, accuracy_level) for scheme in schemes) for shape in shapes)
+    read = [linear for name, (_, linear) in linears.items() if _is_decoded(name, linears)]
+    return sum(
+        share_of_tokens(linear, linears)
+        * min(decode_seconds(scheme, *decoder.shape(linear), accuracy_level) for scheme in schemes)
+        for linear in read
+    )
 
 
 def refuse_speed(least_seconds: float, limit_seconds: float | None) -> None:
@@ -263,7 +296,7 @@ class Allocator:
 
     def uniform(self, scheme: Scheme) -> BitAllocation:
         """Return the plan with the same scheme for every tensor, for comparison."""
-        chosen = {s.key: scheme for s in self._sensitivities}
+        chosen = {key: scheme for s in self._sensitivities for key in s.shapes}
         loss = self.measured(chosen).mean_kl
         return BitAllocation(method=self._method, tensors=chosen, size_bytes=self._size_of(chosen), loss=loss)
 
@@ -346,4 +379,6 @@ class Allocator:
         )
 
     def _schemes(self, solution: Solution) -> dict[str, Scheme | None]:
-        return {s.key: s.schemes[at] for s, at in zip(self._sensitivities, solution.chosen, strict=True)}
+        return {
+            key: s.schemes[at] for s, at in zip(self._sensitivities, solution.chosen, strict=True) for key in s.shapes
+        }

@@ -20,6 +20,7 @@ from palmtop.export.bundle.bundle_writer import build_graph
 from palmtop.export.bundle.external_data import LINE, PAGE, PAGE_ALIGNED_FROM
 from palmtop.export.bundle.manifest_builder import PLAN_FILE, manifest_text
 from palmtop.export.bundle.storage_summary import count_parts
+from palmtop.export.bundle.stored_matrix import stored_matrices
 from palmtop.export.checkpoint.lazy_tensor import LazyTensor, StateDict
 from palmtop.export.checkpoint.lora import Adapter, LoraPair
 from palmtop.export.recipe import Recipe
@@ -121,9 +122,10 @@ def linear_names(model: Model, recipe: Recipe) -> set[str]:
     found, blank = set(), _blank_model(model)
     everything = replace(recipe, bits=4, head_bits=None, encoder_bits=None)
     for part in model.graphs:
-        sink = CountingSink(part)
-        build_graph(blank, everything, part, sink, _without_codes(BitAllocation(method="", tensors={})))
-        found |= {f"{part}: {name.removesuffix('.codes')}" for name in sink.names if name.endswith(".codes")}
+        graph = build_graph(
+            blank, everything, part, CountingSink(part), _without_codes(BitAllocation(method="", tensors={}))
+        )
+        found |= {f"{part}: {stored.mark.name}" for stored in stored_matrices(graph) if stored.is_quantized}
     return found
 
 

@@ -1,18 +1,20 @@
 """Second moments of the inputs of every linear layer, from a float model and samples, one layer at a time.
 
 A layer's moments are written to disk before the next layer runs. Base layers get every mode in equal shares; an adapter
-gets the modes that switch it on; an encoder gets its own media.
+gets the modes that switch it on; an encoder gets its own media; an expert gets the tokens that it was
+chosen for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from palmtop.export.graph.building.mark import EXPERT
 from palmtop.export.kv.calibrate import CacheObserver
 from palmtop.export.measure.float_reference import FloatReference, Observer, is_used, media_of
 from palmtop.export.measure.layerwise import Live
@@ -25,11 +27,19 @@ from .allocation import file_stem
 Report = Callable[[str], None]
 
 
+FEWEST_TOKENS = 32  # of an expert: the moments of fewer say nothing about most pairs of its inputs
+
+
 class StatisticsFolder:
-    """Statistics on disk, by part and linear."""
+    """Statistics on disk, by part and linear.
+
+    Attributes:
+        starved: tokens of each expert that received fewer than ``FEWEST_TOKENS``, by name; it has no statistics.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self.starved: dict[str, int] = {}
         self._read = lru_cache(maxsize=1)(self._load)
 
     def keep(self, key: str, statistics: Statistics) -> None:
@@ -97,6 +107,7 @@ class _Collected:
         """
         self._part, self._modes, self._folder = part, modes, folder
         self._moments: dict[str, dict[str, Moments]] = {}
+        self._experts: dict[str, str] = {}  # by linear
 
     def values(self, stage: Stage) -> list[str]:
         """Return the inputs of the stage's linears, and the conditions of their use."""
@@ -109,6 +120,8 @@ class _Collected:
         for linear in stage.linears:
             if linear.input is not None and is_used(linear, found):
                 entered = found[linear.input]
+                if linear.role == EXPERT:
+                    self._experts[linear.name] = linear.unit
                 by_mode = self._moments.setdefault(linear.name, {})
                 moments = by_mode.setdefault(self._modes[run], Moments(entered.shape[-1]))
                 moments.add(entered.reshape(-1, entered.shape[-1]))
@@ -121,5 +134,21 @@ class _Collected:
                 other = moments.statistics()
                 mean = whole.moments + (other.moments - whole.moments) / np.float32(number)
                 whole = Statistics(mean, whole.count + other.count)
-            self._folder.keep(f"{self._part}: {name}", whole)
+            if name in self._experts and whole.count < FEWEST_TOKENS:
+                self._folder.starved[self._experts[name]] = whole.count
+            else:
+                self._folder.keep(f"{self._part}: {name}", whole)
         self._moments.clear()
+        self._experts.clear()
+
+
+def starved_note(starved: Mapping[str, int]) -> str:
+    """Return a sentence on the experts that received too few tokens of the samples, by name; empty without any."""
+    if not starved:
+        return ""
+    shown = ", ".join(f"{name} ({count} tokens)" for name, count in list(starved.items())[:3])
+    more = "" if len(starved) <= 3 else f" and {len(starved) - 3} more"
+    return (
+        f"experts that received fewer than {FEWEST_TOKENS} tokens of the samples are quantised without their"
+        f" statistics: {shown}{more}"
+    )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,10 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from palmtop.errors import InputError
+from palmtop.export.graph.building.mark import EXPERT
+from palmtop.export.graph.moe.mixture import CHOSEN
+from palmtop.export.graph.moe.qmoe import is_in_qmoe
+from palmtop.export.measure.stages import Linear
 from palmtop.quantize.scheme import Scheme
 
 ENCODER_TOKENS = 256  # an encoder reads hundreds of patches or frames at once: unpacking a matrix for them costs little
@@ -28,6 +32,24 @@ MAX_ROWS = 2048  # size of a matrix that is timed; larger ones are extrapolated
 STREAMED_BYTES = 32 << 20  # bytes of matrices side by side, so that they come from memory as a model's do
 MAX_COPIES = 24
 RUNS = 5
+
+
+def for_experts(
+    schemes: tuple[Scheme, ...], shapes: Iterable[tuple[int, int]], accuracy_level: int
+) -> tuple[Scheme, ...]:
+    """Return the schemes in which QMoE reads an expert; all of them where there are none."""
+    widths = [columns for _, columns in shapes]
+    fitting = tuple(s for s in schemes if is_in_qmoe(s, widths, accuracy_level))
+    return fitting or schemes
+
+
+def share_of_tokens(linear: Linear, linears: Mapping[str, tuple[int, Linear]]) -> float:
+    """Return the share of the tokens that pass through a linear layer: below 1 for an expert's."""
+    if linear.role != EXPERT:
+        return 1.0
+    layer = linear.unit.rpartition(".")[0]
+    count = len({other.unit for _, other in linears.values() if other.unit.rpartition(".")[0] == layer})
+    return min(1.0, CHOSEN / count)
 
 
 @dataclass(frozen=True, slots=True)

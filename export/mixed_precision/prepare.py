@@ -27,7 +27,7 @@ from .allocation import BitAllocation, Planned, with_fallback
 from .allocator import Allocator, fastest_decode, measure, refuse_speed
 from .budget import Request
 from .bundle_size import bundle_bytes, linear_names
-from .calibrate import StatisticsFolder, calibrate
+from .calibrate import StatisticsFolder, calibrate, starved_note
 from .kernel_time import ENCODER_TOKENS, refuse_without_kernel
 from .memory_estimate import refuse_little_memory, stages_in_memory
 from .quantized_cache import QuantizedCache
@@ -121,6 +121,7 @@ def prepared(
             statistics=work.statistics.find,
             stored=work.codes.rows,
             cache=None if cache is None else cache.cache(recipe.kv),
+            notes=tuple(note for note in (starved_note(work.statistics.starved),) if note),
         )
 
 
@@ -177,7 +178,9 @@ class _Work:
                 self._coded.take(key, kept)
 
         quantizer = on_every_core(with_fallback(METHODS[plan.method]))
-        quantize_in_order(model, samples, plan.tensors, quantizer, keep, lambda at: self._report(f"in order: {at}"))
+        report, starved = lambda at: self._report(f"in order: {at}"), self.statistics.starved
+        starved.clear()
+        quantize_in_order(model, samples, plan.tensors, quantizer, keep, report, starved)
 
 
 def _judged_again(plan: BitAllocation, planner: Allocator) -> BitAllocation:

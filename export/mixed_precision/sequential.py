@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from palmtop.export.graph.building.mark import EXPERT
 from palmtop.export.measure.float_reference import FloatReference, feature_rows, is_used
 from palmtop.export.measure.layerwise import Live
 from palmtop.export.measure.samples import MediaInput, Sample
@@ -28,7 +29,10 @@ from palmtop.quantize.rtn import dequantize
 from palmtop.quantize.scheme import QuantizedTensor, Scheme
 from palmtop.quantize.statistics import Statistics
 
+from .calibrate import FEWEST_TOKENS
+
 CAUTION = 0.05  # share of the mean of the moments' diagonal that is added to it: limits the move for few inputs
+SKIP_NORMS = ("SkipSimplifiedLayerNormalization", "SkipLayerNormalization")  # they add their first two inputs
 Array = NDArray[np.float32]
 Keep = Callable[[str, QuantizedTensor], None]
 Report = Callable[[str], None]
@@ -41,6 +45,7 @@ def quantize_in_order(
     quantizer: Quantizer,
     keep: Keep,
     report: Report | None = None,
+    starved: dict[str, int] | None = None,
 ) -> None:
     """Quantise every tensor that has a scheme, layer after layer.
 
@@ -51,6 +56,7 @@ def quantize_in_order(
         quantizer: method for whole matrices; it must also work without statistics.
         keep: called with ``part: linear`` and its codes.
         report: called with a sentence on each step.
+        starved: gets the tokens of each expert that received too few to be quantised by them.
     """
     tell = report or (lambda _: None)
     features: list[dict[int, Array]] = [{}, {}]
@@ -60,7 +66,7 @@ def quantize_in_order(
             walk = _Walk(model, part, schemes, quantizer, keep, tell)
             for found, more in zip(features, _encoded(walk, media), strict=True):
                 found |= more
-    walk = _Walk(model, "decoder", schemes, quantizer, keep, tell)
+    walk = _Walk(model, "decoder", schemes, quantizer, keep, tell, starved)
     by_mode = sorted(samples, key=lambda sample: sample.mode)
     pairs = [
         _Pair(
@@ -102,8 +108,10 @@ class _Walk:
         quantizer: Quantizer,
         keep: Keep,
         report: Report,
+        starved: dict[str, int] | None = None,
     ) -> None:
         self._model, self._part = model, part
+        self._starved = {} if starved is None else starved
         self._graph = model.graphs[part]
         self._schemes, self._quantizer, self._keep, self._report = schemes, quantizer, keep, report
         self._tables: dict[str, Array] = {}  # [V, H] dequantised: a tied head uses the same matrix again
@@ -138,7 +146,8 @@ class _Walk:
                 new[linear.name] = self._kept(key, self._quantizer(self._graph.weight(linear), scheme, None))
                 self._tables[linear.name] = new[linear.name]
             else:
-                todo.append((linear, scheme, _Aim(summed(stage, linear))))
+                # An expert gets other tokens in the two runs: it is quantised on its own inputs, and not moved.
+                todo.append((linear, scheme, _Aim(() if linear.role == EXPERT else summed(stage, linear))))
         if not todo:
             return
         conditions = [linear.condition for linear, _, _ in todo if linear.condition]
@@ -158,7 +167,11 @@ class _Walk:
             if not aim.is_seen:
                 continue  # no sample has used it: it is stored as without samples
             move, statistics = aim.solved()
-            tensor = self._quantizer(self._graph.weight(linear) + move, scheme, statistics)
+            if linear.role == EXPERT and statistics.count < FEWEST_TOKENS:
+                self._starved[linear.unit] = statistics.count
+                continue
+            weight = self._graph.weight(linear)
+            tensor = self._quantizer(weight if move is None else weight + move, scheme, statistics)
             new[linear.name] = self._kept(f"{self._part}: {linear.name}", tensor)
 
     def _kept(self, key: str, tensor: QuantizedTensor) -> Array:
@@ -176,7 +189,7 @@ class _Aim:
     """Target of one layer's weights: sums gathered mode by mode, each mode with the same weight.
 
     Attributes:
-        names: values whose sum should equal that of the float run.
+        names: values whose sum should equal that of the float run; none for weights that are not moved.
     """
 
     def __init__(self, names: Sequence[str]) -> None:
@@ -204,14 +217,20 @@ class _Aim:
             self._end_mode()
             self._mode = mode
         x = inputs.reshape(-1, inputs.shape[-1])
+        if not self.names:
+            self._sums = [self._sums[0] + x.T @ x] if self._sums else [x.T @ x]
+            self._count += len(x)
+            return
         missing = np.sum([exact[name] - changed[name] for name in self.names], axis=0, dtype=np.float32)
         products = [x.T @ x, missing.reshape(-1, missing.shape[-1]).T @ x]
         self._sums = [old + new for old, new in zip(self._sums, products, strict=True)] if self._sums else products
         self._count += len(x)
 
-    def solved(self) -> tuple[Array, Statistics]:
-        """Return the move of the weights, [N, K], and the statistics to quantise them with."""
+    def solved(self) -> tuple[Array | None, Statistics]:
+        """Return the move of the weights, [N, K], or None, and the statistics to quantise them with."""
         self._end_mode()
+        if not self.names:
+            return None, Statistics(self._means[0] if self._means else np.zeros((0, 0), np.float32), self._seen)
         moments, missing = self._means
         damped = moments.astype(np.float64)
         damped[np.diag_indices_from(damped)] += max(CAUTION * float(np.diagonal(moments).mean()), 1e-12)
@@ -260,7 +279,7 @@ def summed(stage: Stage, linear: Linear) -> list[str]:
             value = kept_as_it_is.output[0]
         elif len(readers) == 1 and readers[0].op_type == "Add":
             value = readers[0].output[0]
-        elif len(readers) == 1 and readers[0].op_type == "SkipSimplifiedLayerNormalization":
+        elif len(readers) == 1 and readers[0].op_type in SKIP_NORMS:
             return [readers[0].input[0], readers[0].input[1]]
         else:
             return [value]

@@ -23,7 +23,7 @@ PARTS = {
     "mlp.gate_up_proj": ("mlp.gate_proj", "mlp.up_proj"),
 }
 NORMS = ("input_layernorm", "post_attention_layernorm")
-HEAD = "lm_head.weight"
+HEAD, HEAD_BIAS = "lm_head.weight", "lm_head.bias"
 TABLE = "embed_tokens.weight"
 # Buffers that follow from the config, so that their values are not needed.
 DERIVED = (
@@ -147,7 +147,7 @@ class Head:
 
     def place(self, name: str, otherwise: str) -> str:
         """Return the checkpoint's name of a canonical name; ``otherwise`` for other tensors than the two."""
-        return {TABLE: self.table, HEAD: HEAD}.get(name, otherwise)
+        return {TABLE: self.table, HEAD: HEAD, HEAD_BIAS: HEAD_BIAS}.get(name, otherwise)
 
 
 def read_head(checkpoint: Checkpoint, table: str, *, is_tied: bool) -> Head:

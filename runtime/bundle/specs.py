@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 
 from .json_fields import limited, one_of, refuse
@@ -10,6 +11,8 @@ from .states import MAX_LAYERS, StateSpec
 COMBINE = ("replace", "add")
 AUDIO_PROJECTORS = ("speech", "vision")
 
+EXPERTS = "experts, {chosen} of {count} a token"  # name of the part that holds the experts of a mixture
+EXPERTS_NAME = re.compile(EXPERTS.format(chosen=r"(\d{1,5})", count=r"(\d{1,5})"))
 MAX_DRAFT_ROWS = 15  # longer steps gain nothing, and a prompt's chunks must be longer (``loading.chunk_for``)
 MAX_CONTEXT = 1 << 24
 MAX_SIZE_BYTES = 1 << 48
@@ -117,7 +120,7 @@ class PartSpec:
     """Storage of one class of tensors, for ``palmtop inspect``.
 
     Attributes:
-        name: name, such as "decoder linears", "adapter vision".
+        name: name, such as "decoder linears", "adapter vision", "experts, 2 of 16 a token".
         bits: bits of a weight: 4, 8 or 32.
         group: number of weights that share a scale; None for float.
         parameters: number of weights.
@@ -129,6 +132,12 @@ class PartSpec:
     group: int | None = limited(1, 1 << 24)
     parameters: int = limited(0, MAX_SIZE_BYTES)
     size_bytes: int = limited(0, MAX_SIZE_BYTES)
+
+    @property
+    def active_share(self) -> float:
+        """Share of the weights that one token is multiplied with: below 1 for the experts of a mixture."""
+        found = EXPERTS_NAME.fullmatch(self.name)
+        return min(1.0, int(found[1]) / int(found[2])) if found and int(found[2]) else 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

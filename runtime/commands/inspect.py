@@ -13,7 +13,15 @@ from palmtop.errors import OptionError
 from palmtop.runtime.bundle.manifest import Manifest
 from palmtop.runtime.bundle.opening import Bundle, open_bundle
 from palmtop.runtime.memory.machine import available_memory
-from palmtop.runtime.memory.plan import MemoryPlan, kv_bytes_per_token, largest_context, megabytes, plan_memory
+from palmtop.runtime.memory.plan import (
+    MemoryPlan,
+    active_bytes,
+    active_parameters,
+    kv_bytes_per_token,
+    largest_context,
+    megabytes,
+    plan_memory,
+)
 from palmtop.runtime.plain_table import plain_table
 from palmtop.runtime.providers.placed import node_counts
 from palmtop.runtime.providers.plugins import CPU
@@ -102,6 +110,9 @@ def _as_data(bundle: Bundle, plan: MemoryPlan, graphs: Mapping[str, Mapping[str,
             }
             for part in manifest.parts
         ],
+        "parameters": sum(part.parameters for part in manifest.parts),
+        "active_parameters": active_parameters(manifest),
+        "active_bytes": active_bytes(manifest),
         "adapter_mode": manifest.adapter_mode,
         "adapters": [
             {"name": a.name, "rank": a.rank, "alpha": a.alpha, "file": a.file, "combine": a.combine}
@@ -142,6 +153,12 @@ def _show(bundle: Bundle, plan: MemoryPlan) -> None:
         size = megabytes(part.size_bytes)
         rows.append([part.name, str(part.bits), group, f"{part.parameters:,}", size, f"{share:.1%}"])
     click.echo(plain_table(rows, right={1, 2, 3, 4, 5}) + "\n")
+    if any(part.active_share < 1 for part in manifest.parts):
+        total = sum(part.parameters for part in manifest.parts)
+        click.echo(
+            f"a token passes through {active_parameters(manifest):,} of {total:,} weights, "
+            f"{megabytes(active_bytes(manifest))} of {megabytes(sum(part.size_bytes for part in manifest.parts))}\n"
+        )
     _show_routes(manifest)
     for target in manifest.targets:
         parts = [*target.encoders, *(["decoder"] if target.decoder is not None else [])]

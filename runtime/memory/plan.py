@@ -84,6 +84,20 @@ class MemoryPlan:
         return self.conversation + self.activations
 
 
+def active_parameters(manifest: Manifest) -> int:
+    """Return the decoder's parameters that one token is multiplied with: of a mixture's experts the chosen ones."""
+    return int(sum(part.parameters * part.active_share for part in _decoder_parts(manifest)))
+
+
+def active_bytes(manifest: Manifest) -> int:
+    """Return the stored bytes that one token reads of the decoder's weights; those of all adapters are counted."""
+    return int(sum(part.size_bytes * part.active_share for part in _decoder_parts(manifest)))
+
+
+def _decoder_parts(manifest: Manifest) -> list[PartSpec]:
+    return [part for part in manifest.parts if part.name not in ENCODER_PARTS]
+
+
 def plan_memory(
     manifest: Manifest,
     *,
@@ -113,7 +127,7 @@ def plan_memory(
         for name, spec in (("vision", manifest.vision), ("audio", manifest.audio))
         if spec is not None and encoder in (None, name)
     }
-    loaded = [_loaded(part, _accuracy_level(manifest)) for part in manifest.parts if part.name not in ENCODER_PARTS]
+    loaded = [_loaded(part, _accuracy_level(manifest)) for part in _decoder_parts(manifest)]
     tokenizer = manifest.files.get(TOKENIZER_FILE)
     return MemoryPlan(
         context=context,

@@ -48,6 +48,7 @@ def write_gguf(
     head = config.get("head_dim") or config["hidden_size"] // heads
     rope = config.get("rope_parameters") or {"rope_theta": 10000.0, **(config.get("rope_scaling") or {})}
     writer = gguf.GGUFWriter(path, arch)
+    says_head = "head_dim" in config and arch != "phimoe"
     keys: dict[str, Any] = {
         "context_length": config["max_position_embeddings"],
         "embedding_length": config["hidden_size"],
@@ -56,10 +57,10 @@ def write_gguf(
         "attention.head_count": heads,
         "attention.head_count_kv": kv_heads,
         "attention.layer_norm_rms_epsilon": float(config["rms_norm_eps"]),
-        "rope.dimension_count": head,
+        "rope.dimension_count": config["hidden_size"] // heads if arch == "phimoe" else head,  # whatever the head is
         "rope.freq_base": float(rope["rope_theta"]),
         "vocab_size": config["vocab_size"],
-        **({"attention.key_length": head, "attention.value_length": head} if "head_dim" in config else {}),
+        **({"attention.key_length": head, "attention.value_length": head} if says_head else {}),
         **multipliers(arch, config),
     }
     kind = rope.get("rope_type", "default")
@@ -95,19 +96,24 @@ def write_gguf(
 
 
 def tensors(checkpoint: Checkpoint) -> list[tuple[str, Array]]:
-    """With Llama's names: of Granite 4.0's stacked gate and up the converter makes two."""
+    """With Llama's names: of Granite 4.0's stacked gate and up the converter makes two, of experts' matrices one."""
     found = []
+    experts: dict[str, dict[int, Array]] = {}
     for name in checkpoint.names:
         array = checkpoint.weight(name).array()
         if "shared_mlp.input_linear" in name:
             for part, half in zip(("gate", "up"), np.split(array, 2), strict=True):
                 found.append((name.replace("shared_mlp.input_linear", f"mlp.{part}_proj"), half))
+        elif ".experts." in name:
+            before, _, after = name.partition(".experts.")
+            number, _, part = after.partition(".")
+            experts.setdefault(f"{before}.experts.{part}", {})[int(number)] = array
         else:
             found.append((name.replace("shared_mlp.output_linear", "mlp.down_proj"), array))
-    return found
+    return found + [(name, np.stack([each[number] for number in sorted(each)])) for name, each in experts.items()]
 
 
-def multipliers(arch: str, config: dict[str, Any]) -> dict[str, float]:
+def multipliers(arch: str, config: dict[str, Any]) -> dict[str, Any]:
     if arch == "granite":
         names = ("embedding_multiplier", "residual_multiplier", "attention_multiplier", "logits_scaling")
         values = [float(config[name]) for name in names]
@@ -117,6 +123,19 @@ def multipliers(arch: str, config: dict[str, Any]) -> dict[str, float]:
             "embedding_scale": float(config["scale_emb"]),
             "residual_scale": config["scale_depth"] / math.sqrt(config["num_hidden_layers"]),
             "logit_scale": config["hidden_size"] / config["dim_model_base"],
+        }
+    if arch == "phimoe":
+        rope, context = config["rope_parameters"], config["max_position_embeddings"]
+        longer = {}
+        if rope["rope_type"] == "longrope":  # the factor of Phi-3, whatever the model's mscale is
+            original = rope["original_max_position_embeddings"]
+            factor = math.sqrt(1 + math.log(context / original) / math.log(original))
+            longer = {"rope.scaling.original_context_length": original, "rope.scaling.attn_factor": factor}
+        return {
+            **longer,
+            "expert_count": config["num_local_experts"],
+            "expert_used_count": 2,
+            **({"attention.sliding_window": config["sliding_window"]} if config["sliding_window"] else {}),
         }
     return {}
 
@@ -131,6 +150,8 @@ def compared(source: str, shape: str) -> bool:
     scaling = (changes.get("rope_parameters") or changes.get("rope") or {}).get("rope_type", "default")
     if scaling == "longrope":
         return "original" not in changes
+    if source == "phimoe" and "router_jitter_noise" in changes:
+        return False
     llama3 = scaling == "llama3" and source in ("llama", "granite")
     return (scaling in ("default", "linear") or (scaling == "yarn" and source != "minicpm") or llama3) and (
         not changes.get("use_sliding_window") and not (source == "llama" and "mlp_bias" in changes)
@@ -177,7 +198,18 @@ def blocks(kind: Any, array: Array) -> NDArray[np.uint8]:
     places = {"Q2_K": (80, 82), "Q3_K": (108,), "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,)}[kind.name]
     for place in places:
         made[:, place : place + 2] = scale
-    return made.reshape(array.shape[0], -1)
+    return made.reshape(*array.shape[:-1], -1)
+
+
+def place(model: Any, name: str, values: torch.Tensor) -> None:
+    """Give a model a weight by the checkpoint's name; gate and up of all experts are one tensor in memory."""
+    name, _, part = name.replace("block_sparse_moe.gate.", "mlp.router.").partition(".block_sparse_moe.experts.")
+    if not part:
+        model.state_dict()[name].copy_(values)
+        return
+    tensor = model.state_dict()[f"{name}.mlp.experts.{'down_proj' if part == 'w2.weight' else 'gate_up_proj'}"]
+    rows = values.shape[1]
+    (tensor if part == "w2.weight" else tensor[:, :rows] if part == "w1.weight" else tensor[:, rows:]).copy_(values)
 
 
 @pytest.mark.parametrize("kind", STORED)
@@ -200,7 +232,7 @@ def test_every_stored_type_is_read(arch: str, kind: str, tmp_path: Path) -> None
     file = write_gguf(tmp_path / "checkpoint", tmp_path / "model.gguf", arch, encode)
     with torch.no_grad():
         for name, values in read.items():
-            model.state_dict()[name].copy_(torch.from_numpy(values))
+            place(model, name, torch.from_numpy(values))
     bundle = export_model(file, tmp_path / "bundle", Recipe(bits=32, context=64))
     assert difference(bundle, model, 40) < 1e-3
     assert answers_alike(bundle, model, 4)
@@ -230,6 +262,8 @@ def test_an_old_minicpm_is_read_with_the_values_of_its_time_or_refused(tmp_path:
         ("granite", {"expert_count": 4}, r"'granite\.expert_count' is 4, expected none"),
         ("qwen2", {"logit_scale": 2.0}, r"'qwen2\.logit_scale' is 2\.0, expected none"),
         ("qwen3", {"rope.scaling.type": "longrope"}, r"rope\.scaling is of type 'longrope'"),
+        ("phimoe", {"expert_count": None}, r"'phimoe\.expert_count' is missing"),
+        ("phimoe", {"expert_shared_count": 1}, r"'phimoe\.expert_shared_count' is 1, expected none"),
     ],
 )
 def test_what_would_change_the_model_is_refused(

@@ -103,7 +103,7 @@ def mutants(decoder: Decoder) -> Iterator[tuple[str, Decoder]]:
             own = {part: replace(there, **changes)} if part != "layer" else changes
             yield f"{part}.{field.name}", replace(decoder, layers=[replace(each, **own) for each in decoder.layers])
     for field in fields(decoder):
-        if isinstance(field.default, float) and getattr(decoder, field.name) != field.default:
+        if isinstance(field.default, (float, bool)) and getattr(decoder, field.name) != field.default:
             yield field.name, replace(decoder, **{field.name: field.default})
     for place in (0, 1):
         norms = [
@@ -145,6 +145,7 @@ def test_nothing_that_an_architecture_has_can_be_left_out(name: str, tmp_path: P
         "granite": {"embedding_scale", "logit_scale", "layer.residual_scale", "mixer.scale"},
         "granitemoehybrid": {"embedding_scale", "logit_scale", "layer.residual_scale", "mixer.scale", "mixer.has_bias"},
         "minicpm": {"embedding_scale", "logit_scale", "layer.residual_scale", "rope.factors"},
+        "phimoe": {"mixer.has_bias", "mixer.has_output_bias", "mixer.window", "has_head_bias", "rope.attention_factor"},
     }
     assert wanted.get(name, set()) <= tried
 

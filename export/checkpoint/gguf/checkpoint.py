@@ -18,6 +18,7 @@ from palmtop.quantize.scheme import Scheme
 from .config import make_config
 from .families import FAMILIES, MODEL
 from .header import read_header
+from .place import GgufSlice
 from .rows import in_halves
 from .scaling import TENSORS
 from .tokenizer import adds_bos, tokenizer_config, tokenizer_json
@@ -53,8 +54,12 @@ class GgufCheckpoint(Checkpoint):
             raise CheckpointError(f"{self.path}: is one of {parts} parts, expected one file (llama-gguf-split --merge)")
         self._family = FAMILIES[architecture]
         self.config = make_config(self._family, fields, SafetensorsReader(self.path, places))
-        self._gguf_names = {self._family.transformers_name(name): name for name in places if name not in TENSORS}
-        kept = {name: places[own] for name, own in self._gguf_names.items()}
+        kept, self._gguf_names = dict[str, GgufSlice](), dict[str, str]()
+        for own, place in places.items():
+            if own not in TENSORS:
+                apart = self._family.apart(own, place)
+                kept |= apart
+                self._gguf_names |= dict.fromkeys(apart, own)
         self.kinds = {name: place.kind for name, place in kept.items()}
         self._tensors = SafetensorsReader(self.path, kept)
         self._beside = {}

@@ -37,7 +37,11 @@ def make_config(family: Family, fields: Mapping[str, Any], tensors: SafetensorsR
             f" {sizes[0]}, {sizes[1]} and {sizes[2]}, expected positive numbers"
         )
     hidden, heads, context = sizes
-    head = said.given("attention.key_length") or hidden // heads
+    stated = said.given("attention.key_length")
+    head = stated or _head_of_rows(tensors, heads) or hidden // heads
+    rotated = said.given("rope.dimension_count") or head
+    if stated is None and rotated == hidden // heads:  # a converter's guess where the config has no size of heads
+        rotated = head
     values = said.given("attention.value_length")
     if values not in (None, head):
         raise CheckpointError(f"{tensors.path}: {family.name}.attention.value_length is {values}, expected {head}")
@@ -57,7 +61,7 @@ def make_config(family: Family, fields: Mapping[str, Any], tensors: SafetensorsR
         "max_position_embeddings": context,
         "original_max_position_embeddings": said.given("rope.scaling.original_context_length") or context,
         "rope_theta": said.given("rope.freq_base") or 10000.0,
-        "partial_rotary_factor": (said.given("rope.dimension_count") or head) / head,
+        "partial_rotary_factor": rotated / head,
         "rope_scaling": rope_scaling(family, said, tensors),
         "sliding_window": said.given("attention.sliding_window") or None,  # 0 means none
         "tie_word_embeddings": tensors.shape("output.weight") is None,
@@ -67,6 +71,14 @@ def make_config(family: Family, fields: Mapping[str, Any], tensors: SafetensorsR
     }
     for key, tensor in family.biases.items():
         made[key] = tensors.shape(f"blk.0.{tensor}.bias") is not None
+    if tensors.shape("output.bias") is not None:
+        made["lm_head_bias"] = True
     made |= family.settings(said, made)
     said.refuse_unread()
     return made
+
+
+def _head_of_rows(tensors: SafetensorsReader, heads: int) -> int | None:
+    """Size of a head by the rows of the queries' matrix; None where they are not the same for each head."""
+    rows = tensors.shape("blk.0.attn_q.weight")
+    return None if rows is None or rows[0] % heads else rows[0] // heads

@@ -11,12 +11,15 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .metadata import Metadata
-from .multipliers import granite, minicpm
+from .multipliers import granite, minicpm, phimoe
+from .place import GgufSlice
 
 MODEL = {
     "token_embd.weight": "model.embed_tokens.weight",
     "output_norm.weight": "model.norm.weight",
     "output.weight": "lm_head.weight",
+    "output_norm.bias": "model.norm.bias",
+    "output.bias": "lm_head.bias",
 }
 _TENSOR = re.compile(r"blk\.(\d+)\.(\w+)\.(weight|bias)")
 
@@ -34,6 +37,7 @@ class Family:
         biases: config keys for biases of linears, and a tensor of a layer that exists only with one.
         scalings: kinds of rotary scaling that its model computes, with transformers' names.
         settings: function that returns further settings, from the metadata and the config so far.
+        experts: transformers' name of one expert's matrix, by the tensor of a layer that holds those of all experts.
     """
 
     name: str
@@ -43,6 +47,7 @@ class Family:
     biases: Mapping[str, str] = field(default_factory=dict)
     scalings: tuple[str, ...] = ()
     settings: Callable[[Metadata, Mapping[str, Any]], Mapping[str, Any]] = lambda said, config: {}
+    experts: Mapping[str, str] = field(default_factory=dict)
 
     def transformers_name(self, name: str) -> str:
         """Return the checkpoint's name of a tensor; one without a place in the model keeps its own."""
@@ -52,6 +57,17 @@ class Family:
         if match is None or match[2] not in self.layers:
             return name
         return f"model.layers.{match[1]}.{self.layers[match[2]]}.{match[3]}"
+
+    def apart(self, name: str, place: GgufSlice) -> dict[str, GgufSlice]:
+        """Return the places of a tensor by transformers' name: several for one that holds all experts' matrices."""
+        match = _TENSOR.fullmatch(name)
+        pattern = None if match is None else self.experts.get(match[2])
+        if match is None or pattern is None or len(place.shape) != 3:
+            return {self.transformers_name(name): place}
+        return {
+            f"model.layers.{match[1]}.{pattern.format(number)}.{match[3]}": each
+            for number, each in enumerate(place.apart())
+        }
 
     def heads_key(self, name: str) -> str | None:
         """Return the config key of an interleaved tensor's number of heads; None where rows are in order."""
@@ -114,4 +130,21 @@ MINICPM = replace(  # MiniCPM 1B and 2B, MiniCPM4, MiniCPM4.1
     scalings=("linear", "longrope"),
     settings=minicpm,
 )
-FAMILIES = {family.name: family for family in (LLAMA, QWEN2, QWEN3, GRANITE, MINICPM, PHI3)}
+PHIMOE = Family(  # Phi-3.5-MoE, Phi-mini-MoE, Phi-tiny-MoE
+    name="phimoe",
+    model_type="phimoe",
+    layers={
+        **{name: module for name, module in LLAMA.layers.items() if name.startswith("attn_")},
+        "ffn_norm": "post_attention_layernorm",
+        "ffn_gate_inp": "block_sparse_moe.gate",
+    },
+    experts={
+        "ffn_gate_exps": "block_sparse_moe.experts.{}.w1",
+        "ffn_up_exps": "block_sparse_moe.experts.{}.w3",
+        "ffn_down_exps": "block_sparse_moe.experts.{}.w2",
+    },
+    biases={"attention_bias": "attn_q"},
+    scalings=("longrope",),
+    settings=phimoe,
+)
+FAMILIES = {family.name: family for family in (LLAMA, QWEN2, QWEN3, GRANITE, MINICPM, PHI3, PHIMOE)}

@@ -1,4 +1,4 @@
-"""Multipliers in a GGUF file's metadata, in the terms of Granite's and MiniCPM's config.json."""
+"""Settings in a GGUF file's metadata that one architecture has, in the terms of its config.json."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ GRANITE = {
     "logit_scale": "logits_scaling",
 }
 MINICPM = ("embedding_scale", "residual_scale", "logit_scale")
+MSCALE = 1.243163121016122  # of Phi-3.5-MoE, as its config.json has it twice
 OLD = {"scale_emb": 12.0, "scale_depth": 1.4, "dim_model_base": 256.0}  # of the models that files of 2024 hold
 
 
@@ -56,6 +57,35 @@ def minicpm(said: Metadata, config: Mapping[str, Any]) -> dict[str, Any]:
     embedding, residual, logits = (_positive(said, f"minicpm.{key}", value) for key, value in pairs)
     depth, width = config["num_hidden_layers"], config["hidden_size"]
     return {"scale_emb": embedding, "scale_depth": residual * math.sqrt(depth), "dim_model_base": width / logits}
+
+
+def phimoe(said: Metadata, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the number of experts, and the attention factor of LongRoPE, which files of Phi-3.5-MoE lack.
+
+    The converter writes Phi-3's factor, sqrt(1 + ln(extension) / ln(original context)), for a model that has another.
+
+    Raises:
+        CheckpointError: a number is missing, or the factor is of a model whose factor is unknown.
+    """
+    found = {
+        "num_local_experts": said.wanted("expert_count"),
+        "num_experts_per_tok": said.wanted("expert_used_count"),
+    }
+    scaling = config["rope_scaling"]
+    if scaling is None:
+        return found
+    context, original = config["max_position_embeddings"], config["original_max_position_embeddings"]
+    usual = math.sqrt(1 + math.log(context / original) / math.log(original)) if context > original > 1 else 1.0
+    stated = scaling.get("attention_factor", usual)
+    if not math.isclose(stated, usual, rel_tol=1e-3):
+        return {**found, "rope_scaling": {**scaling, "attention_factor": stated}}
+    if (context, original) != (131072, 4096):
+        raise CheckpointError(
+            f"{said.where}: phimoe.rope.scaling.attn_factor is {stated:.6g}, which the converter computes from the two"
+            " contexts and not from the model's mscale; expected the model's own factor, or Phi-3.5-MoE's contexts"
+        )
+    factors = {key: scaling[key] for key in ("type", "short_factor", "long_factor")}
+    return {**found, "rope_scaling": {**factors, "short_mscale": MSCALE, "long_mscale": MSCALE}}
 
 
 def _positive(said: Metadata, key: str, value: Any) -> float:

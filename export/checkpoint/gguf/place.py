@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,13 @@ class GgufSlice:
     def size_bytes(self) -> int:
         """Bytes of the tensor in the file."""
         return self.shape[0] * self.row_bytes
+
+    def apart(self) -> list[GgufSlice]:
+        """Return the places of the matrices of a stack, [E, N, K], one after the other."""
+        return [
+            replace(self, offset=self.offset + number * self.row_bytes, shape=self.shape[1:])
+            for number in range(self.shape[0])
+        ]
 
     def floats(self, data: bytes, rows: int) -> NDArray[np.float32]:
         """Return the bytes of rows as floats, [rows, ...], dequantised."""

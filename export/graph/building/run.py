@@ -11,6 +11,7 @@ import onnx_ir as ir
 from palmtop.export.checkpoint.lazy_tensor import LazyTensor, StateDict
 from palmtop.export.checkpoint.lora import LoraPair
 from palmtop.export.graph.kv_cache import KvCache
+from palmtop.export.graph.linear import GraphPrecision
 from palmtop.export.graph.rope import RopeConfig
 
 from .builder import GraphBuilder
@@ -55,6 +56,7 @@ class Run:
         weights: weights of the whole model.
         hidden_size: H, width of the hidden states.
         linears: adds linear layers.
+        precision: precision of the matrices.
         rope: rotary embedding.
         tables: rotary cos and sin, [tokens, R/2].
         tokens: longest sequence in tokens.
@@ -69,6 +71,7 @@ class Run:
     weights: StateDict
     hidden_size: int
     linears: Linears
+    precision: GraphPrecision
     rope: RopeConfig
     tables: tuple[ir.Value, ir.Value]
     tokens: int

@@ -95,7 +95,7 @@ def compute_in_float(model: ir.Model) -> bool:
     """Set every matrix product of a graph to accuracy level 0; return whether that changes one."""
     changed = False
     for node in model.graph.all_nodes():
-        level = node.attributes.get("accuracy_level") if node.op_type == "MatMulNBits" else None
+        level = node.attributes.get("accuracy_level") if node.op_type in ("MatMulNBits", "QMoE") else None
         if level is not None and level.as_int() != 0:
             node.attributes["accuracy_level"] = ir.AttrInt64("accuracy_level", 0)
             changed = True

@@ -1,0 +1,1 @@
+"""Mixture of experts as a feed-forward network: routing, experts, and their storage for one fused operator."""
