@@ -115,6 +115,9 @@ class _Walk:
         self._graph = model.graphs[part]
         self._schemes, self._quantizer, self._keep, self._report = schemes, quantizer, keep, report
         self._tables: dict[str, Array] = {}  # [V, H] dequantised: a tied head uses the same matrix again
+        # Experts get other tokens in the two runs. What a mixture's layer is off by is then mostly another routing,
+        # which no move of its weights makes up for: every linear is quantised on its own inputs, and not moved.
+        self._is_mixture = any(linear.role == EXPERT for stage in self._graph.stages for linear in stage.linears)
 
     def run(self, pairs: list[_Pair]) -> None:
         """Quantise stage after stage; the pairs then hold the graph's outputs."""
@@ -146,8 +149,7 @@ class _Walk:
                 new[linear.name] = self._kept(key, self._quantizer(self._graph.weight(linear), scheme, None))
                 self._tables[linear.name] = new[linear.name]
             else:
-                # An expert gets other tokens in the two runs: it is quantised on its own inputs, and not moved.
-                todo.append((linear, scheme, _Aim(() if linear.role == EXPERT else summed(stage, linear))))
+                todo.append((linear, scheme, _Aim(() if self._is_mixture else summed(stage, linear))))
         if not todo:
             return
         conditions = [linear.condition for linear, _, _ in todo if linear.condition]

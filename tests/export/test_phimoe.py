@@ -117,3 +117,13 @@ def test_a_target_that_would_compute_every_expert_is_refused(tmp_path: Path) -> 
     recipe = Recipe(context=64, target="qnn", soc="sm8750")
     with pytest.raises(InputError, match="target is 'qnn' for a model of 16 experts, expected no target"):
         export_model(tmp_path / "checkpoint", tmp_path / "bundle", recipe)
+
+
+@pytest.mark.parametrize("method", ["gptq", "gptq-in-order"])
+def test_a_calibrated_mixture_is_right_and_its_experts_with_few_tokens_are_named(method: str, tmp_path: Path) -> None:
+    """In order, a linear that made up for another routing would be another matrix: 10 dB, less than rounding leaves."""
+    write(tmp_path / "checkpoint", 3)
+    notes: list[str] = []
+    recipe = Recipe(context=256, method=method)
+    export_model(tmp_path / "checkpoint", tmp_path / "bundle", recipe, verify=True, on_note=notes.append)
+    assert any("experts that received fewer than 32 tokens of the samples" in note for note in notes)
