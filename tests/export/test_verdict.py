@@ -209,7 +209,7 @@ def test_a_sample_that_cannot_be_read_is_refused_first(bundle: Path, checkpoint:
     with pytest.raises(InputError, match="has no line"):
         list(read_samples(tmp_path / "s.jsonl"))
     (tmp_path / "s.jsonl").write_text('{"messages": 1}')
-    with pytest.raises(InputError, match=r"s.jsonl:1: messages is"):
+    with pytest.raises(InputError, match=r"s.jsonl:1: 'messages' is"):
         verify(open_bundle(bundle), Checkpoint(checkpoint), samples=tmp_path / "s.jsonl")
 
 

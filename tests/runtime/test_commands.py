@@ -271,7 +271,7 @@ def test_questions_find_their_media_beside_the_file(tmp_path: Path) -> None:
     [
         ("{", "q.jsonl:1: is not JSON"),
         ("[]", "is an empty list, expected an object"),
-        ('{"task": 1}', "task is a number, expected text"),
+        ('{"task": 1}', "'task' is a number, expected text"),
     ],
 )
 def test_a_bad_line_is_refused_by_number(tmp_path: Path, line: str, expected: str) -> None:
