@@ -141,22 +141,31 @@ def rows_of(config: VisionConfig) -> int:
 
 def embeddings(g: GraphBuilder, weights: StateDict, config: VisionConfig, pixels: ir.Value, ids: ir.Value) -> ir.Value:
     """Embed pixels [N, 3, C, C] with positions [N, P*P] on the trained grid -> [N, P*P, h]."""
-    h, patch, patches = config.hidden_size, config.patch_size, config.patches
-    kernel = weights.get("patch_embedding.weight", h, CHANNELS, patch, patch)
-    bias = weights.get("patch_embedding.bias", h)
-    grid = g.op(
+    flat = g.op(
+        "Reshape", patch_maps(g, weights, config, pixels), g.constant([0, config.hidden_size, config.patches**2])
+    )
+    embedded = g.op("Transpose", flat, perm=[0, 2, 1])  # [N, P*P, h]
+    return g.op("Add", embedded, positions(g, weights, config, ids))
+
+
+def patch_maps(g: GraphBuilder, weights: StateDict, config: VisionConfig, pixels: ir.Value) -> ir.Value:
+    """Embed the patches of pixels [N, 3, h, w] -> [N, H, rows, columns]."""
+    patch = config.patch_size
+    kernel = weights.get("patch_embedding.weight", config.hidden_size, CHANNELS, patch, patch)
+    bias = weights.get("patch_embedding.bias", config.hidden_size)
+    return g.op(
         "Conv",
         pixels,
         g.weight(kernel.name, float_array(kernel)),
         g.weight(bias.name, float_array(bias)),
         strides=[patch, patch],
-    )  # [N, h, P, P]
-    flat = g.op("Reshape", grid, g.constant([0, h, patches * patches]))
-    embedded = g.op("Transpose", flat, perm=[0, 2, 1])  # [N, P*P, h]
+    )
 
-    table = weights.get("position_embedding.weight", patches * patches, h)
-    positions = g.op("Gather", g.weight(table.name, float_array(table)), ids)
-    return g.op("Add", embedded, positions)
+
+def positions(g: GraphBuilder, weights: StateDict, config: VisionConfig, ids: ir.Value) -> ir.Value:
+    """Look up the trained positions with ids [...] -> [..., H]."""
+    table = weights.get("position_embedding.weight", config.patches**2, config.hidden_size)
+    return g.op("Gather", g.weight(table.name, float_array(table)), ids)
 
 
 def _static_embeddings(
@@ -166,13 +175,12 @@ def _static_embeddings(
 
     A kernel as large as its stride is a linear layer, without a change of layout.
     """
-    h, size, count = config.hidden_size, CHANNELS * config.patch_size**2, config.patches**2
+    h, size = config.hidden_size, CHANNELS * config.patch_size**2
     kernel = weights.get("patch_embedding.weight", h, CHANNELS, config.patch_size, config.patch_size)
     matrix = from_array(kernel.name, float_array(kernel).reshape(h, size))
     bias = weights.get("patch_embedding.bias", h)
     embedded = linear(g, kernel.name.removesuffix(".weight"), patches, matrix, FLOAT, ENCODER, bias)
-    table = weights.get("position_embedding.weight", count, h)
-    return g.op("Add", embedded, g.op("Gather", g.weight(table.name, float_array(table)), ids))
+    return g.op("Add", embedded, positions(g, weights, config, ids))
 
 
 def _position_ids(g: GraphBuilder, config: VisionConfig, mask: ir.Value) -> ir.Value:

@@ -16,12 +16,11 @@ from palmtop.errors import UnsupportedModelError
 from palmtop.export.checkpoint.lazy_tensor import StateDict
 from palmtop.export.graph.building.builder import GraphBuilder
 from palmtop.export.graph.building.source import BuildContext
-from palmtop.export.graph.linear import float_array
 from palmtop.runtime.bundle.processor_config import ProcessorSpec, SlicesSpec
 
 from .encoder_block import attention, layer_norm, query_key_value
 from .resampler import Resampler
-from .siglip import CHANNELS, layer
+from .siglip import CHANNELS, layer, patch_maps, positions
 from .vision_config import VisionConfig
 
 TOWER, RESAMPLER = "vpm.", "resampler."  # prefixes of the checkpoint's names
@@ -110,18 +109,7 @@ def _embeddings(
     g: GraphBuilder, weights: StateDict, config: VisionConfig, pixels: ir.Value, ids: ir.Value
 ) -> tuple[ir.Value, tuple[ir.Value, ir.Value]]:
     """Embed [N, 3, h, w] with positions [P] -> [N, P, h]; and the numbers of rows and columns of patches."""
-    h, patch = config.hidden_size, config.patch_size
-    kernel = weights.get("patch_embedding.weight", h, CHANNELS, patch, patch)
-    bias = weights.get("patch_embedding.bias", h)
-    maps = g.op(
-        "Conv",
-        pixels,
-        g.weight(kernel.name, float_array(kernel)),
-        g.weight(bias.name, float_array(bias)),
-        strides=[patch, patch],
-    )  # [N, h, rows, columns]
+    maps = patch_maps(g, weights, config, pixels)
     rows, columns = (g.op("Squeeze", g.op("Shape", maps, start=axis, end=axis + 1), g.constant([0])) for axis in (2, 3))
-    flat = g.op("Transpose", g.op("Reshape", maps, g.constant([0, h, -1])), perm=[0, 2, 1])
-    table = weights.get("position_embedding.weight", config.patches**2, h)
-    positions = g.op("Gather", g.weight(table.name, float_array(table)), ids)
-    return g.op("Add", flat, positions), (rows, columns)
+    flat = g.op("Transpose", g.op("Reshape", maps, g.constant([0, config.hidden_size, -1])), perm=[0, 2, 1])
+    return g.op("Add", flat, positions(g, weights, config, ids)), (rows, columns)
