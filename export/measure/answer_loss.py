@@ -55,13 +55,11 @@ def answer_losses(
     manifest = bundle.manifest
     probe = OnnxDecoder(bundle.file(manifest.decoder.file), manifest.decoder, graph=graph)
     reader, text = SampleReader(bundle.path, manifest), Processor(manifest.processor, bundle.path).text
-    end = manifest.processor.text.end_of_turn_id
-    ends = [manifest.processor.text.eos_ids[0] if end is None else end]
     found: dict[str, dict[str, list[float]]] = {label: {} for label in requests}
     for sample in samples:
         mode = _mode(sample.messages)
         prompt = reader.read(mode, sample.messages)
-        answer = np.array([*text.encode(sample.expected), *ends], np.int64)
+        answer = np.array([*text.encode(sample.expected), manifest.processor.text.answer_end], np.int64)
         for label, wanted in requests.items():
             gates = choose(manifest, mode, wanted).gates(manifest)
             loss = _loss(probe, prompt, gates, answer)

@@ -32,7 +32,7 @@ from palmtop.runtime.chat.routing import gates_of
 from .comparison import STEPS
 from .long_text import long_text
 from .quality import Check
-from .questions import clock, continuation, encoded, end_of, rows_for
+from .questions import clock, continuation, encoded, rows_for
 
 LONG_TOKENS = 8192
 CHUNK = 64  # tokens between two compared positions of the long text
@@ -146,7 +146,7 @@ def judge_cache(loss: CacheLoss) -> list[Check]:
 def _prompts(bundle: Bundle, items: int, samples: Path | None, report: Report) -> list[Run]:
     """Questions of every mode with the tokens behind them, under the gates of their modes."""
     manifest = bundle.manifest
-    reader, end = SampleReader(bundle.path, manifest), end_of(manifest)
+    reader, end = SampleReader(bundle.path, manifest), manifest.processor.text.answer_end
     read = [
         reader.read(Question(mode=mode, messages=messages, answer=answer))
         for mode, messages, answer in chosen_questions(bundle, items, samples)

@@ -20,8 +20,6 @@ def long_text(bundle: Bundle, tokens: int) -> NDArray[np.int64]:
     Prose for a general vocabulary: only passages are used then.
     """
     manifest = bundle.manifest
-    spec = manifest.processor.text
-    end = spec.eos_ids[0] if spec.end_of_turn_id is None else spec.end_of_turn_id
     reader = SampleReader(bundle.path, manifest)
     questions = list(packaged_questions(["text"], MOST, is_general=reader.is_general))
     prose = [question for question in questions if not question.messages]
@@ -29,7 +27,7 @@ def long_text(bundle: Bundle, tokens: int) -> NDArray[np.int64]:
     for question in cycle(list(islice(prose or questions, CALIBRATED, None)) or questions):
         ids += reader.read(question).input_ids.tolist()
         if question.messages:
-            ids.append(end)
+            ids.append(manifest.processor.text.answer_end)
         if len(ids) >= tokens:
             return np.array(ids[:tokens], np.int64)
     raise AssertionError("a cycle has no end")

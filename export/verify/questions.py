@@ -16,7 +16,6 @@ from palmtop.export.measure.float_reference import FloatReference
 from palmtop.export.measure.onnx_decoder import DecoderPrompt
 from palmtop.export.measure.samples import Question as Line
 from palmtop.export.measure.samples import Sample, SampleReader
-from palmtop.runtime.bundle.manifest import Manifest
 from palmtop.runtime.bundle.opening import Bundle
 from palmtop.runtime.chat.routing import gates_of
 from palmtop.runtime.reference import has_packaged_vocabulary
@@ -75,7 +74,7 @@ def ask(
         work; at least the first round.
     """
     reader = SampleReader(reference.folder, reference.manifest)
-    end = end_of(reference.manifest)
+    end = reference.manifest.processor.text.answer_end
     steps = STEPS if has_packaged_vocabulary(bundle.path / TOKENIZER_FILE) else GENERAL_STEPS
     by_mode: dict[str, list[Sample]] = {}
     for mode, messages, expected in questions:
@@ -113,12 +112,6 @@ def ask(
     if any(not len(each.tokens) for each in asked):
         asked = _answered(asked, reference, steps)
     return asked, is_limited
-
-
-def end_of(manifest: Manifest) -> int:
-    """Return the token that ends an answer."""
-    text = manifest.processor.text
-    return text.eos_ids[0] if text.end_of_turn_id is None else text.end_of_turn_id
 
 
 def continuation(sample: Sample, end: int, steps: int) -> tuple[int, NDArray[np.int64]]:

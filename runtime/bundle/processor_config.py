@@ -111,6 +111,11 @@ class TextSpec:
     thinking: tuple[str, str] | None = None
     generation: dict[str, float] | None = None
 
+    @property
+    def answer_end(self) -> int:
+        """Id that ends an answer in text to learn from or to compare: that of a turn, or the first of ``eos_ids``."""
+        return self.eos_ids[0] if self.end_of_turn_id is None else self.end_of_turn_id
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessorSpec:
