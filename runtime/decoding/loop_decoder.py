@@ -24,6 +24,7 @@ from palmtop.runtime.bundle.native_files import graph_source
 from palmtop.runtime.bundle.opening import Bundle
 from palmtop.runtime.bundle.specs import DecoderSpec
 from palmtop.runtime.bundle.states import StateSpec
+from palmtop.runtime.memory.processors import usable_cores
 
 from .decoder import DecoderInputs, LayerState
 
@@ -230,8 +231,7 @@ def runtime_version() -> str:
 
 def default_threads() -> int:
     """Return the threads that genai takes by default: half of the processors that this process may use, at most 16."""
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(usable // 2, 16))
+    return max(1, min(usable_cores() // 2, 16))
 
 
 @contextmanager

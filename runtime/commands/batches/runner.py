@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +17,7 @@ from palmtop.errors import BundleError, InputError, MemoryPlanError, PalmtopErro
 from palmtop.runtime.bundle.named_bundles import find_bundle
 from palmtop.runtime.chat.conversation import Conversation
 from palmtop.runtime.chat.routing import chosen_by_name
+from palmtop.runtime.memory.processors import usable_cores
 from palmtop.runtime.processor.tool_formats import ToolFormat, calls_of
 from palmtop.runtime.providers.assignment import CPU, placement
 from palmtop.runtime.serve.wire.api_error import ApiError, api_error
@@ -62,7 +62,7 @@ class Runner:
             where = placement(loading.provider).decoder
             raise InputError(f"--workers: found {workers} beside a decoder on {where}, expected 1 there")
         if workers > 1 and loading.threads is None:
-            loading = replace(loading, threads=max(1, (os.cpu_count() or 1) // workers))
+            loading = replace(loading, threads=max(1, usable_cores() // workers))
         self.workers = workers
         self._folder, self._model, self._timeout_s = folder, model, timeout_s
         self._loading = replace(loading, conversations=workers)
