@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,11 @@ from palmtop.errors import InputError
 from palmtop.export.arch import read_model
 from palmtop.export.checkpoint.opening import open_checkpoint
 from palmtop.export.recipe import Recipe
-from palmtop.runtime.bundle.processor_config import TextSpec
 from palmtop.runtime.processor.text import TextProcessor
 from tests.export.test_journey import family_of
 from tests.export.test_phi3 import edit_config
 from tests.reference.vocabulary import build_tokenizer
+from tests.runtime.phi_specs import PLAIN_TEXT
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,16 +241,7 @@ def test_thinking_is_switched_by_the_templates_variable(name: str, tmp_path: Pat
     words = build_tokenizer()
     words.add_special_tokens(["<|im_start|>", "<|im_end|>"])
     words.save(str(tmp_path / "tokenizer.json"))
-    spec = TextSpec(
-        bos_id=None,
-        eos_ids=(0,),
-        end_of_turn_id=None,
-        pad_id=0,
-        adds_bos=False,
-        image_placeholder="",
-        audio_placeholder="",
-        thinking=("<think>", "</think>"),
-    )
+    spec = replace(PLAIN_TEXT, thinking=("<think>", "</think>"))
     text = TextProcessor(tmp_path / "tokenizer.json", CHATML + end, spec)
     assert text.answer_marks == (("<response>", "</response>") if name == "Granite 3.3" else None)
     for value, expected in written.items():

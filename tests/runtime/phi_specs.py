@@ -1,8 +1,8 @@
-"""What upstream's processors are, for tests that need them without a checkpoint."""
+"""What upstream's processors are, and the least that a text needs, for tests without a checkpoint."""
 
 from __future__ import annotations
 
-from palmtop.runtime.bundle.processor_config import AudioSpec
+from palmtop.runtime.bundle.processor_config import AudioSpec, TextSpec
 
 PHI_AUDIO = AudioSpec(
     token_id=200011,
@@ -17,4 +17,14 @@ PHI_AUDIO = AudioSpec(
     compression_rate=8,
     downsample_rate=1,
     window_steps=500,
+)
+
+PLAIN_TEXT = TextSpec(
+    bos_id=None,
+    eos_ids=(0,),
+    end_of_turn_id=None,
+    pad_id=0,
+    adds_bos=False,
+    image_placeholder="",
+    audio_placeholder="",
 )

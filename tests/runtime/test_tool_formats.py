@@ -10,7 +10,6 @@ import pytest
 from tokenizers import Tokenizer
 
 import palmtop
-from palmtop.runtime.bundle.processor_config import TextSpec
 from palmtop.runtime.chat.reply import ToolCall
 from palmtop.runtime.chat.tools import find_tool_calls, first_messages, with_tools
 from palmtop.runtime.decoding.generation_options import GenerationOptions
@@ -19,16 +18,8 @@ from palmtop.runtime.processor.tool_formats import FORMATS, PHI4, format_of
 from palmtop.runtime.serve.wire.tools import HeldCalls, ToolUse
 from tests.export.families import CHATML
 from tests.reference.vocabulary import CHAT_TEMPLATE, build_tokenizer
+from tests.runtime.phi_specs import PLAIN_TEXT
 
-SPEC = TextSpec(
-    bos_id=None,
-    eos_ids=(0,),
-    end_of_turn_id=None,
-    pad_id=0,
-    adds_bos=False,
-    image_placeholder="",
-    audio_placeholder="",
-)
 # Parts of the families' templates that tell a format: a block of tools, and a sentence on how to call them.
 SHOWN = "{% if tools %}{% for t in tools %}{{ t | tojson }}{% endfor %}{% endif %}"
 TEMPLATES = {
@@ -101,7 +92,7 @@ def make(tmp_path: Path) -> Any:
         words.add_special_tokens(["<|im_start|>", "<|im_end|>", *special])
         words.add_tokens(list(plain))
         words.save(str(tmp_path / "tokenizer.json"))
-        return TextProcessor(tmp_path / "tokenizer.json", template, SPEC)
+        return TextProcessor(tmp_path / "tokenizer.json", template, PLAIN_TEXT)
 
     return made
 
